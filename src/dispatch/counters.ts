@@ -1,0 +1,8 @@
+/** What dispatch counts for one worker. Mutable and shared: dispatch writes, the domain and the views only read. */
+export interface WorkerCounters {
+  inFlight: number;
+  completed: number;
+  failed: number;
+  /** Monotonic time of the last proof of progress (result, chunk, progress report); 0: none yet. */
+  lastEvidenceAtMs: number;
+}

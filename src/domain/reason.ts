@@ -1,0 +1,22 @@
+/**
+ * Why a worker ends. The same word stands in log lines, events, metric labels and RPC answers; the list with its
+ * explanations is in proto/pitwarden/v1/control.proto at Worker.reason.
+ */
+export const reasons = [
+  'exit_code',
+  'signal',
+  'start_timeout',
+  'start_failed',
+  'hung',
+  'link_lost',
+  'memory',
+  'memory_hard',
+  'ttl',
+  'request_budget',
+  'config',
+  'operator',
+  'scale_down',
+  'shutdown',
+] as const;
+
+export type Reason = (typeof reasons)[number];
