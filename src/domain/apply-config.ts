@@ -1,0 +1,55 @@
+import type { NodeConfig, PoolConfig } from './config.ts';
+import { workerFingerprint } from './config.ts';
+import type { Draft } from './draft.ts';
+import { putNode, putPool, record } from './draft.ts';
+import { resize } from './lifecycle.ts';
+import type { Pool } from './state.ts';
+
+/** Pools come, go and change; the reconciler then does what follows. A config that is loaded is already valid. */
+export function applyConfig(draft: Draft, config: NodeConfig): void {
+  if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
+  if (draft.node.configError !== '') putNode(draft, { configError: '' });
+  for (const pool of draft.pools.values()) if (!config.pools.has(pool.name)) remove(draft, pool);
+  for (const wanted of config.pools.values()) {
+    const pool = draft.pools.get(wanted.name);
+    if (pool === undefined) add(draft, wanted);
+    else change(draft, pool, wanted);
+  }
+}
+
+function add(draft: Draft, config: PoolConfig): void {
+  const fingerprint = workerFingerprint(config);
+  const pool: Pool = {
+    name: config.name,
+    config,
+    fingerprint,
+    phase: 'running',
+    size: 0,
+    slots: new Map(),
+    open: true,
+    closingSinceMs: 0,
+    lastFailure: null,
+  };
+  draft.actions.push({ type: 'set-pool', pool: config });
+  resize(draft, pool, config.size);
+  draft.changed.pools.add(config.name);
+  record(draft, { kind: 'pool_added', pool: config.name, message: `${config.size} workers of ${config.app}` });
+}
+
+function remove(draft: Draft, pool: Pool): void {
+  if (pool.phase === 'removed') return;
+  putPool(draft, pool, { phase: 'removed', closingSinceMs: draft.facts.nowMs, size: 0, slots: new Map() });
+  record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: 'taken out of the config' });
+}
+
+function change(draft: Draft, pool: Pool, config: PoolConfig): void {
+  const returns = pool.phase === 'removed';
+  if (!returns && JSON.stringify(config) === JSON.stringify(pool.config)) return;
+  // A size that an operator set stands until the config itself asks for another one.
+  const size = returns || config.size !== pool.config.size ? config.size : pool.size;
+  const phase = returns ? 'running' : pool.phase;
+  const next = putPool(draft, pool, { config, fingerprint: workerFingerprint(config), phase, closingSinceMs: 0 });
+  draft.actions.push({ type: 'set-pool', pool: config });
+  resize(draft, next, size);
+  record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: `${size} workers of ${config.app}` });
+}

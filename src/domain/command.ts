@@ -1,0 +1,101 @@
+import type { Draft } from './draft.ts';
+import { putNode, putPool, putWorker, record } from './draft.ts';
+import type { Command } from './event.ts';
+import { beginDrain, beginStop, kill, resize } from './lifecycle.ts';
+import type { Pool, Worker } from './state.ts';
+
+/** Wishes about pools and workers that are not there (any more) change nothing: who asked was told before. */
+export function applyCommand(draft: Draft, command: Command): void {
+  switch (command.type) {
+    case 'scale':
+      return withPool(draft, command.pool, (pool) => scale(draft, pool, command.size));
+    case 'stop-worker':
+      return withWorker(draft, command.workerId, (worker, pool) => {
+        if (!command.replace) leaveSlot(draft, worker, pool);
+        beginStop(draft, worker, pool, 'operator');
+      });
+    case 'drain-worker':
+      return withWorker(draft, command.workerId, (worker, pool) => {
+        leaveSlot(draft, worker, pool);
+        if (worker.phase === 'starting') beginStop(draft, worker, pool, 'operator');
+        else beginDrain(draft, worker, pool, 'operator');
+      });
+    case 'recycle-worker':
+      return withWorker(draft, command.workerId, (worker, pool) => recycle(draft, worker, pool));
+    case 'drain-pool':
+      return withPool(draft, command.pool, (pool) => {
+        if (pool.phase !== 'running') return;
+        putPool(draft, pool, { phase: 'draining' });
+        record(draft, { kind: 'pool_draining', pool: pool.name, message: 'no new requests' });
+      });
+    case 'drain-node':
+      if (draft.node.phase !== 'running') return;
+      putNode(draft, { phase: 'draining' });
+      return record(draft, { kind: 'node_draining', message: 'no new requests' });
+    case 'resume-node':
+      return resume(draft);
+    case 'shutdown':
+      return shutdown(draft, command.how);
+  }
+}
+
+function withPool(draft: Draft, name: string, use: (pool: Pool) => void): void {
+  const pool = draft.pools.get(name);
+  if (pool !== undefined && pool.phase !== 'removed') use(pool);
+}
+
+function withWorker(draft: Draft, workerId: string, use: (worker: Worker, pool: Pool) => void): void {
+  const worker = draft.workers.get(workerId);
+  const pool = worker === undefined ? undefined : draft.pools.get(worker.pool);
+  if (worker !== undefined && pool !== undefined) use(worker, pool);
+}
+
+function scale(draft: Draft, pool: Pool, size: number): void {
+  const before = pool.size;
+  const running = pool.phase === 'draining' ? reopen(draft, pool) : pool;
+  resize(draft, running, size);
+  if (size !== before) record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${before} to ${size} workers` });
+}
+
+function reopen(draft: Draft, pool: Pool): Pool {
+  record(draft, { kind: 'pool_resumed', pool: pool.name, message: 'takes requests again' });
+  return putPool(draft, pool, { phase: 'running' });
+}
+
+/** The worker's place goes with it. A worker that is already on its way out has none to take along. */
+function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
+  const active = worker.phase === 'starting' || worker.phase === 'ready';
+  if (!active || !pool.slots.has(worker.slot)) return;
+  const slots = new Map(pool.slots);
+  slots.delete(worker.slot);
+  putPool(draft, pool, { slots, size: slots.size });
+  record(draft, { kind: 'pool_scaled', pool: pool.name, reason: 'operator', message: `from ${pool.size} to ${slots.size} workers` });
+}
+
+function recycle(draft: Draft, worker: Worker, pool: Pool): void {
+  if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
+  if (worker.phase !== 'ready') return;
+  putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs } });
+  record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: 'operator', message: 'asked for' });
+}
+
+function resume(draft: Draft): void {
+  for (const pool of draft.pools.values()) if (pool.phase === 'draining') reopen(draft, pool);
+  if (draft.node.phase !== 'draining') return;
+  putNode(draft, { phase: 'running' });
+  record(draft, { kind: 'node_resumed', message: 'takes requests again' });
+}
+
+function shutdown(draft: Draft, how: 'drain' | 'now'): void {
+  const { nowMs } = draft.facts;
+  if (draft.node.phase === 'running' || draft.node.phase === 'draining') {
+    putNode(draft, { phase: 'stopping', stoppingSinceMs: nowMs });
+    record(draft, { kind: 'node_stopping', reason: 'shutdown', message: how === 'now' ? 'killing all workers' : 'draining all workers' });
+    for (const pool of draft.pools.values()) if (pool.closingSinceMs === 0) putPool(draft, pool, { closingSinceMs: nowMs });
+  }
+  if (how === 'drain') return;
+  for (const worker of draft.workers.values()) {
+    const pool = draft.pools.get(worker.pool);
+    if (pool !== undefined) kill(draft, worker, pool, 'shutdown', 'told to end at once');
+  }
+}

@@ -1,0 +1,85 @@
+import type { Action, NodeRecord } from './action.ts';
+import { DomainError } from './error.ts';
+import type { Facts } from './event.ts';
+import type { NodeStatus, Phase, Pool, State, Worker } from './state.ts';
+import { transitions } from './state.ts';
+
+/** The next state while one step makes it: copied maps of values that are themselves never changed in place. */
+export interface Draft {
+  node: NodeStatus;
+  readonly pools: Map<string, Pool>;
+  readonly workers: Map<string, Worker>;
+  readonly actions: Action[];
+  readonly facts: Facts;
+  readonly changed: {
+    readonly workers: Set<string>;
+    readonly workersGone: Map<string, string>;
+    readonly pools: Set<string>;
+    readonly poolsGone: Set<string>;
+    node: boolean;
+  };
+}
+
+export function draftOf(state: State, facts: Facts): Draft {
+  return {
+    node: state.node,
+    pools: new Map(state.pools),
+    workers: new Map(state.workers),
+    actions: [],
+    facts,
+    changed: {
+      workers: new Set(),
+      workersGone: new Map(),
+      pools: new Set(),
+      poolsGone: new Set(),
+      node: false,
+    },
+  };
+}
+
+/** Replaces a worker; what a watcher can see of the change is noted. */
+export function putWorker(draft: Draft, worker: Worker, patch: Partial<Worker>): Worker {
+  const next = { ...worker, ...patch };
+  if (next.phase !== worker.phase) refuseIllegal(worker, next.phase);
+  draft.workers.set(next.id, next);
+  if (
+    next.phase !== worker.phase ||
+    next.health !== worker.health ||
+    next.due !== worker.due ||
+    next.ending !== worker.ending ||
+    next.pid !== worker.pid
+  ) {
+    draft.changed.workers.add(next.id);
+    draft.changed.pools.add(next.pool);
+  }
+  return next;
+}
+
+function refuseIllegal(worker: Worker, to: Phase): void {
+  if (transitions[worker.phase].includes(to)) return;
+  throw new DomainError(`worker ${worker.id}: expected one of ${transitions[worker.phase].join(', ')} after ${worker.phase}, got ${to}`);
+}
+
+export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
+  const next = { ...pool, ...patch };
+  draft.pools.set(next.name, next);
+  if (next.size !== pool.size || next.phase !== pool.phase || next.lastFailure !== pool.lastFailure || next.config !== pool.config) {
+    draft.changed.pools.add(next.name);
+  }
+  return next;
+}
+
+export function putNode(draft: Draft, patch: Partial<NodeStatus>): void {
+  draft.node = { ...draft.node, ...patch };
+  draft.changed.node = true;
+}
+
+export function record(draft: Draft, entry: Omit<NodeRecord, 'atMs'>): void {
+  draft.actions.push({ type: 'record', record: { atMs: draft.facts.nowMs, ...entry } });
+}
+
+export function workersOf(draft: Draft, pool: string): Worker[] {
+  const found: Worker[] = [];
+  for (const worker of draft.workers.values()) if (worker.pool === pool) found.push(worker);
+  return found;
+}

@@ -1,0 +1,54 @@
+import type { NodeConfig } from './config.ts';
+import type { Exit, Hello } from './state.ts';
+
+/** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
+export type Event =
+  | { readonly type: 'config'; readonly config: NodeConfig }
+  | { readonly type: 'config-refused'; readonly message: string }
+  | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
+  | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
+  | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }
+  | { readonly type: 'link-closed'; readonly workerId: string }
+  | { readonly type: 'pong'; readonly workerId: string; readonly sequence: number }
+  | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
+  | { readonly type: 'idle'; readonly workerId: string }
+  | { readonly type: 'budget-spent'; readonly workerId: string }
+  | { readonly type: 'exited'; readonly workerId: string; readonly exit: Exit; readonly lastLines: readonly string[] }
+  | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
+  | Command;
+
+/** What an operator or the control plane asks for. */
+export type Command =
+  | { readonly type: 'scale'; readonly pool: string; readonly size: number }
+  | { readonly type: 'stop-worker'; readonly workerId: string; readonly replace: boolean }
+  | { readonly type: 'drain-worker'; readonly workerId: string }
+  | { readonly type: 'recycle-worker'; readonly workerId: string }
+  | { readonly type: 'drain-pool'; readonly pool: string }
+  | { readonly type: 'drain-node' }
+  | { readonly type: 'resume-node' }
+  | { readonly type: 'shutdown'; readonly how: 'drain' | 'now' };
+
+export interface Sample {
+  readonly rssBytes: number;
+  /** 0: the system does not tell, or it was not asked. */
+  readonly pssBytes: number;
+  readonly cpuMs: number;
+}
+
+/** What the domain reads but does not own. */
+export interface Facts {
+  /** Monotonic. */
+  readonly nowMs: number;
+  /** 0 ≤ x < 1. */
+  readonly random: () => number;
+  readonly counters: (workerId: string) => Counters | undefined;
+  /** Requests waiting for a worker of this pool. */
+  readonly queued: (pool: string) => number;
+}
+
+export interface Counters {
+  readonly inFlight: number;
+  readonly completed: number;
+  readonly failed: number;
+  readonly lastEvidenceAtMs: number;
+}

@@ -1,0 +1,122 @@
+import type { Draft } from './draft.ts';
+import { putPool, putWorker, record, workersOf } from './draft.ts';
+import { nextRestart } from './policies/restart.ts';
+import type { Reason } from './reason.ts';
+import type { Exit, Pool, Rung, Worker } from './state.ts';
+
+/** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
+const killAgainMs = 5_000;
+
+/** Ends that nobody planned: they count towards a slot's back-off. */
+const unplannedReasons: ReadonlySet<Reason> = new Set([
+  'exit_code',
+  'signal',
+  'start_timeout',
+  'start_failed',
+  'hung',
+  'link_lost',
+  'memory_hard',
+]);
+
+/** No new requests; what runs may end until the pool's drain.timeout, counted from `sinceMs`. */
+export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Reason, sinceMs?: number): void {
+  if (worker.phase !== 'ready') return;
+  const deadlineMs = (sinceMs ?? draft.facts.nowMs) + pool.config.drain.timeoutMs;
+  const ending = worker.ending ?? reason;
+  putWorker(draft, worker, { phase: 'draining', ending, deadlineMs });
+  draft.actions.push({ type: 'pause', workerId: worker.id }, { type: 'send-drain', workerId: worker.id });
+  record(draft, { kind: 'worker_draining', pool: pool.name, workerId: worker.id, reason: ending, message: 'no new requests' });
+}
+
+/** Asks it to go: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
+export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reason): void {
+  if (worker.phase === 'stopping' || worker.phase === 'exited') return;
+  const ending = worker.ending ?? reason;
+  const rung: Rung = worker.attached ? 'stop' : 'term';
+  const deadlineMs = draft.facts.nowMs + pool.config.drain.killAfterMs / 2;
+  const next = putWorker(draft, worker, { phase: 'stopping', ending, rung, deadlineMs });
+  if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
+  if (rung === 'stop') {
+    draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: pool.config.drain.killAfterMs / 2 });
+  } else {
+    terminate(draft, next);
+  }
+  record(draft, { kind: 'worker_stopping', pool: pool.name, workerId: worker.id, reason: ending, message: `asked to go (${rung})` });
+}
+
+/** The next rung of the ladder, its time having come. */
+export function climb(draft: Draft, worker: Worker, pool: Pool): void {
+  if (worker.phase !== 'stopping') return;
+  if (worker.rung === 'stop') {
+    const deadlineMs = draft.facts.nowMs + pool.config.drain.killAfterMs / 2;
+    terminate(draft, putWorker(draft, worker, { rung: 'term', deadlineMs }));
+    return;
+  }
+  kill(draft, worker, pool, worker.ending ?? 'operator', worker.rung === 'kill' ? 'did not die of SIGKILL yet' : 'did not go when asked');
+}
+
+export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, detail: string): void {
+  if (worker.phase === 'exited') return;
+  const ending = worker.ending ?? reason;
+  if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
+  putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs: draft.facts.nowMs + killAgainMs });
+  // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
+  if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id });
+  record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
+}
+
+function terminate(draft: Draft, worker: Worker): void {
+  if (worker.pid > 0) draft.actions.push({ type: 'terminate', workerId: worker.id });
+}
+
+/** Its process is seen to have ended, or was never there. What remains of its tree is swept. */
+export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: readonly string[], failed?: Reason): void {
+  if (worker.phase === 'exited') return;
+  const ending = worker.ending ?? failed ?? (exit.signal === null ? 'exit_code' : 'signal');
+  const unplanned = unplannedReasons.has(ending);
+  putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
+  const message = exitMessage(worker, exit, lastLines, unplanned);
+  draft.actions.push({ type: 'release', workerId: worker.id, reason: ending, message }, { type: 'sweep', workerId: worker.id });
+  record(draft, { kind: 'worker_exited', pool: worker.pool, workerId: worker.id, reason: ending, message, exit, unplanned });
+  if (unplanned) countFailure(draft, worker, message);
+}
+
+function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {
+  const how = exit.signal !== null ? `ended by ${exit.signal}` : exit.code !== null ? `exited with code ${exit.code}` : 'was not started';
+  const when = worker.readyAtMs === 0 && unplanned ? ' before it was ready' : '';
+  const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${lastLines.join('\n')}` : '';
+  return `${how}${when}${said}`;
+}
+
+function countFailure(draft: Draft, worker: Worker, message: string): void {
+  const pool = draft.pools.get(worker.pool);
+  const slot = pool?.slots.get(worker.slot);
+  if (pool === undefined || slot === undefined) return;
+  const { nowMs, random } = draft.facts;
+  const life = { wasReady: worker.readyAtMs > 0, livedMs: worker.readyAtMs > 0 ? nowMs - worker.readyAtMs : 0 };
+  const { failures, delayMs } = nextRestart(slot.failures, life, pool.config.restart, random);
+  const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs: nowMs + delayMs });
+  putPool(draft, pool, { slots, lastFailure: { message: `${worker.id}: ${message}`, atMs: nowMs } });
+  if (delayMs > 0) {
+    const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${failures} failures in a row`;
+    record(draft, { kind: 'slot_backing_off', pool: pool.name, workerId: worker.id, message: waits });
+  }
+}
+
+/** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */
+export function resize(draft: Draft, pool: Pool, size: number): Pool {
+  const indices = [...pool.slots.keys()].sort((a, b) => a - b);
+  const slots = new Map(pool.slots);
+  for (const index of indices.slice(size)) slots.delete(index);
+  for (let index = 0; slots.size < size; index += 1) {
+    if (!slots.has(index)) slots.set(index, { index, generation: newestGeneration(draft, pool.name, index), failures: 0, nextStartAtMs: 0 });
+  }
+  return putPool(draft, pool, { size, slots });
+}
+
+/** A slot that was taken away may come back while its last workers still live: generations go on from theirs. */
+function newestGeneration(draft: Draft, pool: string, index: number): number {
+  let newest = 0;
+  for (const worker of workersOf(draft, pool)) if (worker.slot === index) newest = Math.max(newest, worker.generation);
+  return newest;
+}

@@ -1,0 +1,13 @@
+import { hung } from './heartbeat.ts';
+import { linkLost } from './link-lost.ts';
+import { maxAge } from './max-age.ts';
+import { maxRequests } from './max-requests.ts';
+import { memoryHard, memorySoft } from './memory.ts';
+import { outdated } from './outdated.ts';
+import type { Policy } from './policy.ts';
+
+/** Policies that ask for a planned replacement, most pressing first. */
+export const recyclePolicies: readonly Policy[] = [memorySoft, outdated, maxRequests, maxAge];
+
+/** Policies that end a worker at once. */
+export const killPolicies: readonly Policy[] = [memoryHard, hung, linkLost];

@@ -1,0 +1,356 @@
+import type { Draft } from './draft.ts';
+import { putPool, putWorker, record, workersOf } from './draft.ts';
+import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
+import { healthOf, mayPing, missedPings, nextHealthChangeAtMs, nextPingAtMs } from './policies/heartbeat.ts';
+import { drawLimits } from './policies/limits.ts';
+import { killPolicies, recyclePolicies } from './policies/list.ts';
+import type { Verdict } from './policies/policy.ts';
+import { noCounters } from './policies/policy.ts';
+import type { Reason } from './reason.ts';
+import type { Pool, Slot, Worker } from './state.ts';
+
+/** How often a worker's tree is measured. Reading /proc/PID/stat costs tens of microseconds. */
+const sampleEveryMs = 1_000;
+/** PSS costs more than RSS and is read this seldom unless RSS nears a limit. */
+const pssEverySamples = 10;
+/** How often a pool that closes looks whether its queue is empty yet. */
+const queueCheckMs = 50;
+
+/** Reasons that do not wait for min_lifetime. */
+const urgent: ReadonlySet<Reason> = new Set(['operator', 'memory', 'config']);
+const priority: readonly Reason[] = ['memory', 'operator', 'config', 'request_budget', 'ttl'];
+
+/** Brings one pool closer to what is desired, and says when it must be looked at again. */
+export function reconcile(draft: Draft, name: string): number {
+  const wake = new Wake(draft.facts.nowMs);
+  for (const worker of workersOf(draft, name)) lookAt(draft, worker, wake);
+  const pool = draft.pools.get(name);
+  if (pool === undefined) return wake.atMs;
+  if (isClosing(draft, pool)) close(draft, pool, wake);
+  else fill(draft, pool, wake);
+  gate(draft, name);
+  return wake.atMs;
+}
+
+/** The earliest of many times. */
+class Wake {
+  atMs = Number.POSITIVE_INFINITY;
+  readonly nowMs: number;
+  constructor(nowMs: number) {
+    this.nowMs = nowMs;
+  }
+  at(ms: number): void {
+    if (ms < this.atMs) this.atMs = Math.max(ms, this.nowMs);
+  }
+  verdict(verdict: Verdict): void {
+    if ('atMs' in verdict) this.at(verdict.atMs);
+  }
+}
+
+/** What one worker's own clocks and policies ask for. */
+function lookAt(draft: Draft, before: Worker, wake: Wake): void {
+  const pool = draft.pools.get(before.pool);
+  if (pool === undefined || before.phase === 'exited') return;
+  let worker = before;
+  if (worker.attached && (worker.phase === 'ready' || worker.phase === 'draining')) worker = heartbeat(draft, worker, pool, wake);
+  if (worker.pid > 0) worker = sample(draft, worker, pool, wake);
+  if (worker.phase === 'stopping') return ladder(draft, worker, pool, wake);
+  if (killIfAsked(draft, worker, pool, wake)) return;
+  if (worker.phase === 'starting') return starting(draft, worker, pool, wake);
+  if (worker.phase === 'draining') return draining(draft, worker, pool, wake);
+  if (worker.phase === 'ready' && worker.due === null) mark(draft, worker, pool, wake);
+}
+
+function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
+  const { nowMs } = draft.facts;
+  const config = pool.config.heartbeat;
+  let { heartbeat: beat } = before;
+  if (nowMs >= beat.nextPingAtMs) {
+    beat = { ...beat, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
+    if (mayPing(beat, config)) {
+      const sequence = beat.sequence + 1;
+      beat = { ...beat, sequence, unanswered: [...beat.unanswered, { sequence, sentAtMs: nowMs }] };
+      draft.actions.push({ type: 'ping', workerId: before.id, sequence });
+    }
+  }
+  const missed = missedPings(beat, config.timeoutMs, nowMs);
+  if (missed > beat.missed) draft.actions.push({ type: 'missed-pings', pool: pool.name, count: missed - beat.missed });
+  if (missed !== beat.missed) beat = { ...beat, missed };
+  const counters = draft.facts.counters(before.id) ?? noCounters;
+  const health = healthOf({ ...before, heartbeat: beat }, missed, pool.config, counters, nowMs);
+  if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
+  if (health !== 'busy' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
+  const worker = beat === before.heartbeat && health === before.health ? before : putWorker(draft, before, { heartbeat: beat, health });
+  if (health !== before.health) healthChanged(draft, before, worker);
+  wake.at(beat.nextPingAtMs);
+  wake.at(nextHealthChangeAtMs(worker, config, nowMs));
+  return worker;
+}
+
+function healthChanged(draft: Draft, before: Worker, worker: Worker): void {
+  if (worker.phase === 'ready' && worker.health === 'busy') draft.actions.push({ type: 'pause', workerId: worker.id });
+  if (worker.phase === 'ready' && before.health === 'busy' && worker.health !== 'hung') {
+    draft.actions.push({ type: 'resume', workerId: worker.id });
+  }
+  if (before.health === 'unknown') return;
+  const message = `${before.health} → ${worker.health}, ${worker.heartbeat.missed} pings overdue`;
+  record(draft, { kind: 'worker_health', pool: worker.pool, workerId: worker.id, message });
+}
+
+function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
+  const { nowMs } = draft.facts;
+  let worker = before;
+  if (nowMs >= before.usage.nextSampleAtMs) {
+    const { softBytes, hardBytes } = pool.config.recycle.memory;
+    const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
+    const pssAboveBytes = before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(Number.MAX_SAFE_INTEGER, ...limits);
+    const usage = { ...before.usage, samples: before.usage.samples + 1, nextSampleAtMs: (Math.floor(nowMs / sampleEveryMs) + 1) * sampleEveryMs };
+    worker = putWorker(draft, before, { usage });
+    draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes });
+  }
+  wake.at(worker.usage.nextSampleAtMs);
+  return worker;
+}
+
+function killIfAsked(draft: Draft, worker: Worker, pool: Pool, wake: Wake): boolean {
+  const counters = draft.facts.counters(worker.id) ?? noCounters;
+  for (const policy of killPolicies) {
+    const verdict = policy(worker, pool.config, counters, draft.facts.nowMs);
+    if ('now' in verdict) {
+      // What it was to be replaced for is no longer why it ends; what it was already being ended for still is.
+      kill(draft, worker, pool, verdict.now, verdict.detail);
+      climbLater(draft, worker.id, wake);
+      return true;
+    }
+    wake.verdict(verdict);
+  }
+  return false;
+}
+
+function ladder(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+  if (draft.facts.nowMs >= worker.deadlineMs) climb(draft, worker, pool);
+  climbLater(draft, worker.id, wake);
+}
+
+function climbLater(draft: Draft, workerId: string, wake: Wake): void {
+  const worker = draft.workers.get(workerId);
+  if (worker?.phase === 'stopping') wake.at(worker.deadlineMs);
+}
+
+function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+  if (draft.facts.nowMs < worker.deadlineMs) return wake.at(worker.deadlineMs);
+  kill(draft, worker, pool, 'start_timeout', `not attached within ${pool.config.start.timeoutMs} ms`);
+  climbLater(draft, worker.id, wake);
+}
+
+function draining(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+  const idle = (draft.facts.counters(worker.id) ?? noCounters).inFlight === 0;
+  if (idle || draft.facts.nowMs >= worker.deadlineMs) {
+    beginStop(draft, worker, pool, worker.ending ?? 'operator');
+    climbLater(draft, worker.id, wake);
+  } else {
+    wake.at(worker.deadlineMs);
+  }
+}
+
+/** Notes the first reason for which a ready worker should be replaced; the worker goes on serving. */
+function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+  const { nowMs } = draft.facts;
+  const counters = draft.facts.counters(worker.id) ?? noCounters;
+  const matureAtMs = worker.readyAtMs + pool.config.recycle.minLifetimeMs;
+  for (const policy of recyclePolicies) {
+    const verdict = policy(worker, pool.config, counters, nowMs);
+    if ('now' in verdict) {
+      if (nowMs < matureAtMs && !urgent.has(verdict.now)) {
+        wake.at(matureAtMs);
+        continue;
+      }
+      putWorker(draft, worker, { due: { reason: verdict.now, atMs: nowMs } });
+      record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: verdict.now, message: verdict.detail });
+      return;
+    }
+    wake.verdict(verdict);
+  }
+}
+
+function isClosing(draft: Draft, pool: Pool): boolean {
+  return pool.phase === 'removed' || draft.node.phase === 'stopping' || draft.node.phase === 'stopped';
+}
+
+/** A pool that goes: what is queued is still served, then its workers drain; all within one drain.timeout. */
+function close(draft: Draft, pool: Pool, wake: Wake): void {
+  const { nowMs } = draft.facts;
+  const reason: Reason = draft.node.phase === 'running' || draft.node.phase === 'draining' ? 'scale_down' : 'shutdown';
+  const workers = workersOf(draft, pool.name);
+  const serving = workers.some((worker) => worker.phase === 'ready');
+  const deadlineMs = pool.closingSinceMs + pool.config.drain.timeoutMs;
+  const waits = serving && draft.facts.queued(pool.name) > 0 && nowMs < deadlineMs;
+  if (waits) wake.at(nowMs + queueCheckMs);
+  for (const worker of workers) {
+    if (worker.phase === 'starting') beginStop(draft, worker, pool, reason);
+    if (worker.phase === 'ready' && !waits) {
+      beginDrain(draft, worker, pool, reason, pool.closingSinceMs);
+      const drained = draft.workers.get(worker.id);
+      if (drained !== undefined) draining(draft, drained, pool, wake);
+    }
+    climbLater(draft, worker.id, wake);
+  }
+}
+
+/** Fills empty slots, replaces what is due, and lets go of what is no longer wanted. */
+function fill(draft: Draft, pool: Pool, wake: Wake): void {
+  leaveUnwanted(draft, pool, wake);
+  const bySlot = groupBySlot(workersOf(draft, pool.name));
+  for (const slot of [...pool.slots.values()].sort((a, b) => a.index - b.index)) {
+    const workers = bySlot.get(slot.index) ?? [];
+    if (!workers.some(isActive)) start(draft, pool.name, slot.index, wake);
+    else retireReplaced(draft, pool, workers, wake);
+  }
+  recycle(draft, pool.name, wake);
+}
+
+function isActive(worker: Worker): boolean {
+  return worker.phase === 'starting' || worker.phase === 'ready';
+}
+
+function groupBySlot(workers: readonly Worker[]): Map<number, Worker[]> {
+  const bySlot = new Map<number, Worker[]>();
+  for (const worker of workers) {
+    const group = bySlot.get(worker.slot);
+    if (group === undefined) bySlot.set(worker.slot, [worker]);
+    else group.push(worker);
+  }
+  return bySlot;
+}
+
+function leaveUnwanted(draft: Draft, pool: Pool, wake: Wake): void {
+  for (const worker of workersOf(draft, pool.name)) {
+    if (pool.slots.has(worker.slot) || !isActive(worker)) continue;
+    if (worker.phase === 'starting') beginStop(draft, worker, pool, 'scale_down');
+    else drainNow(draft, worker, pool, 'scale_down', wake);
+    climbLater(draft, worker.id, wake);
+  }
+}
+
+function drainNow(draft: Draft, worker: Worker, pool: Pool, reason: Reason, wake: Wake): void {
+  beginDrain(draft, worker, pool, reason);
+  const drained = draft.workers.get(worker.id);
+  if (drained !== undefined) draining(draft, drained, pool, wake);
+}
+
+/** Once a newer worker of the slot is ready, the older ones drain. */
+function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): void {
+  const newestReady = Math.max(...workers.map((worker) => (worker.phase === 'ready' ? worker.generation : 0)));
+  for (const worker of workers) {
+    if (worker.phase === 'ready' && worker.generation < newestReady) {
+      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+    }
+  }
+}
+
+/** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room. */
+function start(draft: Draft, poolName: string, index: number, wake: Wake): boolean {
+  const pool = draft.pools.get(poolName);
+  const slot = pool?.slots.get(index);
+  if (pool === undefined || slot === undefined) return false;
+  const { nowMs } = draft.facts;
+  if (nowMs < slot.nextStartAtMs) {
+    wake.at(slot.nextStartAtMs);
+    return false;
+  }
+  const workers = workersOf(draft, poolName);
+  const startingNow = workers.filter((worker) => worker.phase === 'starting').length;
+  if (startingNow >= pool.config.start.parallel) return false;
+  if (workers.length >= pool.size + pool.config.recycle.maxSurge) return false;
+  const worker = born(draft, pool, slot);
+  draft.workers.set(worker.id, worker);
+  draft.changed.workers.add(worker.id);
+  const slots = new Map(pool.slots).set(index, { ...slot, generation: worker.generation });
+  putPool(draft, pool, { slots });
+  draft.changed.pools.add(poolName);
+  draft.actions.push({ type: 'spawn', workerId: worker.id, pool: pool.config, slot: index });
+  record(draft, { kind: 'worker_started', pool: poolName, workerId: worker.id, message: `slot ${index}, generation ${worker.generation}` });
+  wake.at(worker.deadlineMs);
+  return true;
+}
+
+function born(draft: Draft, pool: Pool, slot: Slot): Worker {
+  const { nowMs, random } = draft.facts;
+  const rank = [...pool.slots.keys()].filter((index) => index < slot.index).length;
+  return {
+    id: `${pool.name}-${slot.index}-${idSuffix(random)}`,
+    pool: pool.name,
+    slot: slot.index,
+    generation: slot.generation + 1,
+    fingerprint: pool.fingerprint,
+    phase: 'starting',
+    pid: 0,
+    startedAtMs: nowMs,
+    readyAtMs: 0,
+    limits: drawLimits(pool.config, rank, pool.size, random),
+    due: null,
+    ending: null,
+    deadlineMs: nowMs + pool.config.start.timeoutMs,
+    rung: null,
+    linkLostAtMs: 0,
+    attached: false,
+    hello: null,
+    heartbeat: { sequence: 0, nextPingAtMs: 0, unanswered: [], lastPongAtMs: 0, roundTripMs: 0, missed: 0, busySinceMs: 0 },
+    health: 'unknown',
+    usage: { nextSampleAtMs: 0, samples: 0, sampledAtMs: 0, rssBytes: 0, pssBytes: 0, cpuMs: 0, cpu: 0, cpuAdvancedAtMs: 0, samplesOverSoft: 0, overHard: false },
+    exit: null,
+  };
+}
+
+const idAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
+
+/** 40 random bits: ids stay unique over restarts of the agent without anything being remembered. */
+function idSuffix(random: () => number): string {
+  let suffix = '';
+  for (let i = 0; i < 8; i += 1) suffix += idAlphabet[Math.floor(random() * idAlphabet.length)] ?? 'x';
+  return suffix;
+}
+
+/** Planned replacements, most pressing first, as far as the tokens go. */
+function recycle(draft: Draft, poolName: string, wake: Wake): void {
+  const pool = draft.pools.get(poolName);
+  if (pool === undefined) return;
+  const bySlot = groupBySlot(workersOf(draft, poolName));
+  for (const worker of dueWorkers(bySlot)) {
+    if (pool.config.recycle.maxSurge > 0) {
+      start(draft, poolName, worker.slot, wake);
+    } else if (unavailable(draft, pool) < pool.config.recycle.maxUnavailable) {
+      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+    }
+  }
+}
+
+/** Ready workers that wait for a replacement which is not on its way yet. */
+function dueWorkers(bySlot: ReadonlyMap<number, readonly Worker[]>): Worker[] {
+  const due: Worker[] = [];
+  for (const workers of bySlot.values()) {
+    for (const worker of workers) {
+      const replaced = workers.some((other) => isActive(other) && other.generation > worker.generation);
+      if (worker.phase === 'ready' && worker.due !== null && !replaced) due.push(worker);
+    }
+  }
+  const rank = (worker: Worker): number => (worker.due === null ? 0 : priority.indexOf(worker.due.reason));
+  return due.sort((a, b) => rank(a) - rank(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
+}
+
+function unavailable(draft: Draft, pool: Pool): number {
+  const ready = new Set<number>();
+  for (const worker of workersOf(draft, pool.name)) if (worker.phase === 'ready') ready.add(worker.slot);
+  return [...pool.slots.keys()].filter((index) => !ready.has(index)).length;
+}
+
+/** Tells dispatch whether the pool takes requests, when that changed. */
+function gate(draft: Draft, name: string): void {
+  const pool = draft.pools.get(name);
+  if (pool === undefined) return;
+  const open = pool.phase === 'running' && draft.node.phase === 'running';
+  if (open === pool.open) return;
+  putPool(draft, pool, { open });
+  const why = pool.phase === 'removed' ? 'is removed' : draft.node.phase === 'stopping' ? 'closes: the agent stops' : 'is draining';
+  draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}` });
+}

@@ -1,0 +1,214 @@
+import type { Action } from './action.ts';
+import { applyCommand } from './command.ts';
+import { applyConfig } from './apply-config.ts';
+import type { Draft } from './draft.ts';
+import { draftOf, putNode, putWorker, record } from './draft.ts';
+import type { Event, Facts, Sample } from './event.ts';
+import { exited } from './lifecycle.ts';
+import { nextPingAtMs } from './policies/heartbeat.ts';
+import { reconcile } from './reconcile.ts';
+import type { Hello, State, Usage, Worker } from './state.ts';
+
+export interface Step {
+  readonly state: State;
+  readonly actions: readonly Action[];
+  /** When to step again if nothing happens before; infinite: never. */
+  readonly wakeAtMs: number;
+}
+
+/** Being this much late is lag of the agent's own loop, which no worker is to be blamed for. */
+const lagForgivenMs = 200;
+/** A worker that used this share of a core since its last sample is doing something. */
+const advancingCpu = 0.05;
+
+/**
+ * The one place where anything is decided: facts and wishes in, the next state and what to do out. It knows no clock
+ * and no chance but those in `facts`.
+ */
+export function step(state: State, events: readonly Event[], facts: Facts): Step {
+  const draft = draftOf(state, facts);
+  forgiveLag(draft, state);
+  for (const event of events) apply(draft, event);
+  let wakeAtMs = Number.POSITIVE_INFINITY;
+  for (const name of [...draft.pools.keys()]) wakeAtMs = Math.min(wakeAtMs, reconcile(draft, name));
+  forgetRemovedPools(draft);
+  finishWhenEmpty(draft);
+  return { state: seal(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
+}
+
+function forgiveLag(draft: Draft, state: State): void {
+  const lagMs = draft.facts.nowMs - state.wakeAtMs;
+  if (lagMs < lagForgivenMs) return;
+  for (const worker of draft.workers.values()) {
+    const unanswered = worker.heartbeat.unanswered.map((ping) => ({ ...ping, sentAtMs: ping.sentAtMs + lagMs }));
+    const deadlineMs = worker.phase === 'starting' ? worker.deadlineMs + lagMs : worker.deadlineMs;
+    const linkLostAtMs = worker.linkLostAtMs === 0 ? 0 : worker.linkLostAtMs + lagMs;
+    putWorker(draft, worker, { deadlineMs, linkLostAtMs, heartbeat: { ...worker.heartbeat, unanswered } });
+  }
+}
+
+function apply(draft: Draft, event: Event): void {
+  switch (event.type) {
+    case 'config':
+      return applyConfig(draft, event.config);
+    case 'config-refused':
+      putNode(draft, { configError: event.message });
+      return record(draft, { kind: 'config_refused', message: event.message });
+    case 'spawned':
+      return withWorker(draft, event.workerId, (worker) => spawned(draft, worker, event.pid));
+    case 'spawn-failed':
+      return withWorker(draft, event.workerId, (worker) => spawnFailed(draft, worker, event.message));
+    case 'attached':
+      return withWorker(draft, event.workerId, (worker) => attached(draft, worker, event.hello));
+    case 'link-closed':
+      return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
+    case 'pong':
+      return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event.sequence));
+    case 'sampled':
+      return withWorker(draft, event.workerId, (worker) => sampled(draft, worker, event.sample));
+    case 'idle':
+    case 'budget-spent':
+      // Facts that `reconcile` reads from the counters; the event only makes it look.
+      return;
+    case 'exited':
+      return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event.lastLines));
+    case 'gone':
+      return withWorker(draft, event.workerId, (worker) => gone(draft, worker, event.survivors));
+    default:
+      return applyCommand(draft, event);
+  }
+}
+
+/** Facts about a worker that is no longer known are late, not wrong. */
+function withWorker(draft: Draft, workerId: string, use: (worker: Worker) => void): void {
+  const worker = draft.workers.get(workerId);
+  if (worker !== undefined) use(worker);
+}
+
+function spawned(draft: Draft, worker: Worker, pid: number): void {
+  if (worker.phase === 'exited' || worker.pid > 0) return;
+  const next = putWorker(draft, worker, { pid });
+  if (next.phase !== 'stopping') return;
+  const rung = next.rung === 'kill' ? 'kill' : 'terminate';
+  draft.actions.push({ type: rung, workerId: next.id });
+}
+
+function spawnFailed(draft: Draft, worker: Worker, message: string): void {
+  exited(draft, worker, { code: null, signal: null }, [message], 'start_failed');
+}
+
+function attached(draft: Draft, worker: Worker, hello: Hello): void {
+  const { nowMs } = draft.facts;
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined || worker.phase === 'exited') return;
+  if (worker.phase === 'stopping') {
+    putWorker(draft, worker, { attached: true, hello });
+    draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: pool.config.drain.killAfterMs / 2 });
+    return;
+  }
+  if (worker.phase !== 'starting') return;
+  const heartbeat = { ...worker.heartbeat, nextPingAtMs: nextPingAtMs(nowMs, 0) };
+  const ready = putWorker(draft, worker, { phase: 'ready', attached: true, hello, readyAtMs: nowMs, deadlineMs: 0, health: 'well', heartbeat });
+  draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
+  const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);
+  record(draft, { kind: 'worker_ready', pool: worker.pool, workerId: worker.id, message: `ready in ${seconds} s` });
+}
+
+function linkClosed(draft: Draft, worker: Worker): void {
+  if (!worker.attached) return;
+  const linkLostAtMs = worker.phase === 'ready' || worker.phase === 'draining' ? draft.facts.nowMs : 0;
+  putWorker(draft, worker, { attached: false, linkLostAtMs });
+  if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
+}
+
+function pong(draft: Draft, worker: Worker, sequence: number): void {
+  const { nowMs } = draft.facts;
+  const answered = worker.heartbeat.unanswered.find((ping) => ping.sequence === sequence);
+  if (answered === undefined || worker.phase === 'exited') return;
+  const roundTripMs = nowMs - answered.sentAtMs;
+  const unanswered = worker.heartbeat.unanswered.filter((ping) => ping.sequence > sequence);
+  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: nowMs, roundTripMs } });
+  draft.actions.push({ type: 'round-trip', pool: worker.pool, ms: roundTripMs });
+}
+
+function sampled(draft: Draft, worker: Worker, sample: Sample): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined || worker.phase === 'exited') return;
+  putWorker(draft, worker, { usage: nextUsage(worker.usage, sample, pool.config.recycle.memory, draft.facts.nowMs) });
+}
+
+function nextUsage(usage: Usage, sample: Sample, limits: { softBytes: number; hardBytes: number }, nowMs: number): Usage {
+  const bytes = sample.pssBytes > 0 ? sample.pssBytes : sample.rssBytes;
+  const elapsedMs = nowMs - usage.sampledAtMs;
+  const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
+  // A child that ended takes its cpu time out of the sum: that is no negative work.
+  const cpu = measurable ? Math.max(0, sample.cpuMs - usage.cpuMs) / elapsedMs : 0;
+  const overSoft = limits.softBytes > 0 && bytes > limits.softBytes;
+  return {
+    ...usage,
+    sampledAtMs: nowMs,
+    rssBytes: sample.rssBytes,
+    pssBytes: sample.pssBytes > 0 ? sample.pssBytes : usage.pssBytes,
+    cpuMs: sample.cpuMs,
+    cpu,
+    cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
+    samplesOverSoft: overSoft ? usage.samplesOverSoft + 1 : 0,
+    overHard: limits.hardBytes > 0 && bytes > limits.hardBytes,
+  };
+}
+
+function gone(draft: Draft, worker: Worker, survivors: readonly number[]): void {
+  if (worker.phase !== 'exited') return;
+  draft.workers.delete(worker.id);
+  draft.changed.workersGone.set(worker.id, worker.pool);
+  draft.changed.workers.delete(worker.id);
+  draft.changed.pools.add(worker.pool);
+  draft.actions.push({ type: 'forget', workerId: worker.id });
+  const message = survivors.length === 0 ? 'its process tree is gone' : `processes that would not die: ${survivors.join(', ')}`;
+  const reason = worker.ending ?? 'exit_code';
+  record(draft, { kind: 'worker_gone', pool: worker.pool, workerId: worker.id, reason, message, unplanned: survivors.length > 0 });
+}
+
+function forgetRemovedPools(draft: Draft): void {
+  for (const pool of draft.pools.values()) {
+    if (pool.phase !== 'removed') continue;
+    let empty = true;
+    for (const worker of draft.workers.values()) if (worker.pool === pool.name) empty = false;
+    if (!empty) continue;
+    draft.pools.delete(pool.name);
+    draft.changed.poolsGone.add(pool.name);
+    draft.changed.pools.delete(pool.name);
+    draft.actions.push({ type: 'remove-pool', pool: pool.name });
+    record(draft, { kind: 'pool_removed', pool: pool.name, message: 'its last worker is gone' });
+  }
+}
+
+function finishWhenEmpty(draft: Draft): void {
+  if (draft.node.phase !== 'stopping' || draft.workers.size > 0) return;
+  putNode(draft, { phase: 'stopped' });
+  draft.actions.push({ type: 'finish' });
+}
+
+function seal(draft: Draft, before: State, wakeAtMs: number): State {
+  const { changed } = draft;
+  const any =
+    changed.workers.size + changed.workersGone.size + changed.pools.size + changed.poolsGone.size > 0 ||
+    changed.node ||
+    draft.actions.some((action) => action.type === 'record');
+  const revision = any ? before.revision + 1 : before.revision;
+  if (any) {
+    draft.actions.push({
+      type: 'publish',
+      changes: {
+        revision,
+        workers: [...changed.workers],
+        workersGone: [...changed.workersGone].map(([id, pool]) => ({ id, pool })),
+        pools: [...changed.pools].filter((name) => draft.pools.has(name)),
+        poolsGone: [...changed.poolsGone],
+        node: changed.node,
+      },
+    });
+  }
+  return { node: draft.node, pools: draft.pools, workers: draft.workers, revision, wakeAtMs };
+}
+
