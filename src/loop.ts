@@ -1,0 +1,71 @@
+import type { Action } from './domain/action.ts';
+import type { Event, Facts } from './domain/event.ts';
+import type { State } from './domain/state.ts';
+import { initialState } from './domain/state.ts';
+import { step } from './domain/step.ts';
+
+/** The one loop that owns the state: events are queued, a turn's worth of them is decided at once, then acted upon. */
+export interface Loop {
+  state(): State;
+  /** Queues a fact; it is decided in this turn of Node's event loop. */
+  tell(event: Event): void;
+  /** Decides now, together with all that is queued. For callers that answer with the outcome. */
+  decide(event: Event): void;
+  /** Stops waking up. */
+  close(): void;
+}
+
+/** Node's longest timer; a later wake-up is cut into several. */
+const longestTimerMs = 2 ** 31 - 1;
+
+export function startLoop(facts: () => Facts, act: (actions: readonly Action[], state: State) => void): Loop {
+  let state = initialState();
+  let queue: Event[] = [];
+  let scheduled: NodeJS.Immediate | null = null;
+  let timer: NodeJS.Timeout | null = null;
+  let deciding = false;
+  let closed = false;
+
+  const turn = (): void => {
+    if (scheduled !== null) clearImmediate(scheduled);
+    scheduled = null;
+    if (closed) return;
+    const events = queue;
+    queue = [];
+    deciding = true;
+    const now = facts();
+    const next = step(state, events, now);
+    state = next.state;
+    deciding = false;
+    act(next.actions, state);
+    arm(next.wakeAtMs - now.nowMs);
+  };
+
+  const arm = (delayMs: number): void => {
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+    if (closed || delayMs === Number.POSITIVE_INFINITY) return;
+    // Rounded up: a timer that fires a fraction early would find nothing due and be set again.
+    timer = setTimeout(turn, Math.min(longestTimerMs, Math.max(0, Math.ceil(delayMs))));
+  };
+
+  const tell = (event: Event): void => {
+    queue.push(event);
+    if (scheduled === null && !closed) scheduled = setImmediate(turn);
+  };
+
+  return {
+    state: () => state,
+    tell,
+    decide: (event) => {
+      if (deciding) throw new Error('decide: expected a call from outside the loop, got one from within a step');
+      queue.push(event);
+      turn();
+    },
+    close: () => {
+      closed = true;
+      if (timer !== null) clearTimeout(timer);
+      if (scheduled !== null) clearImmediate(scheduled);
+    },
+  };
+}

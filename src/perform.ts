@@ -1,0 +1,207 @@
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Config } from './config.ts';
+import { expandEnv } from './config.ts';
+import type { WorkerCounters } from './dispatch/counters.ts';
+import type { Dispatch } from './dispatch/dispatch.ts';
+import type { Action } from './domain/action.ts';
+import type { PoolConfig } from './domain/config.ts';
+import type { Event } from './domain/event.ts';
+import type { Log } from './log.ts';
+import type { Metrics } from './metrics.ts';
+import { workerEnvironment } from './os/environment.ts';
+import type { ProcessIdentity } from './os/identity.ts';
+import type { TreeSample } from './os/memory.ts';
+import { sampleTree } from './os/memory.ts';
+import type { SpawnedWorker } from './os/process.ts';
+import { spawnWorker } from './os/process.ts';
+import { signalGroup, sweepTree } from './os/tree.ts';
+import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
+
+/** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
+const sweepTimeoutMs = 10_000;
+
+/** One worker as this agent holds it: everything about it that is not a decision. */
+export interface Held {
+  readonly workerId: string;
+  readonly pool: PoolConfig;
+  readonly counters: WorkerCounters;
+  token: Buffer | null;
+  process: SpawnedWorker | null;
+  identity: ProcessIdentity | null;
+  link: AttachedWorker | null;
+  hello: WorkerHello | null;
+  sample: TreeSample | undefined;
+}
+
+export interface Hands {
+  readonly held: ReadonlyMap<string, Held>;
+  /** Does one action. Never throws: what goes wrong comes back as an event. */
+  perform(action: Action): void;
+  /** Whether a hello may attach; a token serves once. */
+  authenticate(hello: WorkerHello): { ok: true; concurrency: number } | { ok: false; message: string };
+}
+
+export interface HandsOptions {
+  readonly config: Config;
+  readonly linkPath: string;
+  readonly dispatch: Dispatch;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  tell(event: Event): void;
+}
+
+/** Carries out what the domain decided. One branch per kind of action, no decisions. */
+export function createHands(options: HandsOptions): Hands {
+  const held = new Map<string, Held>();
+  return {
+    held,
+    perform: (action) => perform(options, held, action),
+    authenticate: (hello) => authenticate(held, hello),
+  };
+}
+
+function perform(options: HandsOptions, held: Map<string, Held>, action: Action): void {
+  const { dispatch, metrics } = options;
+  switch (action.type) {
+    case 'spawn':
+      return spawn(options, held, action.workerId, action.pool, action.slot);
+    case 'admit':
+      return admit(options, held.get(action.workerId), action.maxRequests);
+    case 'pause':
+      return dispatch.pauseWorker(action.workerId);
+    case 'resume':
+      return dispatch.resumeWorker(action.workerId);
+    case 'ping':
+      return held.get(action.workerId)?.link?.ping(action.sequence);
+    case 'sample':
+      return sample(options, held.get(action.workerId), action.pssAboveBytes);
+    case 'send-drain':
+      return held.get(action.workerId)?.link?.drain();
+    case 'send-stop':
+      return held.get(action.workerId)?.link?.stop(action.graceMs);
+    case 'terminate':
+      return terminate(held.get(action.workerId));
+    case 'kill':
+    case 'sweep':
+      return sweep(options, held.get(action.workerId), action.type);
+    case 'release':
+      return dispatch.removeWorker(action.workerId, { reason: action.reason, message: action.message });
+    case 'forget':
+      held.get(action.workerId)?.link?.close();
+      held.delete(action.workerId);
+      return;
+    case 'set-pool':
+      return dispatch.setPool(action.pool.name, {
+        maxQueuedRequests: action.pool.queue.maxRequests,
+        maxQueuedBytes: action.pool.queue.maxBytes,
+        requestTimeoutMs: action.pool.request.timeoutMs,
+      });
+    case 'gate':
+      return dispatch.setPoolOpen(action.pool, { open: action.open, reason: action.why });
+    case 'remove-pool':
+      metrics.forgetPool(action.pool);
+      return dispatch.removePool(action.pool);
+    case 'missed-pings':
+      return metrics.missedPings(action.pool, action.count);
+    case 'round-trip':
+      return metrics.ping(action.pool, action.ms / 1000);
+    case 'record':
+    case 'publish':
+    case 'finish':
+      // Told to people and watchers by the agent, which knows them.
+      return;
+  }
+}
+
+function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string, pool: PoolConfig, slot: number): void {
+  const { log, tell } = options;
+  const token = randomBytes(32);
+  const process = spawnWorker({
+    command: pool.python,
+    args: ['-m', 'pitwarden.worker'],
+    cwd: pool.cwd,
+    env: workerEnvironment(globalThis.process.env, {
+      ...expandEnv(pool, slot),
+      PITWARDEN_LINK: options.linkPath,
+      PITWARDEN_TOKEN: token.toString('hex'),
+      PITWARDEN_WORKER_ID: workerId,
+      PITWARDEN_POOL: pool.name,
+      PITWARDEN_SLOT: String(slot),
+      PITWARDEN_APP: pool.app,
+    }),
+    onLine: (line) => log.info(line.text, { worker_id: workerId, stream: line.stream }),
+    onDropped: (count) => log.warn(`${count} lines of output dropped: more than a worker may write`, { worker_id: workerId }),
+  });
+  const counters: WorkerCounters = { inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 };
+  const worker: Held = { workerId, pool, counters, token, process, identity: null, link: null, hello: null, sample: undefined };
+  held.set(workerId, worker);
+  void process.started.then((started) => {
+    if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
+    worker.identity = started.identity;
+    tell({ type: 'spawned', workerId, pid: started.identity.pid });
+    void process.exited.then((exit) => tell({ type: 'exited', workerId, exit, lastLines: process.lastLines() }));
+  });
+}
+
+/** Compared in constant time, and gone once used. */
+function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<Hands['authenticate']> {
+  const worker = held.get(hello.worker_id);
+  const given = Buffer.from(hello.token, 'hex');
+  const known = worker?.token;
+  if (worker === undefined || known === null || known === undefined || given.length !== known.length || !timingSafeEqual(given, known)) {
+    return { ok: false, message: `worker_id and token: expected those of a worker that is starting, got worker_id "${hello.worker_id}"` };
+  }
+  worker.token = null;
+  return { ok: true, concurrency: worker.pool.concurrency };
+}
+
+function admit(options: HandsOptions, worker: Held | undefined, maxRequests: number): void {
+  if (worker?.link === null || worker?.link === undefined || worker.hello === null) return;
+  const commands = new Map(worker.hello.commands.map((command) => [command.name, { streams: command.streams }]));
+  options.dispatch.addWorker({
+    workerId: worker.workerId,
+    pool: worker.pool.name,
+    concurrency: worker.pool.concurrency,
+    maxRequests,
+    commands,
+    counters: worker.counters,
+    link: worker.link,
+  });
+}
+
+function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {
+  if (worker === undefined || worker.identity === null) return;
+  const { workerId } = worker;
+  const target = { identity: worker.identity, workerId };
+  const tell = (taken: TreeSample): void => {
+    worker.sample = taken;
+    options.tell({ type: 'sampled', workerId, sample: taken });
+  };
+  void sampleTree(target, worker.sample, { withPss: pssAboveBytes === 0 }).then((first) => {
+    if (pssAboveBytes === 0 || first.rssBytes < pssAboveBytes) return tell(first);
+    return sampleTree(target, worker.sample, { withPss: true }).then(tell);
+  }, ignoreVanished);
+}
+
+/** A process that ended while it was measured: its exit says more. */
+function ignoreVanished(): void {}
+
+function terminate(worker: Held | undefined): void {
+  if (worker?.identity) signalGroup(worker.identity, 'SIGTERM');
+}
+
+function sweep(options: HandsOptions, worker: Held | undefined, why: 'kill' | 'sweep'): void {
+  if (worker === undefined) return;
+  const { workerId, identity } = worker;
+  const done = (survivors: readonly number[]): void => {
+    if (why === 'sweep') options.tell({ type: 'gone', workerId, survivors });
+  };
+  if (identity === null) return done([]);
+  void sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs }).then(
+    ({ survivors }) => done(survivors),
+    (error: unknown) => {
+      options.log.error(`sweep failed: ${error instanceof Error ? error.message : String(error)}`, { worker_id: workerId });
+      done([identity.pid]);
+    },
+  );
+}

@@ -1,0 +1,213 @@
+import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
+import type { Changes, NodeRecord } from '../domain/action.ts';
+import type { Command, Counters } from '../domain/event.ts';
+import type { Pool, State, Worker } from '../domain/state.ts';
+import type { NodeFacts, PoolNumbers } from './view.ts';
+import { eventView, nodeView, poolView, workerView } from './view.ts';
+
+/** What Control needs of the agent. */
+export interface ControlSource {
+  state(): State;
+  node(): NodeFacts;
+  counters(workerId: string): Counters | undefined;
+  poolNumbers(pool: string): PoolNumbers;
+  nowMs(): number;
+  toUnixMs(monotonicMs: number): number;
+  /** Decides on the command before it returns; what follows from it happens afterwards. */
+  command(command: Command): void;
+  /** Calls `listener` after every step that changed something, until the returned function is called. */
+  subscribe(listener: Listener): () => void;
+}
+
+export type Listener = (changes: Changes, records: readonly NodeRecord[]) => void;
+
+type Request = Readonly<Record<string, unknown>>;
+
+const maxPoolSize = 1_000;
+/** Messages that a watcher may leave unread. */
+const maxUnreadMessages = 10_000;
+
+/** A refusal, as gRPC says it. */
+class Refusal extends Error {
+  override readonly name = 'Refusal';
+  readonly code: status;
+  readonly details: string;
+  constructor(code: status, details: string) {
+    super(details);
+    this.code = code;
+    this.details = details;
+  }
+}
+
+export function controlService(source: ControlSource): UntypedServiceImplementation {
+  return {
+    GetNode: unary(() => nodeView(source.state(), source.node())),
+    ListPools: unary(() => ({ pools: poolViews(source), revision: source.state().revision })),
+    ListWorkers: unary((request) => {
+      const pool = text(request, 'pool');
+      if (pool !== '') findPool(source, pool);
+      return { workers: workerViews(source, pool), revision: source.state().revision };
+    }),
+    GetWorker: unary((request) => viewWorker(source, findWorker(source, request))),
+    ScalePool: unary((request) => scalePool(source, request)),
+    StartWorker: unary((request) => startWorker(source, request)),
+    StopWorker: unary((request) => {
+      const replace = request['replace'] === true;
+      return onWorker(source, request, (workerId) => ({ type: 'stop-worker', workerId, replace }));
+    }),
+    DrainWorker: unary((request) => onWorker(source, request, (workerId) => ({ type: 'drain-worker', workerId }))),
+    RecycleWorker: unary((request) => onWorker(source, request, (workerId) => ({ type: 'recycle-worker', workerId }))),
+    DrainPool: unary((request) => {
+      const pool = writablePool(source, request);
+      source.command({ type: 'drain-pool', pool: pool.name });
+      return viewPool(source, pool.name);
+    }),
+    DrainNode: unary(() => onNode(source, { type: 'drain-node' })),
+    ResumeNode: unary(() => onNode(source, { type: 'resume-node' })),
+    Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
+  };
+}
+
+function unary(answer: (request: Request) => object) {
+  return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
+    try {
+      callback(null, answer(call.request));
+    } catch (error) {
+      if (error instanceof Refusal) callback({ code: error.code, details: error.details });
+      else callback({ code: status.INTERNAL, details: error instanceof Error ? error.message : String(error) });
+    }
+  };
+}
+
+function text(request: Request, key: string): string {
+  const value = request[key];
+  return typeof value === 'string' ? value : '';
+}
+
+function findPool(source: ControlSource, name: string): Pool {
+  const pool = source.state().pools.get(name);
+  if (pool !== undefined) return pool;
+  const names = [...source.state().pools.keys()].sort().join(', ') || 'none';
+  throw new Refusal(status.NOT_FOUND, `pool: expected one of this node's pools (${names}), got "${name}"`);
+}
+
+function writablePool(source: ControlSource, request: Request): Pool {
+  const pool = findPool(source, text(request, 'pool'));
+  refuseWhenStopping(source);
+  if (pool.phase === 'removed') throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name} was taken out of the config`);
+  return pool;
+}
+
+function refuseWhenStopping(source: ControlSource): void {
+  const { phase } = source.state().node;
+  if (phase === 'stopping' || phase === 'stopped') throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
+}
+
+function findWorker(source: ControlSource, request: Request): Worker {
+  const id = text(request, 'worker_id');
+  const worker = source.state().workers.get(id);
+  if (worker !== undefined) return worker;
+  throw new Refusal(status.NOT_FOUND, `worker_id: expected a live worker (ListWorkers names them), got "${id}"`);
+}
+
+function scalePool(source: ControlSource, request: Request): object {
+  const pool = writablePool(source, request);
+  const size = Number(request['size'] ?? 0);
+  if (!Number.isInteger(size) || size < 0 || size > maxPoolSize) {
+    throw new Refusal(status.INVALID_ARGUMENT, `size: expected 0 to ${maxPoolSize}, got ${size}`);
+  }
+  source.command({ type: 'scale', pool: pool.name, size });
+  return viewPool(source, pool.name);
+}
+
+function startWorker(source: ControlSource, request: Request): object {
+  const pool = writablePool(source, request);
+  if (pool.size >= maxPoolSize) {
+    throw new Refusal(status.INVALID_ARGUMENT, `pool ${pool.name}: expected fewer than ${maxPoolSize} workers, got ${pool.size}`);
+  }
+  const known = new Set(source.state().workers.keys());
+  source.command({ type: 'scale', pool: pool.name, size: pool.size + 1 });
+  const slots = source.state().pools.get(pool.name)?.slots ?? new Map();
+  const slot = [...slots.keys()].find((index) => !pool.slots.has(index)) ?? 0;
+  const worker = [...source.state().workers.values()].find((w) => w.pool === pool.name && w.slot === slot && !known.has(w.id));
+  return { pool: viewPool(source, pool.name), slot, worker_id: worker?.id ?? '' };
+}
+
+function onWorker(source: ControlSource, request: Request, make: (workerId: string) => Command): object {
+  const worker = findWorker(source, request);
+  refuseWhenStopping(source);
+  source.command(make(worker.id));
+  return viewWorker(source, source.state().workers.get(worker.id) ?? worker);
+}
+
+function onNode(source: ControlSource, command: Command): object {
+  refuseWhenStopping(source);
+  source.command(command);
+  return nodeView(source.state(), source.node());
+}
+
+function viewWorker(source: ControlSource, worker: Worker): object {
+  const concurrency = source.state().pools.get(worker.pool)?.config.concurrency ?? 0;
+  return workerView(worker, concurrency, source.counters(worker.id), source.toUnixMs);
+}
+
+function viewPool(source: ControlSource, name: string): object {
+  const pool = findPool(source, name);
+  return poolView(pool, source.state(), source.poolNumbers(name), source.nowMs(), source.toUnixMs);
+}
+
+function poolViews(source: ControlSource, only = ''): object[] {
+  const names = [...source.state().pools.keys()].filter((name) => only === '' || name === only);
+  return names.sort().map((name) => viewPool(source, name));
+}
+
+function workerViews(source: ControlSource, only: string): object[] {
+  const workers = [...source.state().workers.values()].filter((worker) => only === '' || worker.pool === only);
+  workers.sort((a, b) => a.pool.localeCompare(b.pool) || a.slot - b.slot || a.generation - b.generation);
+  return workers.map((worker) => viewWorker(source, worker));
+}
+
+/** A snapshot, then every change. Nothing can come between the two: both happen in one turn. */
+function watch(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+  const only = text(call.request, 'pool');
+  const agentId = source.node().agentId;
+  let unread = 0;
+  const end = (): void => unsubscribe();
+  const send = (revision: number, change: object): void => {
+    if (call.write({ revision, agent_id: agentId, ...change })) unread = 0;
+    else unread += 1;
+    if (unread <= maxUnreadMessages) return;
+    end();
+    call.emit('error', { code: status.RESOURCE_EXHAUSTED, details: `expected fewer than ${maxUnreadMessages} unread messages: watch again` });
+  };
+  const unsubscribe = source.subscribe((changes, records) => sendChanges(source, only, changes, records, send));
+  call.on('drain', () => {
+    unread = 0;
+  });
+  call.on('cancelled', end);
+  call.on('close', end);
+  call.on('error', end);
+  const snapshot = { node: nodeView(source.state(), source.node()), pools: poolViews(source, only), workers: workerViews(source, only) };
+  send(source.state().revision, { snapshot });
+}
+
+function sendChanges(
+  source: ControlSource,
+  only: string,
+  changes: Changes,
+  records: readonly NodeRecord[],
+  send: (revision: number, change: object) => void,
+): void {
+  const wanted = (pool: string | undefined): boolean => only === '' || pool === only;
+  const { workers, pools } = source.state();
+  for (const record of records) if (wanted(record.pool)) send(changes.revision, { event: eventView(record, source.toUnixMs) });
+  for (const id of changes.workers) {
+    const worker = workers.get(id);
+    if (worker !== undefined && wanted(worker.pool)) send(changes.revision, { worker: viewWorker(source, worker) });
+  }
+  for (const gone of changes.workersGone) if (wanted(gone.pool)) send(changes.revision, { worker_gone: gone.id });
+  for (const name of changes.pools) if (pools.has(name) && wanted(name)) send(changes.revision, { pool: viewPool(source, name) });
+  for (const name of changes.poolsGone) if (wanted(name)) send(changes.revision, { pool_gone: name });
+  if (changes.node) send(changes.revision, { node: nodeView(source.state(), source.node()) });
+}

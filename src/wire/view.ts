@@ -1,0 +1,154 @@
+import type { NodeRecord } from '../domain/action.ts';
+import type { Counters } from '../domain/event.ts';
+import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/state.ts';
+
+/** Domain values as messages of control.proto. Field names are the proto's. */
+
+/** What is known of the node beyond the domain's state. */
+export interface NodeFacts {
+  readonly nodeId: string;
+  readonly agentId: string;
+  readonly version: string;
+  readonly pid: number;
+  readonly startedAtMs: number;
+  readonly configPath: string;
+  readonly httpAddress: string;
+  readonly listenAddress: string;
+}
+
+export interface PoolNumbers {
+  readonly queued: number;
+  readonly queuedBytes: number;
+  readonly inFlight: number;
+  readonly completed: number;
+  readonly failed: number;
+}
+
+type ToUnixMs = (monotonicMs: number) => number;
+
+const workerStates: Readonly<Record<Phase, string>> = {
+  starting: 'WORKER_STATE_STARTING',
+  ready: 'WORKER_STATE_READY',
+  draining: 'WORKER_STATE_DRAINING',
+  stopping: 'WORKER_STATE_STOPPING',
+  exited: 'WORKER_STATE_EXITED',
+};
+
+const workerHealths: Readonly<Record<Health, string>> = {
+  unknown: 'WORKER_HEALTH_UNSPECIFIED',
+  well: 'WORKER_HEALTH_WELL',
+  slow: 'WORKER_HEALTH_SLOW',
+  busy: 'WORKER_HEALTH_BUSY',
+  hung: 'WORKER_HEALTH_HUNG',
+};
+
+const nodeStates: Readonly<Record<NodeStatus['phase'], string>> = {
+  running: 'NODE_STATE_RUNNING',
+  draining: 'NODE_STATE_DRAINING',
+  stopping: 'NODE_STATE_STOPPING',
+  stopped: 'NODE_STATE_STOPPING',
+};
+
+const poolStates: Readonly<Record<Pool['phase'], string>> = {
+  running: 'POOL_STATE_RUNNING',
+  draining: 'POOL_STATE_DRAINING',
+  removed: 'POOL_STATE_REMOVED',
+};
+
+/** 0 stays 0: not yet. */
+function moment(monotonicMs: number, toUnixMs: ToUnixMs): number {
+  return monotonicMs === 0 ? 0 : Math.round(toUnixMs(monotonicMs));
+}
+
+export function workerView(worker: Worker, concurrency: number, counters: Counters | undefined, toUnixMs: ToUnixMs): object {
+  return {
+    worker_id: worker.id,
+    pool: worker.pool,
+    slot: worker.slot,
+    generation: worker.generation,
+    pid: worker.pid,
+    state: workerStates[worker.phase],
+    health: workerHealths[worker.health],
+    reason: worker.ending ?? worker.due?.reason ?? '',
+    started_at_ms: moment(worker.startedAtMs, toUnixMs),
+    ready_at_ms: moment(worker.readyAtMs, toUnixMs),
+    in_flight: counters?.inFlight ?? 0,
+    requests_completed: counters?.completed ?? 0,
+    requests_failed: counters?.failed ?? 0,
+    last_evidence_at_ms: moment(counters?.lastEvidenceAtMs ?? 0, toUnixMs),
+    last_pong_at_ms: moment(worker.heartbeat.lastPongAtMs, toUnixMs),
+    ping_round_trip_ms: worker.heartbeat.roundTripMs,
+    missed_pings: worker.heartbeat.missed,
+    rss_bytes: worker.usage.rssBytes,
+    pss_bytes: worker.usage.pssBytes,
+    cpu: worker.usage.cpu,
+    concurrency,
+    sdk_version: worker.hello?.sdkVersion ?? '',
+    python_version: worker.hello?.pythonVersion ?? '',
+  };
+}
+
+export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: number, toUnixMs: ToUnixMs): object {
+  const count = { starting: 0, ready: 0, draining: 0, stopping: 0, exited: 0 };
+  const commands = new Set<string>();
+  for (const worker of state.workers.values()) {
+    if (worker.pool !== pool.name) continue;
+    count[worker.phase] += 1;
+    if (worker.phase === 'ready') for (const command of worker.hello?.commands ?? []) commands.add(command);
+  }
+  const backingOff = [...pool.slots.values()].filter((slot) => slot.nextStartAtMs > nowMs).length;
+  return {
+    pool: pool.name,
+    state: poolStates[pool.phase],
+    size: pool.size,
+    workers_starting: count.starting,
+    workers_ready: count.ready,
+    workers_draining: count.draining,
+    workers_stopping: count.stopping + count.exited,
+    queued: numbers.queued,
+    queued_bytes: numbers.queuedBytes,
+    in_flight: numbers.inFlight,
+    requests_completed: numbers.completed,
+    requests_failed: numbers.failed,
+    commands: [...commands].sort(),
+    app: pool.config.app,
+    slots_backing_off: backingOff,
+    last_failure: pool.lastFailure?.message ?? '',
+    last_failure_at_ms: moment(pool.lastFailure?.atMs ?? 0, toUnixMs),
+  };
+}
+
+export function nodeView(state: State, facts: NodeFacts): object {
+  let ready = 0;
+  for (const worker of state.workers.values()) if (worker.phase === 'ready') ready += 1;
+  return {
+    node_id: facts.nodeId,
+    state: nodeStates[state.node.phase],
+    version: facts.version,
+    pid: facts.pid,
+    started_at_ms: facts.startedAtMs,
+    revision: state.revision,
+    agent_id: facts.agentId,
+    pools: state.pools.size,
+    workers: state.workers.size,
+    workers_ready: ready,
+    config_path: facts.configPath,
+    http_address: facts.httpAddress,
+    listen_address: facts.listenAddress,
+    config_error: state.node.configError,
+  };
+}
+
+export function eventView(record: NodeRecord, toUnixMs: ToUnixMs): object {
+  return {
+    at_ms: moment(record.atMs, toUnixMs),
+    kind: record.kind,
+    pool: record.pool ?? '',
+    worker_id: record.workerId ?? '',
+    reason: record.reason ?? '',
+    message: record.message,
+    exit_code: record.exit?.code ?? 0,
+    has_exit_code: typeof record.exit?.code === 'number',
+    signal: record.exit?.signal ?? '',
+  };
+}
