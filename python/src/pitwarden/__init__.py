@@ -1,0 +1,64 @@
+"""Write Python workers for the pitwarden agent, and call them."""
+
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+from .app import App
+from .context import Context, Deadline, context
+from .errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    Code,
+    DataLoss,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "App",
+    "Cancelled",
+    "Client",
+    "Code",
+    "Context",
+    "DataLoss",
+    "Deadline",
+    "DeadlineExceeded",
+    "Error",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "__version__",
+    "context",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Client needs grpc, which a worker must not load before its application: a template process forks without it.
+    if name == "Client":
+        from .client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,100 @@
+"""Payloads to arguments, and results to payloads.
+
+JSON here is the JSON of RFC 8259: NaN and the infinities, which Python's json writes and reads but few other languages
+do, are refused in both directions, so that a caller learns of them from us and not from its parser.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from .errors import Internal, InvalidArgument
+
+JSON = "application/json"
+BYTES = "application/octet-stream"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+# A lone surrogate has no UTF-8, but JSON can escape it.
+_encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def decode_arguments(payload: bytes, content_type: str) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments; raises InvalidArgument."""
+    if content_type in ("", JSON):
+        if not payload:
+            return [], {}
+        value = decode(payload)
+        if type(value) is dict:
+            return [], value
+        if type(value) is list:
+            return value, {}
+        raise InvalidArgument(
+            "arguments must be a JSON object (keyword arguments) or array (positional ones), "
+            f"got {_json_kind(value)}"
+        )
+    if content_type == BYTES:
+        return [payload], {}
+    raise InvalidArgument(f"content_type must be {JSON} or {BYTES}, got {content_type!r}")
+
+
+def decode(payload: bytes) -> Any:
+    try:
+        return _decode(payload.decode("utf-8"))
+    except (ValueError, RecursionError) as failure:
+        raise InvalidArgument(f"the payload must be JSON: {failure}") from None
+
+
+def encode_result(value: Any) -> tuple[bytes, str]:
+    """Payload and content type; raises Internal, for a result that cannot be sent is the command's own mistake."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value), BYTES
+    return encode(value), JSON
+
+
+def encode(value: Any) -> bytes:
+    try:
+        try:
+            return _encode(value).encode("utf-8")
+        except UnicodeEncodeError:
+            return _encode_ascii(value).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as failure:
+        raise Internal(f"a result must be bytes or JSON, got {type(value).__name__}: {failure}") from None
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, str]:
+    """The payload that decode_arguments takes apart; raises InvalidArgument."""
+    if args and kwargs:
+        raise InvalidArgument("give either positional or keyword arguments: a request carries one kind, got both")
+    if len(args) == 1 and isinstance(args[0], (bytes, bytearray, memoryview)):
+        return bytes(args[0]), BYTES
+    if not args and not kwargs:
+        return b"", JSON
+    try:
+        return encode(list(args) if args else kwargs), JSON
+    except Internal:
+        raise InvalidArgument(
+            "arguments must be JSON (numbers, strings, lists, dicts, no NaN), or one bytes value; "
+            f"got {', '.join(type(value).__name__ for value in (*args, *kwargs.values()))}"
+        ) from None
+
+
+def decode_result(payload: bytes, content_type: str) -> Any:
+    if content_type == BYTES:
+        return payload
+    try:
+        return decode(payload) if payload else None
+    except InvalidArgument as failure:
+        raise Internal(f"the result could not be read: {failure.message}") from None
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "a boolean", str: "a string", int: "a number", float: "a number"}.get(type(value), "a value")

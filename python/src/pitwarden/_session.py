@@ -1,0 +1,248 @@
+"""The worker's side of the link, without I/O: frames in, calls to run; their answers in, frames out.
+
+A call is waiting until `begin`, running until `finish` or `fail`, and gone after. What ends it first counts: a cancel or
+a passed deadline answers a waiting call at once, and only marks a running one, whose command has the last word. So every
+request gets exactly one result.
+
+It starts no thread, reads no clock (the time is an argument, in seconds of one monotonic clock), and takes no lock:
+_link.py holds one around every call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional, Union
+
+from ._pb.link_pb2 import (
+    AgentFrame,
+    Hello,
+    LinkChunk,
+    LinkError,
+    LinkRequest,
+    LinkResult,
+    Pong,
+    Progress,
+    WorkerFrame,
+)
+from .context import Request
+from .errors import Code, Error
+
+PROTOCOL = 1
+
+# A ping waits for at most one frame that is being sent, so a frame is kept short; one large result still goes whole.
+FRAME_MAX_BYTES = 1024 * 1024
+
+# What chunks may wait for the agent before their producers do: enough to keep the line busy, too little to hurt.
+CHUNKS_MAX_BYTES = 1024 * 1024
+CHUNKS_MAX = 256
+
+# Around a payload: field numbers, lengths, id and content type.
+_OVERHEAD_BYTES = 48
+
+
+class ProtocolError(Exception):
+    """The agent sent what the protocol does not allow; nothing was changed."""
+
+
+class Call(Request):
+    """One request on this link."""
+
+    __slots__ = ("begun_s", "command", "content_type", "id", "payload")
+
+    def __init__(self, request: LinkRequest, now_s: float) -> None:
+        deadline_s = now_s + request.timeout_ms / 1000 if request.timeout_ms else None
+        super().__init__(request.request_id, request.session_id, deadline_s)
+        self.id = request.id
+        self.command = request.command
+        self.payload = request.payload
+        self.content_type = request.content_type
+        self.begun_s: Optional[float] = None
+
+
+class Received:
+    """What one frame asks for."""
+
+    __slots__ = ("cancelled", "concurrency", "draining", "starts", "stop_grace_ms")
+
+    def __init__(self) -> None:
+        self.concurrency: Optional[int] = None
+        self.starts: list[Call] = []
+        # Running calls alone: a waiting one that was cancelled is answered already.
+        self.cancelled: list[Call] = []
+        self.draining = False
+        self.stop_grace_ms: Optional[int] = None
+
+
+class Session:
+    def __init__(self, hello: Hello) -> None:
+        self._hello: Optional[Hello] = hello
+        self._welcomed = False
+        self._calls: dict[int, Call] = {}
+        self._running: dict[int, Call] = {}
+        self._started = 0
+        self._finished = 0
+        self._ping: Optional[int] = None
+        # Insertion-ordered, and cheap to take an id out of when its answer overtakes it.
+        self._accepted: dict[int, None] = {}
+        self._progress: dict[int, Progress] = {}
+        # Chunks and results in order, for a stream's result must not overtake its chunks.
+        self._answers: deque[Union[LinkChunk, LinkResult]] = deque()
+        self._chunks = 0
+        self._chunk_bytes = 0
+
+    @property
+    def idle(self) -> bool:
+        """No request is waiting or running."""
+        return not self._calls
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is waiting to be sent."""
+        return not (self._hello or self._ping or self._accepted or self._answers or self._progress)
+
+    @property
+    def has_room(self) -> bool:
+        """A chunk may be added; without room its producer should wait."""
+        return self._chunks < CHUNKS_MAX and self._chunk_bytes < CHUNKS_MAX_BYTES
+
+    def receive(self, frame: AgentFrame, now_s: float) -> Received:
+        received = Received()
+        if not self._welcomed:
+            received.concurrency = self._welcome(frame)
+        elif frame.HasField("welcome"):
+            raise ProtocolError("the agent sent a second welcome, expected one")
+        if frame.HasField("ping"):
+            self._ping = frame.ping.sequence
+        for request in frame.requests:
+            if request.id in self._calls:
+                raise ProtocolError(f"the agent sent request {request.id} twice, expected ids unique on the link")
+            call = self._calls[request.id] = Call(request, now_s)
+            received.starts.append(call)
+        for id in frame.cancels:
+            self._cancel(id, received)
+        received.draining = frame.HasField("drain")
+        if frame.HasField("stop"):
+            received.stop_grace_ms = frame.stop.grace_ms
+        return received
+
+    def begin(self, call: Call, now_s: float) -> bool:
+        """True: run it. False: it was answered without running."""
+        if call.id not in self._calls:
+            return False
+        if call.deadline_s is not None and now_s >= call.deadline_s:
+            self.fail(call, Error("the deadline passed before the command began", code=Code.DEADLINE_EXCEEDED))
+            return False
+        call.begun_s = now_s
+        self._running[call.id] = call
+        self._accepted[call.id] = None
+        self._started += 1
+        return True
+
+    def add_chunk(self, call: Call, payload: bytes, content_type: str) -> None:
+        self._answers.append(LinkChunk(id=call.id, payload=payload, content_type=content_type))
+        self._chunks += 1
+        self._chunk_bytes += len(payload)
+
+    def report(self, call: Call, fraction: float, message: str) -> None:
+        # Only the latest report matters, so a busy reporter cannot fill the line.
+        if call.id in self._running:
+            self._progress[call.id] = Progress(id=call.id, fraction=fraction, message=message)
+
+    def finish(self, call: Call, payload: bytes, content_type: str) -> None:
+        self._answer(call, LinkResult(id=call.id, payload=payload, content_type=content_type))
+
+    def fail(self, call: Call, error: Error) -> None:
+        told = LinkError(code=error.code, type=error.type, message=error.message, traceback=error.traceback)
+        self._answer(call, LinkResult(id=call.id, error=told))
+
+    def cancel_all(self) -> list[Call]:
+        """Marks every running call, for nobody will read its result; the calls are returned."""
+        for call in self._calls.values():
+            call.cancelled = True
+        return list(self._running.values())
+
+    def take(self, now_s: float, loop_lag_ms: int = 0) -> Optional[WorkerFrame]:
+        """The next frame to send, None when there is nothing to say. Pongs come first and are never held back."""
+        if self.empty:
+            return None
+        frame = WorkerFrame()
+        if self._hello is not None:
+            frame.hello.CopyFrom(self._hello)
+            self._hello = None
+        if self._ping is not None:
+            frame.pong.CopyFrom(self._pong(self._ping, now_s, loop_lag_ms))
+            self._ping = None
+        if self._accepted:
+            frame.accepted.extend(self._accepted)
+            self._accepted.clear()
+        if self._progress:
+            frame.progress.extend(self._progress.values())
+            self._progress.clear()
+        self._take_answers(frame)
+        return frame
+
+    def _take_answers(self, frame: WorkerFrame) -> None:
+        answers, size = self._answers, 0
+        chunks, results = [], []
+        while answers:
+            answer = answers[0]
+            if isinstance(answer, LinkChunk):
+                size += len(answer.payload) + _OVERHEAD_BYTES
+                if size > FRAME_MAX_BYTES and (chunks or results):
+                    break
+                self._chunks -= 1
+                self._chunk_bytes -= len(answer.payload)
+                chunks.append(answer)
+            else:
+                size += len(answer.payload) + _OVERHEAD_BYTES + len(answer.error.traceback)
+                if size > FRAME_MAX_BYTES and (chunks or results):
+                    break
+                results.append(answer)
+            answers.popleft()
+        frame.chunks.extend(chunks)
+        frame.results.extend(results)
+
+    def _welcome(self, frame: AgentFrame) -> int:
+        if not frame.HasField("welcome"):
+            raise ProtocolError("the agent's first frame must be a welcome")
+        if frame.welcome.protocol != PROTOCOL:
+            raise ProtocolError(
+                f"this SDK speaks link protocol {PROTOCOL}, the agent speaks {frame.welcome.protocol}: "
+                "upgrade the older of the two"
+            )
+        self._welcomed = True
+        return max(1, frame.welcome.concurrency)
+
+    def _cancel(self, id: int, received: Received) -> None:
+        call = self._calls.get(id)
+        if call is None:
+            # Its answer and the cancel crossed on the line.
+            return
+        call.cancelled = True
+        if call.begun_s is not None:
+            received.cancelled.append(call)
+            return
+        self.fail(call, Error("the request was cancelled before the command began", code=Code.CANCELLED))
+        if call in received.starts:
+            received.starts.remove(call)
+
+    def _answer(self, call: Call, result: LinkResult) -> None:
+        if self._calls.pop(call.id, None) is None:
+            return
+        self._answers.append(result)
+        if self._running.pop(call.id, None) is not None:
+            self._finished += 1
+            self._accepted.pop(call.id, None)
+            self._progress.pop(call.id, None)
+
+    def _pong(self, sequence: int, now_s: float, loop_lag_ms: int) -> Pong:
+        # Calls begin in the order of the dictionary, so its first is the oldest.
+        oldest = next(iter(self._running.values()), None)
+        return Pong(
+            sequence=sequence,
+            in_flight=len(self._running),
+            requests_started=self._started,
+            requests_finished=self._finished,
+            oldest_request_ms=0 if oldest is None or oldest.begun_s is None else int((now_s - oldest.begun_s) * 1000),
+            loop_lag_ms=loop_lag_ms,
+        )

@@ -1,0 +1,208 @@
+"""The author's side: an App, its commands and its hooks."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Callable, NoReturn, Optional, TypeVar, Union, overload
+
+from . import _codec
+from .context import Context, Request, enter, leave
+from .errors import InvalidArgument, NotFound, Refusal
+from ._loop import LoopThread
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command:
+    """A named function, with what is worth knowing about it before the first call."""
+
+    __slots__ = ("_wrapped", "function", "is_async", "name", "streams", "summary")
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        # A decorated function is what its innermost function is, as far as calling it goes.
+        inner = inspect.unwrap(function)
+        self.name = name
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+        self.streams = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
+        self.summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        self._wrapped = inner is not function
+
+    def invoke(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Calls the function: a value, a generator, a coroutine or an async generator comes back.
+
+        Arguments are not checked beforehand: Python does that as it calls, and only when it refused them is the
+        signature looked at, to say what the command takes.
+        """
+        try:
+            return self.function(*args, **kwargs)
+        except TypeError as error:
+            raised_by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+            if raised_by_call or self._wrapped:
+                self._refuse_mismatch(args, kwargs)
+            raise
+
+    def _refuse_mismatch(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as mismatch:
+            message = f"{self.name} takes {_parameters(signature)}, got {_given(args, kwargs)}: {mismatch}"
+            raise Refusal(InvalidArgument(message)) from None
+
+
+def _parameters(signature: inspect.Signature) -> str:
+    return str(signature.replace(return_annotation=inspect.Signature.empty))
+
+
+def _given(args: list[Any], kwargs: dict[str, Any]) -> str:
+    if kwargs:
+        return "keyword arguments " + ", ".join(sorted(kwargs)) + (f" and {len(args)} positional" if args else "")
+    if not args:
+        return "no arguments"
+    return f"{len(args)} positional argument{'s' if len(args) > 1 else ''}"
+
+
+Hook = Callable[[], Any]
+HookFunction = TypeVar("HookFunction", bound=Hook)
+
+
+class App:
+    """Holds the commands of one application.
+
+    The agent runs it as ``python -m pitwarden.worker``; in tests ``app.call("name", ...)`` needs no agent. Used as a
+    context manager, ``with app:`` runs the start hooks, and the stop hooks at its end.
+    """
+
+    def __init__(self) -> None:
+        self.commands: dict[str, Command] = {}
+        self.loop = LoopThread()
+        self._start_hooks: list[Hook] = []
+        self._stop_hooks: list[Hook] = []
+
+    @overload
+    def command(self, function: Function, /) -> Function: ...
+
+    @overload
+    def command(self, /, *, name: str) -> Callable[[Function], Function]: ...
+
+    def command(
+        self, function: Optional[Function] = None, /, *, name: str = ""
+    ) -> Union[Function, Callable[[Function], Function]]:
+        """Offers a function to callers, under its own name or the one given."""
+
+        def register(registered: Function) -> Function:
+            if not callable(registered):
+                raise TypeError(f"a command must be a function, got {type(registered).__name__}")
+            command_name = name or getattr(registered, "__name__", "")
+            if not command_name:
+                raise TypeError(f"{registered!r} has no __name__: register it with @app.command(name=...)")
+            if command_name in self.commands:
+                raise ValueError(f"two commands are named {command_name!r}: give one of them another name")
+            self.commands[command_name] = Command(command_name, registered)
+            return registered
+
+        return register if function is None else register(function)
+
+    def on_start(self, hook: HookFunction) -> HookFunction:
+        """Runs the hook before the worker is ready: load models, open connections."""
+        self._start_hooks.append(hook)
+        return hook
+
+    def on_stop(self, hook: HookFunction) -> HookFunction:
+        """Runs the hook when the worker is asked to go, after its last request. Hooks run last first."""
+        self._stop_hooks.append(hook)
+        return hook
+
+    def find(self, name: str) -> Command:
+        """The command of this name; raises NotFound, naming the nearest."""
+        command = self.commands.get(name)
+        if command is None:
+            raise NotFound(f"no command named {name!r}; {_suggestion(name, list(self.commands))}")
+        return command
+
+    def call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command here and now, without an agent, with what a caller would send and receive.
+
+        Arguments and result go through JSON as they would on their way; a command's exceptions come through as they
+        are raised. A generator's values come back as a list.
+        """
+        command = self.find(name)
+        positional, named = args, kwargs
+        if not (args and kwargs):
+            decoded, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
+            positional = tuple(decoded)
+        token = enter(Context(Request()))
+        try:
+            return self._run(command, list(positional), named)
+        except Refusal as refusal:
+            raise refusal.error from None
+        finally:
+            leave(token)
+
+    def run(self) -> NoReturn:
+        """For ``python app.py``: serves the agent that started it, or says what to do without one."""
+        from .worker import serve_app
+
+        sys.exit(serve_app(self))
+
+    def start(self) -> None:
+        for hook in self._start_hooks:
+            self._run_hook(hook)
+
+    def stop(self) -> None:
+        """Runs every stop hook; the first exception is raised when all have had their turn."""
+        failure: Optional[BaseException] = None
+        for hook in reversed(self._stop_hooks):
+            try:
+                self._run_hook(hook)
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> App:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self, command: Command, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if command.is_async:
+            return self.loop.run(_gather(command, args, kwargs))
+        value = command.invoke(args, kwargs)
+        if isinstance(value, Iterator) and command.streams:
+            return [_as_received(item) for item in value]
+        return _as_received(value)
+
+    def _run_hook(self, hook: Hook) -> None:
+        # An async hook runs on the loop that async commands use, so that what it opens belongs to that loop.
+        if inspect.iscoroutinefunction(hook):
+            self.loop.run(hook())
+        else:
+            hook()
+
+
+async def _gather(command: Command, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    value = command.invoke(args, kwargs)
+    if isinstance(value, AsyncIterator):
+        return [_as_received(item) async for item in value]
+    return _as_received(await value)
+
+
+def _as_received(value: Any) -> Any:
+    return _codec.decode_result(*_codec.encode_result(value))
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known commands: {', '.join(sorted(known)[:20])}" if known else "the application has no commands"

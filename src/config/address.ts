@@ -1,0 +1,40 @@
+import { failed, type Parsed, show } from './units.ts';
+
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+export const addressPattern = '^(\\[[0-9a-fA-F:.]+\\]|[^:\\s]+):[0-9]{1,5}$';
+
+/** `off` is null. */
+export function parseHttp(input: unknown): Parsed<Address | null> {
+  if (input === 'off') return { ok: true, value: null };
+  if (input === false) return failed('expected HOST:PORT or off, got false; write off to disable it');
+  return parseAddress(input);
+}
+
+/** `off` is null. */
+export function parseListen(input: unknown): Parsed<Address | null> {
+  const parsed = parseHttp(input);
+  if (!parsed.ok || parsed.value === null || isLoopback(parsed.value.host)) return parsed;
+  const reason = 'TCP outside loopback needs mTLS, which is not there yet';
+  return failed(`expected a loopback address, got ${show(parsed.value.host)}: ${reason}`);
+}
+
+export function parseAddress(input: unknown): Parsed<Address> {
+  const wanted = 'expected HOST:PORT such as 127.0.0.1:9464';
+  if (typeof input === 'number') return failed(`${wanted}, got only a port; write 127.0.0.1:${input}`);
+  if (typeof input !== 'string') return failed(`${wanted}, got ${show(input)}`);
+  const match = /^(?:\[([0-9a-f:.]+)\]|([^:\s[\]]+)):([0-9]{1,5})$/i.exec(input);
+  const host = match?.[1] ?? match?.[2];
+  if (match === null || host === undefined) return failed(`${wanted}, got ${show(input)}`);
+  const port = Number(match[3]);
+  if (port > 65_535) return failed(`expected a port from 0 to 65535, got ${port}`);
+  return { ok: true, value: { host, port } };
+}
+
+/** By its spelling: a name other than localhost could resolve to anything. */
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.[0-9]{1,3}){3}$/.test(host);
+}

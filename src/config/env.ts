@@ -1,0 +1,30 @@
+import { failed, type Parsed, show } from './units.ts';
+
+const placeholders = ['slot', 'pool'] as const;
+
+/** A pool's environment with its placeholders filled in for one slot. */
+export function expandEnv(
+  pool: { readonly name: string; readonly env: Readonly<Record<string, string>> },
+  slot: number,
+): Record<string, string> {
+  const values: Readonly<Record<string, string>> = { slot: String(slot), pool: pool.name };
+  const fill = (text: string): string =>
+    text.replace(/\{\{|\}\}|\{([a-z]+)\}/g, (found, name?: string) =>
+      name === undefined ? found.charAt(0) : (values[name] ?? found),
+    );
+  return Object.fromEntries(Object.entries(pool.env).map(([name, text]) => [name, fill(text)]));
+}
+
+/** Accepts text whose braces are all placeholders that we know, or doubled. */
+export function parseEnvValue(input: unknown): Parsed<string> {
+  if (typeof input !== 'string') return failed(`expected a text, got ${show(input)}`);
+  if (input.includes('\0')) return failed('expected a text without a NUL character, got one with it');
+  for (const [found, name] of input.matchAll(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g)) {
+    if (found === '{{' || found === '}}') continue;
+    if (name === undefined) return failed(`unmatched ${found} in ${show(input)}; write ${found}${found} for a plain one`);
+    if (!(placeholders as readonly string[]).includes(name)) {
+      return failed(`unknown placeholder ${found}; expected {slot} or {pool}, or {{ and }} for plain braces`);
+    }
+  }
+  return { ok: true, value: input };
+}

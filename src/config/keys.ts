@@ -1,0 +1,176 @@
+import { z } from 'zod';
+import {
+  durationPattern,
+  failed,
+  formatDuration,
+  formatSize,
+  type Parsed,
+  parseDuration,
+  parseSize,
+  show,
+  sizePattern,
+} from './units.ts';
+
+/** The kinds of keys that the schema is written in; each knows its messages and what editors may be told of it. */
+
+const yearMs = 365 * 86_400_000;
+const pebibyte = 2 ** 50;
+
+/** A relation between two keys of one section; checked when both are right by themselves. */
+export interface Rule {
+  readonly keys: readonly [string, string];
+  readonly needs: string;
+  holds(first: number, second: number): boolean;
+}
+
+type Shape = z.core.$ZodLooseShape;
+type Body<S extends Shape> = z.ZodObject<S, z.core.$strict>;
+
+/** A map with known keys that all have defaults, so that the whole of it may be left out. */
+export function section<S extends Shape>(shape: S, rules: readonly Rule[] = []): z.ZodPrefault<Body<S>> {
+  return sectionBody(shape, rules).prefault({} as z.core.util.NoUndefined<z.input<Body<S>>>);
+}
+
+/** A map with known keys. Its rules run even when other keys of it are wrong, so that one run reports everything. */
+export function sectionBody<S extends Shape>(shape: S, rules: readonly Rule[] = []): Body<S> {
+  return z.strictObject(shape, { error: expecting('a map of keys') }).superRefine(
+    (value, context) => {
+      const wrong = new Set<unknown>(context.issues.map((issue) => issue.path?.[0]));
+      for (const { keys, needs, holds } of rules) {
+        const [first, second] = keys.map((key) => (value as Record<string, unknown>)[key]);
+        if (wrong.has(keys[0]) || wrong.has(keys[1])) continue;
+        if (typeof first !== 'number' || typeof second !== 'number' || holds(first, second)) continue;
+        context.addIssue({ code: 'custom', path: [keys[0]], message: `expected ${needs}` });
+      }
+    },
+    { when: () => true },
+  );
+}
+
+/** A map with names that people choose; a wrong name does not hide what is wrong below it. */
+export function map<V extends z.ZodType>(
+  values: V,
+  names: string,
+  check: (name: string) => string | undefined,
+): z.ZodRecord<z.ZodString, V> {
+  return z
+    .record(z.string(), values, { error: expecting('a map') })
+    .superRefine(
+      (value, context) => {
+        if (typeof value !== 'object' || value === null) return;
+        for (const name of Object.keys(value)) {
+          const message = check(name);
+          if (message !== undefined) {
+            context.addIssue({ code: 'custom', path: [name], message, params: { atKey: true } });
+          }
+        }
+      },
+      { when: () => true },
+    )
+    .meta({ propertyNames: { pattern: names } });
+}
+
+export function duration(fallback: string, description: string, minMs = 1) {
+  const parse = (input: unknown) => between(parseDuration(input), minMs, yearMs, formatDuration);
+  return quantity(parse, { type: 'string', pattern: durationPattern })
+    .prefault(fallback)
+    .meta({ description, unit: 'duration' });
+}
+
+export function durationOrOff(fallback: string, description: string) {
+  const parse = (input: unknown) => orOff(input, (some) => between(parseDuration(some), 0, yearMs, formatDuration));
+  return quantity(parse, { anyOf: [{ type: 'string', pattern: `^off$|${durationPattern}` }, { const: 0 }] })
+    .prefault(fallback)
+    .meta({ description, unit: 'duration or `off`' });
+}
+
+export function size(fallback: string, description: string, maxBytes = pebibyte) {
+  const parse = (input: unknown) => between(parseSize(input), 1, maxBytes, formatSize);
+  return quantity(parse, { type: 'string', pattern: sizePattern })
+    .prefault(fallback)
+    .meta({ description, unit: 'size' });
+}
+
+export function sizeOrOff(fallback: string, description: string) {
+  const parse = (input: unknown) => orOff(input, (some) => between(parseSize(some), 0, pebibyte, formatSize));
+  return quantity(parse, { anyOf: [{ type: 'string', pattern: `^off$|${sizePattern}` }, { const: 0 }] })
+    .prefault(fallback)
+    .meta({ description, unit: 'size or `off`' });
+}
+
+export function whole(min: number, max: number, fallback: number, unit: string, description: string) {
+  const error = expecting(`a whole number from ${min} to ${max}`);
+  return z
+    .int({ error })
+    .min(min, { error })
+    .max(max, { error })
+    .prefault(fallback)
+    .meta({ description, unit: `${unit}, ${min} to ${max}` });
+}
+
+export function wholeOrOff(fallback: string, unit: string, description: string) {
+  const parse = (input: unknown): Parsed<number> => {
+    const count = input === 'off' ? 0 : input;
+    if (typeof count === 'number' && Number.isSafeInteger(count) && count >= 0) return { ok: true, value: count };
+    return failed(`expected a whole number or off, got ${show(input)}`);
+  };
+  return quantity(parse, { anyOf: [{ type: 'integer', minimum: 0 }, { const: 'off' }] })
+    .prefault(fallback)
+    .meta({ description, unit: `${unit} or \`off\`` });
+}
+
+export function share(max: number, fallback: number, description: string) {
+  const error = expecting(`a share from 0 to ${max}`);
+  return z
+    .number({ error })
+    .min(0, { error })
+    .max(max, { error })
+    .prefault(fallback)
+    .meta({ description, unit: `share, 0 to ${max}` });
+}
+
+export function choice<const T extends readonly string[]>(words: T) {
+  return z.enum(words, { error: expecting(words.join(' or ')) });
+}
+
+/** Text that is not empty. */
+export function words() {
+  const error = expecting('a text');
+  return z.string({ error }).min(1, { error });
+}
+
+export function pattern(regex: string, expected: string) {
+  const error = expecting(expected);
+  return z.string({ error }).regex(new RegExp(regex), { error });
+}
+
+/** A value with a parser of its own; `json` is what the editors' schema says of its spelling. */
+export function quantity<T>(parse: (input: unknown) => Parsed<T>, json: Readonly<Record<string, unknown>>) {
+  return z
+    .unknown()
+    .transform((input, context): T => {
+      const parsed = parse(input);
+      if (parsed.ok) return parsed.value;
+      context.issues.push({ code: 'custom', message: parsed.message, input });
+      return z.NEVER;
+    })
+    .meta(json);
+}
+
+function orOff(input: unknown, parse: (input: unknown) => Parsed<number>): Parsed<number> {
+  if (input === 'off' || input === 0 || input === '0') return { ok: true, value: 0 };
+  if (input === false) return failed('expected a value or off, got false; write off');
+  return parse(input);
+}
+
+function between(parsed: Parsed<number>, min: number, max: number, format: (value: number) => string): Parsed<number> {
+  if (!parsed.ok || (parsed.value >= min && parsed.value <= max)) return parsed;
+  return failed(`expected from ${format(min)} to ${format(max)}, got ${format(parsed.value)}`);
+}
+
+function expecting(expected: string) {
+  return (issue: { readonly input?: unknown }): string => {
+    if (issue.input === undefined) return `required: expected ${expected}`;
+    return `expected ${expected}, got ${show(issue.input)}`;
+  };
+}

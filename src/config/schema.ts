@@ -1,0 +1,200 @@
+import type { z } from 'zod';
+import { addressPattern, parseHttp, parseListen } from './address.ts';
+import { parseEnvValue } from './env.ts';
+import {
+  choice,
+  duration,
+  durationOrOff,
+  map,
+  pattern,
+  quantity,
+  section,
+  sectionBody,
+  share,
+  size,
+  sizeOrOff,
+  whole,
+  wholeOrOff,
+  words,
+} from './keys.ts';
+import { show } from './units.ts';
+
+/**
+ * Every key of the configuration: its default, its unit and one sentence. The loader, the editors' JSON schema and
+ * docs/configuration.md are all made from this file.
+ *
+ * A section's checks run even when some of its keys are wrong, so that one run reports everything.
+ */
+
+const poolNamePattern = '^[a-z][a-z0-9_-]{0,62}$';
+const appPattern = '^[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*:[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*$';
+const nodeIdPattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$';
+const variablePattern = '^[A-Za-z_][A-Za-z0-9_]*$';
+
+const start = section({
+  mode: choice(['exec']).prefault('exec').meta({ description: 'How a worker is made: `exec` runs a fresh interpreter.' }),
+  timeout: duration('60s', 'How long a worker may take from its spawn until it is attached and ready.'),
+  parallel: whole(1, 1000, 4, 'workers', 'How many workers of the pool may be starting at once.'),
+});
+
+const heartbeat = section(
+  {
+    interval: duration('2s', 'How often the agent pings each worker.'),
+    timeout: duration('10s', 'How long a ping may stay unanswered before it counts as missed.'),
+    max_missed: whole(1, 1000, 3, 'pings', 'How many pings in a row may be missed before the worker counts as hung.'),
+    busy_limit: duration('5m', 'How long a worker may miss pings while it burns CPU or still brings results.'),
+  },
+  [
+    { keys: ['timeout', 'interval'], needs: 'timeout to be no shorter than interval', holds: (a, b) => a >= b },
+    { keys: ['busy_limit', 'timeout'], needs: 'busy_limit to be no shorter than timeout', holds: (a, b) => a >= b },
+  ],
+);
+
+const memory = section(
+  {
+    soft: sizeOrOff('off', 'Memory of the whole process tree past which the worker is recycled with a drain.'),
+    hard: sizeOrOff('off', 'Memory of the whole process tree past which the worker is killed.'),
+  },
+  [
+    {
+      keys: ['hard', 'soft'],
+      needs: 'hard to be larger than soft',
+      holds: (hard, soft) => hard === 0 || soft === 0 || hard > soft,
+    },
+  ],
+);
+
+const recycle = section(
+  {
+    max_age: durationOrOff('off', 'Age at which a worker is replaced.'),
+    max_requests: wholeOrOff('off', 'requests', 'Number of requests after which a worker is replaced, failed ones too.'),
+    memory: memory.meta({ description: 'Limits on the memory of a worker and all its descendants.' }),
+    jitter: share(0.9, 0.1, "Share of a limit by which the workers' own limits are spread below it, so that equals part."),
+    max_surge: whole(0, 1000, 1, 'workers', 'How many workers above `size` may exist while some are replaced.'),
+    max_unavailable: whole(0, 1000, 0, 'workers', 'How many workers below `size` may be missing while some are replaced.'),
+    min_lifetime: durationOrOff('1s', 'How long a worker serves before any planned recycle may touch it.'),
+  },
+  [
+    {
+      keys: ['max_unavailable', 'max_surge'],
+      needs: 'max_surge or max_unavailable to be at least 1: with both 0 no worker could ever be replaced',
+      holds: (unavailable, surge) => unavailable > 0 || surge > 0,
+    },
+    {
+      keys: ['min_lifetime', 'max_age'],
+      needs: 'min_lifetime to be shorter than max_age',
+      holds: (lifetime, age) => age === 0 || lifetime < age,
+    },
+  ],
+);
+
+const backoff = section(
+  {
+    min: duration('500ms', 'Wait before the first restart after a crash; each further one doubles it.'),
+    max: duration('30s', 'Longest wait before a restart.'),
+  },
+  [{ keys: ['max', 'min'], needs: 'max to be no shorter than min', holds: (max, min) => max >= min }],
+);
+
+const restart = section({
+  backoff: backoff.meta({ description: 'Waits between the restarts of one crashing slot.' }),
+  reset_after: duration('60s', 'How long a worker must stay up for its slot to be forgiven its crashes.'),
+});
+
+const drain = section({
+  timeout: duration('30s', 'How long the running requests of a draining worker may take to finish.', 0),
+  kill_after: duration('10s', 'How long a worker that was asked to stop may take before it is killed.', 0),
+});
+
+const queue = section({
+  max_requests: whole(1, 1_000_000, 1000, 'requests', 'How many requests may wait for a free worker.'),
+  max_bytes: size('64MiB', 'How many bytes of payload the waiting requests may hold together.'),
+});
+
+const request = section({
+  timeout: duration('60s', 'Deadline of a request whose caller gave none.'),
+});
+
+const pool = sectionBody({
+  app: pattern(appPattern, 'module:attribute of a pitwarden.App, such as text:app').meta({
+    description: 'Module and attribute of the `pitwarden.App` that the workers serve.',
+    unit: '`module:attribute`',
+  }),
+  python: words().prefault('python3').meta({
+    description:
+      "Python interpreter; a path with a slash is taken from the config file's folder, a bare name from PATH.",
+    unit: 'path or name',
+  }),
+  cwd: words().prefault('.').meta({
+    description: "Working directory of the workers, taken from the config file's folder.",
+    unit: 'path',
+  }),
+  env: map(quantity(parseEnvValue, { type: ['string', 'number', 'boolean'] }), variablePattern, checkVariable)
+    .prefault({})
+    .meta({
+      description: 'Environment variables; `{slot}` and `{pool}` are filled in, `{{` and `}}` stand for plain braces.',
+      unit: 'map of texts',
+    }),
+  size: whole(0, 1000, 1, 'workers', 'How many workers the pool keeps.'),
+  concurrency: whole(1, 1000, 1, 'requests', 'How many requests one worker may have at once.'),
+  start: start.meta({ description: 'How workers come up.' }),
+  heartbeat: heartbeat.meta({ description: 'How a hung worker is told from a busy one.' }),
+  recycle: recycle.meta({ description: 'When and how workers are replaced as planned.' }),
+  restart: restart.meta({ description: 'What happens after a crash.' }),
+  drain: drain.meta({ description: 'How a worker goes.' }),
+  queue: queue.meta({ description: 'Limits on the requests that wait; beyond them RESOURCE_EXHAUSTED is the answer.' }),
+  request: request.meta({ description: 'Defaults of a request.' }),
+});
+
+export const schema = sectionBody({
+  node: section({
+    id: pattern(nodeIdPattern, 'a name of letters, digits, dots, _ and -')
+      .optional()
+      .meta({ description: 'Name of this host in views and metrics.', unit: 'name', fallback: 'the host name' }),
+  }).meta({ description: 'Who this agent is.' }),
+  runtime_dir: words().optional().meta({
+    description: 'Folder of the sockets, `agent.sock` among them.',
+    unit: 'path',
+    fallback: '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
+  }),
+  state_dir: words().optional().meta({
+    description: 'Folder of what must survive a restart of the agent.',
+    unit: 'path',
+    fallback: '`/var/lib/pitwarden` as root, else `$XDG_STATE_HOME/pitwarden`, else `~/.local/state/pitwarden`',
+  }),
+  http: quantity(parseHttp, { type: 'string', pattern: `^off$|${addressPattern}` })
+    .prefault('127.0.0.1:9464')
+    .meta({ description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.', unit: '`HOST:PORT` or `off`' }),
+  listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
+    .prefault('off')
+    .meta({ description: 'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one.', unit: '`HOST:PORT` or `off`' }),
+  log: section({
+    level: choice(['trace', 'debug', 'info', 'warn', 'error'])
+      .prefault('info')
+      .meta({ description: 'Least severe log lines that are written.' }),
+    format: choice(['pretty', 'json']).optional().meta({
+      description: 'Log lines for people or for programs.',
+      fallback: '`pretty` on a terminal, else `json`',
+    }),
+  }).meta({ description: 'What the agent writes about itself and its workers.' }),
+  message: section({
+    max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
+  }).meta({ description: 'Limits on single messages.' }),
+  pools: map(pool, poolNamePattern, checkPoolName).meta({
+    description: 'The pools by name; a name is a lower-case letter and up to 62 letters, digits, `_` or `-`.',
+  }),
+});
+
+export type Document = z.output<typeof schema>;
+export type PoolDocument = z.output<typeof pool>;
+
+function checkPoolName(name: string): string | undefined {
+  if (new RegExp(poolNamePattern).test(name)) return undefined;
+  return `expected a pool name of a lower-case letter and up to 62 of a-z, 0-9, _ and -, got ${show(name)}`;
+}
+
+function checkVariable(name: string): string | undefined {
+  if (name.startsWith('PITWARDEN_')) return 'expected another name: the agent itself sets the variables PITWARDEN_…';
+  if (new RegExp(variablePattern).test(name)) return undefined;
+  return `expected a variable name of letters, digits and _, got ${show(name)}`;
+}

@@ -1,0 +1,25 @@
+import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
+import { ReflectionService } from '@grpc/reflection';
+import { HealthImplementation } from 'grpc-health-check';
+import { packageDefinition, services } from './proto.ts';
+
+const serving = ['', 'pitwarden.v1.Execution', 'pitwarden.v1.Control'] as const;
+
+export interface Api {
+  /** What grpc.health.v1 answers for the server and both services. */
+  setServing(serving: boolean): void;
+}
+
+/** Puts Execution, Control, health and reflection onto a server. */
+export function addApi(server: Server, execution: UntypedServiceImplementation, control: UntypedServiceImplementation): Api {
+  server.addService(services.Execution, execution);
+  server.addService(services.Control, control);
+  const health = new HealthImplementation(Object.fromEntries(serving.map((name) => [name, 'SERVING' as const])));
+  health.addToServer(server);
+  new ReflectionService(packageDefinition, { services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control'] }).addToServer(server);
+  return {
+    setServing: (isServing) => {
+      for (const name of serving) health.setStatus(name, isServing ? 'SERVING' : 'NOT_SERVING');
+    },
+  };
+}

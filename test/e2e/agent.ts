@@ -1,0 +1,160 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export const root = new URL('../../', import.meta.url).pathname;
+export const python = join(root, '.venv/bin/python');
+const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
+
+/** A real agent in a process of its own, with folders of its own. */
+export interface TestAgent {
+  readonly pid: number;
+  readonly dir: string;
+  readonly socket: string;
+  readonly http: string;
+  output(): string;
+  /** Runs `bin/pitwarden` against it. */
+  cli(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }>;
+  json<T>(...args: string[]): Promise<T>;
+  workers(pool?: string): Promise<WorkerView[]>;
+  config(yaml: string): void;
+  signal(signal: NodeJS.Signals): void;
+  exited: Promise<{ code: number | null; signal: string | null }>;
+  /** SIGTERM, wait, and fail if a process of it is left. */
+  stop(): Promise<void>;
+}
+
+export interface WorkerView {
+  worker_id: string;
+  pool: string;
+  slot: number;
+  generation: number;
+  pid: number;
+  state: string;
+  health: string;
+  reason: string;
+  in_flight: number;
+  requests_completed: number;
+  requests_failed: number;
+  missed_pings: number;
+  rss_bytes: number;
+}
+
+export async function startAgent(pools: string, extra = ''): Promise<TestAgent> {
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  const file = join(dir, 'pitwarden.yaml');
+  const yaml = (text: string): string => `${extra}\npools:\n${text.replace(/^\n+|\s+$/g, '').replace(/^/gm, '  ')}\n`;
+  writeFileSync(file, yaml(pools));
+  const args = [join(root, 'bin/pitwarden'), 'agent', '--config', file, '--runtime-dir', join(dir, 'run')];
+  const child = spawn(node, [...args, '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  let output = '';
+  child.stdout.on('data', (data) => {
+    output += data;
+  });
+  child.stderr.on('data', (data) => {
+    output += data;
+  });
+  const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
+    child.on('exit', (code, signal) => resolve({ code, signal }));
+  });
+  let over = false;
+  void exited.then(() => {
+    over = true;
+  });
+  const socket = join(dir, 'run/agent.sock');
+  const run = (...argv: string[]): Promise<{ code: number; stdout: string; stderr: string }> =>
+    runProcess(node, [join(root, 'bin/pitwarden'), ...argv, '--socket', socket]);
+  const agent: TestAgent = {
+    pid: child.pid ?? 0,
+    dir,
+    socket,
+    get http() {
+      return /http:\/\/(127\.0\.0\.1:\d+)/.exec(output)?.[1] ?? '';
+    },
+    output: () => output,
+    cli: run,
+    json: async <T>(...argv: string[]) => {
+      const { code, stdout, stderr } = await run(...argv, '--json');
+      if (code !== 0) throw new Error(`${argv.join(' ')} exited ${code}: ${stderr}`);
+      return JSON.parse(stdout) as T;
+    },
+    workers: async (pool) => {
+      const all = await agent.json<WorkerView[]>('workers');
+      return pool === undefined ? all : all.filter((worker) => worker.pool === pool);
+    },
+    config: (text) => writeFileSync(file, yaml(text)),
+    signal: (signal) => {
+      if (!over) process.kill(agent.pid, signal);
+    },
+    exited,
+    stop: async () => {
+      agent.signal('SIGTERM');
+      await exited;
+      const left = processesOf(dir);
+      rmSync(dir, { recursive: true, force: true });
+      if (left.length > 0) throw new Error(`processes left behind: ${left.join(', ')}\n${output}`);
+    },
+  };
+  await until(() => over || /ready to serve|listening/.test(output), 'the agent to listen', () => output);
+  if (over) throw new Error(`the agent did not start:\n${output}`);
+  return agent;
+}
+
+/** Live processes whose environment points into this folder: the agent's workers and whatever they left behind. */
+export function processesOf(dir: string): number[] {
+  const found: number[] = [];
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const environ = readFileSync(`/proc/${name}/environ`, 'latin1');
+      const zombie = /^State:\s+Z/m.test(readFileSync(`/proc/${name}/status`, 'latin1'));
+      if (!zombie && environ.includes(`PITWARDEN_LINK=${dir}/`)) found.push(Number(name));
+    } catch {
+      // It ended meanwhile, or is not ours to read.
+    }
+  }
+  return found;
+}
+
+export function runProcess(file: string, args: string[], input?: string): Promise<{ code: number; stdout: string; stderr: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (data) => {
+      stdout += data;
+    });
+    child.stderr.on('data', (data) => {
+      stderr += data;
+    });
+    child.on('error', reject);
+    child.on('close', (code) => resolve({ code: code ?? -1, stdout, stderr }));
+    child.stdin.end(input ?? '');
+  });
+}
+
+/** Waits for a condition; says what it waited for, and what it saw last, when it does not come. */
+export async function until<T>(condition: () => T | Promise<T>, what: string, seen: () => unknown = () => '', timeoutMs = 30_000): Promise<T> {
+  const endsAt = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > endsAt) throw new Error(`waited ${timeoutMs} ms for ${what}; last seen: ${JSON.stringify(await seen())}`);
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+}
+
+export async function untilReady(agent: TestAgent, pool: string, count: number): Promise<WorkerView[]> {
+  return until(
+    async () => {
+      const ready = (await agent.workers(pool)).filter((worker) => worker.state === 'WORKER_STATE_READY');
+      return ready.length === count ? ready : undefined;
+    },
+    `${count} ready workers of ${pool}`,
+    async () => [await agent.workers(pool), agent.output().slice(-2000)],
+  ) as Promise<WorkerView[]>;
+}
