@@ -1,5 +1,4 @@
 import {
-  type Document as YamlDocument,
   isAlias,
   isMap,
   isNode,
@@ -9,6 +8,7 @@ import {
   type Pair,
   parseDocument,
   visit,
+  type Document as YamlDocument,
 } from 'yaml';
 import type { Problem } from './problem.ts';
 
@@ -33,7 +33,8 @@ export function readDocument(file: string, text: string): SourceDocument {
     file,
     ...place(error.pos[0]),
     path: error.code === 'DUPLICATE_KEY' ? pathAt(document, error.pos[0]) : '',
-    message: error.code === 'DUPLICATE_KEY' ? 'duplicate key: the same key stands above' : `not valid YAML: ${error.message}`,
+    message:
+      error.code === 'DUPLICATE_KEY' ? 'duplicate key: the same key stands above' : `not valid YAML: ${error.message}`,
   }));
   const readable = document.errors.every(({ code }) => code === 'DUPLICATE_KEY');
   const { data, failure } = readable ? toData(document) : { data: undefined, failure: undefined };

@@ -21,7 +21,8 @@ export function parseEnvValue(input: unknown): Parsed<string> {
   if (input.includes('\0')) return failed('expected a text without a NUL character, got one with it');
   for (const [found, name] of input.matchAll(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g)) {
     if (found === '{{' || found === '}}') continue;
-    if (name === undefined) return failed(`unmatched ${found} in ${show(input)}; write ${found}${found} for a plain one`);
+    if (name === undefined)
+      return failed(`unmatched ${found} in ${show(input)}; write ${found}${found} for a plain one`);
     if (!(placeholders as readonly string[]).includes(name)) {
       return failed(`unknown placeholder ${found}; expected {slot} or {pool}, or {{ and }} for plain braces`);
     }

@@ -32,7 +32,9 @@ const nodeIdPattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$';
 const variablePattern = '^[A-Za-z_][A-Za-z0-9_]*$';
 
 const start = section({
-  mode: choice(['exec']).prefault('exec').meta({ description: 'How a worker is made: `exec` runs a fresh interpreter.' }),
+  mode: choice(['exec'])
+    .prefault('exec')
+    .meta({ description: 'How a worker is made: `exec` runs a fresh interpreter.' }),
   timeout: duration('60s', 'How long a worker may take from its spawn until it is attached and ready.'),
   parallel: whole(1, 1000, 4, 'workers', 'How many workers of the pool may be starting at once.'),
 });
@@ -67,11 +69,25 @@ const memory = section(
 const recycle = section(
   {
     max_age: durationOrOff('off', 'Age at which a worker is replaced.'),
-    max_requests: wholeOrOff('off', 'requests', 'Number of requests after which a worker is replaced, failed ones too.'),
+    max_requests: wholeOrOff(
+      'off',
+      'requests',
+      'Number of requests after which a worker is replaced, failed ones too.',
+    ),
     memory: memory.meta({ description: 'Limits on the memory of a worker and all its descendants.' }),
-    jitter: share(0.9, 0.1, "Share of a limit by which the workers' own limits are spread below it, so that equals part."),
+    jitter: share(
+      0.9,
+      0.1,
+      "Share of a limit by which the workers' own limits are spread below it, so that equals part.",
+    ),
     max_surge: whole(0, 1000, 1, 'workers', 'How many workers above `size` may exist while some are replaced.'),
-    max_unavailable: whole(0, 1000, 0, 'workers', 'How many workers below `size` may be missing while some are replaced.'),
+    max_unavailable: whole(
+      0,
+      1000,
+      0,
+      'workers',
+      'How many workers below `size` may be missing while some are replaced.',
+    ),
     min_lifetime: durationOrOff('1s', 'How long a worker serves before any planned recycle may touch it.'),
   },
   [
@@ -155,7 +171,8 @@ export const schema = sectionBody({
   runtime_dir: words().optional().meta({
     description: 'Folder of the sockets, `agent.sock` among them.',
     unit: 'path',
-    fallback: '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
+    fallback:
+      '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
   }),
   state_dir: words().optional().meta({
     description: 'Folder of what must survive a restart of the agent.',
@@ -164,10 +181,16 @@ export const schema = sectionBody({
   }),
   http: quantity(parseHttp, { type: 'string', pattern: `^off$|${addressPattern}` })
     .prefault('127.0.0.1:9464')
-    .meta({ description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.', unit: '`HOST:PORT` or `off`' }),
+    .meta({
+      description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.',
+      unit: '`HOST:PORT` or `off`',
+    }),
   listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
     .prefault('off')
-    .meta({ description: 'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one.', unit: '`HOST:PORT` or `off`' }),
+    .meta({
+      description: 'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one.',
+      unit: '`HOST:PORT` or `off`',
+    }),
   log: section({
     level: choice(['trace', 'debug', 'info', 'warn', 'error'])
       .prefault('info')

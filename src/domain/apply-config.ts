@@ -51,5 +51,10 @@ function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   const next = putPool(draft, pool, { config, fingerprint: workerFingerprint(config), phase, closingSinceMs: 0 });
   draft.actions.push({ type: 'set-pool', pool: config });
   resize(draft, next, size);
-  record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: `${size} workers of ${config.app}` });
+  record(draft, {
+    kind: 'pool_changed',
+    pool: pool.name,
+    reason: 'config',
+    message: `${size} workers of ${config.app}`,
+  });
 }

@@ -54,7 +54,8 @@ function scale(draft: Draft, pool: Pool, size: number): void {
   const before = pool.size;
   const running = pool.phase === 'draining' ? reopen(draft, pool) : pool;
   resize(draft, running, size);
-  if (size !== before) record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${before} to ${size} workers` });
+  if (size !== before)
+    record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${before} to ${size} workers` });
 }
 
 function reopen(draft: Draft, pool: Pool): Pool {
@@ -69,7 +70,12 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
   const slots = new Map(pool.slots);
   slots.delete(worker.slot);
   putPool(draft, pool, { slots, size: slots.size });
-  record(draft, { kind: 'pool_scaled', pool: pool.name, reason: 'operator', message: `from ${pool.size} to ${slots.size} workers` });
+  record(draft, {
+    kind: 'pool_scaled',
+    pool: pool.name,
+    reason: 'operator',
+    message: `from ${pool.size} to ${slots.size} workers`,
+  });
 }
 
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
@@ -90,8 +96,13 @@ function shutdown(draft: Draft, how: 'drain' | 'now'): void {
   const { nowMs } = draft.facts;
   if (draft.node.phase === 'running' || draft.node.phase === 'draining') {
     putNode(draft, { phase: 'stopping', stoppingSinceMs: nowMs });
-    record(draft, { kind: 'node_stopping', reason: 'shutdown', message: how === 'now' ? 'killing all workers' : 'draining all workers' });
-    for (const pool of draft.pools.values()) if (pool.closingSinceMs === 0) putPool(draft, pool, { closingSinceMs: nowMs });
+    record(draft, {
+      kind: 'node_stopping',
+      reason: 'shutdown',
+      message: how === 'now' ? 'killing all workers' : 'draining all workers',
+    });
+    for (const pool of draft.pools.values())
+      if (pool.closingSinceMs === 0) putPool(draft, pool, { closingSinceMs: nowMs });
   }
   if (how === 'drain') return;
   for (const worker of draft.workers.values()) {

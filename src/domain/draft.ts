@@ -57,13 +57,20 @@ export function putWorker(draft: Draft, worker: Worker, patch: Partial<Worker>):
 
 function refuseIllegal(worker: Worker, to: Phase): void {
   if (transitions[worker.phase].includes(to)) return;
-  throw new DomainError(`worker ${worker.id}: expected one of ${transitions[worker.phase].join(', ')} after ${worker.phase}, got ${to}`);
+  throw new DomainError(
+    `worker ${worker.id}: expected one of ${transitions[worker.phase].join(', ')} after ${worker.phase}, got ${to}`,
+  );
 }
 
 export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
   const next = { ...pool, ...patch };
   draft.pools.set(next.name, next);
-  if (next.size !== pool.size || next.phase !== pool.phase || next.lastFailure !== pool.lastFailure || next.config !== pool.config) {
+  if (
+    next.size !== pool.size ||
+    next.phase !== pool.phase ||
+    next.lastFailure !== pool.lastFailure ||
+    next.config !== pool.config
+  ) {
     draft.changed.pools.add(next.name);
   }
   return next;

@@ -25,7 +25,13 @@ export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Rea
   const ending = worker.ending ?? reason;
   putWorker(draft, worker, { phase: 'draining', ending, deadlineMs });
   draft.actions.push({ type: 'pause', workerId: worker.id }, { type: 'send-drain', workerId: worker.id });
-  record(draft, { kind: 'worker_draining', pool: pool.name, workerId: worker.id, reason: ending, message: 'no new requests' });
+  record(draft, {
+    kind: 'worker_draining',
+    pool: pool.name,
+    workerId: worker.id,
+    reason: ending,
+    message: 'no new requests',
+  });
 }
 
 /** Asks it to go: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
@@ -41,7 +47,13 @@ export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reas
   } else {
     terminate(draft, next);
   }
-  record(draft, { kind: 'worker_stopping', pool: pool.name, workerId: worker.id, reason: ending, message: `asked to go (${rung})` });
+  record(draft, {
+    kind: 'worker_stopping',
+    pool: pool.name,
+    workerId: worker.id,
+    reason: ending,
+    message: `asked to go (${rung})`,
+  });
 }
 
 /** The next rung of the ladder, its time having come. */
@@ -52,7 +64,13 @@ export function climb(draft: Draft, worker: Worker, pool: Pool): void {
     terminate(draft, putWorker(draft, worker, { rung: 'term', deadlineMs }));
     return;
   }
-  kill(draft, worker, pool, worker.ending ?? 'operator', worker.rung === 'kill' ? 'did not die of SIGKILL yet' : 'did not go when asked');
+  kill(
+    draft,
+    worker,
+    pool,
+    worker.ending ?? 'operator',
+    worker.rung === 'kill' ? 'did not die of SIGKILL yet' : 'did not go when asked',
+  );
 }
 
 export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, detail: string): void {
@@ -76,13 +94,29 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
   const unplanned = unplannedReasons.has(ending);
   putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
   const message = exitMessage(worker, exit, lastLines, unplanned);
-  draft.actions.push({ type: 'release', workerId: worker.id, reason: ending, message }, { type: 'sweep', workerId: worker.id });
-  record(draft, { kind: 'worker_exited', pool: worker.pool, workerId: worker.id, reason: ending, message, exit, unplanned });
+  draft.actions.push(
+    { type: 'release', workerId: worker.id, reason: ending, message },
+    { type: 'sweep', workerId: worker.id },
+  );
+  record(draft, {
+    kind: 'worker_exited',
+    pool: worker.pool,
+    workerId: worker.id,
+    reason: ending,
+    message,
+    exit,
+    unplanned,
+  });
   if (unplanned) countFailure(draft, worker, message);
 }
 
 function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {
-  const how = exit.signal !== null ? `ended by ${exit.signal}` : exit.code !== null ? `exited with code ${exit.code}` : 'was not started';
+  const how =
+    exit.signal !== null
+      ? `ended by ${exit.signal}`
+      : exit.code !== null
+        ? `exited with code ${exit.code}`
+        : 'was not started';
   const when = worker.readyAtMs === 0 && unplanned ? ' before it was ready' : '';
   const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${lastLines.join('\n')}` : '';
   return `${how}${when}${said}`;
@@ -109,7 +143,8 @@ export function resize(draft: Draft, pool: Pool, size: number): Pool {
   const slots = new Map(pool.slots);
   for (const index of indices.slice(size)) slots.delete(index);
   for (let index = 0; slots.size < size; index += 1) {
-    if (!slots.has(index)) slots.set(index, { index, generation: newestGeneration(draft, pool.name, index), failures: 0, nextStartAtMs: 0 });
+    if (!slots.has(index))
+      slots.set(index, { index, generation: newestGeneration(draft, pool.name, index), failures: 0, nextStartAtMs: 0 });
   }
   return putPool(draft, pool, { size, slots });
 }

@@ -52,7 +52,8 @@ function lookAt(draft: Draft, before: Worker, wake: Wake): void {
   const pool = draft.pools.get(before.pool);
   if (pool === undefined || before.phase === 'exited') return;
   let worker = before;
-  if (worker.attached && (worker.phase === 'ready' || worker.phase === 'draining')) worker = heartbeat(draft, worker, pool, wake);
+  if (worker.attached && (worker.phase === 'ready' || worker.phase === 'draining'))
+    worker = heartbeat(draft, worker, pool, wake);
   if (worker.pid > 0) worker = sample(draft, worker, pool, wake);
   if (worker.phase === 'stopping') return ladder(draft, worker, pool, wake);
   if (killIfAsked(draft, worker, pool, wake)) return;
@@ -80,7 +81,10 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   const health = healthOf({ ...before, heartbeat: beat }, missed, pool.config, counters, nowMs);
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
   if (health !== 'busy' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
-  const worker = beat === before.heartbeat && health === before.health ? before : putWorker(draft, before, { heartbeat: beat, health });
+  const worker =
+    beat === before.heartbeat && health === before.health
+      ? before
+      : putWorker(draft, before, { heartbeat: beat, health });
   if (health !== before.health) healthChanged(draft, before, worker);
   wake.at(beat.nextPingAtMs);
   wake.at(nextHealthChangeAtMs(worker, config, nowMs));
@@ -103,8 +107,13 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
   if (nowMs >= before.usage.nextSampleAtMs) {
     const { softBytes, hardBytes } = pool.config.recycle.memory;
     const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
-    const pssAboveBytes = before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(Number.MAX_SAFE_INTEGER, ...limits);
-    const usage = { ...before.usage, samples: before.usage.samples + 1, nextSampleAtMs: (Math.floor(nowMs / sampleEveryMs) + 1) * sampleEveryMs };
+    const pssAboveBytes =
+      before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(Number.MAX_SAFE_INTEGER, ...limits);
+    const usage = {
+      ...before.usage,
+      samples: before.usage.samples + 1,
+      nextSampleAtMs: (Math.floor(nowMs / sampleEveryMs) + 1) * sampleEveryMs,
+    };
     worker = putWorker(draft, before, { usage });
     draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes });
   }
@@ -166,7 +175,13 @@ function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
         continue;
       }
       putWorker(draft, worker, { due: { reason: verdict.now, atMs: nowMs } });
-      record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: verdict.now, message: verdict.detail });
+      record(draft, {
+        kind: 'worker_due',
+        pool: pool.name,
+        workerId: worker.id,
+        reason: verdict.now,
+        message: verdict.detail,
+      });
       return;
     }
     wake.verdict(verdict);
@@ -269,7 +284,12 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
   putPool(draft, pool, { slots });
   draft.changed.pools.add(poolName);
   draft.actions.push({ type: 'spawn', workerId: worker.id, pool: pool.config, slot: index });
-  record(draft, { kind: 'worker_started', pool: poolName, workerId: worker.id, message: `slot ${index}, generation ${worker.generation}` });
+  record(draft, {
+    kind: 'worker_started',
+    pool: poolName,
+    workerId: worker.id,
+    message: `slot ${index}, generation ${worker.generation}`,
+  });
   wake.at(worker.deadlineMs);
   return true;
 }
@@ -295,9 +315,28 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     linkLostAtMs: 0,
     attached: false,
     hello: null,
-    heartbeat: { sequence: 0, nextPingAtMs: 0, unanswered: [], lastPongAtMs: 0, roundTripMs: 0, missed: 0, busySinceMs: 0 },
+    heartbeat: {
+      sequence: 0,
+      nextPingAtMs: 0,
+      unanswered: [],
+      lastPongAtMs: 0,
+      roundTripMs: 0,
+      missed: 0,
+      busySinceMs: 0,
+    },
     health: 'unknown',
-    usage: { nextSampleAtMs: 0, samples: 0, sampledAtMs: 0, rssBytes: 0, pssBytes: 0, cpuMs: 0, cpu: 0, cpuAdvancedAtMs: 0, samplesOverSoft: 0, overHard: false },
+    usage: {
+      nextSampleAtMs: 0,
+      samples: 0,
+      sampledAtMs: 0,
+      rssBytes: 0,
+      pssBytes: 0,
+      cpuMs: 0,
+      cpu: 0,
+      cpuAdvancedAtMs: 0,
+      samplesOverSoft: 0,
+      overHard: false,
+    },
     exit: null,
   };
 }
@@ -351,6 +390,11 @@ function gate(draft: Draft, name: string): void {
   const open = pool.phase === 'running' && draft.node.phase === 'running';
   if (open === pool.open) return;
   putPool(draft, pool, { open });
-  const why = pool.phase === 'removed' ? 'is removed' : draft.node.phase === 'stopping' ? 'closes: the agent stops' : 'is draining';
+  const why =
+    pool.phase === 'removed'
+      ? 'is removed'
+      : draft.node.phase === 'stopping'
+        ? 'closes: the agent stops'
+        : 'is draining';
   draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}` });
 }

@@ -1,6 +1,6 @@
 import type { Action } from './action.ts';
-import { applyCommand } from './command.ts';
 import { applyConfig } from './apply-config.ts';
+import { applyCommand } from './command.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
@@ -108,7 +108,15 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
   }
   if (worker.phase !== 'starting') return;
   const heartbeat = { ...worker.heartbeat, nextPingAtMs: nextPingAtMs(nowMs, 0) };
-  const ready = putWorker(draft, worker, { phase: 'ready', attached: true, hello, readyAtMs: nowMs, deadlineMs: 0, health: 'well', heartbeat });
+  const ready = putWorker(draft, worker, {
+    phase: 'ready',
+    attached: true,
+    hello,
+    readyAtMs: nowMs,
+    deadlineMs: 0,
+    health: 'well',
+    heartbeat,
+  });
   draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
   const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);
   record(draft, { kind: 'worker_ready', pool: worker.pool, workerId: worker.id, message: `ready in ${seconds} s` });
@@ -137,7 +145,12 @@ function sampled(draft: Draft, worker: Worker, sample: Sample): void {
   putWorker(draft, worker, { usage: nextUsage(worker.usage, sample, pool.config.recycle.memory, draft.facts.nowMs) });
 }
 
-function nextUsage(usage: Usage, sample: Sample, limits: { softBytes: number; hardBytes: number }, nowMs: number): Usage {
+function nextUsage(
+  usage: Usage,
+  sample: Sample,
+  limits: { softBytes: number; hardBytes: number },
+  nowMs: number,
+): Usage {
   const bytes = sample.pssBytes > 0 ? sample.pssBytes : sample.rssBytes;
   const elapsedMs = nowMs - usage.sampledAtMs;
   const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
@@ -164,9 +177,17 @@ function gone(draft: Draft, worker: Worker, survivors: readonly number[]): void 
   draft.changed.workers.delete(worker.id);
   draft.changed.pools.add(worker.pool);
   draft.actions.push({ type: 'forget', workerId: worker.id });
-  const message = survivors.length === 0 ? 'its process tree is gone' : `processes that would not die: ${survivors.join(', ')}`;
+  const message =
+    survivors.length === 0 ? 'its process tree is gone' : `processes that would not die: ${survivors.join(', ')}`;
   const reason = worker.ending ?? 'exit_code';
-  record(draft, { kind: 'worker_gone', pool: worker.pool, workerId: worker.id, reason, message, unplanned: survivors.length > 0 });
+  record(draft, {
+    kind: 'worker_gone',
+    pool: worker.pool,
+    workerId: worker.id,
+    reason,
+    message,
+    unplanned: survivors.length > 0,
+  });
 }
 
 function forgetRemovedPools(draft: Draft): void {
@@ -211,4 +232,3 @@ function seal(draft: Draft, before: State, wakeAtMs: number): State {
   }
   return { node: draft.node, pools: draft.pools, workers: draft.workers, revision, wakeAtMs };
 }
-

@@ -61,5 +61,8 @@ export function nextHealthChangeAtMs(worker: Worker, config: PoolConfig['heartbe
 
 export const hung: Policy = (worker, pool) => {
   if (worker.health !== 'hung') return never;
-  return { now: 'hung', detail: `${worker.heartbeat.missed} pings missed of ${pool.heartbeat.maxMissed}, and nothing moved` };
+  return {
+    now: 'hung',
+    detail: `${worker.heartbeat.missed} pings missed of ${pool.heartbeat.maxMissed}, and nothing moved`,
+  };
 };

@@ -18,5 +18,8 @@ export const memorySoft: Policy = (worker, pool) => {
 /** Every sample above the hard limit counts: the host's memory does not wait for a second one. */
 export const memoryHard: Policy = (worker, pool) => {
   if (!worker.usage.overHard) return never;
-  return { now: 'memory_hard', detail: `${memoryBytes(worker.usage)} bytes, hard limit ${pool.recycle.memory.hardBytes}` };
+  return {
+    now: 'memory_hard',
+    detail: `${memoryBytes(worker.usage)} bytes, hard limit ${pool.recycle.memory.hardBytes}`,
+  };
 };
