@@ -6,3 +6,7 @@ export interface WorkerCounters {
   /** Monotonic time of the last proof of progress (result, chunk, progress report); 0: none yet. */
   lastEvidenceAtMs: number;
 }
+
+export function newCounters(): WorkerCounters {
+  return { inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 };
+}

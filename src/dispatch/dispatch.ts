@@ -1,0 +1,500 @@
+import type { Deadlines } from './deadlines.ts';
+import { createDeadlines } from './deadlines.ts';
+import type { FreeWorkers } from './free-workers.ts';
+import { createFreeWorkers } from './free-workers.ts';
+import type { Queue } from './queue.ts';
+import { createQueue } from './queue.ts';
+import type { Answers, Ask, Request, RequestError } from './request.ts';
+import { code, refusal } from './request.ts';
+import type { DispatchWorker, NewWorker } from './worker.ts';
+
+/** How often one request may be sent before its workers' deaths are taken to be its own doing. */
+const attemptsMax = 3;
+/** Queued requests that are looked at for a worker that cannot run the first of them. */
+const skippedMax = 64;
+/** Advice to a refused caller stays within this. */
+const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
+/** Weight of the newest request in the average run time: about the last ten count. */
+const averageWeight = 0.1;
+
+export interface PoolLimits {
+  readonly maxQueuedRequests: number;
+  readonly maxQueuedBytes: number;
+  readonly requestTimeoutMs: number;
+}
+
+/** How one request ended, for the metrics. */
+export interface Outcome {
+  readonly pool: string;
+  /** gRPC status code; 0: it was answered. */
+  readonly code: number;
+  readonly queuedMs: number;
+  /** 0: it never ran. */
+  readonly ranMs: number;
+}
+
+export interface DispatchOptions {
+  nowMs(): number;
+  /** A worker that takes no new requests has none left. */
+  onIdle(workerId: string): void;
+  /** A worker has ended as many requests as it was given. */
+  onBudgetSpent(workerId: string): void;
+  onOutcome(outcome: Outcome): void;
+  /** `expire` wants to be called then, and no earlier time was asked for. */
+  onDeadline(atMs: number): void;
+}
+
+export interface PoolStats {
+  readonly queued: number;
+  readonly queuedBytes: number;
+  readonly inFlight: number;
+  readonly completed: number;
+  readonly failed: number;
+}
+
+/** What a worker says at the end of a request; null: no error. */
+export interface WorkerResult {
+  readonly payload: Buffer;
+  readonly content_type: string;
+  readonly error: WorkerError | null;
+}
+
+export interface WorkerError {
+  readonly code: number;
+  readonly type: string;
+  readonly message: string;
+  readonly traceback: string;
+}
+
+/** Moves requests to workers and answers back. No I/O and no clock of its own; every operation is O(1). */
+export interface Dispatch {
+  setPool(pool: string, limits: PoolLimits): void;
+  /** A closed pool refuses new requests; those it has are still served. */
+  setPoolOpen(pool: string, gate: { readonly open: boolean; readonly reason: string }): void;
+  /** What still waits is refused. */
+  removePool(pool: string): void;
+  addWorker(worker: NewWorker): void;
+  pauseWorker(workerId: string): void;
+  resumeWorker(workerId: string): void;
+  /** It ended. Its requests run again where that is safe, and fail where it is not. */
+  removeWorker(workerId: string, end: { readonly reason: string; readonly message: string }): void;
+  /** Undefined: it was refused, and `answers.error` has said so. */
+  submit(ask: Ask, answers: Answers): Request | undefined;
+  cancel(request: Request): void;
+  /** Ends what is over its deadline; the time of the next call, or infinite. */
+  expire(): number;
+  onChunk(workerId: string, linkId: number, payload: Buffer, contentType: string): void;
+  onResult(workerId: string, linkId: number, result: WorkerResult): void;
+  onProgress(workerId: string): void;
+  poolStats(pool: string): PoolStats;
+}
+
+interface Pool {
+  readonly name: string;
+  limits: PoolLimits;
+  open: boolean;
+  closedBecause: string;
+  readonly queue: Queue;
+  readonly free: FreeWorkers;
+  readonly workers: Set<DispatchWorker>;
+  /** How many of its workers offer each command. */
+  readonly offers: Map<string, number>;
+  capacity: number;
+  inFlight: number;
+  completed: number;
+  failed: number;
+  /** 0: nothing ran yet. */
+  averageRunMs: number;
+}
+
+interface Core {
+  readonly options: DispatchOptions;
+  readonly pools: Map<string, Pool>;
+  readonly workers: Map<string, DispatchWorker>;
+  readonly deadlines: Deadlines;
+  nextLinkId: number;
+  armedAtMs: number;
+}
+
+export function createDispatch(options: DispatchOptions): Dispatch {
+  const core: Core = {
+    options,
+    pools: new Map(),
+    workers: new Map(),
+    deadlines: createDeadlines(),
+    nextLinkId: 1,
+    armedAtMs: Number.POSITIVE_INFINITY,
+  };
+  return {
+    setPool: (name, limits) => {
+      const pool = core.pools.get(name);
+      if (pool === undefined) core.pools.set(name, newPool(name, limits));
+      else pool.limits = limits;
+    },
+    setPoolOpen: (name, gate) => {
+      const pool = core.pools.get(name);
+      if (pool === undefined) return;
+      pool.open = gate.open;
+      pool.closedBecause = gate.reason;
+    },
+    removePool: (name) => removePool(core, name),
+    addWorker: (worker) => addWorker(core, worker),
+    pauseWorker: (workerId) => pauseWorker(core, workerId),
+    resumeWorker: (workerId) => resumeWorker(core, workerId),
+    removeWorker: (workerId, end) => removeWorker(core, workerId, end),
+    submit: (ask, answers) => submit(core, ask, answers),
+    cancel: (request) => giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request')),
+    expire: () => expire(core),
+    onChunk: (workerId, linkId, payload, contentType) => onChunk(core, workerId, linkId, payload, contentType),
+    onResult: (workerId, linkId, result) => onResult(core, workerId, linkId, result),
+    onProgress: (workerId) => {
+      const worker = core.workers.get(workerId);
+      if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
+    },
+    poolStats: (name) => statsOf(core.pools.get(name)),
+  };
+}
+
+function newPool(name: string, limits: PoolLimits): Pool {
+  return {
+    name,
+    limits,
+    open: true,
+    closedBecause: '',
+    queue: createQueue(),
+    free: createFreeWorkers(),
+    workers: new Set(),
+    offers: new Map(),
+    capacity: 0,
+    inFlight: 0,
+    completed: 0,
+    failed: 0,
+    averageRunMs: 0,
+  };
+}
+
+function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
+  const arrivedAtMs = core.options.nowMs();
+  const pool = core.pools.get(ask.pool);
+  const refused = pool === undefined ? unknownPool(core, ask) : refuseAtTheDoor(pool, ask, arrivedAtMs);
+  if (pool === undefined || refused !== undefined) {
+    answers.error(refused ?? unknownPool(core, ask));
+    // A pool that does not exist is no label of a metric: names that callers make up would grow it without bound.
+    if (pool !== undefined && refused !== undefined) {
+      core.options.onOutcome({ pool: pool.name, code: refused.code, queuedMs: 0, ranMs: 0 });
+    }
+    return undefined;
+  }
+  const request = newRequest(ask, answers, arrivedAtMs, pool.limits.requestTimeoutMs);
+  core.deadlines.add(request);
+  arm(core);
+  const worker = pool.queue.length === 0 ? pool.free.first() : null;
+  if (worker?.commands.has(ask.command) === true) {
+    send(core, pool, worker, request);
+  } else {
+    pool.queue.push(request);
+    serveQueue(core, pool);
+  }
+  return request;
+}
+
+function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: number): Request {
+  return {
+    pool: ask.pool,
+    command: ask.command,
+    payload: ask.payload,
+    contentType: ask.contentType,
+    requestId: ask.requestId,
+    sessionId: ask.sessionId,
+    idempotent: ask.idempotent,
+    streams: ask.streams,
+    deadlineMs: Number.isFinite(ask.deadlineMs) ? ask.deadlineMs : arrivedAtMs + timeoutMs,
+    answers,
+    arrivedAtMs,
+    state: 'queued',
+    sentAtMs: 0,
+    attempts: 0,
+    workerId: '',
+    linkId: 0,
+    nextQueued: null,
+    previousQueued: null,
+    deadlineTick: 0,
+    nextDue: null,
+    previousDue: null,
+  };
+}
+
+function unknownPool(core: Core, ask: Ask): RequestError {
+  const names = [...core.pools.keys()].sort().join(', ') || 'none';
+  return refusal(code.notFound, `pool: expected one of this node's pools (${names}), got "${ask.pool}"`);
+}
+
+function refuseAtTheDoor(pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
+  if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: 1_000 });
+  if (pool.workers.size > 0 && !pool.offers.has(ask.command)) return unknownCommand(pool, ask.command);
+  if (ask.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
+  if (pool.queue.length === 0 && pool.free.size > 0) return undefined;
+  const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
+  if (pool.queue.length >= maxQueuedRequests) {
+    return queueFull(pool, `queue.max_requests: expected at most ${maxQueuedRequests} requests waiting`);
+  }
+  if (pool.queue.bytes + ask.payload.length > maxQueuedBytes) {
+    const would = pool.queue.bytes + ask.payload.length;
+    return queueFull(pool, `queue.max_bytes: expected at most ${maxQueuedBytes} bytes waiting, got ${would}`);
+  }
+  return undefined;
+}
+
+function queueFull(pool: Pool, message: string): RequestError {
+  const waitMs = (pool.averageRunMs * (pool.queue.length + 1)) / Math.max(1, pool.capacity);
+  const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : Math.ceil(waitMs);
+  return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
+    retryAfterMs: Math.min(retryAfterMs.most, Math.max(retryAfterMs.least, advised)),
+  });
+}
+
+function unknownCommand(pool: Pool, command: string): RequestError {
+  const names = [...pool.offers.keys()].sort().join(', ') || 'none';
+  return refusal(
+    code.notFound,
+    `command: expected one that pool ${pool.name} offers (${names.slice(0, 500)}), got "${command}"`,
+  );
+}
+
+/** Gives waiting requests to free workers, first come first served. */
+function serveQueue(core: Core, pool: Pool): void {
+  let skipped = 0;
+  for (let request = pool.queue.first(); request !== null && pool.free.size > 0 && skipped < skippedMax; ) {
+    const next: Request | null = request.nextQueued;
+    const worker = workerFor(pool, request.command);
+    if (worker !== null) {
+      pool.queue.remove(request);
+      send(core, pool, worker, request);
+    } else if (pool.offers.has(request.command)) {
+      skipped += 1;
+    } else {
+      end(core, request, unknownCommand(pool, request.command));
+    }
+    request = next;
+  }
+}
+
+/** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
+function workerFor(pool: Pool, command: string): DispatchWorker | null {
+  const first = pool.free.first();
+  if (first === null || first.commands.has(command)) return first;
+  for (const worker of pool.free.all()) if (worker.commands.has(command)) return worker;
+  return null;
+}
+
+function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+  if (worker.commands.get(request.command)?.streams === true && !request.streams) {
+    const message = `command ${request.command} streams its results: expected ExecuteStream or Submit, got Execute`;
+    return end(core, request, refusal(code.invalidArgument, message));
+  }
+  const nowMs = core.options.nowMs();
+  const linkId = core.nextLinkId;
+  core.nextLinkId += 1;
+  request.state = 'sent';
+  request.sentAtMs = nowMs;
+  request.attempts += 1;
+  request.workerId = worker.workerId;
+  request.linkId = linkId;
+  pool.free.remove(worker);
+  worker.running.set(linkId, request);
+  worker.counters.inFlight += 1;
+  pool.inFlight += 1;
+  if (!worker.paused && worker.counters.inFlight < worker.concurrency) pool.free.add(worker);
+  worker.link.request({
+    id: linkId,
+    command: request.command,
+    payload: request.payload,
+    content_type: request.contentType,
+    request_id: request.requestId,
+    session_id: request.sessionId,
+    timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
+  });
+}
+
+/** The one end of a request: a result when there is no error. */
+function end(core: Core, request: Request, error: RequestError | null, result?: WorkerResult): void {
+  if (request.state === 'ended') return;
+  const pool = core.pools.get(request.pool);
+  if (request.state === 'queued') pool?.queue.remove(request);
+  request.state = 'ended';
+  core.deadlines.remove(request);
+  const nowMs = core.options.nowMs();
+  const sent = request.sentAtMs > 0;
+  const ranMs = sent ? nowMs - request.sentAtMs : 0;
+  core.options.onOutcome({
+    pool: request.pool,
+    code: error?.code ?? 0,
+    queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
+    ranMs,
+  });
+  if (pool !== undefined && result !== undefined) {
+    pool.averageRunMs =
+      pool.averageRunMs === 0 ? ranMs : pool.averageRunMs * (1 - averageWeight) + ranMs * averageWeight;
+  }
+  if (error !== null) request.answers.error(error);
+  else if (result !== undefined) request.answers.result(result.payload, result.content_type, request.workerId);
+}
+
+/** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
+function giveUp(core: Core, request: Request, error: RequestError): void {
+  if (request.state === 'ended') return;
+  if (request.state === 'sent') core.workers.get(request.workerId)?.link.cancel(request.linkId);
+  end(core, request, { ...error, workerId: request.workerId });
+}
+
+function expire(core: Core): number {
+  for (const request of core.deadlines.take(core.options.nowMs())) {
+    giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
+  }
+  core.armedAtMs = core.deadlines.nextAtMs();
+  return core.armedAtMs;
+}
+
+function deadlineMessage(core: Core, request: Request): string {
+  const tookMs = Math.round(core.options.nowMs() - request.arrivedAtMs);
+  if (request.state === 'sent')
+    return `the deadline passed while ${request.command} ran, ${tookMs} ms after the request came`;
+  const none = core.pools.get(request.pool)?.workers.size === 0 ? ', which has no ready worker' : '';
+  return `the deadline passed after ${tookMs} ms in the queue of pool ${request.pool}${none}`;
+}
+
+function arm(core: Core): void {
+  const nextAtMs = core.deadlines.nextAtMs();
+  if (nextAtMs >= core.armedAtMs) return;
+  core.armedAtMs = nextAtMs;
+  core.options.onDeadline(nextAtMs);
+}
+
+function addWorker(core: Core, options: NewWorker): void {
+  const pool = core.pools.get(options.pool);
+  if (pool === undefined || core.workers.has(options.workerId)) return;
+  const worker: DispatchWorker = { ...options, running: new Map(), paused: false, freeAt: -1 };
+  core.workers.set(worker.workerId, worker);
+  pool.workers.add(worker);
+  pool.capacity += worker.concurrency;
+  for (const command of worker.commands.keys()) pool.offers.set(command, (pool.offers.get(command) ?? 0) + 1);
+  pool.free.add(worker);
+  serveQueue(core, pool);
+}
+
+function pauseWorker(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  if (worker === undefined || worker.paused) return;
+  worker.paused = true;
+  core.pools.get(worker.pool)?.free.remove(worker);
+  if (worker.counters.inFlight === 0) core.options.onIdle(workerId);
+}
+
+function resumeWorker(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined || !worker.paused) return;
+  worker.paused = false;
+  if (worker.counters.inFlight < worker.concurrency) pool.free.add(worker);
+  serveQueue(core, pool);
+}
+
+function removeWorker(core: Core, workerId: string, ending: { reason: string; message: string }): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  core.workers.delete(workerId);
+  pool.workers.delete(worker);
+  pool.free.remove(worker);
+  pool.capacity -= worker.concurrency;
+  pool.inFlight -= worker.counters.inFlight;
+  worker.counters.inFlight = 0;
+  for (const command of worker.commands.keys()) {
+    const offers = (pool.offers.get(command) ?? 1) - 1;
+    if (offers === 0) pool.offers.delete(command);
+    else pool.offers.set(command, offers);
+  }
+  const unwritten = worker.link.unwritten();
+  const again: Request[] = [];
+  for (const [linkId, request] of worker.running) {
+    if (request.state === 'ended') continue;
+    // What was written may have begun to run: at most once, unless the caller says that it may run again.
+    const safe = unwritten.has(linkId) || (request.idempotent && request.attempts < attemptsMax);
+    if (safe) again.push(request);
+    else end(core, request, workerEnded(worker.workerId, ending));
+  }
+  worker.running.clear();
+  for (const request of again.reverse()) {
+    request.state = 'queued';
+    request.workerId = '';
+    pool.queue.unshift(request);
+  }
+  serveQueue(core, pool);
+}
+
+function workerEnded(workerId: string, ending: { reason: string; message: string }): RequestError {
+  const [how] = ending.message.split('\n', 1);
+  return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
+    workerId,
+    exitReason: ending.reason,
+  });
+}
+
+function removePool(core: Core, name: string): void {
+  const pool = core.pools.get(name);
+  if (pool === undefined) return;
+  for (let request = pool.queue.first(); request !== null; request = pool.queue.first()) {
+    end(core, request, refusal(code.unavailable, pool.closedBecause || `pool ${name} is removed`));
+  }
+  core.pools.delete(name);
+}
+
+function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, contentType: string): void {
+  const worker = core.workers.get(workerId);
+  const request = worker?.running.get(linkId);
+  if (worker === undefined || request === undefined) return;
+  worker.counters.lastEvidenceAtMs = core.options.nowMs();
+  if (request.state !== 'ended') request.answers.chunk(payload, contentType, workerId);
+}
+
+function onResult(core: Core, workerId: string, linkId: number, result: WorkerResult): void {
+  const worker = core.workers.get(workerId);
+  const request = worker?.running.get(linkId);
+  if (worker === undefined || request === undefined) return;
+  const pool = core.pools.get(worker.pool);
+  if (pool === undefined) return;
+  const { counters } = worker;
+  worker.running.delete(linkId);
+  pool.free.remove(worker);
+  counters.inFlight -= 1;
+  pool.inFlight -= 1;
+  counters.lastEvidenceAtMs = core.options.nowMs();
+  if (result.error === null) {
+    counters.completed += 1;
+    pool.completed += 1;
+  } else {
+    counters.failed += 1;
+    pool.failed += 1;
+  }
+  if (!worker.paused) pool.free.add(worker);
+  const { error } = result;
+  if (error === null) end(core, request, null, result);
+  else
+    end(
+      core,
+      request,
+      refusal(error.code, error.message, { type: error.type, traceback: error.traceback, workerId }),
+      result,
+    );
+  if (worker.paused && counters.inFlight === 0) core.options.onIdle(workerId);
+  if (worker.maxRequests > 0 && counters.completed + counters.failed === worker.maxRequests) {
+    core.options.onBudgetSpent(workerId);
+  }
+  if (pool.queue.length > 0) serveQueue(core, pool);
+}
+
+function statsOf(pool: Pool | undefined): PoolStats {
+  if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 };
+  const { queue, inFlight, completed, failed } = pool;
+  return { queued: queue.length, queuedBytes: queue.bytes, inFlight, completed, failed };
+}

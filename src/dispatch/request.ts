@@ -1,0 +1,73 @@
+/** gRPC status codes (google.rpc.Code) that dispatch itself answers with. */
+export const code = {
+  cancelled: 1,
+  unknown: 2,
+  invalidArgument: 3,
+  deadlineExceeded: 4,
+  notFound: 5,
+  resourceExhausted: 8,
+  internal: 13,
+  unavailable: 14,
+} as const;
+
+/** Why a request failed; the fields of execution.proto's Error. */
+export interface RequestError {
+  /** A gRPC status code. */
+  readonly code: number;
+  /** The Python exception's qualified name; empty when it was not one. */
+  readonly type: string;
+  readonly message: string;
+  readonly traceback: string;
+  readonly workerId: string;
+  readonly exitReason: string;
+  /** 0: no advice. */
+  readonly retryAfterMs: number;
+}
+
+/** An error of pitwarden's own. */
+export function refusal(errorCode: number, message: string, more: Partial<RequestError> = {}): RequestError {
+  return { code: errorCode, type: '', message, traceback: '', workerId: '', exitReason: '', retryAfterMs: 0, ...more };
+}
+
+/** What a caller asks. */
+export interface Ask {
+  readonly pool: string;
+  readonly command: string;
+  readonly payload: Buffer;
+  readonly contentType: string;
+  readonly requestId: string;
+  readonly sessionId: string;
+  readonly idempotent: boolean;
+  /** Monotonic; infinite: the pool's request.timeout. */
+  readonly deadlineMs: number;
+  /** The caller takes many results. */
+  readonly streams: boolean;
+}
+
+/** Where a request's answers go. Exactly one of `result` and `error` is called, once, and nothing after it. */
+export interface Answers {
+  chunk(payload: Buffer, contentType: string, workerId: string): void;
+  /** For a caller that streams, after its chunks, with an empty payload unless the command gave one plain value. */
+  result(payload: Buffer, contentType: string, workerId: string): void;
+  error(error: RequestError): void;
+}
+
+/** One request on its way: made by `submit`, ended by its one answer. */
+export interface Request extends Ask {
+  readonly answers: Answers;
+  readonly deadlineMs: number;
+  readonly arrivedAtMs: number;
+  state: 'queued' | 'sent' | 'ended';
+  /** When it was last sent; 0: not yet. */
+  sentAtMs: number;
+  attempts: number;
+  /** The worker that has it. */
+  workerId: string;
+  linkId: number;
+  // Places in its pool's queue and in its deadline's list.
+  nextQueued: Request | null;
+  previousQueued: Request | null;
+  deadlineTick: number;
+  nextDue: Request | null;
+  previousDue: Request | null;
+}

@@ -1,0 +1,79 @@
+import { linkSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ProcessIdentity } from './identity.ts';
+import { identify, isAlive } from './identity.ts';
+
+/** A directory that this agent alone uses, until `release`. */
+export interface DirectoryLock {
+  release(): void;
+}
+
+const name = 'agent.lock';
+
+/**
+ * Takes a directory for this process, or throws and says which agent holds it. The lock is a file that names its
+ * holder: one whose holder is no longer alive is taken over.
+ */
+export function lockDirectory(directory: string): DirectoryLock {
+  const path = join(directory, name);
+  const own = `${path}.${process.pid}`;
+  writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600 });
+  try {
+    while (!tryLink(own, path)) dropStale(path, directory);
+  } finally {
+    rmSync(own, { force: true });
+  }
+  return { release: () => rmSync(path, { force: true }) };
+}
+
+/** Creates the lock with its content in one step; false: there is one. */
+function tryLink(own: string, path: string): boolean {
+  try {
+    linkSync(own, path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+function dropStale(path: string, directory: string): void {
+  const found = readIfThere(path);
+  if (found === undefined) return;
+  const holder = parse(found);
+  if (holder !== undefined && isAlive(holder)) {
+    throw new Error(`${directory}: expected no other agent to use it, got one with pid ${holder.pid}`);
+  }
+  // Of several agents that find it stale one moves it away; who moved away a new one puts it back.
+  const aside = `${path}.stale.${process.pid}`;
+  try {
+    renameSync(path, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  if (readFileSync(aside, 'utf8') !== found) tryLink(aside, path);
+  unlinkSync(aside);
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/** A torn or foreign file names no holder. */
+function parse(text: string): ProcessIdentity | undefined {
+  try {
+    const value = JSON.parse(text) as Partial<ProcessIdentity>;
+    const { bootId, pid, startTime } = value;
+    if (typeof bootId !== 'string' || typeof pid !== 'number' || typeof startTime !== 'string') return undefined;
+    const current = identify(process.pid);
+    return current?.bootId === bootId ? { bootId, pid, startTime } : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,57 @@
+import { chmodSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+
+export interface RuntimeDirectory {
+  /** The API's socket. */
+  readonly apiSocket: string;
+  /** The workers' socket, in a directory that only this user may enter. */
+  readonly linkSocket: string;
+}
+
+/** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
+const socketPathMaxBytes = 107;
+
+/** Makes the directory, 0750, and refuses one that other users could have prepared. */
+export function prepareRuntimeDirectory(directory: string): RuntimeDirectory {
+  makeOwn(directory, 0o750);
+  const link = join(directory, 'link');
+  makeOwn(link, 0o700);
+  chmodSync(link, 0o700);
+  const paths = { apiSocket: join(directory, 'agent.sock'), linkSocket: join(link, 'link.sock') };
+  for (const path of Object.values(paths)) {
+    const bytes = Buffer.byteLength(path);
+    if (bytes > socketPathMaxBytes) {
+      throw new Error(`${path}: expected a socket path of at most ${socketPathMaxBytes} bytes, got ${bytes}`);
+    }
+  }
+  return paths;
+}
+
+export function prepareStateDirectory(directory: string): void {
+  makeOwn(directory, 0o700);
+}
+
+/** Takes away the sockets of an agent that is no more. Only for who holds the directory's lock. */
+export function removeSockets(paths: RuntimeDirectory): void {
+  for (const path of Object.values(paths)) rmSync(path, { force: true });
+}
+
+/** Who may connect: this user and its group, 0660. */
+export function restrictSocket(path: string): void {
+  chmodSync(path, 0o660);
+}
+
+function makeOwn(directory: string, mode: number): void {
+  mkdirSync(directory, { recursive: true, mode });
+  const stat = lstatSync(directory);
+  const uid = process.getuid?.() ?? stat.uid;
+  if (!stat.isDirectory()) throw new Error(`${directory}: expected a directory, got something else`);
+  if (stat.uid !== uid) throw new Error(`${directory}: expected it to belong to user ${uid}, got user ${stat.uid}`);
+  const others = stat.mode & 0o002;
+  if (others !== 0)
+    throw new Error(`${directory}: expected it to be closed to others, got mode ${modeText(stat.mode)}`);
+}
+
+function modeText(mode: number): string {
+  return `0${(mode & 0o777).toString(8)}`;
+}

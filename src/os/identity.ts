@@ -1,0 +1,76 @@
+import { existsSync, readFileSync } from 'node:fs';
+
+/** What a process is for good: a pid alone is given again to others. */
+export interface ProcessIdentity {
+  readonly bootId: string;
+  readonly pid: number;
+  /** Clock ticks after boot (field 22 of /proc/PID/stat); empty where there is no /proc. */
+  readonly startTime: string;
+}
+
+export const hasProc = existsSync('/proc/self/stat');
+
+let bootId: string | undefined;
+
+/** Of a process that exists, or waits to be reaped. */
+export function identify(pid: number): ProcessIdentity | undefined {
+  bootId ??= hasProc ? readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim() : '';
+  if (!hasProc) return exists(pid) ? { bootId, pid, startTime: '' } : undefined;
+  const stat = readStat(pid);
+  return stat === undefined ? undefined : { bootId, pid, startTime: stat.startTime };
+}
+
+/** Whether this very process still runs. A zombie does not. */
+export function isAlive(identity: ProcessIdentity): boolean {
+  if (!hasProc) return exists(identity.pid);
+  const stat = readStat(identity.pid);
+  return stat !== undefined && stat.startTime === identity.startTime && !isDead(stat.state);
+}
+
+export function isDead(state: string): boolean {
+  return state === 'Z' || state === 'X' || state === 'x';
+}
+
+export interface ProcessStat {
+  readonly pid: number;
+  readonly state: string;
+  readonly ppid: number;
+  readonly pgrp: number;
+  readonly session: number;
+  readonly startTime: string;
+  /** Its own and its reaped children's, in clock ticks. */
+  readonly cpuTicks: number;
+  readonly rssPages: number;
+}
+
+/** Undefined: it is gone. Fields as in proc_pid_stat(5). */
+export function readStat(pid: number): ProcessStat | undefined {
+  let text: string;
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  } catch {
+    return undefined;
+  }
+  // The name may hold spaces and parentheses: the fields start after the last one.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const field = (number: number): number => Number(fields[number - 3]);
+  return {
+    pid,
+    state: fields[0] ?? 'X',
+    ppid: field(4),
+    pgrp: field(5),
+    session: field(6),
+    startTime: fields[19] ?? '',
+    cpuTicks: field(14) + field(15) + field(16) + field(17),
+    rssPages: field(24),
+  };
+}
+
+function exists(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

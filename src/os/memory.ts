@@ -1,0 +1,57 @@
+import { readFile } from 'node:fs/promises';
+import pidusage from 'pidusage';
+import { hasProc } from './identity.ts';
+import type { ProcessRow, TreeTarget } from './process-table.ts';
+import { membersOf, sharedProcessTable } from './process-table.ts';
+
+/** What a worker's whole process tree uses. */
+export interface TreeSample {
+  readonly rssBytes: number;
+  /** 0: not asked for, or the system does not tell. */
+  readonly pssBytes: number;
+  readonly cpuMs: number;
+  readonly processes: number;
+}
+
+/** Undefined: nothing of it is left. */
+export async function sampleTree(
+  target: TreeTarget,
+  options: { readonly withPss: boolean },
+): Promise<TreeSample | undefined> {
+  const members = membersOf(await sharedProcessTable(), target);
+  if (members.length === 0) return undefined;
+  if (!hasProc) return sampleWithPidusage(members);
+  return {
+    rssBytes: sum(members.map((row) => row.rssBytes)),
+    pssBytes: options.withPss ? sum(await Promise.all(members.map(pssOf))) : 0,
+    cpuMs: sum(members.map((row) => row.cpuMs)),
+    processes: members.length,
+  };
+}
+
+/** Shared pages count by their share: Pss of smaps_rollup, see proc_pid_smaps(5). */
+async function pssOf(row: ProcessRow): Promise<number> {
+  try {
+    const match = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${row.pid}/smaps_rollup`, 'latin1'));
+    return match === null ? row.rssBytes : Number(match[1]) * 1024;
+  } catch {
+    // It ended meanwhile, or changed its user and is no longer ours to read: RSS is the nearest there is.
+    return row.rssBytes;
+  }
+}
+
+async function sampleWithPidusage(members: readonly ProcessRow[]): Promise<TreeSample> {
+  const usages = Object.values(await pidusage(members.map((row) => row.pid)));
+  return {
+    rssBytes: sum(usages.map((usage) => usage?.memory ?? 0)),
+    pssBytes: 0,
+    cpuMs: sum(usages.map((usage) => usage?.ctime ?? 0)),
+    processes: members.length,
+  };
+}
+
+function sum(values: readonly number[]): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}

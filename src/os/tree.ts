@@ -1,0 +1,61 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import treeKill from 'tree-kill';
+import type { ProcessIdentity } from './identity.ts';
+import { hasProc, isAlive } from './identity.ts';
+import type { ProcessRow, TreeTarget } from './process-table.ts';
+import { membersOf, readProcessTable } from './process-table.ts';
+
+/** First and longest pause between two looks at what is left. */
+const firstLookMs = 2;
+const longestLookMs = 100;
+
+/** Signals the worker's process group, if its leader is still the process that we started. */
+export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): void {
+  if (isAlive(identity)) send(-identity.pid, signal);
+}
+
+/**
+ * Kills a worker's process group, then whatever of its tree left the group, until nothing of it is seen any more. What
+ * still lives at the end (a process that waits on a device cannot die) is returned.
+ */
+export async function sweepTree(
+  target: TreeTarget,
+  options: { readonly timeoutMs: number },
+): Promise<{ survivors: readonly number[] }> {
+  const endsAtMs = performance.now() + options.timeoutMs;
+  // Descendants that left the group are found by their parents, so where there is no /proc they go first.
+  if (!hasProc && isAlive(target.identity)) await killDescendants(target.identity.pid);
+  signalGroup(target.identity, 'SIGKILL');
+  for (let pauseMs = firstLookMs; ; pauseMs = Math.min(longestLookMs, pauseMs * 2)) {
+    const members = membersOf(await readProcessTable(), target);
+    if (members.length === 0) return { survivors: [] };
+    if (performance.now() >= endsAtMs) return { survivors: members.map((row) => row.pid) };
+    killMembers(members, target.identity.pid);
+    await delay(pauseMs);
+  }
+}
+
+function killMembers(members: readonly ProcessRow[], group: number): void {
+  // A group cannot fork its way past one signal to all of it.
+  if (members.some((row) => row.pgrp === group)) send(-group, 'SIGKILL');
+  for (const row of members) {
+    const identity = { bootId: '', pid: row.pid, startTime: row.startTime };
+    if (row.pgrp !== group && isAlive(identity)) send(row.pid, 'SIGKILL');
+  }
+}
+
+function killDescendants(pid: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    treeKill(pid, 'SIGKILL', (error) => (error === undefined ? resolve() : reject(error)));
+  });
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    // ESRCH: it is gone, which is what was wanted. EPERM: it changed its user, and will be reported as a survivor.
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== 'ESRCH' && code !== 'EPERM') throw error;
+  }
+}
