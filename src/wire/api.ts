@@ -11,12 +11,18 @@ export interface Api {
 }
 
 /** Puts Execution, Control, health and reflection onto a server. */
-export function addApi(server: Server, execution: UntypedServiceImplementation, control: UntypedServiceImplementation): Api {
+export function addApi(
+  server: Server,
+  execution: UntypedServiceImplementation,
+  control: UntypedServiceImplementation,
+): Api {
   server.addService(services.Execution, execution);
   server.addService(services.Control, control);
   const health = new HealthImplementation(Object.fromEntries(serving.map((name) => [name, 'SERVING' as const])));
   health.addToServer(server);
-  new ReflectionService(packageDefinition, { services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control'] }).addToServer(server);
+  new ReflectionService(packageDefinition, {
+    services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control'],
+  }).addToServer(server);
   return {
     setServing: (isServing) => {
       for (const name of serving) health.setStatus(name, isServing ? 'SERVING' : 'NOT_SERVING');

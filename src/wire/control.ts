@@ -1,4 +1,4 @@
-import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { Changes, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
@@ -95,13 +95,15 @@ function findPool(source: ControlSource, name: string): Pool {
 function writablePool(source: ControlSource, request: Request): Pool {
   const pool = findPool(source, text(request, 'pool'));
   refuseWhenStopping(source);
-  if (pool.phase === 'removed') throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name} was taken out of the config`);
+  if (pool.phase === 'removed')
+    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name} was taken out of the config`);
   return pool;
 }
 
 function refuseWhenStopping(source: ControlSource): void {
   const { phase } = source.state().node;
-  if (phase === 'stopping' || phase === 'stopped') throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
+  if (phase === 'stopping' || phase === 'stopped')
+    throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
 }
 
 function findWorker(source: ControlSource, request: Request): Worker {
@@ -124,13 +126,18 @@ function scalePool(source: ControlSource, request: Request): object {
 function startWorker(source: ControlSource, request: Request): object {
   const pool = writablePool(source, request);
   if (pool.size >= maxPoolSize) {
-    throw new Refusal(status.INVALID_ARGUMENT, `pool ${pool.name}: expected fewer than ${maxPoolSize} workers, got ${pool.size}`);
+    throw new Refusal(
+      status.INVALID_ARGUMENT,
+      `pool ${pool.name}: expected fewer than ${maxPoolSize} workers, got ${pool.size}`,
+    );
   }
   const known = new Set(source.state().workers.keys());
   source.command({ type: 'scale', pool: pool.name, size: pool.size + 1 });
   const slots = source.state().pools.get(pool.name)?.slots ?? new Map();
   const slot = [...slots.keys()].find((index) => !pool.slots.has(index)) ?? 0;
-  const worker = [...source.state().workers.values()].find((w) => w.pool === pool.name && w.slot === slot && !known.has(w.id));
+  const worker = [...source.state().workers.values()].find(
+    (w) => w.pool === pool.name && w.slot === slot && !known.has(w.id),
+  );
   return { pool: viewPool(source, pool.name), slot, worker_id: worker?.id ?? '' };
 }
 
@@ -179,7 +186,10 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
     else unread += 1;
     if (unread <= maxUnreadMessages) return;
     end();
-    call.emit('error', { code: status.RESOURCE_EXHAUSTED, details: `expected fewer than ${maxUnreadMessages} unread messages: watch again` });
+    call.emit('error', {
+      code: status.RESOURCE_EXHAUSTED,
+      details: `expected fewer than ${maxUnreadMessages} unread messages: watch again`,
+    });
   };
   const unsubscribe = source.subscribe((changes, records) => sendChanges(source, only, changes, records, send));
   call.on('drain', () => {
@@ -188,7 +198,11 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
   call.on('cancelled', end);
   call.on('close', end);
   call.on('error', end);
-  const snapshot = { node: nodeView(source.state(), source.node()), pools: poolViews(source, only), workers: workerViews(source, only) };
+  const snapshot = {
+    node: nodeView(source.state(), source.node()),
+    pools: poolViews(source, only),
+    workers: workerViews(source, only),
+  };
   send(source.state().revision, { snapshot });
 }
 
@@ -201,13 +215,15 @@ function sendChanges(
 ): void {
   const wanted = (pool: string | undefined): boolean => only === '' || pool === only;
   const { workers, pools } = source.state();
-  for (const record of records) if (wanted(record.pool)) send(changes.revision, { event: eventView(record, source.toUnixMs) });
+  for (const record of records)
+    if (wanted(record.pool)) send(changes.revision, { event: eventView(record, source.toUnixMs) });
   for (const id of changes.workers) {
     const worker = workers.get(id);
     if (worker !== undefined && wanted(worker.pool)) send(changes.revision, { worker: viewWorker(source, worker) });
   }
   for (const gone of changes.workersGone) if (wanted(gone.pool)) send(changes.revision, { worker_gone: gone.id });
-  for (const name of changes.pools) if (pools.has(name) && wanted(name)) send(changes.revision, { pool: viewPool(source, name) });
+  for (const name of changes.pools)
+    if (pools.has(name) && wanted(name)) send(changes.revision, { pool: viewPool(source, name) });
   for (const name of changes.poolsGone) if (wanted(name)) send(changes.revision, { pool_gone: name });
   if (changes.node) send(changes.revision, { node: nodeView(source.state(), source.node()) });
 }

@@ -60,7 +60,12 @@ function moment(monotonicMs: number, toUnixMs: ToUnixMs): number {
   return monotonicMs === 0 ? 0 : Math.round(toUnixMs(monotonicMs));
 }
 
-export function workerView(worker: Worker, concurrency: number, counters: Counters | undefined, toUnixMs: ToUnixMs): object {
+export function workerView(
+  worker: Worker,
+  concurrency: number,
+  counters: Counters | undefined,
+  toUnixMs: ToUnixMs,
+): object {
   return {
     worker_id: worker.id,
     pool: worker.pool,

@@ -1,0 +1,40 @@
+import type { ServerOptions } from '@grpc/grpc-js';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+
+/** A gRPC server for our own sockets. */
+export interface ApiServer {
+  readonly server: Server;
+  /** Listens at a target such as `unix:/path` or `127.0.0.1:0`; the port it got (0 for a unix socket). */
+  bind(target: string): Promise<number>;
+  /** No new calls; those running may end until `graceMs` is over, then they are cut. */
+  stop(graceMs: number): Promise<void>;
+}
+
+export function createServer(options: { readonly messageMaxBytes: number }): ApiServer {
+  const grpcOptions: ServerOptions = {
+    // A message holds its payload and some names.
+    'grpc.max_receive_message_length': options.messageMaxBytes + 64 * 1024,
+    'grpc.max_send_message_length': -1,
+    'grpc.max_concurrent_streams': 10_000,
+    // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.
+    'grpc.keepalive_permit_without_calls': 1,
+    'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
+  };
+  const server = new Server(grpcOptions);
+  return {
+    server,
+    bind: (target) =>
+      new Promise((resolve, reject) => {
+        server.bindAsync(target, ServerCredentials.createInsecure(), (error, port) => {
+          if (error === null) resolve(target.startsWith('unix:') ? 0 : port);
+          else reject(new Error(`could not listen at ${target}: ${error.message}`));
+        });
+      }),
+    stop: async (graceMs) => {
+      const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      const timer = setTimeout(() => server.forceShutdown(), graceMs);
+      await ended;
+      clearTimeout(timer);
+    },
+  };
+}

@@ -1,0 +1,64 @@
+import type { StatusObject } from '@grpc/grpc-js';
+import { Metadata } from '@grpc/grpc-js';
+import type { RequestError } from '../dispatch/request.ts';
+import { errorMessage } from './proto.ts';
+
+/** A request's error as gRPC says it, and back. The one place where the two meet. */
+
+const errorTrailer = 'pitwarden-error-bin';
+const pushbackTrailer = 'grpc-retry-pushback-ms';
+
+/**
+ * Trailers are small: gRPC's C core, under Python and others, refuses those over 8 KiB (grpc.max_metadata_size), and a
+ * binary one is a third longer on the line.
+ */
+const trailerMaxBytes = { message: 1_000, traceback: 3_000 } as const;
+
+/** The fields of execution.proto's Error. */
+export interface ErrorView {
+  readonly code: number;
+  readonly type: string;
+  readonly message: string;
+  readonly traceback: string;
+  readonly worker_id: string;
+  readonly exit_reason: string;
+  readonly retry_after_ms: number;
+}
+
+export function errorView(error: RequestError): ErrorView {
+  return {
+    code: error.code,
+    type: error.type,
+    message: error.message,
+    traceback: error.traceback,
+    worker_id: error.workerId,
+    exit_reason: error.exitReason,
+    retry_after_ms: error.retryAfterMs,
+  };
+}
+
+export function toStatus(error: RequestError): StatusObject {
+  const view = errorView(error);
+  const message = cut(view.message, trailerMaxBytes.message, 'start');
+  const traceback = cut(view.traceback, trailerMaxBytes.traceback, 'end');
+  const metadata = new Metadata();
+  metadata.set(errorTrailer, errorMessage.encode({ ...view, message, traceback }));
+  if (error.retryAfterMs > 0) metadata.set(pushbackTrailer, String(error.retryAfterMs));
+  const details = error.type === '' ? message : `${error.type}: ${message}`;
+  return { code: error.code, details: details.toWellFormed(), metadata };
+}
+
+/** What a failed call's trailers say; undefined: it was not pitwarden that failed it. */
+export function fromMetadata(metadata: Metadata): ErrorView | undefined {
+  const [bytes] = metadata.get(errorTrailer);
+  return Buffer.isBuffer(bytes) ? (errorMessage.decode(bytes) as ErrorView) : undefined;
+}
+
+function cut(text: string, maxBytes: number, keep: 'start' | 'end'): string {
+  const bytes = Buffer.from(text);
+  if (bytes.length <= maxBytes) return text;
+  // A character that the cut went through becomes a replacement character, and is dropped.
+  const kept = keep === 'start' ? bytes.subarray(0, maxBytes) : bytes.subarray(bytes.length - maxBytes);
+  const readable = kept.toString('utf8').replace(keep === 'start' ? /\uFFFD+$/ : /^\uFFFD+/, '');
+  return keep === 'start' ? `${readable}…` : `…${readable}`;
+}
