@@ -1,21 +1,18 @@
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
-import type { Config } from './config.ts';
-import { formatProblems, loadConfig } from './config.ts';
-import type { WorkerCounters } from './dispatch/counters.ts';
+import type { Config } from './config/load.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
-import type { Action, Changes, NodeRecord } from './domain/action.ts';
-import type { State } from './domain/state.ts';
+import type { Action, NodeRecord } from './domain/action.ts';
+import type { NodeConfig } from './domain/config.ts';
 import type { Log } from './log.ts';
-import { createLog } from './log.ts';
 import type { Loop } from './loop.ts';
 import { startLoop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
+import type { DirectoryLock } from './os/agent-lock.ts';
 import { lockDirectory } from './os/agent-lock.ts';
 import { systemClock } from './os/clock.ts';
-import { prepareRuntimeDirectory } from './os/directories.ts';
+import { prepareRuntimeDirectory, prepareStateDirectory, removeSockets, restrictSocket } from './os/directories.ts';
 import type { Hands } from './perform.ts';
 import { createHands } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -24,15 +21,239 @@ import { addApi } from './wire/api.ts';
 import type { ControlSource, Listener } from './wire/control.ts';
 import { controlService } from './wire/control.ts';
 import { executionService } from './wire/execution.ts';
+import type { HttpServer } from './wire/http.ts';
 import { startHttp } from './wire/http.ts';
+import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
 import type { NodeFacts } from './wire/view.ts';
-import { startWorkerLink } from './wire/worker-link.ts';
+import type { WorkerFrame } from './wire/worker-link.ts';
+import { addWorkerLink } from './wire/worker-link.ts';
 
-export interface AgentOptions {
-  readonly config: string;
-  readonly runtimeDir?: string | undefined;
-  readonly stateDir?: string | undefined;
-  readonly http?: string | undefined;
-  readonly listen?: string | undefined;
+/** A running agent. */
+export interface Agent {
+  /** Where it listens, for people. */
+  readonly addresses: readonly string[];
+  readonly apiSocket: string;
+  reload(node: NodeConfig): void;
+  refuseReload(message: string): void;
+  /** `drain`: requests may end first. `now`: kill all workers. The second call may be harsher than the first. */
+  stop(how: 'drain' | 'now'): void;
+  /** All workers are gone and nothing listens any more. */
+  readonly ended: Promise<void>;
+}
+
+/** How long the last answers may take to reach their callers. */
+const lastAnswersMs = 2_000;
+/** What one caller may leave unread before its request is ended. */
+const unreadMaxBytes = 16 * 1024 * 1024;
+
+/** Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. */
+export async function startAgent(config: Config, log: Log): Promise<Agent> {
+  const clock = systemClock;
+  const startedAtMs = Date.now();
+  const paths = prepareRuntimeDirectory(config.runtimeDir);
+  prepareStateDirectory(config.stateDir);
+  const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
+  removeSockets(paths);
+
+  const listeners = new Set<Listener>();
+  const ended = newSignal();
+  const dispatch = createAgentDispatch(
+    clock.nowMs,
+    () => loop,
+    () => metrics,
+  );
+  const metrics = createMetrics({ state: () => loop.state(), poolNumbers: dispatch.poolStats });
+  const hands: Hands = createHands({
+    linkPath: paths.linkSocket,
+    dispatch,
+    log,
+    metrics,
+    nowMs: clock.nowMs,
+    tell: (event) => loop.tell(event),
+  });
+  const loop = startLoop(
+    () => ({
+      nowMs: clock.nowMs(),
+      random: Math.random,
+      counters: (workerId) => hands.held.get(workerId)?.counters,
+      queued: (pool) => dispatch.poolStats(pool).queued,
+    }),
+    (actions) => act(actions, { hands, log, metrics, listeners, finish: ended.resolve }),
+  );
+
+  const facts = { httpAddress: '', listenAddress: '' };
+  const node = (): NodeFacts => ({
+    nodeId: config.node.nodeId,
+    agentId,
+    version,
+    pid: process.pid,
+    startedAtMs,
+    configPath: config.path,
+    ...facts,
+  });
+  const agentId = randomUUID();
+  const control: ControlSource = {
+    state: loop.state,
+    node,
+    counters: (workerId) => hands.held.get(workerId)?.counters,
+    poolNumbers: dispatch.poolStats,
+    nowMs: clock.nowMs,
+    toUnixMs: clock.toUnixMs,
+    command: loop.decide,
+    subscribe: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+
+  const link = createServer({ messageMaxBytes: config.messageMaxBytes });
+  const api = createServer({ messageMaxBytes: config.messageMaxBytes });
+  const opened: { http: HttpServer | null } = { http: null };
+  const close = async (): Promise<void> => {
+    loop.close();
+    for (const name of loop.state().pools.keys()) dispatch.removePool(name);
+    await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
+    removeSockets(paths);
+    for (const lock of locks) lock.release();
+  };
+  try {
+    serveLink(link, hands, dispatch, loop, log);
+    const health = addApi(
+      api.server,
+      executionService({
+        dispatch,
+        nowMs: clock.nowMs,
+        toMonotonicMs: (unixMs) => clock.nowMs() + unixMs - Date.now(),
+        newRequestId: randomUUID,
+        unreadMaxBytes,
+      }),
+      controlService(control),
+    );
+    listeners.add(() => health.setServing(loop.state().node.phase === 'running'));
+    await link.bind(`unix:${paths.linkSocket}`);
+    await api.bind(`unix:${paths.apiSocket}`);
+    restrictSocket(paths.apiSocket);
+    if (config.listen !== null) facts.listenAddress = await bindTcp(api, config.listen);
+    if (config.http !== null) {
+      opened.http = await startHttp(config.http, {
+        metrics: metrics.render,
+        health: () => ({ ok: true, text: 'ok' }),
+        readiness: () => readiness(loop),
+      });
+      facts.httpAddress = opened.http.address;
+    }
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  loop.tell({ type: 'config', config: config.node });
+  return {
+    addresses: addressesOf(paths.apiSocket, facts),
+    apiSocket: paths.apiSocket,
+    reload: (next) => loop.tell({ type: 'config', config: next }),
+    refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
+    stop: (how) => loop.tell({ type: 'shutdown', how }),
+    ended: ended.promise.then(close),
+  };
+}
+
+function lockAll(directories: ReadonlySet<string>): DirectoryLock[] {
+  const locks: DirectoryLock[] = [];
+  try {
+    for (const directory of directories) locks.push(lockDirectory(directory));
+    return locks;
+  } catch (error) {
+    for (const lock of locks) lock.release();
+    throw error;
+  }
+}
+
+function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () => Metrics): Dispatch {
+  let timer: NodeJS.Timeout | null = null;
+  const arm = (atMs: number): void => {
+    if (timer !== null) clearTimeout(timer);
+    timer = Number.isFinite(atMs) ? setTimeout(() => arm(dispatch.expire()), Math.max(1, atMs - nowMs())) : null;
+    timer?.unref();
+  };
+  const dispatch = createDispatch({
+    nowMs,
+    onIdle: (workerId) => loop().tell({ type: 'idle', workerId }),
+    onBudgetSpent: (workerId) => loop().tell({ type: 'budget-spent', workerId }),
+    onOutcome: (outcome) => metrics().outcome(outcome),
+    onDeadline: arm,
+  });
+  return dispatch;
+}
+
+interface Told {
+  readonly hands: Hands;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly listeners: ReadonlySet<Listener>;
+  finish(): void;
+}
+
+/** Does what one step decided, then tells those who watch. */
+function act(actions: readonly Action[], told: Told): void {
+  const records: NodeRecord[] = [];
+  for (const action of actions) {
+    told.hands.perform(action);
+    if (action.type === 'record') {
+      records.push(action.record);
+      logRecord(told.log, action.record);
+      told.metrics.record(action.record);
+    }
+    if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
+    if (action.type === 'finish') told.finish();
+  }
+}
+
+function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, log: Log): void {
+  addWorkerLink(link, {
+    authenticate: hands.authenticate,
+    attached: hands.attach,
+    closed: (workerId) => loop.tell({ type: 'link-closed', workerId }),
+    refused: (message) => log.warn(`worker link refused: ${message}`),
+    frame: (workerId, frame) => receive(workerId, frame, dispatch, loop),
+  });
+}
+
+function receive(workerId: string, frame: WorkerFrame, dispatch: Dispatch, loop: Loop): void {
+  if (frame.pong !== null) loop.tell({ type: 'pong', workerId, sequence: frame.pong.sequence });
+  // A stream's chunks stand before its result.
+  for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
+  for (const result of frame.results) dispatch.onResult(workerId, result.id, result);
+  if (frame.progress.length > 0) dispatch.onProgress(workerId);
+}
+
+async function bindTcp(api: ApiServer, address: { host: string; port: number }): Promise<string> {
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  const port = await api.bind(`${host}:${address.port}`);
+  return `${host}:${port}`;
+}
+
+function readiness(loop: Loop): { ok: boolean; text: string } {
+  const { node, pools, workers } = loop.state();
+  if (node.phase !== 'running') return { ok: false, text: `node is ${node.phase}` };
+  const ready = new Set<string>();
+  for (const worker of workers.values()) if (worker.phase === 'ready') ready.add(worker.pool);
+  const waiting = [...pools.values()].filter((pool) => pool.size > 0 && !ready.has(pool.name)).map((pool) => pool.name);
+  if (waiting.length > 0) return { ok: false, text: `no ready worker in: ${waiting.sort().join(', ')}` };
+  return { ok: true, text: 'ready' };
+}
+
+function addressesOf(socket: string, facts: { httpAddress: string; listenAddress: string }): string[] {
+  const addresses = [`gRPC at unix:${socket}`];
+  if (facts.listenAddress !== '') addresses.push(`gRPC at ${facts.listenAddress}`);
+  if (facts.httpAddress !== '') addresses.push(`http://${facts.httpAddress}/metrics`);
+  return addresses;
+}
+
+function newSignal(): { readonly promise: Promise<void>; resolve(): void } {
+  let resolve = (): void => undefined;
+  const promise = new Promise<void>((done) => {
+    resolve = done;
+  });
+  return { promise, resolve };
 }

@@ -1,7 +1,7 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
-import type { Config } from './config.ts';
-import { expandEnv } from './config.ts';
+import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
+import { newCounters } from './dispatch/counters.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
@@ -14,6 +14,7 @@ import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
+import type { TreeTarget } from './os/process-table.ts';
 import { signalGroup, sweepTree } from './os/tree.ts';
 import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
 
@@ -30,23 +31,24 @@ export interface Held {
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
-  sample: TreeSample | undefined;
 }
 
 export interface Hands {
   readonly held: ReadonlyMap<string, Held>;
   /** Does one action. Never throws: what goes wrong comes back as an event. */
   perform(action: Action): void;
+  /** A hello that was let in: from now on this is the worker's line. */
+  attach(hello: WorkerHello, link: AttachedWorker): void;
   /** Whether a hello may attach; a token serves once. */
   authenticate(hello: WorkerHello): { ok: true; concurrency: number } | { ok: false; message: string };
 }
 
 export interface HandsOptions {
-  readonly config: Config;
   readonly linkPath: string;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
+  nowMs(): number;
   tell(event: Event): void;
 }
 
@@ -56,6 +58,7 @@ export function createHands(options: HandsOptions): Hands {
   return {
     held,
     perform: (action) => perform(options, held, action),
+    attach: (hello, link) => attach(options, held.get(hello.worker_id), hello, link),
     authenticate: (hello) => authenticate(held, hello),
   };
 }
@@ -83,13 +86,11 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
       return terminate(held.get(action.workerId));
     case 'kill':
     case 'sweep':
-      return sweep(options, held.get(action.workerId), action.type);
+      return sweep(options, held.get(action.workerId)?.identity ?? null, action);
     case 'release':
       return dispatch.removeWorker(action.workerId, { reason: action.reason, message: action.message });
     case 'forget':
-      held.get(action.workerId)?.link?.close();
-      held.delete(action.workerId);
-      return;
+      return forget(held, action.workerId);
     case 'set-pool':
       return dispatch.setPool(action.pool.name, {
         maxQueuedRequests: action.pool.queue.maxRequests,
@@ -114,33 +115,77 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
 }
 
 function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string, pool: PoolConfig, slot: number): void {
-  const { log, tell } = options;
+  const { tell } = options;
   const token = randomBytes(32);
-  const process = spawnWorker({
+  let spawned: SpawnedWorker;
+  try {
+    spawned = spawnProcess(options, workerId, pool, slot, token);
+  } catch (error) {
+    return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
+  }
+  held.set(workerId, {
+    workerId,
+    pool,
+    counters: newCounters(),
+    token,
+    process: spawned,
+    identity: null,
+    link: null,
+    hello: null,
+  });
+  void spawned.started.then((started) => {
+    if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
+    const worker = held.get(workerId);
+    if (worker !== undefined) worker.identity = started.identity;
+    tell({ type: 'spawned', workerId, pid: started.identity.pid });
+    void spawned.exited.then((exit) => tell({ type: 'exited', workerId, exit, lastLines: [...spawned.lastLines()] }));
+  });
+}
+
+function spawnProcess(
+  { log, linkPath, nowMs }: HandsOptions,
+  workerId: string,
+  pool: PoolConfig,
+  slot: number,
+  token: Buffer,
+): SpawnedWorker {
+  return spawnWorker({
     command: pool.python,
     args: ['-m', 'pitwarden.worker'],
     cwd: pool.cwd,
-    env: workerEnvironment(globalThis.process.env, {
+    env: workerEnvironment(process.env, {
       ...expandEnv(pool, slot),
-      PITWARDEN_LINK: options.linkPath,
+      PITWARDEN_LINK: linkPath,
       PITWARDEN_TOKEN: token.toString('hex'),
       PITWARDEN_WORKER_ID: workerId,
       PITWARDEN_POOL: pool.name,
       PITWARDEN_SLOT: String(slot),
       PITWARDEN_APP: pool.app,
     }),
+    nowMs,
     onLine: (line) => log.info(line.text, { worker_id: workerId, stream: line.stream }),
-    onDropped: (count) => log.warn(`${count} lines of output dropped: more than a worker may write`, { worker_id: workerId }),
+    onDropped: (count) =>
+      log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, { worker_id: workerId }),
   });
-  const counters: WorkerCounters = { inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 };
-  const worker: Held = { workerId, pool, counters, token, process, identity: null, link: null, hello: null, sample: undefined };
-  held.set(workerId, worker);
-  void process.started.then((started) => {
-    if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
-    worker.identity = started.identity;
-    tell({ type: 'spawned', workerId, pid: started.identity.pid });
-    void process.exited.then((exit) => tell({ type: 'exited', workerId, exit, lastLines: process.lastLines() }));
-  });
+}
+
+function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHello, link: AttachedWorker): void {
+  if (worker === undefined) return link.close();
+  worker.link = link;
+  worker.hello = hello;
+  const told = {
+    commands: hello.commands.map((command) => command.name),
+    sdkVersion: hello.sdk_version,
+    pythonVersion: hello.python_version,
+  };
+  options.tell({ type: 'attached', workerId: worker.workerId, hello: told });
+}
+
+function forget(held: Map<string, Held>, workerId: string): void {
+  const worker = held.get(workerId);
+  worker?.link?.close();
+  worker?.process?.close();
+  held.delete(workerId);
 }
 
 /** Compared in constant time, and gone once used. */
@@ -148,8 +193,17 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<H
   const worker = held.get(hello.worker_id);
   const given = Buffer.from(hello.token, 'hex');
   const known = worker?.token;
-  if (worker === undefined || known === null || known === undefined || given.length !== known.length || !timingSafeEqual(given, known)) {
-    return { ok: false, message: `worker_id and token: expected those of a worker that is starting, got worker_id "${hello.worker_id}"` };
+  if (
+    worker === undefined ||
+    known === null ||
+    known === undefined ||
+    given.length !== known.length ||
+    !timingSafeEqual(given, known)
+  ) {
+    return {
+      ok: false,
+      message: `worker_id and token: expected those of a worker that is starting, got worker_id "${hello.worker_id}"`,
+    };
   }
   worker.token = null;
   return { ok: true, concurrency: worker.pool.concurrency };
@@ -171,37 +225,43 @@ function admit(options: HandsOptions, worker: Held | undefined, maxRequests: num
 
 function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {
   if (worker === undefined || worker.identity === null) return;
-  const { workerId } = worker;
-  const target = { identity: worker.identity, workerId };
-  const tell = (taken: TreeSample): void => {
-    worker.sample = taken;
-    options.tell({ type: 'sampled', workerId, sample: taken });
-  };
-  void sampleTree(target, worker.sample, { withPss: pssAboveBytes === 0 }).then((first) => {
-    if (pssAboveBytes === 0 || first.rssBytes < pssAboveBytes) return tell(first);
-    return sampleTree(target, worker.sample, { withPss: true }).then(tell);
-  }, ignoreVanished);
+  const { workerId, identity } = worker;
+  void measure({ identity, workerId }, pssAboveBytes).then(
+    // Nothing is left of it: its exit says more.
+    (taken) => taken !== undefined && options.tell({ type: 'sampled', workerId, sample: taken }),
+    (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
+  );
 }
 
-/** A process that ended while it was measured: its exit says more. */
-function ignoreVanished(): void {}
+async function measure(target: TreeTarget, pssAboveBytes: number): Promise<TreeSample | undefined> {
+  const first = await sampleTree(target, { withPss: pssAboveBytes === 0 });
+  if (pssAboveBytes === 0 || first === undefined || first.rssBytes < pssAboveBytes) return first;
+  return sampleTree(target, { withPss: true });
+}
 
 function terminate(worker: Held | undefined): void {
   if (worker?.identity) signalGroup(worker.identity, 'SIGTERM');
 }
 
-function sweep(options: HandsOptions, worker: Held | undefined, why: 'kill' | 'sweep'): void {
-  if (worker === undefined) return;
-  const { workerId, identity } = worker;
+function sweep(
+  options: HandsOptions,
+  identity: ProcessIdentity | null,
+  { type, workerId }: { readonly type: 'kill' | 'sweep'; readonly workerId: string },
+): void {
   const done = (survivors: readonly number[]): void => {
-    if (why === 'sweep') options.tell({ type: 'gone', workerId, survivors });
+    if (type === 'sweep') options.tell({ type: 'gone', workerId, survivors });
   };
+  // It was never there.
   if (identity === null) return done([]);
   void sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs }).then(
     ({ survivors }) => done(survivors),
     (error: unknown) => {
-      options.log.error(`sweep failed: ${error instanceof Error ? error.message : String(error)}`, { worker_id: workerId });
+      options.log.error(`sweep failed: ${messageOf(error)}`, { worker_id: workerId });
       done([identity.pid]);
     },
   );
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,0 +1,68 @@
+import type { Agent } from '../agent.ts';
+import { startAgent } from '../agent.ts';
+import type { Config, Overrides } from '../config/load.ts';
+import { loadConfig } from '../config/load.ts';
+import { formatProblems } from '../config/problem.ts';
+import type { Log } from '../log.ts';
+import { createLog } from '../log.ts';
+import { environment } from './environment.ts';
+import { CliError, exitCode } from './exit.ts';
+
+export interface AgentCommandOptions extends Overrides {
+  readonly config: string;
+}
+
+/** Runs the agent in the foreground until SIGTERM or SIGINT; SIGHUP reloads. */
+export async function agent(options: AgentCommandOptions): Promise<void> {
+  const config = load(options);
+  const log = createLog({ level: config.log.level, format: logFormat(config) });
+  let running: Agent;
+  try {
+    running = await startAgent(config, log);
+  } catch (error) {
+    log.flush();
+    throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
+  }
+  for (const address of running.addresses) log.info(`listening: ${address}`);
+  obeySignals(running, options, config, log);
+  await running.ended;
+  log.info('all workers are gone; the agent ends');
+  log.flush();
+}
+
+function load(options: AgentCommandOptions): Config {
+  const loaded = loadConfig(options.config, environment(), options);
+  if (!loaded.ok) throw new CliError(exitCode.usage, formatProblems(loaded.problems));
+  return loaded.config;
+}
+
+function logFormat(config: Config): 'pretty' | 'json' {
+  if (config.log.format !== 'auto') return config.log.format;
+  return process.stdout.isTTY ? 'pretty' : 'json';
+}
+
+function obeySignals(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {
+  let asked = false;
+  const stop = (signal: NodeJS.Signals): void => {
+    running.stop(asked ? 'now' : 'drain');
+    if (asked) log.warn(`${signal} again: killing all workers`);
+    else log.info(`${signal}: no new requests; waiting for those that run (again: kill at once)`);
+    asked = true;
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+  process.on('SIGHUP', () => reload(running, options, started, log));
+}
+
+function reload(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {
+  const loaded = loadConfig(options.config, environment(), options);
+  if (!loaded.ok) {
+    running.refuseReload(formatProblems(loaded.problems));
+    return;
+  }
+  const fixed = ['runtimeDir', 'stateDir', 'http', 'listen', 'log', 'messageMaxBytes'] as const;
+  const changed = fixed.filter((key) => JSON.stringify(loaded.config[key]) !== JSON.stringify(started[key]));
+  if (changed.length > 0)
+    log.warn(`reload: only pools change while the agent runs; restart it for: ${changed.join(', ')}`);
+  running.reload(loaded.config.node);
+}

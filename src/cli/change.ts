@@ -1,0 +1,94 @@
+import type { Connection } from './connect.ts';
+import { withAgent } from './connect.ts';
+import { CliError, exitCode } from './exit.ts';
+import { print, printJson } from './print.ts';
+import { word } from './table.ts';
+import type { NodeView, PoolView, WorkerView } from './views.ts';
+
+/** Commands that change what runs. Each says what was accepted; what follows is seen with `workers` and `events`. */
+
+export interface ChangeOptions {
+  readonly socket?: string;
+  readonly json?: boolean;
+}
+
+export async function scale(pool: string, size: string, options: ChangeOptions): Promise<void> {
+  if (!/^\d+$/.test(size)) throw new CliError(exitCode.usage, `SIZE: expected a whole number, got "${size}"`);
+  await change(options, async (agent) => {
+    const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
+    return { view: scaled, told: `pool ${pool}: size ${scaled.size}` };
+  });
+}
+
+export async function start(pool: string, options: ChangeOptions): Promise<void> {
+  await change(options, async (agent) => {
+    const started = await agent.call<{ pool: PoolView; slot: number; worker_id: string }>('Control', 'StartWorker', {
+      pool,
+    });
+    const worker = started.worker_id === '' ? `slot ${started.slot}, when its turn comes` : started.worker_id;
+    return { view: started, told: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
+  });
+}
+
+export async function stop(workerId: string, options: ChangeOptions & { readonly replace?: boolean }): Promise<void> {
+  const request = { worker_id: workerId, replace: options.replace === true };
+  await change(options, async (agent) => tellWorker(await agent.call<WorkerView>('Control', 'StopWorker', request)));
+}
+
+export async function drain(
+  target: string | undefined,
+  options: ChangeOptions & { readonly node?: boolean },
+): Promise<void> {
+  if ((target === undefined) === (options.node !== true)) {
+    throw new CliError(exitCode.usage, 'expected a pool, a worker id, or --node');
+  }
+  await change(options, async (agent) => {
+    if (target === undefined) return tellNode(await agent.call<NodeView>('Control', 'DrainNode', {}));
+    const { pool } = await find(agent, target);
+    if (pool === undefined)
+      return tellWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: target }));
+    const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool });
+    return { view: drained, told: `pool ${pool}: ${word(drained.state)}` };
+  });
+}
+
+export async function resume(options: ChangeOptions): Promise<void> {
+  await change(options, async (agent) => tellNode(await agent.call<NodeView>('Control', 'ResumeNode', {})));
+}
+
+export async function recycle(target: string, options: ChangeOptions): Promise<void> {
+  await change(options, async (agent) => {
+    const { workers } = await find(agent, target);
+    const views: WorkerView[] = [];
+    for (const worker_id of workers)
+      views.push(await agent.call<WorkerView>('Control', 'RecycleWorker', { worker_id }));
+    return { view: views, told: views.map((view) => tellWorker(view).told).join('\n') };
+  });
+}
+
+async function change(
+  options: ChangeOptions,
+  ask: (agent: Connection) => Promise<{ view: object; told: string }>,
+): Promise<void> {
+  const { view, told } = await withAgent(options.socket, ask);
+  if (options.json === true) printJson(view);
+  else print(told);
+}
+
+/** A pool with its live workers, or a single worker. */
+async function find(agent: Connection, target: string): Promise<{ pool?: string; workers: string[] }> {
+  const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {});
+  if (!pools.some((pool) => pool.pool === target)) return { workers: [target] };
+  const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', { pool: target });
+  const serving = workers.filter((worker) => ['starting', 'ready'].includes(word(worker.state)));
+  return { pool: target, workers: serving.map((worker) => worker.worker_id) };
+}
+
+function tellWorker(view: WorkerView): { view: object; told: string } {
+  const reason = view.reason === '' ? '' : ` (${view.reason})`;
+  return { view, told: `worker ${view.worker_id}: ${word(view.state)}${reason}` };
+}
+
+function tellNode(view: NodeView): { view: object; told: string } {
+  return { view, told: `node ${view.node_id}: ${word(view.state)}` };
+}

@@ -1,0 +1,116 @@
+import { connect } from 'node:net';
+import { join, resolve } from 'node:path';
+import type { CallOptions, Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
+import { credentials, Metadata, status } from '@grpc/grpc-js';
+import { defaultRuntimeDir } from '../config/load.ts';
+import { clients } from '../wire/proto.ts';
+import type { ErrorView } from '../wire/status.ts';
+import { fromMetadata } from '../wire/status.ts';
+import { environment } from './environment.ts';
+import { CliError, exitCode } from './exit.ts';
+
+/** A line to the agent's API for one command. */
+export interface Connection {
+  call<T>(service: Service, method: string, request: object, options?: CallOptions): Promise<T>;
+  stream<T>(service: Service, method: string, request: object, options?: CallOptions): AsyncIterable<T>;
+  close(): void;
+}
+
+type Service = 'Execution' | 'Control';
+type Unary = (
+  request: object,
+  metadata: Metadata,
+  options: CallOptions,
+  done: (error: ServiceError | null, answer: unknown) => void,
+) => void;
+type Streaming = (request: object, metadata: Metadata, options: CallOptions) => ClientReadableStream<unknown>;
+
+/** What the agent may take to answer a question about itself. */
+const controlTimeoutMs = 10_000;
+
+export function socketPath(flag: string | undefined): string {
+  const named = flag ?? process.env['PITWARDEN_SOCKET'];
+  return named === undefined || named === '' ? join(defaultRuntimeDir(environment()), 'agent.sock') : resolve(named);
+}
+
+/** Connects, or says that no agent runs there. */
+export async function connectAgent(flag: string | undefined): Promise<Connection> {
+  const path = socketPath(flag);
+  await probe(path);
+  const open = new Map<Service, Client>();
+  const clientOf = (service: Service): Client => {
+    let client = open.get(service);
+    if (client === undefined) {
+      client = new clients[service](`unix:${path}`, credentials.createInsecure(), {
+        'grpc.max_receive_message_length': -1,
+        'grpc.max_send_message_length': -1,
+      });
+      open.set(service, client);
+    }
+    return client;
+  };
+  const methodOf = <M>(service: Service, method: string): M => {
+    const client = clientOf(service) as unknown as Record<string, (...args: unknown[]) => unknown>;
+    return client[method]?.bind(client) as M;
+  };
+  return {
+    call: <T>(service: Service, method: string, request: object, options: CallOptions = {}) =>
+      new Promise<T>((done, fail) => {
+        const deadline = service === 'Control' ? Date.now() + controlTimeoutMs : Number.POSITIVE_INFINITY;
+        methodOf<Unary>(service, method)(request, new Metadata(), { deadline, ...options }, (error, answer) => {
+          if (error === null) done(answer as T);
+          else fail(new CliError(exitCode.failed, describe(error)));
+        });
+      }),
+    stream: async function* <T>(service: Service, method: string, request: object, options: CallOptions = {}) {
+      const call = methodOf<Streaming>(service, method)(request, new Metadata(), options);
+      try {
+        for await (const message of call) yield message as T;
+      } catch (error) {
+        throw new CliError(exitCode.failed, describe(error as ServiceError));
+      } finally {
+        call.cancel();
+      }
+    },
+    close: () => {
+      for (const client of open.values()) client.close();
+    },
+  };
+}
+
+/** Runs one command's work against the agent, and lets go of it in every case. */
+export async function withAgent<T>(flag: string | undefined, use: (agent: Connection) => Promise<T>): Promise<T> {
+  const agent = await connectAgent(flag);
+  try {
+    return await use(agent);
+  } finally {
+    agent.close();
+  }
+}
+
+/** gRPC's own message for a socket that nobody holds helps no one. */
+function probe(path: string): Promise<void> {
+  return new Promise((done, fail) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      done();
+    });
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const why = error.code === 'EACCES' ? 'this user may not connect to it (it is 0660)' : 'no agent runs there';
+      const hint = 'start one with `pitwarden agent --config FILE`, or name its socket with --socket PATH';
+      fail(new CliError(exitCode.noAgent, `${path}: ${why} (${error.code}); ${hint}`));
+    });
+  });
+}
+
+function describe(error: ServiceError): string {
+  const told = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
+  const word = status[error.code] ?? String(error.code);
+  if (told === undefined) return `${word}: ${error.details}`;
+  return `${word}: ${subjectOf(told)}${told.message}${told.traceback === '' ? '' : `\n${told.traceback.trimEnd()}`}`;
+}
+
+function subjectOf(told: ErrorView): string {
+  return told.type === '' ? '' : `${told.type}: `;
+}

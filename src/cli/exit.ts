@@ -1,0 +1,20 @@
+/** Exit codes of every command; docs/cli.md tells people. */
+export const exitCode = {
+  ok: 0,
+  /** The agent, or the command that was called, said no. */
+  failed: 1,
+  /** Wrong arguments, or a config that is not valid. */
+  usage: 2,
+  /** No agent answers. */
+  noAgent: 3,
+} as const;
+
+/** Ends a command with a message on stderr and an exit code. */
+export class CliError extends Error {
+  override readonly name = 'CliError';
+  readonly code: number;
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}

@@ -1,0 +1,52 @@
+import { withAgent } from './connect.ts';
+import { print, printJson } from './print.ts';
+import { age, table, word } from './table.ts';
+import type { NodeView, PoolView } from './views.ts';
+
+/** The node in a line, its pools in a table, and what is wrong with them. */
+export async function status(options: { readonly socket?: string; readonly json?: boolean }): Promise<void> {
+  const { node, pools } = await withAgent(options.socket, async (agent) => ({
+    node: await agent.call<NodeView>('Control', 'GetNode', {}),
+    pools: (await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {})).pools,
+  }));
+  if (options.json === true) return printJson({ node, pools });
+  const up = age(node.started_at_ms, Date.now());
+  print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
+  if (node.config_error !== '') print(`last reload refused: ${node.config_error}`);
+  print('');
+  print(table(headings, pools.map(row)));
+  for (const pool of pools) {
+    if (pool.last_failure !== '' && pool.workers_ready < pool.size) {
+      print(`\n${pool.pool}: last failure: ${pool.last_failure}`);
+    }
+  }
+}
+
+const headings = [
+  'POOL',
+  'STATE',
+  'READY',
+  'STARTING',
+  'DRAINING',
+  'STOPPING',
+  'QUEUED',
+  'IN FLIGHT',
+  'DONE',
+  'FAILED',
+];
+
+function row(pool: PoolView): (string | number)[] {
+  const state = pool.slots_backing_off > 0 ? `${word(pool.state)}, backing off` : word(pool.state);
+  return [
+    pool.pool,
+    state,
+    `${pool.workers_ready}/${pool.size}`,
+    pool.workers_starting,
+    pool.workers_draining,
+    pool.workers_stopping,
+    pool.queued,
+    pool.in_flight,
+    pool.requests_completed,
+    pool.requests_failed,
+  ];
+}

@@ -1,0 +1,37 @@
+/** Rows under their headings, columns aligned, for a terminal. */
+export function table(headings: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
+  const lines = [headings, ...rows].map((row) => row.map(String));
+  const widths = headings.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  const draw = (line: readonly string[]): string =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd();
+  return lines.map(draw).join('\n');
+}
+
+/** `WORKER_STATE_READY` as `ready`. */
+export function word(enumName: string): string {
+  return enumName
+    .replace(/^(NODE|POOL|WORKER)_(STATE|HEALTH)_/, '')
+    .toLowerCase()
+    .replace('unspecified', '-');
+}
+
+/** `1h02m`, `3m20s`, `12.3s`; `-` for not yet. */
+export function age(sinceUnixMs: number, nowUnixMs: number): string {
+  if (sinceUnixMs === 0) return '-';
+  const seconds = Math.max(0, nowUnixMs - sinceUnixMs) / 1000;
+  if (seconds < 60) return `${seconds.toFixed(1)}s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes}m${pad(seconds % 60)}s`;
+  return `${Math.floor(minutes / 60)}h${pad(minutes % 60)}m`;
+}
+
+export function mebibytes(bytes: number): string {
+  return bytes === 0 ? '-' : `${(bytes / 2 ** 20).toFixed(1)}MiB`;
+}
+
+function pad(value: number): string {
+  return String(Math.floor(value)).padStart(2, '0');
+}

@@ -1,0 +1,61 @@
+/** Messages of control.proto, as the proto loader gives them. */
+export interface NodeView {
+  readonly node_id: string;
+  readonly state: string;
+  readonly version: string;
+  readonly pid: number;
+  readonly started_at_ms: number;
+  readonly pools: number;
+  readonly workers: number;
+  readonly workers_ready: number;
+  readonly http_address: string;
+  readonly listen_address: string;
+  readonly config_path: string;
+  readonly config_error: string;
+}
+
+export interface PoolView {
+  readonly pool: string;
+  readonly state: string;
+  readonly size: number;
+  readonly workers_starting: number;
+  readonly workers_ready: number;
+  readonly workers_draining: number;
+  readonly workers_stopping: number;
+  readonly queued: number;
+  readonly in_flight: number;
+  readonly requests_completed: number;
+  readonly requests_failed: number;
+  readonly commands: readonly string[];
+  readonly slots_backing_off: number;
+  readonly last_failure: string;
+}
+
+export interface WorkerView {
+  readonly worker_id: string;
+  readonly pool: string;
+  readonly slot: number;
+  readonly generation: number;
+  readonly pid: number;
+  readonly state: string;
+  readonly health: string;
+  readonly reason: string;
+  readonly ready_at_ms: number;
+  readonly in_flight: number;
+  readonly requests_completed: number;
+  readonly requests_failed: number;
+  readonly ping_round_trip_ms: number;
+  readonly missed_pings: number;
+  readonly rss_bytes: number;
+  readonly pss_bytes: number;
+  readonly cpu: number;
+}
+
+export interface EventView {
+  readonly at_ms: number;
+  readonly kind: string;
+  readonly pool: string;
+  readonly worker_id: string;
+  readonly reason: string;
+  readonly message: string;
+}

@@ -1,0 +1,59 @@
+import { withAgent } from './connect.ts';
+import { print, printJson } from './print.ts';
+import { age, mebibytes, table, word } from './table.ts';
+import type { WorkerView } from './views.ts';
+
+export interface WorkersOptions {
+  readonly socket?: string;
+  readonly json?: boolean;
+  readonly pool?: string;
+}
+
+export async function workers(options: WorkersOptions): Promise<void> {
+  const request = { pool: options.pool ?? '' };
+  const { workers: found } = await withAgent(options.socket, (agent) =>
+    agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', request),
+  );
+  if (options.json === true) return printJson(found);
+  const nowMs = Date.now();
+  print(
+    table(
+      headings,
+      found.map((worker) => row(worker, nowMs)),
+    ),
+  );
+}
+
+const headings = [
+  'WORKER',
+  'GEN',
+  'PID',
+  'STATE',
+  'HEALTH',
+  'REASON',
+  'READY FOR',
+  'IN FLIGHT',
+  'DONE',
+  'FAILED',
+  'PING',
+  'MEMORY',
+  'CPU',
+];
+
+function row(worker: WorkerView, nowMs: number): (string | number)[] {
+  return [
+    worker.worker_id,
+    worker.generation,
+    worker.pid,
+    word(worker.state),
+    word(worker.health),
+    worker.reason || '-',
+    age(worker.ready_at_ms, nowMs),
+    worker.in_flight,
+    worker.requests_completed,
+    worker.requests_failed,
+    worker.ping_round_trip_ms === 0 ? '-' : `${worker.ping_round_trip_ms.toFixed(1)}ms`,
+    mebibytes(worker.pss_bytes > 0 ? worker.pss_bytes : worker.rss_bytes),
+    `${Math.round(worker.cpu * 100)}%`,
+  ];
+}

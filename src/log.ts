@@ -1,0 +1,53 @@
+import pino from 'pino';
+
+/** Structured log lines; fields are the words of the design (`worker_id`, `pool`, `reason`, …). */
+export interface Log {
+  debug(message: string, fields?: LogFields): void;
+  info(message: string, fields?: LogFields): void;
+  warn(message: string, fields?: LogFields): void;
+  error(message: string, fields?: LogFields): void;
+  /** Writes what is still held; for the end of the process. */
+  flush(): void;
+}
+
+export type LogFields = Readonly<Record<string, unknown>>;
+
+/** Held for a reader that is slow; beyond it lines are dropped, for a slow reader must not stop the agent. */
+const heldMaxBytes = 8 * 1024 * 1024;
+
+export function createLog(options: { readonly level: string; readonly format: 'pretty' | 'json' }): Log {
+  const out = pino.destination({ fd: 1, sync: false, maxLength: heldMaxBytes });
+  // A full disk or a closed pipe: there is nowhere left to say it, and the workers go on.
+  out.on('error', () => undefined);
+  const stream = options.format === 'json' ? out : { write: (line: string) => out.write(pretty(line)) };
+  const logger = pino(
+    {
+      level: options.level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    stream,
+  );
+  return {
+    debug: (message, fields = {}) => logger.debug(fields, message),
+    info: (message, fields = {}) => logger.info(fields, message),
+    warn: (message, fields = {}) => logger.warn(fields, message),
+    error: (message, fields = {}) => logger.error(fields, message),
+    flush: () => {
+      try {
+        out.flushSync();
+      } catch {
+        // As above: nowhere left to say it.
+      }
+    },
+  };
+}
+
+/** `12:34:56 warn  text-0-x7k2 | what it wrote`: the time and what happened; fields are for programs. */
+function pretty(json: string): string {
+  const line = JSON.parse(json) as { time: string; level: string; msg: string; stream?: string; worker_id?: string };
+  const level = line.level === 'info' ? '' : `${line.level}: `;
+  const subject = line.stream === undefined ? '' : `${line.worker_id} | `;
+  return `${line.time.slice(11, 19)} ${level}${subject}${line.msg}\n`;
+}

@@ -1,0 +1,188 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Outcome } from './dispatch/dispatch.ts';
+import type { NodeRecord } from './domain/action.ts';
+import { memoryBytes } from './domain/policies/memory.ts';
+import type { Phase, State } from './domain/state.ts';
+
+/** What the metrics read when they are scraped. */
+export interface MetricsSource {
+  state(): State;
+  poolNumbers(pool: string): { readonly queued: number; readonly queuedBytes: number; readonly inFlight: number };
+}
+
+export interface Metrics {
+  record(record: NodeRecord): void;
+  outcome(outcome: Outcome): void;
+  ping(pool: string, roundTripSeconds: number): void;
+  missedPings(pool: string, count: number): void;
+  /** Its series end: a label that names it must not stay for ever. */
+  forgetPool(pool: string): void;
+  render(): Promise<{ readonly contentType: string; readonly body: string }>;
+}
+
+const phases: readonly Phase[] = ['starting', 'ready', 'draining', 'stopping', 'exited'];
+
+/** gRPC status codes as words of the label `outcome`; 0 is an answer. */
+const outcomes: readonly string[] = [
+  'ok',
+  'cancelled',
+  'unknown',
+  'invalid_argument',
+  'deadline_exceeded',
+  'not_found',
+  'already_exists',
+  'permission_denied',
+  'resource_exhausted',
+  'failed_precondition',
+  'aborted',
+  'out_of_range',
+  'unimplemented',
+  'internal',
+  'unavailable',
+  'data_loss',
+  'unauthenticated',
+];
+
+/** From a quarter of a millisecond, what a trivial command takes, to the minutes of a long one. */
+const requestBuckets = [
+  0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+];
+const pingBuckets = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 10];
+
+/** All series are described in docs/metrics.md. Each has the label `pool`, which the config bounds. */
+export function createMetrics(source: MetricsSource): Metrics {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry, prefix: 'pitwarden_agent_' });
+  const counter = (name: string, help: string, labels: string[]) =>
+    new Counter({ name, help, labelNames: labels, registers: [registry] });
+  const histogram = (name: string, help: string, buckets: number[]) =>
+    new Histogram({ name, help, labelNames: ['pool'], buckets, registers: [registry] });
+
+  const starts = counter('pitwarden_worker_starts_total', 'Workers started.', ['pool']);
+  const exits = counter('pitwarden_worker_exits_total', 'Workers that ended, by reason.', ['pool', 'reason']);
+  const recycles = counter('pitwarden_worker_recycles_total', 'Planned replacements, by reason.', ['pool', 'reason']);
+  const missed = counter('pitwarden_pings_missed_total', 'Pings not answered within heartbeat.timeout.', ['pool']);
+  const requests = counter('pitwarden_requests_total', 'Requests that ended, by outcome.', ['pool', 'outcome']);
+  const roundTrip = histogram('pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
+  const runTime = histogram('pitwarden_request_seconds', 'From sending a request to its end.', requestBuckets);
+  const queueTime = histogram(
+    'pitwarden_queue_seconds',
+    'From the arrival of a request to its sending.',
+    requestBuckets,
+  );
+  addGauges(registry, source);
+
+  // Looked up once: a labelled lookup costs more than what it counts.
+  const ofPool = new Map<string, PoolSeries>();
+  const seriesOf = (pool: string): PoolSeries => {
+    let series = ofPool.get(pool);
+    if (series === undefined) {
+      series = {
+        runTime: runTime.labels(pool),
+        queueTime: queueTime.labels(pool),
+        outcomes: outcomes.map(() => undefined),
+      };
+      ofPool.set(pool, series);
+    }
+    return series;
+  };
+
+  return {
+    record: (record) => {
+      const { pool, kind, reason } = record;
+      if (pool === undefined) return;
+      if (kind === 'worker_started') starts.inc({ pool });
+      if (kind === 'worker_exited' && reason !== undefined) exits.inc({ pool, reason });
+      if (kind === 'worker_due' && reason !== undefined) recycles.inc({ pool, reason });
+    },
+    outcome: ({ pool, code, queuedMs, ranMs }) => {
+      const series = seriesOf(pool);
+      let count = series.outcomes[code];
+      if (count === undefined) {
+        count = requests.labels(pool, outcomes[code] ?? 'unknown');
+        series.outcomes[code] = count;
+      }
+      count.inc();
+      series.queueTime.observe(queuedMs / 1000);
+      if (ranMs > 0) series.runTime.observe(ranMs / 1000);
+    },
+    ping: (pool, seconds) => roundTrip.observe({ pool }, seconds),
+    missedPings: (pool, count) => missed.inc({ pool }, count),
+    forgetPool: (pool) => {
+      ofPool.delete(pool);
+      for (const series of [starts, missed, roundTrip, runTime, queueTime]) series.remove({ pool });
+      for (const series of [exits, recycles]) forgetLabelled(series, pool);
+      forgetLabelled(requests, pool);
+    },
+    render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
+  };
+}
+
+interface PoolSeries {
+  readonly runTime: { observe(value: number): void };
+  readonly queueTime: { observe(value: number): void };
+  /** By status code. */
+  readonly outcomes: ({ inc(): void } | undefined)[];
+}
+
+function forgetLabelled(series: Counter, pool: string): void {
+  void series.get().then(({ values }) => {
+    for (const { labels } of values) if (labels['pool'] === pool) series.remove(labels);
+  });
+}
+
+/** Read from the state when scraped, so that they can never disagree with it. */
+function addGauges(registry: Registry, source: MetricsSource): void {
+  const gauge = (name: string, help: string, labels: string[], read: (set: Gauge['set']) => void): void => {
+    new Gauge({
+      name,
+      help,
+      labelNames: labels,
+      registers: [registry],
+      collect() {
+        this.reset();
+        read(this.set.bind(this) as Gauge['set']);
+      },
+    });
+  };
+  const pools = (): string[] => [...source.state().pools.keys()];
+  const workersOf = (pool: string) => [...source.state().workers.values()].filter((worker) => worker.pool === pool);
+
+  gauge('pitwarden_workers', 'Live workers, by state.', ['pool', 'state'], (set) => {
+    for (const pool of pools()) {
+      const workers = workersOf(pool);
+      for (const state of phases) set({ pool, state }, workers.filter((worker) => worker.phase === state).length);
+    }
+  });
+  gauge('pitwarden_pool_size', 'Workers that the pool should have.', ['pool'], (set) => {
+    for (const pool of source.state().pools.values()) set({ pool: pool.name }, pool.size);
+  });
+  gauge('pitwarden_queue_depth', 'Requests that wait for a worker.', ['pool'], (set) => {
+    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).queued);
+  });
+  gauge('pitwarden_queue_bytes', 'Payload bytes of the requests that wait.', ['pool'], (set) => {
+    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).queuedBytes);
+  });
+  gauge('pitwarden_in_flight', 'Requests that workers have now.', ['pool'], (set) => {
+    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).inFlight);
+  });
+  gauge(
+    'pitwarden_memory_bytes',
+    "Memory of the pool's process trees: PSS, or RSS where that is unknown.",
+    ['pool'],
+    (set) => {
+      for (const pool of pools())
+        set(
+          { pool },
+          workersOf(pool).reduce((sum, { usage }) => sum + memoryBytes(usage), 0),
+        );
+    },
+  );
+  gauge('pitwarden_cpu_cores', "Cores that the pool's process trees used over the last sample.", ['pool'], (set) => {
+    for (const pool of pools())
+      set(
+        { pool },
+        workersOf(pool).reduce((sum, { usage }) => sum + usage.cpu, 0),
+      );
+  });
+}
