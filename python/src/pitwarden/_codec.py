@@ -36,8 +36,7 @@ def decode_arguments(payload: bytes, content_type: str) -> tuple[list[Any], dict
         if type(value) is list:
             return value, {}
         raise InvalidArgument(
-            "arguments must be a JSON object (keyword arguments) or array (positional ones), "
-            f"got {_json_kind(value)}"
+            f"arguments must be a JSON object (keyword arguments) or array (positional ones), got {_json_kind(value)}"
         )
     if content_type == BYTES:
         return [payload], {}

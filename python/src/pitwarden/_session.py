@@ -1,8 +1,8 @@
 """The worker's side of the link, without I/O: frames in, calls to run; their answers in, frames out.
 
-A call is waiting until `begin`, running until `finish` or `fail`, and gone after. What ends it first counts: a cancel or
-a passed deadline answers a waiting call at once, and only marks a running one, whose command has the last word. So every
-request gets exactly one result.
+A call is waiting until `begin`, running until `finish` or `fail`, and gone after. What ends it first counts: a cancel
+or a passed deadline answers a waiting call at once, and only marks a running one, whose command has the last word. So
+every request gets exactly one result.
 
 It starts no thread, reads no clock (the time is an argument, in seconds of one monotonic clock), and takes no lock:
 _link.py holds one around every call.
@@ -183,7 +183,8 @@ class Session:
 
     def _take_answers(self, frame: WorkerFrame) -> None:
         answers, size = self._answers, 0
-        chunks, results = [], []
+        chunks: list[LinkChunk] = []
+        results: list[LinkResult] = []
         while answers:
             answer = answers[0]
             if isinstance(answer, LinkChunk):

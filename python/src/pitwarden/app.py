@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Callable, NoReturn, Optional, TypeVar, Union, overload
 
 from . import _codec
+from ._loop import LoopThread
 from .context import Context, Request, enter, leave
 from .errors import InvalidArgument, NotFound, Refusal
-from ._loop import LoopThread
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -1,0 +1,84 @@
+"""Text commands with nothing but the standard library."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import pitwarden
+
+app = pitwarden.App()
+
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[^\W\d_a-z])")
+STOP_WORDS = frozenset(
+    "a about after all also an and any are as at be because been before but by can could did do does for from had has "
+    "have he her him his how i if in into is it its just like may me more most my no not of on one only or other our "
+    "out over she should so some such than that the their them then there these they this those through to too under "
+    "up us was we were what when where which who will with would you your".split()
+)
+
+
+@app.command
+def summarize(text: str, sentences: int = 3) -> str:
+    """The sentences that say most, in their order: each weighs what its words weigh in the whole text."""
+    if sentences < 1:
+        raise pitwarden.InvalidArgument(f"sentences: expected at least 1, got {sentences}")
+    found = _sentences(text)
+    weights = _weights(found)
+    scored = sorted(range(len(found)), key=lambda index: _score(found[index], weights), reverse=True)
+    return " ".join(found[index] for index in sorted(scored[:sentences]))
+
+
+@app.command
+def keywords(text: str, top: int = 10) -> list[dict[str, object]]:
+    """The words that weigh most, heaviest first."""
+    weights = _weights(_sentences(text))
+    heaviest = sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:top]
+    return [{"word": word, "weight": round(weight, 3)} for word, weight in heaviest]
+
+
+@app.command
+def count_words(text: str) -> dict[str, int]:
+    """How often each word occurs, most frequent first."""
+    return dict(Counter(word.lower() for word in WORD.findall(text)).most_common())
+
+
+@app.command
+def tokens(text: str) -> Iterator[str]:
+    """The words one by one, as a language model would give them."""
+    for match in WORD.finditer(text):
+        yield match.group()
+
+
+def _sentences(text: str) -> list[str]:
+    """Sentences of the prose: code blocks, headings, tables and the marks of Markdown are left out."""
+    prose = re.sub(r"```.*?(```|\Z)|^\s{4,}.*$|^\s*[#|].*$|^\s*[-*] ", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"[*_`]|\[([^\]]*)\]\([^)]*\)", r"\1", prose)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", prose))
+    return [sentence for part in paragraphs for sentence in SENTENCE_END.split(part) if WORD.search(sentence)]
+
+
+def _weights(sentences: list[str]) -> dict[str, float]:
+    """Term frequency, damped, times how few sentences share the term (tf-idf with sentences for documents)."""
+    frequency: Counter[str] = Counter()
+    spread: Counter[str] = Counter()
+    for sentence in sentences:
+        terms = _terms(sentence)
+        frequency.update(terms)
+        spread.update(set(terms))
+    return {
+        term: (1 + math.log(count)) * math.log(1 + len(sentences) / spread[term]) for term, count in frequency.items()
+    }
+
+
+def _score(sentence: str, weights: dict[str, float]) -> float:
+    """Mean weight, so that a sentence is not chosen for its length; very short ones say too little."""
+    terms = _terms(sentence)
+    return sum(weights[term] for term in terms) / max(len(terms), 8)
+
+
+def _terms(sentence: str) -> list[str]:
+    return [word for word in (found.lower() for found in WORD.findall(sentence)) if word not in STOP_WORDS]

@@ -1,0 +1,205 @@
+"""Runs calls: sync commands in the main thread or in a pool of threads, async ones on the application's loop.
+
+With a concurrency of 1 the main thread runs them, for much code (signal handlers, GUI toolkits, some C libraries)
+expects to live there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from queue import SimpleQueue
+from typing import Any, Optional
+
+from . import _codec
+from ._line import Line
+from ._session import Call
+from .app import App, Command
+from .context import Context, enter, leave
+from .errors import Code, Error, Refusal, describe
+
+Job = tuple[Call, Command]
+
+
+class Crew:
+    def __init__(self, app: App, line: Line) -> None:
+        self._app = app
+        self._line = line
+        self._main: SimpleQueue[Optional[Job]] = SimpleQueue()
+        self._ready = self._main
+        self._concurrency = 1
+        self._threads = 0
+        # Touched on the loop alone.
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def resize(self, concurrency: int) -> None:
+        """To be called once, before the first start."""
+        self._concurrency = concurrency
+        self._ready = self._main if concurrency == 1 else SimpleQueue()
+
+    def work(self) -> None:
+        """For the main thread: runs what there is to run in it, until ``dismiss``."""
+        self._work(self._main)
+
+    def dismiss(self) -> None:
+        self._main.put(None)
+
+    def start(self, calls: list[Call]) -> None:
+        tasks: list[Job] = []
+        jobs: list[Job] = []
+        for call in calls:
+            command = self._app.commands.get(call.command)
+            if command is None:
+                self._line.fail(call, self._unknown(call))
+            elif command.is_async:
+                tasks.append((call, command))
+            else:
+                jobs.append((call, command))
+        if tasks:
+            self._app.loop.post(self._start_tasks, tasks)
+        if jobs:
+            self._staff(len(jobs))
+            for job in jobs:
+                self._ready.put(job)
+
+    def cancel(self, calls: list[Call]) -> None:
+        """Sync commands see it in their context, generators between two values; a task is cancelled."""
+        tasks = [call.id for call in calls if self._app.commands[call.command].is_async]
+        if tasks:
+            self._app.loop.post(self._cancel_tasks, tasks)
+
+    def _staff(self, arriving: int) -> None:
+        # Threads come as they are needed: a pool may allow many requests at once and never see them.
+        if self._ready is self._main:
+            return
+        wanted = min(self._concurrency, self._threads + arriving)
+        while self._threads < wanted:
+            self._threads += 1
+            name = f"pitwarden-{self._threads}"
+            threading.Thread(target=self._work, args=(self._ready,), name=name, daemon=True).start()
+
+    def _work(self, queue: SimpleQueue[Optional[Job]]) -> None:
+        while True:
+            job = queue.get()
+            if job is None:
+                return
+            self._answer(*job)
+
+    def _answer(self, call: Call, command: Command) -> None:
+        try:
+            args, kwargs = _arguments(call)
+            token = enter(Context(call, functools.partial(self._line.report, call)))
+            try:
+                value = command.invoke(args, kwargs)
+                if command.streams and isinstance(value, Iterator):
+                    self._stream(call, value)
+                    payload, content_type = b"", ""
+                else:
+                    payload, content_type = _result(value)
+            finally:
+                leave(token)
+        # Also SystemExit and the like: a command's end is not the worker's.
+        except BaseException as exception:
+            self._line.fail(call, describe(exception))
+        else:
+            self._line.finish(call, payload, content_type)
+
+    def _stream(self, call: Call, values: Iterator[Any]) -> None:
+        room = threading.Event()
+        try:
+            for value in values:
+                payload, content_type = _result(value)
+                while not call.cancelled and not self._line.offer(call, payload, content_type, room.set):
+                    room.wait()
+                    room.clear()
+                if call.cancelled:
+                    raise Refusal(_cancelled(call))
+        finally:
+            close = getattr(values, "close", None)
+            if close is not None:
+                close()
+
+    def _start_tasks(self, jobs: list[Job]) -> None:
+        loop = asyncio.get_running_loop()
+        for call, command in jobs:
+            task = self._tasks[call.id] = loop.create_task(self._answer_async(call, command))
+            task.add_done_callback(functools.partial(self._task_ended, call))
+
+    def _cancel_tasks(self, ids: list[int]) -> None:
+        for id in ids:
+            task = self._tasks.get(id)
+            if task is not None:
+                task.cancel()
+
+    def _task_ended(self, call: Call, task: asyncio.Task[None]) -> None:
+        del self._tasks[call.id]
+        # Here and not in the task: one that is cancelled before its first step never runs any of its own code.
+        if task.cancelled():
+            self._line.fail(call, _cancelled(call))
+
+    async def _answer_async(self, call: Call, command: Command) -> None:
+        # The task has a copy of the context variables to itself, so there is nothing to leave.
+        enter(Context(call, functools.partial(self._line.report, call)))
+        try:
+            args, kwargs = _arguments(call)
+            value = command.invoke(args, kwargs)
+            if isinstance(value, AsyncIterator):
+                await self._stream_async(call, value)
+                payload, content_type = b"", ""
+            else:
+                payload, content_type = _result(await value)
+        except asyncio.CancelledError:
+            raise
+        # SystemExit would end the loop, and with it every other request.
+        except BaseException as exception:
+            self._line.fail(call, describe(exception))
+        else:
+            self._line.finish(call, payload, content_type)
+
+    async def _stream_async(self, call: Call, values: AsyncIterator[Any]) -> None:
+        room = asyncio.Event()
+        wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, room.set)
+        try:
+            async for value in values:
+                payload, content_type = _result(value)
+                while not self._line.offer(call, payload, content_type, wake):
+                    await room.wait()
+                    room.clear()
+                if call.cancelled:
+                    raise Refusal(_cancelled(call))
+        finally:
+            close = getattr(values, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _unknown(self, call: Call) -> Error:
+        try:
+            self._app.find(call.command)
+        except Error as error:
+            return error
+        raise AssertionError(f"command {call.command} is known")
+
+
+def _arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        return _codec.decode_arguments(call.payload, call.content_type)
+    except Error as error:
+        raise Refusal(error) from None
+
+
+def _result(value: Any) -> tuple[bytes, str]:
+    try:
+        return _codec.encode_result(value)
+    except Error as error:
+        raise Refusal(error) from None
+
+
+def _cancelled(call: Call) -> Error:
+    if call.deadline_s is not None and time.monotonic() >= call.deadline_s:
+        return Error("the deadline passed while the command ran", code=Code.DEADLINE_EXCEEDED)
+    if call.cancelled:
+        return Error("the caller cancelled the request", code=Code.CANCELLED)
+    return Error("the command cancelled its own task", code=Code.CANCELLED)

@@ -1,0 +1,204 @@
+"""The worker process: `python -m pitwarden.worker`, started by the agent.
+
+    PITWARDEN_LINK        path of the unix socket to dial
+    PITWARDEN_TOKEN       proves that the agent started this process; good once
+    PITWARDEN_WORKER_ID   name of this process
+    PITWARDEN_POOL        its pool
+    PITWARDEN_SLOT        its place in the pool: 0, 1, …
+    PITWARDEN_APP         "module:attribute" of the App; not needed by App.run()
+
+Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed to load, 4 the agent is gone.
+"""
+
+from __future__ import annotations
+
+import _thread
+import importlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Callable, NamedTuple, NoReturn, Optional
+
+from ._pb.link_pb2 import Command, Hello
+from ._session import PROTOCOL
+from ._version import __version__
+from .app import App
+
+EXIT_STOPPED = 0
+EXIT_USAGE = 2
+EXIT_APP = 3
+EXIT_LINK = 4
+
+COMMANDS_MAX = 1000
+
+# Stop hooks may end in peace when the agent goes away while they run, but not for ever.
+HOOKS_AFTER_LINK_S = 5.0
+
+# Flushing may block on a pipe that nobody reads.
+FLUSH_S = 1.0
+
+USAGE = """\
+pitwarden: this process was not started by an agent: {missing} not set.
+
+A worker is started by `pitwarden agent`, from a pool in its configuration:
+
+    pools:
+      my-pool:
+        app: my_module:app
+
+To try a command without an agent, call it from Python: app.call("name", argument=1)"""
+
+
+class Settings(NamedTuple):
+    link: str
+    token: str
+    worker_id: str
+
+
+class LoadError(Exception):
+    """The application could not be made ready; the cause is the application's own exception, if there was one."""
+
+
+def main() -> int:
+    settings = _settings()
+    app_name = os.environ.get("PITWARDEN_APP", "")
+    if settings is None or not app_name:
+        return _usage()
+    return _serve(settings, lambda: load(app_name))
+
+
+def serve_app(app: App) -> int:
+    """Serves the agent that started this process; returns the code to exit with."""
+    settings = _settings()
+    return _usage() if settings is None else _serve(settings, lambda: app)
+
+
+def load(name: str) -> App:
+    """The App that PITWARDEN_APP names."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise LoadError(f'PITWARDEN_APP must be "module:attribute", got {name!r}')
+    here = os.getcwd()
+    if sys.path[:1] != [here]:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    # A module that calls sys.exit() must not look like a worker that was asked to stop.
+    except BaseException as error:
+        raise LoadError(f"could not import {module_name!r} from {here}") from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        got = "nothing of that name" if app is None else type(app).__name__
+        raise LoadError(f"{name!r} must be a pitwarden.App, got {got}")
+    return app
+
+
+def _settings() -> Optional[Settings]:
+    # Taken out at once, so that no child process and no log of the environment gets to see it.
+    token = os.environ.pop("PITWARDEN_TOKEN", "")
+    link, worker_id = os.environ.get("PITWARDEN_LINK", ""), os.environ.get("PITWARDEN_WORKER_ID", "")
+    return Settings(link, token, worker_id) if link and token and worker_id else None
+
+
+def _usage() -> int:
+    names = ("PITWARDEN_LINK", "PITWARDEN_TOKEN", "PITWARDEN_WORKER_ID", "PITWARDEN_APP")
+    missing = [name for name in names if not os.environ.get(name)]
+    print(USAGE.format(missing=", ".join(missing) + (" is" if len(missing) == 1 else " are")), file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
+    # Ctrl-C in a terminal reaches the agent too, and it decides. A handler, for SIG_IGN would be inherited by children.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    _buffer_by_line()
+    try:
+        app = find_app()
+        hello = _hello(settings, app)
+        _start(app)
+    except LoadError as error:
+        _explain(error)
+        _flush()
+        return EXIT_APP
+
+    # gRPC would tell of its own affairs on the application's stderr.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Here and not above: gRPC's threads should not exist before the application has had its chance to fork.
+    from ._link import Link
+
+    leaving = threading.Event()
+    link = Link(app, settings.link, hello, lambda reason: _lost(reason, leaving))
+    # A handler may run while this thread holds any lock, so it only starts a thread that may wait for one.
+    signal.signal(signal.SIGTERM, lambda *_: _thread.start_new_thread(link.stop, ()))
+    link.serve()
+    leaving.set()
+    try:
+        app.stop()
+    except Exception:
+        print("pitwarden: a stop hook failed", file=sys.stderr)
+        traceback.print_exc()
+    link.leave()
+    _flush()
+    return EXIT_STOPPED
+
+
+def _hello(settings: Settings, app: App) -> Hello:
+    if len(app.commands) > COMMANDS_MAX:
+        raise LoadError(f"an application may have at most {COMMANDS_MAX} commands, got {len(app.commands)}")
+    return Hello(
+        protocol=PROTOCOL,
+        worker_id=settings.worker_id,
+        token=settings.token,
+        pid=os.getpid(),
+        commands=[Command(name=c.name, streams=c.streams, summary=c.summary) for c in app.commands.values()],
+        sdk_version=__version__,
+        python_version=platform.python_version(),
+    )
+
+
+def _start(app: App) -> None:
+    try:
+        app.start()
+    except BaseException as error:
+        raise LoadError("a start hook failed") from error
+
+
+def _explain(error: LoadError) -> None:
+    print(f"pitwarden: {error}", file=sys.stderr)
+    cause = error.__cause__
+    if cause is not None:
+        traceback.print_exception(type(cause), cause, cause.__traceback__)
+
+
+def _lost(reason: str, leaving: threading.Event) -> NoReturn:
+    if leaving.is_set():
+        time.sleep(HOOKS_AFTER_LINK_S)
+    # Whatever runs still has nobody to answer to, so it is not waited for.
+    print(f"pitwarden: {reason}; leaving", file=sys.stderr)
+    flusher = threading.Thread(target=_flush, daemon=True)
+    flusher.start()
+    flusher.join(FLUSH_S)
+    os._exit(EXIT_LINK)
+
+
+def _buffer_by_line() -> None:
+    # A log line is worth most while the process still lives.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        # Also None, for a stream that was closed before Python began, and one closed since.
+        except (OSError, ValueError, AttributeError):
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+import pitwarden
+
+app = pitwarden.App()
+
+
+@app.on_start
+def load_model():
+    raise FileNotFoundError("model.bin")

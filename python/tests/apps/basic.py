@@ -1,0 +1,185 @@
+"""Commands for the tests: each does one thing that a worker has to cope with."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pitwarden
+
+app = pitwarden.App()
+DIR = Path(os.environ["TEST_DIR"])
+
+
+@app.on_start
+def started():
+    print("started")
+
+
+@app.on_stop
+def stopped():
+    print("stopped")
+
+
+@app.command
+def add(a, b=0):
+    """Adds.
+
+    Two numbers.
+    """
+    return a + b
+
+
+@app.command
+def thread():
+    return threading.current_thread() is threading.main_thread()
+
+
+@app.command
+def environment():
+    return sorted(name for name in os.environ if name.startswith("PITWARDEN_"))
+
+
+@app.command
+def about():
+    context = pitwarden.context()
+    return [context.request_id, context.session_id, context.deadline.is_set, context.deadline.remaining_s < 61]
+
+
+@app.command
+def reverse(data: bytes):
+    return data[::-1]
+
+
+@app.command
+def wait(file):
+    """Blocks until the test makes the file, whatever happens."""
+    pitwarden.context().progress(-1, "waiting")
+    while not (DIR / file).exists():
+        time.sleep(0.005)
+    return file
+
+
+@app.command
+def spin(file):
+    """As wait, without ever giving the GIL away on its own."""
+    pitwarden.context().progress(0.5, "spinning")
+    while not os.path.exists(DIR / file):
+        for _ in range(10_000):
+            pass
+    return file
+
+
+@app.command
+def until_cancelled():
+    context = pitwarden.context()
+    context.progress(-1)
+    while not context.cancelled:
+        time.sleep(0.005)
+    context.raise_if_cancelled()
+
+
+@app.command
+def fail(message):
+    raise ValueError(message)
+
+
+@app.command
+def refuse():
+    raise pitwarden.FailedPrecondition("not today")
+
+
+@app.command
+def leave():
+    sys.exit(7)
+
+
+@app.command
+def unsendable():
+    return {1, 2}
+
+
+@app.command
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.command
+def count(to):
+    yield from range(to)
+
+
+@app.command
+def count_then_fail():
+    yield 1
+    raise KeyError("two")
+
+
+@app.command
+def blobs(number, size):
+    for _ in range(number):
+        yield bytes(size)
+
+
+@app.command
+def for_ever():
+    number = 0
+    try:
+        while True:
+            yield number
+            number += 1
+    finally:
+        print("closed", flush=True)
+
+
+@app.command
+async def nap(file):
+    pitwarden.context().progress(-1, "napping")
+    while not (DIR / file).exists():
+        await asyncio.sleep(0.005)
+    return pitwarden.context().request_id
+
+
+@app.command
+async def sleep_for_ever():
+    pitwarden.context().progress(-1)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        print("task cancelled", flush=True)
+
+
+@app.command
+async def async_count(to):
+    for number in range(to):
+        yield number
+        await asyncio.sleep(0)
+
+
+@app.command
+async def async_for_ever():
+    number = 0
+    try:
+        while True:
+            yield number
+            number += 1
+    finally:
+        print("async closed", flush=True)
+
+
+@app.command
+async def async_fail():
+    await asyncio.sleep(0)
+    raise ValueError("from a task")
+
+
+@app.command
+async def async_leave():
+    sys.exit(7)
+
+
+if __name__ == "__main__":
+    app.run()

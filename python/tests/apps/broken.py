@@ -1,0 +1,3 @@
+"""An application with a typing error."""
+
+import no_such_module  # noqa: F401

@@ -1,0 +1,220 @@
+"""An agent that does what a test tells it, wrong things too: a real socket, real frames, real worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar
+
+import grpc
+
+from pitwarden._pb.link_pb2 import (
+    AgentFrame,
+    Drain,
+    Hello,
+    LinkRequest,
+    LinkResult,
+    Ping,
+    Pong,
+    Progress,
+    Stop,
+    Welcome,
+    WorkerFrame,
+)
+
+APPS = Path(__file__).parent / "apps"
+
+# Long enough for a busy machine; only a failing test ever waits so long.
+PATIENCE_S = 30.0
+
+Value = TypeVar("Value")
+
+
+class FakeAgent:
+    """Serves WorkerLink; ``refusal`` set, it refuses whoever attaches."""
+
+    def __init__(self) -> None:
+        # Not pytest's tmp_path, which may be longer than a socket's address can be.
+        self.dir = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
+        self.path = self.dir / "link.sock"
+        self.refusal: Optional[tuple[grpc.StatusCode, str]] = None
+        self._links: queue.Queue[FakeLink] = queue.Queue()
+        self._workers: list[Worker] = []
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
+        attach = grpc.stream_stream_rpc_method_handler(
+            self._attach,
+            request_deserializer=WorkerFrame.FromString,
+            response_serializer=AgentFrame.SerializeToString,
+        )
+        handler = grpc.method_handlers_generic_handler("pitwarden.v1.WorkerLink", {"Attach": attach})
+        self._server.add_generic_rpc_handlers((handler,))
+        self._server.add_insecure_port(f"unix:{self.path}")
+        self._server.start()
+
+    def spawn(self, app: str = "basic:app", *, args: tuple[str, ...] = ("-m", "pitwarden.worker"), **env: str) -> Worker:
+        """A worker process on an application in apps/."""
+        contract = {
+            "PITWARDEN_LINK": str(self.path),
+            "PITWARDEN_TOKEN": "00ff" * 16,
+            "PITWARDEN_WORKER_ID": "w-1",
+            "PITWARDEN_POOL": "test",
+            "PITWARDEN_SLOT": "0",
+            "PITWARDEN_APP": app,
+            "TEST_DIR": str(self.dir),
+        }
+        worker = Worker(self, [sys.executable, *args], {**os.environ, **contract, **env})
+        self._workers.append(worker)
+        return worker
+
+    def next_link(self) -> FakeLink:
+        return self._links.get(timeout=PATIENCE_S)
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._server.stop(None).wait()
+        shutil.rmtree(self.dir)
+
+    def kill(self) -> None:
+        """As a crash would: streams break, and the socket refuses."""
+        self._server.stop(None).wait()
+
+    def _attach(self, frames: Iterator[WorkerFrame], context: grpc.ServicerContext) -> Iterator[AgentFrame]:
+        if self.refusal is not None:
+            context.abort(*self.refusal)
+        link = FakeLink(next(frames).hello)
+        context.add_callback(link.hang_up)
+        threading.Thread(target=link.read, args=(frames,), daemon=True).start()
+        self._links.put(link)
+        yield from iter(link.down.get, None)
+
+
+class FakeLink:
+    """The agent's end of one stream."""
+
+    def __init__(self, hello: Hello) -> None:
+        self.hello = hello
+        self.down: queue.SimpleQueue[Optional[AgentFrame]] = queue.SimpleQueue()
+        self.frames: list[WorkerFrame] = []
+        self.ended = False
+        self._changed = threading.Condition()
+        self._ids = iter(range(1, 1_000_000))
+
+    def welcome(self, concurrency: int = 1, protocol: int = 1) -> None:
+        self.send(AgentFrame(welcome=Welcome(protocol=protocol, concurrency=concurrency)))
+
+    def send(self, frame: AgentFrame) -> None:
+        self.down.put(frame)
+
+    def hang_up(self) -> None:
+        self.down.put(None)
+
+    def request(self, command: str, *args: Any, timeout_ms: int = 0, **kwargs: Any) -> int:
+        """Sends a request; returns its id."""
+        request = self.make(command, *args, timeout_ms=timeout_ms, **kwargs)
+        self.send(AgentFrame(requests=[request]))
+        return request.id
+
+    def make(self, command: str, *args: Any, timeout_ms: int = 0, **kwargs: Any) -> LinkRequest:
+        payload = json.dumps(list(args) if args else kwargs).encode()
+        id = next(self._ids)
+        return LinkRequest(
+            id=id, command=command, payload=payload, request_id=f"r-{id}", session_id="s", timeout_ms=timeout_ms
+        )
+
+    def call(self, command: str, *args: Any, **kwargs: Any) -> LinkResult:
+        return self.result(self.request(command, *args, **kwargs))
+
+    def value(self, command: str, *args: Any, **kwargs: Any) -> Any:
+        result = self.call(command, *args, **kwargs)
+        assert not result.HasField("error"), result
+        return json.loads(result.payload)
+
+    def cancel(self, id: int) -> None:
+        self.send(AgentFrame(cancels=[id]))
+
+    def stop(self, grace_ms: int = 10_000) -> None:
+        self.send(AgentFrame(stop=Stop(grace_ms=grace_ms)))
+
+    def drain(self) -> None:
+        self.send(AgentFrame(drain=Drain()))
+
+    def ping(self, sequence: int) -> Pong:
+        self.send(AgentFrame(ping=Ping(sequence=sequence)))
+        return self.wait(lambda: next((f.pong for f in self.frames if f.pong.sequence == sequence), None))
+
+    def result(self, id: int) -> LinkResult:
+        return self.wait(lambda: next((r for f in self.frames for r in f.results if r.id == id), None))
+
+    def results(self, id: int) -> list[LinkResult]:
+        return [r for f in list(self.frames) for r in f.results if r.id == id]
+
+    def chunks(self, id: int) -> list[Any]:
+        return [json.loads(c.payload) for f in list(self.frames) for c in f.chunks if c.id == id]
+
+    def accepted(self, id: int) -> None:
+        self.wait(lambda: any(id in f.accepted for f in self.frames) or None)
+
+    def progress(self, id: int) -> Progress:
+        """The first report on it: the command runs."""
+        return self.wait(lambda: next((p for f in self.frames for p in f.progress if p.id == id), None))
+
+    def wait(self, find: Callable[[], Optional[Value]]) -> Value:
+        """What `find` finds, looked for again with every frame."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: find() or self.ended, PATIENCE_S)
+            value = find()
+            assert value, f"the link ended: {self.ended}, found: {found}, frames: {self.frames[-20:]}"
+            return value
+
+    def read(self, frames: Iterator[WorkerFrame]) -> None:
+        try:
+            for frame in frames:
+                with self._changed:
+                    self.frames.append(frame)
+                    self._changed.notify_all()
+        except grpc.RpcError:
+            pass
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+        self.hang_up()
+
+
+class Worker:
+    def __init__(self, agent: FakeAgent, argv: list[str], env: dict[str, str]) -> None:
+        self._agent = agent
+        self.process = subprocess.Popen(
+            argv, cwd=APPS, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def attach(self, concurrency: int = 1) -> FakeLink:
+        link = self._agent.next_link()
+        link.welcome(concurrency)
+        return link
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit(self) -> tuple[int, str, str]:
+        """Waits for its end: exit code, stdout, stderr."""
+        stdout, stderr = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, stdout, stderr
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,355 @@
+"""Workers as processes, against an agent of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import grpc
+import pytest
+from fake_agent import FakeAgent
+
+from pitwarden._pb.link_pb2 import AgentFrame, LinkRequest, Ping, Welcome
+
+
+def test_hello_offers_the_commands(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    hello = worker.attach().hello
+    assert (hello.protocol, hello.worker_id, hello.token, hello.pid) == (1, "w-1", "00ff" * 16, worker.process.pid)
+    commands = {command.name: command for command in hello.commands}
+    assert commands["add"].summary == "Adds."
+    streams = {name for name, command in commands.items() if command.streams}
+    assert streams == {"count", "count_then_fail", "blobs", "for_ever", "async_count", "async_for_ever"}
+
+
+def test_sync_commands_run_in_the_main_thread(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=1)
+    assert link.value("add", a=1, b=2) == 3
+    assert link.value("add", 4) == 4
+    assert link.value("thread") is True
+    assert link.value("environment") == [f"PITWARDEN_{name}" for name in ("APP", "LINK", "POOL", "SLOT", "WORKER_ID")]
+    assert link.value("about") == ["r-5", "s", False, False]
+    assert link.value("about", timeout_ms=60_000) == ["r-6", "s", True, True]
+
+
+def test_bytes_go_as_they_are(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    octets = "application/octet-stream"
+    link.send(AgentFrame(requests=[LinkRequest(id=9, command="reverse", payload=b"\x00\xff", content_type=octets)]))
+    result = link.result(9)
+    assert (result.payload, result.content_type) == (b"\xff\x00", octets)
+
+
+def test_many_sync_commands_at_once(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=8)
+    requests = [link.make("wait", file="all") for _ in range(8)]
+    link.send(AgentFrame(requests=requests))
+    for request in requests:
+        link.progress(request.id)
+    (agent.dir / "all").touch()
+    for request in requests:
+        assert json.loads(link.result(request.id).payload) == "all"
+    assert link.value("thread") is False
+
+
+def test_many_async_commands_at_once(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=50)
+    requests = [link.make("nap", file="all") for _ in range(50)]
+    link.send(AgentFrame(requests=requests))
+    for request in requests:
+        link.progress(request.id)
+    assert link.ping(1).in_flight == 50
+    (agent.dir / "all").touch()
+    for request in requests:
+        assert json.loads(link.result(request.id).payload) == request.request_id
+    pong = link.ping(2)
+    assert (pong.in_flight, pong.requests_started, pong.requests_finished) == (0, 50, 50)
+
+
+@pytest.mark.parametrize("command", ["count", "async_count"])
+def test_generators_stream(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn().attach()
+    id = link.request(command, to=2000)
+    result = link.result(id)
+    assert not result.HasField("error")
+    assert result.payload == b""
+    assert link.chunks(id) == list(range(2000))
+
+
+def test_large_chunks_stream(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    id = link.request("blobs", number=16, size=1024 * 1024)
+    link.result(id)
+    assert sum(len(chunk.payload) for frame in link.frames for chunk in frame.chunks) == 16 * 1024 * 1024
+
+
+FAILURES = {
+    "an exception": ("fail", {"message": "no"}, 2, "builtins.ValueError", "no"),
+    "an error with a code": ("refuse", {}, 9, "pitwarden.FailedPrecondition", "not today"),
+    "an exception in a task": ("async_fail", {}, 2, "builtins.ValueError", "from a task"),
+    "sys.exit": ("leave", {}, 2, "builtins.SystemExit", "7"),
+    "sys.exit in a task": ("async_leave", {}, 2, "builtins.SystemExit", "7"),
+    "an unknown command": ("ad", {}, 5, "", "no command named 'ad'; did you mean 'add'?"),
+    "arguments it does not take": ("add", {"c": 1}, 3, "", "add takes (a, b=0), got keyword arguments c: "),
+    "a result that cannot be sent": ("unsendable", {}, 13, "", "a result must be bytes or JSON, got set: "),
+    "a stream that breaks": ("count_then_fail", {}, 2, "builtins.KeyError", "'two'"),
+}
+
+
+def test_failures(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    for name, (command, arguments, code, type, message) in FAILURES.items():
+        error = link.call(command, **arguments).error
+        assert (name, error.code, error.type) == (name, code, type)
+        assert error.message.startswith(message)
+        assert bool(error.traceback) == bool(type)
+        assert "_crew.py" not in error.traceback
+    assert link.value("add", a=1) == 1
+
+
+def test_traceback_names_the_line(agent: FakeAgent) -> None:
+    error = agent.spawn().attach().call("fail", message="no").error
+    assert error.traceback.startswith("Traceback (most recent call last):\n")
+    assert 'basic.py", line' in error.traceback
+    assert error.traceback.endswith("ValueError: no\n")
+
+
+@pytest.mark.parametrize("command", ["wait", "spin"])
+def test_pings_are_answered_while_a_command_runs(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn().attach()
+    id = link.request(command, file="go")
+    assert link.progress(id).message in ("waiting", "spinning")
+    first, second = link.ping(1), link.ping(2)
+    assert (first.in_flight, first.requests_started, first.requests_finished) == (1, 1, 0)
+    assert second.oldest_request_ms >= first.oldest_request_ms
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(id).payload) == "go"
+
+
+CANCELS = {
+    "a command that looks": "until_cancelled",
+    "a generator": "for_ever",
+    "a task": "sleep_for_ever",
+    "an async generator": "async_for_ever",
+}
+CLOSING_WORDS = ["closed", "task cancelled", "async closed"]
+
+
+def test_cancels(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    for name, command in CANCELS.items():
+        id = link.request(command)
+        link.wait(lambda id=id: link.chunks(id) or any(p.id == id for f in link.frames for p in f.progress))
+        link.cancel(id)
+        assert (name, link.result(id).error.code) == (name, 1)
+    assert link.value("add", a=1) == 1
+    link.stop()
+    code, stdout, _ = worker.exit()
+    assert code == 0
+    assert [line for line in stdout.splitlines() if line in CLOSING_WORDS] == CLOSING_WORDS
+
+
+def test_cancel_after_the_answer_changes_nothing(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    id = link.request("add", a=1)
+    link.result(id)
+    link.cancel(id)
+    assert link.value("add", a=2) == 2
+    assert len(link.results(id)) == 1
+
+
+def test_task_cancelled_in_the_frame_that_asks_for_it(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=2)
+    request = link.make("sleep_for_ever")
+    link.send(AgentFrame(requests=[request], cancels=[request.id]))
+    assert link.result(request.id).error.code == 1
+    # In two frames it may be begun, but not have made its first step.
+    late = link.make("sleep_for_ever")
+    link.send(AgentFrame(requests=[late]))
+    link.cancel(late.id)
+    assert link.result(late.id).error.code == 1
+
+
+def test_deadline_passes_while_a_command_runs(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    # The command sees it by itself; no cancel is sent.
+    assert link.call("until_cancelled", timeout_ms=30).error.code == 4
+    id = link.request("sleep_for_ever", timeout_ms=1)
+    link.progress(id)
+    link.cancel(id)
+    assert link.result(id).error.code == 4
+
+
+def test_stop_lets_the_running_request_end(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    running = link.request("wait", file="go")
+    link.progress(running)
+    link.stop()
+    refused = link.request("add", a=1)
+    assert link.result(refused).error.code == 14
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(running).payload) == "go"
+    code, stdout, stderr = worker.exit()
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines() == ["started", "stopped"]
+
+
+def test_stop_cancels_at_the_end_of_the_grace(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    id = link.request("until_cancelled")
+    link.progress(id)
+    link.stop(grace_ms=1)
+    assert link.result(id).error.code == 1
+    assert worker.exit()[0] == 0
+
+
+def test_every_stop_hook_runs(agent: FakeAgent) -> None:
+    worker = agent.spawn("slow_stop:app")
+    link = worker.attach()
+    assert link.value("ok") is True
+    link.stop()
+    code, stdout, stderr = worker.exit()
+    assert (code, stdout) == (0, "first hook, run last\n")
+    assert "RuntimeError: second hook fails" in stderr
+
+
+def test_drain_changes_nothing_for_what_runs(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    id = link.request("wait", file="go")
+    link.progress(id)
+    link.drain()
+    link.ping(1)
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(id).payload) == "go"
+    link.stop()
+    assert worker.exit()[0] == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_sigterm_is_a_stop(agent: FakeAgent, concurrency: int) -> None:
+    worker = agent.spawn()
+    link = worker.attach(concurrency)
+    id = link.request("wait", file="go")
+    link.progress(id)
+    worker.signal(signal.SIGTERM)
+    # The refusal shows that the signal was seen.
+    link.wait(lambda: link.call("add", a=1).error.code == 14 or None) if concurrency > 1 else None
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(id).payload) == "go"
+    code, stdout, _ = worker.exit()
+    assert (code, stdout) == (0, "started\nstopped\n")
+
+
+def test_second_sigterm_cancels(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    id = link.request("until_cancelled")
+    link.progress(id)
+    link.stop(grace_ms=3_600_000)
+    link.ping(1)
+    worker.signal(signal.SIGTERM)
+    assert link.result(id).error.code == 1
+    assert worker.exit()[0] == 0
+
+
+def test_sigint_is_ignored(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    id = link.request("wait", file="go")
+    link.progress(id)
+    worker.signal(signal.SIGINT)
+    link.ping(1)
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(id).payload) == "go"
+
+
+@pytest.mark.parametrize("command", ["", "wait", "nap", "spin"])
+def test_link_closed(agent: FakeAgent, command: str) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    if command:
+        link.progress(link.request(command, file="never"))
+    link.hang_up()
+    code, stdout, stderr = worker.exit()
+    assert (code, stdout) == (4, "started\n")
+    assert stderr == "pitwarden: the agent closed the link; leaving\n"
+
+
+def test_agent_dies(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    link.progress(link.request("wait", file="never"))
+    agent.kill()
+    code, _, stderr = worker.exit()
+    assert code == 4
+    assert stderr.startswith("pitwarden: the link to the agent broke: ")
+
+
+def test_link_refused(agent: FakeAgent) -> None:
+    agent.refusal = (grpc.StatusCode.UNAUTHENTICATED, "unknown token")
+    code, _, stderr = agent.spawn().exit()
+    assert code == 4
+    assert stderr == "pitwarden: the link to the agent broke: UNAUTHENTICATED: unknown token; leaving\n"
+
+
+def test_nobody_listens(agent: FakeAgent) -> None:
+    code, _, stderr = agent.spawn(PITWARDEN_LINK=str(agent.dir / "none.sock")).exit()
+    assert code == 4
+    assert "UNAVAILABLE" in stderr
+
+
+WRONG = {
+    "another protocol": (
+        AgentFrame(welcome=Welcome(protocol=2, concurrency=1)),
+        "speaks link protocol 1, the agent speaks 2",
+    ),
+    "no welcome": (AgentFrame(ping=Ping(sequence=1)), "the agent's first frame must be a welcome"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_protocol_errors(agent: FakeAgent, name: str) -> None:
+    frame, message = WRONG[name]
+    worker = agent.spawn()
+    agent.next_link().send(frame)
+    code, _, stderr = worker.exit()
+    assert code == 4
+    assert message in stderr
+
+
+LOAD_FAILURES = {
+    "broken:app": ["could not import 'broken'", "broken.py", "No module named 'no_such_module'"],
+    "absent:app": ["could not import 'absent'", "No module named 'absent'"],
+    "basic:ap": ["'basic:ap' must be a pitwarden.App, got nothing of that name"],
+    "basic:add": ["'basic:add' must be a pitwarden.App, got function"],
+    "basic": ['PITWARDEN_APP must be "module:attribute", got \'basic\''],
+    "bad_start:app": ["a start hook failed", "in load_model", "FileNotFoundError: model.bin"],
+}
+
+
+@pytest.mark.parametrize("app", LOAD_FAILURES)
+def test_load_failures(agent: FakeAgent, app: str) -> None:
+    code, _, stderr = agent.spawn(app).exit()
+    assert code == 3
+    for words in LOAD_FAILURES[app]:
+        assert words in stderr
+
+
+def test_app_run(agent: FakeAgent) -> None:
+    worker = agent.spawn(args=("basic.py",), PITWARDEN_APP="")
+    link = worker.attach()
+    assert link.value("add", a=1) == 1
+    link.stop()
+    assert worker.exit()[0] == 0
+
+
+def test_without_an_agent(agent: FakeAgent) -> None:
+    for args in (("-m", "pitwarden.worker"), ("basic.py",)):
+        code, _, stderr = agent.spawn(args=args, PITWARDEN_LINK="", PITWARDEN_TOKEN="").exit()
+        assert code == 2
+        assert "PITWARDEN_LINK, PITWARDEN_TOKEN are not set" in stderr
+        assert "pitwarden agent" in stderr

@@ -1,0 +1,22 @@
+import { defineConfig } from 'vitest/config';
+
+// Real agents and real Python processes take seconds, not milliseconds, to start on a small machine.
+const e2eTimeoutMs = 120_000;
+
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: ['test/e2e/**'], testTimeout: 20_000 } },
+      {
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          testTimeout: e2eTimeoutMs,
+          hookTimeout: e2eTimeoutMs,
+          // Each file has agents of its own; more at once than cores only measures the queue for a core.
+          maxWorkers: 2,
+        },
+      },
+    ],
+  },
+});
