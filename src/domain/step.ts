@@ -5,7 +5,6 @@ import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { exited } from './lifecycle.ts';
-import { nextPingAtMs } from './policies/heartbeat.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
 
@@ -107,7 +106,7 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
     return;
   }
   if (worker.phase !== 'starting') return;
-  const heartbeat = { ...worker.heartbeat, nextPingAtMs: nextPingAtMs(nowMs, 0) };
+  const heartbeat = { ...worker.heartbeat, nextPingAtMs: nowMs };
   const ready = putWorker(draft, worker, {
     phase: 'ready',
     attached: true,

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 
 export const root = new URL('../../', import.meta.url).pathname;
 export const python = join(root, '.venv/bin/python');
+export const examples = join(root, 'examples');
 const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
 
 /** A real agent in a process of its own, with folders of its own. */

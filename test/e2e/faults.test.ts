@@ -1,0 +1,190 @@
+import { readFileSync } from 'node:fs';
+import { afterEach, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, processesOf, python, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+async function start(pools: string): Promise<void> {
+  agent = await startAgent(pools);
+  client = connect(agent.socket);
+}
+
+const faults = (extra = '') => `
+faults:
+  app: faults:app
+  python: ${python}
+  cwd: ${examples}
+  restart: { backoff: { min: 100ms } }
+  heartbeat: { interval: 200ms, timeout: 600ms, max_missed: 2, busy_limit: 20s }
+  ${extra}
+`;
+
+test('kill -9 of a worker: its request fails at once and says why, another answers, it is replaced', async () => {
+  await start(faults('size: 2'));
+  const [first] = await untilReady(agent, 'faults', 2);
+  const running = Promise.allSettled([
+    client.execute('faults', 'sleep', [30]),
+    client.execute('faults', 'sleep', [30], { idempotent: true }, 8_000),
+  ]);
+  await until(async () => (await agent.workers('faults')).every((worker) => worker.in_flight === 1), 'both to be busy');
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  await until(async () => {
+    const ready = await untilReady(agent, 'faults', 2);
+    return ready.some((worker) => worker.slot === first?.slot && worker.generation === 2);
+  }, 'the replacement');
+  for (const worker of await agent.workers('faults')) if (worker.generation === 1) process.kill(worker.pid, 'SIGKILL');
+  const [plain] = await running;
+  expect(plain).toMatchObject({ status: 'rejected', reason: { code: 14, told: { exit_reason: 'signal' } } });
+  await client.execute('faults', 'leak', [1]);
+});
+
+test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced', async () => {
+  await start(faults());
+  const [first] = await untilReady(agent, 'faults', 1);
+  process.kill(first?.pid ?? 0, 'SIGSTOP');
+  await until(
+    async () => (await agent.workers('faults')).some((worker) => worker.generation === 2 && worker.state === 'WORKER_STATE_READY'),
+    'the replacement',
+    () => agent.output().slice(-3000),
+  );
+  expect(agent.output()).toMatch(/reason":"hung"/);
+  await client.execute('faults', 'leak', [1]);
+});
+
+test('hold_gil for longer than pings may be missed: busy, not killed, and its result arrives', async () => {
+  await start(faults());
+  const [first] = await untilReady(agent, 'faults', 1);
+  const held = client.execute('faults', 'hold_gil', [4]);
+  const busy = await until(
+    async () => (await agent.workers('faults')).find((worker) => worker.health === 'WORKER_HEALTH_BUSY'),
+    'the worker to be seen busy',
+    () => agent.workers('faults'),
+  );
+  expect(busy.missed_pings).toBeGreaterThanOrEqual(2);
+  expect((await held).workerId).toBe(first?.worker_id);
+  await until(async () => (await agent.workers('faults'))[0]?.health === 'WORKER_HEALTH_WELL', 'it to be well again');
+  expect((await agent.workers('faults'))[0]?.worker_id).toBe(first?.worker_id);
+});
+
+test('pings are answered while Python code runs', async () => {
+  await start(faults());
+  await untilReady(agent, 'faults', 1);
+  await client.execute('faults', 'spin', [2]);
+  expect(await agent.workers('faults')).toMatchObject([{ health: 'WORKER_HEALTH_WELL', missed_pings: 0 }]);
+  expect(agent.output()).not.toContain('worker_health');
+});
+
+test('a crash, an exit and an exception are told apart', async () => {
+  await start(faults());
+  await untilReady(agent, 'faults', 1);
+  await expect(client.execute('faults', 'raise_error', ['alas'])).rejects.toMatchObject({
+    code: 2,
+    told: { type: 'builtins.RuntimeError', message: 'alas', traceback: expect.stringContaining('in raise_error') },
+  });
+  await expect(client.execute('faults', 'crash', ['SIGSEGV'])).rejects.toMatchObject({
+    code: 14,
+    told: { exit_reason: 'signal', message: expect.stringContaining('SIGSEGV') },
+  });
+  await untilReady(agent, 'faults', 1);
+  await expect(client.execute('faults', 'exit', [7])).rejects.toMatchObject({
+    code: 14,
+    told: { exit_reason: 'exit_code', message: expect.stringContaining('code 7') },
+  });
+  await untilReady(agent, 'faults', 1);
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="signal"} 1');
+  expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="exit_code"} 1');
+});
+
+test('a daemon that left its group and session dies with its worker, and holds up nothing', async () => {
+  await start(faults());
+  const [first] = await untilReady(agent, 'faults', 1);
+  const { value: daemon } = await client.execute('faults', 'fork_daemon');
+  expect(isRunning(Number(daemon))).toBe(true);
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  await until(() => !isRunning(Number(daemon)), 'the daemon to die');
+  await untilReady(agent, 'faults', 1);
+});
+
+test('a flood of output is cut and counted, and the worker goes on', async () => {
+  await start(faults());
+  await untilReady(agent, 'faults', 1);
+  await client.execute('faults', 'shout', [200_000]);
+  await client.execute('faults', 'shout', [1]);
+  await until(() => /\d+ lines of output dropped/.test(agent.output()), 'the flood to be reported');
+  expect(agent.output().match(/xxxxxxxx/g)?.length).toBeLessThan(200_000);
+});
+
+test('an application that cannot be imported backs off, says why, and disturbs no other pool', async () => {
+  await start(`
+broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 100ms, max: 200ms } } }
+text: { app: text:app, python: ${python}, cwd: ${examples} }
+`);
+  await untilReady(agent, 'text', 1);
+  await until(() => (agent.output().match(/slot_backing_off/g)?.length ?? 0) >= 3, 'three failures', agent.output);
+  const { pools } = await agent.json<{ pools: { pool: string; last_failure: string }[] }>('status');
+  expect(pools.find((pool) => pool.pool === 'broken')?.last_failure).toContain("No module named 'nothing_here'");
+  expect(await agent.workers('text')).toMatchObject([{ generation: 1, state: 'WORKER_STATE_READY' }]);
+  await expect(client.execute('broken', 'anything', [], {}, 500)).rejects.toMatchObject({ code: 4 });
+});
+
+test('a worker that never attaches is a failed start', async () => {
+  await start(`
+slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 700ms } }
+`);
+  await until(() => agent.output().includes('start_timeout'), 'the start timeout', agent.output);
+  await until(async () => {
+    const { pools } = await agent.json<{ pools: { last_failure: string }[] }>('status');
+    return pools[0]?.last_failure.includes('loading something large');
+  }, 'its last lines in the failure');
+});
+
+test('kill -9 of the agent: no worker outlives it, and the next agent starts in its place', async () => {
+  await start(faults('size: 2'));
+  await untilReady(agent, 'faults', 2);
+  agent.signal('SIGKILL');
+  await agent.exited;
+  await until(() => processesOf(agent.dir).length === 0, 'the workers to go', () => processesOf(agent.dir));
+});
+
+test('Ctrl-C twice kills at once, and nothing is left', async () => {
+  await start(faults('drain: { timeout: 60s }'));
+  await untilReady(agent, 'faults', 1);
+  const lost = expect(client.execute('faults', 'spin', [50])).rejects.toMatchObject({ code: 14 });
+  await until(async () => (await agent.workers('faults'))[0]?.in_flight === 1, 'the request to run');
+  agent.signal('SIGINT');
+  await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
+  await expect(client.execute('faults', 'leak', [1])).rejects.toMatchObject({ code: 14 });
+  agent.signal('SIGINT');
+  expect(await agent.exited).toEqual({ code: 0, signal: null });
+  await lost;
+  expect(processesOf(agent.dir)).toEqual([]);
+});
+
+test('SIGTERM lets the running request finish, refuses new ones, and exits 0', async () => {
+  await start(faults());
+  await untilReady(agent, 'faults', 1);
+  const running = client.execute('faults', 'sleep', [1.5]);
+  await until(async () => (await agent.workers('faults'))[0]?.in_flight === 1, 'the request to run');
+  agent.signal('SIGTERM');
+  expect((await running).value).toBe(1.5);
+  expect(await agent.exited).toEqual({ code: 0, signal: null });
+  expect(processesOf(agent.dir)).toEqual([]);
+});
+
+function isRunning(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}

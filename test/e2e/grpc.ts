@@ -1,0 +1,57 @@
+import type { ServiceError } from '@grpc/grpc-js';
+import { credentials, Metadata } from '@grpc/grpc-js';
+import { clients } from '../../src/wire/proto.ts';
+import type { ErrorView } from '../../src/wire/status.ts';
+import { fromMetadata } from '../../src/wire/status.ts';
+
+export interface Answer {
+  readonly value: unknown;
+  readonly workerId: string;
+}
+
+export class Failure extends Error {
+  readonly code: number;
+  readonly told: ErrorView | undefined;
+  constructor(error: ServiceError) {
+    super(error.details);
+    this.code = error.code;
+    this.told = fromMetadata(error.metadata);
+  }
+}
+
+interface Response {
+  readonly payload: Buffer;
+  readonly content_type: string;
+  readonly worker_id: string;
+}
+
+type Callback = (error: ServiceError | null, response: Response) => void;
+
+/** Plain grpc-js calls to an agent's socket. */
+export function connect(socket: string) {
+  const execution = new clients.Execution(`unix:${socket}`, credentials.createInsecure());
+  const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
+  const message = (pool: string, command: string, args: unknown, more: object) => ({
+    pool,
+    command,
+    payload: Buffer.from(JSON.stringify(args)),
+    ...more,
+  });
+  return {
+    close: () => execution.close(),
+    execute: (pool: string, command: string, args: unknown = [], more: object = {}, timeoutMs = 60_000): Promise<Answer> =>
+      new Promise((resolve, reject) => {
+        const done: Callback = (error, response) => (error === null ? resolve(answer(response)) : reject(new Failure(error)));
+        const options = { deadline: Date.now() + timeoutMs };
+        methods['Execute']?.(message(pool, command, args, more), new Metadata(), options, done);
+      }),
+    stream: (pool: string, command: string, args: unknown = []): AsyncIterable<Response> & { cancel(): void } =>
+      methods['ExecuteStream']?.(message(pool, command, args, {})) as never,
+  };
+}
+
+export type Connection = ReturnType<typeof connect>;
+
+function answer(response: Response): Answer {
+  return { value: JSON.parse(response.payload.toString()) as unknown, workerId: response.worker_id };
+}

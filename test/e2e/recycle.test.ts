@@ -1,0 +1,142 @@
+import { afterEach, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, python, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+async function start(pools: string): Promise<void> {
+  agent = await startAgent(pools);
+  client = connect(agent.socket);
+}
+
+test('10,000 requests while both workers are recycled for age and for their budget: every one is answered', async () => {
+  await start(`
+text:
+  app: text:app
+  python: ${python}
+  cwd: ${examples}
+  size: 2
+  recycle: { max_requests: 500, max_age: 5s, min_lifetime: 100ms }
+`);
+  await untilReady(agent, 'text', 2);
+  const answeredBy = new Map<string, number>();
+  let sent = 0;
+  const caller = async (): Promise<void> => {
+    while (sent < 10_000) {
+      sent += 1;
+      const words = `the ${sent} a a`;
+      const { value, workerId } = await client.execute('text', 'count_words', [words]);
+      expect(value).toEqual({ a: 2, the: 1 });
+      answeredBy.set(workerId, (answeredBy.get(workerId) ?? 0) + 1);
+    }
+  };
+  await Promise.all(Array.from({ length: 16 }, caller));
+  expect([...answeredBy.values()].reduce((sum, count) => sum + count, 0)).toBe(10_000);
+  // Budgets are at most 500, so 10,000 requests need at least 10 generations, unless replacing them took all the time.
+  expect(answeredBy.size).toBeGreaterThan(4);
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  expect(metrics).toMatch(/pitwarden_worker_recycles_total\{pool="text",reason="request_budget"\} [1-9]/);
+  expect(metrics).toContain('pitwarden_requests_total{pool="text",outcome="ok"} 10000');
+});
+
+test('an idle worker that grows old is replaced by one that was ready before', async () => {
+  await start(`
+text:
+  app: text:app
+  python: ${python}
+  cwd: ${examples}
+  recycle: { max_age: 1500ms, min_lifetime: 100ms }
+`);
+  const [first] = await untilReady(agent, 'text', 1);
+  const second = await until(
+    async () => (await agent.workers('text')).find((worker) => worker.generation === 3 && worker.state === 'WORKER_STATE_READY'),
+    'the third generation',
+    () => agent.workers('text'),
+  );
+  expect(second.slot).toBe(first?.slot);
+  expect(agent.output()).toContain('(ttl)');
+});
+
+test('a worker that leaks past its soft limit is recycled and no request fails; past its hard limit it is killed', async () => {
+  await start(`
+faults:
+  app: faults:app
+  python: ${python}
+  cwd: ${examples}
+  recycle: { memory: { soft: 120MiB, hard: 400MiB } }
+  restart: { backoff: { min: 100ms } }
+`);
+  const [first] = await untilReady(agent, 'faults', 1);
+  let last = '';
+  await until(
+    async () => {
+      last = (await client.execute('faults', 'leak', [4])).workerId;
+      return last !== first?.worker_id;
+    },
+    'another worker to answer',
+    () => agent.output().slice(-2000),
+  );
+  expect(agent.output()).toMatch(/reason":"memory"/);
+  expect(agent.output()).not.toContain('memory_hard');
+
+  const failed = client.execute('faults', 'leak', [600]).then(
+    () => client.execute('faults', 'sleep', [30]),
+    (error: unknown) => Promise.reject(error),
+  );
+  await expect(failed).rejects.toMatchObject({ code: 14, told: { exit_reason: 'memory_hard', worker_id: last } });
+  await until(async () => (await untilReady(agent, 'faults', 1))[0]?.worker_id !== last, 'a new worker');
+  await client.execute('faults', 'leak', [1]);
+});
+
+test('a peak that is freed again recycles nobody', async () => {
+  await start(`
+faults:
+  app: faults:app
+  python: ${python}
+  cwd: ${examples}
+  recycle: { memory: { soft: 120MiB, hard: 2GiB } }
+`);
+  const [first] = await untilReady(agent, 'faults', 1);
+  await client.execute('faults', 'allocate_and_free', [400]);
+  await client.execute('faults', 'allocate_and_free', [400]);
+  const workers = await agent.workers('faults');
+  expect(workers).toHaveLength(1);
+  expect(workers[0]).toMatchObject({ worker_id: first?.worker_id, reason: '', state: 'WORKER_STATE_READY' });
+});
+
+test('reload: pools come, go, grow and change while others serve on; a bad file changes nothing', async () => {
+  const text = (size: number, extra = '') =>
+    `text: { app: text:app, python: ${python}, cwd: ${examples}, size: ${size}${extra} }`;
+  const faults = `faults: { app: faults:app, python: ${python}, cwd: ${examples} }`;
+  await start(`${text(1)}\n${faults}`);
+  const [before] = await untilReady(agent, 'text', 1);
+
+  agent.config(`${text(2)}\nmatrix: { app: matrix:app, python: ${python}, cwd: ${examples} }`);
+  agent.signal('SIGHUP');
+  await untilReady(agent, 'matrix', 1);
+  await until(async () => (await agent.workers('faults')).length === 0, 'pool faults to go');
+  expect((await untilReady(agent, 'text', 2)).map((worker) => worker.worker_id)).toContain(before?.worker_id);
+
+  agent.config('text: { app: text:app, sise: 3 }');
+  agent.signal('SIGHUP');
+  await until(() => agent.output().includes('did you mean size?'), 'the problem to be told', agent.output);
+  const { node } = await agent.json<{ node: { config_error: string } }>('status');
+  expect(node.config_error).toContain('did you mean size?');
+  expect(await untilReady(agent, 'text', 2)).toHaveLength(2);
+
+  agent.config(text(2, ', env: { COLOUR: green }'));
+  agent.signal('SIGHUP');
+  await until(
+    async () => (await untilReady(agent, 'text', 2)).every((worker) => worker.generation === 2),
+    'both workers to be replaced',
+    () => agent.workers('text'),
+  );
+});
