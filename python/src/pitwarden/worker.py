@@ -13,6 +13,7 @@ Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed
 from __future__ import annotations
 
 import _thread
+import contextlib
 import importlib
 import os
 import platform
@@ -177,11 +178,17 @@ def _lost(reason: str, leaving: threading.Event) -> NoReturn:
     if leaving.is_set():
         time.sleep(HOOKS_AFTER_LINK_S)
     # Whatever runs still has nobody to answer to, so it is not waited for.
-    print(f"pitwarden: {reason}; leaving", file=sys.stderr)
-    flusher = threading.Thread(target=_flush, daemon=True)
-    flusher.start()
-    flusher.join(FLUSH_S)
+    teller = threading.Thread(target=_tell, args=(f"pitwarden: {reason}; leaving",), daemon=True)
+    teller.start()
+    teller.join(FLUSH_S)
     os._exit(EXIT_LINK)
+
+
+def _tell(line: str) -> None:
+    # An agent that was killed no longer reads this process's output either.
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr)
+    _flush()
 
 
 def _buffer_by_line() -> None:
