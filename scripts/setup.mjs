@@ -54,11 +54,14 @@ function installNpmPackages() {
 function installPython(dev) {
   const venv = join(root, '.venv');
   const python = join(venv, 'bin/python');
-  const stamp = join(venv, dev ? '.pitwarden-dev' : '.pitwarden');
+  // What the tests need holds what the agent needs: one stamp for each.
+  const sdk = hash([root, content('python/pyproject.toml'), content('examples/requirements.txt')]);
+  const tests = hash([sdk, content('test/requirements.txt')]);
+  const stamps = { '.pitwarden': sdk, ...(dev ? { '.pitwarden-dev': tests } : {}) };
+  const current = Object.entries(stamps).every(([name, wanted]) => isCurrent(join(venv, name), wanted));
+  if (existsSync(python) && current) return;
   // A venv holds absolute paths, so one that came along with a moved checkout is of no use.
-  const wanted = hash([root, content('python/pyproject.toml'), content('examples/requirements.txt')]);
-  if (existsSync(python) && isCurrent(stamp, wanted)) return;
-  if (!existsSync(python) || !isOf(venv)) {
+  if (!existsSync(python) || !isCurrent(join(venv, '.pitwarden-root'), root)) {
     const base = findPython();
     say(`making a Python virtual environment in .venv (${base.name} ${base.version})`);
     rmSync(venv, { recursive: true, force: true });
@@ -66,15 +69,10 @@ function installPython(dev) {
     writeFileSync(join(venv, '.pitwarden-root'), root);
   }
   say(`installing Python packages into .venv${dev ? ', those for the tests too' : ''} (pip)`);
-  const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check'];
-  run('pip install', python, [...pip, '-e', dev ? './python[dev]' : './python', '-r', 'examples/requirements.txt']);
-  writeFileSync(stamp, wanted);
-  // What the tests need holds what the agent needs.
-  if (dev) writeFileSync(join(venv, '.pitwarden'), wanted);
-}
-
-function isOf(venv) {
-  return isCurrent(join(venv, '.pitwarden-root'), root);
+  const needed = ['-e', './python', '-r', 'examples/requirements.txt'];
+  if (dev) needed.push('-e', './python[dev]', '-r', 'test/requirements.txt');
+  run('pip install', python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...needed]);
+  for (const [name, wanted] of Object.entries(stamps)) writeFileSync(join(venv, name), wanted);
 }
 
 function findPython() {
@@ -144,5 +142,9 @@ export async function main(work) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  await main(() => (process.argv.includes('--build') ? (installNpmPackages(), build()) : setUp({ dev: process.argv.includes('--dev') })));
+  await main(() => {
+    if (!process.argv.includes('--build')) return setUp({ dev: process.argv.includes('--dev') });
+    installNpmPackages();
+    build();
+  });
 }

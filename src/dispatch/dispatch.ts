@@ -192,6 +192,7 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   if (worker?.commands.has(ask.command) === true) {
     send(core, pool, worker, request);
   } else {
+    request.state = 'queued';
     pool.queue.push(request);
     serveQueue(core, pool);
   }
@@ -211,7 +212,7 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     deadlineMs: Number.isFinite(ask.deadlineMs) ? ask.deadlineMs : arrivedAtMs + timeoutMs,
     answers,
     arrivedAtMs,
-    state: 'queued',
+    state: 'moving',
     sentAtMs: 0,
     attempts: 0,
     workerId: '',
@@ -269,6 +270,7 @@ function serveQueue(core: Core, pool: Pool): void {
     const worker = workerFor(pool, request.command);
     if (worker !== null) {
       pool.queue.remove(request);
+      request.state = 'moving';
       send(core, pool, worker, request);
     } else if (pool.offers.has(request.command)) {
       skipped += 1;

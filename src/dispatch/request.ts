@@ -57,7 +57,8 @@ export interface Request extends Ask {
   readonly answers: Answers;
   readonly deadlineMs: number;
   readonly arrivedAtMs: number;
-  state: 'queued' | 'sent' | 'ended';
+  /** `moving`: in neither place, for the length of a call. */
+  state: 'moving' | 'queued' | 'sent' | 'ended';
   /** When it was last sent; 0: not yet. */
   sentAtMs: number;
   attempts: number;

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -100,7 +100,11 @@ export async function startAgent(pools: string, extra = ''): Promise<TestAgent> 
       if (left.length > 0) throw new Error(`processes left behind: ${left.join(', ')}\n${output}`);
     },
   };
-  await until(() => over || /ready to serve|listening/.test(output), 'the agent to listen', () => output);
+  await until(
+    () => over || /ready to serve|listening/.test(output),
+    'the agent to listen',
+    () => output,
+  );
   if (over) throw new Error(`the agent did not start:\n${output}`);
   return agent;
 }
@@ -121,7 +125,11 @@ export function processesOf(dir: string): number[] {
   return found;
 }
 
-export function runProcess(file: string, args: string[], input?: string): Promise<{ code: number; stdout: string; stderr: string }> {
+export function runProcess(
+  file: string,
+  args: string[],
+  input?: string,
+): Promise<{ code: number; stdout: string; stderr: string }> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { stdio: ['pipe', 'pipe', 'pipe'] });
     let stdout = '';
@@ -139,12 +147,18 @@ export function runProcess(file: string, args: string[], input?: string): Promis
 }
 
 /** Waits for a condition; says what it waited for, and what it saw last, when it does not come. */
-export async function until<T>(condition: () => T | Promise<T>, what: string, seen: () => unknown = () => '', timeoutMs = 30_000): Promise<T> {
+export async function until<T>(
+  condition: () => T | Promise<T>,
+  what: string,
+  seen: () => unknown = () => '',
+  timeoutMs = 30_000,
+): Promise<T> {
   const endsAt = Date.now() + timeoutMs;
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > endsAt) throw new Error(`waited ${timeoutMs} ms for ${what}; last seen: ${JSON.stringify(await seen())}`);
+    if (Date.now() > endsAt)
+      throw new Error(`waited ${timeoutMs} ms for ${what}; last seen: ${JSON.stringify(await seen())}`);
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
 }

@@ -52,7 +52,10 @@ test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced',
   const [first] = await untilReady(agent, 'faults', 1);
   process.kill(first?.pid ?? 0, 'SIGSTOP');
   await until(
-    async () => (await agent.workers('faults')).some((worker) => worker.generation === 2 && worker.state === 'WORKER_STATE_READY'),
+    async () =>
+      (await agent.workers('faults')).some(
+        (worker) => worker.generation === 2 && worker.state === 'WORKER_STATE_READY',
+      ),
     'the replacement',
     () => agent.output().slice(-3000),
   );
@@ -153,7 +156,11 @@ test('kill -9 of the agent: no worker outlives it, and the next agent starts in 
   await untilReady(agent, 'faults', 2);
   agent.signal('SIGKILL');
   await agent.exited;
-  await until(() => processesOf(agent.dir).length === 0, 'the workers to go', () => processesOf(agent.dir));
+  await until(
+    () => processesOf(agent.dir).length === 0,
+    'the workers to go',
+    () => processesOf(agent.dir),
+  );
 });
 
 test('Ctrl-C twice kills at once, and nothing is left', async () => {

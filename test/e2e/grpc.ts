@@ -39,9 +39,16 @@ export function connect(socket: string) {
   });
   return {
     close: () => execution.close(),
-    execute: (pool: string, command: string, args: unknown = [], more: object = {}, timeoutMs = 60_000): Promise<Answer> =>
+    execute: (
+      pool: string,
+      command: string,
+      args: unknown = [],
+      more: object = {},
+      timeoutMs = 60_000,
+    ): Promise<Answer> =>
       new Promise((resolve, reject) => {
-        const done: Callback = (error, response) => (error === null ? resolve(answer(response)) : reject(new Failure(error)));
+        const done: Callback = (error, response) =>
+          error === null ? resolve(answer(response)) : reject(new Failure(error));
         const options = { deadline: Date.now() + timeoutMs };
         methods['Execute']?.(message(pool, command, args, more), new Metadata(), options, done);
       }),

@@ -1,5 +1,6 @@
 """Write Python workers for the pitwarden agent, and call them."""
 
+from pkgutil import extend_path
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -24,6 +25,9 @@ from .errors import (
     Unavailable,
     Unimplemented,
 )
+
+# Modules that others generate from our protos are named pitwarden.v1: they may live in a folder of their own beside us.
+__path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
     from .client import Client
