@@ -34,6 +34,8 @@ export interface Agent {
   /** Where it listens, for people. */
   readonly addresses: readonly string[];
   readonly apiSocket: string;
+  /** Every pool of the first config has had all its workers ready. */
+  readonly ready: Promise<void>;
   reload(node: NodeConfig): void;
   refuseReload(message: string): void;
   /** `drain`: requests may end first. `now`: kill all workers. The second call may be harsher than the first. */
@@ -58,6 +60,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
 
   const listeners = new Set<Listener>();
   const ended = newSignal();
+  const ready = newSignal();
   const dispatch = createAgentDispatch(
     clock.nowMs,
     () => loop,
@@ -130,6 +133,12 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       }),
       controlService(control),
     );
+    const tellReady = (): void => {
+      if (!isFullyReady(loop)) return;
+      listeners.delete(tellReady);
+      ready.resolve();
+    };
+    listeners.add(tellReady);
     listeners.add(() => health.setServing(loop.state().node.phase === 'running'));
     await link.bind(`unix:${paths.linkSocket}`);
     await api.bind(`unix:${paths.apiSocket}`);
@@ -151,6 +160,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   return {
     addresses: addressesOf(paths.apiSocket, facts),
     apiSocket: paths.apiSocket,
+    ready: ready.promise,
     reload: (next) => loop.tell({ type: 'config', config: next }),
     refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
     stop: (how) => loop.tell({ type: 'shutdown', how }),
@@ -241,6 +251,13 @@ function readiness(loop: Loop): { ok: boolean; text: string } {
   const waiting = [...pools.values()].filter((pool) => pool.size > 0 && !ready.has(pool.name)).map((pool) => pool.name);
   if (waiting.length > 0) return { ok: false, text: `no ready worker in: ${waiting.sort().join(', ')}` };
   return { ok: true, text: 'ready' };
+}
+
+function isFullyReady(loop: Loop): boolean {
+  const { pools, workers } = loop.state();
+  const ready = new Map<string, number>();
+  for (const { pool, phase } of workers.values()) if (phase === 'ready') ready.set(pool, (ready.get(pool) ?? 0) + 1);
+  return pools.size > 0 && [...pools.values()].every((pool) => (ready.get(pool.name) ?? 0) >= pool.size);
 }
 
 function addressesOf(socket: string, facts: { httpAddress: string; listenAddress: string }): string[] {

@@ -6,8 +6,8 @@ export interface Log {
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
-  /** Writes what is still held; for the end of the process. */
-  flush(): void;
+  /** No more lines: writes what is still held. */
+  end(): void;
 }
 
 export type LogFields = Readonly<Record<string, unknown>>;
@@ -34,13 +34,7 @@ export function createLog(options: { readonly level: string; readonly format: 'p
     info: (message, fields = {}) => logger.info(fields, message),
     warn: (message, fields = {}) => logger.warn(fields, message),
     error: (message, fields = {}) => logger.error(fields, message),
-    flush: () => {
-      try {
-        out.flushSync();
-      } catch {
-        // As above: nowhere left to say it.
-      }
-    },
+    end: () => out.end(),
   };
 }
 

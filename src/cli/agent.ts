@@ -20,14 +20,21 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   try {
     running = await startAgent(config, log);
   } catch (error) {
-    log.flush();
+    log.end();
     throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
   }
   for (const address of running.addresses) log.info(`listening: ${address}`);
+  void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config)}`));
   obeySignals(running, options, config, log);
   await running.ended;
   log.info('all workers are gone; the agent ends');
-  log.flush();
+  log.end();
+}
+
+/** Something to try at once: the quickstart's own call, or a look at what runs. */
+function exampleCall(config: Config): string {
+  const quickstart = config.node.pools.get('text')?.app === 'text:app';
+  return `pitwarden ${quickstart ? 'call text summarize --file README.md' : 'status'}`;
 }
 
 function load(options: AgentCommandOptions): Config {
@@ -42,16 +49,26 @@ function logFormat(config: Config): 'pretty' | 'json' {
 }
 
 function obeySignals(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {
-  let asked = false;
+  let askedAtMs: number | null = null;
   const stop = (signal: NodeJS.Signals): void => {
-    running.stop(asked ? 'now' : 'drain');
-    if (asked) log.warn(`${signal} again: killing all workers`);
-    else log.info(`${signal}: no new requests; waiting for those that run (again: kill at once)`);
-    asked = true;
+    const nowMs = performance.now();
+    if (askedAtMs === null) {
+      askedAtMs = nowMs;
+      log.info(`${signal}: no new requests; waiting for those that run (again: kill at once)`);
+      return running.stop('drain');
+    }
+    if (nowMs - askedAtMs < relayMs()) return;
+    log.warn(`${signal} again: killing all workers`);
+    running.stop('now');
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => reload(running, options, started, log));
+}
+
+/** One Ctrl-C under `npm start` arrives twice: from the terminal, and a moment later passed on by npm. */
+function relayMs(): number {
+  return process.env['npm_lifecycle_event'] === undefined ? 0 : 250;
 }
 
 function reload(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {

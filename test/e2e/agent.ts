@@ -42,16 +42,32 @@ export interface WorkerView {
   rss_bytes: number;
 }
 
-export async function startAgent(pools: string, extra = ''): Promise<TestAgent> {
-  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+/** An agent with these pools (YAML), in a new folder, or in that of an agent before it. */
+export async function startAgent(
+  pools: string,
+  extra = '',
+  dir = mkdtempSync(join(tmpdir(), 'pw-')),
+): Promise<TestAgent> {
   const file = join(dir, 'pitwarden.yaml');
-  const yaml = (text: string): string => `${extra}\npools:\n${text.replace(/^\n+|\s+$/g, '').replace(/^/gm, '  ')}\n`;
-  writeFileSync(file, yaml(pools));
-  const args = [join(root, 'bin/pitwarden'), 'agent', '--config', file, '--runtime-dir', join(dir, 'run')];
-  const child = spawn(node, [...args, '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
-  });
+  writeFileSync(file, configText(pools, extra));
+  const flags = ['--runtime-dir', join(dir, 'run'), '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'];
+  return followAgent(node, [join(root, 'bin/pitwarden'), 'agent', '--config', file, ...flags], dir);
+}
+
+function configText(pools: string, extra: string): string {
+  return `${extra}\npools:\n${pools.replace(/^\n+|\s+$/g, '').replace(/^/gm, '  ')}\n`;
+}
+
+/** Starts a program that becomes an agent with this folder for its sockets, and waits until it listens. */
+export async function followAgent(
+  file: string,
+  args: readonly string[],
+  dir: string,
+  options: { readonly cwd?: string } = {},
+): Promise<TestAgent> {
+  // An agent that npm started takes two signals at once for one: here only `npm start` itself is to look like that.
+  const { npm_lifecycle_event: _, ...env } = process.env;
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true, env, ...options });
   let output = '';
   child.stdout.on('data', (data) => {
     output += data;
@@ -59,16 +75,15 @@ export async function startAgent(pools: string, extra = ''): Promise<TestAgent> 
   child.stderr.on('data', (data) => {
     output += data;
   });
-  const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
-    child.on('exit', (code, signal) => resolve({ code, signal }));
-  });
   let over = false;
-  void exited.then(() => {
-    over = true;
+  const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
+    child.on('exit', (code, signal) => {
+      over = true;
+      resolve({ code, signal });
+    });
   });
   const socket = join(dir, 'run/agent.sock');
-  const run = (...argv: string[]): Promise<{ code: number; stdout: string; stderr: string }> =>
-    runProcess(node, [join(root, 'bin/pitwarden'), ...argv, '--socket', socket]);
+  const run = (...argv: string[]) => runProcess(node, [join(root, 'bin/pitwarden'), ...argv, '--socket', socket]);
   const agent: TestAgent = {
     pid: child.pid ?? 0,
     dir,
@@ -87,7 +102,7 @@ export async function startAgent(pools: string, extra = ''): Promise<TestAgent> 
       const all = await agent.json<WorkerView[]>('workers');
       return pool === undefined ? all : all.filter((worker) => worker.pool === pool);
     },
-    config: (text) => writeFileSync(file, yaml(text)),
+    config: (text) => writeFileSync(join(dir, 'pitwarden.yaml'), configText(text, '')),
     signal: (signal) => {
       if (!over) process.kill(agent.pid, signal);
     },
@@ -101,7 +116,7 @@ export async function startAgent(pools: string, extra = ''): Promise<TestAgent> 
     },
   };
   await until(
-    () => over || /ready to serve|listening/.test(output),
+    () => over || /listening: http/.test(output),
     'the agent to listen',
     () => output,
   );
@@ -152,7 +167,7 @@ export async function until<T>(
   what: string,
   seen: () => unknown = () => '',
   timeoutMs = 30_000,
-): Promise<T> {
+): Promise<NonNullable<T>> {
   const endsAt = Date.now() + timeoutMs;
   for (;;) {
     const value = await condition();
