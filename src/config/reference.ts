@@ -1,0 +1,115 @@
+import { z } from 'zod';
+import { schema } from './schema.ts';
+
+/** What is generated from the schema: the editors' JSON schema and the pages of docs/. */
+
+/** A node of the JSON schema, with the words that our metas add. */
+interface Described {
+  readonly description?: string;
+  readonly unit?: string;
+  /** Default that depends on the machine. */
+  readonly fallback?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly string[];
+  readonly properties?: Readonly<Record<string, Described>>;
+  readonly additionalProperties?: Described | boolean;
+  readonly required?: readonly string[];
+}
+
+/** docs/config.schema.json. */
+export function jsonSchema(): object {
+  return { title: 'pitwarden configuration', ...(withoutOurWords(described()) as object) };
+}
+
+/** docs/configuration.md. */
+export function configurationMarkdown(): string {
+  const root = described();
+  const pool = root.properties?.['pools']?.additionalProperties;
+  if (typeof pool !== 'object') throw new Error('reference: expected the schema of a pool, got none');
+  const top = Object.entries(root.properties ?? {}).filter(([key]) => key !== 'pools');
+  return [
+    intro,
+    '## Keys of the agent\n',
+    table(top.flatMap(([key, node]) => rows(key, node, root))),
+    '\n## Keys of a pool\n',
+    'Below `pools`, by name. A name is a lower-case letter and up to 62 letters, digits, `_` or `-`.\n',
+    table(Object.entries(pool.properties ?? {}).flatMap(([key, node]) => rows(key, node, pool))),
+    '',
+  ].join('\n');
+}
+
+const intro = `# Configuration
+
+<!-- Generated from src/config/schema.ts by \`npm run generate\`; a test fails when it is stale. -->
+
+One YAML file; \`pitwarden check FILE\` reports everything that is wrong with it at once, as \`FILE:LINE:COLUMN: key:
+problem\`, and exits with 2. Every key but \`pools\` and a pool's \`app\` has a default. A key that is not known is refused.
+Editors read [config.schema.json](config.schema.json).
+
+\`\`\`yaml
+pools:
+  text:
+    app: text:app
+    python: ../.venv/bin/python
+    size: 2
+    recycle:
+      max_age: 1h
+      memory: { soft: 400MiB, hard: 800MiB }
+\`\`\`
+
+Durations are written with their unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\`. Sizes too: \`512B\`, \`64KiB\`, \`400MiB\`, \`2GiB\`
+(powers of two) or \`KB\`, \`MB\`, \`GB\` (powers of ten). Relative paths start at the folder of the file. The flags of
+\`pitwarden agent\` (\`--runtime-dir\`, \`--state-dir\`, \`--http\`, \`--listen\`) come before the file.
+
+\`SIGHUP\` reads the file again: pools are added, removed (they drain first), resized and changed. Workers whose \`app\`,
+\`python\`, \`cwd\`, \`env\`, \`concurrency\` or \`start.mode\` changed are recycled, the replacement ready first; every other key
+of a pool holds from then on for the workers that are there. Keys outside \`pools\` need a restart. A file with a problem
+changes nothing; \`pitwarden status\` shows the problem.
+
+A worker's environment is \`env\`, the agent's own \`PITWARDEN_…\` variables, and of the agent's environment only \`PATH\`,
+\`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,
+\`DYLD_LIBRARY_PATH\`, \`SSL_CERT_FILE\`, \`SSL_CERT_DIR\`, \`CUDA_VISIBLE_DEVICES\` and \`NVIDIA_VISIBLE_DEVICES\`.
+`;
+
+function described(): Described {
+  return z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }) as Described;
+}
+
+function table(lines: readonly string[]): string {
+  return ['| key | default | unit | meaning |', '| --- | --- | --- | --- |', ...lines].join('\n');
+}
+
+/** A section's own sentence, then its keys. */
+function rows(path: string, node: Described, parent: Described): string[] {
+  const key = path.split('.').at(-1) ?? path;
+  const inner = Object.entries(node.properties ?? {}).flatMap(([name, child]) => rows(`${path}.${name}`, child, node));
+  if (inner.length > 0) return [`| **${path}** | | | ${node.description ?? ''} |`, ...inner];
+  const unit = node.unit ?? node.enum?.map((word) => `\`${word}\``).join(', ') ?? '';
+  return [
+    `| \`${path}\` | ${defaultOf(node, parent.required?.includes(key) === true)} | ${unit} | ${node.description ?? ''} |`,
+  ];
+}
+
+function defaultOf(node: Described, required: boolean): string {
+  if (node.fallback !== undefined) return node.fallback;
+  if (node.default === undefined) return required ? 'required' : '';
+  return typeof node.default === 'object' ? '`{}`' : `\`${String(node.default)}\``;
+}
+
+function withoutOurWords(node: unknown): unknown {
+  if (Array.isArray(node)) return node.map(withoutOurWords);
+  if (typeof node !== 'object' || node === null) return node;
+  const isMap = 'properties' in node;
+  const kept = Object.entries(node).filter(([key]) => key !== 'unit' && key !== 'fallback');
+  return Object.fromEntries(
+    kept.map(([key, value]) => [
+      key,
+      // Below `properties` the keys are the configuration's own.
+      isMap && key === 'properties' ? mapValues(value as object, withoutOurWords) : withoutOurWords(value),
+    ]),
+  );
+}
+
+function mapValues(object: object, change: (value: unknown) => unknown): object {
+  return Object.fromEntries(Object.entries(object).map(([key, value]) => [key, change(value)]));
+}

@@ -1,0 +1,212 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, test } from 'vitest';
+import type { LoadEnvironment, Overrides } from '../../src/config/load.ts';
+import { defaultRuntimeDir, loadConfig } from '../../src/config/load.ts';
+import { formatProblems } from '../../src/config/problem.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const env: LoadEnvironment = {
+  root: false,
+  uid: 1000,
+  hostname: 'host-7',
+  tmpdir: '/tmp',
+  home: '/home/someone',
+  cwd: dir,
+  variables: { PATH: process.env['PATH'] },
+};
+
+function load(text: string, overrides: Overrides = {}, environment = env) {
+  writeFileSync(join(dir, 'a.yaml'), text);
+  return loadConfig('a.yaml', environment, overrides);
+}
+
+/** Problems as `LINE:COLUMN: path: message`. */
+function problems(text: string, overrides: Overrides = {}): string[] {
+  const loaded = load(text, overrides);
+  return loaded.ok ? [] : formatProblems(loaded.problems).replaceAll('a.yaml:', '').split('\n');
+}
+
+const pool = (rest: string) => `pools:\n  text:\n    app: text:app\n    ${rest}\n`;
+
+describe('each problem is told with its place, what was expected and what came', () => {
+  const cases: [string, string, (string | RegExp)[]][] = [
+    ['an empty file', '', [/pools: required: expected a map$/]],
+    ['not YAML', 'pools: [', [/^1:9: not valid YAML: /]],
+    ['a tab', 'pools:\n\ttext: {}', [/not valid YAML: /]],
+    ['a list', '- a', [/expected a map of keys, got a list/]],
+    ['an unknown key', 'polls: {}\npools: {}', ['1:1: polls: unknown key; did you mean pools?']],
+    ['an unknown key far from all', 'xyzzy: 1\npools: {}', [/^1:1: xyzzy: unknown key; known here: node, runtime_dir/]],
+    ['an unknown key in a pool', pool('sise: 2'), ['4:5: pools.text.sise: unknown key; did you mean size?']],
+    [
+      'another spelling',
+      pool('recycle: { maxAge: 1h }'),
+      ['4:16: pools.text.recycle.maxAge: unknown key; did you mean max_age?'],
+    ],
+    ['a duplicate', pool('size: 1\n    size: 2'), ['5:5: pools.text.size: duplicate key: the same key stands above']],
+    ['no app', 'pools: { text: { size: 1 } }', [/pools.text.app: required: expected module:attribute/]],
+    ['a wrong app', 'pools: { text: { app: text } }', [/pools.text.app: expected module:attribute .* got "text"/]],
+    ['a wrong pool name', 'pools: { Text: { app: a:b } }', [/pools.Text: expected a pool name .* got "Text"/]],
+    ['a duration without unit', pool('drain: { timeout: 30 }'), [/got 30 without a unit; did you mean 30s\?/]],
+    ['a duration with a wrong unit', pool('drain: { timeout: 30sec }'), [/got "30sec"; did you mean 30s\?/]],
+    [
+      'a size without unit',
+      pool('recycle: { memory: { soft: 400 } }'),
+      [/got 400 without a unit; did you mean 400MiB\?/],
+    ],
+    ['a negative size', pool('size: -1'), [/expected a whole number from 0 to 1000, got -1/]],
+    ['half a worker', pool('size: 1.5'), [/expected a whole number from 0 to 1000, got 1.5/]],
+    ['too much concurrency', pool('concurrency: 0'), [/expected a whole number from 1 to 1000, got 0/]],
+    [
+      'neither surge nor unavailable',
+      pool('recycle: { max_surge: 0 }'),
+      [/expected max_surge or max_unavailable to be at least 1/],
+    ],
+    [
+      'a timeout below the interval',
+      pool('heartbeat: { interval: 5s, timeout: 4s }'),
+      [/heartbeat.timeout: expected timeout to be no shorter than interval/],
+    ],
+    ['a cap below the timeout', pool('heartbeat: { busy_limit: 1s }'), [/busy_limit to be no shorter than timeout/]],
+    [
+      'hard not above soft',
+      pool('recycle: { memory: { soft: 2MiB, hard: 2MiB } }'),
+      [/memory.hard: expected hard to be larger than soft/],
+    ],
+    [
+      'a lifetime above the age',
+      pool('recycle: { max_age: 1s, min_lifetime: 2s }'),
+      [/min_lifetime to be shorter than max_age/],
+    ],
+    ['back-off upside down', pool('restart: { backoff: { min: 2s, max: 1s } }'), [/max to be no shorter than min/]],
+    [
+      'an unknown placeholder',
+      pool('env: { A: "{slott}" }'),
+      [/unknown placeholder {slott}; expected {slot} or {pool}/],
+    ],
+    ['an open brace', pool('env: { A: "{" }'), [/unmatched { in "{"/]],
+    ['a variable of ours', pool('env: { PITWARDEN_LINK: a }'), [/expected another name: the agent itself sets/]],
+    ['no folder', pool('cwd: nowhere'), [/pools.text.cwd: expected a folder, got ".*nowhere", which is none/]],
+    [
+      'no interpreter',
+      pool('python: ./nothing'),
+      [/pools.text.python: expected a Python interpreter, got ".*nothing"/],
+    ],
+    ['no interpreter on PATH', pool('python: python9'), [/found no "python9" in /]],
+    [
+      'TCP for everyone',
+      'listen: 0.0.0.0:50\npools: {}',
+      [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP outside loopback needs mTLS/],
+    ],
+    ['a port alone', 'http: 9464\npools: {}', [/got only a port; write 127.0.0.1:9464/]],
+    ['a port too large', 'http: 127.0.0.1:70000\npools: {}', [/expected a port from 0 to 65535, got 70000/]],
+    [
+      'a long socket path',
+      `runtime_dir: /tmp/${'x'.repeat(110)}\npools: {}`,
+      [/expected a folder whose socket path has at most 107 bytes, got 126/],
+    ],
+  ];
+  test.each(cases)('%s', (_, text, expected) => {
+    const found = problems(text);
+    expect(found).toHaveLength(expected.length);
+    for (const [index, wanted] of expected.entries()) {
+      if (typeof wanted === 'string') expect(found[index]).toBe(wanted);
+      else expect(found[index]).toMatch(wanted);
+    }
+  });
+});
+
+test('all problems are told at once, in the order of their places', () => {
+  const text = `
+http: 1
+pools:
+  a: { sise: 1, recycle: { memory: { soft: 9 }, max_surge: 0 } }
+  b: { app: b:app, heartbeat: { interval: 2s, timeout: 1s }, cwd: nowhere }
+`;
+  const found = problems(text);
+  expect(found.map((line) => Number(line.split(':')[0]))).toEqual([2, 4, 4, 4, 4, 5]);
+  expect(found.join('\n')).toMatch(/http.*\n.*app: required.*\n.*sise.*\n.*max_unavailable.*\n.*soft.*\n.*timeout/);
+});
+
+test('flags come before the file, and their problems name them', () => {
+  const loaded = load('http: 127.0.0.1:1\npools: {}', {
+    http: '127.0.0.1:2',
+    runtimeDir: 'r',
+    stateDir: '/s',
+    listen: 'off',
+  });
+  expect(loaded).toMatchObject({
+    ok: true,
+    config: { http: { host: '127.0.0.1', port: 2 }, runtimeDir: join(dir, 'r'), stateDir: '/s', listen: null },
+  });
+  expect(problems('pools: {}', { listen: 'example.org:1' })).toEqual([
+    '--listen: expected a loopback address, got "example.org": TCP outside loopback needs mTLS, which is not there yet',
+  ]);
+});
+
+test('a file that is not there, a folder, and bytes that are no text', () => {
+  expect(loadConfig('nothing.yaml', env)).toMatchObject({
+    ok: false,
+    problems: [{ message: expect.stringContaining('does not exist') }],
+  });
+  expect(loadConfig('.', env)).toMatchObject({
+    ok: false,
+    problems: [{ message: expect.stringContaining('got a folder') }],
+  });
+  writeFileSync(join(dir, 'binary'), Buffer.from([0xff, 0xfe, 0x00]));
+  expect(loadConfig('binary', env)).toMatchObject({
+    ok: false,
+    problems: [{ message: expect.stringContaining('UTF-8') }],
+  });
+});
+
+test('what is left out has its default; paths start at the folder of the file', () => {
+  const loaded = load(pool('env: { VERSION: 1.10, FLAG: true, SLOT: "{pool}-{slot}" }'));
+  if (!loaded.ok) throw new Error(formatProblems(loaded.problems));
+  const { config } = loaded;
+  expect(config).toMatchObject({
+    path: join(dir, 'a.yaml'),
+    runtimeDir: '/tmp/pitwarden-1000',
+    stateDir: '/home/someone/.local/state/pitwarden',
+    http: { host: '127.0.0.1', port: 9464 },
+    listen: null,
+    log: { level: 'info', format: 'auto' },
+    node: { nodeId: 'host-7' },
+  });
+  expect(config.node.pools.get('text')).toEqual({
+    name: 'text',
+    app: 'text:app',
+    python: 'python3',
+    cwd: dir,
+    // As they were written: 1.10 is no number here.
+    env: { VERSION: '1.10', FLAG: 'true', SLOT: '{pool}-{slot}' },
+    size: 1,
+    concurrency: 1,
+    start: { mode: 'exec', timeoutMs: 60_000, parallel: 4 },
+    heartbeat: { intervalMs: 2_000, timeoutMs: 10_000, maxMissed: 3, busyLimitMs: 300_000 },
+    recycle: {
+      maxAgeMs: 0,
+      maxRequests: 0,
+      memory: { softBytes: 0, hardBytes: 0 },
+      jitter: 0.1,
+      maxSurge: 1,
+      maxUnavailable: 0,
+      minLifetimeMs: 1_000,
+    },
+    restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 60_000 },
+    drain: { timeoutMs: 30_000, killAfterMs: 10_000 },
+    queue: { maxRequests: 1_000, maxBytes: 64 * 2 ** 20 },
+    request: { timeoutMs: 60_000 },
+  });
+});
+
+test.each([
+  [{ ...env, root: true }, '/run/pitwarden'],
+  [{ ...env, variables: { XDG_RUNTIME_DIR: '/run/user/1000' } }, '/run/user/1000/pitwarden'],
+  [env, '/tmp/pitwarden-1000'],
+])('the default runtime directory', (environment, expected) => {
+  expect(defaultRuntimeDir(environment)).toBe(expected);
+});
