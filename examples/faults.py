@@ -100,7 +100,9 @@ def exit(code: int = 1) -> None:
 @app.command
 def fork_daemon() -> int:
     """Leaves a process behind that has its own session and no parent; its pid comes back."""
-    script = "import os, sys, time\nos.setsid()\nif os.fork(): os._exit(0)\nprint(os.getpid(), flush=True)\ntime.sleep(3600)"
+    script = (
+        "import os, sys, time\nos.setsid()\nif os.fork(): os._exit(0)\nprint(os.getpid(), flush=True)\ntime.sleep(3600)"
+    )
     # Its stderr stays the worker's: the pipe is held open by a process that outlives the worker.
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -55,7 +55,8 @@ def tokens(text: str) -> Iterator[str]:
 
 def _sentences(text: str) -> list[str]:
     """Sentences of the prose: code blocks, headings, tables and the marks of Markdown are left out."""
-    prose = re.sub(r"```.*?(```|\Z)|^\s{4,}.*$|^\s*[#|].*$|^\s*[-*] ", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"```.*?(```|\Z)", "\n\n", text, flags=re.DOTALL)
+    prose = re.sub(r"^( {4,}|\t|\s*[#|]).*$|^\s*[-*] ", "\n\n", prose, flags=re.MULTILINE)
     prose = re.sub(r"[*_`]|\[([^\]]*)\]\([^)]*\)", r"\1", prose)
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", prose))
     return [sentence for part in paragraphs for sentence in SENTENCE_END.split(part) if WORD.search(sentence)]

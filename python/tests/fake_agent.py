@@ -32,6 +32,7 @@ from pitwarden._pb.link_pb2 import (
     WorkerFrame,
 )
 
+WORKER = ("-m", "pitwarden.worker")
 APPS = Path(__file__).parent / "apps"
 
 # Long enough for a busy machine; only a failing test ever waits so long.
@@ -61,7 +62,9 @@ class FakeAgent:
         self._server.add_insecure_port(f"unix:{self.path}")
         self._server.start()
 
-    def spawn(self, app: str = "basic:app", *, args: tuple[str, ...] = ("-m", "pitwarden.worker"), **env: str) -> Worker:
+    def spawn(
+        self, app: str = "basic:app", *, args: tuple[str, ...] = ("-m", "pitwarden.worker"), **env: str
+    ) -> Worker:
         """A worker process on an application in apps/."""
         contract = {
             "PITWARDEN_LINK": str(self.path),

@@ -326,7 +326,7 @@ LOAD_FAILURES = {
     "absent:app": ["could not import 'absent'", "No module named 'absent'"],
     "basic:ap": ["'basic:ap' must be a pitwarden.App, got nothing of that name"],
     "basic:add": ["'basic:add' must be a pitwarden.App, got function"],
-    "basic": ['PITWARDEN_APP must be "module:attribute", got \'basic\''],
+    "basic": ["PITWARDEN_APP must be \"module:attribute\", got 'basic'"],
     "bad_start:app": ["a start hook failed", "in load_model", "FileNotFoundError: model.bin"],
 }
 

@@ -16,7 +16,9 @@ from grpc_tools import protoc
 proto_folder, socket = sys.argv[1:]
 generated = tempfile.mkdtemp()
 protos = ["pitwarden/v1/execution.proto", "pitwarden/v1/control.proto"]
-assert protoc.main(["", f"-I{proto_folder}", f"--python_out={generated}", f"--grpc_python_out={generated}", *protos]) == 0
+assert (
+    protoc.main(["", f"-I{proto_folder}", f"--python_out={generated}", f"--grpc_python_out={generated}", *protos]) == 0
+)
 # A package of that name is installed too: the generated one must come first, and stand alone.
 sys.path.insert(0, generated)
 execution_pb2 = importlib.import_module("pitwarden.v1.execution_pb2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from typing import Any, Optional
 
 from . import _codec
 from ._line import Line
+from ._pool import Pool
 from ._session import Call
 from .app import App, Command
 from .context import Context, enter, leave
@@ -23,26 +25,31 @@ from .errors import Code, Error, Refusal, describe
 
 Job = tuple[Call, Command]
 
+# A command that lets the GIL go often, though for moments only, can starve those that answer pings for seconds with the
+# 5 ms that Python has by default. Where many run at once it stays at that, for there it would cut frames too small.
+ALONE_GIL_SWITCH_S = 0.0002
+
 
 class Crew:
     def __init__(self, app: App, line: Line) -> None:
         self._app = app
         self._line = line
         self._main: SimpleQueue[Optional[Job]] = SimpleQueue()
-        self._ready = self._main
-        self._concurrency = 1
-        self._threads = 0
+        self._pool: Optional[Pool[Job]] = None
         # Touched on the loop alone.
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def resize(self, concurrency: int) -> None:
         """To be called once, before the first start."""
-        self._concurrency = concurrency
-        self._ready = self._main if concurrency == 1 else SimpleQueue()
+        if concurrency > 1:
+            self._pool = Pool(self._answer, concurrency)
+        else:
+            sys.setswitchinterval(ALONE_GIL_SWITCH_S)
 
     def work(self) -> None:
         """For the main thread: runs what there is to run in it, until ``dismiss``."""
-        self._work(self._main)
+        for job in iter(self._main.get, None):
+            self._answer(job)
 
     def dismiss(self) -> None:
         self._main.put(None)
@@ -60,10 +67,11 @@ class Crew:
                 jobs.append((call, command))
         if tasks:
             self._app.loop.post(self._start_tasks, tasks)
-        if jobs:
-            self._staff(len(jobs))
+        if self._pool is not None and jobs:
+            self._pool.put(jobs)
+        else:
             for job in jobs:
-                self._ready.put(job)
+                self._main.put(job)
 
     def cancel(self, calls: list[Call]) -> None:
         """Sync commands see it in their context, generators between two values; a task is cancelled."""
@@ -71,24 +79,8 @@ class Crew:
         if tasks:
             self._app.loop.post(self._cancel_tasks, tasks)
 
-    def _staff(self, arriving: int) -> None:
-        # Threads come as they are needed: a pool may allow many requests at once and never see them.
-        if self._ready is self._main:
-            return
-        wanted = min(self._concurrency, self._threads + arriving)
-        while self._threads < wanted:
-            self._threads += 1
-            name = f"pitwarden-{self._threads}"
-            threading.Thread(target=self._work, args=(self._ready,), name=name, daemon=True).start()
-
-    def _work(self, queue: SimpleQueue[Optional[Job]]) -> None:
-        while True:
-            job = queue.get()
-            if job is None:
-                return
-            self._answer(*job)
-
-    def _answer(self, call: Call, command: Command) -> None:
+    def _answer(self, job: Job) -> None:
+        call, command = job
         try:
             args, kwargs = _arguments(call)
             token = enter(Context(call, functools.partial(self._line.report, call)))

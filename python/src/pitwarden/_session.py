@@ -97,8 +97,8 @@ class Session:
 
     @property
     def empty(self) -> bool:
-        """Nothing is waiting to be sent."""
-        return not (self._hello or self._ping or self._accepted or self._answers or self._progress)
+        """Nothing waits that is worth a frame: that a call began is said along the way, with a pong at the latest."""
+        return not (self._answers or self._ping or self._progress or self._hello)
 
     @property
     def has_room(self) -> bool:

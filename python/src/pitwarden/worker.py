@@ -39,10 +39,6 @@ COMMANDS_MAX = 1000
 # Stop hooks may end in peace when the agent goes away while they run, but not for ever.
 HOOKS_AFTER_LINK_S = 5.0
 
-# A thread that lets the GIL go often, though for moments only, can starve those that answer pings for seconds with the
-# 5 ms that Python has by default. This costs less than a tenth where several threads want the GIL, else nothing.
-GIL_SWITCH_S = 0.0002
-
 # Flushing may block on a pipe that nobody reads.
 FLUSH_S = 1.0
 
@@ -119,7 +115,6 @@ def _usage() -> int:
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     # Ctrl-C in a terminal reaches the agent too, and it decides. A handler, for SIG_IGN would be inherited by children.
     signal.signal(signal.SIGINT, lambda *_: None)
-    sys.setswitchinterval(GIL_SWITCH_S)
     _buffer_by_line()
     try:
         app = find_app()
