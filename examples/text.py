@@ -11,7 +11,8 @@ import pitwarden
 
 app = pitwarden.App()
 
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+# Paths, file names and addresses are no words.
+WORD = re.compile(r"(?<![\w./@])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![\w/@]|\.\w)")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[^\W\d_a-z])")
 STOP_WORDS = frozenset(
     "a about after all also an and any are as at be because been before but by can could did do does for from had has "
@@ -63,16 +64,9 @@ def _sentences(text: str) -> list[str]:
 
 
 def _weights(sentences: list[str]) -> dict[str, float]:
-    """Term frequency, damped, times how few sentences share the term (tf-idf with sentences for documents)."""
-    frequency: Counter[str] = Counter()
-    spread: Counter[str] = Counter()
-    for sentence in sentences:
-        terms = _terms(sentence)
-        frequency.update(terms)
-        spread.update(set(terms))
-    return {
-        term: (1 + math.log(count)) * math.log(1 + len(sentences) / spread[term]) for term, count in frequency.items()
-    }
+    """How much of the text each term makes up; a term that occurs once says nothing about the whole."""
+    frequency = Counter(term for sentence in sentences for term in _terms(sentence))
+    return {term: math.log(count) for term, count in frequency.items()}
 
 
 def _score(sentence: str, weights: dict[str, float]) -> float:

@@ -5,7 +5,7 @@ import { main, root, setUp } from './setup.mjs';
 
 const bin = (name) => join(root, 'node_modules/.bin', name);
 const venv = (name) => join(root, '.venv/bin', name);
-const python = ['python', 'examples'];
+const python = ['python', 'examples', 'test'];
 
 const checks = [
   ['format and lint', bin('biome'), ['ci', '--error-on-warnings', '.']],
