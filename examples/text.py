@@ -60,7 +60,9 @@ def _sentences(text: str) -> list[str]:
     prose = re.sub(r"^( {4,}|\t|\s*[#|]).*$|^\s*[-*] ", "\n\n", prose, flags=re.MULTILINE)
     prose = re.sub(r"[*_`]|\[([^\]]*)\]\([^)]*\)", r"\1", prose)
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", prose))
-    return [sentence for part in paragraphs for sentence in SENTENCE_END.split(part) if WORD.search(sentence)]
+    found = [sentence for part in paragraphs for sentence in SENTENCE_END.split(part) if WORD.search(sentence)]
+    # What has no end is a heading, a caption or an item of a list, unless nothing has one.
+    return [sentence for sentence in found if sentence[-1] in ".!?"] or found
 
 
 def _weights(sentences: list[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-import type { ServiceError } from '@grpc/grpc-js';
+import type { ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { clients } from '../../src/wire/proto.ts';
 import type { ErrorView } from '../../src/wire/status.ts';
@@ -27,9 +27,12 @@ interface Response {
 
 type Callback = (error: ServiceError | null, response: Response) => void;
 
-/** Plain grpc-js calls to an agent's socket. */
-export function connect(socket: string) {
-  const execution = new clients.Execution(`unix:${socket}`, credentials.createInsecure());
+/** Plain grpc-js calls to an agent's socket, or HOST:PORT. */
+export function connect(target: string) {
+  const execution = new clients.Execution(
+    target.startsWith('/') ? `unix:${target}` : target,
+    credentials.createInsecure(),
+  );
   const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
   const message = (pool: string, command: string, args: unknown, more: object) => ({
     pool,
@@ -52,7 +55,7 @@ export function connect(socket: string) {
         const options = { deadline: Date.now() + timeoutMs };
         methods['Execute']?.(message(pool, command, args, more), new Metadata(), options, done);
       }),
-    stream: (pool: string, command: string, args: unknown = []): AsyncIterable<Response> & { cancel(): void } =>
+    stream: (pool: string, command: string, args: unknown = []): ClientReadableStream<Response> =>
       methods['ExecuteStream']?.(message(pool, command, args, {})) as never,
   };
 }

@@ -1,0 +1,168 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { connect } from './grpc.ts';
+
+// What people do wrong, and what they are told.
+
+const bin = join(root, 'bin/pitwarden');
+const text = `text: { app: text:app, python: ${python}, cwd: ${examples} }`;
+let dir: string;
+let agent: TestAgent | undefined;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'pw-'));
+});
+
+afterEach(async () => {
+  await agent?.stop();
+  agent = undefined;
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const cli = (...args: string[]) => runProcess(process.execPath, [bin, ...args]);
+
+function config(yaml: string): string {
+  const file = join(dir, 'a.yaml');
+  writeFileSync(file, yaml);
+  return file;
+}
+
+function agentFlags(file: string, folder = dir): string[] {
+  return ['agent', '--config', file, '--runtime-dir', join(folder, 'run'), '--state-dir', join(folder, 'state')];
+}
+
+test('no agent runs: exit code 3, where it looked, and what to do', async () => {
+  for (const args of [['status'], ['workers'], ['call', 'text', 'x'], ['scale', 'text', '1'], ['events']]) {
+    const { code, stdout, stderr } = await cli(...args, '--socket', join(dir, 'agent.sock'));
+    expect(code).toBe(3);
+    expect(stdout).toBe('');
+    expect(stderr).toBe(
+      `${join(dir, 'agent.sock')}: no agent runs there (ENOENT); ` +
+        'start one with `pitwarden agent --config FILE`, or name its socket with --socket PATH\n',
+    );
+  }
+});
+
+test('a bad config: check and agent say the same, all at once, and exit with 2', async () => {
+  const file = config('http: 9464\npools:\n  text: { app: text, sise: 2 }\n');
+  const checked = await cli('check', file);
+  expect(checked).toMatchObject({ code: 2, stdout: '' });
+  expect(checked.stderr.trimEnd().split('\n')).toEqual([
+    `${file}:1:7: http: expected HOST:PORT such as 127.0.0.1:9464, got only a port; write 127.0.0.1:9464`,
+    `${file}:3:16: pools.text.app: expected module:attribute of a pitwarden.App, such as text:app, got "text"`,
+    `${file}:3:22: pools.text.sise: unknown key; did you mean size?`,
+  ]);
+  expect(await cli(...agentFlags(file))).toEqual(checked);
+});
+
+test('wrong arguments: exit code 2, and what was expected', async () => {
+  const cases: [string[], RegExp][] = [
+    [['agent'], /required option '--config <file>' not specified/],
+    [['stauts'], /unknown command 'stauts'.*\n.*Did you mean status/],
+    [['call', 'text'], /missing required argument 'command'/],
+    [['call', 'text', 'x', '--args', '{'], /--args: expected a JSON object .* got "{"/],
+    [['call', 'text', 'x', '--args', '3'], /--args: expected a JSON object .* got 3/],
+    [['call', 'text', 'x', '--args', '[]', '--stdin'], /expected one of --args, --file and --stdin, got several/],
+    [['call', 'text', 'x', '--file', join(dir, 'none')], /--file: ENOENT/],
+    [['call', 'text', 'x', '--timeout', '5'], /--timeout: expected a duration .* did you mean 5s\?/],
+    [['scale', 'text', 'two'], /SIZE: expected a whole number, got "two"/],
+    [['drain'], /expected a pool, a worker id, or --node/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await cli(...args);
+    expect(stderr).toMatch(message);
+    expect({ args, code, stdout }).toEqual({ args, code: 2, stdout: '' });
+  }
+});
+
+test('two agents in one folder: the second says which pid has it, and disturbs nothing', async () => {
+  agent = await startAgent(text);
+  await untilReady(agent, 'text', 1);
+  const second = await cli(...agentFlags(join(agent.dir, 'pitwarden.yaml'), agent.dir), '--http', '127.0.0.1:0');
+  expect(second.code).toBe(1);
+  expect(second.stderr).toContain(`expected no other agent to use it, got one with pid ${agent.pid}`);
+  expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).code).toBe(0);
+});
+
+test('after kill -9 of an agent the next one starts in its folder', async () => {
+  const first = await startAgent(text);
+  await untilReady(first, 'text', 1);
+  first.signal('SIGKILL');
+  await first.exited;
+  agent = await startAgent(text, '', first.dir);
+  await untilReady(agent, 'text', 1);
+  await until(() => processesOf(first.dir).length === 1, 'only the new worker to be left');
+});
+
+test('a port that is taken: said at once, exit code 1, no worker started, the folder is free again', async () => {
+  const taken = createServer();
+  await new Promise<void>((done) => taken.listen(0, '127.0.0.1', done));
+  const { port } = taken.address() as { port: number };
+  const file = config(`pools:\n  ${text}\n`);
+  const http = await cli(...agentFlags(file), '--http', `127.0.0.1:${port}`);
+  expect(http).toMatchObject({ code: 1, stderr: expect.stringContaining(`127.0.0.1:${port}: listen EADDRINUSE`) });
+  const listen = await cli(...agentFlags(file), '--http', 'off', '--listen', `127.0.0.1:${port}`);
+  expect(listen).toMatchObject({ code: 1, stderr: expect.stringContaining(`could not listen at 127.0.0.1:${port}`) });
+  expect(processesOf(dir)).toEqual([]);
+  taken.close();
+});
+
+test('an interpreter without the SDK: the failure names the missing module', async () => {
+  const bare = join(dir, 'python');
+  writeFileSync(bare, '#!/bin/sh\nexec python3 -S -I "$@"\n', { mode: 0o755 });
+  agent = await startAgent(`bare: { app: text:app, python: ${bare}, cwd: ${examples} }`);
+  await until(
+    async () => (await agent?.cli('status'))?.stdout.includes("No module named 'pitwarden'"),
+    'the reason',
+    () => agent?.output(),
+  );
+});
+
+test('--listen takes a free port on loopback and serves the same API; elsewhere is refused', async () => {
+  agent = await startAgent(text, 'listen: 127.0.0.1:0');
+  await untilReady(agent, 'text', 1);
+  const { node } = await agent.json<{ node: { listen_address: string } }>('status');
+  expect(node.listen_address).toMatch(/^127\.0\.0\.1:\d+$/);
+  expect(agent.output()).toContain(`gRPC at ${node.listen_address}`);
+  const client = connect(node.listen_address);
+  expect((await client.execute('text', 'count_words', ['a'])).value).toEqual({ a: 1 });
+  client.close();
+  const refused = await cli(...agentFlags(config('pools: {}')), '--listen', '0.0.0.0:0');
+  expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('--listen: expected a loopback address') });
+});
+
+test('a queue that is full refuses with a hint when to come again', async () => {
+  agent = await startAgent(
+    `faults: { app: faults:app, python: ${python}, cwd: ${examples}, queue: { max_requests: 2 } }`,
+  );
+  await untilReady(agent, 'faults', 1);
+  const client = connect(agent.socket);
+  const calls = [1, 2, 3, 4, 5].map(() => client.execute('faults', 'sleep', [0.5]));
+  const settled = await Promise.allSettled(calls);
+  expect(settled.filter(({ status }) => status === 'fulfilled')).toHaveLength(3);
+  for (const result of settled.filter(({ status }) => status === 'rejected')) {
+    expect(result).toMatchObject({ reason: { code: 8, told: { retry_after_ms: expect.any(Number) } } });
+  }
+  client.close();
+});
+
+test('a caller that leaves frees the worker: cancel reaches the command', async () => {
+  agent = await startAgent(`faults: { app: faults:app, python: ${python}, cwd: ${examples} }`);
+  await untilReady(agent, 'faults', 1);
+  const client = connect(agent.socket);
+  await expect(client.execute('faults', 'sleep', [60], {}, 300)).rejects.toMatchObject({ code: 4 });
+  const next = await client.execute('faults', 'leak', [1], {}, 10_000);
+  expect(next.value).toEqual({ leaked_mb: 1 });
+  const stream = client.stream('faults', 'sleep', [60]);
+  const cancelled = new Promise((resolve) => stream.once('error', resolve));
+  await until(async () => (await agent?.workers('faults'))?.[0]?.in_flight === 1, 'the stream to run');
+  stream.cancel();
+  await cancelled;
+  await until(async () => (await agent?.workers('faults'))?.[0]?.in_flight === 0, 'the worker to be free');
+  client.close();
+});
