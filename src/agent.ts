@@ -110,7 +110,8 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     },
   };
 
-  const link = createServer({ messageMaxBytes: config.messageMaxBytes });
+  // A result that is too large is its caller's trouble: refused here, it would end the link and all requests on it.
+  const link = createServer({ messageMaxBytes: Number.POSITIVE_INFINITY });
   const api = createServer({ messageMaxBytes: config.messageMaxBytes });
   const opened: { http: HttpServer | null } = { http: null };
   const close = async (): Promise<void> => {
@@ -129,6 +130,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
         nowMs: clock.nowMs,
         toMonotonicMs: (unixMs) => clock.nowMs() + unixMs - Date.now(),
         newRequestId: randomUUID,
+        resultMaxBytes: config.messageMaxBytes,
         unreadMaxBytes,
       }),
       controlService(control),
@@ -139,7 +141,9 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       ready.resolve();
     };
     listeners.add(tellReady);
-    listeners.add(() => health.setServing(loop.state().node.phase === 'running'));
+    listeners.add((changes) => {
+      if (changes.node) health.setServing(loop.state().node.phase === 'running');
+    });
     await link.bind(`unix:${paths.linkSocket}`);
     await api.bind(`unix:${paths.apiSocket}`);
     restrictSocket(paths.apiSocket);

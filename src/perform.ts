@@ -153,7 +153,7 @@ function spawnProcess(
     command: pool.python,
     args: ['-m', 'pitwarden.worker'],
     cwd: pool.cwd,
-    env: workerEnvironment(process.env, {
+    env: workerEnvironment({
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
       PITWARDEN_TOKEN: token.toString('hex'),

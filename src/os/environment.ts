@@ -19,8 +19,8 @@ const inherited: ReadonlySet<string> = new Set([
 
 /** A worker's environment: the allowed part of the agent's own, then what its pool sets. */
 export function workerEnvironment(
-  base: Readonly<Record<string, string | undefined>>,
   extra: Readonly<Record<string, string>>,
+  base: Readonly<Record<string, string | undefined>> = process.env,
 ): Record<string, string> {
   const environment: Record<string, string> = {};
   for (const [name, value] of Object.entries(base)) {

@@ -15,6 +15,8 @@ export interface ExecutionSource {
   nowMs(): number;
   toMonotonicMs(unixMs: number): number;
   newRequestId(): string;
+  /** Larger results are an error: their callers could not receive them. */
+  readonly resultMaxBytes: number;
   /** What one caller may leave unread before its request is ended. */
   readonly unreadMaxBytes: number;
 }
@@ -57,8 +59,11 @@ function execute(
   if ('code' in ask) return callback(toStatus(ask));
   const request = source.dispatch.submit(ask, {
     chunk: () => undefined,
-    result: (payload, contentType, workerId) =>
-      callback(null, { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId }),
+    result: (payload, contentType, workerId) => {
+      const wrong = tooLarge(source, payload, workerId);
+      if (wrong !== undefined) return callback(toStatus(wrong));
+      callback(null, { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId });
+    },
     error: (error) => callback(toStatus(error)),
   });
   if (request !== undefined) call.on('cancelled', () => source.dispatch.cancel(request));
@@ -72,16 +77,20 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
   if ('code' in ask) return fail(ask);
   let unread = 0;
   const write = (payload: Buffer, contentType: string, workerId: string): void => {
-    if (call.cancelled) return;
+    if (call.cancelled || call.destroyed) return;
+    const wrong = tooLarge(source, payload, workerId);
+    if (wrong !== undefined) return end(wrong);
     unread += payload.length;
     const response = { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId };
     call.write(response, () => {
       unread -= payload.length;
     });
-    if (unread > source.unreadMaxBytes && request !== undefined) {
-      fail(readsTooSlowly(source, ask, workerId));
-      source.dispatch.cancel(request);
-    }
+    if (unread > source.unreadMaxBytes) end(readsTooSlowly(source, ask, workerId));
+  };
+  /** Ends the call for a reason of its own, and the request with it. */
+  const end = (error: RequestError): void => {
+    fail(error);
+    if (request !== undefined) source.dispatch.cancel(request);
   };
   const request: Request | undefined = source.dispatch.submit(ask, {
     chunk: write,
@@ -96,7 +105,13 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
   if (request !== undefined) call.on('cancelled', () => source.dispatch.cancel(request));
 }
 
-function readsTooSlowly(source: ExecutionSource, ask: Ask, workerId: string): RequestError {
+function tooLarge(source: ExecutionSource, payload: Buffer, workerId: string): RequestError | undefined {
+  if (payload.length <= source.resultMaxBytes) return undefined;
+  const message = `result: expected at most ${source.resultMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
+  return refusal(code.resourceExhausted, message, { workerId });
+}
+
+function readsTooSlowly(source: ExecutionSource, ask: Pick<Ask, 'requestId'>, workerId: string): RequestError {
   const message = `request ${ask.requestId}: expected its caller to leave at most ${source.unreadMaxBytes} bytes unread`;
   return refusal(code.resourceExhausted, message, { workerId });
 }
@@ -145,21 +160,29 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       request_id: requestId,
       worker_id: workerId,
     });
+    let answered = false;
     const request = source.dispatch.submit(ask, {
       chunk: (payload, contentType, workerId) => {
+        const sent = open.get(requestId);
+        const wrong = tooLarge(source, payload, workerId);
+        if (sent === undefined || answered) return;
+        if (wrong !== undefined || unread > source.unreadMaxBytes) {
+          answered = true;
+          answer({ request_id: requestId, error: errorView(wrong ?? readsTooSlowly(source, sent, workerId)) }, 0);
+          return source.dispatch.cancel(sent);
+        }
         const chunk = response(payload, contentType, workerId);
         answer({ request_id: requestId, response: chunk, more: true }, payload.length);
-        if (unread <= source.unreadMaxBytes) return;
-        const sent = open.get(requestId);
-        if (sent !== undefined) source.dispatch.cancel(sent);
       },
       result: (payload, contentType, workerId) => {
         open.delete(requestId);
+        const wrong = tooLarge(source, payload, workerId);
+        if (wrong !== undefined) return answer({ request_id: requestId, error: errorView(wrong) }, 0);
         answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length);
       },
       error: (error) => {
         open.delete(requestId);
-        answer({ request_id: requestId, error: errorView(error) }, 0);
+        if (!answered) answer({ request_id: requestId, error: errorView(error) }, 0);
       },
     });
     if (request !== undefined && request.state !== 'ended') open.set(requestId, request);

@@ -10,10 +10,13 @@ export interface ApiServer {
   stop(graceMs: number): Promise<void>;
 }
 
+/** `messageMaxBytes` bounds what is received; infinite: not at all. */
 export function createServer(options: { readonly messageMaxBytes: number }): ApiServer {
   const grpcOptions: ServerOptions = {
     // A message holds its payload and some names.
-    'grpc.max_receive_message_length': options.messageMaxBytes + 64 * 1024,
+    'grpc.max_receive_message_length': Number.isFinite(options.messageMaxBytes)
+      ? options.messageMaxBytes + 64 * 1024
+      : -1,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': 10_000,
     // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.

@@ -41,7 +41,7 @@ _OVERHEAD_BYTES = 48
 
 
 class ProtocolError(Exception):
-    """The agent sent what the protocol does not allow; nothing was changed."""
+    """The agent sent what the protocol does not allow: the session is of no more use."""
 
 
 class Call(Request):

@@ -58,7 +58,18 @@ class Command:
 
 
 def _parameters(signature: inspect.Signature) -> str:
-    return str(signature.replace(return_annotation=inspect.Signature.empty))
+    parameters = [p.replace(annotation=_unquoted(p.annotation)) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+class _Unquoted(str):
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _unquoted(annotation: object) -> object:
+    # With `from __future__ import annotations` they are strings, and would be shown as such.
+    return _Unquoted(annotation) if isinstance(annotation, str) else annotation
 
 
 def _given(args: list[Any], kwargs: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import ClassVar, Optional
 
 TRACEBACK_MAX_BYTES = 16 * 1024
+# Some libraries put a whole document into a message.
+MESSAGE_MAX_BYTES = 4 * 1024
 
 
 class Code(enum.IntEnum):
@@ -153,8 +155,7 @@ def describe(exception: BaseException) -> Error:
     """What the caller is told of an exception that a command raised."""
     if isinstance(exception, Refusal):
         return exception.error
-    code = exception.code if isinstance(exception, Error) else Code.UNKNOWN
-    message = exception.message if isinstance(exception, Error) else _message(exception)
+    code, message = _code(exception), _message(exception)
     return Error(message, code=code, type=qualified_name(type(exception)), traceback=_traceback(exception))
 
 
@@ -162,13 +163,24 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _code(exception: BaseException) -> Code:
+    # A subclass may not have called our __init__, or have written anything over what it set.
+    try:
+        return Code(exception.code) if isinstance(exception, Error) else Code.UNKNOWN
+    except (AttributeError, ValueError):
+        return Code.UNKNOWN
+
+
 def _message(exception: BaseException) -> str:
     # str() of an exception is user code, and may raise itself.
     try:
-        text = str(exception)
+        text = str(exception.message if isinstance(exception, Error) else exception)
     except Exception as failure:
         return f"(its message could not be made: {type(failure).__name__})"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) > MESSAGE_MAX_BYTES:
+        return encoded[:MESSAGE_MAX_BYTES].decode("utf-8", "ignore") + "…"
+    return encoded.decode("utf-8")
 
 
 def _traceback(exception: BaseException) -> str:

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Callable
+
+import pytest
+
+import pitwarden
+
+app = pitwarden.App()
+
+
+@app.command
+def add(a: int, b: int = 0) -> int:
+    """Adds.
+
+    Two numbers.
+    """
+    return a + b
+
+
+@app.command(name="swap-words")
+def swap(*, left: str, right: str) -> tuple[str, str]:
+    return right, left
+
+
+@app.command
+def count(to: int) -> Iterator[int]:
+    yield from range(to)
+
+
+@app.command
+async def later(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+@app.command
+async def count_later(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        yield number
+
+
+@app.command
+def inside() -> None:
+    add()  # type: ignore[call-arg]
+
+
+@app.command
+def about() -> list[Any]:
+    context = pitwarden.context()
+    context.progress(0.5, "half")
+    context.raise_if_cancelled()
+    return [context.request_id, context.cancelled, context.deadline.is_set]
+
+
+def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@app.command
+@passing
+def wrapped(a: int) -> int:
+    return a
+
+
+@app.command
+@passing
+async def wrapped_later(a: int) -> int:
+    return a
+
+
+app.command(name="partial")(functools.partial(add, 1))
+
+
+CALLS = [
+    ("add", (1, 2), {}, 3),
+    ("add", (), {"a": 1}, 1),
+    ("swap-words", (), {"left": "a", "right": "b"}, ["b", "a"]),
+    ("count", (3,), {}, [0, 1, 2]),
+    ("later", ({"k": (1,)},), {}, {"k": [1]}),
+    ("later", (b"\xff",), {}, b"\xff"),
+    ("count_later", (3,), {}, [0, 1, 2]),
+    ("about", (), {}, ["", False, False]),
+    ("wrapped", (4,), {}, 4),
+    ("wrapped_later", (4,), {}, 4),
+    ("partial", (4,), {}, 5),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "value"), CALLS, ids=[c[0] for c in CALLS])
+def test_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
+    assert app.call(name, *args, **kwargs) == value
+
+
+MISMATCHES = [
+    ("add", (), {}, "add takes (a: int, b: int = 0), got no arguments: missing a required argument: 'a'"),
+    ("add", (1, 2, 3), {}, "got 3 positional arguments"),
+    ("add", (), {"a": 1, "z": 2}, "got keyword arguments a, z"),
+    ("later", (), {}, "later takes (value: Any)"),
+    ("count", (), {}, "count takes (to: int)"),
+    ("wrapped", (), {"b": 1}, "wrapped takes (a: int)"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "words"), MISMATCHES)
+def test_call_with_arguments_it_does_not_take(name: str, args: Any, kwargs: Any, words: str) -> None:
+    with pytest.raises(pitwarden.InvalidArgument) as caught:
+        app.call(name, *args, **kwargs)
+    assert words in caught.value.message
+
+
+def test_a_commands_own_type_error_is_its_own() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        app.call("inside")
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    with pytest.raises(pitwarden.NotFound, match="no command named 'ad'; did you mean 'add'"):
+        app.call("ad")
+    with pytest.raises(pitwarden.NotFound, match="the application has no commands"):
+        pitwarden.App().call("ad")
+
+
+@pytest.mark.parametrize(
+    ("name", "streams", "is_async"),
+    [
+        ("add", False, False),
+        ("count", True, False),
+        ("later", False, True),
+        ("count_later", True, True),
+        ("wrapped_later", False, True),
+    ],
+)
+def test_command_kinds(name: str, streams: bool, is_async: bool) -> None:
+    command = app.find(name)
+    assert (command.streams, command.is_async) == (streams, is_async)
+
+
+def test_summary_is_the_first_line() -> None:
+    assert app.find("add").summary == "Adds."
+    assert app.find("count").summary == ""
+
+
+def test_wrong_registrations() -> None:
+    twice = pitwarden.App()
+    twice.command(add)
+    with pytest.raises(ValueError, match="two commands are named 'add'"):
+        twice.command(add)
+    with pytest.raises(TypeError, match="a command must be a function, got int"):
+        twice.command(3)  # type: ignore[type-var]
+    with pytest.raises(TypeError, match="has no __name__"):
+        twice.command(functools.partial(add, 1))
+
+
+def test_hooks_run_in_order_and_on_one_loop() -> None:
+    hooked = pitwarden.App()
+    seen: list[Any] = []
+
+    @hooked.on_start
+    def first() -> None:
+        seen.append("start 1")
+
+    @hooked.on_start
+    async def second() -> None:
+        seen.append(asyncio.get_running_loop())
+
+    @hooked.command
+    async def loop_is_the_same() -> bool:
+        return asyncio.get_running_loop() is seen[1]
+
+    @hooked.on_stop
+    def last() -> None:
+        seen.append("stop 1")
+
+    @hooked.on_stop
+    async def but_one() -> None:
+        seen.append("stop 2")
+
+    with hooked:
+        assert hooked.call("loop_is_the_same") is True
+    assert [seen[0], *seen[2:]] == ["start 1", "stop 2", "stop 1"]
+
+
+def test_context_outside_a_command() -> None:
+    with pytest.raises(RuntimeError, match="outside a command"):
+        pitwarden.context()
