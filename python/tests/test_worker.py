@@ -83,6 +83,18 @@ def test_large_chunks_stream(agent: FakeAgent) -> None:
     assert sum(len(chunk.payload) for frame in link.frames for chunk in frame.chunks) == 16 * 1024 * 1024
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_commands_may_have_processes_of_their_own(agent: FakeAgent, method: str) -> None:
+    worker = agent.spawn(PYTHONWARNINGS="ignore")
+    link = worker.attach()
+    for _ in range(3):
+        assert link.value("fork", method=method) == [1, 2, 3]
+    assert link.ping(1).in_flight == 0
+    link.stop()
+    code, stdout, stderr = worker.exit()
+    assert (code, stdout, stderr) == (0, "started\nstopped\n", "")
+
+
 FAILURES = {
     "an exception": ("fail", {"message": "no"}, 2, "builtins.ValueError", "no"),
     "an error with a code": ("refuse", {}, 9, "pitwarden.FailedPrecondition", "not today"),

@@ -26,6 +26,7 @@ function add(draft: Draft, config: PoolConfig): void {
     phase: 'running',
     size: 0,
     slots: new Map(),
+    generations: new Map(),
     open: true,
     closingSinceMs: 0,
     lastFailure: null,

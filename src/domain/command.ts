@@ -80,7 +80,7 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
 
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
-  if (worker.phase !== 'ready') return;
+  if (worker.phase !== 'ready' || worker.due !== null) return;
   putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs } });
   record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: 'operator', message: 'asked for' });
 }

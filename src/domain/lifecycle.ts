@@ -1,5 +1,5 @@
 import type { Draft } from './draft.ts';
-import { putPool, putWorker, record, workersOf } from './draft.ts';
+import { putPool, putWorker, record } from './draft.ts';
 import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
 import type { Exit, Pool, Rung, Worker } from './state.ts';
@@ -143,15 +143,7 @@ export function resize(draft: Draft, pool: Pool, size: number): Pool {
   const slots = new Map(pool.slots);
   for (const index of indices.slice(size)) slots.delete(index);
   for (let index = 0; slots.size < size; index += 1) {
-    if (!slots.has(index))
-      slots.set(index, { index, generation: newestGeneration(draft, pool.name, index), failures: 0, nextStartAtMs: 0 });
+    if (!slots.has(index)) slots.set(index, { index, failures: 0, nextStartAtMs: 0 });
   }
   return putPool(draft, pool, { size, slots });
-}
-
-/** A slot that was taken away may come back while its last workers still live: generations go on from theirs. */
-function newestGeneration(draft: Draft, pool: string, index: number): number {
-  let newest = 0;
-  for (const worker of workersOf(draft, pool)) if (worker.slot === index) newest = Math.max(newest, worker.generation);
-  return newest;
 }

@@ -280,8 +280,7 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
   const worker = born(draft, pool, slot);
   draft.workers.set(worker.id, worker);
   draft.changed.workers.add(worker.id);
-  const slots = new Map(pool.slots).set(index, { ...slot, generation: worker.generation });
-  putPool(draft, pool, { slots });
+  putPool(draft, pool, { generations: new Map(pool.generations).set(index, worker.generation) });
   draft.changed.pools.add(poolName);
   draft.actions.push({ type: 'spawn', workerId: worker.id, pool: pool.config, slot: index });
   record(draft, {
@@ -301,7 +300,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     id: `${pool.name}-${slot.index}-${idSuffix(random)}`,
     pool: pool.name,
     slot: slot.index,
-    generation: slot.generation + 1,
+    generation: (pool.generations.get(slot.index) ?? 0) + 1,
     fingerprint: pool.fingerprint,
     phase: 'starting',
     pid: 0,

@@ -28,6 +28,8 @@ export interface Pool {
   readonly size: number;
   /** The places to keep filled: as many as `size`. */
   readonly slots: ReadonlyMap<number, Slot>;
+  /** Newest generation that each place ever had; a place that was taken away may come back. */
+  readonly generations: ReadonlyMap<number, number>;
   /** Whether dispatch was last told to take requests. */
   readonly open: boolean;
   /** When it was removed or the node began to stop; 0: neither. */
@@ -37,8 +39,6 @@ export interface Pool {
 
 export interface Slot {
   readonly index: number;
-  /** Of the newest worker it had; 0: none yet. */
-  readonly generation: number;
   /** Unplanned ends in a row. */
   readonly failures: number;
   readonly nextStartAtMs: number;

@@ -134,6 +134,8 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     link = Link(app, settings.link, hello, lambda reason: _lost(reason, leaving))
     # A handler may run while this thread holds any lock, so it only starts a thread that may wait for one.
     signal.signal(signal.SIGTERM, lambda *_: _thread.start_new_thread(link.stop, ()))
+    # A process that a command forks (multiprocessing does) is to die of it as any other, and has no link to stop.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     link.serve()
     leaving.set()
     try:

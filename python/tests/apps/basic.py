@@ -1,6 +1,7 @@
 """Commands for the tests: each does one thing that a worker has to cope with."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import sys
@@ -102,6 +103,13 @@ def leave():
 @app.command
 def unsendable():
     return {1, 2}
+
+
+@app.command
+def fork(method):
+    # Leaving the pool sends SIGTERM to its processes and waits for them.
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        return pool.map(abs, [-1, -2, -3])
 
 
 @app.command

@@ -1,0 +1,300 @@
+import { expect } from 'vitest';
+import type { Action } from '../../src/domain/action.ts';
+import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
+import type { Counters, Event, Sample } from '../../src/domain/event.ts';
+import type { State, Worker } from '../../src/domain/state.ts';
+import { initialState } from '../../src/domain/state.ts';
+import { step } from '../../src/domain/step.ts';
+
+export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
+  return {
+    name: 'p',
+    app: 'm:app',
+    python: 'python3',
+    cwd: '/',
+    env: {},
+    size: 2,
+    concurrency: 1,
+    start: { mode: 'exec', timeoutMs: 5_000, parallel: 4 },
+    heartbeat: { intervalMs: 1_000, timeoutMs: 3_000, maxMissed: 2, busyLimitMs: 20_000 },
+    recycle: {
+      maxAgeMs: 0,
+      maxRequests: 0,
+      memory: { softBytes: 0, hardBytes: 0 },
+      jitter: 0,
+      maxSurge: 1,
+      maxUnavailable: 0,
+      minLifetimeMs: 0,
+    },
+    restart: { backoffMinMs: 500, backoffMaxMs: 4_000, resetAfterMs: 30_000 },
+    drain: { timeoutMs: 10_000, killAfterMs: 4_000 },
+    queue: { maxRequests: 10, maxBytes: 1_000 },
+    request: { timeoutMs: 1_000 },
+    ...patch,
+  };
+}
+
+export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
+  return { nodeId: 'n', pools: new Map(pools.map((pool) => [pool.name, pool])) };
+}
+
+/** How a simulated worker behaves; a test may change it at any time. */
+export interface Behaviour {
+  spawnMs: number;
+  /** Infinite: it is never spawned, and says so. */
+  attachMs: number;
+  answersPings: boolean;
+  /** What it does on a stop message, and on SIGTERM: leaves after so long; infinite: it does not. */
+  stopMs: number;
+  termMs: number;
+  killMs: number;
+  sweepMs: number;
+  /** Cpu time per second of the clock. */
+  cpu: number;
+  memoryBytes: number;
+}
+
+export const healthy: Behaviour = {
+  spawnMs: 1,
+  attachMs: 200,
+  answersPings: true,
+  stopMs: 20,
+  termMs: 20,
+  killMs: 5,
+  sweepMs: 5,
+  cpu: 0,
+  memoryBytes: 10,
+};
+
+export interface Process {
+  readonly workerId: string;
+  readonly pid: number;
+  readonly behaviour: Behaviour;
+  readonly counters: { -readonly [K in keyof Counters]: Counters[K] };
+  readonly bornAtMs: number;
+  alive: boolean;
+  attached: boolean;
+  draining: boolean;
+}
+
+/** A host in virtual time: carries out what `step` decides and tells what comes of it. Checks the invariants at each step. */
+export class Simulation {
+  state: State = initialState();
+  nowMs = 1_000;
+  behaviour: Behaviour = { ...healthy };
+  finished = 0;
+  queued = 0;
+  readonly processes = new Map<string, Process>();
+  readonly actions: Action[] = [];
+  readonly #gone = new Set<string>();
+  readonly #generations = new Map<string, number>();
+  #later: { atMs: number; order: number; run: () => Event | undefined }[] = [];
+  #order = 0;
+  #nextPid = 100;
+  #seed = 12_345;
+  #wakeAtMs = Number.POSITIVE_INFINITY;
+
+  /** Steps now with these events. */
+  tell(...events: Event[]): void {
+    const before = this.state;
+    const next = step(before, events, {
+      nowMs: this.nowMs,
+      random: () => this.#random(),
+      counters: (workerId) => this.processes.get(workerId)?.counters,
+      queued: () => this.queued,
+    });
+    this.state = next.state;
+    this.#wakeAtMs = next.wakeAtMs;
+    expect(next.wakeAtMs).toBeGreaterThanOrEqual(this.nowMs);
+    for (const action of next.actions) this.#act(action);
+    this.#check(before, next.actions);
+  }
+
+  /** Lets time pass; stops early once `until` holds. False: it never did. */
+  run(ms: number, until: () => boolean = () => false): boolean {
+    const endsAtMs = this.nowMs + ms;
+    for (let steps = 0; ; steps += 1) {
+      if (until()) return true;
+      // A thousand steps a second of virtual time would be a busy loop.
+      expect(steps).toBeLessThan(100 + ms);
+      const next = this.#later.toSorted((a, b) => a.atMs - b.atMs || a.order - b.order)[0];
+      const atMs = Math.min(next?.atMs ?? Number.POSITIVE_INFINITY, this.#wakeAtMs);
+      if (atMs > endsAtMs) {
+        this.nowMs = endsAtMs;
+        return until();
+      }
+      this.nowMs = Math.max(this.nowMs, atMs);
+      if (next === undefined || next.atMs > this.nowMs) {
+        this.tell();
+        continue;
+      }
+      this.#later = this.#later.filter((entry) => entry !== next);
+      const event = next.run();
+      if (event !== undefined) this.tell(event);
+    }
+  }
+
+  workers(pool = 'p'): Worker[] {
+    const found = [...this.state.workers.values()].filter((worker) => worker.pool === pool);
+    return found.sort((a, b) => a.slot - b.slot || a.generation - b.generation);
+  }
+
+  ready(pool = 'p'): Worker[] {
+    return this.workers(pool).filter((worker) => worker.phase === 'ready');
+  }
+
+  process(worker: Worker | undefined): Process {
+    const found = this.processes.get(worker?.id ?? '');
+    if (found === undefined) throw new Error(`no process of ${worker?.id}`);
+    return found;
+  }
+
+  /** The process dies by itself. */
+  die(process: Process, signal: string | null = 'SIGKILL'): void {
+    if (!process.alive) return;
+    process.alive = false;
+    const { workerId } = process;
+    if (process.attached) this.#tellLater(0, () => ({ type: 'link-closed', workerId }));
+    const exit = { code: signal === null ? 0 : null, signal };
+    this.#tellLater(1, () => ({ type: 'exited', workerId, exit, lastLines: ['the end'] }));
+  }
+
+  kinds(): string[] {
+    return this.actions.flatMap((action) => (action.type === 'record' ? [action.record.kind] : []));
+  }
+
+  #tellLater(ms: number, run: () => Event | undefined): void {
+    if (ms === Number.POSITIVE_INFINITY) return;
+    this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, run });
+  }
+
+  #act(action: Action): void {
+    this.actions.push(action);
+    if (action.type === 'spawn') return this.#spawn(action.workerId);
+    if (action.type === 'finish') {
+      this.finished += 1;
+      return;
+    }
+    if (!('workerId' in action)) return;
+    const process = this.processes.get(action.workerId);
+    switch (action.type) {
+      case 'ping':
+        if (process?.alive && process.behaviour.answersPings) {
+          this.#tellLater(2, () => ({ type: 'pong', workerId: process.workerId, sequence: action.sequence }));
+        }
+        return;
+      case 'sample':
+        if (process?.alive)
+          this.#tellLater(1, () => ({ type: 'sampled', workerId: process.workerId, sample: this.#sample(process) }));
+        return;
+      case 'send-drain':
+        if (process !== undefined) process.draining = true;
+        return;
+      case 'send-stop':
+        if (process !== undefined) this.#tellLater(process.behaviour.stopMs, () => this.#leave(process, null));
+        return;
+      case 'terminate':
+        if (process !== undefined) this.#tellLater(process.behaviour.termMs, () => this.#leave(process, 'SIGTERM'));
+        return;
+      case 'kill':
+        if (process !== undefined) this.#tellLater(process.behaviour.killMs, () => this.#leave(process, 'SIGKILL'));
+        return;
+      case 'sweep':
+        this.#tellLater(process?.behaviour.sweepMs ?? 1, () => ({
+          type: 'gone',
+          workerId: action.workerId,
+          survivors: [],
+        }));
+        return;
+      case 'forget':
+        this.#gone.add(action.workerId);
+        return;
+    }
+  }
+
+  #leave(process: Process, signal: string | null): undefined {
+    this.die(process, signal);
+    return undefined;
+  }
+
+  #sample(process: Process): Sample {
+    const cpuMs = process.behaviour.cpu * (this.nowMs - process.bornAtMs);
+    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cpuMs };
+  }
+
+  #spawn(workerId: string): void {
+    const behaviour = { ...this.behaviour };
+    if (behaviour.spawnMs === Number.POSITIVE_INFINITY) {
+      this.#tellLater(1, () => ({ type: 'spawn-failed', workerId, message: 'no such file' }));
+      return;
+    }
+    const process: Process = {
+      workerId,
+      pid: this.#nextPid++,
+      behaviour,
+      counters: { inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 },
+      bornAtMs: this.nowMs,
+      alive: true,
+      attached: false,
+      draining: false,
+    };
+    this.processes.set(workerId, process);
+    this.#tellLater(behaviour.spawnMs, () => ({ type: 'spawned', workerId, pid: process.pid }));
+    this.#tellLater(behaviour.attachMs, () => {
+      if (!process.alive) return undefined;
+      process.attached = true;
+      return { type: 'attached', workerId, hello: { commands: ['c'], sdkVersion: '1', pythonVersion: '3' } };
+    });
+  }
+
+  /** What must hold after any step, whatever came before. */
+  #check(before: State, actions: readonly Action[]): void {
+    for (const [id, worker] of this.state.workers) {
+      const old = before.workers.get(id);
+      // The first reason wins.
+      if (old?.ending) expect(worker.ending).toBe(old.ending);
+      if (old?.due) expect(worker.due).toEqual(old.due);
+    }
+    const seen = new Set<string>();
+    for (const { pool, slot, generation } of this.state.workers.values()) {
+      const key = `${pool} ${slot} ${generation}`;
+      expect(seen.has(key), `two live workers are generation ${generation} of slot ${slot}`).toBe(false);
+      seen.add(key);
+    }
+    for (const action of actions) {
+      if (action.type === 'remove-pool') {
+        for (const slot of this.#generations.keys())
+          if (slot.startsWith(`${action.pool} `)) this.#generations.delete(slot);
+      }
+      if (action.type === 'spawn') this.#checkSpawn(action);
+      if (action.type === 'terminate' || action.type === 'kill') {
+        expect(
+          this.processes.has(action.workerId),
+          `${action.type} of ${action.workerId}, which was never spawned`,
+        ).toBe(true);
+        expect(this.#gone.has(action.workerId) && before.workers.has(action.workerId) === false).toBe(false);
+      }
+      if (action.type === 'finish') expect(this.state.workers.size).toBe(0);
+    }
+    const visible = actions.some((action) => action.type === 'publish');
+    expect(this.state.revision).toBe(before.revision + (visible ? 1 : 0));
+  }
+
+  #checkSpawn(action: Action & { type: 'spawn' }): void {
+    const pool = this.state.pools.get(action.pool.name);
+    const worker = this.state.workers.get(action.workerId);
+    expect(pool).toBeDefined();
+    const live = [...this.state.workers.values()].filter((other) => other.pool === action.pool.name).length;
+    expect(live, 'live workers at a spawn').toBeLessThanOrEqual((pool?.size ?? 0) + action.pool.recycle.maxSurge);
+    const slot = `${action.pool.name} ${action.slot}`;
+    const before = this.#generations.get(slot) ?? 0;
+    expect(worker?.generation, 'each filling of a slot is the next generation').toBe(before + 1);
+    this.#generations.set(slot, before + 1);
+  }
+
+  #random(): number {
+    // Park and Miller's minimal standard generator: the same run each time.
+    this.#seed = (this.#seed * 48_271) % 2_147_483_647;
+    return this.#seed / 2_147_483_647;
+  }
+}

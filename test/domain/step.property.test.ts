@@ -1,0 +1,206 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import type { PoolConfig } from '../../src/domain/config.ts';
+import type { Event } from '../../src/domain/event.ts';
+import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
+
+// The invariants themselves are checked by the simulation at each step; see Simulation.#check.
+
+interface Move {
+  play(simulation: Simulation): void;
+  /** Seen in the report of a failing run. */
+  toString(): string;
+}
+
+function move(what: string, play: Move['play']): Move {
+  return { play, toString: () => what };
+}
+
+const index = fc.nat({ max: 50 });
+const anyMs = fc.oneof(fc.constantFrom(0, 1, 5, 50, 200, 1_000, 6_000, 15_000), fc.nat({ max: 3_000 }));
+const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
+const never = Number.POSITIVE_INFINITY;
+
+const behaviour = fc.record({
+  spawnMs: fc.constantFrom(0, 1, 300, never),
+  attachMs: fc.constantFrom(0, 2, 200, 4_000, never),
+  answersPings: fc.boolean(),
+  stopMs: fc.constantFrom(0, 20, 1_900, never),
+  termMs: fc.constantFrom(0, 20, never),
+  killMs: fc.constantFrom(0, 5, 7_000),
+  sweepMs: fc.constantFrom(0, 5, 3_000),
+  cpu: fc.constantFrom(0, 1),
+  memoryBytes: fc.constantFrom(10, 600, 2_000),
+});
+
+const pool = fc
+  .record({
+    size: fc.nat({ max: 4 }),
+    parallel: fc.integer({ min: 1, max: 3 }),
+    maxSurge: fc.nat({ max: 2 }),
+    maxUnavailable: fc.nat({ max: 2 }),
+    maxAgeMs: fc.constantFrom(0, 3_000),
+    maxRequests: fc.constantFrom(0, 3),
+    memory: fc.constantFrom({ softBytes: 0, hardBytes: 0 }, { softBytes: 500, hardBytes: 1_000 }),
+    app: fc.constantFrom('m:app', 'm:other'),
+    name: fc.constantFrom('p', 'q'),
+  })
+  .map(({ size, app, name, parallel, maxSurge, maxUnavailable, ...recycle }) => {
+    const base = poolConfig();
+    const surge = maxSurge + maxUnavailable === 0 ? 1 : maxSurge;
+    return {
+      ...base,
+      name,
+      size,
+      app,
+      start: { ...base.start, parallel },
+      recycle: { ...base.recycle, ...recycle, maxSurge: surge, maxUnavailable, jitter: 0.3 },
+    } satisfies PoolConfig;
+  });
+
+const facts: Readonly<Record<string, (workerId: string) => Event>> = {
+  closed: (workerId) => ({ type: 'link-closed', workerId }),
+  pong: (workerId) => ({ type: 'pong', workerId, sequence: 1 }),
+  'wrong pong': (workerId) => ({ type: 'pong', workerId, sequence: 99 }),
+  idle: (workerId) => ({ type: 'idle', workerId }),
+  sample: (workerId) => ({ type: 'sampled', workerId, sample: { rssBytes: 700, pssBytes: 650, cpuMs: 5 } }),
+  spawned: (workerId) => ({ type: 'spawned', workerId, pid: 1 }),
+  attached: (workerId) => ({ type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } }),
+};
+
+const fact = fc.tuple(index, fc.constantFrom(...Object.keys(facts))).map(([at, name]) =>
+  move(`${name} of ${at}`, (simulation) => {
+    const process = pick([...simulation.processes.values()], at);
+    const event = facts[name]?.(process?.workerId ?? 'nobody');
+    // That a process that is on its way is there already is for the simulation to tell; all others come late or twice.
+    const early = process?.alive === true && !process.attached && (name === 'spawned' || name === 'attached');
+    if (event !== undefined && !early) simulation.tell(event);
+  }),
+);
+
+const command = fc
+  .record({
+    at: index,
+    size: fc.nat({ max: 5 }),
+    pool: fc.constantFrom('p', 'q', 'nowhere'),
+    replace: fc.boolean(),
+    which: fc.nat({ max: 7 }),
+  })
+  .map(({ at, size, pool: name, replace, which }) =>
+    move(`command ${which} of ${at} or ${name} (${size}, ${replace})`, (simulation) => {
+      const workerId = pick([...simulation.state.workers.keys()], at) ?? 'nobody';
+      const commands: Event[] = [
+        { type: 'scale', pool: name, size },
+        { type: 'stop-worker', workerId, replace },
+        { type: 'drain-worker', workerId },
+        { type: 'recycle-worker', workerId },
+        { type: 'drain-pool', pool: name },
+        { type: 'drain-node' },
+        { type: 'resume-node' },
+        { type: 'config-refused', message: 'a problem' },
+      ];
+      const chosen = commands[which];
+      if (chosen !== undefined) simulation.tell(chosen);
+    }),
+  );
+
+const wait = anyMs.map((ms) => move(`run ${ms}`, (simulation) => void simulation.run(ms)));
+
+/** The agent itself was held up: nothing was decided meanwhile. */
+const lag = anyMs.map((ms) =>
+  move(`lag ${ms}`, (simulation) => {
+    simulation.nowMs += ms;
+  }),
+);
+
+const behave = behaviour.map((next) =>
+  move(`behave ${fc.stringify(next)}`, (simulation) => {
+    simulation.behaviour = next;
+  }),
+);
+
+const die = index.map((at) =>
+  move(`death of ${at}`, (simulation) => {
+    const process = pick([...simulation.processes.values()], at);
+    if (process !== undefined) simulation.die(process, at % 2 === 0 ? 'SIGSEGV' : null);
+  }),
+);
+
+const work = fc.tuple(index, fc.nat({ max: 2 }), fc.nat({ max: 4 })).map(([at, inFlight, done]) =>
+  move(`${at} has ${inFlight}, did ${done}`, (simulation) => {
+    const process = pick([...simulation.processes.values()], at);
+    if (process === undefined) return;
+    Object.assign(process.counters, { inFlight, lastEvidenceAtMs: simulation.nowMs });
+    process.counters.completed += done;
+    simulation.tell({ type: 'budget-spent', workerId: process.workerId });
+  }),
+);
+
+const reload = fc
+  .uniqueArray(pool, { selector: ({ name }) => name, maxLength: 2 })
+  .map((pools) =>
+    move(`reload ${fc.stringify(pools)}`, (simulation) =>
+      simulation.tell({ type: 'config', config: nodeConfig(...pools) }),
+    ),
+  );
+
+const anyMove: fc.Arbitrary<Move> = fc.oneof(
+  { weight: 6, arbitrary: wait },
+  { weight: 3, arbitrary: command },
+  { weight: 3, arbitrary: fact },
+  { weight: 2, arbitrary: behave },
+  { weight: 2, arbitrary: die },
+  { weight: 2, arbitrary: work },
+  { weight: 1, arbitrary: reload },
+  { weight: 1, arbitrary: lag },
+);
+
+test('whatever comes in whatever order: the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
+  const property = fc.property(pool, fc.array(anyMove, { maxLength: 40 }), fc.boolean(), (first, moves, atOnce) => {
+    const simulation = new Simulation();
+    simulation.tell({ type: 'config', config: nodeConfig(first) });
+    for (const { play } of moves) play(simulation);
+
+    // Calm: every process there is may be ended at any time, and new ones are healthy.
+    simulation.behaviour = { ...healthy };
+    for (const process of simulation.processes.values()) {
+      Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
+      process.counters.inFlight = 0;
+    }
+    simulation.tell({ type: 'resume-node' });
+    const converged = simulation.run(120_000, () =>
+      [...simulation.state.pools.values()].every(
+        (each) => each.phase === 'running' && simulation.ready(each.name).length >= each.size,
+      ),
+    );
+    expect(converged, 'a calm host has as many ready workers as each pool should').toBe(true);
+
+    simulation.tell({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
+    expect(
+      simulation.run(120_000, () => simulation.finished > 0),
+      'a shutdown comes to its end',
+    ).toBe(true);
+    simulation.run(30_000);
+    expect(simulation.finished).toBe(1);
+    expect([...simulation.processes.values()].filter((process) => process.alive)).toEqual([]);
+  });
+  fc.assert(property, { numRuns: 2_000 });
+});
+
+test('facts about workers that nobody knows change nothing', () => {
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig()) });
+  simulation.run(5_000);
+  const before = simulation.state;
+  const workerId = 'p-0-nobody';
+  simulation.tell(
+    { type: 'spawned', workerId, pid: 1 },
+    { type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } },
+    { type: 'pong', workerId, sequence: 1 },
+    { type: 'exited', workerId, exit: { code: 0, signal: null }, lastLines: [] },
+    { type: 'gone', workerId, survivors: [1] },
+    { type: 'stop-worker', workerId, replace: false },
+  );
+  expect(simulation.state.workers).toEqual(before.workers);
+  expect(simulation.state.revision).toBe(before.revision);
+});
