@@ -98,7 +98,11 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
         requestTimeoutMs: action.pool.request.timeoutMs,
       });
     case 'gate':
-      return dispatch.setPoolOpen(action.pool, { open: action.open, reason: action.why });
+      return dispatch.setPoolOpen(action.pool, {
+        open: action.open,
+        reason: action.why,
+        refuseQueued: action.refuseQueued,
+      });
     case 'remove-pool':
       metrics.forgetPool(action.pool);
       return dispatch.removePool(action.pool);

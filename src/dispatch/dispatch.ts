@@ -33,6 +33,13 @@ export interface Outcome {
   readonly ranMs: number;
 }
 
+export interface PoolGate {
+  readonly open: boolean;
+  /** Why it is closed; the callers are told. */
+  readonly reason: string;
+  readonly refuseQueued: boolean;
+}
+
 export interface DispatchOptions {
   nowMs(): number;
   /** A worker that takes no new requests has none left. */
@@ -69,8 +76,8 @@ export interface WorkerError {
 /** Moves requests to workers and answers back. No I/O and no clock of its own; every operation is O(1). */
 export interface Dispatch {
   setPool(pool: string, limits: PoolLimits): void;
-  /** A closed pool refuses new requests; those it has are still served. */
-  setPoolOpen(pool: string, gate: { readonly open: boolean; readonly reason: string }): void;
+  /** A closed pool refuses new requests; those it has are still served, unless they are refused too. */
+  setPoolOpen(pool: string, gate: PoolGate): void;
   /** What still waits is refused. */
   removePool(pool: string): void;
   addWorker(worker: NewWorker): void;
@@ -136,6 +143,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (pool === undefined) return;
       pool.open = gate.open;
       pool.closedBecause = gate.reason;
+      if (gate.refuseQueued) refuseQueued(core, pool, gate.reason);
     },
     removePool: (name) => removePool(core, name),
     addWorker: (worker) => addWorker(core, worker),
@@ -445,10 +453,14 @@ function workerEnded(workerId: string, ending: { reason: string; message: string
 function removePool(core: Core, name: string): void {
   const pool = core.pools.get(name);
   if (pool === undefined) return;
-  for (let request = pool.queue.first(); request !== null; request = pool.queue.first()) {
-    end(core, request, refusal(code.unavailable, pool.closedBecause || `pool ${name} is removed`));
-  }
+  refuseQueued(core, pool, pool.closedBecause || `pool ${name} is removed`);
   core.pools.delete(name);
+}
+
+function refuseQueued(core: Core, pool: Pool, why: string): void {
+  for (let request = pool.queue.first(); request !== null; request = pool.queue.first()) {
+    end(core, request, refusal(code.unavailable, why));
+  }
 }
 
 function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, contentType: string): void {

@@ -24,7 +24,14 @@ export type Action =
   | { readonly type: 'release'; readonly workerId: string; readonly reason: Reason; readonly message: string }
   | { readonly type: 'forget'; readonly workerId: string }
   | { readonly type: 'set-pool'; readonly pool: PoolConfig }
-  | { readonly type: 'gate'; readonly pool: string; readonly open: boolean; readonly why: string }
+  /** Takes new requests or refuses them, and with `refuseQueued` those that wait too. */
+  | {
+      readonly type: 'gate';
+      readonly pool: string;
+      readonly open: boolean;
+      readonly why: string;
+      readonly refuseQueued: boolean;
+    }
   | { readonly type: 'remove-pool'; readonly pool: string }
   | { readonly type: 'missed-pings'; readonly pool: string; readonly count: number }
   | { readonly type: 'round-trip'; readonly pool: string; readonly ms: number }

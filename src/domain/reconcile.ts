@@ -386,14 +386,18 @@ function unavailable(draft: Draft, pool: Pool): number {
 function gate(draft: Draft, name: string): void {
   const pool = draft.pools.get(name);
   if (pool === undefined) return;
-  const open = pool.phase === 'running' && draft.node.phase === 'running';
+  const why = whyClosed(draft, pool);
+  const open = why === '';
   if (open === pool.open) return;
   putPool(draft, pool, { open });
-  const why =
-    pool.phase === 'removed'
-      ? 'is removed'
-      : draft.node.phase === 'stopping'
-        ? 'closes: the agent stops'
-        : 'is draining';
-  draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}` });
+  // Without a place for a worker nobody would ever serve what waits.
+  const refuseQueued = !open && pool.size === 0 && pool.phase !== 'removed';
+  draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}`, refuseQueued });
+}
+
+function whyClosed(draft: Draft, pool: Pool): string {
+  if (pool.phase === 'removed') return 'is removed';
+  if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return 'closes: the agent stops';
+  if (pool.phase === 'draining' || draft.node.phase === 'draining') return 'is draining';
+  return pool.size === 0 ? 'has no workers: its size is 0' : '';
 }

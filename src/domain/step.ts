@@ -115,6 +115,8 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
     deadlineMs: 0,
     health: 'well',
     heartbeat,
+    // Its first full measurement was that of a bare interpreter.
+    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0 },
   });
   draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
   const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);

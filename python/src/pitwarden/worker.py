@@ -12,12 +12,10 @@ Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import importlib
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from typing import Callable, NamedTuple, NoReturn, Optional
 
 from ._pb.link_pb2 import Command, Hello
 from ._session import PROTOCOL
+from ._signals import ignore_interrupts, on_terminate
 from ._version import __version__
 from .app import App
 
@@ -113,8 +112,7 @@ def _usage() -> int:
 
 
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
-    # Ctrl-C in a terminal reaches the agent too, and it decides. A handler, for SIG_IGN would be inherited by children.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    ignore_interrupts()
     _buffer_by_line()
     try:
         app = find_app()
@@ -132,10 +130,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
 
     leaving = threading.Event()
     link = Link(app, settings.link, hello, lambda reason: _lost(reason, leaving))
-    # A handler may run while this thread holds any lock, so it only starts a thread that may wait for one.
-    signal.signal(signal.SIGTERM, lambda *_: _thread.start_new_thread(link.stop, ()))
-    # A process that a command forks (multiprocessing does) is to die of it as any other, and has no link to stop.
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    on_terminate(link.stop)
     link.serve()
     leaving.set()
     try:
