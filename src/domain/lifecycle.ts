@@ -78,6 +78,8 @@ export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, d
   const ending = worker.ending ?? reason;
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
   putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs: draft.facts.nowMs + killAgainMs });
+  // Counted now and not when it is seen to be dead: its slot is free to be filled from now on.
+  if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker);
   // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
   if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
@@ -107,7 +109,11 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
     exit,
     unplanned,
   });
-  if (unplanned) countFailure(draft, worker, message);
+  if (!unplanned) return;
+  if (worker.ending === null) countFailure(draft, worker);
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined) return;
+  putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
 }
 
 function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {
@@ -122,7 +128,8 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
   return `${how}${when}${said}`;
 }
 
-function countFailure(draft: Draft, worker: Worker, message: string): void {
+/** One more failure of its slot, and how long the slot waits before it is filled again. */
+function countFailure(draft: Draft, worker: Worker): void {
   const pool = draft.pools.get(worker.pool);
   const slot = pool?.slots.get(worker.slot);
   if (pool === undefined || slot === undefined) return;
@@ -130,7 +137,7 @@ function countFailure(draft: Draft, worker: Worker, message: string): void {
   const life = { wasReady: worker.readyAtMs > 0, livedMs: worker.readyAtMs > 0 ? nowMs - worker.readyAtMs : 0 };
   const { failures, delayMs } = nextRestart(slot.failures, life, pool.config.restart, random);
   const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs: nowMs + delayMs });
-  putPool(draft, pool, { slots, lastFailure: { message: `${worker.id}: ${message}`, atMs: nowMs } });
+  putPool(draft, pool, { slots });
   if (delayMs > 0) {
     const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${failures} failures in a row`;
     record(draft, { kind: 'slot_backing_off', pool: pool.name, workerId: worker.id, message: waits });
