@@ -217,7 +217,8 @@ class Worker:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            # Not for its pipes' end: what it forked may hold them.
+            self.process.wait()
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
