@@ -33,9 +33,10 @@ check = channel.unary_unary("/grpc.health.v1.Health/Check")
 assert check(b"") == b"\\x08\\x01", "SERVING"
 assert check(b"\\x0a\\x14pitwarden.v1.Control") == b"\\x08\\x01"
 listed = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(iter([b"\\x3a\\x00"]))
-services = next(listed)
+(services,) = list(listed)
 assert b"pitwarden.v1.Execution" in services and b"pitwarden.v1.Control" in services, services
 assert b"WorkerLink" not in services
+channel.close()
 `;
   const { code, stderr } = await runProcess(python, ['-c', script, agent.socket]);
   expect(stderr).toBe('');
