@@ -40,7 +40,8 @@ async function pssOf(row: ProcessRow): Promise<number> {
   }
 }
 
-async function sampleWithPidusage(members: readonly ProcessRow[]): Promise<TreeSample> {
+/** Where there is no /proc: RSS alone. */
+export async function sampleWithPidusage(members: readonly ProcessRow[]): Promise<TreeSample> {
   const usages = Object.values(await pidusage(members.map((row) => row.pid)));
   return {
     rssBytes: sum(usages.map((usage) => usage?.memory ?? 0)),

@@ -113,7 +113,8 @@ function readPageBytes(): number {
   return match === null ? 4096 : Number(match[1]) * 1024;
 }
 
-async function readWithPs(): Promise<readonly ProcessRow[]> {
+/** Where there is no /proc: no times, no memory, no environments. */
+export async function readWithPs(): Promise<readonly ProcessRow[]> {
   const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid=,pgid=,state=']);
   return stdout.split('\n').flatMap((line) => {
     const [pid, ppid, pgrp, state] = line.trim().split(/\s+/);

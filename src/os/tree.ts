@@ -44,7 +44,8 @@ function killMembers(members: readonly ProcessRow[], group: number): void {
   }
 }
 
-function killDescendants(pid: number): Promise<void> {
+/** A process and all that descends from it, found by `ps`. */
+export function killDescendants(pid: number): Promise<void> {
   return new Promise((resolve, reject) => {
     treeKill(pid, 'SIGKILL', (error) => (error === undefined ? resolve() : reject(error)));
   });

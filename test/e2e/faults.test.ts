@@ -1,7 +1,9 @@
+import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -106,6 +108,36 @@ test('a crash, an exit and an exception are told apart', async () => {
   const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
   expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="signal"} 1');
   expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="exit_code"} 1');
+});
+
+test('the reason of an end is the same word in log, event, metric and answer', async () => {
+  await start(faults());
+  const events = spawn(process.execPath, [join(root, 'bin/pitwarden'), 'events', '--json', '--socket', agent.socket]);
+  let seen = '';
+  events.stdout.on('data', (data) => {
+    seen += data;
+  });
+  await untilReady(agent, 'faults', 1);
+  await until(async () => {
+    await agent.cli('start', 'faults');
+    return seen.includes('pool_scaled');
+  }, 'the watcher to see changes');
+  const lost = client.execute('faults', 'crash', ['SIGABRT']).catch((error: unknown) => error);
+  const { told } = (await lost) as { told: { exit_reason: string; worker_id: string } };
+  expect(told.exit_reason).toBe('signal');
+  const line = (text: string, mark: string) =>
+    text.split('\n').find((each) => each.includes(mark) && each.includes(told.worker_id));
+  const logged = await until(() => line(agent.output(), '"worker_exited"'), 'the log line');
+  expect(JSON.parse(logged)).toMatchObject({ reason: 'signal', signal: 'SIGABRT', worker_id: told.worker_id });
+  const event = await until(
+    () => line(seen, '"worker_exited"'),
+    'the event',
+    () => seen,
+  );
+  expect(JSON.parse(event)).toMatchObject({ kind: 'worker_exited', reason: 'signal', signal: 'SIGABRT' });
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="signal"} 1');
+  events.kill();
 });
 
 test('a daemon that left its group and session dies with its worker, and holds up nothing', async () => {
