@@ -1,0 +1,156 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import type { FakeWorker, Told } from './host.ts';
+import { Host } from './host.ts';
+
+interface Move {
+  play(host: Host): void;
+  toString(): string;
+}
+
+const move = (what: string, play: Move['play']): Move => ({ play, toString: () => what });
+const index = fc.nat({ max: 20 });
+const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
+const alive = (host: Host) => host.workers.filter((worker) => !worker.removed);
+
+const submit = fc
+  .record({
+    command: fc.constantFrom('c', 'd', 'stream', 'nobody knows'),
+    idempotent: fc.boolean(),
+    streams: fc.boolean(),
+    bytes: fc.constantFrom(0, 10, 60, 200),
+    timeoutMs: fc.constantFrom(-1, 5, 100, 5_000, Number.POSITIVE_INFINITY),
+  })
+  .map(({ bytes, timeoutMs, ...ask }) =>
+    move(`submit ${fc.stringify({ bytes, timeoutMs, ...ask })}`, (host) => {
+      host.submit({ ...ask, payload: Buffer.alloc(bytes), deadlineMs: host.nowMs + timeoutMs });
+    }),
+  );
+
+const add = fc
+  .record({
+    concurrency: fc.integer({ min: 1, max: 3 }),
+    commands: fc.constantFrom(['c', 'stream'], ['c', 'd', 'stream'], ['d']),
+    maxRequests: fc.constantFrom(0, 2),
+  })
+  .map((worker) => move(`add ${fc.stringify(worker)}`, (host) => void host.addWorker(worker)));
+
+/** Answers with a link id that may be known, over, or never given. */
+const answer = fc.tuple(index, index, fc.boolean(), fc.boolean()).map(([at, which, fails, bogus]) =>
+  move(`answer ${at} ${which} ${fails} ${bogus}`, (host) => {
+    const worker = pick(host.workers, at);
+    if (worker === undefined) return;
+    const linkId = bogus ? which : pick([...worker.running.keys()], which);
+    if (linkId === undefined || (bogus && worker.running.has(linkId))) return;
+    if (worker.unwritten.has(linkId)) return;
+    host.answer(worker, linkId, fails ? { code: 2, message: 'alas' } : null);
+  }),
+);
+
+const chunk = fc.tuple(index, index).map(([at, which]) =>
+  move(`chunk ${at} ${which}`, (host) => {
+    const worker = pick(host.workers, at);
+    const linkId = pick([...(worker?.running.keys() ?? [])], which) ?? which;
+    if (worker !== undefined) host.dispatch.onChunk(worker.id, linkId, Buffer.from('x'), 'application/json');
+  }),
+);
+
+const remove = fc.tuple(index, fc.boolean()).map(([at, written]) =>
+  move(`remove ${at} ${written}`, (host) => {
+    const worker = pick(alive(host), at);
+    if (worker === undefined) return;
+    if (!written) for (const linkId of worker.running.keys()) worker.unwritten.add(linkId);
+    host.remove(worker);
+  }),
+);
+
+const pause = fc.tuple(index, fc.boolean()).map(([at, paused]) =>
+  move(`${paused ? 'pause' : 'resume'} ${at}`, (host) => {
+    const worker = pick(alive(host), at);
+    if (worker === undefined) return;
+    worker.paused = paused;
+    if (paused) host.dispatch.pauseWorker(worker.id);
+    else host.dispatch.resumeWorker(worker.id);
+  }),
+);
+
+const cancel = index.map((at) =>
+  move(`cancel ${at}`, (host) => {
+    const request = pick(host.told, at)?.request;
+    if (request !== undefined) host.dispatch.cancel(request);
+  }),
+);
+
+const gate = fc.tuple(fc.boolean(), fc.boolean()).map(([open, refuseQueued]) =>
+  move(`gate ${open} ${refuseQueued}`, (host) => {
+    host.dispatch.setPoolOpen('p', { open, reason: 'closed', refuseQueued: !open && refuseQueued });
+  }),
+);
+
+const wait = fc.constantFrom(1, 10, 99, 1_000).map((ms) => move(`wait ${ms}`, (host) => host.pass(ms)));
+
+const anyMove: fc.Arbitrary<Move> = fc.oneof(
+  { weight: 6, arbitrary: submit },
+  { weight: 5, arbitrary: answer },
+  { weight: 2, arbitrary: add },
+  { weight: 1, arbitrary: remove },
+  { weight: 2, arbitrary: pause },
+  { weight: 2, arbitrary: cancel },
+  { weight: 1, arbitrary: chunk },
+  { weight: 1, arbitrary: gate },
+  { weight: 2, arbitrary: wait },
+);
+
+test('whatever happens in whatever order: one end for each request, no worker over its concurrency, true numbers', () => {
+  const property = fc.property(fc.array(anyMove, { maxLength: 80 }), (moves) => {
+    const host = new Host();
+    for (const { play } of moves) {
+      play(host);
+      check(host);
+    }
+    for (const worker of alive(host)) host.remove(worker);
+    host.dispatch.removePool('p');
+    for (const told of host.told) expect(told.ends, `ends of request ${told.ask.requestId}`).toBe(1);
+    host.nowMs += 1e9;
+    expect(host.dispatch.expire(), 'nothing is left to be timed').toBe(Number.POSITIVE_INFINITY);
+  });
+  fc.assert(property, { numRuns: 1_500 });
+});
+
+function check(host: Host): void {
+  const waiting = host.told.filter((told) => told.request?.state === 'queued');
+  const held = alive(host).flatMap((worker) => [...worker.running.values()]);
+  for (const worker of alive(host)) checkWorker(worker, waiting);
+  for (const told of host.told) {
+    expect(told.ends).toBe(told.request === undefined || told.request.state === 'ended' ? 1 : 0);
+    expect(told.request?.state).not.toBe('moving');
+    // At most once: only what may run again, or was never written, is ever sent again.
+    const again = told.sentTo.slice(0, -1).filter((id) => !wasUnwritten(host, id, told));
+    if (!told.ask.idempotent) expect(again).toEqual([]);
+  }
+  const stats = host.dispatch.poolStats('p');
+  expect(stats.queued).toBe(waiting.length);
+  expect(stats.queuedBytes).toBe(waiting.reduce((sum, told) => sum + told.ask.payload.length, 0));
+  expect(stats.inFlight).toBe(held.length);
+  expect(stats.completed).toBe(sum(host, 'completed'));
+  expect(stats.failed).toBe(sum(host, 'failed'));
+}
+
+function checkWorker(worker: FakeWorker, waiting: readonly Told[]): void {
+  expect(worker.running.size).toBeLessThanOrEqual(worker.concurrency);
+  expect(worker.counters.inFlight).toBe(worker.running.size);
+  const free = !worker.paused && worker.running.size < worker.concurrency;
+  const could = waiting.filter((told) => worker.commands.includes(told.ask.command));
+  if (free) expect(could, `${worker.id} is free, yet requests that it could serve wait`).toEqual([]);
+}
+
+function wasUnwritten(host: Host, id: string, told: Told): boolean {
+  const worker = host.workers.find((each) => each.id === id);
+  return [...(worker?.running ?? [])].some(
+    ([linkId, held]) => held.told === told && worker?.unwritten.has(linkId) === true,
+  );
+}
+
+function sum(host: Host, key: 'completed' | 'failed'): number {
+  return host.workers.reduce((total, worker) => total + worker.counters[key], 0);
+}

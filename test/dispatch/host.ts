@@ -1,0 +1,150 @@
+import { expect } from 'vitest';
+import { newCounters } from '../../src/dispatch/counters.ts';
+import type { Dispatch, Outcome } from '../../src/dispatch/dispatch.ts';
+import { createDispatch } from '../../src/dispatch/dispatch.ts';
+import type { Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { LinkRequest } from '../../src/dispatch/worker.ts';
+
+/** One request as its caller sees it. */
+export interface Told {
+  readonly ask: Ask;
+  request: Request | undefined;
+  readonly chunks: string[];
+  result: string | undefined;
+  error: RequestError | undefined;
+  /** Results and errors; more than one would be a lie. */
+  ends: number;
+  /** Workers it was written to, in order. */
+  readonly sentTo: string[];
+}
+
+/** A worker as dispatch's link to it sees it. */
+export interface FakeWorker {
+  readonly id: string;
+  readonly pool: string;
+  readonly concurrency: number;
+  readonly commands: readonly string[];
+  readonly running: Map<number, { readonly request: LinkRequest; readonly told: Told }>;
+  readonly cancelled: number[];
+  readonly unwritten: Set<number>;
+  readonly counters: ReturnType<typeof newCounters>;
+  paused: boolean;
+  removed: boolean;
+}
+
+type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'commands'>> & { maxRequests?: number };
+
+/** Dispatch with a clock, callers and workers that only remember. */
+export class Host {
+  nowMs = 1_000;
+  armedAtMs = Number.POSITIVE_INFINITY;
+  readonly told: Told[] = [];
+  readonly workers: FakeWorker[] = [];
+  readonly outcomes: Outcome[] = [];
+  readonly idle: string[] = [];
+  readonly spent: string[] = [];
+  readonly dispatch: Dispatch = createDispatch({
+    nowMs: () => this.nowMs,
+    onIdle: (workerId) => this.idle.push(workerId),
+    onBudgetSpent: (workerId) => this.spent.push(workerId),
+    onOutcome: (outcome) => this.outcomes.push(outcome),
+    onDeadline: (atMs) => {
+      this.armedAtMs = atMs;
+    },
+  });
+
+  constructor() {
+    this.dispatch.setPool('p', { maxQueuedRequests: 3, maxQueuedBytes: 100, requestTimeoutMs: 1_000 });
+  }
+
+  submit(patch: Partial<Ask> = {}): Told {
+    const ask: Ask = {
+      pool: 'p',
+      command: 'c',
+      payload: Buffer.from('payload'),
+      contentType: '',
+      requestId: String(this.told.length),
+      sessionId: '',
+      idempotent: false,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      streams: false,
+      ...patch,
+    };
+    const told: Told = {
+      ask,
+      request: undefined,
+      chunks: [],
+      result: undefined,
+      error: undefined,
+      ends: 0,
+      sentTo: [],
+    };
+    this.told.push(told);
+    told.request = this.dispatch.submit(ask, {
+      chunk: (payload) => told.chunks.push(payload.toString()),
+      result: (payload) => {
+        told.ends += 1;
+        told.result = payload.toString();
+      },
+      error: (error) => {
+        told.ends += 1;
+        told.error = error;
+      },
+    });
+    return told;
+  }
+
+  addWorker(options: WorkerOptions = {}): FakeWorker {
+    const worker: FakeWorker = {
+      id: options.id ?? `w${this.workers.length}`,
+      pool: options.pool ?? 'p',
+      concurrency: options.concurrency ?? 1,
+      commands: options.commands ?? ['c'],
+      running: new Map(),
+      cancelled: [],
+      unwritten: new Set(),
+      counters: newCounters(),
+      paused: false,
+      removed: false,
+    };
+    this.workers.push(worker);
+    this.dispatch.addWorker({
+      workerId: worker.id,
+      pool: worker.pool,
+      concurrency: worker.concurrency,
+      maxRequests: options.maxRequests ?? 0,
+      commands: new Map(worker.commands.map((name) => [name, { streams: name.startsWith('stream') }])),
+      counters: worker.counters,
+      link: {
+        request: (request) => {
+          const told = this.told[Number(request.request_id)];
+          if (told === undefined) throw new Error(`no request ${request.request_id}`);
+          expect(worker.removed || worker.paused, `${worker.id} takes no requests`).toBe(false);
+          worker.running.set(request.id, { request, told });
+          told.sentTo.push(worker.id);
+        },
+        cancel: (linkId) => worker.cancelled.push(linkId),
+        unwritten: () => worker.unwritten,
+      },
+    });
+    return worker;
+  }
+
+  /** The worker answers one of what it has. */
+  answer(worker: FakeWorker, linkId: number, error: { code: number; message: string } | null = null): void {
+    worker.running.delete(linkId);
+    const told = error === null ? null : { type: 'E', traceback: '', ...error };
+    const result = { payload: Buffer.from('done'), content_type: 'application/json', error: told };
+    this.dispatch.onResult(worker.id, linkId, result);
+  }
+
+  remove(worker: FakeWorker, reason = 'signal'): void {
+    worker.removed = true;
+    this.dispatch.removeWorker(worker.id, { reason, message: 'ended by SIGKILL\nits last lines' });
+  }
+
+  pass(ms: number): void {
+    this.nowMs += ms;
+    if (this.armedAtMs <= this.nowMs) this.armedAtMs = this.dispatch.expire();
+  }
+}
