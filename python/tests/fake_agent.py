@@ -75,7 +75,8 @@ class FakeAgent:
             "PITWARDEN_APP": app,
             "TEST_DIR": str(self.dir),
         }
-        worker = Worker(self, [sys.executable, *args], {**os.environ, **contract, **env})
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+        worker = Worker(self, [sys.executable, *args], {**inherited, **contract, **env})
         self._workers.append(worker)
         return worker
 

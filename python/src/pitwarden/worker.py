@@ -125,6 +125,8 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
 
     # gRPC would tell of its own affairs on the application's stderr.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # What it does around a fork makes threads in the child, which may then abort or hang even before an exec.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # Here and not above: gRPC's threads should not exist before the application has had its chance to fork.
     from ._link import Link
 
