@@ -156,34 +156,39 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
 );
 
 test('whatever comes in whatever order: the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
-  const property = fc.property(pool, fc.array(anyMove, { maxLength: 40, size: 'max' }), fc.boolean(), (first, moves, atOnce) => {
-    const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(first) });
-    for (const { play } of moves) play(simulation);
+  const property = fc.property(
+    pool,
+    fc.array(anyMove, { maxLength: 40, size: 'max' }),
+    fc.boolean(),
+    (first, moves, atOnce) => {
+      const simulation = new Simulation();
+      simulation.tell({ type: 'config', config: nodeConfig(first) });
+      for (const { play } of moves) play(simulation);
 
-    // Calm: every process there is may be ended at any time, and new ones are healthy.
-    simulation.behaviour = { ...healthy };
-    for (const process of simulation.processes.values()) {
-      Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
-      process.counters.inFlight = 0;
-    }
-    simulation.tell({ type: 'resume-node' });
-    const converged = simulation.run(120_000, () =>
-      [...simulation.state.pools.values()].every(
-        (each) => each.phase === 'running' && simulation.ready(each.name).length >= each.size,
-      ),
-    );
-    expect(converged, 'a calm host has as many ready workers as each pool should').toBe(true);
+      // Calm: every process there is may be ended at any time, and new ones are healthy.
+      simulation.behaviour = { ...healthy };
+      for (const process of simulation.processes.values()) {
+        Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
+        process.counters.inFlight = 0;
+      }
+      simulation.tell({ type: 'resume-node' });
+      const converged = simulation.run(120_000, () =>
+        [...simulation.state.pools.values()].every(
+          (each) => each.phase === 'running' && simulation.ready(each.name).length >= each.size,
+        ),
+      );
+      expect(converged, 'a calm host has as many ready workers as each pool should').toBe(true);
 
-    simulation.tell({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
-    expect(
-      simulation.run(120_000, () => simulation.finished > 0),
-      'a shutdown comes to its end',
-    ).toBe(true);
-    simulation.run(30_000);
-    expect(simulation.finished).toBe(1);
-    expect([...simulation.processes.values()].filter((process) => process.alive)).toEqual([]);
-  });
+      simulation.tell({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
+      expect(
+        simulation.run(120_000, () => simulation.finished > 0),
+        'a shutdown comes to its end',
+      ).toBe(true);
+      simulation.run(30_000);
+      expect(simulation.finished).toBe(1);
+      expect([...simulation.processes.values()].filter((process) => process.alive)).toEqual([]);
+    },
+  );
   fc.assert(property, { numRuns: 500 });
 });
 

@@ -1,0 +1,155 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { lockDirectory } from '../../src/os/agent-lock.ts';
+import { prepareRuntimeDirectory } from '../../src/os/directories.ts';
+import { workerEnvironment } from '../../src/os/environment.ts';
+import type { ProcessIdentity } from '../../src/os/identity.ts';
+import { identify, isAlive } from '../../src/os/identity.ts';
+import { sampleTree } from '../../src/os/memory.ts';
+import { spawnWorker } from '../../src/os/process.ts';
+import { signalGroup, sweepTree } from '../../src/os/tree.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+/** A shell script as a worker. */
+async function worker(script: string, workerId = 'w-0', env: Record<string, string> = {}) {
+  const lines: string[] = [];
+  const spawned = spawnWorker({
+    command: 'sh',
+    args: ['-c', script],
+    cwd: dir,
+    env: { PATH: process.env['PATH'] ?? '', PITWARDEN_WORKER_ID: workerId, ...env },
+    nowMs: () => performance.now(),
+    onLine: (line) => lines.push(line.text),
+    onDropped: () => undefined,
+  });
+  const started = await spawned.started;
+  if (!started.ok) throw new Error(started.message);
+  const line = async (count: number): Promise<string> => {
+    while (lines.length < count) await new Promise((resolve) => setImmediate(resolve));
+    return lines[count - 1] ?? '';
+  };
+  return { spawned, identity: started.identity, line };
+}
+
+const isRunning = (pid: number) => {
+  const identity = identify(pid);
+  return identity !== undefined && isAlive(identity);
+};
+
+test('a worker leads a session and a group of its own, in its folder, with its environment alone', async () => {
+  const { spawned, identity, line } = await worker('pwd; env | sort; exit 7', 'w-1', { COLOUR: 'green' });
+  expect(await line(1)).toBe(dir);
+  const stat = (await line(1)) && identity.pid;
+  expect(await spawned.exited).toEqual({ code: 7, signal: null });
+  expect(stat).toBeGreaterThan(0);
+  const variables = spawned
+    .lastLines()
+    .slice(1)
+    .map((each) => each.split('=')[0]);
+  expect(variables.filter((name) => !['PWD', 'OLDPWD', '_', 'SHLVL'].includes(name ?? ''))).toEqual([
+    'COLOUR',
+    'PATH',
+    'PITWARDEN_WORKER_ID',
+  ]);
+});
+
+test('the agent’s secrets are not inherited, where things are is', () => {
+  const base = { PATH: '/bin', AWS_SECRET_ACCESS_KEY: 'x', LC_ALL: 'C', PITWARDEN_TOKEN: 'y', HOME: '/h' };
+  expect(workerEnvironment({ A: '1' }, base)).toEqual({
+    PATH: '/bin',
+    LC_ALL: 'C',
+    HOME: '/h',
+    PYTHONUNBUFFERED: '1',
+    A: '1',
+  });
+});
+
+test.each([
+  [{ command: './nothing', cwd: dir }, /could not start \.\/nothing in .*: no such file or folder/],
+  [{ command: 'sh', cwd: join(dir, 'nowhere') }, /could not start sh in .*nowhere: no such file or folder/],
+])('what cannot be started says so', async (options, message) => {
+  const spawned = spawnWorker({
+    args: [],
+    env: {},
+    nowMs: () => 0,
+    onLine: () => undefined,
+    onDropped: () => undefined,
+    ...options,
+  });
+  expect(await spawned.started).toEqual({ ok: false, message: expect.stringMatching(message) });
+});
+
+test('a sweep takes the group, a daemon of another session, and nothing else', async () => {
+  const foreign = spawn('sleep', ['1000'], { stdio: 'ignore' });
+  const daemon = 'setsid sh -c "sleep 1000 & echo \\$!; sleep 1000" & ';
+  const { spawned, identity, line } = await worker(`sleep 1000 & echo $!; ${daemon} wait`);
+  const pids = [identity.pid, Number(await line(1)), Number(await line(2))];
+  expect(pids.map(isRunning)).toEqual([true, true, true]);
+  // The leader dies first: its children have no parent any more that leads to them.
+  process.kill(identity.pid, 'SIGKILL');
+  expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
+  expect(await sweepTree({ identity, workerId: 'w-0' }, { timeoutMs: 5_000 })).toEqual({ survivors: [] });
+  expect(pids.map(isRunning)).toEqual([false, false, false]);
+  expect(isRunning(foreign.pid ?? 0)).toBe(true);
+  foreign.kill();
+});
+
+test('a process of the same pid that started at another time is not signalled', async () => {
+  const { spawned, identity } = await worker('sleep 1000', 'w-2');
+  const earlier: ProcessIdentity = { ...identity, startTime: String(Number(identity.startTime) - 1) };
+  expect(isAlive(earlier)).toBe(false);
+  signalGroup(earlier, 'SIGKILL');
+  expect(isAlive(identity)).toBe(true);
+  signalGroup(identity, 'SIGTERM');
+  expect(await spawned.exited).toEqual({ code: null, signal: 'SIGTERM' });
+});
+
+test('a sample is of the whole tree; of a tree that is gone there is none', async () => {
+  const { spawned, identity, line } = await worker('sleep 1000 & echo $!; wait', 'w-3');
+  await line(1);
+  const target = { identity, workerId: 'w-3' };
+  const sample = await sampleTree(target, { withPss: true });
+  expect(sample?.processes).toBe(2);
+  expect(sample?.rssBytes).toBeGreaterThan(sample?.pssBytes ?? 0);
+  expect(sample?.pssBytes).toBeGreaterThan(50_000);
+  await sweepTree(target, { timeoutMs: 5_000 });
+  await spawned.exited;
+  // A look at the system is shared for a moment.
+  while ((await sampleTree(target, { withPss: false })) !== undefined)
+    await new Promise((resolve) => setImmediate(resolve));
+});
+
+test('a directory has one agent: a second is told which; a dead one’s lock, or a torn one, is taken over', () => {
+  const lock = lockDirectory(dir);
+  expect(() => lockDirectory(dir)).toThrow(
+    `${dir}: expected no other agent to use it, got one with pid ${process.pid}`,
+  );
+  lock.release();
+  const dead = { ...identify(process.pid), startTime: '1' };
+  for (const content of [JSON.stringify(dead), '{"pid": 1', '']) {
+    writeFileSync(join(dir, 'agent.lock'), content);
+    const next = lockDirectory(dir);
+    expect(JSON.parse(readFileSync(join(dir, 'agent.lock'), 'utf8'))).toEqual(identify(process.pid));
+    next.release();
+  }
+});
+
+test('the runtime directory is closed to others, and one that others could have made is refused', () => {
+  const runtime = join(dir, 'run');
+  expect(prepareRuntimeDirectory(runtime)).toEqual({
+    apiSocket: join(runtime, 'agent.sock'),
+    linkSocket: join(runtime, 'link/link.sock'),
+  });
+  expect(statSync(join(runtime, 'link')).mode & 0o777).toBe(0o700);
+  expect(statSync(runtime).mode & 0o007).toBe(0);
+  symlinkSync(runtime, join(dir, 'linked'));
+  expect(() => prepareRuntimeDirectory(join(dir, 'linked'))).toThrow('expected a directory, got something else');
+  expect(() => prepareRuntimeDirectory(join(dir, 'x'.repeat(90)))).toThrow(
+    /expected a socket path of at most 107 bytes, got \d+/,
+  );
+});
