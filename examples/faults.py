@@ -18,9 +18,10 @@ _leaked: list[bytearray] = []
 
 
 @app.command
-def leak(mb: float) -> dict[str, float]:
-    """Keeps so many MiB for good; the whole sum comes back."""
+def leak(mb: float, seconds: float = 0) -> dict[str, float]:
+    """Keeps so many MiB for good, and stays that long before it answers; the whole sum comes back."""
     _leaked.append(_touched(mb))
+    sleep(seconds)
     return {"leaked_mb": sum(len(block) for block in _leaked) / 2**20}
 
 
