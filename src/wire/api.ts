@@ -1,7 +1,7 @@
 import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
-import { packageDefinition, services } from './proto.ts';
+import { healthDefinition, packageDefinition, services } from './proto.ts';
 
 const serving = ['', 'pitwarden.v1.Execution', 'pitwarden.v1.Control'] as const;
 
@@ -20,9 +20,10 @@ export function addApi(
   server.addService(services.Control, control);
   const health = new HealthImplementation(Object.fromEntries(serving.map((name) => [name, 'SERVING' as const])));
   health.addToServer(server);
-  new ReflectionService(packageDefinition, {
-    services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control'],
-  }).addToServer(server);
+  new ReflectionService(
+    { ...packageDefinition, ...healthDefinition },
+    { services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'grpc.health.v1.Health'] },
+  ).addToServer(server);
   return {
     setServing: (isServing) => {
       for (const name of serving) health.setStatus(name, isServing ? 'SERVING' : 'NOT_SERVING');

@@ -8,18 +8,10 @@ import { loadSync } from '@grpc/proto-loader';
  * The services of proto/, loaded from the files themselves. Messages are plain objects with the proto's field names:
  * enums are their names, 64-bit integers are numbers (ours stay below 2^53), absent fields are their defaults.
  */
-export const packageDefinition = loadSync(
-  ['execution', 'control', 'link'].map((name) => `pitwarden/v1/${name}.proto`),
-  {
-    // The same two levels up from src/ and from dist/.
-    includeDirs: [fileURLToPath(new URL('../../proto/', import.meta.url))],
-    keepCase: true,
-    longs: Number,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-  },
-);
+export const packageDefinition = load(['execution', 'control', 'link'].map((name) => `pitwarden/v1/${name}.proto`));
+
+/** Only to tell of it by reflection: grpc-health-check serves it. */
+export const healthDefinition = load(['grpc/health/v1/health.proto']);
 
 const loaded = loadPackageDefinition(packageDefinition);
 
@@ -36,6 +28,18 @@ export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink', S
 
 /** Writes and reads messages that travel outside calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
+
+function load(files: string[]) {
+  return loadSync(files, {
+    // The same two levels up from src/ and from dist/.
+    includeDirs: [fileURLToPath(new URL('../../proto/', import.meta.url))],
+    keepCase: true,
+    longs: Number,
+    enums: String,
+    defaults: true,
+    oneofs: true,
+  });
+}
 
 function client(name: string): ServiceClientConstructor {
   const v1 = (loaded['pitwarden'] as GrpcObject)['v1'] as GrpcObject;

@@ -35,6 +35,7 @@ assert check(b"\\x0a\\x14pitwarden.v1.Control") == b"\\x08\\x01"
 listed = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(iter([b"\\x3a\\x00"]))
 (services,) = list(listed)
 assert b"pitwarden.v1.Execution" in services and b"pitwarden.v1.Control" in services, services
+assert b"grpc.health.v1.Health" in services
 assert b"WorkerLink" not in services
 channel.close()
 `;
