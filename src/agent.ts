@@ -12,7 +12,12 @@ import { createMetrics } from './metrics.ts';
 import type { DirectoryLock } from './os/agent-lock.ts';
 import { lockDirectory } from './os/agent-lock.ts';
 import { systemClock } from './os/clock.ts';
-import { prepareRuntimeDirectory, prepareStateDirectory, removeSockets, restrictSocket } from './os/directories.ts';
+import {
+  clearRuntimeDirectory,
+  prepareRuntimeDirectory,
+  prepareStateDirectory,
+  restrictSocket,
+} from './os/directories.ts';
 import type { Hands } from './perform.ts';
 import { createHands } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -56,7 +61,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   const paths = prepareRuntimeDirectory(config.runtimeDir);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
-  removeSockets(paths);
+  clearRuntimeDirectory(paths);
 
   const listeners = new Set<Listener>();
   const ended = newSignal();
@@ -118,7 +123,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     loop.close();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
-    removeSockets(paths);
+    clearRuntimeDirectory(paths);
     for (const lock of locks) lock.release();
   };
   try {
@@ -235,9 +240,11 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
 
 function receive(workerId: string, frame: WorkerFrame, dispatch: Dispatch, loop: Loop): void {
   if (frame.pong !== null) loop.tell({ type: 'pong', workerId, sequence: frame.pong.sequence });
+  if (frame.leaving) dispatch.onLeaving(workerId);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
   for (const result of frame.results) dispatch.onResult(workerId, result.id, result);
+  if (frame.returned.length > 0) dispatch.onReturned(workerId, frame.returned);
   if (frame.progress.length > 0) dispatch.onProgress(workerId);
 }
 

@@ -1,4 +1,5 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { dirname, join } from 'node:path';
 import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
 import { newCounters } from './dispatch/counters.ts';
@@ -6,8 +7,11 @@ import type { Dispatch } from './dispatch/dispatch.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event } from './domain/event.ts';
+import type { Reason } from './domain/reason.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
+import type { BegunMark } from './os/begun-mark.ts';
+import { createBegunMark } from './os/begun-mark.ts';
 import { workerEnvironment } from './os/environment.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { TreeSample } from './os/memory.ts';
@@ -26,6 +30,7 @@ export interface Held {
   readonly workerId: string;
   readonly pool: PoolConfig;
   readonly counters: WorkerCounters;
+  readonly begun: BegunMark;
   token: Buffer | null;
   process: SpawnedWorker | null;
   identity: ProcessIdentity | null;
@@ -88,7 +93,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'sweep':
       return sweep(options, held.get(action.workerId)?.identity ?? null, action);
     case 'release':
-      return dispatch.removeWorker(action.workerId, { reason: action.reason, message: action.message });
+      return release(dispatch, held.get(action.workerId), action);
     case 'forget':
       return forget(held, action.workerId);
     case 'set-pool':
@@ -122,15 +127,19 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
   const { tell } = options;
   const token = randomBytes(32);
   let spawned: SpawnedWorker;
+  let begun: BegunMark | undefined;
   try {
-    spawned = spawnProcess(options, workerId, pool, slot, token);
+    begun = createBegunMark(join(dirname(options.linkPath), `${workerId}.begun`));
+    spawned = spawnProcess(options, workerId, pool, slot, { token, begunPath: begun.path });
   } catch (error) {
+    begun?.remove();
     return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
   }
   held.set(workerId, {
     workerId,
     pool,
     counters: newCounters(),
+    begun,
     token,
     process: spawned,
     identity: null,
@@ -151,7 +160,7 @@ function spawnProcess(
   workerId: string,
   pool: PoolConfig,
   slot: number,
-  token: Buffer,
+  { token, begunPath }: { readonly token: Buffer; readonly begunPath: string },
 ): SpawnedWorker {
   return spawnWorker({
     command: pool.python,
@@ -161,6 +170,7 @@ function spawnProcess(
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
       PITWARDEN_TOKEN: token.toString('hex'),
+      PITWARDEN_BEGUN: begunPath,
       PITWARDEN_WORKER_ID: workerId,
       PITWARDEN_POOL: pool.name,
       PITWARDEN_SLOT: String(slot),
@@ -185,10 +195,21 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
   options.tell({ type: 'attached', workerId: worker.workerId, hello: told });
 }
 
+/** Only what the worker marked as begun may have run, when it marks at all. */
+function release(
+  dispatch: Dispatch,
+  worker: Held | undefined,
+  { workerId, reason, message }: { readonly workerId: string; readonly reason: Reason; readonly message: string },
+): void {
+  const begunThrough = worker?.hello?.marks_begun === true ? worker.begun.read() : null;
+  dispatch.removeWorker(workerId, { reason, message, begunThrough });
+}
+
 function forget(held: Map<string, Held>, workerId: string): void {
   const worker = held.get(workerId);
   worker?.link?.close();
   worker?.process?.close();
+  worker?.begun.remove();
   held.delete(workerId);
 }
 
@@ -215,13 +236,16 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<H
 
 function admit(options: HandsOptions, worker: Held | undefined, maxRequests: number): void {
   if (worker?.link === null || worker?.link === undefined || worker.hello === null) return;
-  const commands = new Map(worker.hello.commands.map((command) => [command.name, { streams: command.streams }]));
+  const commands = new Map(
+    worker.hello.commands.map(({ name, streams, is_async }) => [name, { streams, isAsync: is_async }]),
+  );
   options.dispatch.addWorker({
     workerId: worker.workerId,
     pool: worker.pool.name,
     concurrency: worker.pool.concurrency,
     maxRequests,
     commands,
+    marksBegun: worker.hello.marks_begun,
     counters: worker.counters,
     link: worker.link,
   });

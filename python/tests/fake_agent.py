@@ -27,6 +27,7 @@ from pitwarden._pb.link_pb2 import (
     Ping,
     Pong,
     Progress,
+    Recall,
     Stop,
     Welcome,
     WorkerFrame,
@@ -48,6 +49,7 @@ class FakeAgent:
         # Not pytest's tmp_path, which may be longer than a socket's address can be.
         self.dir = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
         self.path = self.dir / "link.sock"
+        self.begun_path = self.dir / "begun"
         self.refusal: Optional[tuple[grpc.StatusCode, str]] = None
         self._links: queue.Queue[FakeLink] = queue.Queue()
         self._workers: list[Worker] = []
@@ -66,7 +68,9 @@ class FakeAgent:
         self, app: str = "basic:app", *, args: tuple[str, ...] = ("-m", "pitwarden.worker"), **env: str
     ) -> Worker:
         """A worker process on an application in apps/."""
+        self.begun_path.write_bytes(bytes(4))
         contract = {
+            "PITWARDEN_BEGUN": str(self.begun_path),
             "PITWARDEN_LINK": str(self.path),
             "PITWARDEN_TOKEN": "00ff" * 16,
             "PITWARDEN_WORKER_ID": "w-1",
@@ -79,6 +83,10 @@ class FakeAgent:
         worker = Worker(self, [sys.executable, *args], {**inherited, **contract, **env})
         self._workers.append(worker)
         return worker
+
+    def begun(self) -> int:
+        """The newest request that the last worker marked as begun."""
+        return int.from_bytes(self.begun_path.read_bytes(), sys.byteorder)
 
     def next_link(self) -> FakeLink:
         return self._links.get(timeout=PATIENCE_S)
@@ -157,6 +165,9 @@ class FakeLink:
         self.send(AgentFrame(ping=Ping(sequence=sequence)))
         return self.wait(lambda: next((f.pong for f in self.frames if f.pong.sequence == sequence), None))
 
+    def leaving(self) -> bool:
+        return self.wait(lambda: any(f.leaving for f in self.frames) or None)
+
     def result(self, id: int) -> LinkResult:
         return self.wait(lambda: next((r for f in self.frames for r in f.results if r.id == id), None))
 
@@ -166,8 +177,12 @@ class FakeLink:
     def chunks(self, id: int) -> list[Any]:
         return [json.loads(c.payload) for f in list(self.frames) for c in f.chunks if c.id == id]
 
-    def accepted(self, id: int) -> None:
-        self.wait(lambda: any(id in f.accepted for f in self.frames) or None)
+    def recall(self) -> None:
+        self.send(AgentFrame(recall=Recall()))
+
+    def returned(self) -> list[int]:
+        """What was given back so far; waits for the first."""
+        return self.wait(lambda: [id for f in self.frames for id in f.returned] or None)
 
     def progress(self, id: int) -> Progress:
         """The first report on it: the command runs."""

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from pitwarden import _session
-from pitwarden._pb.link_pb2 import AgentFrame, Drain, Hello, LinkRequest, Ping, Stop, Welcome, WorkerFrame
+from pitwarden._pb.link_pb2 import AgentFrame, Drain, Hello, LinkRequest, Ping, Recall, Stop, Welcome, WorkerFrame
 from pitwarden._session import Call, ProtocolError, Received, Session
 from pitwarden.errors import Error
 
@@ -19,7 +19,8 @@ class Bench:
     """A session with its calls by id, and words for a table's steps. The clock stands at `now_s`."""
 
     def __init__(self) -> None:
-        self.session = Session(Hello(worker_id="w"))
+        self.marked: list[int] = []
+        self.session = Session(Hello(worker_id="w"), self.marked.append)
         self.calls: dict[int, Call] = {}
         self.now_s = 100.0
 
@@ -52,10 +53,26 @@ class Bench:
         self.session.report(self.calls[id], fraction, "")
 
     def finish(self, id: int, payload: bytes = b"r") -> None:
-        self.session.finish(self.calls[id], payload, "")
+        self.session.finish(self.calls[id], payload, "", self.now_s)
 
     def fail(self, id: int) -> None:
-        self.session.fail(self.calls[id], Error("no"))
+        self.session.fail(self.calls[id], Error("no"), self.now_s)
+
+    def recall(self) -> bool:
+        return self.receive(AgentFrame(recall=Recall())).recalled
+
+    def give_back(self, *ids: int) -> None:
+        self.session.give_back([self.calls[id] for id in ids])
+
+    def leave(self) -> None:
+        self.session.leave()
+
+    def marks(self) -> list[int]:
+        return self.marked
+
+    def ran_us(self) -> list[int]:
+        frame = self.session.take(self.now_s)
+        return [] if frame is None else [result.ran_us for result in frame.results]
 
     def take(self) -> Optional[dict[str, Any]]:
         return told(self.session.take(self.now_s, loop_lag_ms=7))
@@ -78,8 +95,10 @@ def told(frame: Optional[WorkerFrame]) -> Optional[dict[str, Any]]:
         pong = frame.pong
         said["pong"] = (pong.sequence, pong.in_flight, pong.requests_started, pong.requests_finished)
         said["pong_ms"] = (pong.oldest_request_ms, pong.loop_lag_ms)
-    if frame.accepted:
-        said["accepted"] = list(frame.accepted)
+    if frame.returned:
+        said["returned"] = list(frame.returned)
+    if frame.leaving:
+        said["leaving"] = True
     if frame.chunks:
         said["chunks"] = [(chunk.id, chunk.payload) for chunk in frame.chunks]
     if frame.results:
@@ -143,7 +162,7 @@ TABLE: dict[str, list[Step]] = {
         ("begin", (2,), True),
         ("take", (), None),
         ("finish", (2,), None),
-        ("take", (), {"accepted": [1], "results": [(2, b"r")]}),
+        ("take", (), {"results": [(2, b"r")]}),
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
     ],
@@ -153,7 +172,7 @@ TABLE: dict[str, list[Step]] = {
         ("later", (0.25,), None),
         ("begin", (2,), True),
         ("ping", (1,), None),
-        ("take", (), {"pong": (1, 2, 2, 0), "pong_ms": (250, 7), "accepted": [1, 2]}),
+        ("take", (), {"pong": (1, 2, 2, 0), "pong_ms": (250, 7)}),
         ("finish", (1,), None),
         ("later", (0.5,), None),
         ("ping", (2,), None),
@@ -179,7 +198,7 @@ TABLE: dict[str, list[Step]] = {
         ("chunk", (1, bytes(900_000)), True),
         ("chunk", (1, bytes(900_000)), False),
         ("ping", (1,), None),
-        ("take", (), {"pong": (1, 1, 1, 0), "pong_ms": (0, 7), "accepted": [1], "chunks": [(1, bytes(900_000))]}),
+        ("take", (), {"pong": (1, 1, 1, 0), "pong_ms": (0, 7), "chunks": [(1, bytes(900_000))]}),
         ("take", (), {"chunks": [(1, bytes(900_000))]}),
         ("take", (), None),
     ],
@@ -189,12 +208,59 @@ TABLE: dict[str, list[Step]] = {
         ("finish", (1, bytes(3_000_000)), None),
         ("take", (), {"results": [(1, bytes(3_000_000))]}),
     ],
+    "what is given back is not begun and not answered": [
+        ("requests", (1, 2, 3), [1, 2, 3]),
+        ("begin", (1,), True),
+        ("recall", (), True),
+        ("give_back", (2, 3), None),
+        ("begin", (2,), False),
+        ("take", (), {"returned": [2, 3]}),
+        ("finish", (1,), None),
+        ("take", (), {"results": [(1, b"r")]}),
+        ("idle", (), True),
+    ],
+    "what was cancelled is answered, and not given back too": [
+        ("requests", (1,), [1]),
+        ("cancels", (1,), []),
+        ("give_back", (1,), None),
+        ("take", (), {"results": [(1, 1)]}),
+    ],
+    "that it leaves is said once": [
+        ("leave", (), None),
+        ("take", (), {"leaving": True}),
+        ("take", (), None),
+    ],
+    "the newest that began is marked": [
+        ("requests", (1, 2, 3), [1, 2, 3]),
+        ("begin", (2,), True),
+        ("begin", (1,), True),
+        ("begin", (3,), True),
+        ("marks", (), [2, 3]),
+    ],
+    "ids that wrap are newer": [
+        ("requests", (1, 2**31 - 1, 2**32 - 2, 0, 5), [1, 2**31 - 1, 2**32 - 2, 0, 5]),
+        ("begin", (2**31 - 1,), True),
+        ("begin", (2**32 - 2,), True),
+        ("begin", (0,), True),
+        ("begin", (5,), True),
+        ("marks", (), [2**31 - 1, 2**32 - 2, 0, 5]),
+    ],
+    "a result says how long its command ran, and 0 when it never began": [
+        ("requests", (1, 2, 3), [1, 2, 3]),
+        ("begin", (1,), True),
+        ("later", (0.25,), None),
+        ("finish", (1,), None),
+        ("begin", (2,), True),
+        ("finish", (2,), None),
+        ("cancels", (3,), []),
+        ("ran_us", (), [250_000, 1, 0]),
+    ],
     "only the latest report is told": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("report", (1, 0.25), None),
         ("report", (1, 0.5), None),
-        ("take", (), {"accepted": [1], "progress": [(1, 0.5)]}),
+        ("take", (), {"progress": [(1, 0.5)]}),
     ],
 }
 
@@ -268,7 +334,7 @@ def test_concurrency_is_at_least_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_every_request_gets_one_result_in_whatever_order_things_happen(seed: int) -> None:
+def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things_happen(seed: int) -> None:
     dice = random.Random(seed)
     bench = Bench()
     frames: list[WorkerFrame] = []
@@ -281,7 +347,9 @@ def test_every_request_gets_one_result_in_whatever_order_things_happen(seed: int
         for _ in range(dice.randrange(8)):
             bench.later(dice.choice([0, 0.01, 0.05]))
             target = dice.randrange(1, id + 1)
-            deed = dice.choice(["begin", "begin", "chunk", "report", "finish", "fail", "cancel", "ping", "take"])
+            deed = dice.choice(
+                ["begin", "begin", "chunk", "report", "finish", "fail", "cancel", "ping", "take", "recall"]
+            )
             if deed == "begin" and bench.calls[target].begun_s is None and bench.begin(target):
                 running.add(target)
             elif deed == "chunk" and target in running:
@@ -294,28 +362,27 @@ def test_every_request_gets_one_result_in_whatever_order_things_happen(seed: int
                 bench.report(target, dice.random())
             elif deed == "cancel":
                 bench.cancels(target)
+            elif deed == "recall":
+                bench.give_back(*(each for each in bench.calls if bench.calls[each].begun_s is None))
             elif deed == "ping":
                 bench.ping(id)
             elif deed == "take":
                 frames.extend(filter(None, [bench.session.take(bench.now_s)]))
     for id in ids:
-        if bench.calls[id].begun_s is None:
-            bench.begin(id)
-        bench.finish(id)
+        if bench.calls[id].begun_s is not None or bench.begin(id):
+            bench.finish(id)
     while not bench.session.empty:
         frames.extend(filter(None, [bench.session.take(bench.now_s)]))
 
     assert bench.session.idle
     assert bench.session.has_room
     results = [result.id for frame in frames for result in frame.results]
-    assert sorted(results) == ids
-    accepted = [id for frame in frames for id in frame.accepted]
-    assert len(set(accepted)) == len(accepted)
+    returned = [id for frame in frames for id in frame.returned]
+    assert sorted(results + returned) == ids
     for number, frame in enumerate(frames):
         answered_before = {result.id for earlier in frames[:number] for result in earlier.results}
-        said = {chunk.id for chunk in frame.chunks} | set(frame.accepted) | {report.id for report in frame.progress}
+        said = {chunk.id for chunk in frame.chunks} | {report.id for report in frame.progress}
         assert not said & answered_before
-        assert not set(frame.accepted) & {result.id for result in frame.results}
         size = sum(len(part.payload) for part in [*frame.chunks, *frame.results])
         assert size <= _session.FRAME_MAX_BYTES or len(frame.chunks) + len(frame.results) == 1
     for id, count in chunks_added.items():

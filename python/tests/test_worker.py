@@ -199,8 +199,8 @@ def test_stop_lets_the_running_request_end(agent: FakeAgent) -> None:
     running = link.request("wait", file="go")
     link.progress(running)
     link.stop()
-    refused = link.request("add", a=1)
-    assert link.result(refused).error.code == 14
+    late = link.request("add", a=1)
+    assert link.returned() == [late]
     (agent.dir / "go").touch()
     assert json.loads(link.result(running).payload) == "go"
     code, stdout, stderr = worker.exit()
@@ -248,12 +248,72 @@ def test_sigterm_is_a_stop(agent: FakeAgent, concurrency: int) -> None:
     id = link.request("wait", file="go")
     link.progress(id)
     worker.signal(signal.SIGTERM)
-    # The refusal shows that the signal was seen.
-    link.wait(lambda: link.call("add", a=1).error.code == 14 or None) if concurrency > 1 else None
+    assert link.leaving()
+    late = link.request("add", a=1)
+    assert link.returned() == [late]
     (agent.dir / "go").touch()
     assert json.loads(link.result(id).payload) == "go"
     code, stdout, _ = worker.exit()
     assert (code, stdout) == (0, "started\nstopped\n")
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_has_not_begun_can_be_taken_back(agent: FakeAgent, concurrency: int) -> None:
+    link = agent.spawn().attach(concurrency)
+    running = [link.request("wait", file="go") for _ in range(concurrency)]
+    for id in running:
+        link.progress(id)
+    waiting = [link.request("add", a=id) for id in range(3)]
+    link.recall()
+    assert link.returned() == waiting
+    assert agent.begun() == running[-1]
+    last = link.request("add", a=1)
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(last).payload) == 1
+    assert not any(link.results(id) for id in waiting)
+
+
+def test_requests_run_in_the_order_in_which_they_came(agent: FakeAgent) -> None:
+    link = agent.spawn().attach()
+    requests = [link.make("add", a=n) for n in range(200)]
+    link.send(AgentFrame(requests=requests))
+    link.result(requests[-1].id)
+    assert [r.id for f in link.frames for r in f.results] == [request.id for request in requests]
+
+
+def test_what_waits_is_given_back_at_a_stop(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    running = link.request("wait", file="go")
+    link.progress(running)
+    waiting = link.request("add", a=1)
+    link.stop()
+    assert link.returned() == [waiting]
+    (agent.dir / "go").touch()
+    assert json.loads(link.result(running).payload) == "go"
+    assert worker.exit()[0] == 0
+
+
+def test_a_killed_worker_leaves_word_of_what_began(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    assert link.hello.marks_begun
+    assert agent.begun() == 0
+    first = link.request("add", a=1)
+    link.result(first)
+    assert agent.begun() == first
+    running = link.request("wait", file="never")
+    link.progress(running)
+    link.request("add", a=1)
+    worker.signal(signal.SIGKILL)
+    worker.exit()
+    assert agent.begun() == running
+
+
+def test_without_the_file_it_says_that_it_marks_nothing(agent: FakeAgent) -> None:
+    link = agent.spawn(PITWARDEN_BEGUN="/nowhere/begun").attach()
+    assert not link.hello.marks_begun
+    assert link.value("add", a=1) == 1
 
 
 def test_second_sigterm_cancels(agent: FakeAgent) -> None:

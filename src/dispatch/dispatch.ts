@@ -1,3 +1,5 @@
+import type { CommandStats } from './command-stats.ts';
+import { mayPrefetch, newCommandStats, noteRun, prefetchMax } from './command-stats.ts';
 import type { Deadlines } from './deadlines.ts';
 import { createDeadlines } from './deadlines.ts';
 import type { FreeWorkers } from './free-workers.ts';
@@ -14,6 +16,8 @@ const attemptsMax = 3;
 const skippedMax = 64;
 /** Advice to a refused caller stays within this. */
 const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
+/** A worker that has answered nothing for so long is asked for what waits in it. */
+const recallAfterMs = 10;
 /** Weight of the newest request in the average run time: about the last ten count. */
 const averageWeight = 0.1;
 
@@ -64,6 +68,15 @@ export interface WorkerResult {
   readonly payload: Buffer;
   readonly content_type: string;
   readonly error: WorkerError | null;
+  /** Microseconds that it ran; 0: unknown, or it never began. */
+  readonly ran_us: number;
+}
+
+export interface WorkerEnd {
+  readonly reason: string;
+  readonly message: string;
+  /** The highest link id that it marked as begun; null: any of its requests may have begun. */
+  readonly begunThrough: number | null;
 }
 
 export interface WorkerError {
@@ -84,7 +97,7 @@ export interface Dispatch {
   pauseWorker(workerId: string): void;
   resumeWorker(workerId: string): void;
   /** It ended. Its requests run again where that is safe, and fail where it is not. */
-  removeWorker(workerId: string, end: { readonly reason: string; readonly message: string }): void;
+  removeWorker(workerId: string, end: WorkerEnd): void;
   /** Undefined: it was refused, and `answers.error` has said so. */
   submit(ask: Ask, answers: Answers): Request | undefined;
   cancel(request: Request): void;
@@ -92,6 +105,10 @@ export interface Dispatch {
   expire(): number;
   onChunk(workerId: string, linkId: number, payload: Buffer, contentType: string): void;
   onResult(workerId: string, linkId: number, result: WorkerResult): void;
+  /** It takes no requests any more, and will give back what it is sent. */
+  onLeaving(workerId: string): void;
+  /** Requests that had not begun, given back after a recall. */
+  onReturned(workerId: string, linkIds: readonly number[]): void;
   onProgress(workerId: string): void;
   poolStats(pool: string): PoolStats;
 }
@@ -102,10 +119,13 @@ interface Pool {
   open: boolean;
   closedBecause: string;
   readonly queue: Queue;
+  /** Those with a place for a request that begins at once. */
   readonly free: FreeWorkers;
+  /** Those without, that may be sent short requests ahead. */
+  readonly full: FreeWorkers;
   readonly workers: Set<DispatchWorker>;
-  /** How many of its workers offer each command. */
-  readonly offers: Map<string, number>;
+  /** Of each command that one of its workers offers. */
+  readonly commands: Map<string, CommandStats>;
   capacity: number;
   inFlight: number;
   completed: number;
@@ -119,7 +139,10 @@ interface Core {
   readonly pools: Map<string, Pool>;
   readonly workers: Map<string, DispatchWorker>;
   readonly deadlines: Deadlines;
-  nextLinkId: number;
+  /** Workers with more requests than they may run at once. */
+  readonly ahead: Set<DispatchWorker>;
+  /** When to look at those; infinite: there were none lately. */
+  lookAheadAtMs: number;
   armedAtMs: number;
 }
 
@@ -129,7 +152,8 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     pools: new Map(),
     workers: new Map(),
     deadlines: createDeadlines(),
-    nextLinkId: 1,
+    ahead: new Set(),
+    lookAheadAtMs: Number.POSITIVE_INFINITY,
     armedAtMs: Number.POSITIVE_INFINITY,
   };
   return {
@@ -155,6 +179,8 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     expire: () => expire(core),
     onChunk: (workerId, linkId, payload, contentType) => onChunk(core, workerId, linkId, payload, contentType),
     onResult: (workerId, linkId, result) => onResult(core, workerId, linkId, result),
+    onLeaving: (workerId) => onLeaving(core, workerId),
+    onReturned: (workerId, linkIds) => onReturned(core, workerId, linkIds),
     onProgress: (workerId) => {
       const worker = core.workers.get(workerId);
       if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
@@ -171,8 +197,9 @@ function newPool(name: string, limits: PoolLimits): Pool {
     closedBecause: '',
     queue: createQueue(),
     free: createFreeWorkers(),
+    full: createFreeWorkers(),
     workers: new Set(),
-    offers: new Map(),
+    commands: new Map(),
     capacity: 0,
     inFlight: 0,
     completed: 0,
@@ -196,8 +223,8 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   const request = newRequest(ask, answers, arrivedAtMs, pool.limits.requestTimeoutMs);
   core.deadlines.add(request);
   arm(core);
-  const worker = pool.queue.length === 0 ? pool.free.first() : null;
-  if (worker?.commands.has(ask.command) === true) {
+  const worker = pool.queue.length === 0 ? workerFor(pool, ask.command) : null;
+  if (worker !== null) {
     send(core, pool, worker, request);
   } else {
     request.state = 'queued';
@@ -225,6 +252,7 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     attempts: 0,
     workerId: '',
     linkId: 0,
+    expectedMs: 0,
     nextQueued: null,
     previousQueued: null,
     deadlineTick: 0,
@@ -240,7 +268,7 @@ function unknownPool(core: Core, ask: Ask): RequestError {
 
 function refuseAtTheDoor(pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
   if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: 1_000 });
-  if (pool.workers.size > 0 && !pool.offers.has(ask.command)) return unknownCommand(pool, ask.command);
+  if (pool.workers.size > 0 && !pool.commands.has(ask.command)) return unknownCommand(pool, ask.command);
   if (ask.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
   if (pool.queue.length === 0 && pool.free.size > 0) return undefined;
   const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
@@ -263,38 +291,64 @@ function queueFull(pool: Pool, message: string): RequestError {
 }
 
 function unknownCommand(pool: Pool, command: string): RequestError {
-  const names = [...pool.offers.keys()].sort().join(', ') || 'none';
+  const names = [...pool.commands.keys()].sort().join(', ') || 'none';
   return refusal(
     code.notFound,
     `command: expected one that pool ${pool.name} offers (${names.slice(0, 500)}), got "${command}"`,
   );
 }
 
-/** Gives waiting requests to free workers, first come first served. */
+/** Gives waiting requests to workers, first come first served. */
 function serveQueue(core: Core, pool: Pool): void {
   let skipped = 0;
-  for (let request = pool.queue.first(); request !== null && pool.free.size > 0 && skipped < skippedMax; ) {
+  for (let request = pool.queue.first(); request !== null && skipped < skippedMax; ) {
     const next: Request | null = request.nextQueued;
     const worker = workerFor(pool, request.command);
     if (worker !== null) {
       pool.queue.remove(request);
       request.state = 'moving';
       send(core, pool, worker, request);
-    } else if (pool.offers.has(request.command)) {
+    } else if (!pool.commands.has(request.command)) {
+      if (pool.workers.size === 0) return;
+      end(core, request, unknownCommand(pool, request.command));
+    } else if (pool.free.size > 0) {
       skipped += 1;
     } else {
-      end(core, request, unknownCommand(pool, request.command));
+      return;
     }
     request = next;
   }
 }
 
-/** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
+/** One with a place for it, or else one where it need not wait for long. */
 function workerFor(pool: Pool, command: string): DispatchWorker | null {
+  if (pool.free.size > 0) return freeWorkerFor(pool, command);
+  const stats = pool.commands.get(command);
+  const worker = pool.full.first();
+  if (worker === null || stats === undefined || !mayPrefetch(stats, worker.expectedMs)) return null;
+  return worker.commands.get(command)?.isAsync === false ? worker : null;
+}
+
+/** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
+function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
   const first = pool.free.first();
   if (first === null || first.commands.has(command)) return first;
   for (const worker of pool.free.all()) if (worker.commands.has(command)) return worker;
   return null;
+}
+
+/** Puts a worker where `workerFor` finds it, by what it has now. */
+function place(pool: Pool, worker: DispatchWorker): void {
+  const { inFlight } = worker.counters;
+  if (worker.paused || worker.leaving) return;
+  if (inFlight < worker.concurrency) pool.free.add(worker);
+  else if (worker.marksBegun && !worker.stalled && inFlight < worker.concurrency + prefetchMax) pool.full.add(worker);
+}
+
+function displace(pool: Pool, worker: DispatchWorker): void {
+  // Each forgets only what it has.
+  if (worker.counters.inFlight < worker.concurrency) pool.free.remove(worker);
+  else pool.full.remove(worker);
 }
 
 function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
@@ -303,18 +357,21 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
     return end(core, request, refusal(code.invalidArgument, message));
   }
   const nowMs = core.options.nowMs();
-  const linkId = core.nextLinkId;
-  core.nextLinkId += 1;
+  const linkId = newLinkId(worker);
+  const { counters } = worker;
   request.state = 'sent';
   request.sentAtMs = nowMs;
   request.attempts += 1;
   request.workerId = worker.workerId;
   request.linkId = linkId;
-  pool.free.remove(worker);
+  request.expectedMs = pool.commands.get(request.command)?.expectedMs ?? 0;
+  displace(pool, worker);
   worker.running.set(linkId, request);
-  worker.counters.inFlight += 1;
+  worker.expectedMs += request.expectedMs;
+  counters.inFlight += 1;
   pool.inFlight += 1;
-  if (!worker.paused && worker.counters.inFlight < worker.concurrency) pool.free.add(worker);
+  place(pool, worker);
+  if (counters.inFlight > worker.concurrency) watch(core, worker, nowMs);
   worker.link.request({
     id: linkId,
     command: request.command,
@@ -324,6 +381,47 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
     session_id: request.sessionId,
     timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
   });
+}
+
+/** The id grows by 1 and wraps: `begunThrough` compares ids of one link by their distance. */
+function newLinkId(worker: DispatchWorker): number {
+  do worker.nextLinkId = (worker.nextLinkId + 1) >>> 0;
+  while (worker.running.has(worker.nextLinkId));
+  return worker.nextLinkId;
+}
+
+/** Takes an answered or returned request from its worker. */
+function release(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+  const { counters } = worker;
+  displace(pool, worker);
+  worker.running.delete(request.linkId);
+  counters.inFlight -= 1;
+  pool.inFlight -= 1;
+  // The sum of many fractions drifts: nothing is exactly nothing.
+  worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
+  if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
+}
+
+/** A worker has more than it may run: if it gets stuck, the rest is asked back. */
+function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
+  if (core.ahead.has(worker)) return;
+  core.ahead.add(worker);
+  worker.lastAnswerAtMs = Math.max(worker.lastAnswerAtMs, nowMs);
+  if (Number.isFinite(core.lookAheadAtMs)) return;
+  core.lookAheadAtMs = nowMs + recallAfterMs;
+  arm(core);
+}
+
+function recallFromStalled(core: Core, nowMs: number): void {
+  if (nowMs < core.lookAheadAtMs) return;
+  for (const worker of core.ahead) {
+    if (worker.stalled || nowMs - worker.lastAnswerAtMs < recallAfterMs) continue;
+    const pool = core.pools.get(worker.pool);
+    if (pool !== undefined) displace(pool, worker);
+    worker.stalled = true;
+    worker.link.recall();
+  }
+  core.lookAheadAtMs = core.ahead.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
 }
 
 /** The one end of a request: a result when there is no error. */
@@ -358,11 +456,17 @@ function giveUp(core: Core, request: Request, error: RequestError): void {
 }
 
 function expire(core: Core): number {
-  for (const request of core.deadlines.take(core.options.nowMs())) {
+  const nowMs = core.options.nowMs();
+  for (const request of core.deadlines.take(nowMs)) {
     giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
   }
-  core.armedAtMs = core.deadlines.nextAtMs();
+  recallFromStalled(core, nowMs);
+  core.armedAtMs = nextAtMs(core);
   return core.armedAtMs;
+}
+
+function nextAtMs(core: Core): number {
+  return Math.min(core.deadlines.nextAtMs(), core.lookAheadAtMs);
 }
 
 function deadlineMessage(core: Core, request: Request): string {
@@ -374,29 +478,44 @@ function deadlineMessage(core: Core, request: Request): string {
 }
 
 function arm(core: Core): void {
-  const nextAtMs = core.deadlines.nextAtMs();
-  if (nextAtMs >= core.armedAtMs) return;
-  core.armedAtMs = nextAtMs;
-  core.options.onDeadline(nextAtMs);
+  const atMs = nextAtMs(core);
+  if (atMs >= core.armedAtMs) return;
+  core.armedAtMs = atMs;
+  core.options.onDeadline(atMs);
 }
 
 function addWorker(core: Core, options: NewWorker): void {
   const pool = core.pools.get(options.pool);
   if (pool === undefined || core.workers.has(options.workerId)) return;
-  const worker: DispatchWorker = { ...options, running: new Map(), paused: false, freeAt: -1 };
+  const worker: DispatchWorker = {
+    ...options,
+    running: new Map(),
+    paused: false,
+    leaving: false,
+    nextLinkId: 0,
+    expectedMs: 0,
+    lastAnswerAtMs: 0,
+    stalled: false,
+    freeAt: -1,
+  };
   core.workers.set(worker.workerId, worker);
   pool.workers.add(worker);
   pool.capacity += worker.concurrency;
-  for (const command of worker.commands.keys()) pool.offers.set(command, (pool.offers.get(command) ?? 0) + 1);
-  pool.free.add(worker);
+  for (const command of worker.commands.keys()) {
+    const stats = pool.commands.get(command) ?? newCommandStats();
+    stats.workers += 1;
+    pool.commands.set(command, stats);
+  }
+  place(pool, worker);
   serveQueue(core, pool);
 }
 
 function pauseWorker(core: Core, workerId: string): void {
   const worker = core.workers.get(workerId);
-  if (worker === undefined || worker.paused) return;
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined || worker.paused) return;
+  displace(pool, worker);
   worker.paused = true;
-  core.pools.get(worker.pool)?.free.remove(worker);
   if (worker.counters.inFlight === 0) core.options.onIdle(workerId);
 }
 
@@ -405,44 +524,85 @@ function resumeWorker(core: Core, workerId: string): void {
   const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
   if (worker === undefined || pool === undefined || !worker.paused) return;
   worker.paused = false;
-  if (worker.counters.inFlight < worker.concurrency) pool.free.add(worker);
+  place(pool, worker);
   serveQueue(core, pool);
 }
 
-function removeWorker(core: Core, workerId: string, ending: { reason: string; message: string }): void {
+function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
   const worker = core.workers.get(workerId);
   const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
   if (worker === undefined || pool === undefined) return;
   core.workers.delete(workerId);
+  core.ahead.delete(worker);
   pool.workers.delete(worker);
-  pool.free.remove(worker);
+  displace(pool, worker);
   pool.capacity -= worker.concurrency;
   pool.inFlight -= worker.counters.inFlight;
   worker.counters.inFlight = 0;
   for (const command of worker.commands.keys()) {
-    const offers = (pool.offers.get(command) ?? 1) - 1;
-    if (offers === 0) pool.offers.delete(command);
-    else pool.offers.set(command, offers);
+    const stats = pool.commands.get(command);
+    if (stats === undefined) continue;
+    stats.workers -= 1;
+    if (stats.workers === 0) pool.commands.delete(command);
   }
   const unwritten = worker.link.unwritten();
   const again: Request[] = [];
   for (const [linkId, request] of worker.running) {
     if (request.state === 'ended') continue;
-    // What was written may have begun to run: at most once, unless the caller says that it may run again.
-    const safe = unwritten.has(linkId) || (request.idempotent && request.attempts < attemptsMax);
-    if (safe) again.push(request);
+    // What began may have done its work: at most once, unless the caller says that it may run again.
+    const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.begunThrough);
+    if (neverBegan) request.attempts -= 1;
+    if (neverBegan || (request.idempotent && request.attempts < attemptsMax)) again.push(request);
     else end(core, request, workerEnded(worker.workerId, ending));
   }
   worker.running.clear();
-  for (const request of again.reverse()) {
-    request.state = 'queued';
-    request.workerId = '';
-    pool.queue.unshift(request);
-  }
+  requeue(pool, again);
   serveQueue(core, pool);
 }
 
-function workerEnded(workerId: string, ending: { reason: string; message: string }): RequestError {
+/** Of numbers that wrap at 2^32, the later one is less than half the way round ahead (RFC 1982). */
+function isAfter(linkId: number, begunThrough: number | null): boolean {
+  return begunThrough !== null && ((linkId - begunThrough) | 0) > 0;
+}
+
+function onLeaving(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  displace(pool, worker);
+  worker.leaving = true;
+}
+
+function onReturned(core: Core, workerId: string, linkIds: readonly number[]): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  const again: Request[] = [];
+  for (const linkId of linkIds) {
+    const request = worker.running.get(linkId);
+    if (request === undefined) continue;
+    release(core, pool, worker, request);
+    place(pool, worker);
+    if (request.state === 'ended') continue;
+    request.attempts -= 1;
+    again.push(request);
+  }
+  requeue(pool, again);
+  if (worker.paused && worker.counters.inFlight === 0) core.options.onIdle(workerId);
+  serveQueue(core, pool);
+}
+
+/** Back to the front of the queue, in the order in which they came. */
+function requeue(pool: Pool, requests: Request[]): void {
+  for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
+    request.state = 'queued';
+    request.workerId = '';
+    request.sentAtMs = 0;
+    pool.queue.unshift(request);
+  }
+}
+
+function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
   const [how] = ending.message.split('\n', 1);
   return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
     workerId,
@@ -478,11 +638,12 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   const pool = core.pools.get(worker.pool);
   if (pool === undefined) return;
   const { counters } = worker;
-  worker.running.delete(linkId);
-  pool.free.remove(worker);
-  counters.inFlight -= 1;
-  pool.inFlight -= 1;
-  counters.lastEvidenceAtMs = core.options.nowMs();
+  release(core, pool, worker, request);
+  const nowMs = core.options.nowMs();
+  counters.lastEvidenceAtMs = nowMs;
+  worker.lastAnswerAtMs = nowMs;
+  worker.stalled = false;
+  if (result.ran_us > 0) noteRun(pool.commands.get(request.command), result.ran_us / 1000);
   if (result.error === null) {
     counters.completed += 1;
     pool.completed += 1;
@@ -490,7 +651,7 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
     counters.failed += 1;
     pool.failed += 1;
   }
-  if (!worker.paused) pool.free.add(worker);
+  place(pool, worker);
   const { error } = result;
   if (error === null) end(core, request, null, result);
   else

@@ -65,6 +65,8 @@ export interface Request extends Ask {
   /** The worker that has it. */
   workerId: string;
   linkId: number;
+  /** What it adds to its worker's `expectedMs`. */
+  expectedMs: number;
   // Places in its pool's queue and in its deadline's list.
   nextQueued: Request | null;
   previousQueued: Request | null;

@@ -5,6 +5,8 @@ import type { Request } from './request.ts';
 export interface RequestLink {
   request(request: LinkRequest): void;
   cancel(linkId: number): void;
+  /** Asks for the requests back that have not begun; they come as `onReturned`. */
+  recall(): void;
   /** Link ids of requests that are not written yet: the worker cannot know of them. */
   unwritten(): ReadonlySet<number>;
 }
@@ -26,15 +28,30 @@ export interface NewWorker {
   readonly concurrency: number;
   /** 0: no limit. */
   readonly maxRequests: number;
-  readonly commands: ReadonlyMap<string, { readonly streams: boolean }>;
+  readonly commands: ReadonlyMap<string, WorkerCommand>;
+  /** It tells, even when it dies, which requests began; those that did not can be sent elsewhere. */
+  readonly marksBegun: boolean;
   readonly counters: WorkerCounters;
   readonly link: RequestLink;
+}
+
+export interface WorkerCommand {
+  readonly streams: boolean;
+  readonly isAsync: boolean;
 }
 
 export interface DispatchWorker extends NewWorker {
   /** By link id; a request that ended early keeps its place until the worker answers. */
   readonly running: Map<number, Request>;
   paused: boolean;
+  /** It said that it takes no more requests. */
+  leaving: boolean;
+  nextLinkId: number;
+  /** How long what it has will take, by what such requests took lately. */
+  expectedMs: number;
+  lastAnswerAtMs: number;
+  /** It was asked for what waits in it, and has answered nothing since. */
+  stalled: boolean;
   /** Its load where FreeWorkers has it; -1: not there. */
   freeAt: number;
 }

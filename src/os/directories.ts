@@ -1,5 +1,5 @@
-import { chmodSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 export interface RuntimeDirectory {
   /** The API's socket. */
@@ -31,9 +31,11 @@ export function prepareStateDirectory(directory: string): void {
   makeOwn(directory, 0o700);
 }
 
-/** Takes away the sockets of an agent that is no more. Only for who holds the directory's lock. */
-export function removeSockets(paths: RuntimeDirectory): void {
-  for (const path of Object.values(paths)) rmSync(path, { force: true });
+/** Takes away what an agent that is no more has left here. Only for who holds the directory's lock. */
+export function clearRuntimeDirectory(paths: RuntimeDirectory): void {
+  rmSync(paths.apiSocket, { force: true });
+  const link = dirname(paths.linkSocket);
+  for (const name of readdirSync(link)) rmSync(join(link, name), { force: true });
 }
 
 /** Who may connect: this user and its group, 0660. */

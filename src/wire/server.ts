@@ -21,6 +21,8 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
     'grpc.max_concurrent_streams': 10_000,
     // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.
     'grpc.keepalive_permit_without_calls': 1,
+    // Nobody asks it, and it counts every call and message.
+    'grpc.enable_channelz': 0,
     'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
   };
   const server = new Server(grpcOptions);

@@ -10,16 +10,23 @@ export interface WorkerHello {
   readonly worker_id: string;
   readonly token: string;
   readonly pid: number;
-  readonly commands: readonly { readonly name: string; readonly streams: boolean; readonly summary: string }[];
+  readonly commands: readonly {
+    readonly name: string;
+    readonly streams: boolean;
+    readonly summary: string;
+    readonly is_async: boolean;
+  }[];
   readonly sdk_version: string;
   readonly python_version: string;
+  readonly marks_begun: boolean;
 }
 
 /** WorkerFrame of link.proto. */
 export interface WorkerFrame {
   readonly hello: WorkerHello | null;
   readonly pong: { readonly sequence: number } | null;
-  readonly accepted: readonly number[];
+  readonly leaving: boolean;
+  readonly returned: readonly number[];
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];
   readonly results: readonly LinkResult[];
   readonly progress: readonly { readonly id: number }[];
@@ -30,6 +37,7 @@ interface LinkResult {
   readonly payload: Buffer;
   readonly content_type: string;
   readonly error: { code: number; type: string; message: string; traceback: string } | null;
+  readonly ran_us: number;
 }
 
 /** The line to a worker that proved itself. */
@@ -125,6 +133,7 @@ function createLink(call: Call): AttachedWorker {
   let cancels: number[] = [];
   let ping = 0;
   let drain = false;
+  let recall = false;
   let stopGraceMs: number | null = null;
   let scheduled = false;
   let blocked = false;
@@ -133,7 +142,7 @@ function createLink(call: Call): AttachedWorker {
     scheduled = false;
     if (call.destroyed || call.cancelled) return;
     // A full line takes small words still, but no payloads; a cancel must not overtake its request.
-    while (ping > 0 || drain || stopGraceMs !== null || (!blocked && requests.length + cancels.length > 0)) {
+    while (ping > 0 || drain || recall || stopGraceMs !== null || (!blocked && requests.length + cancels.length > 0)) {
       const frame: Record<string, unknown> = {};
       if (!blocked) {
         const batch = takeBatch(requests);
@@ -146,9 +155,11 @@ function createLink(call: Call): AttachedWorker {
       }
       if (ping > 0) frame['ping'] = { sequence: ping };
       if (drain) frame['drain'] = {};
+      if (recall) frame['recall'] = {};
       if (stopGraceMs !== null) frame['stop'] = { grace_ms: stopGraceMs };
       ping = 0;
       drain = false;
+      recall = false;
       stopGraceMs = null;
       if (!call.write(frame)) blocked = true;
     }
@@ -169,6 +180,10 @@ function createLink(call: Call): AttachedWorker {
     },
     cancel: (linkId) => {
       cancels.push(linkId);
+      schedule();
+    },
+    recall: () => {
+      recall = true;
       schedule();
     },
     unwritten: () => new Set(requests.map((request) => request.id)),

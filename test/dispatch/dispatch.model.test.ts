@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import type { FakeWorker, Told } from './host.ts';
 import { Host } from './host.ts';
 
@@ -15,7 +16,7 @@ const alive = (host: Host) => host.workers.filter((worker) => !worker.removed);
 
 const submit = fc
   .record({
-    command: fc.constantFrom('c', 'd', 'stream', 'nobody knows'),
+    command: fc.constantFrom('c', 'c', 'c', 'd', 'stream', 'async', 'nobody knows'),
     idempotent: fc.boolean(),
     streams: fc.boolean(),
     bytes: fc.constantFrom(0, 10, 60, 200),
@@ -30,20 +31,46 @@ const submit = fc
 const add = fc
   .record({
     concurrency: fc.integer({ min: 1, max: 3 }),
-    commands: fc.constantFrom(['c', 'stream'], ['c', 'd', 'stream'], ['d']),
+    commands: fc.constantFrom(['c', 'stream', 'async'], ['c', 'd', 'stream', 'async'], ['d']),
+    marksBegun: fc.boolean(),
     maxRequests: fc.constantFrom(0, 2),
   })
   .map((worker) => move(`add ${fc.stringify(worker)}`, (host) => void host.addWorker(worker)));
 
 /** Answers with a link id that may be known, over, or never given. */
-const answer = fc.tuple(index, index, fc.boolean(), fc.boolean()).map(([at, which, fails, bogus]) =>
-  move(`answer ${at} ${which} ${fails} ${bogus}`, (host) => {
-    const worker = pick(host.workers, at);
+const answer = fc
+  .tuple(index, index, fc.boolean(), fc.boolean(), fc.constantFrom(0, 0.01, 0.01, 0.01, 0.4, 30))
+  .map(([at, which, fails, bogus, ranMs]) =>
+    move(`answer ${at} ${which} ${fails} ${bogus} ${ranMs}`, (host) => {
+      const worker = pick(host.workers, at);
+      if (worker === undefined) return;
+      const begun = [...worker.running.keys()].filter((linkId) => !worker.waiting.includes(linkId));
+      const linkId = bogus ? which : pick(begun, which);
+      if (linkId === undefined || (bogus && worker.running.has(linkId))) return;
+      if (worker.unwritten.has(linkId)) return;
+      host.answer(worker, linkId, fails ? { code: 2, message: 'alas' } : null, ranMs);
+    }),
+  );
+
+/** What was asked back comes back; an answer may have crossed the question. */
+const giveBack = index.map((at) =>
+  move(`give back ${at}`, (host) => {
+    const worker = pick(
+      alive(host).filter(({ recalled }) => recalled),
+      at,
+    );
+    if (worker !== undefined) host.giveBack(worker);
+  }),
+);
+
+/** It was told to go by somebody else: it says so, and gives back what it has not begun. */
+const leave = index.map((at) =>
+  move(`leave ${at}`, (host) => {
+    const worker = pick(alive(host), at);
     if (worker === undefined) return;
-    const linkId = bogus ? which : pick([...worker.running.keys()], which);
-    if (linkId === undefined || (bogus && worker.running.has(linkId))) return;
-    if (worker.unwritten.has(linkId)) return;
-    host.answer(worker, linkId, fails ? { code: 2, message: 'alas' } : null);
+    worker.leaving = true;
+    host.dispatch.onLeaving(worker.id);
+    host.giveBack(worker);
   }),
 );
 
@@ -90,10 +117,12 @@ const gate = fc.tuple(fc.boolean(), fc.boolean()).map(([open, refuseQueued]) =>
 const wait = fc.constantFrom(1, 10, 99, 1_000).map((ms) => move(`wait ${ms}`, (host) => host.pass(ms)));
 
 const anyMove: fc.Arbitrary<Move> = fc.oneof(
-  { weight: 6, arbitrary: submit },
+  { weight: 9, arbitrary: submit },
   { weight: 5, arbitrary: answer },
-  { weight: 2, arbitrary: add },
+  { weight: 1, arbitrary: add },
   { weight: 1, arbitrary: remove },
+  { weight: 2, arbitrary: giveBack },
+  { weight: 1, arbitrary: leave },
   { weight: 2, arbitrary: pause },
   { weight: 2, arbitrary: cancel },
   { weight: 1, arbitrary: chunk },
@@ -103,7 +132,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
 
 test('whatever happens in whatever order: one end for each request, no worker over its concurrency, true numbers', () => {
   const property = fc.property(fc.array(anyMove, { maxLength: 80, size: 'max' }), (moves) => {
-    const host = new Host();
+    const host = hostInTheMiddle();
     for (const { play } of moves) {
       play(host);
       check(host);
@@ -117,6 +146,17 @@ test('whatever happens in whatever order: one end for each request, no worker ov
   fc.assert(property, { numRuns: 500 });
 });
 
+/** Two workers that have shown command c to be short, so that requests are sent ahead of their turn. */
+function hostInTheMiddle(): Host {
+  const host = new Host();
+  for (const concurrency of [1, 2]) {
+    const worker = host.addWorker({ concurrency, commands: ['c', 'stream'], marksBegun: true });
+    host.submit();
+    for (const linkId of [...worker.running.keys()]) host.answer(worker, linkId, null, 0.01);
+  }
+  return host;
+}
+
 function check(host: Host): void {
   const waiting = host.told.filter((told) => told.request?.state === 'queued');
   const held = alive(host).flatMap((worker) => [...worker.running.values()]);
@@ -124,8 +164,8 @@ function check(host: Host): void {
   for (const told of host.told) {
     expect(told.ends).toBe(told.request === undefined || told.request.state === 'ended' ? 1 : 0);
     expect(told.request?.state).not.toBe('moving');
-    // At most once: only what may run again, or was never written, is ever sent again.
-    const again = told.sentTo.slice(0, -1).filter((id) => !wasUnwritten(host, id, told));
+    // At most once: only what may run again, was never written, or had not begun, is ever sent again.
+    const again = told.sentTo.slice(0, -1).filter((id) => mayHaveRun(host, id, told));
     if (!told.ask.idempotent) expect(again).toEqual([]);
   }
   const stats = host.dispatch.poolStats('p');
@@ -137,17 +177,23 @@ function check(host: Host): void {
 }
 
 function checkWorker(worker: FakeWorker, waiting: readonly Told[]): void {
-  expect(worker.running.size).toBeLessThanOrEqual(worker.concurrency);
+  expect(worker.running.size).toBeLessThanOrEqual(worker.concurrency + (worker.marksBegun ? prefetchMax : 0));
+  for (const linkId of worker.waiting) {
+    expect(worker.running.get(linkId)?.request.command, 'async commands do not wait in a worker').not.toBe('async');
+  }
   expect(worker.counters.inFlight).toBe(worker.running.size);
-  const free = !worker.paused && worker.running.size < worker.concurrency;
+  const free = !worker.paused && !worker.leaving && worker.running.size < worker.concurrency;
   const could = waiting.filter((told) => worker.commands.includes(told.ask.command));
   if (free) expect(could, `${worker.id} is free, yet requests that it could serve wait`).toEqual([]);
 }
 
-function wasUnwritten(host: Host, id: string, told: Told): boolean {
+/** Whether the worker that has ended still had it then, written, and begun for all that is known. */
+function mayHaveRun(host: Host, id: string, told: Told): boolean {
   const worker = host.workers.find((each) => each.id === id);
-  return [...(worker?.running ?? [])].some(
-    ([linkId, held]) => held.told === told && worker?.unwritten.has(linkId) === true,
+  if (worker === undefined) return true;
+  return [...worker.running].some(
+    ([linkId, held]) =>
+      held.told === told && !worker.unwritten.has(linkId) && !(worker.marksBegun && worker.waiting.includes(linkId)),
   );
 }
 

@@ -194,3 +194,113 @@ test('a paused worker says when it is idle; a budget is spent once', () => {
   }
   expect(host.spent).toEqual(['w0']);
 });
+
+describe('sending ahead', () => {
+  /** A worker that runs one at a time, and has shown how long command c takes. */
+  function hostThatKnows(ranMs: number, workers = 1): Host {
+    const host = new Host();
+    for (let i = 0; i < workers; i += 1) {
+      const worker = host.addWorker({ marksBegun: true });
+      host.submit();
+      host.answer(worker, first(worker), null, ranMs);
+    }
+    return host;
+  }
+
+  const sentTo = (told: readonly { readonly sentTo: readonly string[] }[]) => told.map((one) => one.sentTo.join(' '));
+
+  test.each([
+    { ranMs: 0, ahead: 0, what: 'nothing before it is known how long they take' },
+    { ranMs: 0.3, ahead: 2, what: 'short ones, up to a millisecond' },
+    { ranMs: 5, ahead: 0, what: 'no long ones' },
+  ])('$what', ({ ranMs, ahead }) => {
+    const host = hostThatKnows(ranMs);
+    const told = Array.from({ length: 4 }, () => host.submit());
+    expect(told.filter((one) => one.sentTo.length > 0)).toHaveLength(1 + ahead);
+  });
+
+  test('none to a worker that would not say what began, and no async ones', () => {
+    const host = new Host();
+    host.dispatch.setPool('q', { maxQueuedRequests: 9, maxQueuedBytes: 100, requestTimeoutMs: 1_000 });
+    const silent = host.addWorker({ marksBegun: false });
+    const tells = host.addWorker({ marksBegun: true, pool: 'q', commands: ['async'] });
+    for (const [worker, ask] of [
+      [silent, {}],
+      [tells, { pool: 'q', command: 'async' }],
+    ] as const) {
+      host.submit(ask);
+      host.answer(worker, first(worker), null, 0.01);
+      const told = [host.submit(ask), host.submit(ask)];
+      expect(sentTo(told)).toEqual([worker.id, '']);
+    }
+  });
+
+  test('one slow run, and nothing waits behind that command for a while', () => {
+    const host = hostThatKnows(0.01);
+    const [worker] = host.workers;
+    if (worker === undefined) return;
+    host.submit();
+    host.answer(worker, first(worker), null, 30);
+    for (let i = 0; i < 50; i += 1) {
+      host.submit();
+      host.answer(worker, first(worker), null, 0.01);
+    }
+    expect(sentTo([host.submit(), host.submit()])).toEqual(['w0', '']);
+  });
+
+  test('a worker that answers nothing is asked for what waits in it; another serves that, in order', () => {
+    const host = hostThatKnows(0.1, 2);
+    const [other, stuck] = host.workers;
+    if (stuck === undefined || other === undefined) return;
+    const told = Array.from({ length: 6 }, () => host.submit());
+    expect(sentTo(told)).toEqual(['w1', 'w0', 'w1', 'w0', 'w1', 'w0']);
+    while (other.running.size > 0) host.answer(other, first(other), null, 0.1);
+    host.pass(9);
+    expect(stuck.recalled).toBe(false);
+    host.pass(2);
+    expect(stuck.recalled).toBe(true);
+    host.giveBack(stuck);
+    expect(sentTo(told.filter((one) => one.ends === 0))).toEqual(['w1', 'w1 w0', 'w1 w0']);
+    expect([...other.running.values()].map(({ told: { ask } }) => ask.requestId)).toEqual(['4', '6']);
+    // Until it answers, it gets no more.
+    const more = Array.from({ length: 3 }, () => host.submit());
+    expect(sentTo(more)).toEqual(['w0', 'w0', 'w0']);
+  });
+
+  test('of a killed worker’s requests only those that began are lost', () => {
+    const host = hostThatKnows(0.1);
+    const [worker] = host.workers;
+    if (worker === undefined) return;
+    const told = [host.submit(), host.submit(), host.submit()];
+    host.remove(worker);
+    expect(told.map((one) => one.error?.code)).toEqual([14, undefined, undefined]);
+    const next = host.addWorker();
+    host.answer(next, first(next));
+    expect(sentTo(told)).toEqual(['w0', 'w0 w1', 'w0 w1']);
+  });
+
+  test('a worker that leaves gets nothing any more, and loses nothing', () => {
+    const host = hostThatKnows(0.1);
+    const [worker] = host.workers;
+    if (worker === undefined) return;
+    const told = [host.submit(), host.submit()];
+    worker.leaving = true;
+    host.dispatch.onLeaving('w0');
+    host.giveBack(worker);
+    host.answer(worker, first(worker), null, 0.1);
+    expect(told.map((one) => one.request?.state)).toEqual(['ended', 'queued']);
+    host.addWorker();
+    expect(sentTo(told)).toEqual(['w0', 'w0 w1']);
+  });
+
+  test('ids of a link that wrap are later', () => {
+    const host = new Host();
+    const worker = host.addWorker({ concurrency: 2, marksBegun: true });
+    const old = host.submit();
+    host.submit();
+    worker.begunThrough = 2 ** 32 - 1;
+    worker.waiting.push(first(worker));
+    host.remove(worker);
+    expect(old.request?.state).toBe('queued');
+  });
+});

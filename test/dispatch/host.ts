@@ -27,12 +27,20 @@ export interface FakeWorker {
   readonly running: Map<number, { readonly request: LinkRequest; readonly told: Told }>;
   readonly cancelled: number[];
   readonly unwritten: Set<number>;
+  /** Link ids of what it has not begun, in order. */
+  readonly waiting: number[];
+  readonly marksBegun: boolean;
+  begunThrough: number;
+  recalled: boolean;
+  leaving: boolean;
   readonly counters: ReturnType<typeof newCounters>;
   paused: boolean;
   removed: boolean;
 }
 
-type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'commands'>> & { maxRequests?: number };
+type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'commands' | 'marksBegun'>> & {
+  maxRequests?: number;
+};
 
 /** Dispatch with a clock, callers and workers that only remember. */
 export class Host {
@@ -103,6 +111,11 @@ export class Host {
       running: new Map(),
       cancelled: [],
       unwritten: new Set(),
+      waiting: [],
+      marksBegun: options.marksBegun ?? false,
+      begunThrough: 0,
+      recalled: false,
+      leaving: false,
       counters: newCounters(),
       paused: false,
       removed: false,
@@ -113,34 +126,72 @@ export class Host {
       pool: worker.pool,
       concurrency: worker.concurrency,
       maxRequests: options.maxRequests ?? 0,
-      commands: new Map(worker.commands.map((name) => [name, { streams: name.startsWith('stream') }])),
+      commands: new Map(
+        worker.commands.map((name) => [
+          name,
+          { streams: name.startsWith('stream'), isAsync: name.startsWith('async') },
+        ]),
+      ),
+      marksBegun: worker.marksBegun,
       counters: worker.counters,
       link: {
         request: (request) => {
           const told = this.told[Number(request.request_id)];
           if (told === undefined) throw new Error(`no request ${request.request_id}`);
-          expect(worker.removed || worker.paused, `${worker.id} takes no requests`).toBe(false);
+          expect(worker.removed || worker.paused || worker.leaving, `${worker.id} takes no requests`).toBe(false);
           worker.running.set(request.id, { request, told });
+          worker.waiting.push(request.id);
+          this.begin(worker);
           told.sentTo.push(worker.id);
         },
         cancel: (linkId) => worker.cancelled.push(linkId),
+        recall: () => {
+          expect(worker.waiting.length, `${worker.id} has what to recall`).toBeGreaterThan(0);
+          worker.recalled = true;
+        },
         unwritten: () => worker.unwritten,
       },
     });
     return worker;
   }
 
+  /** It begins as many as it may run at once, in order. */
+  private begin(worker: FakeWorker): void {
+    while (!worker.removed && worker.running.size - worker.waiting.length < worker.concurrency) {
+      const linkId = worker.waiting.shift();
+      if (linkId === undefined) return;
+      worker.begunThrough = linkId;
+    }
+  }
+
+  /** It gives back what it has not begun. */
+  giveBack(worker: FakeWorker): void {
+    const linkIds = worker.waiting.splice(0);
+    for (const linkId of linkIds) worker.running.delete(linkId);
+    worker.recalled = false;
+    this.dispatch.onReturned(worker.id, linkIds);
+  }
+
   /** The worker answers one of what it has. */
-  answer(worker: FakeWorker, linkId: number, error: { code: number; message: string } | null = null): void {
+  answer(worker: FakeWorker, linkId: number, error: { code: number; message: string } | null = null, ranMs = 0): void {
     worker.running.delete(linkId);
+    const at = worker.waiting.indexOf(linkId);
+    if (at >= 0) worker.waiting.splice(at, 1);
+    this.begin(worker);
     const told = error === null ? null : { type: 'E', traceback: '', ...error };
-    const result = { payload: Buffer.from('done'), content_type: 'application/json', error: told };
+    const result = {
+      payload: Buffer.from('done'),
+      content_type: 'application/json',
+      error: told,
+      ran_us: ranMs * 1000,
+    };
     this.dispatch.onResult(worker.id, linkId, result);
   }
 
   remove(worker: FakeWorker, reason = 'signal'): void {
     worker.removed = true;
-    this.dispatch.removeWorker(worker.id, { reason, message: 'ended by SIGKILL\nits last lines' });
+    const begunThrough = worker.marksBegun ? worker.begunThrough : null;
+    this.dispatch.removeWorker(worker.id, { reason, message: 'ended by SIGKILL\nits last lines', begunThrough });
   }
 
   pass(ms: number): void {

@@ -7,10 +7,12 @@ expects to live there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from queue import SimpleQueue
 from typing import Any, Optional
@@ -34,7 +36,11 @@ class Crew:
     def __init__(self, app: App, line: Line) -> None:
         self._app = app
         self._line = line
-        self._main: SimpleQueue[Optional[Job]] = SimpleQueue()
+        # For the main thread, which sleeps while there is nothing in it.
+        self._waiting: deque[Job] = deque()
+        self._sleeps = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._dismissed = False
         self._pool: Optional[Pool[Job]] = None
         # Touched on the loop alone.
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -48,11 +54,17 @@ class Crew:
 
     def work(self) -> None:
         """For the main thread: runs what there is to run in it, until ``dismiss``."""
-        for job in iter(self._main.get, None):
-            self._answer(job)
+        while not self._dismissed:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                self._sleep()
+            else:
+                self._answer(job)
 
     def dismiss(self) -> None:
-        self._main.put(None)
+        self._dismissed = True
+        self._wake.put(None)
 
     def start(self, calls: list[Call]) -> None:
         tasks: list[Job] = []
@@ -61,17 +73,28 @@ class Crew:
             command = self._app.commands.get(call.command)
             if command is None:
                 self._line.fail(call, self._unknown(call))
-            elif command.is_async:
-                tasks.append((call, command))
-            else:
+            elif not command.is_async:
                 jobs.append((call, command))
+            elif self._line.begin(call):
+                tasks.append((call, command))
         if tasks:
             self._app.loop.post(self._start_tasks, tasks)
-        if self._pool is not None and jobs:
+        if self._pool is not None:
             self._pool.put(jobs)
-        else:
-            for job in jobs:
-                self._main.put(job)
+        elif jobs:
+            self._waiting.extend(jobs)
+            if self._sleeps:
+                self._sleeps = False
+                self._wake.put(None)
+
+    def take_back(self) -> None:
+        """Gives back what has not begun. Each job is taken out either here or by who runs it."""
+        jobs = self._waiting if self._pool is None else self._pool.jobs
+        calls: list[Call] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                calls.append(jobs.pop()[0])
+        self._line.give_back(calls[::-1])
 
     def cancel(self, calls: list[Call]) -> None:
         """Sync commands see it in their context, generators between two values; a task is cancelled."""
@@ -79,8 +102,17 @@ class Crew:
         if tasks:
             self._app.loop.post(self._cancel_tasks, tasks)
 
+    def _sleep(self) -> None:
+        self._sleeps = True
+        # What came before the flag was up woke nobody.
+        if not self._waiting and not self._dismissed:
+            self._wake.get()
+        self._sleeps = False
+
     def _answer(self, job: Job) -> None:
         call, command = job
+        if not self._line.begin(call):
+            return
         try:
             args, kwargs = _arguments(call)
             token = enter(Context(call, functools.partial(self._line.report, call)))

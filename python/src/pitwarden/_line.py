@@ -14,7 +14,7 @@ from typing import Callable, Optional
 
 from ._pb.link_pb2 import AgentFrame, WorkerFrame
 from ._session import Call, Received, Session
-from .errors import Code, Error
+from .errors import Error
 
 
 class Line:
@@ -30,35 +30,45 @@ class Line:
         self._closed = False
 
     def receive(self, frame: AgentFrame, loop_lag_ms: int) -> Received:
-        """What the frame asks for; its ``starts`` have begun already.
-
-        The agent sends no more than what can run at once, so a request begins when it arrives: one lock a frame.
-        """
+        """What the frame asks for."""
         now_s = time.monotonic()
         with self._lock:
             self._loop_lag_ms = loop_lag_ms
             received = self._session.receive(frame, now_s)
             self._refusing = self._refusing or received.stop_grace_ms is not None
             if self._refusing:
-                for call in received.starts:
-                    self._session.fail(call, Error("the worker is about to stop", code=Code.UNAVAILABLE))
+                # Given back, they run elsewhere.
+                self._session.give_back(received.starts)
                 received.starts = []
-            else:
-                received.starts = [call for call in received.starts if self._session.begin(call, now_s)]
             self._wake_sender()
         if received.cancelled:
             # A producer may be waiting for room on behalf of a request that nobody wants any more.
             self._wake_producers()
         return received
 
+    def begin(self, call: Call) -> bool:
+        """True: run it now. False: it is answered or given back already."""
+        with self._lock:
+            if self._refusing:
+                self._session.give_back((call,))
+            elif self._session.begin(call, time.monotonic()):
+                return True
+            self._answered()
+            return False
+
+    def give_back(self, calls: list[Call]) -> None:
+        with self._lock:
+            self._session.give_back(calls)
+            self._answered()
+
     def finish(self, call: Call, payload: bytes, content_type: str) -> None:
         with self._lock:
-            self._session.finish(call, payload, content_type)
+            self._session.finish(call, payload, content_type, time.monotonic())
             self._answered()
 
     def fail(self, call: Call, error: Error) -> None:
         with self._lock:
-            self._session.fail(call, error)
+            self._session.fail(call, error, time.monotonic())
             self._answered()
 
     def report(self, call: Call, fraction: float, message: str) -> None:
@@ -86,6 +96,7 @@ class Line:
         """No request begins from now on; ``when_idle`` is called once, when the last one has been answered."""
         with self._lock:
             self._refusing = True
+            self._session.leave()
             self._when_idle = when_idle
             self._answered()
 

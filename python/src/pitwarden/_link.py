@@ -10,7 +10,7 @@ import grpc
 
 from ._crew import Crew
 from ._line import Line
-from ._pb.link_pb2 import AgentFrame, Hello, WorkerFrame
+from ._pb.link_pb2 import AgentFrame, WorkerFrame
 from ._session import ProtocolError, Received, Session
 from .app import App
 
@@ -35,10 +35,10 @@ _OPTIONS = (
 
 
 class Link:
-    def __init__(self, app: App, path: str, hello: Hello, lost: Callable[[str], object]) -> None:
+    def __init__(self, app: App, path: str, session: Session, lost: Callable[[str], object]) -> None:
         """``lost`` is called in another thread, with the reason, when the agent goes before ``leave``."""
         self._app = app
-        self._line = Line(Session(hello))
+        self._line = Line(session)
         self._crew = Crew(app, self._line)
         self._path = path
         self._lost = lost
@@ -70,6 +70,7 @@ class Link:
                 return
             self._phase = "stopping"
         self._line.refuse(when_idle=self._crew.dismiss)
+        self._crew.take_back()
         if grace_s is not None:
             overdue = threading.Timer(grace_s, self.stop)
             overdue.daemon = True
@@ -104,6 +105,8 @@ class Link:
             self._crew.resize(received.concurrency)
         if received.starts:
             self._crew.start(received.starts)
+        if received.recalled:
+            self._crew.take_back()
         if received.cancelled:
             self._crew.cancel(received.cancelled)
         if received.stop_grace_ms is not None:

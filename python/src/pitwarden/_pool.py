@@ -20,7 +20,8 @@ class Pool(Generic[Job]):
         """``run`` must not raise."""
         self._run = run
         self._threads_max = threads_max
-        self._jobs: deque[Job] = deque()
+        # Who takes one out of it, runs it.
+        self.jobs: deque[Job] = deque()
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
@@ -29,12 +30,12 @@ class Pool(Generic[Job]):
         self._calls: SimpleQueue[None] = SimpleQueue()
 
     def put(self, jobs: list[Job]) -> None:
-        self._jobs.extend(jobs)
+        self.jobs.extend(jobs)
         self._call()
 
     def _call(self) -> None:
         with self._lock:
-            if self._coming or not self._jobs:
+            if self._coming or not self.jobs:
                 return
             hiring = self._idle == 0
             if hiring and self._threads == self._threads_max:
@@ -55,15 +56,15 @@ class Pool(Generic[Job]):
                 self._coming = False
             while True:
                 try:
-                    job = self._jobs.popleft()
+                    job = self.jobs.popleft()
                 except IndexError:
                     break
-                if self._jobs and not self._coming:
+                if self.jobs and not self._coming:
                     self._call()
                 self._run(job)
             with self._lock:
                 # One that came since would have found nobody idle.
-                if self._jobs:
+                if self.jobs:
                     continue
                 self._idle += 1
             self._calls.get()

@@ -2,7 +2,7 @@
 
 A call is waiting until `begin`, running until `finish` or `fail`, and gone after. What ends it first counts: a cancel
 or a passed deadline answers a waiting call at once, and only marks a running one, whose command has the last word. So
-every request gets exactly one result.
+every request gets exactly one result, or is given back.
 
 It starts no thread, reads no clock (the time is an argument, in seconds of one monotonic clock), and takes no lock:
 _link.py holds one around every call.
@@ -11,15 +11,14 @@ _link.py holds one around every call.
 from __future__ import annotations
 
 from collections import deque
-from typing import Optional, Union
+from collections.abc import Iterable
+from typing import Callable, NamedTuple, Optional, Union
 
 from ._pb.link_pb2 import (
     AgentFrame,
     Hello,
-    LinkChunk,
     LinkError,
     LinkRequest,
-    LinkResult,
     Pong,
     Progress,
     WorkerFrame,
@@ -44,6 +43,20 @@ class ProtocolError(Exception):
     """The agent sent what the protocol does not allow: the session is of no more use."""
 
 
+class Chunk(NamedTuple):
+    id: int
+    payload: bytes
+    content_type: str
+
+
+class Result(NamedTuple):
+    id: int
+    payload: bytes
+    content_type: str
+    error: Optional[LinkError]
+    ran_us: int
+
+
 class Call(Request):
     """One request on this link."""
 
@@ -62,7 +75,7 @@ class Call(Request):
 class Received:
     """What one frame asks for."""
 
-    __slots__ = ("cancelled", "concurrency", "draining", "starts", "stop_grace_ms")
+    __slots__ = ("cancelled", "concurrency", "draining", "recalled", "starts", "stop_grace_ms")
 
     def __init__(self) -> None:
         self.concurrency: Optional[int] = None
@@ -70,23 +83,28 @@ class Received:
         # Running calls alone: a waiting one that was cancelled is answered already.
         self.cancelled: list[Call] = []
         self.draining = False
+        # What waits is to be given back.
+        self.recalled = False
         self.stop_grace_ms: Optional[int] = None
 
 
 class Session:
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, mark_begun: Optional[Callable[[int], object]] = None) -> None:
+        """``mark_begun`` is told the id of each request before it begins, unless a later one began before."""
         self._hello: Optional[Hello] = hello
+        self._mark_begun = mark_begun
+        self._begun_through = 0
         self._welcomed = False
         self._calls: dict[int, Call] = {}
         self._running: dict[int, Call] = {}
         self._started = 0
         self._finished = 0
         self._ping: Optional[int] = None
-        # Insertion-ordered, and cheap to take an id out of when its answer overtakes it.
-        self._accepted: dict[int, None] = {}
+        self._returned: list[int] = []
+        self._leaving = False
         self._progress: dict[int, Progress] = {}
         # Chunks and results in order, for a stream's result must not overtake its chunks.
-        self._answers: deque[Union[LinkChunk, LinkResult]] = deque()
+        self._answers: deque[Union[Chunk, Result]] = deque()
         self._chunks = 0
         self._chunk_bytes = 0
 
@@ -97,8 +115,8 @@ class Session:
 
     @property
     def empty(self) -> bool:
-        """Nothing waits that is worth a frame: that a call began is said along the way, with a pong at the latest."""
-        return not (self._answers or self._ping or self._progress or self._hello)
+        """Nothing waits to be said."""
+        return not (self._answers or self._ping or self._progress or self._hello or self._returned or self._leaving)
 
     @property
     def has_room(self) -> bool:
@@ -119,7 +137,8 @@ class Session:
             call = self._calls[request.id] = Call(request, now_s)
             received.starts.append(call)
         for id in frame.cancels:
-            self._cancel(id, received)
+            self._cancel(id, received, now_s)
+        received.recalled = frame.HasField("recall")
         received.draining = frame.HasField("drain")
         if frame.HasField("stop"):
             received.stop_grace_ms = frame.stop.grace_ms
@@ -130,16 +149,30 @@ class Session:
         if call.id not in self._calls:
             return False
         if call.deadline_s is not None and now_s >= call.deadline_s:
-            self.fail(call, Error("the deadline passed before the command began", code=Code.DEADLINE_EXCEEDED))
+            self.fail(call, Error("the deadline passed before the command began", code=Code.DEADLINE_EXCEEDED), now_s)
             return False
+        # Ids wrap at 2^32: the later one is less than half the way round ahead.
+        if (call.id - self._begun_through) & 0xFFFFFFFF < 0x80000000:
+            self._begun_through = call.id
+            if self._mark_begun is not None:
+                self._mark_begun(call.id)
         call.begun_s = now_s
         self._running[call.id] = call
-        self._accepted[call.id] = None
         self._started += 1
         return True
 
+    def leave(self) -> None:
+        """Says that no call will begin any more."""
+        self._leaving = True
+
+    def give_back(self, calls: Iterable[Call]) -> None:
+        """Calls that will never begin here, so that the agent can send them elsewhere."""
+        for call in calls:
+            if self._calls.pop(call.id, None) is not None:
+                self._returned.append(call.id)
+
     def add_chunk(self, call: Call, payload: bytes, content_type: str) -> None:
-        self._answers.append(LinkChunk(id=call.id, payload=payload, content_type=content_type))
+        self._answers.append(Chunk(call.id, payload, content_type))
         self._chunks += 1
         self._chunk_bytes += len(payload)
 
@@ -148,12 +181,12 @@ class Session:
         if call.id in self._running:
             self._progress[call.id] = Progress(id=call.id, fraction=fraction, message=message)
 
-    def finish(self, call: Call, payload: bytes, content_type: str) -> None:
-        self._answer(call, LinkResult(id=call.id, payload=payload, content_type=content_type))
+    def finish(self, call: Call, payload: bytes, content_type: str, now_s: float) -> None:
+        self._answer(call, payload, content_type, None, now_s)
 
-    def fail(self, call: Call, error: Error) -> None:
+    def fail(self, call: Call, error: Error, now_s: float) -> None:
         told = LinkError(code=error.code, type=error.type, message=error.message, traceback=error.traceback)
-        self._answer(call, LinkResult(id=call.id, error=told))
+        self._answer(call, b"", "", told, now_s)
 
     def cancel_all(self) -> list[Call]:
         """Marks every running call, for nobody will read its result; the calls are returned."""
@@ -172,9 +205,12 @@ class Session:
         if self._ping is not None:
             frame.pong.CopyFrom(self._pong(self._ping, now_s, loop_lag_ms))
             self._ping = None
-        if self._accepted:
-            frame.accepted.extend(self._accepted)
-            self._accepted.clear()
+        if self._leaving:
+            frame.leaving = True
+            self._leaving = False
+        if self._returned:
+            frame.returned.extend(self._returned)
+            self._returned.clear()
         if self._progress:
             frame.progress.extend(self._progress.values())
             self._progress.clear()
@@ -183,25 +219,24 @@ class Session:
 
     def _take_answers(self, frame: WorkerFrame) -> None:
         answers, size = self._answers, 0
-        chunks: list[LinkChunk] = []
-        results: list[LinkResult] = []
         while answers:
             answer = answers[0]
-            if isinstance(answer, LinkChunk):
-                size += len(answer.payload) + _OVERHEAD_BYTES
-                if size > FRAME_MAX_BYTES and (chunks or results):
-                    break
-                self._chunks -= 1
-                self._chunk_bytes -= len(answer.payload)
-                chunks.append(answer)
-            else:
-                size += len(answer.payload) + _OVERHEAD_BYTES + len(answer.error.traceback)
-                if size > FRAME_MAX_BYTES and (chunks or results):
-                    break
-                results.append(answer)
+            size += len(answer.payload) + _OVERHEAD_BYTES
+            if size > FRAME_MAX_BYTES and (frame.chunks or frame.results):
+                return
             answers.popleft()
-        frame.chunks.extend(chunks)
-        frame.results.extend(results)
+            if isinstance(answer, Result):
+                id, payload, content_type, error, ran_us = answer
+                if error is None:
+                    frame.results.add(id=id, payload=payload, content_type=content_type, ran_us=ran_us)
+                else:
+                    size += len(error.traceback)
+                    frame.results.add(id=id, error=error, ran_us=ran_us)
+            else:
+                id, payload, content_type = answer
+                self._chunks -= 1
+                self._chunk_bytes -= len(payload)
+                frame.chunks.add(id=id, payload=payload, content_type=content_type)
 
     def _welcome(self, frame: AgentFrame) -> int:
         if not frame.HasField("welcome"):
@@ -214,7 +249,7 @@ class Session:
         self._welcomed = True
         return max(1, frame.welcome.concurrency)
 
-    def _cancel(self, id: int, received: Received) -> None:
+    def _cancel(self, id: int, received: Received, now_s: float) -> None:
         call = self._calls.get(id)
         if call is None:
             # Its answer and the cancel crossed on the line.
@@ -223,18 +258,21 @@ class Session:
         if call.begun_s is not None:
             received.cancelled.append(call)
             return
-        self.fail(call, Error("the request was cancelled before the command began", code=Code.CANCELLED))
+        self.fail(call, Error("the request was cancelled before the command began", code=Code.CANCELLED), now_s)
         if call in received.starts:
             received.starts.remove(call)
 
-    def _answer(self, call: Call, result: LinkResult) -> None:
+    def _answer(self, call: Call, payload: bytes, content_type: str, error: Optional[LinkError], now_s: float) -> None:
         if self._calls.pop(call.id, None) is None:
             return
-        self._answers.append(result)
-        if self._running.pop(call.id, None) is not None:
+        ran_us = 0
+        if self._running.pop(call.id, None) is not None and call.begun_s is not None:
             self._finished += 1
-            self._accepted.pop(call.id, None)
-            self._progress.pop(call.id, None)
+            # 0 would mean that it never began.
+            ran_us = max(1, int((now_s - call.begun_s) * 1_000_000))
+            if self._progress:
+                self._progress.pop(call.id, None)
+        self._answers.append(Result(call.id, payload, content_type, error, ran_us))
 
     def _pong(self, sequence: int, now_s: float, loop_lag_ms: int) -> Pong:
         # Calls begin in the order of the dictionary, so its first is the oldest.

@@ -2,6 +2,7 @@
 
     PITWARDEN_LINK        path of the unix socket to dial
     PITWARDEN_TOKEN       proves that the agent started this process; good once
+    PITWARDEN_BEGUN       path of the four bytes that hold the id of the newest request to begin
     PITWARDEN_WORKER_ID   name of this process
     PITWARDEN_POOL        its pool
     PITWARDEN_SLOT        its place in the pool: 0, 1, …
@@ -22,8 +23,9 @@ import time
 import traceback
 from typing import Callable, NamedTuple, NoReturn, Optional
 
+from ._begun import begun_marker
 from ._pb.link_pb2 import Command, Hello
-from ._session import PROTOCOL
+from ._session import PROTOCOL, Session
 from ._signals import ignore_interrupts, on_terminate
 from ._version import __version__
 from .app import App
@@ -57,6 +59,7 @@ class Settings(NamedTuple):
     link: str
     token: str
     worker_id: str
+    begun: str
 
 
 class LoadError(Exception):
@@ -99,9 +102,9 @@ def load(name: str) -> App:
 
 def _settings() -> Optional[Settings]:
     # Taken out at once, so that no child process and no log of the environment gets to see it.
-    token = os.environ.pop("PITWARDEN_TOKEN", "")
+    token, begun = os.environ.pop("PITWARDEN_TOKEN", ""), os.environ.pop("PITWARDEN_BEGUN", "")
     link, worker_id = os.environ.get("PITWARDEN_LINK", ""), os.environ.get("PITWARDEN_WORKER_ID", "")
-    return Settings(link, token, worker_id) if link and token and worker_id else None
+    return Settings(link, token, worker_id, begun) if link and token and worker_id else None
 
 
 def _usage() -> int:
@@ -116,7 +119,8 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     _buffer_by_line()
     try:
         app = find_app()
-        hello = _hello(settings, app)
+        mark_begun = begun_marker(settings.begun)
+        session = Session(_hello(settings, app, marks_begun=mark_begun is not None), mark_begun)
         _start(app)
     except LoadError as error:
         _explain(error)
@@ -131,7 +135,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     from ._link import Link
 
     leaving = threading.Event()
-    link = Link(app, settings.link, hello, lambda reason: _lost(reason, leaving))
+    link = Link(app, settings.link, session, lambda reason: _lost(reason, leaving))
     on_terminate(link.stop)
     link.serve()
     leaving.set()
@@ -145,7 +149,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     return EXIT_STOPPED
 
 
-def _hello(settings: Settings, app: App) -> Hello:
+def _hello(settings: Settings, app: App, marks_begun: bool) -> Hello:
     if len(app.commands) > COMMANDS_MAX:
         raise LoadError(f"an application may have at most {COMMANDS_MAX} commands, got {len(app.commands)}")
     return Hello(
@@ -153,9 +157,13 @@ def _hello(settings: Settings, app: App) -> Hello:
         worker_id=settings.worker_id,
         token=settings.token,
         pid=os.getpid(),
-        commands=[Command(name=c.name, streams=c.streams, summary=c.summary) for c in app.commands.values()],
+        commands=[
+            Command(name=c.name, streams=c.streams, summary=c.summary, is_async=c.is_async)
+            for c in app.commands.values()
+        ],
         sdk_version=__version__,
         python_version=platform.python_version(),
+        marks_begun=marks_begun,
     )
 
 

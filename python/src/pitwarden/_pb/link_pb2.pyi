@@ -7,39 +7,43 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentFrame(_message.Message):
-    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop")
+    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop", "recall")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     ping: Ping
     cancels: _containers.RepeatedScalarFieldContainer[int]
     requests: _containers.RepeatedCompositeFieldContainer[LinkRequest]
     drain: Drain
     stop: Stop
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+    recall: Recall
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("hello", "pong", "accepted", "chunks", "results", "progress")
+    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "leaving")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
-    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     pong: Pong
-    accepted: _containers.RepeatedScalarFieldContainer[int]
+    returned: _containers.RepeatedScalarFieldContainer[int]
     chunks: _containers.RepeatedCompositeFieldContainer[LinkChunk]
     results: _containers.RepeatedCompositeFieldContainer[LinkResult]
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
+    leaving: bool
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., leaving: bool = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version")
+    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +51,7 @@ class Hello(_message.Message):
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
     SDK_VERSION_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MARKS_BEGUN_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     worker_id: str
     token: str
@@ -54,17 +59,20 @@ class Hello(_message.Message):
     commands: _containers.RepeatedCompositeFieldContainer[Command]
     sdk_version: str
     python_version: str
-    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
+    marks_begun: bool
+    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ..., marks_begun: bool = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("name", "streams", "summary")
+    __slots__ = ("name", "streams", "summary", "is_async")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    IS_ASYNC_FIELD_NUMBER: _ClassVar[int]
     name: str
     streams: bool
     summary: str
-    def __init__(self, name: _Optional[str] = ..., streams: bool = ..., summary: _Optional[str] = ...) -> None: ...
+    is_async: bool
+    def __init__(self, name: _Optional[str] = ..., streams: bool = ..., summary: _Optional[str] = ..., is_async: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "concurrency")
@@ -125,16 +133,18 @@ class LinkChunk(_message.Message):
     def __init__(self, id: _Optional[int] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class LinkResult(_message.Message):
-    __slots__ = ("id", "payload", "content_type", "error")
+    __slots__ = ("id", "payload", "content_type", "error", "ran_us")
     ID_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    RAN_US_FIELD_NUMBER: _ClassVar[int]
     id: int
     payload: bytes
     content_type: str
     error: LinkError
-    def __init__(self, id: _Optional[int] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., error: _Optional[_Union[LinkError, _Mapping]] = ...) -> None: ...
+    ran_us: int
+    def __init__(self, id: _Optional[int] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., error: _Optional[_Union[LinkError, _Mapping]] = ..., ran_us: _Optional[int] = ...) -> None: ...
 
 class LinkError(_message.Message):
     __slots__ = ("code", "type", "message", "traceback")
@@ -157,6 +167,10 @@ class Progress(_message.Message):
     fraction: float
     message: str
     def __init__(self, id: _Optional[int] = ..., fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Recall(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Drain(_message.Message):
     __slots__ = ()

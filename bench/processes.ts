@@ -1,0 +1,121 @@
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+
+/** A process under test, in a process group of its own. */
+export interface Subject {
+  readonly pid: number;
+  output(): string;
+  /** SIGTERM and wait; SIGKILL for one that is still there after ten seconds. */
+  stop(): Promise<void>;
+}
+
+export interface SubjectOptions {
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  /** What it prints when it is ready. */
+  readonly ready: RegExp | (() => Promise<boolean>);
+  readonly readyWithinMs?: number;
+}
+
+const running = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of running) if (child.pid !== undefined) signalGroup(child.pid, 'SIGKILL');
+});
+
+export async function startSubject(file: string, args: readonly string[], options: SubjectOptions): Promise<Subject> {
+  const child = spawn(file, args, {
+    cwd: options.cwd,
+    env: { ...process.env, NO_COLOR: '1', ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  running.add(child);
+  let output = '';
+  const keep = (data: Buffer): void => {
+    output = (output + data.toString()).slice(-100_000);
+  };
+  child.stdout.on('data', keep);
+  child.stderr.on('data', keep);
+  const gone = once(child, 'exit').then(() => running.delete(child));
+  const isReady = async (): Promise<boolean> =>
+    options.ready instanceof RegExp ? options.ready.test(output) : options.ready();
+  const endsAtMs = performance.now() + (options.readyWithinMs ?? 60_000);
+  while (!(await isReady())) {
+    if (!running.has(child)) throw new Error(`${file} ${args.join(' ')} ended before it was ready:\n${output}`);
+    if (performance.now() > endsAtMs) throw new Error(`${file} ${args.join(' ')}: not ready in time:\n${output}`);
+    await pause(20);
+  }
+  const pid = child.pid ?? 0;
+  return {
+    pid,
+    output: () => output,
+    stop: async () => {
+      if (!running.has(child)) return;
+      process.kill(pid, 'SIGTERM');
+      const late = setTimeout(() => signalGroup(pid, 'SIGKILL'), 10_000);
+      await gone;
+      clearTimeout(late);
+    },
+  };
+}
+
+function signalGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal);
+  } catch {
+    // It has gone already.
+  }
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+}
+
+/** Runs a program to its end; its output. */
+export async function run(file: string, args: readonly string[]): Promise<string> {
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.on('data', (data) => {
+    stdout += data;
+  });
+  child.stderr.on('data', (data) => {
+    stderr += data;
+  });
+  const [code] = await Promise.race([
+    once(child, 'close'),
+    once(child, 'error').then(([error]) => Promise.reject(error)),
+  ]);
+  if (code !== 0) throw new Error(`${file} ${args.join(' ')} ended with ${code}:\n${stderr}${stdout}`);
+  return stdout;
+}
+
+/** Cpu time of a process so far, all its threads, in microseconds (USER_HZ is 100: to 10 ms). */
+export function cpuMicros(pid: number): number {
+  const [, , ...fields] = /^(\d+) \(.*\) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, 'latin1')) ?? [];
+  const parts = (fields[0] ?? '').split(' ');
+  return (Number(parts[11]) + Number(parts[12])) * 10_000;
+}
+
+export function rssMib(pid: number): number {
+  const match = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  return Number(match?.[1] ?? 0) / 1024;
+}
+
+/** Proportional set size: shared pages count by their share. */
+export function pssMib(pid: number): number {
+  const match = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'));
+  return Number(match?.[1] ?? 0) / 1024;
+}
+
+export function childrenOf(pid: number): number[] {
+  const found: number[] = [];
+  for (const task of readdirSync(`/proc/${pid}/task`)) {
+    const children = readFileSync(`/proc/${pid}/task/${task}/children`, 'latin1').trim();
+    if (children !== '') found.push(...children.split(' ').map(Number));
+  }
+  return found;
+}

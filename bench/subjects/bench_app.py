@@ -1,0 +1,28 @@
+"""The application that the benchmark's pools run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pitwarden
+
+app = pitwarden.App()
+
+
+@app.command
+def echo(data: bytes) -> bytes:
+    return data
+
+
+@app.command
+def handler_5ms(data: bytes) -> bytes:
+    time.sleep(0.005)
+    return data
+
+
+@app.command
+def stream(count: int, size: int) -> Iterator[bytes]:
+    chunk = b"x" * size
+    for _ in range(count):
+        yield chunk

@@ -1,0 +1,31 @@
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+
+/**
+ * What a worker says of the requests it began, in a way that outlives its kill: four bytes of a file that it has mapped,
+ * in native byte order (PITWARDEN_BEGUN in link.proto).
+ */
+export interface BegunMark {
+  readonly path: string;
+  /** The highest link id that it began, 0 before the first; null: the mark cannot be read. */
+  read(): number | null;
+  remove(): void;
+}
+
+/** Throws where the file cannot be made. */
+export function createBegunMark(path: string): BegunMark {
+  writeFileSync(path, Buffer.alloc(Uint32Array.BYTES_PER_ELEMENT), { mode: 0o600 });
+  return {
+    path,
+    read: () => {
+      try {
+        const bytes = readFileSync(path);
+        return bytes.length === Uint32Array.BYTES_PER_ELEMENT
+          ? (new Uint32Array(new Uint8Array(bytes).buffer)[0] ?? null)
+          : null;
+      } catch {
+        return null;
+      }
+    },
+    remove: () => rmSync(path, { force: true }),
+  };
+}
