@@ -1,4 +1,5 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Histogram } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { Outcome } from './dispatch/dispatch.ts';
 import type { NodeRecord } from './domain/action.ts';
 import { memoryBytes } from './domain/policies/memory.ts';
@@ -43,6 +44,8 @@ const outcomes: readonly string[] = [
   'unauthenticated',
 ];
 
+const unknownOutcome = outcomes.indexOf('unknown');
+
 /** From a quarter of a millisecond, what a trivial command takes, to the minutes of a long one. */
 const requestBuckets = [
   0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
@@ -55,37 +58,48 @@ export function createMetrics(source: MetricsSource): Metrics {
   collectDefaultMetrics({ register: registry, prefix: 'pitwarden_agent_' });
   const counter = (name: string, help: string, labels: string[]) =>
     new Counter({ name, help, labelNames: labels, registers: [registry] });
-  const histogram = (name: string, help: string, buckets: number[]) =>
-    new Histogram({ name, help, labelNames: ['pool'], buckets, registers: [registry] });
 
   const starts = counter('pitwarden_worker_starts_total', 'Workers started.', ['pool']);
   const exits = counter('pitwarden_worker_exits_total', 'Workers that ended, by reason.', ['pool', 'reason']);
   const recycles = counter('pitwarden_worker_recycles_total', 'Planned replacements, by reason.', ['pool', 'reason']);
   const missed = counter('pitwarden_pings_missed_total', 'Pings not answered within heartbeat.timeout.', ['pool']);
-  const requests = counter('pitwarden_requests_total', 'Requests that ended, by outcome.', ['pool', 'outcome']);
-  const roundTrip = histogram('pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
-  const runTime = histogram('pitwarden_request_seconds', 'From sending a request to its end.', requestBuckets);
+  const roundTrip = histogram(registry, 'pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
+  const runTime = histogram(
+    registry,
+    'pitwarden_request_seconds',
+    'From sending a request to its end.',
+    requestBuckets,
+  );
   const queueTime = histogram(
+    registry,
     'pitwarden_queue_seconds',
     'From the arrival of a request to its sending.',
     requestBuckets,
   );
-  addGauges(registry, source);
-
-  // Looked up once: a labelled lookup costs more than what it counts.
   const ofPool = new Map<string, PoolSeries>();
   const seriesOf = (pool: string): PoolSeries => {
     let series = ofPool.get(pool);
     if (series === undefined) {
-      series = {
-        runTime: runTime.labels(pool),
-        queueTime: queueTime.labels(pool),
-        outcomes: outcomes.map(() => undefined),
-      };
+      series = { outcomes: outcomes.map(() => 0), runTime: runTime.of(pool), queueTime: queueTime.of(pool) };
       ofPool.set(pool, series);
     }
     return series;
   };
+  new Counter({
+    name: 'pitwarden_requests_total',
+    help: 'Requests that ended, by outcome.',
+    labelNames: ['pool', 'outcome'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [pool, series] of ofPool) {
+        for (const [code, count] of series.outcomes.entries()) {
+          if (count > 0) this.inc({ pool, outcome: outcomes[code] ?? 'unknown' }, count);
+        }
+      }
+    },
+  });
+  addGauges(registry, source);
 
   return {
     record: (record) => {
@@ -97,32 +111,96 @@ export function createMetrics(source: MetricsSource): Metrics {
     },
     outcome: ({ pool, code, queuedMs, ranMs }) => {
       const series = seriesOf(pool);
-      let count = series.outcomes[code];
-      if (count === undefined) {
-        count = requests.labels(pool, outcomes[code] ?? 'unknown');
-        series.outcomes[code] = count;
-      }
-      count.inc();
+      const known = code < outcomes.length ? code : unknownOutcome;
+      series.outcomes[known] = (series.outcomes[known] ?? 0) + 1;
       series.queueTime.observe(queuedMs / 1000);
       if (ranMs > 0) series.runTime.observe(ranMs / 1000);
     },
-    ping: (pool, seconds) => roundTrip.observe({ pool }, seconds),
+    ping: (pool, seconds) => roundTrip.of(pool).observe(seconds),
     missedPings: (pool, count) => missed.inc({ pool }, count),
     forgetPool: (pool) => {
       ofPool.delete(pool);
-      for (const series of [starts, missed, roundTrip, runTime, queueTime]) series.remove({ pool });
+      for (const series of [roundTrip, runTime, queueTime]) series.forget(pool);
+      for (const series of [starts, missed]) series.remove({ pool });
       for (const series of [exits, recycles]) forgetLabelled(series, pool);
-      forgetLabelled(requests, pool);
     },
     render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
   };
 }
 
+/** What every request counts in: plain numbers, of which the scrape makes series. */
 interface PoolSeries {
-  readonly runTime: { observe(value: number): void };
-  readonly queueTime: { observe(value: number): void };
   /** By status code. */
-  readonly outcomes: ({ inc(): void } | undefined)[];
+  readonly outcomes: number[];
+  readonly runTime: Observations;
+  readonly queueTime: Observations;
+}
+
+/** A histogram's numbers for one pool. prom-client's own cost a request more than dispatch itself. */
+class Observations {
+  readonly counts: number[];
+  sum = 0;
+  readonly bounds: readonly number[];
+  constructor(bounds: readonly number[]) {
+    this.bounds = bounds;
+    this.counts = [...bounds, Number.POSITIVE_INFINITY].map(() => 0);
+  }
+  observe(value: number): void {
+    const { bounds, counts } = this;
+    let index = 0;
+    while (index < bounds.length && value > (bounds[index] ?? 0)) index += 1;
+    counts[index] = (counts[index] ?? 0) + 1;
+    this.sum += value;
+  }
+}
+
+interface PoolHistogram {
+  of(pool: string): Observations;
+  forget(pool: string): void;
+}
+
+function histogram(registry: Registry, name: string, help: string, bounds: number[]): PoolHistogram {
+  const pools = new Map<string, Observations>();
+  // As much of a metric as the registry asks for when it is scraped.
+  const metric = {
+    name,
+    reset: () => pools.clear(),
+    get: async () => ({
+      name,
+      help,
+      type: 'histogram',
+      aggregator: 'sum',
+      values: [...pools].flatMap(([pool, observations]) => seriesOfHistogram(name, pool, observations)),
+    }),
+  };
+  registry.registerMetric(metric as unknown as Histogram);
+  return {
+    of: (pool) => {
+      let observations = pools.get(pool);
+      if (observations === undefined) {
+        observations = new Observations(bounds);
+        pools.set(pool, observations);
+      }
+      return observations;
+    },
+    forget: (pool) => pools.delete(pool),
+  };
+}
+
+/** Each bucket counts all that is at most its bound. */
+function seriesOfHistogram(name: string, pool: string, { bounds, counts, sum }: Observations) {
+  let total = 0;
+  const buckets = counts.map((count, index) => {
+    total += count;
+    return { metricName: `${name}_bucket`, labels: { pool, le: bounds[index] ?? '+Inf' }, value: total };
+  });
+  const rest = { sum, count: total };
+  const totals = Object.entries(rest).map(([what, value]) => ({
+    metricName: `${name}_${what}`,
+    labels: { pool },
+    value,
+  }));
+  return [...buckets, ...totals];
 }
 
 function forgetLabelled(series: Counter, pool: string): void {

@@ -3,17 +3,22 @@ import type { DispatchWorker } from './worker.ts';
 /** The workers of a pool that can take another request, by how many they have: O(1) to find the least loaded. */
 export interface FreeWorkers {
   readonly size: number;
-  /** The least loaded; of equals the one that waits longest. */
+  /** The least loaded; of equals the first. */
   first(): DispatchWorker | null;
   /** Least loaded first. */
   all(): Iterable<DispatchWorker>;
-  add(worker: DispatchWorker): void;
+  add(worker: DispatchWorker, where: 'first' | 'last'): void;
   remove(worker: DispatchWorker): void;
 }
 
+/** Workers that have the same number of requests; linked through the workers themselves. */
+interface List {
+  first: DispatchWorker | null;
+  last: DispatchWorker | null;
+}
+
 export function createFreeWorkers(): FreeWorkers {
-  // One list a load; a Set keeps the order of arrival and forgets in O(1).
-  const byLoad: Set<DispatchWorker>[] = [];
+  const byLoad: List[] = [];
   let size = 0;
   let least = 0;
   return {
@@ -22,24 +27,39 @@ export function createFreeWorkers(): FreeWorkers {
     },
     first: () => {
       if (size === 0) return null;
-      while ((byLoad[least]?.size ?? 0) === 0) least += 1;
-      for (const worker of byLoad[least] ?? []) return worker;
-      return null;
+      for (; ; least += 1) {
+        const worker = byLoad[least]?.first;
+        if (worker) return worker;
+      }
     },
     all: function* () {
-      for (const workers of byLoad) yield* workers;
+      for (const list of byLoad) for (let worker = list.first; worker !== null; worker = worker.nextFree) yield worker;
     },
-    add: (worker) => {
+    add: (worker, where) => {
       const load = worker.counters.inFlight;
-      while (byLoad.length <= load) byLoad.push(new Set());
-      byLoad[load]?.add(worker);
+      while (byLoad.length <= load) byLoad.push({ first: null, last: null });
+      const list = byLoad[load] as List;
+      const [next, previous] = where === 'first' ? [list.first, null] : [null, list.last];
+      worker.nextFree = next;
+      worker.previousFree = previous;
+      if (next === null) list.last = worker;
+      else next.previousFree = worker;
+      if (previous === null) list.first = worker;
+      else previous.nextFree = worker;
       worker.freeAt = load;
       size += 1;
       if (load < least) least = load;
     },
     remove: (worker) => {
-      if (worker.freeAt < 0) return;
-      byLoad[worker.freeAt]?.delete(worker);
+      const list = byLoad[worker.freeAt];
+      if (list === undefined) return;
+      const { nextFree: next, previousFree: previous } = worker;
+      if (next === null) list.last = previous;
+      else next.previousFree = previous;
+      if (previous === null) list.first = next;
+      else previous.nextFree = next;
+      worker.nextFree = null;
+      worker.previousFree = null;
       worker.freeAt = -1;
       size -= 1;
     },

@@ -54,4 +54,8 @@ export interface DispatchWorker extends NewWorker {
   stalled: boolean;
   /** Its load where FreeWorkers has it; -1: not there. */
   freeAt: number;
+  nextFree: DispatchWorker | null;
+  previousFree: DispatchWorker | null;
+  /** Its last request failed: of equals it is the last to get another. */
+  failedLast: boolean;
 }
