@@ -337,15 +337,10 @@ function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
   return null;
 }
 
-/**
- * Puts a worker where `workerFor` finds it, by what it has now. Of equals the one that answered last is first: its caches
- * are warm, which halves the time of a lone request. Unless it failed: then the others come first, so that one worker
- * that has lost its database, and fails quickly, does not draw all requests to itself.
- */
-function place(pool: Pool, worker: DispatchWorker): void {
+/** Puts a worker where `workerFor` finds it, by what it has now; of equals, behind those that wait there already. */
+function place(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
   const { inFlight } = worker.counters;
   if (worker.paused || worker.leaving) return;
-  const where = worker.failedLast ? 'last' : 'first';
   if (inFlight < worker.concurrency) pool.free.add(worker, where);
   else if (worker.marksBegun && !worker.stalled && inFlight < worker.concurrency + prefetchMax) {
     pool.full.add(worker, where);
@@ -506,7 +501,6 @@ function addWorker(core: Core, options: NewWorker): void {
     freeAt: -1,
     nextFree: null,
     previousFree: null,
-    failedLast: false,
   };
   core.workers.set(worker.workerId, worker);
   pool.workers.add(worker);
@@ -653,7 +647,6 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   counters.lastEvidenceAtMs = nowMs;
   worker.lastAnswerAtMs = nowMs;
   worker.stalled = false;
-  worker.failedLast = result.error !== null;
   if (result.ran_us > 0) noteRun(pool.commands.get(request.command), result.ran_us / 1000);
   if (result.error === null) {
     counters.completed += 1;
@@ -662,8 +655,10 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
     counters.failed += 1;
     pool.failed += 1;
   }
-  place(pool, worker);
+  // Of equals the one that answered last is first: its caches are warm, which halves the time of a lone request. Unless
+  // it failed: one that has lost its database, and fails quickly, must not draw all requests to itself.
   const { error } = result;
+  place(pool, worker, error === null ? 'first' : 'last');
   if (error === null) end(core, request, null, result);
   else
     end(

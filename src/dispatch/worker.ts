@@ -56,6 +56,4 @@ export interface DispatchWorker extends NewWorker {
   freeAt: number;
   nextFree: DispatchWorker | null;
   previousFree: DispatchWorker | null;
-  /** Its last request failed: of equals it is the last to get another. */
-  failedLast: boolean;
 }

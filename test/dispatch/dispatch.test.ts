@@ -78,12 +78,22 @@ describe('refused at the door', () => {
 });
 
 describe('choosing a worker', () => {
-  test('the one with the fewest requests; of equals the one that waits longest', () => {
+  test('the one with the fewest requests', () => {
     const host = new Host();
     const [a, b] = [host.addWorker({ concurrency: 3 }), host.addWorker({ concurrency: 3 })];
     const sent = [1, 2, 3, 4].map(() => host.submit().sentTo[0]);
     expect(sent).toEqual([a.id, b.id, a.id, b.id]);
     host.answer(b, first(b));
+    expect(host.submit().sentTo).toEqual([b.id]);
+  });
+
+  test('of equals the one that answered last, unless it failed', () => {
+    const host = new Host();
+    const [a, b] = [host.addWorker(), host.addWorker()];
+    expect(host.submit().sentTo).toEqual([a.id]);
+    host.answer(a, first(a));
+    expect(host.submit().sentTo).toEqual([a.id]);
+    host.answer(a, first(a), { code: 2, message: 'alas' });
     expect(host.submit().sentTo).toEqual([b.id]);
   });
 

@@ -16,6 +16,8 @@ export interface Told {
   ends: number;
   /** Workers it was written to, in order. */
   readonly sentTo: string[];
+  /** A worker has ended that may have begun it. */
+  mayHaveRun: boolean;
 }
 
 /** A worker as dispatch's link to it sees it. */
@@ -86,6 +88,7 @@ export class Host {
       error: undefined,
       ends: 0,
       sentTo: [],
+      mayHaveRun: false,
     };
     this.told.push(told);
     told.request = this.dispatch.submit(ask, {
@@ -190,6 +193,10 @@ export class Host {
 
   remove(worker: FakeWorker, reason = 'signal'): void {
     worker.removed = true;
+    for (const [linkId, { told }] of worker.running) {
+      const neverBegan = worker.unwritten.has(linkId) || (worker.marksBegun && worker.waiting.includes(linkId));
+      if (!neverBegan) told.mayHaveRun = true;
+    }
     const begunThrough = worker.marksBegun ? worker.begunThrough : null;
     this.dispatch.removeWorker(worker.id, { reason, message: 'ended by SIGKILL\nits last lines', begunThrough });
   }
