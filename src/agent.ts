@@ -51,8 +51,6 @@ export interface Agent {
 
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
-/** What one caller may leave unread before its request is ended. */
-const unreadMaxBytes = 16 * 1024 * 1024;
 
 /** Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. */
 export async function startAgent(config: Config, log: Log): Promise<Agent> {
@@ -136,7 +134,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
         toMonotonicMs: (unixMs) => clock.nowMs() + unixMs - Date.now(),
         newRequestId: randomUUID,
         resultMaxBytes: config.messageMaxBytes,
-        unreadMaxBytes,
+        unreadMaxBytes: config.unreadMaxBytes,
       }),
       controlService(control),
     );

@@ -6,14 +6,17 @@ export interface Log {
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
-  /** No more lines: writes what is still held. */
-  end(): void;
+  /** No more lines: writes what is still held, as far as somebody reads it. */
+  end(): Promise<void>;
 }
 
 export type LogFields = Readonly<Record<string, unknown>>;
 
 /** Held for a reader that is slow; beyond it lines are dropped, for a slow reader must not stop the agent. */
 const heldMaxBytes = 8 * 1024 * 1024;
+
+/** A reader that has stopped reading must not hold up the end. */
+const lastWordsMs = 1_000;
 
 export function createLog(options: { readonly level: string; readonly format: 'pretty' | 'json' }): Log {
   const out = pino.destination({ fd: 1, sync: false, maxLength: heldMaxBytes });
@@ -34,7 +37,12 @@ export function createLog(options: { readonly level: string; readonly format: 'p
     info: (message, fields = {}) => logger.info(fields, message),
     warn: (message, fields = {}) => logger.warn(fields, message),
     error: (message, fields = {}) => logger.error(fields, message),
-    end: () => out.end(),
+    end: () =>
+      new Promise((resolve) => {
+        out.once('close', resolve);
+        setTimeout(resolve, lastWordsMs);
+        out.end();
+      }),
   };
 }
 

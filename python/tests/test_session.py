@@ -388,3 +388,15 @@ def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things
     for id, count in chunks_added.items():
         sent = [chunk.payload[0] for frame in frames for chunk in frame.chunks if chunk.id == id]
         assert sent == list(range(count))
+
+
+def test_a_stream_is_paused_and_resumed() -> None:
+    bench = Bench()
+    bench.receive(WELCOME)
+    # A pause may come in the frame that brings the request.
+    request = LinkRequest(id=1, command="c")
+    call = bench.receive(AgentFrame(requests=[request], pauses=[1, 9])).starts[0]
+    assert call.paused
+    received = bench.receive(AgentFrame(resumes=[1, 9]))
+    assert received.resumed == [call]
+    assert not call.paused

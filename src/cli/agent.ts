@@ -20,7 +20,7 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   try {
     running = await startAgent(config, log);
   } catch (error) {
-    log.end();
+    await log.end();
     throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
   }
   for (const address of running.addresses) log.info(`listening: ${address}`);
@@ -28,7 +28,9 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   obeySignals(running, options, config, log);
   await running.ended;
   log.info('all workers are gone; the agent ends');
-  log.end();
+  await log.end();
+  // A caller that reads nothing could keep its connection, and with it this process, for as long as it likes.
+  process.exit(exitCode.ok);
 }
 
 /** Something to try at once: the quickstart's own call, or a look at what runs. */
@@ -77,7 +79,7 @@ function reload(running: Agent, options: AgentCommandOptions, started: Config, l
     running.refuseReload(formatProblems(loaded.problems));
     return;
   }
-  const fixed = ['runtimeDir', 'stateDir', 'http', 'listen', 'log', 'messageMaxBytes'] as const;
+  const fixed = ['runtimeDir', 'stateDir', 'http', 'listen', 'log', 'messageMaxBytes', 'unreadMaxBytes'] as const;
   const changed = fixed.filter((key) => JSON.stringify(loaded.config[key]) !== JSON.stringify(started[key]));
   if (changed.length > 0)
     log.warn(`reload: only pools change while the agent runs; restart it for: ${changed.join(', ')}`);

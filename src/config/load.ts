@@ -24,6 +24,8 @@ export interface Config {
   readonly listen: Address | null;
   readonly log: { readonly level: string; readonly format: 'pretty' | 'json' | 'auto' };
   readonly messageMaxBytes: number;
+  /** Of answers that one connection leaves unread. */
+  readonly unreadMaxBytes: number;
 }
 
 /** Flags of the command line, which come before the file. */
@@ -192,6 +194,7 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
     listen: flags.listen === undefined ? document.listen : flags.listen,
     log: { level: document.log.level, format: document.log.format ?? 'auto' },
     messageMaxBytes: document.message.max_bytes,
+    unreadMaxBytes: document.message.max_unread_bytes,
   };
 }
 

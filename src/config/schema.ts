@@ -202,6 +202,10 @@ export const schema = sectionBody({
   }).meta({ description: 'What the agent writes about itself and its workers.' }),
   message: section({
     max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
+    max_unread_bytes: size(
+      '256MiB',
+      'Bytes of answers that one connection may leave unread; more of them are refused with RESOURCE_EXHAUSTED.',
+    ),
   }).meta({ description: 'Limits on single messages.' }),
   pools: map(pool, poolNamePattern, checkPoolName).meta({
     description: 'The pools by name; a name is a lower-case letter and up to 62 letters, digits, `_` or `-`.',

@@ -12,6 +12,11 @@ export interface CommandStats {
 
 /** Requests that a worker may have beyond those it runs. */
 export const prefetchMax = 128;
+/**
+ * No more is sent ahead to a worker that has so many payload bytes. What a worker has beyond its concurrency is outside of
+ * the queue's bounds; and to send so much takes longer than the wait that it saves.
+ */
+export const prefetchMaxBytes = 4 * 1024 * 1024;
 /** How long what a worker has may be expected to take, so that one more is sent there to wait. */
 const prefetchMs = 1;
 /** What is not known yet is not taken for short. */

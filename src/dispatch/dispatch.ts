@@ -1,5 +1,5 @@
 import type { CommandStats } from './command-stats.ts';
-import { mayPrefetch, newCommandStats, noteRun, prefetchMax } from './command-stats.ts';
+import { mayPrefetch, newCommandStats, noteRun, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
 import type { Deadlines } from './deadlines.ts';
 import { createDeadlines } from './deadlines.ts';
 import type { FreeWorkers } from './free-workers.ts';
@@ -101,6 +101,9 @@ export interface Dispatch {
   /** Undefined: it was refused, and `answers.error` has said so. */
   submit(ask: Ask, answers: Answers): Request | undefined;
   cancel(request: Request): void;
+  /** Its caller does not keep up: its worker holds the chunks back until `resume`. */
+  pause(request: Request): void;
+  resume(request: Request): void;
   /** Ends what is over its deadline; the time of the next call, or infinite. */
   expire(): number;
   onChunk(workerId: string, linkId: number, payload: Buffer, contentType: string): void;
@@ -176,6 +179,8 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     removeWorker: (workerId, end) => removeWorker(core, workerId, end),
     submit: (ask, answers) => submit(core, ask, answers),
     cancel: (request) => giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request')),
+    pause: (request) => setPaused(core, request, true),
+    resume: (request) => setPaused(core, request, false),
     expire: () => expire(core),
     onChunk: (workerId, linkId, payload, contentType) => onChunk(core, workerId, linkId, payload, contentType),
     onResult: (workerId, linkId, result) => onResult(core, workerId, linkId, result),
@@ -223,7 +228,7 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   const request = newRequest(ask, answers, arrivedAtMs, pool.limits.requestTimeoutMs);
   core.deadlines.add(request);
   arm(core);
-  const worker = pool.queue.length === 0 ? workerFor(pool, ask.command) : null;
+  const worker = pool.queue.length === 0 ? workerFor(pool, ask) : null;
   if (worker !== null) {
     send(core, pool, worker, request);
   } else {
@@ -252,6 +257,7 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     attempts: 0,
     workerId: '',
     linkId: 0,
+    paused: false,
     expectedMs: 0,
     nextQueued: null,
     previousQueued: null,
@@ -303,7 +309,7 @@ function serveQueue(core: Core, pool: Pool): void {
   let skipped = 0;
   for (let request = pool.queue.first(); request !== null && skipped < skippedMax; ) {
     const next: Request | null = request.nextQueued;
-    const worker = workerFor(pool, request.command);
+    const worker = workerFor(pool, request);
     if (worker !== null) {
       pool.queue.remove(request);
       request.state = 'moving';
@@ -321,11 +327,12 @@ function serveQueue(core: Core, pool: Pool): void {
 }
 
 /** One with a place for it, or else one where it need not wait for long. */
-function workerFor(pool: Pool, command: string): DispatchWorker | null {
+function workerFor(pool: Pool, { command, payload }: Pick<Ask, 'command' | 'payload'>): DispatchWorker | null {
   if (pool.free.size > 0) return freeWorkerFor(pool, command);
   const stats = pool.commands.get(command);
   const worker = pool.full.first();
   if (worker === null || stats === undefined || !mayPrefetch(stats, worker.expectedMs)) return null;
+  if (worker.payloadBytes + payload.length > prefetchMaxBytes) return null;
   return worker.commands.get(command)?.isAsync === false ? worker : null;
 }
 
@@ -370,6 +377,7 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
   displace(pool, worker);
   worker.running.set(linkId, request);
   worker.expectedMs += request.expectedMs;
+  worker.payloadBytes += request.payload.length;
   counters.inFlight += 1;
   pool.inFlight += 1;
   place(pool, worker);
@@ -383,6 +391,16 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
     session_id: request.sessionId,
     timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
   });
+  if (request.paused) worker.link.pause(linkId);
+}
+
+function setPaused(core: Core, request: Request, paused: boolean): void {
+  if (request.paused === paused) return;
+  request.paused = paused;
+  if (request.state !== 'sent') return;
+  const link = core.workers.get(request.workerId)?.link;
+  if (paused) link?.pause(request.linkId);
+  else link?.resume(request.linkId);
 }
 
 /** The id grows by 1 and wraps: `begunThrough` compares ids of one link by their distance. */
@@ -399,6 +417,7 @@ function release(core: Core, pool: Pool, worker: DispatchWorker, request: Reques
   worker.running.delete(request.linkId);
   counters.inFlight -= 1;
   pool.inFlight -= 1;
+  worker.payloadBytes -= request.payload.length;
   // The sum of many fractions drifts: nothing is exactly nothing.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
   if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
@@ -436,18 +455,22 @@ function end(core: Core, request: Request, error: RequestError | null, result?: 
   const nowMs = core.options.nowMs();
   const sent = request.sentAtMs > 0;
   const ranMs = sent ? nowMs - request.sentAtMs : 0;
-  core.options.onOutcome({
-    pool: request.pool,
-    code: error?.code ?? 0,
-    queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
-    ranMs,
-  });
   if (pool !== undefined && result !== undefined) {
     pool.averageRunMs =
       pool.averageRunMs === 0 ? ranMs : pool.averageRunMs * (1 - averageWeight) + ranMs * averageWeight;
   }
+  const told = error?.code ?? (result === undefined ? 0 : hand(request, result));
   if (error !== null) request.answers.error(error);
-  else if (result !== undefined) request.answers.result(result.payload, result.content_type, request.workerId);
+  core.options.onOutcome({
+    pool: request.pool,
+    code: told,
+    queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
+    ranMs,
+  });
+}
+
+function hand(request: Request, result: WorkerResult): number {
+  return request.answers.result(result.payload, result.content_type, request.workerId);
 }
 
 /** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
@@ -495,6 +518,7 @@ function addWorker(core: Core, options: NewWorker): void {
     paused: false,
     leaving: false,
     nextLinkId: 0,
+    payloadBytes: 0,
     expectedMs: 0,
     lastAnswerAtMs: 0,
     stalled: false,

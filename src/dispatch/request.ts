@@ -47,8 +47,11 @@ export interface Ask {
 /** Where a request's answers go. Exactly one of `result` and `error` is called, once, and nothing after it. */
 export interface Answers {
   chunk(payload: Buffer, contentType: string, workerId: string): void;
-  /** For a caller that streams, after its chunks, with an empty payload unless the command gave one plain value. */
-  result(payload: Buffer, contentType: string, workerId: string): void;
+  /**
+   * For a caller that streams, after its chunks, with an empty payload unless the command gave one plain value. The gRPC
+   * status code that its caller was told: 0, unless the result could not be handed over.
+   */
+  result(payload: Buffer, contentType: string, workerId: string): number;
   error(error: RequestError): void;
 }
 
@@ -65,6 +68,8 @@ export interface Request extends Ask {
   /** The worker that has it. */
   workerId: string;
   linkId: number;
+  /** Its caller does not keep up with its chunks. */
+  paused: boolean;
   /** What it adds to its worker's `expectedMs`. */
   expectedMs: number;
   // Places in its pool's queue and in its deadline's list.

@@ -5,6 +5,9 @@ import type { Request } from './request.ts';
 export interface RequestLink {
   request(request: LinkRequest): void;
   cancel(linkId: number): void;
+  /** Its caller does not keep up: the worker holds back its chunks until `resume`. */
+  pause(linkId: number): void;
+  resume(linkId: number): void;
   /** Asks for the requests back that have not begun; they come as `onReturned`. */
   recall(): void;
   /** Link ids of requests that are not written yet: the worker cannot know of them. */
@@ -47,6 +50,8 @@ export interface DispatchWorker extends NewWorker {
   /** It said that it takes no more requests. */
   leaving: boolean;
   nextLinkId: number;
+  /** Payload bytes of what it has. */
+  payloadBytes: number;
   /** How long what it has will take, by what such requests took lately. */
   expectedMs: number;
   lastAnswerAtMs: number;

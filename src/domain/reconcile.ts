@@ -1,7 +1,14 @@
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
 import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
-import { healthOf, mayPing, missedPings, nextHealthChangeAtMs, nextPingAtMs } from './policies/heartbeat.ts';
+import {
+  healthOf,
+  mayPing,
+  missedPings,
+  nextHealthChangeAtMs,
+  nextPingAtMs,
+  sparedUntilMs,
+} from './policies/heartbeat.ts';
 import { drawLimits } from './policies/limits.ts';
 import { killPolicies, recyclePolicies } from './policies/list.ts';
 import type { Verdict } from './policies/policy.ts';
@@ -65,19 +72,24 @@ function lookAt(draft: Draft, before: Worker, wake: Wake): void {
 function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
   const { nowMs } = draft.facts;
   const config = pool.config.heartbeat;
+  const counters = draft.facts.counters(before.id) ?? noCounters;
   let { heartbeat: beat } = before;
   if (nowMs >= beat.nextPingAtMs) {
-    beat = { ...beat, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
-    if (mayPing(beat, config)) {
+    const sparedUntil = sparedUntilMs(beat, counters.lastEvidenceAtMs, config, nowMs);
+    if (sparedUntil !== null) {
+      beat = { ...beat, nextPingAtMs: sparedUntil, spared: beat.spared + 1 };
+    } else if (mayPing(beat, config)) {
       const sequence = beat.sequence + 1;
-      beat = { ...beat, sequence, unanswered: [...beat.unanswered, { sequence, sentAtMs: nowMs }] };
+      const unanswered = [...beat.unanswered, { sequence, sentAtMs: nowMs }];
+      beat = { ...beat, sequence, unanswered, spared: 0, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
       draft.actions.push({ type: 'ping', workerId: before.id, sequence });
+    } else {
+      beat = { ...beat, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
     }
   }
   const missed = missedPings(beat, config.timeoutMs, nowMs);
   if (missed > beat.missed) draft.actions.push({ type: 'missed-pings', pool: pool.name, count: missed - beat.missed });
   if (missed !== beat.missed) beat = { ...beat, missed };
-  const counters = draft.facts.counters(before.id) ?? noCounters;
   const health = healthOf({ ...before, heartbeat: beat }, missed, pool.config, counters, nowMs);
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
   if (health !== 'busy' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
@@ -317,6 +329,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     heartbeat: {
       sequence: 0,
       nextPingAtMs: 0,
+      spared: 0,
       unanswered: [],
       lastPongAtMs: 0,
       roundTripMs: 0,

@@ -108,6 +108,8 @@ export interface Hello {
 export interface Heartbeat {
   readonly sequence: number;
   readonly nextPingAtMs: number;
+  /** Pings since the last one that were not sent, since evidence of work said as much. */
+  readonly spared: number;
   /** Pings without an answer, oldest first. */
   readonly unanswered: readonly { readonly sequence: number; readonly sentAtMs: number }[];
   readonly lastPongAtMs: number;

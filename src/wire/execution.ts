@@ -8,6 +8,8 @@ import type {
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, refusal } from '../dispatch/request.ts';
+import type { Connection } from './connection.ts';
+import { connectionOf } from './connection.ts';
 import { errorView, toStatus } from './status.ts';
 
 export interface ExecutionSource {
@@ -17,7 +19,7 @@ export interface ExecutionSource {
   newRequestId(): string;
   /** Larger results are an error: their callers could not receive them. */
   readonly resultMaxBytes: number;
-  /** What one caller may leave unread before its request is ended. */
+  /** Bytes of answers that one connection may leave unread. */
   readonly unreadMaxBytes: number;
 }
 
@@ -39,6 +41,13 @@ interface SubmitMessage {
 
 const nameMaxBytes = 128;
 const itemsMax = 10_000;
+/** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
+const pauseAboveBytes = 1024 * 1024;
+const resumeBelowBytes = 256 * 1024;
+/** A Submit stream is not read from while more of its results than this are unread. */
+const readBelowBytes = 8 * 1024 * 1024;
+/** Payloads in one message of results; one larger goes alone. gRPC's clients take 4 MiB a message unless told otherwise. */
+const messageBytes = 1024 * 1024;
 const contentTypes: readonly string[] = ['', 'application/json', 'application/octet-stream'];
 
 export function executionService(source: ExecutionSource): UntypedServiceImplementation {
@@ -55,37 +64,55 @@ function execute(
   call: ServerUnaryCall<ExecuteMessage, object>,
   callback: sendUnaryData<object>,
 ): void {
-  const ask = askOf(source, call.request, deadlineOf(source, call.getDeadline()), false);
+  const connection = connectionOf(call);
+  const ask =
+    refuseUnread(source, connection) ?? askOf(source, call.request, deadlineOf(source, call.getDeadline()), false);
   if ('code' in ask) return callback(toStatus(ask));
+  let unread = 0;
   const request = source.dispatch.submit(ask, {
     chunk: () => undefined,
     result: (payload, contentType, workerId) => {
-      const wrong = tooLarge(source, payload, workerId);
-      if (wrong !== undefined) return callback(toStatus(wrong));
+      const wrong = refuseAnswer(source, connection, payload, workerId);
+      if (wrong !== undefined) {
+        callback(toStatus(wrong));
+        return wrong.code;
+      }
+      unread = payload.length;
+      connection.unreadBytes += unread;
       callback(null, { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId });
+      return 0;
     },
     error: (error) => callback(toStatus(error)),
   });
-  if (request !== undefined) call.on('cancelled', () => source.dispatch.cancel(request));
+  if (request === undefined) return;
+  // Said of every call: when its answer has left, or when its caller has.
+  call.on('cancelled', () => {
+    connection.unreadBytes -= unread;
+    source.dispatch.cancel(request);
+  });
 }
 
 function executeStream(source: ExecutionSource, call: ServerWritableStream<ExecuteMessage, object>): void {
   const fail = (error: RequestError): void => {
     call.emit('error', toStatus(error));
   };
-  const ask = askOf(source, call.request, deadlineOf(source, call.getDeadline()), true);
+  const connection = connectionOf(call);
+  const ask =
+    refuseUnread(source, connection) ?? askOf(source, call.request, deadlineOf(source, call.getDeadline()), true);
   if ('code' in ask) return fail(ask);
-  let unread = 0;
-  const write = (payload: Buffer, contentType: string, workerId: string): void => {
-    if (call.cancelled || call.destroyed) return;
-    const wrong = tooLarge(source, payload, workerId);
-    if (wrong !== undefined) return end(wrong);
-    unread += payload.length;
+  const unread = createUnread(connection, () => request !== undefined && source.dispatch.resume(request));
+  const write = (payload: Buffer, contentType: string, workerId: string): number => {
+    if (call.cancelled || call.destroyed) return code.cancelled;
+    const wrong = refuseAnswer(source, connection, payload, workerId);
+    if (wrong !== undefined) {
+      end(wrong);
+      return wrong.code;
+    }
+    unread.add(payload.length);
     const response = { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId };
-    call.write(response, () => {
-      unread -= payload.length;
-    });
-    if (unread > source.unreadMaxBytes) end(readsTooSlowly(source, ask, workerId));
+    call.write(response, () => unread.taken(payload.length));
+    if (unread.isMuch() && request !== undefined) source.dispatch.pause(request);
+    return 0;
   };
   /** Ends the call for a reason of its own, and the request with it. */
   const end = (error: RequestError): void => {
@@ -95,62 +122,136 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
   const request: Request | undefined = source.dispatch.submit(ask, {
     chunk: write,
     result: (payload, contentType, workerId) => {
-      if (contentType !== '') write(payload, contentType, workerId);
-      call.end();
+      const told = contentType === '' ? 0 : write(payload, contentType, workerId);
+      if (told === 0) call.end();
+      return told;
     },
     error: (error) => {
       if (!call.destroyed) fail(error);
     },
   });
-  if (request !== undefined) call.on('cancelled', () => source.dispatch.cancel(request));
+  call.on('cancelled', () => {
+    unread.forget();
+    if (request !== undefined) source.dispatch.cancel(request);
+  });
 }
 
-function tooLarge(source: ExecutionSource, payload: Buffer, workerId: string): RequestError | undefined {
-  if (payload.length <= source.resultMaxBytes) return undefined;
-  const message = `result: expected at most ${source.resultMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
+/** What one call's caller has not taken yet. */
+interface Unread {
+  readonly bytes: number;
+  add(bytes: number): void;
+  taken(bytes: number): void;
+  /** The call is over. */
+  forget(): void;
+  /** So much that the workers that make more of it should wait; `onLittle` is called when they may go on. */
+  isMuch(): boolean;
+}
+
+function createUnread(connection: Connection, onLittle: () => void): Unread {
+  let bytes = 0;
+  let waits = false;
+  return {
+    get bytes() {
+      return bytes;
+    },
+    add: (added) => {
+      bytes += added;
+      connection.unreadBytes += added;
+    },
+    taken: (takenBytes) => {
+      // What was forgotten may be said to be taken after all.
+      const known = Math.min(takenBytes, bytes);
+      bytes -= known;
+      connection.unreadBytes -= known;
+      if (!waits || bytes > resumeBelowBytes) return;
+      waits = false;
+      onLittle();
+    },
+    forget: () => {
+      connection.unreadBytes -= bytes;
+      bytes = 0;
+    },
+    isMuch: () => {
+      if (bytes > pauseAboveBytes) waits = true;
+      return waits;
+    },
+  };
+}
+
+/** A connection that takes no answers is given no more of them. */
+function refuseUnread(source: ExecutionSource, { unreadBytes }: Connection): RequestError | undefined {
+  if (unreadBytes < source.unreadMaxBytes) return undefined;
+  return readsTooSlowly(source, unreadBytes, '');
+}
+
+function refuseAnswer(
+  source: ExecutionSource,
+  { unreadBytes }: Connection,
+  payload: Buffer,
+  workerId: string,
+): RequestError | undefined {
+  if (payload.length > source.resultMaxBytes) {
+    const message = `result: expected at most ${source.resultMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
+    return refusal(code.resourceExhausted, message, { workerId });
+  }
+  const would = unreadBytes + payload.length;
+  // One answer alone may be as large as any message.
+  return unreadBytes > 0 && would > source.unreadMaxBytes ? readsTooSlowly(source, would, workerId) : undefined;
+}
+
+function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
+  const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
+  const message = `connection: expected its caller to leave ${most} of answers unread, got ${unreadBytes}`;
   return refusal(code.resourceExhausted, message, { workerId });
 }
 
-function readsTooSlowly(source: ExecutionSource, ask: Pick<Ask, 'requestId'>, workerId: string): RequestError {
-  const message = `request ${ask.requestId}: expected its caller to leave at most ${source.unreadMaxBytes} bytes unread`;
-  return refusal(code.resourceExhausted, message, { workerId });
-}
-
-/** Many requests over one stream: results that are ready in one turn leave as one message. */
+/** Many requests over one stream: results that are ready in one turn, or while some are being written, leave together. */
 function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage, object>): void {
+  const connection = connectionOf(call);
   const open = new Map<string, Request>();
-  let results: object[] = [];
-  let resultBytes = 0;
+  const paused = new Set<Request>();
+  let results: Answered[] = [];
   let scheduled = false;
+  let writing = false;
   let ended = false;
-  let unread = 0;
+  const unread = createUnread(connection, () => {
+    for (const request of paused) source.dispatch.resume(request);
+    paused.clear();
+  });
 
   const flush = (): void => {
     scheduled = false;
-    if (call.cancelled || call.destroyed) return;
-    const bytes = resultBytes;
-    const message = { results };
-    results = [];
-    resultBytes = 0;
-    if (message.results.length > 0) {
-      call.write(message, () => {
-        unread -= bytes;
-        if (call.isPaused() && unread <= source.unreadMaxBytes / 2) call.resume();
-      });
+    if (writing || call.cancelled || call.destroyed) return;
+    const batch = takeMessage(results);
+    results = batch === results ? [] : results.slice(batch.length);
+    if (batch.length > 0) {
+      writing = true;
+      call.write({ results: batch.map(({ result }) => result) }, () => written(batch));
+    } else if (ended && open.size === 0) {
+      call.end();
     }
-    if (ended && open.size === 0) call.end();
   };
-  const answer = (result: object, bytes: number): void => {
-    results.push(result);
-    resultBytes += bytes;
-    unread += bytes;
-    if (scheduled) return;
+  const written = (batch: readonly Answered[]): void => {
+    writing = false;
+    let bytes = 0;
+    for (const answered of batch) bytes += answered.bytes;
+    unread.taken(bytes);
+    if (call.isPaused() && unread.bytes <= readBelowBytes) call.resume();
+    if (results.length > 0 || ended) schedule();
+  };
+  const schedule = (): void => {
+    if (scheduled || writing) return;
     scheduled = true;
     setImmediate(flush);
   };
+  const answer = (result: object, bytes: number): void => {
+    results.push({ result, bytes });
+    unread.add(bytes);
+    schedule();
+  };
   const start = (message: ExecuteMessage | null, timeoutMs: number): void => {
     const requestId = message?.request_id ?? '';
-    const wrong = refuseItem(message, open);
+    const wrong = refuseItem(message, open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
     const ask = wrong ?? askOf(source, message, deadlineMs, true);
     if ('code' in ask) return answer({ request_id: requestId, error: errorView(ask) }, 0);
@@ -164,28 +265,37 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     const request = source.dispatch.submit(ask, {
       chunk: (payload, contentType, workerId) => {
         const sent = open.get(requestId);
-        const wrong = tooLarge(source, payload, workerId);
         if (sent === undefined || answered) return;
-        if (wrong !== undefined || unread > source.unreadMaxBytes) {
+        const wrong = refuseAnswer(source, connection, payload, workerId);
+        if (wrong !== undefined) {
           answered = true;
-          answer({ request_id: requestId, error: errorView(wrong ?? readsTooSlowly(source, sent, workerId)) }, 0);
+          answer({ request_id: requestId, error: errorView(wrong) }, 0);
           return source.dispatch.cancel(sent);
         }
         const chunk = response(payload, contentType, workerId);
         answer({ request_id: requestId, response: chunk, more: true }, payload.length);
+        if (!unread.isMuch()) return;
+        paused.add(sent);
+        source.dispatch.pause(sent);
       },
       result: (payload, contentType, workerId) => {
-        open.delete(requestId);
-        const wrong = tooLarge(source, payload, workerId);
-        if (wrong !== undefined) return answer({ request_id: requestId, error: errorView(wrong) }, 0);
-        answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length);
+        forget(requestId);
+        const wrong = refuseAnswer(source, connection, payload, workerId);
+        if (wrong !== undefined) answer({ request_id: requestId, error: errorView(wrong) }, 0);
+        else answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length);
+        return wrong?.code ?? 0;
       },
       error: (error) => {
-        open.delete(requestId);
+        forget(requestId);
         if (!answered) answer({ request_id: requestId, error: errorView(error) }, 0);
       },
     });
     if (request !== undefined && request.state !== 'ended') open.set(requestId, request);
+  };
+  const forget = (requestId: string): void => {
+    const request = open.get(requestId);
+    if (request !== undefined && paused.size > 0) paused.delete(request);
+    open.delete(requestId);
   };
 
   call.on('data', (message: SubmitMessage) => {
@@ -200,18 +310,34 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       if (request !== undefined) source.dispatch.cancel(request);
     }
     // A caller that does not read its results is not read from either.
-    if (unread > source.unreadMaxBytes / 2) call.pause();
+    if (unread.bytes > readBelowBytes) call.pause();
   });
   call.on('end', () => {
     ended = true;
-    if (open.size === 0 && !scheduled) flush();
+    schedule();
   });
-  call.on('cancelled', () => {
+  const over = (): void => {
+    unread.forget();
     for (const request of [...open.values()]) source.dispatch.cancel(request);
-  });
-  call.on('error', () => {
-    for (const request of [...open.values()]) source.dispatch.cancel(request);
-  });
+  };
+  call.on('cancelled', over);
+  call.on('error', over);
+}
+
+/** One result of Submit that waits to be written. */
+interface Answered {
+  readonly result: object;
+  readonly bytes: number;
+}
+
+/** As many as one message may hold, at least one; the same array when that is all of them. */
+function takeMessage(results: Answered[]): Answered[] {
+  let bytes = 0;
+  for (let index = 0; index < results.length; index += 1) {
+    bytes += results[index]?.bytes ?? 0;
+    if (bytes > messageBytes && index > 0) return results.slice(0, index);
+  }
+  return results;
 }
 
 function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Request>): RequestError | undefined {

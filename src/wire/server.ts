@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerOptions } from '@grpc/grpc-js';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 
@@ -6,9 +7,15 @@ export interface ApiServer {
   readonly server: Server;
   /** Listens at a target such as `unix:/path` or `127.0.0.1:0`; the port it got (0 for a unix socket). */
   bind(target: string): Promise<number>;
-  /** No new calls; those running may end until `graceMs` is over, then they are cut. */
+  /**
+   * No new calls; those running may end until `graceMs` is over, then they are cut. A connection whose other side reads
+   * nothing may stay open after that: its last bytes cannot be delivered.
+   */
   stop(graceMs: number): Promise<void>;
 }
+
+/** How long connections that were cut may take to be gone. */
+const cutMs = 100;
 
 /** `messageMaxBytes` bounds what is received; infinite: not at all. */
 export function createServer(options: { readonly messageMaxBytes: number }): ApiServer {
@@ -37,9 +44,14 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
       }),
     stop: async (graceMs) => {
       const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
-      const timer = setTimeout(() => server.forceShutdown(), graceMs);
-      await ended;
-      clearTimeout(timer);
+      const cut = new AbortController();
+      const cutOff = delay(graceMs, undefined, { signal: cut.signal }).then(async () => {
+        server.forceShutdown();
+        await delay(cutMs, undefined, { signal: cut.signal });
+      });
+      await Promise.race([ended, cutOff]);
+      cut.abort();
+      await cutOff.catch(() => undefined);
     },
   };
 }

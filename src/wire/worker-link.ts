@@ -1,6 +1,7 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { LinkRequest, RequestLink } from '../dispatch/worker.ts';
+import { connectionOf } from './connection.ts';
 import { services } from './proto.ts';
 import type { ApiServer } from './server.ts';
 
@@ -72,6 +73,8 @@ export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
 }
 
 function attach(source: WorkerLinkSource, call: Call): void {
+  // For its window: results may be large.
+  connectionOf(call);
   let workerId = '';
   const refuse = (code: status, message: string): void => {
     source.refused(message);
@@ -127,78 +130,80 @@ function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
   return { ok: true, hello, concurrency: known.concurrency };
 }
 
-/** Gathers what one turn of the event loop has to say into one frame, and waits where the worker reads slowly. */
+/** AgentFrame of link.proto; what is absent is not said. */
+interface AgentFrame {
+  ping?: { sequence: number };
+  drain?: object;
+  recall?: object;
+  stop?: { grace_ms: number };
+  requests?: LinkRequest[];
+  cancels?: number[];
+  pauses?: number[];
+  resumes?: number[];
+}
+
+/**
+ * Gathers what there is to say into one frame a turn of the event loop, and into the next while a frame is being written,
+ * which takes long where the worker reads slowly. So a ping waits for one frame at most, and no more than one frame
+ * waits outside of `requests`, whose number dispatch bounds.
+ */
 function createLink(call: Call): AttachedWorker {
   let requests: LinkRequest[] = [];
-  let cancels: number[] = [];
-  let ping = 0;
-  let drain = false;
-  let recall = false;
-  let stopGraceMs: number | null = null;
+  /** May go before requests that wait. */
+  let urgent: AgentFrame | null = null;
+  /** Words about requests, which must not overtake them. */
+  let trailing: AgentFrame | null = null;
   let scheduled = false;
-  let blocked = false;
+  let writing = false;
 
   const flush = (): void => {
     scheduled = false;
-    if (call.destroyed || call.cancelled) return;
-    // A full line takes small words still, but no payloads; a cancel must not overtake its request.
-    while (ping > 0 || drain || recall || stopGraceMs !== null || (!blocked && requests.length + cancels.length > 0)) {
-      const frame: Record<string, unknown> = {};
-      if (!blocked) {
-        const batch = takeBatch(requests);
-        frame['requests'] = batch;
-        requests = batch === requests ? [] : requests.slice(batch.length);
-        if (requests.length === 0) {
-          frame['cancels'] = cancels;
-          cancels = [];
-        }
-      }
-      if (ping > 0) frame['ping'] = { sequence: ping };
-      if (drain) frame['drain'] = {};
-      if (recall) frame['recall'] = {};
-      if (stopGraceMs !== null) frame['stop'] = { grace_ms: stopGraceMs };
-      ping = 0;
-      drain = false;
-      recall = false;
-      stopGraceMs = null;
-      if (!call.write(frame)) blocked = true;
+    if (writing || call.destroyed || call.cancelled) return;
+    const frame: AgentFrame = urgent ?? {};
+    urgent = null;
+    if (requests.length > 0) {
+      frame.requests = takeBatch(requests);
+      requests = frame.requests === requests ? [] : requests.slice(frame.requests.length);
     }
+    if (requests.length === 0 && trailing !== null) {
+      Object.assign(frame, trailing);
+      trailing = null;
+    }
+    writing = true;
+    call.write(frame, written);
+  };
+  const written = (): void => {
+    writing = false;
+    if (requests.length > 0 || urgent !== null || trailing !== null) schedule();
   };
   const schedule = (): void => {
-    if (scheduled) return;
+    if (scheduled || writing) return;
     scheduled = true;
     setImmediate(flush);
   };
-  call.on('drain', () => {
-    blocked = false;
+  const say = (word: AgentFrame): void => {
+    urgent = urgent === null ? word : Object.assign(urgent, word);
     schedule();
-  });
+  };
+  const sayAfterRequests = (what: 'cancels' | 'pauses' | 'resumes', linkId: number): void => {
+    trailing ??= {};
+    trailing[what] ??= [];
+    trailing[what].push(linkId);
+    schedule();
+  };
   return {
     request: (request) => {
       requests.push(request);
       schedule();
     },
-    cancel: (linkId) => {
-      cancels.push(linkId);
-      schedule();
-    },
-    recall: () => {
-      recall = true;
-      schedule();
-    },
+    cancel: (linkId) => sayAfterRequests('cancels', linkId),
+    pause: (linkId) => sayAfterRequests('pauses', linkId),
+    resume: (linkId) => sayAfterRequests('resumes', linkId),
+    recall: () => say({ recall: {} }),
     unwritten: () => new Set(requests.map((request) => request.id)),
-    ping: (sequence) => {
-      ping = sequence;
-      schedule();
-    },
-    drain: () => {
-      drain = true;
-      schedule();
-    },
-    stop: (graceMs) => {
-      stopGraceMs = Math.round(graceMs);
-      schedule();
-    },
+    ping: (sequence) => say({ ping: { sequence } }),
+    drain: () => say({ drain: {} }),
+    stop: (graceMs) => say({ stop: { grace_ms: Math.round(graceMs) } }),
     close: () => {
       if (!call.destroyed) call.end();
     },
@@ -208,8 +213,8 @@ function createLink(call: Call): AttachedWorker {
 /** As many as one frame may hold, at least one; the same array when that is all of them. */
 function takeBatch(requests: LinkRequest[]): LinkRequest[] {
   let bytes = 0;
-  for (const [index, request] of requests.entries()) {
-    bytes += request.payload.length;
+  for (let index = 0; index < requests.length; index += 1) {
+    bytes += requests[index]?.payload.length ?? 0;
     if (bytes > frameMaxBytes && index > 0) return requests.slice(0, index);
   }
   return requests;

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
 import { Host } from './host.ts';
 
 const [linkIds, first] = [
@@ -303,6 +304,13 @@ describe('sending ahead', () => {
     expect(sentTo(told)).toEqual(['w0', 'w0 w1']);
   });
 
+  test('nothing more to a worker that has many bytes to take', () => {
+    const host = hostThatKnows(0.01);
+    host.dispatch.setPool('p', { maxQueuedRequests: 9, maxQueuedBytes: 2 ** 30, requestTimeoutMs: 1_000 });
+    const told = Array.from({ length: 4 }, () => host.submit({ payload: Buffer.alloc(prefetchMaxBytes / 2) }));
+    expect(sentTo(told)).toEqual(['w0', 'w0', '', '']);
+  });
+
   test('ids of a link that wrap are later', () => {
     const host = new Host();
     const worker = host.addWorker({ concurrency: 2, marksBegun: true });
@@ -312,5 +320,33 @@ describe('sending ahead', () => {
     worker.waiting.push(first(worker));
     host.remove(worker);
     expect(old.request?.state).toBe('queued');
+  });
+});
+
+describe('a caller that does not keep up', () => {
+  test('its worker holds the chunks back until it does', () => {
+    const host = new Host();
+    const worker = host.addWorker({ commands: ['stream'] });
+    const { request } = host.submit({ command: 'stream', streams: true });
+    if (request === undefined) return expect.fail('it was refused');
+    host.dispatch.pause(request);
+    host.dispatch.pause(request);
+    expect([...worker.held]).toEqual([request.linkId]);
+    host.dispatch.resume(request);
+    expect([...worker.held]).toEqual([]);
+    host.answer(worker, request.linkId);
+    host.dispatch.pause(request);
+    expect([...worker.held]).toEqual([]);
+  });
+
+  test('the next worker holds them back too', () => {
+    const host = new Host();
+    const dies = host.addWorker({ commands: ['stream'] });
+    const { request } = host.submit({ command: 'stream', streams: true, idempotent: true });
+    if (request === undefined) return expect.fail('it was refused');
+    host.dispatch.pause(request);
+    host.remove(dies);
+    const next = host.addWorker({ commands: ['stream'] });
+    expect([...next.held]).toEqual([request.linkId]);
   });
 });

@@ -28,6 +28,8 @@ export interface FakeWorker {
   readonly commands: readonly string[];
   readonly running: Map<number, { readonly request: LinkRequest; readonly told: Told }>;
   readonly cancelled: number[];
+  /** Link ids whose chunks it holds back. */
+  readonly held: Set<number>;
   readonly unwritten: Set<number>;
   /** Link ids of what it has not begun, in order. */
   readonly waiting: number[];
@@ -96,6 +98,7 @@ export class Host {
       result: (payload) => {
         told.ends += 1;
         told.result = payload.toString();
+        return 0;
       },
       error: (error) => {
         told.ends += 1;
@@ -113,6 +116,7 @@ export class Host {
       commands: options.commands ?? ['c'],
       running: new Map(),
       cancelled: [],
+      held: new Set(),
       unwritten: new Set(),
       waiting: [],
       marksBegun: options.marksBegun ?? false,
@@ -148,6 +152,8 @@ export class Host {
           told.sentTo.push(worker.id);
         },
         cancel: (linkId) => worker.cancelled.push(linkId),
+        pause: (linkId) => worker.held.add(linkId),
+        resume: (linkId) => worker.held.delete(linkId),
         recall: () => {
           expect(worker.waiting.length, `${worker.id} has what to recall`).toBeGreaterThan(0);
           worker.recalled = true;

@@ -2,7 +2,14 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Counters } from '../../src/domain/event.ts';
-import { healthOf, hung, mayPing, missedPings, nextPingAtMs } from '../../src/domain/policies/heartbeat.ts';
+import {
+  healthOf,
+  hung,
+  mayPing,
+  missedPings,
+  nextPingAtMs,
+  sparedUntilMs,
+} from '../../src/domain/policies/heartbeat.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
 import { maxAge } from '../../src/domain/policies/max-age.ts';
@@ -197,4 +204,15 @@ describe('restarts', () => {
   test('a long life forgives what was before', () => {
     expect(nextRestart(9, { wasReady: true, livedMs: 30_000 }, config, () => 1)).toEqual({ failures: 1, delayMs: 0 });
   });
+});
+
+test.each([
+  { what: 'nothing was ever done', evidenceAtMs: 0, until: null },
+  { what: 'evidence of just now', evidenceAtMs: 9_999, until: 11_800 },
+  { what: 'evidence of a second ago: due two seconds after that', evidenceAtMs: 9_000, until: 11_000 },
+  { what: 'evidence as old as the interval', evidenceAtMs: 8_000, until: null },
+  { what: 'now and then one goes all the same', evidenceAtMs: 9_999, spared: 4, until: null },
+  { what: 'a ping is overdue: only a pong will do', evidenceAtMs: 9_999, missed: 1, until: null },
+])('a ping is spared: $what', ({ evidenceAtMs, spared = 0, missed = 0, until }) => {
+  expect(sparedUntilMs({ spared, missed }, evidenceAtMs, { intervalMs: 2_000 }, 10_000)).toBe(until);
 });

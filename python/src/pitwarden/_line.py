@@ -24,6 +24,7 @@ class Line:
         self._more = threading.Condition(self._lock)
         self._sender_waits = False
         self._producers: list[Callable[[], object]] = []
+        self._paused_producers: dict[int, Callable[[], object]] = {}
         self._loop_lag_ms = 0
         self._when_idle: Optional[Callable[[], object]] = None
         self._refusing = False
@@ -44,6 +45,9 @@ class Line:
         if received.cancelled:
             # A producer may be waiting for room on behalf of a request that nobody wants any more.
             self._wake_producers()
+        if self._paused_producers:
+            self._wake_paused(received.resumed)
+            self._wake_paused(received.cancelled)
         return received
 
     def begin(self, call: Call) -> bool:
@@ -79,6 +83,9 @@ class Line:
     def offer(self, call: Call, payload: bytes, content_type: str, wake: Callable[[], object]) -> bool:
         """Adds a chunk. False: there is no room; ``wake`` will be called, from any thread, when to offer it again."""
         with self._lock:
+            if call.paused and not call.cancelled:
+                self._paused_producers[call.id] = wake
+                return False
             if not self._session.has_room:
                 self._producers.append(wake)
                 return False
@@ -90,6 +97,7 @@ class Line:
         with self._lock:
             running = self._session.cancel_all()
         self._wake_producers()
+        self._wake_paused(running)
         return running
 
     def refuse(self, when_idle: Callable[[], object]) -> None:
@@ -136,3 +144,10 @@ class Line:
             producers, self._producers = self._producers, []
         for wake in producers:
             wake()
+
+    def _wake_paused(self, calls: list[Call]) -> None:
+        with self._lock:
+            wakes = [self._paused_producers.pop(call.id, None) for call in calls]
+        for wake in wakes:
+            if wake is not None:
+                wake()

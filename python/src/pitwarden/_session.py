@@ -60,7 +60,7 @@ class Result(NamedTuple):
 class Call(Request):
     """One request on this link."""
 
-    __slots__ = ("begun_s", "command", "content_type", "id", "payload")
+    __slots__ = ("begun_s", "command", "content_type", "id", "paused", "payload")
 
     def __init__(self, request: LinkRequest, now_s: float) -> None:
         deadline_s = now_s + request.timeout_ms / 1000 if request.timeout_ms else None
@@ -70,18 +70,22 @@ class Call(Request):
         self.payload = request.payload
         self.content_type = request.content_type
         self.begun_s: Optional[float] = None
+        # The caller does not keep up with its chunks.
+        self.paused = False
 
 
 class Received:
     """What one frame asks for."""
 
-    __slots__ = ("cancelled", "concurrency", "draining", "recalled", "starts", "stop_grace_ms")
+    __slots__ = ("cancelled", "concurrency", "draining", "recalled", "resumed", "starts", "stop_grace_ms")
 
     def __init__(self) -> None:
         self.concurrency: Optional[int] = None
         self.starts: list[Call] = []
         # Running calls alone: a waiting one that was cancelled is answered already.
         self.cancelled: list[Call] = []
+        # Their chunks are wanted again.
+        self.resumed: list[Call] = []
         self.draining = False
         # What waits is to be given back.
         self.recalled = False
@@ -120,7 +124,7 @@ class Session:
 
     @property
     def has_room(self) -> bool:
-        """A chunk may be added; without room its producer should wait."""
+        """A chunk may be added; without room its producer should wait, as it should while its call is paused."""
         return self._chunks < CHUNKS_MAX and self._chunk_bytes < CHUNKS_MAX_BYTES
 
     def receive(self, frame: AgentFrame, now_s: float) -> Received:
@@ -138,6 +142,13 @@ class Session:
             received.starts.append(call)
         for id in frame.cancels:
             self._cancel(id, received, now_s)
+        for id in frame.pauses:
+            if id in self._calls:
+                self._calls[id].paused = True
+        for id in frame.resumes:
+            if id in self._calls:
+                self._calls[id].paused = False
+                received.resumed.append(self._calls[id])
         received.recalled = frame.HasField("recall")
         received.draining = frame.HasField("drain")
         if frame.HasField("stop"):

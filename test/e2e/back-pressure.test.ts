@@ -1,0 +1,233 @@
+import { readFileSync } from 'node:fs';
+import type { ClientHttp2Session } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
+import { createConnection } from 'node:net';
+import type { Readable } from 'node:stream';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { ClientDuplexStream } from '@grpc/grpc-js';
+import { credentials } from '@grpc/grpc-js';
+import { afterEach, expect, test } from 'vitest';
+import { clients } from '../../src/wire/proto.ts';
+import type { TestAgent } from './agent.ts';
+import { python, root, startAgent, until, untilReady } from './agent.ts';
+import { connect } from './grpc.ts';
+
+// Who does not read is not written to without end: the agent's memory stays within its bounds, and others are served.
+
+const mib = 1024 * 1024;
+let agent: TestAgent | undefined;
+
+afterEach(async () => {
+  await agent?.stop();
+  agent = undefined;
+});
+
+async function start(keys: string, extra = '', count = 1): Promise<TestAgent> {
+  agent = await startAgent(`octets: { app: octets:app, python: ${python}, cwd: ${root}test/fixtures, ${keys} }`, extra);
+  await untilReady(agent, 'octets', count);
+  return agent;
+}
+
+function rssBytes(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]) * 1024;
+}
+
+/** The most that a process has while something goes on. */
+async function peakRss(pid: number, during: Promise<unknown>): Promise<number> {
+  let [peak, over] = [rssBytes(pid), false];
+  const end = during.finally(() => {
+    over = true;
+  });
+  while (!over) {
+    await pause(10);
+    peak = Math.max(peak, rssBytes(pid));
+  }
+  await end;
+  return peak;
+}
+
+async function outcomes(http: string): Promise<Record<string, number>> {
+  const text = await (await fetch(`http://${http}/metrics`)).text();
+  const found = text.matchAll(/^pitwarden_requests_total\{pool="octets",outcome="(\w+)"\} (\d+)$/gm);
+  return Object.fromEntries([...found].map(([, outcome = '', count]) => [outcome, Number(count)]));
+}
+
+/** A caller that sends Execute calls and takes nothing of their answers: their HTTP/2 windows stay shut. */
+function deafCaller(socket: string): { session: ClientHttp2Session; execute(args: unknown): void } {
+  const session = connectHttp2('http://localhost', { createConnection: () => createConnection(socket) });
+  session.on('error', () => undefined);
+  const method = clients.Execution.service['Execute'];
+  return {
+    session,
+    execute: (args) => {
+      const payload = Buffer.from(JSON.stringify(args));
+      const message = method?.requestSerialize({ pool: 'octets', command: 'blob', payload }) ?? Buffer.alloc(0);
+      const head = Buffer.alloc(5);
+      head.writeUInt32BE(message.length, 1);
+      const headers = { 'content-type': 'application/grpc', te: 'trailers' };
+      const call = session.request({ ':method': 'POST', ':path': method?.path, ...headers });
+      call.on('error', () => undefined);
+      call.end(Buffer.concat([head, message]));
+    },
+  };
+}
+
+test('a caller that takes no answers: refused beyond message.max_unread_bytes, while others are served', async () => {
+  const { socket, http, pid } = await start('size: 1', 'message: { max_unread_bytes: 8MiB }');
+  const deaf = deafCaller(socket);
+  const client = connect(socket);
+  const before = rssBytes(pid);
+  const total = 400;
+  for (let i = 0; i < total; i += 1) deaf.execute([mib]);
+  const ended = until(
+    async () => Object.values(await outcomes(http)).reduce((sum, count) => sum + count, 0) === total,
+    'all to have an end',
+    () => outcomes(http),
+  );
+  expect((await peakRss(pid, ended)) - before).toBeLessThan(200 * mib);
+  expect(await outcomes(http)).toEqual({ ok: 8, resource_exhausted: total - 8 });
+  expect((await client.execute('octets', 'made')).value).toBe(0);
+  // With its connection goes what it left unread.
+  deaf.session.destroy();
+  const again = deafCaller(socket);
+  again.execute([mib]);
+  await until(async () => (await outcomes(http))['ok'] === 10, 'a new connection to be served');
+  again.session.destroy();
+  client.close();
+});
+
+test('a stream whose caller pauses: its generator waits, and goes on from there', async () => {
+  const { socket, pid } = await start('concurrency: 2');
+  const client = connect(socket);
+  const before = rssBytes(pid);
+  const [count, size] = [512, 256 * 1024];
+  const stream = client.stream('octets', 'blobs', [count, size]);
+  const numbers: number[] = [];
+  await pauseAfterFirst<{ payload: Buffer }>(stream, ({ payload }) => numbers.push(payload.readUInt32BE()));
+  const waits = untilSettled(async () => Number((await client.execute('octets', 'made')).value));
+  expect((await peakRss(pid, waits)) - before).toBeLessThan(64 * mib);
+  expect(await waits).toBeLessThan(64);
+  await readToEnd(stream);
+  expect(numbers).toEqual([...Array(count).keys()]);
+  client.close();
+});
+
+test('a Submit stream that nobody reads: its generator waits, plain results are refused beyond the bound', async () => {
+  const { socket, pid, exited, signal } = await start(
+    'concurrency: 4, drain: { timeout: 1s }',
+    'message: { max_unread_bytes: 32MiB }',
+  );
+  const client = connect(socket);
+  const execution = new clients.Execution(`unix:${socket}`, credentials.createInsecure(), {
+    'grpc.use_local_subchannel_pool': 1,
+  });
+  const before = rssBytes(pid);
+  const call = (execution as unknown as { Submit(): ClientDuplexStream<object, SubmitResponse> }).Submit();
+  const item = (request_id: string, command: string, args: unknown) => ({
+    request: { pool: 'octets', command, payload: Buffer.from(JSON.stringify(args)), request_id },
+  });
+  const bytes = new Map<string, number>();
+  const [plain, chunks] = [300, 512];
+  call.write({ items: [item('stream', 'blobs', [chunks, 256 * 1024])] });
+  await pauseAfterFirst<SubmitResponse>(call, ({ results }) => {
+    for (const { request_id, response, error } of results) {
+      const got = error?.code === 8 ? -1 : (response?.payload.length ?? Number.NaN);
+      bytes.set(request_id, (bytes.get(request_id) ?? 0) + got);
+    }
+  });
+  call.write({ items: Array.from({ length: plain }, (_, i) => item(`${i}`, 'blob', [mib])) });
+  const worked = until(async () => (await agent?.workers())?.[0]?.requests_completed === plain, 'all blobs to be made');
+  expect((await peakRss(pid, worked)) - before).toBeLessThan(200 * mib);
+  const made = await client.execute('octets', 'made');
+  expect(made.value).toBeLessThan(64);
+  await readToEnd(call, () => bytes.get('stream') === chunks * 256 * 1024 && bytes.size === plain + 1);
+  const refused = [...bytes.values()].filter((sum) => sum === -1).length;
+  const answered = [...bytes.values()].filter((sum) => sum === mib).length;
+  expect(answered).toBeGreaterThan(8);
+  expect(refused + answered).toBe(plain);
+  // A caller that reads nothing does not hold up the end.
+  call.pause();
+  signal('SIGTERM');
+  expect(await exited).toMatchObject({ code: 0 });
+  execution.close();
+  client.close();
+});
+
+test('a worker that reads nothing: the queue refuses what is too much, and all it took is answered later', async () => {
+  const keys = 'queue: { max_requests: 1000, max_bytes: 32MiB }, heartbeat: { interval: 10s, timeout: 60s }';
+  const { socket, pid, http } = await start(keys);
+  const client = connect(socket);
+  const [worker] = (await agent?.workers('octets')) ?? [];
+  await client.execute('octets', 'size_of', undefined, octets(1));
+  const before = rssBytes(pid);
+  process.kill(worker?.pid ?? 0, 'SIGSTOP');
+  const codes: (number | string)[] = [];
+  const calls: Promise<number>[] = [];
+  // A few at a time, for what still arrives is its connection's to hold.
+  const sent = (async () => {
+    for (let total = 10; total <= 300; total += 10) {
+      for (let i = 0; i < 10; i += 1) {
+        calls.push(
+          client.execute('octets', 'size_of', undefined, octets(mib)).then(
+            ({ value }) => codes.push(Number(value)),
+            (error) => codes.push(`code ${error.code}`),
+          ),
+        );
+      }
+      await until(async () => codes.length + (await held(http)) === total, 'each to be refused or kept');
+    }
+  })();
+  expect((await peakRss(pid, sent)) - before).toBeLessThan(150 * mib);
+  expect(codes.length).toBeGreaterThan(250);
+  process.kill(worker?.pid ?? 0, 'SIGCONT');
+  await Promise.all(calls);
+  expect(new Set(codes)).toEqual(new Set(['code 8', mib]));
+  expect(codes.filter((code) => code === mib).length).toBeGreaterThanOrEqual(32);
+  client.close();
+});
+
+interface SubmitResponse {
+  readonly results: readonly {
+    readonly request_id: string;
+    readonly response?: { readonly payload: Buffer };
+    readonly error?: { readonly code: number };
+  }[];
+}
+
+function octets(size: number): object {
+  return { payload: Buffer.alloc(size), content_type: 'application/octet-stream' };
+}
+
+/** Requests that the agent has taken and not answered. */
+async function held(http: string): Promise<number> {
+  const text = await (await fetch(`http://${http}/metrics`)).text();
+  const counts = [...text.matchAll(/^pitwarden_(?:queue_depth|in_flight)\{pool="octets"\} (\d+)$/gm)];
+  return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+}
+
+/** Only a stream that was read from once tells its sender to wait: grpc-js's clients keep what comes before. */
+async function pauseAfterFirst<T>(stream: Readable, take: (message: T) => void): Promise<void> {
+  stream.on('data', take);
+  await new Promise((resolve, reject) => stream.once('data', resolve).once('error', reject));
+  stream.pause();
+}
+
+async function readToEnd(stream: Readable, isAll?: () => boolean): Promise<void> {
+  stream.resume();
+  if (isAll !== undefined) return void (await until(isAll, 'everything to come'));
+  await new Promise((resolve, reject) => stream.once('end', resolve).once('error', reject));
+}
+
+/** A number that has grown, and has not changed over half a second. */
+async function untilSettled(read: () => Promise<number>): Promise<number> {
+  let seen: number[] = [];
+  await until(
+    async () => {
+      seen = [...seen, await read()].slice(-20);
+      return seen.length === 20 && seen[0] === seen[19] && seen[0] !== 0;
+    },
+    'a number to settle',
+    () => seen,
+  );
+  return seen[0] ?? 0;
+}
