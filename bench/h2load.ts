@@ -78,9 +78,13 @@ function read(output: string, log: string, requests: number, target: Target): Lo
   };
 }
 
-/** Loads a target for about `seconds`: a short burst warms it up and tells how many requests that takes. */
+/**
+ * Loads a target for about `seconds`: a short burst warms it up and a longer one tells how many requests that takes; the
+ * first alone is mostly connecting.
+ */
 export async function h2loadFor(target: Target, load: { seconds: number; inFlight: number }): Promise<LoadResult> {
-  const warmUp = await h2load(target, { requests: Math.max(50, load.inFlight * 4), inFlight: load.inFlight });
-  const requests = Math.ceil(warmUp.perSecond * load.seconds);
-  return h2load(target, { requests, inFlight: load.inFlight });
+  const { inFlight } = load;
+  const burst = await h2load(target, { requests: Math.max(50, inFlight * 4), inFlight });
+  const warmUp = await h2load(target, { requests: Math.ceil(burst.perSecond * 0.3), inFlight });
+  return h2load(target, { requests: Math.ceil(warmUp.perSecond * load.seconds), inFlight });
 }

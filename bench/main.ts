@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util';
 import type { Report } from './report.ts';
 import { publish } from './report.ts';
 import { floor } from './suites/floor.ts';
+import { peers } from './suites/peers.ts';
 import { memory, weight } from './suites/weight.ts';
 
 export interface SuiteOptions {
@@ -12,10 +13,16 @@ export interface SuiteOptions {
   readonly only: string | undefined;
 }
 
-const suites: Readonly<Record<string, (options: SuiteOptions) => Promise<Report>>> = { floor, weight, memory };
+const suites: Readonly<Record<string, (options: SuiteOptions) => Promise<Report>>> = {
+  floor,
+  weight,
+  memory,
+  peers,
+};
 const usage = `npm run bench -- [${Object.keys(suites).join('|')}]… [--rounds 5] [--seconds 2] [--only TEXT] [--docs]
 
-Without a name: all of floor, weight, memory. --only "128 B, 32": only the settings whose title holds that.
+Without a name: all of floor, weight, memory. peers: what else there is, installed by pip into .pitwarden/peers.
+--only "128 B, 32": only the settings whose title holds that.
 --docs: the tables go into docs/benchmarks.md.
 `;
 

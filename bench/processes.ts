@@ -15,14 +15,16 @@ export interface SubjectOptions {
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
   /** What it prints when it is ready. */
-  readonly ready: RegExp | (() => Promise<boolean>);
+  readonly ready: RegExp | ((output: string) => Promise<boolean>);
   readonly readyWithinMs?: number;
 }
 
 const running = new Set<ChildProcess>();
 process.on('exit', () => {
-  for (const child of running) if (child.pid !== undefined) signalGroup(child.pid, 'SIGKILL');
+  for (const child of running) endGroup(child);
 });
+// Without these a Ctrl-C would end this process alone: what it started is in process groups of its own.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(1));
 
 export async function startSubject(file: string, args: readonly string[], options: SubjectOptions): Promise<Subject> {
   const child = spawn(file, args, {
@@ -38,13 +40,21 @@ export async function startSubject(file: string, args: readonly string[], option
   };
   child.stdout.on('data', keep);
   child.stderr.on('data', keep);
-  const gone = once(child, 'exit').then(() => running.delete(child));
+  const gone = once(child, 'exit')
+    .catch((error: Error) => keep(Buffer.from(error.message)))
+    .then(() => running.delete(child));
   const isReady = async (): Promise<boolean> =>
-    options.ready instanceof RegExp ? options.ready.test(output) : options.ready();
+    options.ready instanceof RegExp ? options.ready.test(output) : options.ready(output);
   const endsAtMs = performance.now() + (options.readyWithinMs ?? 60_000);
   while (!(await isReady())) {
-    if (!running.has(child)) throw new Error(`${file} ${args.join(' ')} ended before it was ready:\n${output}`);
-    if (performance.now() > endsAtMs) throw new Error(`${file} ${args.join(' ')}: not ready in time:\n${output}`);
+    if (!running.has(child)) {
+      endGroup(child);
+      throw new Error(`${file} ${args.join(' ')} ended before it was ready:\n${output}`);
+    }
+    if (performance.now() > endsAtMs) {
+      endGroup(child);
+      throw new Error(`${file} ${args.join(' ')}: not ready in time:\n${output}`);
+    }
     await pause(20);
   }
   const pid = child.pid ?? 0;
@@ -54,16 +64,18 @@ export async function startSubject(file: string, args: readonly string[], option
     stop: async () => {
       if (!running.has(child)) return;
       process.kill(pid, 'SIGTERM');
-      const late = setTimeout(() => signalGroup(pid, 'SIGKILL'), 10_000);
+      const late = setTimeout(() => endGroup(child), 10_000);
       await gone;
       clearTimeout(late);
+      // Not every program ends its children.
+      endGroup(child);
     },
   };
 }
 
-function signalGroup(pid: number, signal: NodeJS.Signals): void {
+function endGroup({ pid }: ChildProcess): void {
   try {
-    process.kill(-pid, signal);
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
   } catch {
     // It has gone already.
   }
@@ -75,9 +87,20 @@ export function pause(ms: number): Promise<void> {
   });
 }
 
-/** Runs a program to its end; its output. */
-export async function run(file: string, args: readonly string[]): Promise<string> {
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+export interface RunOptions {
+  readonly env?: Readonly<Record<string, string>>;
+  /** Killed after that. */
+  readonly withinMs?: number;
+}
+
+/** Runs a program to its end; its output. What it started and left behind is ended too. */
+export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
+  const child = spawn(file, args, {
+    env: { ...process.env, ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  running.add(child);
   let [stdout, stderr] = ['', ''];
   child.stdout.on('data', (data) => {
     stdout += data;
@@ -85,11 +108,16 @@ export async function run(file: string, args: readonly string[]): Promise<string
   child.stderr.on('data', (data) => {
     stderr += data;
   });
-  const [code] = await Promise.race([
+  child.once('exit', () => {
+    running.delete(child);
+    endGroup(child);
+  });
+  const late = options.withinMs === undefined ? undefined : setTimeout(() => endGroup(child), options.withinMs);
+  const [code, signal] = await Promise.race([
     once(child, 'close'),
     once(child, 'error').then(([error]) => Promise.reject(error)),
-  ]);
-  if (code !== 0) throw new Error(`${file} ${args.join(' ')} ended with ${code}:\n${stderr}${stdout}`);
+  ]).finally(() => clearTimeout(late));
+  if (code !== 0) throw new Error(`${file} ${args.join(' ')} ended with ${code ?? signal}:\n${stderr}${stdout}`);
   return stdout;
 }
 
@@ -118,4 +146,10 @@ export function childrenOf(pid: number): number[] {
     if (children !== '') found.push(...children.split(' ').map(Number));
   }
   return found;
+}
+
+/** A process's children, their children, and so on. */
+export function descendantsOf(pid: number): number[] {
+  const children = childrenOf(pid);
+  return [...children, ...children.flatMap(descendantsOf)];
 }

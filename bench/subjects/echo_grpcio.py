@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+
 from pitwarden._pb.execution_pb2 import ExecuteRequest, ExecuteResponse
 
 
