@@ -7,5 +7,5 @@ await main(async () => {
   setUp();
   const config = join(root, 'examples/quickstart.yaml');
   process.argv = [process.argv[0], join(root, 'bin/pitwarden'), 'agent', '--config', config, ...process.argv.slice(2)];
-  await import('../dist/main.js');
+  await import('../bin/pitwarden');
 });

@@ -34,6 +34,21 @@ from pitwarden._pb.link_pb2 import (
 )
 
 WORKER = ("-m", "pitwarden.worker")
+# A worker with a grpcio whose inner module is not as the direct stream knows it.
+PUBLIC = (
+    "-c",
+    """
+import importlib, sys
+real = importlib.import_module
+def without(name, *rest):
+    if name == "grpc._cython.cygrpc":
+        raise ImportError(name)
+    return real(name, *rest)
+importlib.import_module = without
+from pitwarden import worker
+sys.exit(worker.main())
+""",
+)
 APPS = Path(__file__).parent / "apps"
 
 # Long enough for a busy machine; only a failing test ever waits so long.
@@ -45,7 +60,8 @@ Value = TypeVar("Value")
 class FakeAgent:
     """Serves WorkerLink; ``refusal`` set, it refuses whoever attaches."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: tuple[str, ...] = WORKER) -> None:
+        self._worker = worker
         # Not pytest's tmp_path, which may be longer than a socket's address can be.
         self.dir = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
         self.path = self.dir / "link.sock"
@@ -64,9 +80,7 @@ class FakeAgent:
         self._server.add_insecure_port(f"unix:{self.path}")
         self._server.start()
 
-    def spawn(
-        self, app: str = "basic:app", *, args: tuple[str, ...] = ("-m", "pitwarden.worker"), **env: str
-    ) -> Worker:
+    def spawn(self, app: str = "basic:app", *, args: Optional[tuple[str, ...]] = None, **env: str) -> Worker:
         """A worker process on an application in apps/."""
         self.begun_path.write_bytes(bytes(4))
         contract = {
@@ -80,7 +94,7 @@ class FakeAgent:
             "TEST_DIR": str(self.dir),
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
-        worker = Worker(self, [sys.executable, *args], {**inherited, **contract, **env})
+        worker = Worker(self, [sys.executable, *(args or self._worker)], {**inherited, **contract, **env})
         self._workers.append(worker)
         return worker
 

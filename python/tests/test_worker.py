@@ -83,6 +83,37 @@ def test_large_chunks_stream(agent: FakeAgent) -> None:
     assert sum(len(chunk.payload) for frame in link.frames for chunk in frame.chunks) == 16 * 1024 * 1024
 
 
+@pytest.mark.parametrize("command", ["count", "async_count"])
+def test_a_paused_stream_waits(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn().attach()
+    request = link.make(command, to=100)
+    link.send(AgentFrame(requests=[request], pauses=[request.id]))
+    assert link.ping(1).in_flight <= 1
+    assert link.chunks(request.id) == []
+    link.send(AgentFrame(resumes=[request.id]))
+    link.result(request.id)
+    assert link.chunks(request.id) == list(range(100))
+
+
+@pytest.mark.parametrize("command", ["count", "async_count"])
+def test_a_paused_stream_can_be_cancelled(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn().attach()
+    request = link.make(command, to=100)
+    link.send(AgentFrame(requests=[request], pauses=[request.id]))
+    link.cancel(request.id)
+    assert link.result(request.id).error.code == 1
+
+
+def test_an_answer_that_waits_for_the_next_does_not_wait_for_a_slow_one(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=1)
+    quick, slow = link.make("add", a=1, b=2), link.make("wait", file="never")
+    link.send(AgentFrame(requests=[quick, slow]))
+    # The agent asks for what waits where it hears nothing.
+    link.recall()
+    assert link.result(quick.id).payload == b"3"
+    assert link.results(slow.id) == []
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_commands_may_have_processes_of_their_own(agent: FakeAgent, method: str) -> None:
     worker = agent.spawn(PYTHONWARNINGS="ignore")

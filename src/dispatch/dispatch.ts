@@ -18,6 +18,8 @@ const skippedMax = 64;
 const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
 /** A worker that has answered nothing for so long is asked for what waits in it. */
 const recallAfterMs = 10;
+const nothing = Buffer.alloc(0);
+const nobody: Answers = { chunk: () => undefined, result: () => 0, error: () => undefined };
 /** Weight of the newest request in the average run time: about the last ten count. */
 const averageWeight = 0.1;
 
@@ -244,6 +246,7 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     pool: ask.pool,
     command: ask.command,
     payload: ask.payload,
+    payloadBytes: ask.payload.length,
     contentType: ask.contentType,
     requestId: ask.requestId,
     sessionId: ask.sessionId,
@@ -377,7 +380,7 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
   displace(pool, worker);
   worker.running.set(linkId, request);
   worker.expectedMs += request.expectedMs;
-  worker.payloadBytes += request.payload.length;
+  worker.payloadBytes += request.payloadBytes;
   counters.inFlight += 1;
   pool.inFlight += 1;
   place(pool, worker);
@@ -417,7 +420,7 @@ function release(core: Core, pool: Pool, worker: DispatchWorker, request: Reques
   worker.running.delete(request.linkId);
   counters.inFlight -= 1;
   pool.inFlight -= 1;
-  worker.payloadBytes -= request.payload.length;
+  worker.payloadBytes -= request.payloadBytes;
   // The sum of many fractions drifts: nothing is exactly nothing.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
   if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
@@ -461,12 +464,19 @@ function end(core: Core, request: Request, error: RequestError | null, result?: 
   }
   const told = error?.code ?? (result === undefined ? 0 : hand(request, result));
   if (error !== null) request.answers.error(error);
+  letGo(request);
   core.options.onOutcome({
     pool: request.pool,
     code: told,
     queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
     ranMs,
   });
+}
+
+/** One that was cancelled keeps its place until its worker answers, but not what its caller's call hangs from. */
+function letGo(request: Request): void {
+  request.answers = nobody;
+  request.payload = nothing;
 }
 
 function hand(request: Request, result: WorkerResult): number {

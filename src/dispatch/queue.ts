@@ -30,7 +30,7 @@ export function createQueue(): Queue {
       else tail.nextQueued = request;
       tail = request;
       length += 1;
-      bytes += request.payload.length;
+      bytes += request.payloadBytes;
     },
     unshift: (request) => {
       request.nextQueued = head;
@@ -38,7 +38,7 @@ export function createQueue(): Queue {
       else head.previousQueued = request;
       head = request;
       length += 1;
-      bytes += request.payload.length;
+      bytes += request.payloadBytes;
     },
     remove: (request) => {
       if (request.previousQueued === null) head = request.nextQueued;
@@ -48,7 +48,7 @@ export function createQueue(): Queue {
       request.nextQueued = null;
       request.previousQueued = null;
       length -= 1;
-      bytes -= request.payload.length;
+      bytes -= request.payloadBytes;
     },
   };
 }

@@ -57,7 +57,10 @@ export interface Answers {
 
 /** One request on its way: made by `submit`, ended by its one answer. */
 export interface Request extends Ask {
-  readonly answers: Answers;
+  /** Let go of at the end, as is the payload: see `letGo` in dispatch.ts. */
+  answers: Answers;
+  payload: Buffer;
+  readonly payloadBytes: number;
   readonly deadlineMs: number;
   readonly arrivedAtMs: number;
   /** `moving`: in neither place, for the length of a call. */

@@ -36,8 +36,8 @@ class Crew:
     def __init__(self, app: App, line: Line) -> None:
         self._app = app
         self._line = line
-        # For the main thread, which sleeps while there is nothing in it.
-        self._waiting: deque[Job] = deque()
+        # Sync ones that have not begun: for the main thread, which sleeps while there are none, or for the pool.
+        self._jobs: deque[Job] = deque()
         self._sleeps = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._dismissed = False
@@ -49,6 +49,7 @@ class Crew:
         """To be called once, before the first start."""
         if concurrency > 1:
             self._pool = Pool(self._answer, concurrency)
+            self._jobs = self._pool.jobs
         else:
             sys.setswitchinterval(ALONE_GIL_SWITCH_S)
 
@@ -56,7 +57,7 @@ class Crew:
         """For the main thread: runs what there is to run in it, until ``dismiss``."""
         while not self._dismissed:
             try:
-                job = self._waiting.popleft()
+                job = self._jobs.popleft()
             except IndexError:
                 self._sleep()
             else:
@@ -82,18 +83,17 @@ class Crew:
         if self._pool is not None:
             self._pool.put(jobs)
         elif jobs:
-            self._waiting.extend(jobs)
+            self._jobs.extend(jobs)
             if self._sleeps:
                 self._sleeps = False
                 self._wake.put(None)
 
     def take_back(self) -> None:
         """Gives back what has not begun. Each job is taken out either here or by who runs it."""
-        jobs = self._waiting if self._pool is None else self._pool.jobs
         calls: list[Call] = []
         with contextlib.suppress(IndexError):
             while True:
-                calls.append(jobs.pop()[0])
+                calls.append(self._jobs.pop()[0])
         self._line.give_back(calls[::-1])
 
     def cancel(self, calls: list[Call]) -> None:
@@ -105,7 +105,7 @@ class Crew:
     def _sleep(self) -> None:
         self._sleeps = True
         # What came before the flag was up woke nobody.
-        if not self._waiting and not self._dismissed:
+        if not self._jobs and not self._dismissed:
             self._wake.get()
         self._sleeps = False
 
@@ -129,7 +129,7 @@ class Crew:
         except BaseException as exception:
             self._line.fail(call, describe(exception))
         else:
-            self._line.finish(call, payload, content_type)
+            self._line.finish(call, payload, content_type, more=bool(self._jobs))
 
     def _stream(self, call: Call, values: Iterator[Any]) -> None:
         room = threading.Event()

@@ -1,34 +1,52 @@
-"""The session behind its one lock, and the waits at both of its ends.
+"""The session behind its one lock.
 
-Whoever has something to say adds it here; the sender takes all of it as one frame. The sender waits while there is
-nothing to say, and producers of chunks wait while there is no room. Nothing else in here blocks for longer than a frame
-takes to be put together, so it may be called from any thread, though not from a signal handler.
+Whoever has something to say adds it here, and sends it where no frame is being sent; what is added meanwhile goes with
+the next frame. Producers of chunks wait while there is no room. Nothing in here blocks for longer than it takes to put
+a frame together, so it may be called from any thread, though not from a signal handler.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Callable, Optional
 
 from ._pb.link_pb2 import AgentFrame, WorkerFrame
 from ._session import Call, Received, Session
+from ._stream import Stream
 from .errors import Error
+
+# While more requests wait here, which the agent sees to only where they are short, an answer may wait so long for the
+# next: a frame costs the agent several times what an answer in it does.
+HOLD_S = 0.0005
 
 
 class Line:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)
-        self._sender_waits = False
+        self._stream: Optional[Stream] = None
+        # A frame is being sent, or there is no stream yet.
+        self._sending = True
+        self._ended = False
+        self._holding_since_s: Optional[float] = None
         self._producers: list[Callable[[], object]] = []
         self._paused_producers: dict[int, Callable[[], object]] = {}
         self._loop_lag_ms = 0
         self._when_idle: Optional[Callable[[], object]] = None
         self._refusing = False
         self._closed = False
+
+    def open(self, stream: Stream) -> None:
+        self._stream = stream
+        self.sent()
+
+    def sent(self) -> None:
+        """The stream takes the next frame."""
+        with self._lock:
+            self._sending = False
+            frame = self._next_frame()
+        self._send(frame)
 
     def receive(self, frame: AgentFrame, loop_lag_ms: int) -> Received:
         """What the frame asks for."""
@@ -41,7 +59,8 @@ class Line:
                 # Given back, they run elsewhere.
                 self._session.give_back(received.starts)
                 received.starts = []
-            self._wake_sender()
+            answer = self._next_frame()
+        self._send(answer)
         if received.cancelled:
             # A producer may be waiting for room on behalf of a request that nobody wants any more.
             self._wake_producers()
@@ -57,28 +76,40 @@ class Line:
                 self._session.give_back((call,))
             elif self._session.begin(call, time.monotonic()):
                 return True
-            self._answered()
-            return False
+            frame = self._answered()
+        self._send(frame)
+        return False
 
     def give_back(self, calls: list[Call]) -> None:
         with self._lock:
             self._session.give_back(calls)
-            self._answered()
+            frame = self._answered()
+        self._send(frame)
 
-    def finish(self, call: Call, payload: bytes, content_type: str) -> None:
+    def finish(self, call: Call, payload: bytes, content_type: str, more: bool = False) -> None:
+        """``more``: another request is about to begin."""
+        now_s = time.monotonic()
         with self._lock:
-            self._session.finish(call, payload, content_type, time.monotonic())
-            self._answered()
+            self._session.finish(call, payload, content_type, now_s)
+            if more and not self._sending:
+                if self._holding_since_s is None:
+                    self._holding_since_s = now_s
+                if now_s - self._holding_since_s < HOLD_S:
+                    return
+            frame = self._answered()
+        self._send(frame)
 
     def fail(self, call: Call, error: Error) -> None:
         with self._lock:
             self._session.fail(call, error, time.monotonic())
-            self._answered()
+            frame = self._answered()
+        self._send(frame)
 
     def report(self, call: Call, fraction: float, message: str) -> None:
         with self._lock:
             self._session.report(call, fraction, message)
-            self._wake_sender()
+            frame = self._next_frame()
+        self._send(frame)
 
     def offer(self, call: Call, payload: bytes, content_type: str, wake: Callable[[], object]) -> bool:
         """Adds a chunk. False: there is no room; ``wake`` will be called, from any thread, when to offer it again."""
@@ -90,8 +121,9 @@ class Line:
                 self._producers.append(wake)
                 return False
             self._session.add_chunk(call, payload, content_type)
-            self._wake_sender()
-            return True
+            frame = self._next_frame()
+        self._send(frame)
+        return True
 
     def cancel_all(self) -> list[Call]:
         with self._lock:
@@ -106,38 +138,40 @@ class Line:
             self._refusing = True
             self._session.leave()
             self._when_idle = when_idle
-            self._answered()
+            frame = self._answered()
+        self._send(frame)
 
     def close(self) -> None:
-        """Lets ``frames`` end, after what there still is to say."""
+        """Ends the stream, after what there still is to say."""
         with self._lock:
             self._closed = True
-            self._wake_sender()
+            frame = self._next_frame()
+        self._send(frame)
 
-    def frames(self) -> Iterator[WorkerFrame]:
-        """What to send, as it comes up; waits in between."""
-        while True:
-            with self._lock:
-                while self._session.empty and not self._closed:
-                    self._sender_waits = True
-                    self._more.wait()
-                frame = self._session.take(time.monotonic(), self._loop_lag_ms)
-            if frame is None:
-                return
-            if self._producers:
-                self._wake_producers()
-            yield frame
-
-    def _answered(self) -> None:
-        self._wake_sender()
+    def _answered(self) -> Optional[WorkerFrame]:
         if self._when_idle is not None and self._session.idle:
             when_idle, self._when_idle = self._when_idle, None
             when_idle()
+        return self._next_frame()
 
-    def _wake_sender(self) -> None:
-        if self._sender_waits and (self._closed or not self._session.empty):
-            self._sender_waits = False
-            self._more.notify()
+    def _next_frame(self) -> Optional[WorkerFrame]:
+        """With the lock held: what to send now, by this thread, when it has let go of the lock."""
+        if self._sending or (self._session.empty and not self._closed):
+            return None
+        self._sending = True
+        self._holding_since_s = None
+        frame = self._session.take(time.monotonic(), self._loop_lag_ms)
+        self._ended = frame is None
+        return frame
+
+    def _send(self, frame: Optional[WorkerFrame]) -> None:
+        if frame is not None and self._stream is not None:
+            if self._producers:
+                self._wake_producers()
+            self._stream.send(frame)
+        elif self._ended and self._stream is not None:
+            self._ended = False
+            self._stream.end()
 
     def _wake_producers(self) -> None:
         with self._lock:

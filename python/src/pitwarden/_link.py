@@ -1,4 +1,4 @@
-"""The worker's one stream to its agent. The only file of the worker's side that knows gRPC."""
+"""The worker's one stream to its agent. Of the worker's side only this file and _stream.py know gRPC."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import grpc
 
 from ._crew import Crew
 from ._line import Line
-from ._pb.link_pb2 import AgentFrame, WorkerFrame
+from ._pb.link_pb2 import AgentFrame
 from ._session import ProtocolError, Received, Session
+from ._stream import StreamError, open_stream
 from .app import App
-
-ATTACH = "/pitwarden.v1.WorkerLink/Attach"
 
 # How long the agent may take to end the stream after we did; it has nothing to do but to read what was sent.
 PARTING_S = 1.0
@@ -31,6 +30,7 @@ _OPTIONS = (
     # The kernel tells when the other side is gone, and the agent pings: HTTP/2 pings could only do harm.
     ("grpc.keepalive_time_ms", 2**31 - 1),
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
 )
 
 
@@ -53,10 +53,8 @@ class Link:
         Call it in the main thread. Pings are answered until ``leave``.
         """
         self._channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
-        attach = self._channel.stream_stream(
-            ATTACH, request_serializer=WorkerFrame.SerializeToString, response_deserializer=AgentFrame.FromString
-        )
-        frames = attach(self._line.frames())
+        frames = open_stream(self._channel, self._line.sent)
+        self._line.open(frames)
         threading.Thread(target=self._read, args=(frames,), name="pitwarden-link", daemon=True).start()
         self._crew.work()
 
@@ -94,8 +92,8 @@ class Link:
             reason = "the agent closed the link"
         except ProtocolError as error:
             reason = str(error)
-        except grpc.RpcError as error:
-            reason = f"the link to the agent broke: {error.code().name}: {error.details()}"
+        except StreamError as error:
+            reason = f"the link to the agent broke: {error}"
         self._ended.set()
         if self._phase != "leaving":
             self._lost(reason)
