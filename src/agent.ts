@@ -77,6 +77,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     metrics,
     nowMs: clock.nowMs,
     tell: (event) => loop.tell(event),
+    mention: (event) => loop.mention(event),
   });
   const loop = startLoop(
     () => ({
@@ -237,7 +238,9 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
 }
 
 function receive(workerId: string, frame: WorkerFrame, dispatch: Dispatch, loop: Loop): void {
-  if (frame.pong !== null) loop.tell({ type: 'pong', workerId, sequence: frame.pong.sequence });
+  if (frame.pong !== null) {
+    loop.mention({ type: 'pong', workerId, sequence: frame.pong.sequence, atMs: systemClock.nowMs() });
+  }
   if (frame.leaving) dispatch.onLeaving(workerId);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);

@@ -55,6 +55,8 @@ export interface HandsOptions {
   readonly metrics: Metrics;
   nowMs(): number;
   tell(event: Event): void;
+  /** A fact that nothing hangs on at once. */
+  mention(event: Event): void;
 }
 
 /** Carries out what the domain decided. One branch per kind of action, no decisions. */
@@ -256,7 +258,7 @@ function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: 
   const { workerId, identity } = worker;
   void measure({ identity, workerId }, pssAboveBytes).then(
     // Nothing is left of it: its exit says more.
-    (taken) => taken !== undefined && options.tell({ type: 'sampled', workerId, sample: taken }),
+    (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: taken }),
     (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
   );
 }

@@ -1,6 +1,7 @@
 // A bare grpc-js server that echoes: node echo-grpc-js.js SOCKET
 
-import type { GrpcObject, ServiceClientConstructor } from '@grpc/grpc-js';
+import { once } from 'node:events';
+import type { GrpcObject, ServerWritableStream, ServiceClientConstructor } from '@grpc/grpc-js';
 import { loadPackageDefinition, Server, ServerCredentials } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { root } from '../paths.ts';
@@ -18,7 +19,17 @@ server.addService((v1['Execution'] as ServiceClientConstructor).service, {
     if (command === 'handler_5ms') setTimeout(answer, 5, null, { payload, content_type });
     else answer(null, { payload, content_type });
   },
+  ExecuteStream: (call: ServerWritableStream<{ payload: Buffer }, object>) => void stream(call),
 });
+
+/** So many chunks of such a size, as bench_app's command does it. */
+async function stream(call: ServerWritableStream<{ payload: Buffer }, object>): Promise<void> {
+  const { count, size } = JSON.parse(call.request.payload.toString()) as { count: number; size: number };
+  const response = { payload: Buffer.alloc(size, 'x'), content_type: 'application/octet-stream' };
+  for (let sent = 0; sent < count; sent += 1) if (!call.write(response)) await once(call, 'drain');
+  call.end();
+}
+
 server.bindAsync(`unix:${socket}`, ServerCredentials.createInsecure(), (error) => {
   if (error !== null) throw error;
   process.stdout.write('ready\n');

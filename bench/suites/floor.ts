@@ -18,13 +18,13 @@ import { alternate, ratioOf, spreadOf } from '../statistics.ts';
 
 /** The agent's pools: handlers one at a time as the default has it, many at a time, and one that is pinged often. */
 const pools = {
-  one: 'size: 2, concurrency: 1',
-  many: 'size: 2, concurrency: 16',
+  one: 'size: 2, concurrency: 1, queue: { max_bytes: 1GiB }',
+  many: 'size: 2, concurrency: 16, queue: { max_bytes: 1GiB }',
   pinged: 'size: 2, concurrency: 1, heartbeat: { interval: 100ms, timeout: 10s }',
 };
 
 interface Setting {
-  readonly command: 'echo' | 'handler_5ms';
+  readonly command: 'echo' | 'handler_5ms' | 'stream';
   readonly payloadBytes: number;
   readonly inFlight: number;
 }
@@ -69,9 +69,10 @@ export async function floor(options: SuiteOptions): Promise<Report> {
 function settings({ only }: SuiteOptions): Setting[] {
   const all: Setting[] = [];
   for (const [payloadBytes] of sizes) {
-    for (const inFlight of payloadBytes > 65536 ? [1, 32] : [1, 32, 256]) {
-      all.push({ command: 'echo', payloadBytes, inFlight });
-    }
+    for (const inFlight of [1, 32, 256]) all.push({ command: 'echo', payloadBytes, inFlight });
+  }
+  for (const payloadBytes of [128, 65536]) {
+    for (const inFlight of [1, 32]) all.push({ command: 'stream', payloadBytes, inFlight });
   }
   for (const inFlight of [1, 32, 256]) all.push({ command: 'handler_5ms', payloadBytes: 128, inFlight });
   return all.filter((setting) => only === undefined || titleOf(setting).includes(only));
@@ -79,6 +80,7 @@ function settings({ only }: SuiteOptions): Setting[] {
 
 function titleOf({ command, payloadBytes, inFlight }: Setting): string {
   const size = sizes.find(([bytes]) => bytes === payloadBytes)?.[1] ?? `${payloadBytes} B`;
+  if (command === 'stream') return `stream of 1,000 chunks a call, ${size} a chunk, ${inFlight} in flight (chunks/s)`;
   return `${command === 'echo' ? 'echo' : '5 ms handler'}, ${size}, ${inFlight} in flight`;
 }
 
@@ -118,6 +120,15 @@ function casesOf(
     return JSON.parse(await run(process.execPath, [`${built}client.js`, JSON.stringify(full)])) as Measured;
   };
   const submit = (pool: string) => ours(() => client({ kind: 'submit', socket: agent.socket, pool }), pool);
+  if (command === 'stream') {
+    return [
+      { name: baseline, measure: () => client({ kind: 'stream', socket: sockets.js, pool: '' }) },
+      {
+        name: 'pitwarden ExecuteStream, concurrency 16',
+        measure: () => ours(() => client({ kind: 'stream', socket: agent.socket, pool: 'many' }), 'many'),
+      },
+    ];
+  }
   const cases: Case[] = [
     { name: baseline, measure: () => unary(sockets.js) },
     { name: 'bare Python grpcio', measure: () => unary(sockets.python) },
@@ -132,7 +143,7 @@ function casesOf(
       measure: () => client({ kind: 'socket', socket: sockets.raw, pool: '' }),
     });
   }
-  if (payloadBytes > 65536) {
+  if (payloadBytes > 65536 && inFlight <= 32) {
     cases.push({
       name: 'pitwarden Execute, pinged every 100 ms',
       measure: () => ours(() => unary(agent.socket, 'pinged'), 'pinged'),

@@ -9,7 +9,7 @@ export type Event =
   | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
   | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }
   | { readonly type: 'link-closed'; readonly workerId: string }
-  | { readonly type: 'pong'; readonly workerId: string; readonly sequence: number }
+  | { readonly type: 'pong'; readonly workerId: string; readonly sequence: number; readonly atMs: number }
   | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
   | { readonly type: 'idle'; readonly workerId: string }
   | { readonly type: 'budget-spent'; readonly workerId: string }

@@ -62,7 +62,7 @@ function apply(draft: Draft, event: Event): void {
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
     case 'pong':
-      return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event.sequence));
+      return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event.sequence, event.atMs));
     case 'sampled':
       return withWorker(draft, event.workerId, (worker) => sampled(draft, worker, event.sample));
     case 'idle':
@@ -130,13 +130,13 @@ function linkClosed(draft: Draft, worker: Worker): void {
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
 }
 
-function pong(draft: Draft, worker: Worker, sequence: number): void {
-  const { nowMs } = draft.facts;
+function pong(draft: Draft, worker: Worker, sequence: number, atMs: number): void {
   const answered = worker.heartbeat.unanswered.find((ping) => ping.sequence === sequence);
   if (answered === undefined || worker.phase === 'exited') return;
-  const roundTripMs = nowMs - answered.sentAtMs;
+  // What the loop's own lag was forgiven for may make it seem to come before its ping.
+  const roundTripMs = Math.max(0, atMs - answered.sentAtMs);
   const unanswered = worker.heartbeat.unanswered.filter((ping) => ping.sequence > sequence);
-  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: nowMs, roundTripMs } });
+  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: atMs, roundTripMs } });
   draft.actions.push({ type: 'round-trip', pool: worker.pool, ms: roundTripMs });
 }
 

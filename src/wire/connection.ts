@@ -6,17 +6,11 @@ export interface Connection {
   unreadBytes: number;
 }
 
-/**
- * Bytes that may be on their way to us unasked, per stream and per connection. Node's default of 64 KiB has a large message
- * wait for its receiver sixteen times a MiB, and grpc-js's option grpc-node.flow_control_window is for clients only.
- */
-const windowBytes = 1024 * 1024;
-
 const connections = new WeakMap<ServerHttp2Session, Connection>();
 
 /**
  * The connection that a call came by. grpc-js keeps it to itself, so it is read off the stream inside of the call: should
- * that move in a later version, calls get a connection each, and the default windows.
+ * that move in a later version, calls get a connection each.
  */
 export function connectionOf(call: object): Connection {
   const { call: inner } = call as { readonly call?: { readonly stream?: { readonly session?: ServerHttp2Session } } };
@@ -26,13 +20,6 @@ export function connectionOf(call: object): Connection {
   if (connection === undefined) {
     connection = { unreadBytes: 0 };
     connections.set(session, connection);
-    widen(session);
   }
   return connection;
-}
-
-function widen(session: ServerHttp2Session): void {
-  if (session.destroyed || session.closed) return;
-  session.setLocalWindowSize(windowBytes);
-  session.settings({ initialWindowSize: windowBytes });
 }

@@ -1,7 +1,6 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { LinkRequest, RequestLink } from '../dispatch/worker.ts';
-import { connectionOf } from './connection.ts';
 import { services } from './proto.ts';
 import type { ApiServer } from './server.ts';
 
@@ -73,8 +72,6 @@ export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
 }
 
 function attach(source: WorkerLinkSource, call: Call): void {
-  // For its window: results may be large.
-  connectionOf(call);
   let workerId = '';
   const refuse = (code: status, message: string): void => {
     source.refused(message);

@@ -222,7 +222,7 @@ describe('pings', () => {
     expect(simulation.ready()).toHaveLength(1);
     const sequence = simulation.ready()[0]?.heartbeat.sequence ?? 0;
     process.behaviour.answersPings = true;
-    simulation.tell({ type: 'pong', workerId: process.workerId, sequence });
+    simulation.tell({ type: 'pong', workerId: process.workerId, sequence, atMs: simulation.nowMs });
     simulation.run(10);
     expect(simulation.ready()[0]?.health).toBe('well');
     expect(count(simulation, 'resume')).toBe(1);

@@ -182,7 +182,12 @@ export class Simulation {
     switch (action.type) {
       case 'ping':
         if (process?.alive && process.behaviour.answersPings) {
-          this.#tellLater(2, () => ({ type: 'pong', workerId: process.workerId, sequence: action.sequence }));
+          this.#tellLater(2, () => ({
+            type: 'pong',
+            workerId: process.workerId,
+            sequence: action.sequence,
+            atMs: this.nowMs,
+          }));
         }
         return;
       case 'sample':

@@ -60,8 +60,8 @@ const pool = fc
 
 const facts: Readonly<Record<string, (workerId: string) => Event>> = {
   closed: (workerId) => ({ type: 'link-closed', workerId }),
-  pong: (workerId) => ({ type: 'pong', workerId, sequence: 1 }),
-  'wrong pong': (workerId) => ({ type: 'pong', workerId, sequence: 99 }),
+  pong: (workerId) => ({ type: 'pong', workerId, sequence: 1, atMs: 1_000 }),
+  'wrong pong': (workerId) => ({ type: 'pong', workerId, sequence: 99, atMs: 1_000 }),
   idle: (workerId) => ({ type: 'idle', workerId }),
   sample: (workerId) => ({ type: 'sampled', workerId, sample: { rssBytes: 700, pssBytes: 650, cpuMs: 5 } }),
   spawned: (workerId) => ({ type: 'spawned', workerId, pid: 1 }),
@@ -201,7 +201,7 @@ test('facts about workers that nobody knows change nothing', () => {
   simulation.tell(
     { type: 'spawned', workerId, pid: 1 },
     { type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } },
-    { type: 'pong', workerId, sequence: 1 },
+    { type: 'pong', workerId, sequence: 1, atMs: 1_000 },
     { type: 'exited', workerId, exit: { code: 0, signal: null }, lastLines: [] },
     { type: 'gone', workerId, survivors: [1] },
     { type: 'stop-worker', workerId, replace: false },
