@@ -16,10 +16,12 @@ import { noCounters } from './policies/policy.ts';
 import type { Reason } from './reason.ts';
 import type { Pool, Slot, Worker } from './state.ts';
 
-/** How often a worker's tree is measured. Reading /proc/PID/stat costs tens of microseconds. */
-const sampleEveryMs = 1_000;
-/** PSS costs more than RSS and is read this seldom unless RSS nears a limit. */
-const pssEverySamples = 10;
+/** How often a worker's tree is measured, for limits on its memory or only to be seen. Each process costs 20 µs. */
+const sampleEveryMs = { limited: 1_000, unlimited: 2_000 } as const;
+/** PSS costs a millisecond and is read this seldom, unless RSS has moved, or is over a limit. */
+const pssEverySamples = 60;
+/** RSS has moved when it is so much more than when PSS was last read. */
+const moved = { factor: 1.1, bytes: 4 * 1024 * 1024 } as const;
 /** How often a pool that closes looks whether its queue is empty yet. */
 const queueCheckMs = 50;
 
@@ -119,12 +121,13 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
   if (nowMs >= before.usage.nextSampleAtMs) {
     const { softBytes, hardBytes } = pool.config.recycle.memory;
     const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
-    const pssAboveBytes =
-      before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(Number.MAX_SAFE_INTEGER, ...limits);
+    const everyMs = limits.length > 0 ? sampleEveryMs.limited : sampleEveryMs.unlimited;
+    const movedBytes = before.usage.rssAtPssBytes * moved.factor + moved.bytes;
+    const pssAboveBytes = before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(movedBytes, ...limits);
     const usage = {
       ...before.usage,
       samples: before.usage.samples + 1,
-      nextSampleAtMs: (Math.floor(nowMs / sampleEveryMs) + 1) * sampleEveryMs,
+      nextSampleAtMs: (Math.floor(nowMs / everyMs) + 1) * everyMs,
     };
     worker = putWorker(draft, before, { usage });
     draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes });
@@ -343,6 +346,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       sampledAtMs: 0,
       rssBytes: 0,
       pssBytes: 0,
+      rssAtPssBytes: 0,
       cpuMs: 0,
       cpu: 0,
       cpuAdvancedAtMs: 0,

@@ -125,6 +125,8 @@ export interface Usage {
   readonly sampledAtMs: number;
   readonly rssBytes: number;
   readonly pssBytes: number;
+  /** RSS when PSS was last read. */
+  readonly rssAtPssBytes: number;
   readonly cpuMs: number;
   /** Share of a core over the last sample. */
   readonly cpu: number;

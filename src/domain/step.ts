@@ -163,6 +163,7 @@ function nextUsage(
     sampledAtMs: nowMs,
     rssBytes: sample.rssBytes,
     pssBytes: sample.pssBytes > 0 ? sample.pssBytes : usage.pssBytes,
+    rssAtPssBytes: sample.pssBytes > 0 ? sample.rssBytes : usage.rssAtPssBytes,
     cpuMs: sample.cpuMs,
     cpu,
     cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
