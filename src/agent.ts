@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import type { Config } from './config/load.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
@@ -199,6 +199,9 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
     onIdle: (workerId) => loop().tell({ type: 'idle', workerId }),
     onBudgetSpent: (workerId) => loop().tell({ type: 'budget-spent', workerId }),
     onOutcome: (outcome) => metrics().outcome(outcome),
+    onOverdue: (workerId, message) => loop().tell({ type: 'overdue', workerId, message }),
+    onPoisoned: (pool, message) => loop().tell({ type: 'poisoned', pool, message }),
+    fingerprint: ({ command, payload }) => createHash('sha256').update(`${command}\0`).update(payload).digest('base64'),
     onDeadline: arm,
   });
   return dispatch;

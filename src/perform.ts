@@ -7,7 +7,6 @@ import type { Dispatch } from './dispatch/dispatch.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event } from './domain/event.ts';
-import type { Reason } from './domain/reason.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { BegunMark } from './os/begun-mark.ts';
@@ -103,6 +102,10 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
         maxQueuedRequests: action.pool.queue.maxRequests,
         maxQueuedBytes: action.pool.queue.maxBytes,
         requestTimeoutMs: action.pool.request.timeoutMs,
+        maxAttempts: action.pool.request.maxAttempts,
+        killAfterMs: action.pool.request.killAfterMs,
+        affinity: action.pool.request.affinity,
+        poison: action.pool.poison,
       });
     case 'gate':
       return dispatch.setPoolOpen(action.pool, {
@@ -201,10 +204,13 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
 function release(
   dispatch: Dispatch,
   worker: Held | undefined,
-  { workerId, reason, message }: { readonly workerId: string; readonly reason: Reason; readonly message: string },
+  { workerId, reason, message, crashed }: Action & { readonly type: 'release' },
 ): void {
-  const begunThrough = worker?.hello?.marks_begun === true ? worker.begun.read() : null;
-  dispatch.removeWorker(workerId, { reason, message, begunThrough });
+  dispatch.removeWorker(workerId, { reason, message, crashed, begunThrough: begunThrough(worker) });
+}
+
+function begunThrough(worker: Held | undefined): number | null {
+  return worker?.hello?.marks_begun === true ? worker.begun.read() : null;
 }
 
 function forget(held: Map<string, Held>, workerId: string): void {
@@ -248,6 +254,7 @@ function admit(options: HandsOptions, worker: Held | undefined, maxRequests: num
     maxRequests,
     commands,
     marksBegun: worker.hello.marks_begun,
+    begunThrough: () => begunThrough(worker),
     counters: worker.counters,
     link: worker.link,
   });

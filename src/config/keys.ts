@@ -108,7 +108,7 @@ export function whole(min: number, max: number, fallback: number, unit: string, 
     .meta({ description, unit: `${unit}, ${min} to ${max}` });
 }
 
-export function wholeOrOff(fallback: string, unit: string, description: string) {
+export function wholeOrOff(fallback: number | 'off', unit: string, description: string) {
   const parse = (input: unknown): Parsed<number> => {
     const count = input === 'off' ? 0 : input;
     if (typeof count === 'number' && Number.isSafeInteger(count) && count >= 0) return { ok: true, value: count };

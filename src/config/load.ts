@@ -199,7 +199,7 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
 }
 
 function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
-  const { start, heartbeat, recycle, restart, drain, queue, request } = pool;
+  const { start, heartbeat, recycle, restart, drain, queue, request, poison } = pool;
   return {
     name,
     app: pool.app,
@@ -231,7 +231,13 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
     },
     drain: { timeoutMs: drain.timeout, killAfterMs: drain.kill_after },
     queue: { maxRequests: queue.max_requests, maxBytes: queue.max_bytes },
-    request: { timeoutMs: request.timeout },
+    request: {
+      timeoutMs: request.timeout,
+      maxAttempts: request.max_attempts,
+      killAfterMs: request.kill_after,
+      affinity: request.session_affinity,
+    },
+    poison: { after: poison.after, forMs: poison.for },
   };
 }
 

@@ -129,6 +129,20 @@ const queue = section({
 
 const request = section({
   timeout: duration('60s', 'Deadline of a request whose caller gave none.'),
+  max_attempts: whole(1, 100, 3, 'attempts', 'How often an idempotent request may be sent, its first time included.'),
+  kill_after: durationOrOff(
+    '30s',
+    'How long a worker may go on with a request whose deadline passed before the worker is killed and replaced.',
+  ),
+  session_affinity: choice(['off', 'hint', 'strict']).prefault('off').meta({
+    description:
+      'Whether requests with the same `session_id` go to the same worker: `hint` while it has a place, `strict` waits for it as long as it takes requests.',
+  }),
+});
+
+const poison = section({
+  after: wholeOrOff(3, 'crashes', 'Crashed workers that were running a request after which the same is refused.'),
+  for: duration('10m', 'How long it is refused, counted from the last crash.'),
 });
 
 const pool = sectionBody({
@@ -159,7 +173,8 @@ const pool = sectionBody({
   restart: restart.meta({ description: 'What happens after a crash.' }),
   drain: drain.meta({ description: 'How a worker goes.' }),
   queue: queue.meta({ description: 'Limits on the requests that wait; beyond them RESOURCE_EXHAUSTED is the answer.' }),
-  request: request.meta({ description: 'Defaults of a request.' }),
+  request: request.meta({ description: 'How requests are treated.' }),
+  poison: poison.meta({ description: 'Requests that crash their workers: refused with FAILED_PRECONDITION.' }),
 });
 
 export const schema = sectionBody({

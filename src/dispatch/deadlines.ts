@@ -5,7 +5,8 @@ const tickMs = 20;
 
 /** Deadlines of all requests: O(1) to add and to take away, and no timer for each. */
 export interface Deadlines {
-  add(request: Request): void;
+  /** In at most one place at a time. */
+  add(request: Request, atMs: number): void;
   remove(request: Request): void;
   /** Takes out what is due at `nowMs`. */
   take(nowMs: number): Request[];
@@ -18,8 +19,8 @@ export function createDeadlines(): Deadlines {
   const ticks = new Map<number, Request>();
   let earliest = Number.POSITIVE_INFINITY;
   return {
-    add: (request) => {
-      const tick = Math.ceil(request.deadlineMs / tickMs);
+    add: (request, atMs) => {
+      const tick = Math.ceil(atMs / tickMs);
       const head = ticks.get(tick) ?? null;
       request.deadlineTick = tick;
       request.nextDue = head;
@@ -28,12 +29,14 @@ export function createDeadlines(): Deadlines {
       if (tick < earliest) earliest = tick;
     },
     remove: (request) => {
+      if (request.deadlineTick < 0) return;
       if (request.previousDue !== null) request.previousDue.nextDue = request.nextDue;
       else if (request.nextDue !== null) ticks.set(request.deadlineTick, request.nextDue);
       else ticks.delete(request.deadlineTick);
       if (request.nextDue !== null) request.nextDue.previousDue = request.previousDue;
       request.nextDue = null;
       request.previousDue = null;
+      request.deadlineTick = -1;
     },
     take: (nowMs) => {
       const due: Request[] = [];
@@ -49,6 +52,7 @@ export function createDeadlines(): Deadlines {
           const next: Request | null = request.nextDue;
           request.nextDue = null;
           request.previousDue = null;
+          request.deadlineTick = -1;
           due.push(request);
           request = next;
         }

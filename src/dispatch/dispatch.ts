@@ -1,17 +1,21 @@
+import type { Affinity } from './affinity.ts';
+import { createAffinity } from './affinity.ts';
 import type { CommandStats } from './command-stats.ts';
 import { mayPrefetch, newCommandStats, noteRun, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
 import type { Deadlines } from './deadlines.ts';
 import { createDeadlines } from './deadlines.ts';
 import type { FreeWorkers } from './free-workers.ts';
 import { createFreeWorkers } from './free-workers.ts';
+import type { Poison, PoisonLimits } from './poison.ts';
+import { createPoison } from './poison.ts';
 import type { Queue } from './queue.ts';
 import { createQueue } from './queue.ts';
+import type { ServiceRate } from './rate.ts';
+import { createServiceRate } from './rate.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
 import type { DispatchWorker, NewWorker } from './worker.ts';
 
-/** How often one request may be sent before its workers' deaths are taken to be its own doing. */
-const attemptsMax = 3;
 /** Queued requests that are looked at for a worker that cannot run the first of them. */
 const skippedMax = 64;
 /** Advice to a refused caller stays within this. */
@@ -27,6 +31,13 @@ export interface PoolLimits {
   readonly maxQueuedRequests: number;
   readonly maxQueuedBytes: number;
   readonly requestTimeoutMs: number;
+  /** How often an idempotent request may be sent. */
+  readonly maxAttempts: number;
+  /** How long a worker may go on with a request whose deadline passed; 0: for ever. */
+  readonly killAfterMs: number;
+  readonly poison: PoisonLimits;
+  /** Whether requests of one session go to one worker: where it has a place (`hint`), or as long as it lives (`strict`). */
+  readonly affinity: 'off' | 'hint' | 'strict';
 }
 
 /** How one request ended, for the metrics. */
@@ -53,6 +64,12 @@ export interface DispatchOptions {
   /** A worker has ended as many requests as it was given. */
   onBudgetSpent(workerId: string): void;
   onOutcome(outcome: Outcome): void;
+  /** A worker was told long ago that a request's deadline had passed, and still runs it. */
+  onOverdue(workerId: string, message: string): void;
+  /** A request is refused from now on, for the workers that it crashed. */
+  onPoisoned(pool: string, message: string): void;
+  /** The same for requests of one pool that ask the same. */
+  fingerprint(request: Pick<Ask, 'command' | 'payload'>): string;
   /** `expire` wants to be called then, and no earlier time was asked for. */
   onDeadline(atMs: number): void;
 }
@@ -79,6 +96,8 @@ export interface WorkerEnd {
   readonly message: string;
   /** The highest link id that it marked as begun; null: any of its requests may have begun. */
   readonly begunThrough: number | null;
+  /** Nobody planned it: a request that it had may be why. */
+  readonly crashed: boolean;
 }
 
 export interface WorkerError {
@@ -137,6 +156,9 @@ interface Pool {
   failed: number;
   /** 0: nothing ran yet. */
   averageRunMs: number;
+  readonly rate: ServiceRate;
+  readonly poison: Poison;
+  readonly affinity: Affinity;
 }
 
 interface Core {
@@ -197,7 +219,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
 }
 
 function newPool(name: string, limits: PoolLimits): Pool {
-  return {
+  const pool: Pool = {
     name,
     limits,
     open: true,
@@ -212,13 +234,17 @@ function newPool(name: string, limits: PoolLimits): Pool {
     completed: 0,
     failed: 0,
     averageRunMs: 0,
+    rate: createServiceRate(),
+    poison: createPoison(() => pool.limits.poison),
+    affinity: createAffinity(),
   };
+  return pool;
 }
 
 function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   const arrivedAtMs = core.options.nowMs();
   const pool = core.pools.get(ask.pool);
-  const refused = pool === undefined ? unknownPool(core, ask) : refuseAtTheDoor(pool, ask, arrivedAtMs);
+  const refused = pool === undefined ? unknownPool(core, ask) : refuseAtTheDoor(core, pool, ask, arrivedAtMs);
   if (pool === undefined || refused !== undefined) {
     answers.error(refused ?? unknownPool(core, ask));
     // A pool that does not exist is no label of a metric: names that callers make up would grow it without bound.
@@ -228,7 +254,7 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
     return undefined;
   }
   const request = newRequest(ask, answers, arrivedAtMs, pool.limits.requestTimeoutMs);
-  core.deadlines.add(request);
+  core.deadlines.add(request, request.deadlineMs);
   arm(core);
   const worker = pool.queue.length === 0 ? workerFor(pool, ask) : null;
   if (worker !== null) {
@@ -260,11 +286,12 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     attempts: 0,
     workerId: '',
     linkId: 0,
+    overdue: false,
     paused: false,
     expectedMs: 0,
     nextQueued: null,
     previousQueued: null,
-    deadlineTick: 0,
+    deadlineTick: -1,
     nextDue: null,
     previousDue: null,
   };
@@ -275,10 +302,14 @@ function unknownPool(core: Core, ask: Ask): RequestError {
   return refusal(code.notFound, `pool: expected one of this node's pools (${names}), got "${ask.pool}"`);
 }
 
-function refuseAtTheDoor(pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
+function refuseAtTheDoor(core: Core, pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
   if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: 1_000 });
   if (pool.workers.size > 0 && !pool.commands.has(ask.command)) return unknownCommand(pool, ask.command);
   if (ask.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
+  if (pool.poison.any) {
+    const crashes = pool.poison.crashesOf(core.options.fingerprint(ask), nowMs);
+    if (crashes > 0) return poisonous(ask.command, crashes);
+  }
   if (pool.queue.length === 0 && pool.free.size > 0) return undefined;
   const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
   if (pool.queue.length >= maxQueuedRequests) {
@@ -288,14 +319,33 @@ function refuseAtTheDoor(pool: Pool, ask: Ask, nowMs: number): RequestError | un
     const would = pool.queue.bytes + ask.payload.length;
     return queueFull(pool, `queue.max_bytes: expected at most ${maxQueuedBytes} bytes waiting, got ${would}`);
   }
-  return undefined;
+  return refuseTooLate(pool, ask, nowMs);
+}
+
+/** What cannot be served before its deadline would only be in the way of what can. */
+function refuseTooLate(pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
+  const waitMs = pool.queue.length === 0 ? 0 : pool.rate.expectedMs(pool.queue.length + 1);
+  const leftMs = Number.isFinite(ask.deadlineMs) ? ask.deadlineMs - nowMs : pool.limits.requestTimeoutMs;
+  if (waitMs <= leftMs) return undefined;
+  const ahead = `${pool.queue.length} requests wait in the queue of pool ${pool.name}`;
+  const message = `${ahead}: expected a deadline of at least ${Math.ceil(waitMs)} ms, got ${Math.floor(leftMs)} ms`;
+  return refusal(code.resourceExhausted, message, { retryAfterMs: advise(waitMs - leftMs) });
+}
+
+function poisonous(command: string, crashes: number): RequestError {
+  const message = `this request to ${command} was running in ${crashes} workers that crashed: it is refused for a while`;
+  return refusal(code.failedPrecondition, message);
+}
+
+function advise(waitMs: number): number {
+  return Math.min(retryAfterMs.most, Math.max(retryAfterMs.least, Math.ceil(waitMs)));
 }
 
 function queueFull(pool: Pool, message: string): RequestError {
   const waitMs = (pool.averageRunMs * (pool.queue.length + 1)) / Math.max(1, pool.capacity);
-  const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : Math.ceil(waitMs);
+  const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
   return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
-    retryAfterMs: Math.min(retryAfterMs.most, Math.max(retryAfterMs.least, advised)),
+    retryAfterMs: advise(advised),
   });
 }
 
@@ -330,13 +380,26 @@ function serveQueue(core: Core, pool: Pool): void {
 }
 
 /** One with a place for it, or else one where it need not wait for long. */
-function workerFor(pool: Pool, { command, payload }: Pick<Ask, 'command' | 'payload'>): DispatchWorker | null {
+function workerFor(pool: Pool, ask: Pick<Ask, 'command' | 'payload' | 'sessionId'>): DispatchWorker | null {
+  const { command, payload } = ask;
+  const own = ask.sessionId === '' || pool.limits.affinity === 'off' ? null : sessionsWorker(pool, ask);
+  if (own !== null && own.counters.inFlight < own.concurrency) return own;
+  if (own !== null && pool.limits.affinity === 'strict') return null;
   if (pool.free.size > 0) return freeWorkerFor(pool, command);
   const stats = pool.commands.get(command);
   const worker = pool.full.first();
   if (worker === null || stats === undefined || !mayPrefetch(stats, worker.expectedMs)) return null;
   if (worker.payloadBytes + payload.length > prefetchMaxBytes) return null;
   return worker.commands.get(command)?.isAsync === false ? worker : null;
+}
+
+/** The worker that has the session, while it takes requests. */
+function sessionsWorker(pool: Pool, { command, sessionId }: Pick<Ask, 'command' | 'sessionId'>): DispatchWorker | null {
+  const worker = pool.affinity.workerOf(sessionId);
+  if (worker === undefined) return null;
+  if (pool.workers.has(worker) && !worker.paused && !worker.leaving && worker.commands.has(command)) return worker;
+  pool.affinity.forget(sessionId);
+  return null;
 }
 
 /** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
@@ -377,6 +440,7 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
   request.workerId = worker.workerId;
   request.linkId = linkId;
   request.expectedMs = pool.commands.get(request.command)?.expectedMs ?? 0;
+  if (pool.limits.affinity !== 'off' && request.sessionId !== '') pool.affinity.remember(request.sessionId, worker);
   displace(pool, worker);
   worker.running.set(linkId, request);
   worker.expectedMs += request.expectedMs;
@@ -421,6 +485,8 @@ function release(core: Core, pool: Pool, worker: DispatchWorker, request: Reques
   counters.inFlight -= 1;
   pool.inFlight -= 1;
   worker.payloadBytes -= request.payloadBytes;
+  if (request.overdue) core.deadlines.remove(request);
+  request.overdue = false;
   // The sum of many fractions drifts: nothing is exactly nothing.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
   if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
@@ -493,11 +559,37 @@ function giveUp(core: Core, request: Request, error: RequestError): void {
 function expire(core: Core): number {
   const nowMs = core.options.nowMs();
   for (const request of core.deadlines.take(nowMs)) {
-    giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
+    if (request.overdue) stillRuns(core, request, nowMs);
+    else tooLate(core, request, nowMs);
   }
   recallFromStalled(core, nowMs);
   core.armedAtMs = nextAtMs(core);
   return core.armedAtMs;
+}
+
+function tooLate(core: Core, request: Request, nowMs: number): void {
+  const { state } = request;
+  giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
+  const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
+  if (state !== 'sent' || killAfterMs === 0) return;
+  request.overdue = true;
+  core.deadlines.add(request, nowMs + killAfterMs);
+}
+
+/** Its worker was told that nobody waits for it any more, and has had time to say that it ended. */
+function stillRuns(core: Core, request: Request, nowMs: number): void {
+  request.overdue = false;
+  const worker = core.workers.get(request.workerId);
+  if (worker?.running.get(request.linkId) !== request) return;
+  if (isAfter(request.linkId, worker.begunThrough())) {
+    // Not this one keeps the worker from answering: it has not begun.
+    request.overdue = true;
+    core.deadlines.add(request, nowMs + (core.pools.get(request.pool)?.limits.killAfterMs ?? 0));
+    return;
+  }
+  const overMs = Math.round(nowMs - request.deadlineMs);
+  const message = `request ${request.requestId} (${request.command}) still runs ${overMs} ms after its deadline`;
+  core.options.onOverdue(worker.workerId, message);
 }
 
 function nextAtMs(core: Core): number {
@@ -586,16 +678,31 @@ function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
   const unwritten = worker.link.unwritten();
   const again: Request[] = [];
   for (const [linkId, request] of worker.running) {
+    if (request.overdue) core.deadlines.remove(request);
+    request.overdue = false;
     if (request.state === 'ended') continue;
     // What began may have done its work: at most once, unless the caller says that it may run again.
     const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.begunThrough);
     if (neverBegan) request.attempts -= 1;
-    if (neverBegan || (request.idempotent && request.attempts < attemptsMax)) again.push(request);
+    const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
+    if (crashes > 0) end(core, request, poisonous(request.command, crashes));
+    else if (neverBegan || (request.idempotent && request.attempts < pool.limits.maxAttempts)) again.push(request);
     else end(core, request, workerEnded(worker.workerId, ending));
   }
   worker.running.clear();
   requeue(pool, again);
   serveQueue(core, pool);
+}
+
+/** It was running when its worker crashed. How often it did, if that is too often; else 0. */
+function suspect(core: Core, pool: Pool, request: Request): number {
+  const fingerprint = core.options.fingerprint(request);
+  const nowMs = core.options.nowMs();
+  if (!pool.poison.crashed(fingerprint, nowMs)) return 0;
+  const crashes = pool.poison.crashesOf(fingerprint, nowMs);
+  const which = `request ${request.requestId} (${request.command}, ${request.payloadBytes} bytes)`;
+  core.options.onPoisoned(pool.name, `${which} was running in ${crashes} workers that crashed: refused from now on`);
+  return crashes;
 }
 
 /** Of numbers that wrap at 2^32, the later one is less than half the way round ahead (RFC 1982). */
@@ -693,6 +800,7 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   // it failed: one that has lost its database, and fails quickly, must not draw all requests to itself.
   const { error } = result;
   place(pool, worker, error === null ? 'first' : 'last');
+  pool.rate.answered(nowMs, pool.queue.length);
   if (error === null) end(core, request, null, result);
   else
     end(

@@ -6,6 +6,7 @@ export const code = {
   deadlineExceeded: 4,
   notFound: 5,
   resourceExhausted: 8,
+  failedPrecondition: 9,
   internal: 13,
   unavailable: 14,
 } as const;
@@ -71,6 +72,8 @@ export interface Request extends Ask {
   /** The worker that has it. */
   workerId: string;
   linkId: number;
+  /** Its deadline passed in its worker, which is given some time to answer. */
+  overdue: boolean;
   /** Its caller does not keep up with its chunks. */
   paused: boolean;
   /** What it adds to its worker's `expectedMs`. */
@@ -78,6 +81,7 @@ export interface Request extends Ask {
   // Places in its pool's queue and in its deadline's list.
   nextQueued: Request | null;
   previousQueued: Request | null;
+  /** -1: in no list. */
   deadlineTick: number;
   nextDue: Request | null;
   previousDue: Request | null;

@@ -34,6 +34,8 @@ export interface NewWorker {
   readonly commands: ReadonlyMap<string, WorkerCommand>;
   /** It tells, even when it dies, which requests began; those that did not can be sent elsewhere. */
   readonly marksBegun: boolean;
+  /** The highest link id that it marked as begun; null: any may have. */
+  begunThrough(): number | null;
   readonly counters: WorkerCounters;
   readonly link: RequestLink;
 }

@@ -21,7 +21,14 @@ export type Action =
   /** The process has exited: kill what is left of its tree, and say gone. */
   | { readonly type: 'sweep'; readonly workerId: string }
   /** The process has exited: end or move its requests. */
-  | { readonly type: 'release'; readonly workerId: string; readonly reason: Reason; readonly message: string }
+  | {
+      readonly type: 'release';
+      readonly workerId: string;
+      readonly reason: Reason;
+      readonly message: string;
+      /** Nobody planned it. */
+      readonly crashed: boolean;
+    }
   | { readonly type: 'forget'; readonly workerId: string }
   | { readonly type: 'set-pool'; readonly pool: PoolConfig }
   /** Takes new requests or refuses them, and with `refuseQueued` those that wait too. */
@@ -51,6 +58,7 @@ export const recordKinds = [
   'worker_gone',
   'worker_health',
   'slot_backing_off',
+  'request_poisoned',
   'pool_added',
   'pool_changed',
   'pool_removed',

@@ -41,7 +41,16 @@ export interface PoolConfig {
   readonly restart: { readonly backoffMinMs: number; readonly backoffMaxMs: number; readonly resetAfterMs: number };
   readonly drain: { readonly timeoutMs: number; readonly killAfterMs: number };
   readonly queue: { readonly maxRequests: number; readonly maxBytes: number };
-  readonly request: { readonly timeoutMs: number };
+  readonly request: {
+    readonly timeoutMs: number;
+    /** How often an idempotent request may be sent. */
+    readonly maxAttempts: number;
+    /** How long a worker may go on with a request whose deadline passed; 0: for ever. */
+    readonly killAfterMs: number;
+    readonly affinity: 'off' | 'hint' | 'strict';
+  };
+  /** A request that was running in `after` crashed workers is refused for so long; 0: never. */
+  readonly poison: { readonly after: number; readonly forMs: number };
 }
 
 /** Words of everything that makes a running worker out of date when it changes: those that reach the process. */

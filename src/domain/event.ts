@@ -13,6 +13,9 @@ export type Event =
   | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
   | { readonly type: 'idle'; readonly workerId: string }
   | { readonly type: 'budget-spent'; readonly workerId: string }
+  /** It was told to end a request whose deadline had passed, and did not in time. */
+  | { readonly type: 'overdue'; readonly workerId: string; readonly message: string }
+  | { readonly type: 'poisoned'; readonly pool: string; readonly message: string }
   | { readonly type: 'exited'; readonly workerId: string; readonly exit: Exit; readonly lastLines: readonly string[] }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;

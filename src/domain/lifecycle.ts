@@ -14,6 +14,7 @@ const unplannedReasons: ReadonlySet<Reason> = new Set([
   'start_timeout',
   'start_failed',
   'hung',
+  'overdue',
   'link_lost',
   'memory_hard',
 ]);
@@ -97,7 +98,7 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
   putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
   const message = exitMessage(worker, exit, lastLines, unplanned);
   draft.actions.push(
-    { type: 'release', workerId: worker.id, reason: ending, message },
+    { type: 'release', workerId: worker.id, reason: ending, message, crashed: unplanned },
     { type: 'sweep', workerId: worker.id },
   );
   record(draft, {

@@ -8,6 +8,7 @@ export const reasons = [
   'start_timeout',
   'start_failed',
   'hung',
+  'overdue',
   'link_lost',
   'memory',
   'memory_hard',

@@ -4,7 +4,7 @@ import { applyCommand } from './command.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
-import { exited } from './lifecycle.ts';
+import { exited, kill } from './lifecycle.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
 
@@ -69,6 +69,15 @@ function apply(draft: Draft, event: Event): void {
     case 'budget-spent':
       // Facts that `reconcile` reads from the counters; the event only makes it look.
       return;
+    case 'overdue':
+      return withWorker(draft, event.workerId, (worker) => overdue(draft, worker, event.message));
+    case 'poisoned':
+      return record(draft, {
+        kind: 'request_poisoned',
+        pool: event.pool,
+        message: event.message,
+        unplanned: true,
+      });
     case 'exited':
       return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event.lastLines));
     case 'gone':
@@ -170,6 +179,11 @@ function nextUsage(
     samplesOverSoft: overSoft ? usage.samplesOverSoft + 1 : 0,
     overHard: limits.hardBytes > 0 && bytes > limits.hardBytes,
   };
+}
+
+function overdue(draft: Draft, worker: Worker, message: string): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool !== undefined && worker.phase !== 'stopping') kill(draft, worker, pool, 'overdue', message);
 }
 
 function gone(draft: Draft, worker: Worker, survivors: readonly number[]): void {

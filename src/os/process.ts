@@ -29,8 +29,8 @@ type Started =
   | { readonly ok: true; readonly identity: ProcessIdentity }
   | { readonly ok: false; readonly message: string };
 
-/** How long after its end a worker's output is still waited for. */
-const outputGraceMs = 100;
+/** How long after its end a worker's output is still waited for: its callers are told of its end after that. */
+const outputGraceMs = 30;
 
 /** Starts a worker as the leader of a session and process group of its own. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import type { FakeWorker, Told } from './host.ts';
-import { Host } from './host.ts';
+import { Host, poolLimits } from './host.ts';
 
 interface Move {
   play(host: Host): void;
@@ -20,6 +20,7 @@ const submit = fc
     idempotent: fc.boolean(),
     streams: fc.boolean(),
     bytes: fc.constantFrom(0, 10, 60, 200),
+    sessionId: fc.constantFrom('', '', 's', 't'),
     timeoutMs: fc.constantFrom(-1, 5, 100, 5_000, Number.POSITIVE_INFINITY),
   })
   .map(({ bytes, timeoutMs, ...ask }) =>
@@ -149,6 +150,7 @@ test('whatever happens in whatever order: one end for each request, no worker ov
 /** Two workers that have shown command c to be short, so that requests are sent ahead of their turn. */
 function hostInTheMiddle(): Host {
   const host = new Host();
+  host.dispatch.setPool('p', poolLimits({ affinity: 'hint', killAfterMs: 90, poison: { after: 2, forMs: 500 } }));
   for (const concurrency of [1, 2]) {
     const worker = host.addWorker({ concurrency, commands: ['c', 'stream'], marksBegun: true });
     host.submit();

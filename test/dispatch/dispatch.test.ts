@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
-import { Host } from './host.ts';
+import type { FakeWorker } from './host.ts';
+import { Host, poolLimits } from './host.ts';
 
 const [linkIds, first] = [
   (worker: { running: Map<number, unknown> }) => [...worker.running.keys()],
@@ -232,7 +233,7 @@ describe('sending ahead', () => {
 
   test('none to a worker that would not say what began, and no async ones', () => {
     const host = new Host();
-    host.dispatch.setPool('q', { maxQueuedRequests: 9, maxQueuedBytes: 100, requestTimeoutMs: 1_000 });
+    host.dispatch.setPool('q', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 100 }));
     const silent = host.addWorker({ marksBegun: false });
     const tells = host.addWorker({ marksBegun: true, pool: 'q', commands: ['async'] });
     for (const [worker, ask] of [
@@ -306,7 +307,7 @@ describe('sending ahead', () => {
 
   test('nothing more to a worker that has many bytes to take', () => {
     const host = hostThatKnows(0.01);
-    host.dispatch.setPool('p', { maxQueuedRequests: 9, maxQueuedBytes: 2 ** 30, requestTimeoutMs: 1_000 });
+    host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 2 ** 30 }));
     const told = Array.from({ length: 4 }, () => host.submit({ payload: Buffer.alloc(prefetchMaxBytes / 2) }));
     expect(sentTo(told)).toEqual(['w0', 'w0', '', '']);
   });
@@ -348,5 +349,168 @@ describe('a caller that does not keep up', () => {
     host.remove(dies);
     const next = host.addWorker({ commands: ['stream'] });
     expect([...next.held]).toEqual([request.linkId]);
+  });
+});
+
+describe('what comes too late', () => {
+  /** One worker that answers every 10 ms, with two requests waiting. */
+  function steady(): Host {
+    const host = new Host();
+    const worker = host.addWorker();
+    host.submit();
+    host.submit();
+    for (let i = 0; i < 25; i += 1) {
+      host.submit();
+      host.pass(10);
+      host.answer(worker, first(worker));
+    }
+    return host;
+  }
+
+  test('is refused on arrival, by the pace of the pool', () => {
+    const host = steady();
+    expect(host.submit({ deadlineMs: host.nowMs + 15 }).error).toMatchObject({
+      code: 8,
+      message: expect.stringMatching(
+        /^\d requests wait in the queue of pool p: expected a deadline of at least \d+ ms, got 15 ms$/,
+      ),
+      retryAfterMs: 50,
+    });
+    expect(host.submit({ deadlineMs: host.nowMs + 100 }).error).toBeUndefined();
+  });
+
+  test('nothing is refused while the pace is unknown, or nothing waits', () => {
+    const host = new Host();
+    const worker = host.addWorker();
+    host.submit();
+    host.submit();
+    expect(host.submit({ deadlineMs: host.nowMs + 1 }).error).toBeUndefined();
+    while (worker.running.size > 0) host.answer(worker, first(worker));
+    expect(host.submit({ deadlineMs: host.nowMs + 1 }).error).toBeUndefined();
+  });
+});
+
+describe('a request that its worker does not end after its deadline', () => {
+  const killing = (patch = {}): Host => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ killAfterMs: 500, ...patch }));
+    return host;
+  };
+
+  test('is told after kill_after, once', () => {
+    const host = killing();
+    const worker = host.addWorker({ marksBegun: true });
+    expect(host.submit({ deadlineMs: host.nowMs + 100 }).sentTo).toEqual(['w0']);
+    host.pass(120);
+    expect(worker.cancelled).toHaveLength(1);
+    host.pass(480);
+    expect(host.overdue).toEqual([]);
+    host.pass(60);
+    expect(host.overdue).toEqual(['w0']);
+    host.pass(10_000);
+    expect(host.overdue).toEqual(['w0']);
+  });
+
+  test('is forgotten when it answers, or the worker ends', () => {
+    const host = killing();
+    const [a, b] = [host.addWorker(), host.addWorker()];
+    host.submit({ deadlineMs: host.nowMs + 100 });
+    host.submit({ deadlineMs: host.nowMs + 100 });
+    host.pass(120);
+    host.answer(a, first(a));
+    host.remove(b);
+    host.pass(10_000);
+    expect(host.overdue).toEqual([]);
+  });
+
+  test('is not blamed while it has not begun', () => {
+    const host = killing();
+    const worker = host.addWorker({ marksBegun: true });
+    const told = host.submit({ deadlineMs: host.nowMs + 100 });
+    worker.begunThrough = (told.request?.linkId ?? 0) - 1;
+    host.pass(5_000);
+    host.pass(5_000);
+    expect(host.overdue).toEqual([]);
+  });
+});
+
+describe('a request that crashes its workers', () => {
+  const poisoned = { payload: Buffer.from('poison'), idempotent: true };
+
+  test('is refused after poison.after crashes, for poison.for, and named', () => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
+    host.addWorker();
+    const told = host.submit(poisoned);
+    host.addWorker();
+    host.remove(host.workers[0] as FakeWorker);
+    expect(told.sentTo).toEqual(['w0', 'w1']);
+    host.addWorker();
+    host.remove(host.workers[1] as FakeWorker);
+    const message = 'this request to c was running in 2 workers that crashed: it is refused for a while';
+    expect(told.error).toMatchObject({ code: 9, message });
+    expect(host.poisoned).toEqual([
+      'request 0 (c, 6 bytes) was running in 2 workers that crashed: refused from now on',
+    ]);
+    expect(host.submit(poisoned).error).toMatchObject({ code: 9 });
+    expect(host.submit({ payload: Buffer.from('other') }).error).toBeUndefined();
+    host.pass(60_000);
+    expect(host.submit(poisoned).error).toBeUndefined();
+  });
+
+  test('planned ends, and what had not begun, do not count', () => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ poison: { after: 1, forMs: 60_000 } }));
+    const stopped = host.addWorker();
+    host.submit(poisoned);
+    host.remove(stopped, 'operator', false);
+    const unbegun = host.addWorker();
+    unbegun.unwritten.add(first(unbegun));
+    host.remove(unbegun);
+    expect(host.poisoned).toEqual([]);
+  });
+});
+
+describe('sessions', () => {
+  const twoWorkers = (affinity: 'hint' | 'strict'): [Host, FakeWorker, FakeWorker] => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ affinity }));
+    return [host, host.addWorker(), host.addWorker()];
+  };
+
+  test.each(['hint', 'strict'] as const)('%s: the same worker again, though another is less loaded', (affinity) => {
+    const [host, a, b] = twoWorkers(affinity);
+    expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
+    host.submit();
+    host.answer(b, first(b));
+    host.answer(a, first(a));
+    host.submit();
+    host.answer(a, first(a));
+    expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
+  });
+
+  test('where that worker has no place: hint takes another and stays there, strict waits', () => {
+    const [hint, a, b] = twoWorkers('hint');
+    hint.submit({ sessionId: 's' });
+    expect(hint.submit({ sessionId: 's' }).sentTo).toEqual([b.id]);
+    hint.answer(a, first(a));
+    hint.answer(b, first(b));
+    expect(hint.submit({ sessionId: 's' }).sentTo).toEqual([b.id]);
+
+    const [strict, c] = twoWorkers('strict');
+    strict.submit({ sessionId: 's' });
+    const waits = strict.submit({ sessionId: 's' });
+    expect(waits.sentTo).toEqual([]);
+    expect(strict.submit().sentTo).toEqual(['w1']);
+    strict.answer(c, first(c));
+    expect(waits.sentTo).toEqual([c.id]);
+  });
+
+  test('a worker that is gone has no sessions', () => {
+    const [host, a, b] = twoWorkers('strict');
+    host.submit({ sessionId: 's' });
+    const waits = host.submit({ sessionId: 's' });
+    host.remove(a);
+    expect(waits.sentTo).toEqual([b.id]);
   });
 });

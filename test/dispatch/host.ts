@@ -1,6 +1,6 @@
 import { expect } from 'vitest';
 import { newCounters } from '../../src/dispatch/counters.ts';
-import type { Dispatch, Outcome } from '../../src/dispatch/dispatch.ts';
+import type { Dispatch, Outcome, PoolLimits } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import type { Ask, Request, RequestError } from '../../src/dispatch/request.ts';
 import type { LinkRequest } from '../../src/dispatch/worker.ts';
@@ -46,6 +46,19 @@ type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'c
   maxRequests?: number;
 };
 
+export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
+  return {
+    maxQueuedRequests: 3,
+    maxQueuedBytes: 100,
+    requestTimeoutMs: 1_000,
+    maxAttempts: 3,
+    killAfterMs: 0,
+    poison: { after: 0, forMs: 60_000 },
+    affinity: 'off',
+    ...patch,
+  };
+}
+
 /** Dispatch with a clock, callers and workers that only remember. */
 export class Host {
   nowMs = 1_000;
@@ -55,18 +68,23 @@ export class Host {
   readonly outcomes: Outcome[] = [];
   readonly idle: string[] = [];
   readonly spent: string[] = [];
+  readonly overdue: string[] = [];
+  readonly poisoned: string[] = [];
   readonly dispatch: Dispatch = createDispatch({
     nowMs: () => this.nowMs,
     onIdle: (workerId) => this.idle.push(workerId),
     onBudgetSpent: (workerId) => this.spent.push(workerId),
     onOutcome: (outcome) => this.outcomes.push(outcome),
+    onOverdue: (workerId) => this.overdue.push(workerId),
+    onPoisoned: (_pool, message) => this.poisoned.push(message),
+    fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
     onDeadline: (atMs) => {
       this.armedAtMs = atMs;
     },
   });
 
   constructor() {
-    this.dispatch.setPool('p', { maxQueuedRequests: 3, maxQueuedBytes: 100, requestTimeoutMs: 1_000 });
+    this.dispatch.setPool('p', poolLimits());
   }
 
   submit(patch: Partial<Ask> = {}): Told {
@@ -140,6 +158,7 @@ export class Host {
         ]),
       ),
       marksBegun: worker.marksBegun,
+      begunThrough: () => (worker.marksBegun ? worker.begunThrough : null),
       counters: worker.counters,
       link: {
         request: (request) => {
@@ -197,14 +216,19 @@ export class Host {
     this.dispatch.onResult(worker.id, linkId, result);
   }
 
-  remove(worker: FakeWorker, reason = 'signal'): void {
+  remove(worker: FakeWorker, reason = 'signal', crashed = true): void {
     worker.removed = true;
     for (const [linkId, { told }] of worker.running) {
       const neverBegan = worker.unwritten.has(linkId) || (worker.marksBegun && worker.waiting.includes(linkId));
       if (!neverBegan) told.mayHaveRun = true;
     }
     const begunThrough = worker.marksBegun ? worker.begunThrough : null;
-    this.dispatch.removeWorker(worker.id, { reason, message: 'ended by SIGKILL\nits last lines', begunThrough });
+    this.dispatch.removeWorker(worker.id, {
+      reason,
+      message: 'ended by SIGKILL\nits last lines',
+      crashed,
+      begunThrough,
+    });
   }
 
   pass(ms: number): void {

@@ -29,7 +29,8 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
     restart: { backoffMinMs: 500, backoffMaxMs: 4_000, resetAfterMs: 30_000 },
     drain: { timeoutMs: 10_000, killAfterMs: 4_000 },
     queue: { maxRequests: 10, maxBytes: 1_000 },
-    request: { timeoutMs: 1_000 },
+    request: { timeoutMs: 1_000, maxAttempts: 3, killAfterMs: 0, affinity: 'off' },
+    poison: { after: 0, forMs: 0 },
     ...patch,
   };
 }

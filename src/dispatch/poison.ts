@@ -1,0 +1,60 @@
+/** Requests that were running in workers that crashed, by fingerprint: one that does so time and again is their cause. */
+export interface Poison {
+  /** Whether any request is refused now: only then need a fingerprint be made of a new one. */
+  readonly any: boolean;
+  /** It was running in a worker that crashed. True: that was once too often, it is poison from now on. */
+  crashed(fingerprint: string, nowMs: number): boolean;
+  /** How often it had crashed a worker, while it is refused for that; 0: it is not. */
+  crashesOf(fingerprint: string, nowMs: number): number;
+}
+
+export interface PoisonLimits {
+  /** Crashes after which it is refused; 0: never. */
+  readonly after: number;
+  readonly forMs: number;
+}
+
+/** Fingerprints that are remembered; the oldest are forgotten first. */
+const remembered = 1_000;
+
+interface Suspect {
+  readonly crashes: number;
+  readonly lastAtMs: number;
+}
+
+export function createPoison(limits: () => PoisonLimits): Poison {
+  const suspects = new Map<string, Suspect>();
+  let poisonous = 0;
+  const isPoison = (suspect: Suspect): boolean => limits().after > 0 && suspect.crashes >= limits().after;
+  const forget = (fingerprint: string, suspect: Suspect): void => {
+    suspects.delete(fingerprint);
+    if (isPoison(suspect)) poisonous = Math.max(0, poisonous - 1);
+  };
+  return {
+    get any() {
+      return poisonous > 0;
+    },
+    crashed: (fingerprint, nowMs) => {
+      const { after, forMs } = limits();
+      if (after === 0) return false;
+      let before = suspects.get(fingerprint);
+      if (before !== undefined) forget(fingerprint, before);
+      if (before !== undefined && nowMs - before.lastAtMs > forMs) before = undefined;
+      const suspect = { crashes: (before?.crashes ?? 0) + 1, lastAtMs: nowMs };
+      suspects.set(fingerprint, suspect);
+      if (isPoison(suspect)) poisonous += 1;
+      for (const [oldest, old] of suspects) {
+        if (suspects.size <= remembered) break;
+        forget(oldest, old);
+      }
+      return isPoison(suspect);
+    },
+    crashesOf: (fingerprint, nowMs) => {
+      const suspect = suspects.get(fingerprint);
+      if (suspect === undefined || !isPoison(suspect)) return 0;
+      if (nowMs - suspect.lastAtMs < limits().forMs) return suspect.crashes;
+      forget(fingerprint, suspect);
+      return 0;
+    },
+  };
+}

@@ -1,0 +1,30 @@
+/** How fast a pool serves while requests wait: the time from one answer to the next, averaged. */
+export interface ServiceRate {
+  /** An answer came, and so many requests wait for a worker. */
+  answered(nowMs: number, waiting: number): void;
+  /** What so many requests in a row are expected to take; 0: unknown. */
+  expectedMs(requests: number): number;
+}
+
+/** Answers before the average is believed. */
+const answersLeast = 20;
+/** Weight of the newest answer: about the last twenty count. */
+const weight = 0.05;
+
+export function createServiceRate(): ServiceRate {
+  let answers = 0;
+  let betweenMs = 0;
+  let lastAtMs = Number.NaN;
+  return {
+    answered: (nowMs, waiting) => {
+      if (!Number.isNaN(lastAtMs)) {
+        const sinceMs = nowMs - lastAtMs;
+        betweenMs = answers === 0 ? sinceMs : betweenMs * (1 - weight) + sinceMs * weight;
+        answers += 1;
+      }
+      // With nothing waiting, the time to the next answer is the callers' pace and not the pool's.
+      lastAtMs = waiting > 0 ? nowMs : Number.NaN;
+    },
+    expectedMs: (requests) => (answers < answersLeast ? 0 : betweenMs * requests),
+  };
+}
