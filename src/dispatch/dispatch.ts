@@ -552,28 +552,30 @@ function hand(request: Request, result: WorkerResult): number {
 /** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
 function giveUp(core: Core, request: Request, error: RequestError): void {
   if (request.state === 'ended') return;
-  if (request.state === 'sent') core.workers.get(request.workerId)?.link.cancel(request.linkId);
+  const sent = request.state === 'sent';
+  if (sent) core.workers.get(request.workerId)?.link.cancel(request.linkId);
   end(core, request, { ...error, workerId: request.workerId });
+  if (sent) awaitEnd(core, request);
+}
+
+/** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
+function awaitEnd(core: Core, request: Request): void {
+  const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
+  if (killAfterMs === 0) return;
+  request.overdue = true;
+  core.deadlines.add(request, Math.max(core.options.nowMs(), request.deadlineMs) + killAfterMs);
+  arm(core);
 }
 
 function expire(core: Core): number {
   const nowMs = core.options.nowMs();
   for (const request of core.deadlines.take(nowMs)) {
     if (request.overdue) stillRuns(core, request, nowMs);
-    else tooLate(core, request, nowMs);
+    else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
   }
   recallFromStalled(core, nowMs);
   core.armedAtMs = nextAtMs(core);
   return core.armedAtMs;
-}
-
-function tooLate(core: Core, request: Request, nowMs: number): void {
-  const { state } = request;
-  giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
-  const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
-  if (state !== 'sent' || killAfterMs === 0) return;
-  request.overdue = true;
-  core.deadlines.add(request, nowMs + killAfterMs);
 }
 
 /** Its worker was told that nobody waits for it any more, and has had time to say that it ended. */
@@ -583,9 +585,7 @@ function stillRuns(core: Core, request: Request, nowMs: number): void {
   if (worker?.running.get(request.linkId) !== request) return;
   if (isAfter(request.linkId, worker.begunThrough())) {
     // Not this one keeps the worker from answering: it has not begun.
-    request.overdue = true;
-    core.deadlines.add(request, nowMs + (core.pools.get(request.pool)?.limits.killAfterMs ?? 0));
-    return;
+    return awaitEnd(core, request);
   }
   const overMs = Math.round(nowMs - request.deadlineMs);
   const message = `request ${request.requestId} (${request.command}) still runs ${overMs} ms after its deadline`;

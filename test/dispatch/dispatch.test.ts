@@ -411,6 +411,17 @@ describe('a request that its worker does not end after its deadline', () => {
     expect(host.overdue).toEqual(['w0']);
   });
 
+  test('is told also when its caller left before the deadline', () => {
+    const host = killing();
+    host.addWorker();
+    const { request } = host.submit({ deadlineMs: host.nowMs + 100 });
+    if (request !== undefined) host.dispatch.cancel(request);
+    host.pass(580);
+    expect(host.overdue).toEqual([]);
+    host.pass(40);
+    expect(host.overdue).toEqual(['w0']);
+  });
+
   test('is forgotten when it answers, or the worker ends', () => {
     const host = killing();
     const [a, b] = [host.addWorker(), host.addWorker()];
