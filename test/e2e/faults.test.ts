@@ -240,7 +240,8 @@ faults:
   await expect(client.execute('faults', 'spin', [60], {}, 300)).rejects.toMatchObject({ code: 4 });
   const next = await client.execute('faults', 'leak', [1]);
   expect(next.workerId).not.toBe(worker?.worker_id);
-  expect(agent.output()).toMatch(/\(overdue\): request \S+ \(spin\) still runs \d+ ms after its deadline/);
+  const overdue = /\(overdue\): request \S+ \(spin\) still runs \d+ ms after its deadline/;
+  await until(() => overdue.test(agent.output()), 'the log to say why', agent.output);
   client.close();
 });
 
@@ -261,7 +262,8 @@ faults:
     message: 'this request to crash was running in 2 workers that crashed: it is refused for a while',
   });
   await expect(crash()).rejects.toMatchObject({ code: 9 });
-  expect(agent.output()).toMatch(/faults request poisoned: request \S+ \(crash, \d+ bytes\) was running in 2 workers/);
+  const poisoned = /faults request poisoned: request \S+ \(crash, \d+ bytes\) was running in 2 workers/;
+  await until(() => poisoned.test(agent.output()), 'the event to be logged', agent.output);
   expect((await client.execute('faults', 'leak', [1])).value).toEqual({ leaked_mb: 1 });
   client.close();
 });
