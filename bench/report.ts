@@ -1,7 +1,8 @@
+import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { root } from './paths.ts';
+import { python, root } from './paths.ts';
 import type { Spread } from './statistics.ts';
 
 export interface Table {
@@ -40,8 +41,23 @@ function describeMachine() {
   const gib = Math.round(totalmem() / 2 ** 30);
   return {
     text: `${cpus().length} cores (${cpu?.model ?? 'unknown'}), ${gib} GiB, Linux ${release()}`,
-    versions: { Node: process.versions.node },
+    versions: {
+      Node: process.versions.node,
+      'grpc-js': (JSON.parse(readFileSync(join(root, 'node_modules/@grpc/grpc-js/package.json'), 'utf8')) as Package)
+        .version,
+      ...pythonVersions(),
+    },
   };
+}
+
+interface Package {
+  readonly version: string;
+}
+
+function pythonVersions(): Record<string, string> {
+  const code = 'import platform, grpc; print(platform.python_version(), grpc.__version__)';
+  const [Python = '', grpcio = ''] = execFileSync(python, ['-c', code], { encoding: 'utf8' }).trim().split(' ');
+  return { Python, grpcio };
 }
 
 function markdown({ title, note, columns, rows }: Table): string {
