@@ -134,7 +134,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
         nowMs: clock.nowMs,
         toMonotonicMs: (unixMs) => clock.nowMs() + unixMs - Date.now(),
         newRequestId: randomUUID,
-        resultMaxBytes: config.messageMaxBytes,
+        payloadMaxBytes: config.messageMaxBytes,
         unreadMaxBytes: config.unreadMaxBytes,
       }),
       controlService(control),

@@ -17,8 +17,8 @@ export interface ExecutionSource {
   nowMs(): number;
   toMonotonicMs(unixMs: number): number;
   newRequestId(): string;
-  /** Larger results are an error: their callers could not receive them. */
-  readonly resultMaxBytes: number;
+  /** Larger payloads are refused, of requests and of results. */
+  readonly payloadMaxBytes: number;
   /** Bytes of answers that one connection may leave unread. */
   readonly unreadMaxBytes: number;
 }
@@ -190,8 +190,8 @@ function refuseAnswer(
   payload: Buffer,
   workerId: string,
 ): RequestError | undefined {
-  if (payload.length > source.resultMaxBytes) {
-    const message = `result: expected at most ${source.resultMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
+  if (payload.length > source.payloadMaxBytes) {
+    const message = `result: expected at most ${source.payloadMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
     return refusal(code.resourceExhausted, message, { workerId });
   }
   const would = unreadBytes + payload.length;
@@ -361,6 +361,10 @@ function askOf(
   if (message === null || message.pool === '')
     return refusal(code.invalidArgument, 'pool: expected a name, got nothing');
   if (message.command === '') return refusal(code.invalidArgument, 'command: expected a name, got nothing');
+  if (message.payload.length > source.payloadMaxBytes) {
+    const most = `at most ${source.payloadMaxBytes} bytes (message.max_bytes)`;
+    return refusal(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
+  }
   if (!contentTypes.includes(message.content_type)) {
     const wanted = 'application/json or application/octet-stream';
     return refusal(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);

@@ -186,6 +186,25 @@ test('a worker that reads nothing: the queue refuses what is too much, and all i
   client.close();
 });
 
+test('a message that is too large, up or down, is refused with the limit, and nothing else is', async () => {
+  const { socket } = await start('size: 1', 'message: { max_bytes: 1MiB }');
+  const client = connect(socket);
+  await expect(client.execute('octets', 'size_of', undefined, octets(2 * mib))).rejects.toMatchObject({
+    code: 8,
+    message: expect.stringMatching(/larger than max \(\d+ vs\.? 1114112\)/),
+  });
+  await expect(client.execute('octets', 'size_of', undefined, octets(mib + 1))).rejects.toMatchObject({
+    code: 8,
+    message: `payload: expected at most ${mib} bytes (message.max_bytes), got ${mib + 1}`,
+  });
+  await expect(client.execute('octets', 'blob', [2 * mib])).rejects.toMatchObject({
+    code: 8,
+    message: `result: expected at most ${mib} bytes (message.max_bytes), got ${2 * mib}`,
+  });
+  expect((await client.execute('octets', 'size_of', undefined, octets(mib))).value).toBe(mib);
+  client.close();
+});
+
 interface SubmitResponse {
   readonly results: readonly {
     readonly request_id: string;
