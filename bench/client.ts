@@ -25,6 +25,8 @@ interface Counted {
 }
 
 const windowBytes = 16 * 1024 * 1024;
+/** Payloads in one message of asks. */
+const askBytes = 4 * 1024 * 1024;
 /** Times of at most so many requests are kept. */
 const timesMax = 200_000;
 
@@ -56,10 +58,13 @@ function submit({ pool, command, payloadBytes, inFlight, seconds: wanted, reques
   const found: Counted = { requests: 0, seconds: 0, times: [] };
   const startedAtMs = performance.now();
   let nextId = 0;
+  // Large payloads in several messages, for one has its limit.
+  const itemsMax = Math.max(1, Math.floor(askBytes / payloadBytes));
   const ask = (count: number): void => {
+    if (count > itemsMax) ask(count - itemsMax);
     const items: object[] = [];
     const nowMs = performance.now();
-    for (let i = 0; i < count; i += 1) {
+    for (let i = 0; i < Math.min(count, itemsMax); i += 1) {
       const request_id = String(nextId);
       nextId += 1;
       sentAt.set(request_id, nowMs);
