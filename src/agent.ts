@@ -4,6 +4,8 @@ import type { Dispatch } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
 import type { Action, NodeRecord } from './domain/action.ts';
 import type { NodeConfig } from './domain/config.ts';
+import type { Exits } from './exits.ts';
+import { createExits } from './exits.ts';
 import type { Log } from './log.ts';
 import type { Loop } from './loop.ts';
 import { startLoop } from './loop.ts';
@@ -62,6 +64,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   clearRuntimeDirectory(paths);
 
   const listeners = new Set<Listener>();
+  const exits = createExits();
   const ended = newSignal();
   const ready = newSignal();
   const dispatch = createAgentDispatch(
@@ -86,7 +89,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       counters: (workerId) => hands.held.get(workerId)?.counters,
       queued: (pool) => dispatch.poolStats(pool).queued,
     }),
-    (actions) => act(actions, { hands, log, metrics, listeners, finish: ended.resolve }),
+    (actions) => act(actions, { hands, log, metrics, listeners, exits, finish: ended.resolve }),
   );
 
   const facts = { httpAddress: '', listenAddress: '' };
@@ -105,6 +108,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     node,
     counters: (workerId) => hands.held.get(workerId)?.counters,
     poolNumbers: dispatch.poolStats,
+    exits: exits.list,
     nowMs: clock.nowMs,
     toUnixMs: clock.toUnixMs,
     command: loop.decide,
@@ -212,6 +216,7 @@ interface Told {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly listeners: ReadonlySet<Listener>;
+  readonly exits: Exits;
   finish(): void;
 }
 
@@ -225,6 +230,7 @@ function act(actions: readonly Action[], told: Told): void {
       logRecord(told.log, action.record);
       told.metrics.record(action.record);
     }
+    if (action.type === 'keep-exit') told.exits.keep(action.exit);
     if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
     if (action.type === 'finish') told.finish();
   }

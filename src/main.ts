@@ -5,6 +5,7 @@ import { drain, recycle, resume, scale, start, stop } from './cli/change.ts';
 import { check } from './cli/check.ts';
 import { events } from './cli/events.ts';
 import { CliError, exitCode } from './cli/exit.ts';
+import { exits } from './cli/exits.ts';
 import { print } from './cli/print.ts';
 import { status } from './cli/status.ts';
 import { workers } from './cli/workers.ts';
@@ -36,6 +37,7 @@ program
 program.command('check <file>').description('check a configuration and report all its problems').action(check);
 talking('status', 'the node and its pools').action(status);
 talking('workers', 'the live workers').option('--pool <pool>', "only this pool's").action(workers);
+talking('exits', 'how workers ended, newest first').option('--pool <pool>', "only this pool's").action(exits);
 talking('call <pool> <command>', 'call a command of a pool')
   .option('--args <json>', 'arguments: an object by keyword, an array by position')
   .option('--file <path>', "the file's text as the first argument")

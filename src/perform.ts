@@ -121,9 +121,10 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'round-trip':
       return metrics.ping(action.pool, action.ms / 1000);
     case 'record':
+    case 'keep-exit':
     case 'publish':
     case 'finish':
-      // Told to people and watchers by the agent, which knows them.
+      // Kept, or told to people and watchers, by the agent.
       return;
   }
 }

@@ -59,3 +59,17 @@ export interface EventView {
   readonly reason: string;
   readonly message: string;
 }
+
+export interface ExitView {
+  readonly worker_id: string;
+  readonly pool: string;
+  readonly generation: number;
+  readonly pid: number;
+  readonly reason: string;
+  readonly message: string;
+  readonly started_at_ms: number;
+  readonly exited_at_ms: number;
+  readonly requests_completed: number;
+  readonly requests_failed: number;
+  readonly memory_bytes: number;
+}

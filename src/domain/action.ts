@@ -29,6 +29,8 @@ export type Action =
       /** Nobody planned it. */
       readonly crashed: boolean;
     }
+  /** How a worker ended, to be kept. */
+  | { readonly type: 'keep-exit'; readonly exit: ExitRecord }
   | { readonly type: 'forget'; readonly workerId: string }
   | { readonly type: 'set-pool'; readonly pool: PoolConfig }
   /** Takes new requests or refuses them, and with `refuseQueued` those that wait too. */
@@ -84,6 +86,33 @@ export interface NodeRecord {
   readonly exit?: Exit;
   /** Something that nobody planned or asked for. */
   readonly unplanned?: boolean;
+}
+
+/** How one worker ended, and what it was when it did. */
+export interface ExitRecord {
+  readonly workerId: string;
+  readonly pool: string;
+  readonly slot: number;
+  readonly generation: number;
+  /** 0: it was never spawned. */
+  readonly pid: number;
+  readonly reason: Reason;
+  readonly exit: Exit;
+  /** How it ended, and where nobody planned that the last lines that it wrote. */
+  readonly message: string;
+  readonly unplanned: boolean;
+  readonly startedAtMs: number;
+  /** 0: it never was; so too the next one. */
+  readonly spawnedAtMs: number;
+  readonly readyAtMs: number;
+  readonly exitedAtMs: number;
+  /** Requests that it had when it ended, and those it had ended before. */
+  readonly inFlight: number;
+  readonly completed: number;
+  readonly failed: number;
+  /** Of its process tree, when it was last measured; 0: never. */
+  readonly memoryBytes: number;
+  readonly cpuMs: number;
 }
 
 /** What one step changed that a watcher can see. */

@@ -1,5 +1,8 @@
+import type { ExitRecord } from './action.ts';
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record } from './draft.ts';
+import { memoryBytes } from './policies/memory.ts';
+import { noCounters } from './policies/policy.ts';
 import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
 import type { Exit, Pool, Rung, Worker } from './state.ts';
@@ -100,6 +103,7 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
   draft.actions.push(
     { type: 'release', workerId: worker.id, reason: ending, message, crashed: unplanned },
     { type: 'sweep', workerId: worker.id },
+    { type: 'keep-exit', exit: exitRecord(draft, worker, { reason: ending, exit, message, unplanned }) },
   );
   record(draft, {
     kind: 'worker_exited',
@@ -115,6 +119,31 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
   putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
+}
+
+function exitRecord(
+  draft: Draft,
+  worker: Worker,
+  how: Pick<ExitRecord, 'reason' | 'exit' | 'message' | 'unplanned'>,
+): ExitRecord {
+  const { inFlight, completed, failed } = draft.facts.counters(worker.id) ?? noCounters;
+  return {
+    ...how,
+    workerId: worker.id,
+    pool: worker.pool,
+    slot: worker.slot,
+    generation: worker.generation,
+    pid: worker.pid,
+    startedAtMs: worker.startedAtMs,
+    spawnedAtMs: worker.spawnedAtMs,
+    readyAtMs: worker.readyAtMs,
+    exitedAtMs: draft.facts.nowMs,
+    inFlight,
+    completed,
+    failed,
+    memoryBytes: memoryBytes(worker.usage),
+    cpuMs: worker.usage.cpuMs,
+  };
 }
 
 function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {

@@ -320,6 +320,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     phase: 'starting',
     pid: 0,
     startedAtMs: nowMs,
+    spawnedAtMs: 0,
     readyAtMs: 0,
     limits: drawLimits(pool.config, rank, pool.size, random),
     due: null,

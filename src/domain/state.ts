@@ -71,6 +71,8 @@ export interface Worker {
   /** 0 until it is known to have been spawned. */
   readonly pid: number;
   readonly startedAtMs: number;
+  /** 0 until it is known to have been spawned. */
+  readonly spawnedAtMs: number;
   /** 0 until ready. */
   readonly readyAtMs: number;
   readonly limits: Limits;

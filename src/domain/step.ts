@@ -95,7 +95,7 @@ function withWorker(draft: Draft, workerId: string, use: (worker: Worker) => voi
 
 function spawned(draft: Draft, worker: Worker, pid: number): void {
   if (worker.phase === 'exited' || worker.pid > 0) return;
-  const next = putWorker(draft, worker, { pid });
+  const next = putWorker(draft, worker, { pid, spawnedAtMs: draft.facts.nowMs });
   if (next.phase !== 'stopping') return;
   const rung = next.rung === 'kill' ? 'kill' : 'terminate';
   draft.actions.push({ type: rung, workerId: next.id });

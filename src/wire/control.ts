@@ -1,10 +1,10 @@
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
-import type { Changes, NodeRecord } from '../domain/action.ts';
+import type { Changes, ExitRecord, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
 import type { Pool, State, Worker } from '../domain/state.ts';
 import type { NodeFacts, PoolNumbers } from './view.ts';
-import { eventView, nodeView, poolView, workerView } from './view.ts';
+import { eventView, exitView, nodeView, poolView, workerView } from './view.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
@@ -12,6 +12,8 @@ export interface ControlSource {
   node(): NodeFacts;
   counters(workerId: string): Counters | undefined;
   poolNumbers(pool: string): PoolNumbers;
+  /** How workers ended, newest first; of all pools where none is named. */
+  exits(pool: string): readonly ExitRecord[];
   nowMs(): number;
   toUnixMs(monotonicMs: number): number;
   /** Decides on the command before it returns; what follows from it happens afterwards. */
@@ -50,6 +52,9 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       return { workers: workerViews(source, pool), revision: source.state().revision };
     }),
     GetWorker: unary((request) => viewWorker(source, findWorker(source, request))),
+    ListExits: unary((request) => ({
+      exits: source.exits(text(request, 'pool')).map((exit) => exitView(exit, source.toUnixMs)),
+    })),
     ScalePool: unary((request) => scalePool(source, request)),
     StartWorker: unary((request) => startWorker(source, request)),
     StopWorker: unary((request) => {

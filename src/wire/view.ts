@@ -1,4 +1,4 @@
-import type { NodeRecord } from '../domain/action.ts';
+import type { ExitRecord, NodeRecord } from '../domain/action.ts';
 import type { Counters } from '../domain/event.ts';
 import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/state.ts';
 
@@ -155,5 +155,30 @@ export function eventView(record: NodeRecord, toUnixMs: ToUnixMs): object {
     exit_code: record.exit?.code ?? 0,
     has_exit_code: typeof record.exit?.code === 'number',
     signal: record.exit?.signal ?? '',
+  };
+}
+
+export function exitView(record: ExitRecord, toUnixMs: ToUnixMs): object {
+  return {
+    worker_id: record.workerId,
+    pool: record.pool,
+    slot: record.slot,
+    generation: record.generation,
+    pid: record.pid,
+    reason: record.reason,
+    unplanned: record.unplanned,
+    exit_code: record.exit.code ?? 0,
+    has_exit_code: record.exit.code !== null,
+    signal: record.exit.signal ?? '',
+    message: record.message,
+    started_at_ms: moment(record.startedAtMs, toUnixMs),
+    spawned_at_ms: moment(record.spawnedAtMs, toUnixMs),
+    ready_at_ms: moment(record.readyAtMs, toUnixMs),
+    exited_at_ms: moment(record.exitedAtMs, toUnixMs),
+    in_flight: record.inFlight,
+    requests_completed: record.completed,
+    requests_failed: record.failed,
+    memory_bytes: record.memoryBytes,
+    cpu_ms: Math.round(record.cpuMs),
   };
 }

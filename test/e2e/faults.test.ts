@@ -267,3 +267,33 @@ faults:
   expect((await client.execute('faults', 'leak', [1])).value).toEqual({ leaked_mb: 1 });
   client.close();
 });
+
+test('exits tells how workers ended, newest first, with what they last wrote', async () => {
+  await start(faults());
+  const [first] = await untilReady(agent, 'faults', 1);
+  await expect(client.execute('faults', 'exit', [7])).rejects.toMatchObject({ code: 14 });
+  const [second] = await untilReady(agent, 'faults', 1);
+  await agent.cli('recycle', second?.worker_id ?? '');
+  const ended = await until(
+    async () => {
+      const exits = await agent.json<Record<string, unknown>[]>('exits');
+      return exits.length === 2 ? exits : undefined;
+    },
+    'two exits',
+    () => agent.json('exits'),
+  );
+  expect(ended[0]).toMatchObject({ worker_id: second?.worker_id, reason: 'operator', unplanned: false, exit_code: 0 });
+  expect(ended[1]).toMatchObject({
+    worker_id: first?.worker_id,
+    pid: first?.pid,
+    reason: 'exit_code',
+    unplanned: true,
+    exit_code: 7,
+    has_exit_code: true,
+    in_flight: 1,
+    message: expect.stringContaining('exiting with code 7 as asked'),
+  });
+  const { stdout } = await agent.cli('exits', '--pool', 'faults');
+  expect(stdout).toMatch(/^EXITED +WORKER +GEN +PID +REASON +LIVED +DONE +FAILED +MEMORY +HOW\n/);
+  expect(stdout).toContain('exited with code 7');
+});

@@ -177,6 +177,12 @@ kinds = {kind for kind, _, _ in seen}
 assert {"pool_scaled", "worker_started", "worker_ready", "worker_draining", "worker_exited"} <= kinds, kinds
 assert ("worker_exited", "operator", old.worker_id) in seen, seen
 
+exits = {e.worker_id: e for e in call(node, "ListExits", control_pb2.ListExitsRequest(pool="text")).exits}
+last = exits[old.worker_id]
+assert last.reason == "operator" and last.has_exit_code and last.exit_code == 0 and not last.unplanned, last
+assert last.started_at_ms <= last.spawned_at_ms <= last.ready_at_ms <= last.exited_at_ms, last
+assert last.pid == old.pid and last.memory_bytes > 0, last
+
 offered = {
     method.name
     for module, service in ((execution_pb2, "Execution"), (control_pb2, "Control"))
