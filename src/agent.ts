@@ -13,6 +13,7 @@ import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { DirectoryLock } from './os/agent-lock.ts';
 import { lockDirectory } from './os/agent-lock.ts';
+import { openCgroups } from './os/cgroup.ts';
 import { systemClock } from './os/clock.ts';
 import {
   clearRuntimeDirectory,
@@ -62,6 +63,8 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
   clearRuntimeDirectory(paths);
+  const cgroups = openCgroups();
+  log.info(cgroups.report);
 
   const listeners = new Set<Listener>();
   const exits = createExits();
@@ -75,6 +78,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   const metrics = createMetrics({ state: () => loop.state(), poolNumbers: dispatch.poolStats });
   const hands: Hands = createHands({
     linkPath: paths.linkSocket,
+    cgroups,
     dispatch,
     log,
     metrics,
@@ -127,6 +131,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
     clearRuntimeDirectory(paths);
+    cgroups.close();
     for (const lock of locks) lock.release();
   };
   try {

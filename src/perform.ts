@@ -11,6 +11,7 @@ import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark } from './os/begun-mark.ts';
+import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { TreeSample } from './os/memory.ts';
@@ -30,6 +31,7 @@ export interface Held {
   readonly pool: PoolConfig;
   readonly counters: WorkerCounters;
   readonly begun: BegunMark;
+  readonly cgroup: WorkerCgroup | undefined;
   token: Buffer | null;
   process: SpawnedWorker | null;
   identity: ProcessIdentity | null;
@@ -49,6 +51,7 @@ export interface Hands {
 
 export interface HandsOptions {
   readonly linkPath: string;
+  readonly cgroups: Cgroups;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -92,7 +95,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
       return terminate(held.get(action.workerId));
     case 'kill':
     case 'sweep':
-      return sweep(options, held.get(action.workerId)?.identity ?? null, action);
+      return sweep(options, held.get(action.workerId), action);
     case 'release':
       return release(dispatch, held.get(action.workerId), action);
     case 'forget':
@@ -134,11 +137,17 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
   const token = randomBytes(32);
   let spawned: SpawnedWorker;
   let begun: BegunMark | undefined;
+  const cgroup = options.cgroups.create(workerId);
   try {
     begun = createBegunMark(join(dirname(options.linkPath), `${workerId}.begun`));
-    spawned = spawnProcess(options, workerId, pool, slot, { token, begunPath: begun.path });
+    spawned = spawnProcess(options, workerId, pool, slot, {
+      token,
+      begunPath: begun.path,
+      cgroup: cgroup?.path ?? null,
+    });
   } catch (error) {
     begun?.remove();
+    cgroup?.remove();
     return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
   }
   held.set(workerId, {
@@ -146,6 +155,7 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     pool,
     counters: newCounters(),
     begun,
+    cgroup,
     token,
     process: spawned,
     identity: null,
@@ -166,12 +176,13 @@ function spawnProcess(
   workerId: string,
   pool: PoolConfig,
   slot: number,
-  { token, begunPath }: { readonly token: Buffer; readonly begunPath: string },
+  { token, begunPath, cgroup }: { readonly token: Buffer; readonly begunPath: string; readonly cgroup: string | null },
 ): SpawnedWorker {
   return spawnWorker({
     command: pool.python,
     args: ['-m', 'pitwarden.worker'],
     cwd: pool.cwd,
+    cgroup,
     env: workerEnvironment({
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
@@ -219,6 +230,7 @@ function forget(held: Map<string, Held>, workerId: string): void {
   worker?.link?.close();
   worker?.process?.close();
   worker?.begun.remove();
+  worker?.cgroup?.remove();
   held.delete(workerId);
 }
 
@@ -283,15 +295,16 @@ function terminate(worker: Held | undefined): void {
 
 function sweep(
   options: HandsOptions,
-  identity: ProcessIdentity | null,
+  worker: Held | undefined,
   { type, workerId }: { readonly type: 'kill' | 'sweep'; readonly workerId: string },
 ): void {
   const done = (survivors: readonly number[]): void => {
     if (type === 'sweep') options.tell({ type: 'gone', workerId, survivors });
   };
   // It was never there.
+  const identity = worker?.identity ?? null;
   if (identity === null) return done([]);
-  void sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs }).then(
+  void sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs, cgroup: worker?.cgroup }).then(
     ({ survivors }) => done(survivors),
     (error: unknown) => {
       options.log.error(`sweep failed: ${messageOf(error)}`, { worker_id: workerId });

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { execa } from 'execa';
 import type { ProcessIdentity } from './identity.ts';
 import { identify } from './identity.ts';
@@ -8,6 +9,8 @@ export interface SpawnOptions {
   readonly command: string;
   readonly args: readonly string[];
   readonly cwd: string;
+  /** The cgroup to start in; null: that of this process. */
+  readonly cgroup: string | null;
   /** The whole of its environment. */
   readonly env: Readonly<Record<string, string>>;
   nowMs(): number;
@@ -34,7 +37,8 @@ const outputGraceMs = 30;
 
 /** Starts a worker as the leader of a session and process group of its own. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {
-  const child = execa(options.command, [...options.args], {
+  const [command, ...args] = inCgroup(options);
+  const child = execa(command, args, {
     cwd: options.cwd,
     env: { ...options.env },
     extendEnv: false,
@@ -74,6 +78,16 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
       child.stderr.destroy();
     },
   };
+}
+
+/**
+ * A shell moves itself and becomes the program: no child of the program can be too early for the move, and its pid stays.
+ * Where the move fails the program starts all the same.
+ */
+function inCgroup({ command, args, cgroup }: SpawnOptions): [string, ...string[]] {
+  if (cgroup === null) return [command, ...args];
+  const script = '{ echo 0 > "$0"; } 2>/dev/null; exec "$@"';
+  return ['/bin/sh', '-c', script, join(cgroup, 'cgroup.procs'), command, ...args];
 }
 
 function notStarted({ command, cwd }: SpawnOptions) {

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import treeKill from 'tree-kill';
+import type { WorkerCgroup } from './cgroup.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, isAlive } from './identity.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
@@ -20,15 +21,16 @@ export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): 
  */
 export async function sweepTree(
   target: TreeTarget,
-  options: { readonly timeoutMs: number },
+  options: { readonly timeoutMs: number; readonly cgroup?: WorkerCgroup | undefined },
 ): Promise<{ survivors: readonly number[] }> {
   const endsAtMs = performance.now() + options.timeoutMs;
   // Descendants that left the group are found by their parents, so where there is no /proc they go first.
   if (!hasProc && isAlive(target.identity)) await killDescendants(target.identity.pid);
   signalGroup(target.identity, 'SIGKILL');
   for (let pauseMs = firstLookMs; ; pauseMs = Math.min(longestLookMs, pauseMs * 2)) {
+    if (options.cgroup?.isPopulated()) options.cgroup.kill();
     const members = membersOf(await readProcessTable(), target);
-    if (members.length === 0) return { survivors: [] };
+    if (members.length === 0 && !options.cgroup?.isPopulated()) return { survivors: [] };
     if (performance.now() >= endsAtMs) return { survivors: members.map((row) => row.pid) };
     killMembers(members, target.identity.pid);
     await delay(pauseMs);

@@ -11,35 +11,13 @@ import { identify, isAlive } from '../../src/os/identity.ts';
 import { sampleTree } from '../../src/os/memory.ts';
 import { spawnWorker } from '../../src/os/process.ts';
 import { signalGroup, sweepTree } from '../../src/os/tree.ts';
+import { isRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-/** A shell script as a worker. */
-async function worker(script: string, workerId = 'w-0', env: Record<string, string> = {}) {
-  const lines: string[] = [];
-  const spawned = spawnWorker({
-    command: 'sh',
-    args: ['-c', script],
-    cwd: dir,
-    env: { PATH: process.env['PATH'] ?? '', PITWARDEN_WORKER_ID: workerId, ...env },
-    nowMs: () => performance.now(),
-    onLine: (line) => lines.push(line.text),
-    onDropped: () => undefined,
-  });
-  const started = await spawned.started;
-  if (!started.ok) throw new Error(started.message);
-  const line = async (count: number): Promise<string> => {
-    while (lines.length < count) await new Promise((resolve) => setImmediate(resolve));
-    return lines[count - 1] ?? '';
-  };
-  return { spawned, identity: started.identity, line };
-}
-
-const isRunning = (pid: number) => {
-  const identity = identify(pid);
-  return identity !== undefined && isAlive(identity);
-};
+const worker = (script: string, workerId = 'w-0', env: Record<string, string> = {}) =>
+  shellWorker(dir, script, { workerId, env });
 
 test('a worker leads a session and a group of its own, in its folder, with its environment alone', async () => {
   const { spawned, identity, line } = await worker('pwd; env | sort; exit 7', 'w-1', { COLOUR: 'green' });
@@ -75,6 +53,7 @@ test.each([
 ])('what cannot be started says so', async (options, message) => {
   const spawned = spawnWorker({
     args: [],
+    cgroup: null,
     env: {},
     nowMs: () => 0,
     onLine: () => undefined,

@@ -1,0 +1,126 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
+export interface WorkerCgroup {
+  readonly path: string;
+  /** SIGKILL to all that is in it, at once: nothing can fork its way past that. */
+  kill(): void;
+  isPopulated(): boolean;
+  remove(): void;
+}
+
+export interface Cgroups {
+  /** How worker trees are killed, and why not better; for people. */
+  readonly report: string;
+  /** Undefined: there are none, or this one could not be made. */
+  create(workerId: string): WorkerCgroup | undefined;
+  close(): void;
+}
+
+const prefix = 'pitwarden-';
+
+/**
+ * Cgroups where this process may make them: below its own one in a systemd unit (which then needs Delegate=yes) or where
+ * that belongs to its user, and in a v2 hierarchy mounted beside v1, which nobody else manages. No controller is needed:
+ * cgroup.kill (Linux 5.14) is part of every v2 cgroup but the root. See cgroups(7) and the kernel's cgroup-v2.rst.
+ */
+export function openCgroups(): Cgroups {
+  const found = findOwn();
+  if ('why' in found) return without(found.why);
+  const base = join(found.path, `${prefix}${process.pid}`);
+  try {
+    removeEmpty(found.path);
+    mkdirSync(base);
+  } catch (error) {
+    return without(`${base}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+  if (!existsSync(join(base, 'cgroup.kill'))) {
+    remove(base);
+    return without('this kernel has no cgroup.kill');
+  }
+  return {
+    report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
+    create: (workerId) => create(join(base, workerId)),
+    close: () => remove(base),
+  };
+}
+
+function without(why: string): Cgroups {
+  return {
+    report: `worker trees are killed by process group, session, parents and environment; no cgroups: ${why}`,
+    create: () => undefined,
+    close: () => undefined,
+  };
+}
+
+function findOwn(): { readonly path: string } | { readonly why: string } {
+  let mounts: string[];
+  let own: string | undefined;
+  try {
+    mounts = readFileSync('/proc/self/mountinfo', 'latin1').split('\n');
+    own = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'latin1'))?.[1];
+  } catch {
+    return { why: 'there is no /proc' };
+  }
+  // ID PARENT MAJOR:MINOR ROOT MOUNTPOINT … - TYPE …: proc_pid_mountinfo(5).
+  const mountpoint = mounts.find((line) => / - cgroup2 /.test(line))?.split(' ')[4];
+  if (mountpoint === undefined || own === undefined) return { why: 'no cgroup v2 is mounted' };
+  const path = join(mountpoint, own);
+  const uid = process.getuid?.() ?? 0;
+  const besideV1 = mounts.some((line) => / - cgroup /.test(line));
+  const delegated = process.env['INVOCATION_ID'] !== undefined || (uid !== 0 && ownerOf(path) === uid);
+  if (!besideV1 && !delegated) return { why: `${path} is not delegated to this process` };
+  return { path };
+}
+
+function ownerOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.uid;
+}
+
+/** What agents that are no more have left; a cgroup with processes in it cannot be removed. */
+function removeEmpty(path: string): void {
+  for (const name of readdirSync(path)) {
+    const [, pid] = /^pitwarden-(\d+)$/.exec(name) ?? [];
+    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
+    for (const worker of readdirSync(join(path, name), { withFileTypes: true })) {
+      if (worker.isDirectory()) remove(join(path, name, worker.name));
+    }
+    remove(join(path, name));
+  }
+}
+
+function create(path: string): WorkerCgroup | undefined {
+  try {
+    mkdirSync(path);
+  } catch {
+    // Out of memory or of cgroups: the worker runs without.
+    return undefined;
+  }
+  return {
+    path,
+    kill: () => {
+      try {
+        writeFileSync(join(path, 'cgroup.kill'), '1');
+      } catch {
+        // Removed: nothing was in it.
+      }
+    },
+    isPopulated: () => {
+      try {
+        return /^populated 1$/m.test(readFileSync(join(path, 'cgroup.events'), 'latin1'));
+      } catch {
+        return false;
+      }
+    },
+    remove: () => remove(path),
+  };
+}
+
+function remove(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch {
+    // Not empty: what would not die is in it.
+  }
+}

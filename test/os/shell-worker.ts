@@ -1,0 +1,33 @@
+import { identify, isAlive } from '../../src/os/identity.ts';
+import { spawnWorker } from '../../src/os/process.ts';
+
+/** A shell script as a worker. */
+export async function shellWorker(
+  cwd: string,
+  script: string,
+  options: { readonly workerId: string; readonly env?: Record<string, string>; readonly cgroup?: string },
+) {
+  const lines: string[] = [];
+  const spawned = spawnWorker({
+    command: 'sh',
+    args: ['-c', script],
+    cwd,
+    cgroup: options.cgroup ?? null,
+    env: { PATH: process.env['PATH'] ?? '', PITWARDEN_WORKER_ID: options.workerId, ...options.env },
+    nowMs: () => performance.now(),
+    onLine: (line) => lines.push(line.text),
+    onDropped: () => undefined,
+  });
+  const started = await spawned.started;
+  if (!started.ok) throw new Error(started.message);
+  const line = async (count: number): Promise<string> => {
+    while (lines.length < count) await new Promise((resolve) => setImmediate(resolve));
+    return lines[count - 1] ?? '';
+  };
+  return { spawned, identity: started.identity, line };
+}
+
+export function isRunning(pid: number): boolean {
+  const identity = identify(pid);
+  return identity !== undefined && isAlive(identity);
+}
