@@ -52,6 +52,7 @@ export interface Agent {
   readonly ended: Promise<void>;
 }
 
+const fingerprintedBytes = 64 * 1024;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
 
@@ -210,10 +211,16 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
     onOutcome: (outcome) => metrics().outcome(outcome),
     onOverdue: (workerId, message) => loop().tell({ type: 'overdue', workerId, message }),
     onPoisoned: (pool, message) => loop().tell({ type: 'poisoned', pool, message }),
-    fingerprint: ({ command, payload }) => createHash('sha256').update(`${command}\0`).update(payload).digest('base64'),
+    fingerprint,
     onDeadline: arm,
   });
   return dispatch;
+}
+
+/** Of large payloads the beginning and the length have to do: to hash all of 64 MiB takes 40 ms. */
+function fingerprint({ command, payload }: { readonly command: string; readonly payload: Buffer }): string {
+  const hash = createHash('sha256').update(`${command}\0${payload.length}\0`);
+  return hash.update(payload.subarray(0, fingerprintedBytes)).digest('base64');
 }
 
 interface Told {

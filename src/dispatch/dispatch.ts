@@ -788,6 +788,9 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   counters.lastEvidenceAtMs = nowMs;
   worker.lastAnswerAtMs = nowMs;
   worker.stalled = false;
+  if (result.ran_us > 0 && pool.poison.suspects && request.state !== 'ended') {
+    pool.poison.answered(core.options.fingerprint(request));
+  }
   if (result.ran_us > 0) noteRun(pool.commands.get(request.command), result.ran_us / 1000);
   if (result.error === null) {
     counters.completed += 1;

@@ -1,5 +1,12 @@
-/** Requests that were running in workers that crashed, by fingerprint: one that does so time and again is their cause. */
+/**
+ * Requests that were running in workers that crashed, by fingerprint: one that does so time and again, and is never answered,
+ * is their cause.
+ */
 export interface Poison {
+  /** Whether any request is suspected: only then need a fingerprint be made of one that was answered. */
+  readonly suspects: boolean;
+  /** It was answered, so it crashes nothing. */
+  answered(fingerprint: string): void;
   /** Whether any request is refused now: only then need a fingerprint be made of a new one. */
   readonly any: boolean;
   /** It was running in a worker that crashed. True: that was once too often, it is poison from now on. */
@@ -31,6 +38,13 @@ export function createPoison(limits: () => PoisonLimits): Poison {
     if (isPoison(suspect)) poisonous = Math.max(0, poisonous - 1);
   };
   return {
+    get suspects() {
+      return suspects.size > poisonous;
+    },
+    answered: (fingerprint) => {
+      const suspect = suspects.get(fingerprint);
+      if (suspect !== undefined) forget(fingerprint, suspect);
+    },
     get any() {
       return poisonous > 0;
     },
@@ -44,7 +58,7 @@ export function createPoison(limits: () => PoisonLimits): Poison {
       suspects.set(fingerprint, suspect);
       if (isPoison(suspect)) poisonous += 1;
       for (const [oldest, old] of suspects) {
-        if (suspects.size <= remembered) break;
+        if (suspects.size <= remembered && nowMs - old.lastAtMs <= forMs) break;
         forget(oldest, old);
       }
       return isPoison(suspect);

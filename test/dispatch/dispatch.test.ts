@@ -469,6 +469,20 @@ describe('a request that crashes its workers', () => {
     expect(host.submit(poisoned).error).toBeUndefined();
   });
 
+  test('one that is answered in between is no suspect: it only was there', () => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
+    for (let round = 0; round < 3; round += 1) {
+      const crashes = host.addWorker();
+      host.submit(poisoned);
+      host.remove(crashes);
+      const answers = host.addWorker();
+      host.answer(answers, first(answers), null, 1);
+      host.remove(answers, 'ttl', false);
+    }
+    expect(host.poisoned).toEqual([]);
+  });
+
   test('planned ends, and what had not begun, do not count', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 1, forMs: 60_000 } }));
