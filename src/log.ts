@@ -39,8 +39,11 @@ export function createLog(options: { readonly level: string; readonly format: 'p
     error: (message, fields = {}) => logger.error(fields, message),
     end: () =>
       new Promise((resolve) => {
-        out.once('close', resolve);
-        setTimeout(resolve, lastWordsMs);
+        const tooLong = setTimeout(resolve, lastWordsMs);
+        out.once('close', () => {
+          clearTimeout(tooLong);
+          resolve();
+        });
         out.end();
       }),
   };

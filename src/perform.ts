@@ -117,8 +117,9 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
         refuseQueued: action.refuseQueued,
       });
     case 'remove-pool':
-      metrics.forgetPool(action.pool);
-      return dispatch.removePool(action.pool);
+      dispatch.removePool(action.pool);
+      // After its last outcomes.
+      return metrics.forgetPool(action.pool);
     case 'missed-pings':
       return metrics.missedPings(action.pool, action.count);
     case 'round-trip':

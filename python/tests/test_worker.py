@@ -114,6 +114,13 @@ def test_an_answer_that_waits_for_the_next_does_not_wait_for_a_slow_one(agent: F
     assert link.results(slow.id) == []
 
 
+def test_an_answer_does_not_wait_for_those_that_run_beside_it(agent: FakeAgent) -> None:
+    link = agent.spawn().attach(concurrency=4)
+    quick, *slow = link.make("add", a=1, b=2), *(link.make("wait", file="never") for _ in range(3))
+    link.send(AgentFrame(requests=[quick, *slow]))
+    assert link.result(quick.id).payload == b"3"
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_commands_may_have_processes_of_their_own(agent: FakeAgent, method: str) -> None:
     worker = agent.spawn(PYTHONWARNINGS="ignore")

@@ -261,10 +261,16 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
     send(core, pool, worker, request);
   } else {
     request.state = 'queued';
+    request.payload = compact(request.payload);
     pool.queue.push(request);
     serveQueue(core, pool);
   }
   return request;
+}
+
+/** A view of a small part keeps the whole message alive for as long as it waits. */
+function compact(payload: Buffer): Buffer {
+  return payload.length * 4 < payload.buffer.byteLength ? Buffer.from(payload) : payload;
 }
 
 function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: number): Request {
@@ -509,7 +515,8 @@ function recallFromStalled(core: Core, nowMs: number): void {
     const pool = core.pools.get(worker.pool);
     if (pool !== undefined) displace(pool, worker);
     worker.stalled = true;
-    worker.link.recall();
+    const unwritten = worker.link.recall();
+    if (unwritten.length > 0) onReturned(core, worker.workerId, unwritten);
   }
   core.lookAheadAtMs = core.ahead.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
 }
@@ -787,7 +794,8 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   const nowMs = core.options.nowMs();
   counters.lastEvidenceAtMs = nowMs;
   worker.lastAnswerAtMs = nowMs;
-  worker.stalled = false;
+  // While more waits in it than it may run, what was asked back is still on its way.
+  if (counters.inFlight <= worker.concurrency) worker.stalled = false;
   if (result.ran_us > 0 && pool.poison.suspects && request.state !== 'ended') {
     pool.poison.answered(core.options.fingerprint(request));
   }

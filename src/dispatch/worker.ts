@@ -8,8 +8,8 @@ export interface RequestLink {
   /** Its caller does not keep up: the worker holds back its chunks until `resume`. */
   pause(linkId: number): void;
   resume(linkId: number): void;
-  /** Asks for the requests back that have not begun; they come as `onReturned`. */
-  recall(): void;
+  /** Asks for the requests back that have not begun; they come as `onReturned`, save those not written yet: these are given. */
+  recall(): readonly number[];
   /** Link ids of requests that are not written yet: the worker cannot know of them. */
   unwritten(): ReadonlySet<number>;
 }

@@ -1,4 +1,4 @@
-import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 export interface RuntimeDirectory {
@@ -35,6 +35,8 @@ export function prepareStateDirectory(directory: string): void {
 export function clearRuntimeDirectory(paths: RuntimeDirectory): void {
   rmSync(paths.apiSocket, { force: true });
   const link = dirname(paths.linkSocket);
+  // Somebody may have taken the directory away meanwhile.
+  if (!existsSync(link)) return;
   for (const name of readdirSync(link)) rmSync(join(link, name), { force: true });
 }
 

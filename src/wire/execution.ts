@@ -44,6 +44,8 @@ const itemsMax = 10_000;
 /** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
 const pauseAboveBytes = 1024 * 1024;
 const resumeBelowBytes = 256 * 1024;
+/** What one chunk or result costs beside its payload: some 300 bytes as objects, and what is around it on the line. */
+const overheadBytes = 512;
 /** A Submit stream is not read from while more of its results than this are unread. */
 const readBelowBytes = 8 * 1024 * 1024;
 /** Payloads in one message of results; one larger goes alone. gRPC's clients take 4 MiB a message unless told otherwise. */
@@ -102,20 +104,23 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
   if ('code' in ask) return fail(ask);
   const unread = createUnread(connection, () => request !== undefined && source.dispatch.resume(request));
   const write = (payload: Buffer, contentType: string, workerId: string): number => {
-    if (call.cancelled || call.destroyed) return code.cancelled;
+    if (over || call.cancelled || call.destroyed) return code.cancelled;
     const wrong = refuseAnswer(source, connection, payload, workerId);
     if (wrong !== undefined) {
       end(wrong);
       return wrong.code;
     }
-    unread.add(payload.length);
+    const bytes = payload.length + overheadBytes;
+    unread.add(bytes);
     const response = { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId };
-    call.write(response, () => unread.taken(payload.length));
+    call.write(response, () => unread.taken(bytes));
     if (unread.isMuch() && request !== undefined) source.dispatch.pause(request);
     return 0;
   };
+  let over = false;
   /** Ends the call for a reason of its own, and the request with it. */
   const end = (error: RequestError): void => {
+    over = true;
     fail(error);
     if (request !== undefined) source.dispatch.cancel(request);
   };
@@ -127,7 +132,7 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
       return told;
     },
     error: (error) => {
-      if (!call.destroyed) fail(error);
+      if (!over && !call.destroyed) fail(error);
     },
   });
   call.on('cancelled', () => {
@@ -244,17 +249,20 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     scheduled = true;
     setImmediate(flush);
   };
-  const answer = (result: object, bytes: number): void => {
+  const answer = (result: object, payloadBytes: number): void => {
+    const bytes = payloadBytes + overheadBytes;
     results.push({ result, bytes });
     unread.add(bytes);
     schedule();
   };
+  const fail = (requestId: string, error: RequestError): void =>
+    answer({ request_id: requestId, error: errorView(error) }, error.message.length + error.traceback.length);
   const start = (message: ExecuteMessage | null, timeoutMs: number): void => {
     const requestId = message?.request_id ?? '';
     const wrong = refuseItem(message, open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
     const ask = wrong ?? askOf(source, message, deadlineMs, true);
-    if ('code' in ask) return answer({ request_id: requestId, error: errorView(ask) }, 0);
+    if ('code' in ask) return fail(requestId, ask);
     const response = (payload: Buffer, contentType: string, workerId: string): object => ({
       payload,
       content_type: contentType,
@@ -269,7 +277,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
         const wrong = refuseAnswer(source, connection, payload, workerId);
         if (wrong !== undefined) {
           answered = true;
-          answer({ request_id: requestId, error: errorView(wrong) }, 0);
+          fail(requestId, wrong);
           return source.dispatch.cancel(sent);
         }
         const chunk = response(payload, contentType, workerId);
@@ -281,13 +289,13 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       result: (payload, contentType, workerId) => {
         forget(requestId);
         const wrong = refuseAnswer(source, connection, payload, workerId);
-        if (wrong !== undefined) answer({ request_id: requestId, error: errorView(wrong) }, 0);
+        if (wrong !== undefined) fail(requestId, wrong);
         else answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length);
         return wrong?.code ?? 0;
       },
       error: (error) => {
         forget(requestId);
-        if (!answered) answer({ request_id: requestId, error: errorView(error) }, 0);
+        if (!answered) fail(requestId, error);
       },
     });
     if (request !== undefined && request.state !== 'ended') open.set(requestId, request);

@@ -144,7 +144,7 @@ interface AgentFrame {
  * which takes long where the worker reads slowly. So a ping waits for one frame at most, and no more than one frame
  * waits outside of `requests`, whose number dispatch bounds.
  */
-function createLink(call: Call): AttachedWorker {
+export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'cancelled'>): AttachedWorker {
   let requests: LinkRequest[] = [];
   /** May go before requests that wait. */
   let urgent: AgentFrame | null = null;
@@ -188,15 +188,31 @@ function createLink(call: Call): AttachedWorker {
     trailing[what].push(linkId);
     schedule();
   };
+  /** The worker knows no order of the two within a frame: the later word takes the earlier one back. */
+  const takeBack = (what: 'pauses' | 'resumes', linkId: number): void => {
+    const words = trailing?.[what];
+    if (words?.includes(linkId)) words.splice(words.indexOf(linkId), 1);
+  };
   return {
     request: (request) => {
       requests.push(request);
       schedule();
     },
     cancel: (linkId) => sayAfterRequests('cancels', linkId),
-    pause: (linkId) => sayAfterRequests('pauses', linkId),
-    resume: (linkId) => sayAfterRequests('resumes', linkId),
-    recall: () => say({ recall: {} }),
+    pause: (linkId) => {
+      takeBack('resumes', linkId);
+      sayAfterRequests('pauses', linkId);
+    },
+    resume: (linkId) => {
+      takeBack('pauses', linkId);
+      sayAfterRequests('resumes', linkId);
+    },
+    recall: () => {
+      say({ recall: {} });
+      const unwritten = requests.map((request) => request.id);
+      requests = [];
+      return unwritten;
+    },
     unwritten: () => new Set(requests.map((request) => request.id)),
     ping: (sequence) => say({ ping: { sequence } }),
     drain: () => say({ drain: {} }),

@@ -176,6 +176,7 @@ export class Host {
         recall: () => {
           expect(worker.waiting.length, `${worker.id} has what to recall`).toBeGreaterThan(0);
           worker.recalled = true;
+          return [];
         },
         unwritten: () => worker.unwritten,
       },

@@ -4,7 +4,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { createConnection } from 'node:net';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { ClientDuplexStream } from '@grpc/grpc-js';
+import type { ClientDuplexStream, ServiceError } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/wire/proto.ts';
@@ -112,6 +112,22 @@ test('a stream whose caller pauses: its generator waits, and goes on from there'
   client.close();
 });
 
+test('small chunks have their generator wait too: what they cost is counted, not what is in them', async () => {
+  const { socket } = await start('concurrency: 2');
+  const client = connect(socket);
+  const count = 200_000;
+  const stream = client.stream('octets', 'blobs', [count, 4]);
+  let taken = 0;
+  await pauseAfterFirst(stream, () => {
+    taken += 1;
+  });
+  const made = await untilSettled(async () => Number((await client.execute('octets', 'made')).value));
+  expect(made).toBeLessThan(20_000);
+  await readToEnd(stream);
+  expect(taken).toBe(count);
+  client.close();
+});
+
 test('a Submit stream that nobody reads: its generator waits, plain results are refused beyond the bound', async () => {
   const { socket, pid, exited, signal } = await start(
     'concurrency: 4, drain: { timeout: 1s }',
@@ -200,6 +216,12 @@ test('a message that is too large, up or down, is refused with the limit, and no
   await expect(client.execute('octets', 'blob', [2 * mib])).rejects.toMatchObject({
     code: 8,
     message: `result: expected at most ${mib} bytes (message.max_bytes), got ${2 * mib}`,
+  });
+  const stream = client.stream('octets', 'blobs', [3, 2 * mib]);
+  const refused = await new Promise<ServiceError>((resolve) => stream.on('data', () => undefined).on('error', resolve));
+  expect(refused).toMatchObject({
+    code: 8,
+    details: `result: expected at most ${mib} bytes (message.max_bytes), got ${2 * mib}`,
   });
   expect((await client.execute('octets', 'size_of', undefined, octets(mib))).value).toBe(mib);
   client.close();

@@ -59,6 +59,8 @@ class Crew:
             try:
                 job = self._jobs.popleft()
             except IndexError:
+                # What was to come next was taken back.
+                self._line.flush()
                 self._sleep()
             else:
                 self._answer(job)
@@ -129,7 +131,8 @@ class Crew:
         except BaseException as exception:
             self._line.fail(call, describe(exception))
         else:
-            self._line.finish(call, payload, content_type, more=bool(self._jobs))
+            # In a pool the thread that comes next to this answer may be one that blocks.
+            self._line.finish(call, payload, content_type, more=self._pool is None and bool(self._jobs))
 
     def _stream(self, call: Call, values: Iterator[Any]) -> None:
         room = threading.Event()

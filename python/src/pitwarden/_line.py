@@ -91,11 +91,19 @@ class Line:
         now_s = time.monotonic()
         with self._lock:
             self._session.finish(call, payload, content_type, now_s)
-            if more and not self._sending:
+            if more and not self._sending and self._when_idle is None:
                 if self._holding_since_s is None:
                     self._holding_since_s = now_s
                 if now_s - self._holding_since_s < HOLD_S:
                     return
+            frame = self._answered()
+        self._send(frame)
+
+    def flush(self) -> None:
+        """Sends an answer that ``finish`` held, for nothing follows it after all."""
+        if self._holding_since_s is None:
+            return
+        with self._lock:
             frame = self._answered()
         self._send(frame)
 

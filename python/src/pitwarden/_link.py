@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterable
 from typing import Callable, Literal, Optional
 
@@ -94,6 +95,10 @@ class Link:
             reason = str(error)
         except StreamError as error:
             reason = f"the link to the agent broke: {error}"
+        # A worker that no longer listens must not look as if it did.
+        except BaseException as error:
+            traceback.print_exc()
+            reason = f"the link to the agent cannot be served: {error!r}"
         self._ended.set()
         if self._phase != "leaving":
             self._lost(reason)

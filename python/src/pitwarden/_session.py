@@ -5,7 +5,7 @@ or a passed deadline answers a waiting call at once, and only marks a running on
 every request gets exactly one result, or is given back.
 
 It starts no thread, reads no clock (the time is an argument, in seconds of one monotonic clock), and takes no lock:
-_link.py holds one around every call.
+_line.py holds one around every call.
 """
 
 from __future__ import annotations

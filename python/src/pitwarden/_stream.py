@@ -3,7 +3,7 @@
 grpcio's own stream has three threads, and each frame wakes two of them on its way in and two on its way out; they take
 three quarters of the CPU time of a worker that echoes. So, where grpcio's inner module is as we know it, one thread
 waits for the completion queue and does the rest, and a frame is sent from the thread that has something to say. That
-module is not public: anything unexpected about it, and grpcio's own stream serves.
+module is not public: where something in it is missing, grpcio's own stream serves.
 """
 
 from __future__ import annotations
@@ -49,11 +49,16 @@ class DirectStream:
     """On grpcio's inner module, as 1.60 to 1.85 have it; its own stream-unary calls are made in the same way."""
 
     def __init__(self, channel: Any, on_sent: Callable[[], object]) -> None:
-        self._cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+        cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
         self._on_sent = on_sent
-        cygrpc = self._cygrpc
         # All that is used later is looked up now, where its absence can still be helped.
-        self._types = cygrpc.OperationType
+        types = cygrpc.OperationType
+        self._sent, self._received, self._ended = (
+            types.send_message,
+            types.receive_message,
+            types.receive_status_on_client,
+        )
+        self._ok = cygrpc.StatusCode.ok
         self._send_message = cygrpc.SendMessageOperation
         self._receive_message = cygrpc.ReceiveMessageOperation
         self._send_close = cygrpc.SendCloseFromClientOperation
@@ -74,6 +79,7 @@ class DirectStream:
             tuple(((operation,), None) for operation in operations),
             None,
         )
+        self._next_event, self._start = self._call.next_event, self._call.operate
 
     def send(self, frame: WorkerFrame) -> None:
         self._operate(self._send_message(frame.SerializeToString(), 0))
@@ -82,27 +88,26 @@ class DirectStream:
         self._operate(self._send_close(0))
 
     def __iter__(self) -> Iterator[AgentFrame]:
-        types = self._types
         while True:
-            for operation in self._call.next_event().batch_operations:
+            for operation in self._next_event().batch_operations:
                 kind = operation.type()
-                if kind == types.send_message:
+                if kind == self._sent:
                     self._on_sent()
-                elif kind == types.receive_message:
+                elif kind == self._received:
                     message = operation.message()
                     # None: no more messages, but the status.
                     if message is not None:
                         yield AgentFrame.FromString(message)
                         self._operate(self._receive_message(0))
-                elif kind == types.receive_status_on_client:
-                    if operation.code() != self._cygrpc.StatusCode.ok:
+                elif kind == self._ended:
+                    if operation.code() != self._ok:
                         raise StreamError(_name_of(operation.code()), operation.details())
                     return
 
     def _operate(self, operation: Any) -> None:
         # False, or a ValueError: the stream is over, which its status tells.
         try:
-            self._call.operate((operation,), None)
+            self._start((operation,), None)
         except ValueError:
             return
 
