@@ -65,6 +65,11 @@ def wait(file):
 
 
 @app.command
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+@app.command
 def spin(file):
     """As wait, but gives the GIL away on its own only to look, 20 times a second."""
     pitwarden.context().progress(0.5, "spinning")
