@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -101,6 +102,13 @@ class FakeAgent:
     def begun(self) -> int:
         """The newest request that the last worker marked as begun."""
         return int.from_bytes(self.begun_path.read_bytes(), sys.byteorder)
+
+    def wait_begun(self, id: int) -> None:
+        """Until that request is the newest to have begun."""
+        ends_s = time.monotonic() + PATIENCE_S
+        while self.begun() != id:
+            assert time.monotonic() < ends_s, f"expected request {id} to begin, got {self.begun()}"
+            time.sleep(0.001)
 
     def next_link(self) -> FakeLink:
         return self._links.get(timeout=PATIENCE_S)

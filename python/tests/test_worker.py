@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import grpc
 import pytest
@@ -109,8 +108,7 @@ def test_an_answer_that_waits_for_the_next_does_not_wait_for_a_slow_one(agent: F
     link = agent.spawn().attach(concurrency=1)
     quick, slow = link.make("add", a=1, b=2), link.make("sleep", seconds=60)
     link.send(AgentFrame(requests=[quick, slow]))
-    while agent.begun() != slow.id:
-        time.sleep(0.001)
+    agent.wait_begun(slow.id)
     # The agent asks for what waits where it hears nothing.
     link.recall()
     assert link.result(quick.id).payload == b"3"

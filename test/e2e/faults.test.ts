@@ -229,33 +229,21 @@ function isRunning(pid: number): boolean {
 }
 
 test('a command that goes on after its deadline: cancelled, and after kill_after its worker is replaced', async () => {
-  agent = await startAgent(`
-faults:
-  app: faults:app
-  python: ${python}
-  cwd: ${examples}
-  request: { kill_after: 500ms }`);
+  await start(faults('request: { kill_after: 500ms }'));
   const [worker] = await untilReady(agent, 'faults', 1);
-  const client = connect(agent.socket);
   await expect(client.execute('faults', 'spin', [60], {}, 300)).rejects.toMatchObject({ code: 4 });
   const next = await client.execute('faults', 'leak', [1]);
   expect(next.workerId).not.toBe(worker?.worker_id);
   const overdue = /\(overdue\): request \S+ \(spin\) still runs \d+ ms after its deadline/;
   await until(() => overdue.test(agent.output()), 'the log to say why', agent.output);
-  client.close();
 });
 
 test('a request that crashes every worker it runs in is refused after poison.after of them, and named', async () => {
-  agent = await startAgent(`
-faults:
-  app: faults:app
-  python: ${python}
-  cwd: ${examples}
-  size: 2
-  restart: { backoff: { min: 10ms, max: 20ms } }
-  poison: { after: 2 }`);
+  await start(
+    faults(`size: 2
+  poison: { after: 2 }`),
+  );
   await untilReady(agent, 'faults', 2);
-  const client = connect(agent.socket);
   const crash = () => client.execute('faults', 'crash', ['SIGSEGV'], { idempotent: true });
   await expect(crash()).rejects.toMatchObject({
     code: 9,
@@ -265,7 +253,6 @@ faults:
   const poisoned = /faults request poisoned: request \S+ \(crash, \d+ bytes\) was running in 2 workers/;
   await until(() => poisoned.test(agent.output()), 'the event to be logged', agent.output);
   expect((await client.execute('faults', 'leak', [1])).value).toEqual({ leaked_mb: 1 });
-  client.close();
 });
 
 test('exits tells how workers ended, newest first, with what they last wrote', async () => {
