@@ -22,7 +22,7 @@ import {
   restrictSocket,
 } from './os/directories.ts';
 import type { Hands } from './perform.ts';
-import { createHands } from './perform.ts';
+import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
 import { version } from './version.ts';
 import { addApi } from './wire/api.ts';
@@ -254,18 +254,21 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
     attached: hands.attach,
     closed: (workerId) => loop.tell({ type: 'link-closed', workerId }),
     refused: (message) => log.warn(`worker link refused: ${message}`),
-    frame: (workerId, frame) => receive(workerId, frame, dispatch, loop),
+    frame: (workerId, frame) => receive(workerId, frame, hands, dispatch, loop),
   });
 }
 
-function receive(workerId: string, frame: WorkerFrame, dispatch: Dispatch, loop: Loop): void {
+function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: Dispatch, loop: Loop): void {
   if (frame.pong !== null) {
     loop.mention({ type: 'pong', workerId, sequence: frame.pong.sequence, atMs: systemClock.nowMs() });
   }
   if (frame.leaving) dispatch.onLeaving(workerId);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
-  for (const result of frame.results) dispatch.onResult(workerId, result.id, result);
+  for (const result of frame.results) {
+    if (result.id === warmUpLinkId && hands.warmed(workerId, result)) continue;
+    dispatch.onResult(workerId, result.id, result);
+  }
   if (frame.returned.length > 0) dispatch.onReturned(workerId, frame.returned);
   if (frame.progress.length > 0) dispatch.onProgress(workerId);
 }

@@ -7,6 +7,7 @@ import { events } from './cli/events.ts';
 import { CliError, exitCode } from './cli/exit.ts';
 import { exits } from './cli/exits.ts';
 import { print } from './cli/print.ts';
+import { roll } from './cli/roll.ts';
 import { status } from './cli/status.ts';
 import { workers } from './cli/workers.ts';
 import { version } from './version.ts';
@@ -57,6 +58,12 @@ talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new
   .action(drain);
 talking('resume', 'take requests again after drain of a pool or the node').action(resume);
 talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first').action(recycle);
+talking('roll <pool>', 'replace all workers of a pool, and show how far it is')
+  .option('--max-failures <n>', 'stop when so many replacements have failed (default: 3)')
+  .option('--pause', 'no further replacements')
+  .option('--resume', 'go on')
+  .option('--abort', 'end it; what is replaced stays so')
+  .action(roll);
 talking('events', 'what happens from now on').option('--pool <pool>', "only this pool's").action(events);
 program
   .command('version')

@@ -13,6 +13,7 @@ import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
+import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
@@ -24,6 +25,14 @@ import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
+
+/** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
+export const warmUpLinkId = 0xffffffff;
+
+export interface WarmUpResult {
+  readonly id: number;
+  readonly error: { readonly type: string; readonly message: string } | null;
+}
 
 /** One worker as this agent holds it: everything about it that is not a decision. */
 export interface Held {
@@ -37,6 +46,8 @@ export interface Held {
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
+  /** It runs what it is to run before it is ready. */
+  warming: boolean;
 }
 
 export interface Hands {
@@ -45,6 +56,8 @@ export interface Hands {
   perform(action: Action): void;
   /** A hello that was let in: from now on this is the worker's line. */
   attach(hello: WorkerHello, link: AttachedWorker): void;
+  /** What a worker says at the end of a request; true: that was its warm-up. */
+  warmed(workerId: string, result: WarmUpResult): boolean;
   /** Whether a hello may attach; a token serves once. */
   authenticate(hello: WorkerHello): { ok: true; concurrency: number } | { ok: false; message: string };
 }
@@ -68,6 +81,7 @@ export function createHands(options: HandsOptions): Hands {
     held,
     perform: (action) => perform(options, held, action),
     attach: (hello, link) => attach(options, held.get(hello.worker_id), hello, link),
+    warmed: (workerId, result) => warmed(options, held.get(workerId), result),
     authenticate: (hello) => authenticate(held, hello),
   };
 }
@@ -77,6 +91,10 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
   switch (action.type) {
     case 'spawn':
       return spawn(options, held, action.workerId, action.pool, action.slot);
+    case 'warm-up':
+      return warmUp(options, held.get(action.workerId), action);
+    case 'sample-host':
+      return sampleHost(options);
     case 'admit':
       return admit(options, held.get(action.workerId), action.maxRequests);
     case 'pause':
@@ -162,6 +180,7 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     identity: null,
     link: null,
     hello: null,
+    warming: false,
   });
   void spawned.started.then((started) => {
     if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
@@ -272,6 +291,46 @@ function admit(options: HandsOptions, worker: Held | undefined, maxRequests: num
     counters: worker.counters,
     link: worker.link,
   });
+}
+
+function warmUp(
+  { tell }: HandsOptions,
+  worker: Held | undefined,
+  { workerId, command, payload }: Action & { readonly type: 'warm-up' },
+): void {
+  if (worker?.link === null || worker?.link === undefined) return;
+  const known = worker.hello?.commands.some(({ name }) => name === command);
+  if (known !== true) {
+    const names = worker.hello?.commands.map(({ name }) => name).join(', ') || 'none';
+    const error = `start.warm_up: expected a command of the app (${names.slice(0, 500)}), got "${command}"`;
+    return tell({ type: 'warmed', workerId, error });
+  }
+  worker.warming = true;
+  worker.link.request({
+    id: warmUpLinkId,
+    command,
+    payload: Buffer.from(payload),
+    content_type: 'application/json',
+    request_id: `warm-up-${workerId}`,
+    session_id: '',
+    // start.timeout ends it.
+    timeout_ms: 0,
+  });
+}
+
+function warmed({ tell }: HandsOptions, worker: Held | undefined, { id, error }: WarmUpResult): boolean {
+  if (id !== warmUpLinkId || worker === undefined || !worker.warming) return false;
+  worker.warming = false;
+  const { workerId } = worker;
+  tell({ type: 'warmed', workerId, error: error === null ? '' : `${error.type}: ${error.message}` });
+  return true;
+}
+
+function sampleHost({ mention, log }: HandsOptions): void {
+  void availableMemory().then(
+    (availableBytes) => mention({ type: 'host-sampled', availableBytes }),
+    (error: unknown) => log.error(`the host's memory could not be read: ${messageOf(error)}`),
+  );
 }
 
 function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {

@@ -16,6 +16,7 @@ export async function status(options: { readonly socket?: string; readonly json?
   print('');
   print(table(headings, pools.map(row)));
   for (const pool of pools) {
+    if (pool.quarantine !== '') print(`\n${pool.pool}: its last good config is kept: ${pool.quarantine}`);
     if (pool.last_failure !== '' && pool.workers_ready < pool.size) {
       print(`\n${pool.pool}: last failure: ${pool.last_failure}`);
     }

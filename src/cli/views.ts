@@ -29,6 +29,17 @@ export interface PoolView {
   readonly commands: readonly string[];
   readonly slots_backing_off: number;
   readonly last_failure: string;
+  readonly quarantine: string;
+}
+
+export interface RollView {
+  readonly pool: string;
+  readonly state: string;
+  readonly total: number;
+  readonly replaced: number;
+  readonly replacing: number;
+  readonly failures: number;
+  readonly message: string;
 }
 
 export interface WorkerView {

@@ -186,7 +186,11 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
     configured === undefined ? fallback : resolve(folder, configured);
   const pools = Object.entries(document.pools).map(([name, pool]) => [name, toPool(name, pool, folder)] as const);
   return {
-    node: { nodeId: document.node.id ?? env.hostname, pools: new Map(pools) },
+    node: {
+      nodeId: document.node.id ?? env.hostname,
+      memoryFloorBytes: document.memory_floor,
+      pools: new Map(pools),
+    },
     path,
     runtimeDir: flags.runtimeDir ?? folderOf(document.runtime_dir, defaultRuntimeDir(env)),
     stateDir: flags.stateDir ?? folderOf(document.state_dir, defaultStateDir(env)),
@@ -208,7 +212,12 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
     env: pool.env,
     size: pool.size,
     concurrency: pool.concurrency,
-    start: { mode: start.mode, timeoutMs: start.timeout, parallel: start.parallel },
+    start: {
+      mode: start.mode,
+      timeoutMs: start.timeout,
+      parallel: start.parallel,
+      warmUp: start.warm_up === undefined ? null : { command: start.warm_up, payload: start.warm_up_args },
+    },
     heartbeat: {
       intervalMs: heartbeat.interval,
       timeoutMs: heartbeat.timeout,
@@ -218,7 +227,13 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
     recycle: {
       maxAgeMs: recycle.max_age,
       maxRequests: recycle.max_requests,
-      memory: { softBytes: recycle.memory.soft, hardBytes: recycle.memory.hard },
+      maxIdleMs: recycle.max_idle,
+      memory: {
+        softBytes: recycle.memory.soft,
+        hardBytes: recycle.memory.hard,
+        samples: recycle.memory.samples,
+        of: recycle.memory.of,
+      },
       jitter: recycle.jitter,
       maxSurge: recycle.max_surge,
       maxUnavailable: recycle.max_unavailable,
@@ -228,6 +243,7 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
       backoffMinMs: restart.backoff.min,
       backoffMaxMs: restart.backoff.max,
       resetAfterMs: restart.reset_after,
+      quarantineAfter: restart.quarantine_after,
     },
     drain: { timeoutMs: drain.timeout, killAfterMs: drain.kill_after },
     queue: { maxRequests: queue.max_requests, maxBytes: queue.max_bytes },

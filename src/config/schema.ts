@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 import { addressPattern, parseHttp, parseListen } from './address.ts';
+import { parseArguments } from './arguments.ts';
 import { parseEnvValue } from './env.ts';
 import {
   choice,
@@ -37,6 +38,15 @@ const start = section({
     .meta({ description: 'How a worker is made: `exec` runs a fresh interpreter.' }),
   timeout: duration('60s', 'How long a worker may take from its spawn until it is attached and ready.'),
   parallel: whole(1, 1000, 4, 'workers', 'How many workers of the pool may be starting at once.'),
+  warm_up: words().optional().meta({
+    description:
+      'Command that a new worker runs once before it is ready, within `timeout`; if it fails the start has failed.',
+    unit: 'command',
+    fallback: 'none',
+  }),
+  warm_up_args: quantity(parseArguments, { type: ['object', 'array'] })
+    .prefault({})
+    .meta({ description: 'Its arguments: a map by keyword, a list by position.', unit: 'map or list' }),
 });
 
 const heartbeat = section(
@@ -56,6 +66,8 @@ const memory = section(
   {
     soft: sizeOrOff('off', 'Memory of the whole process tree past which the worker is recycled with a drain.'),
     hard: sizeOrOff('off', 'Memory of the whole process tree past which the worker is killed.'),
+    samples: whole(1, 30, 2, 'samples', 'How many of the last `of` samples, one a second, must be over `soft`.'),
+    of: whole(1, 30, 3, 'samples', 'Of how many samples; the others may be peaks that were freed again.'),
   },
   [
     {
@@ -63,6 +75,7 @@ const memory = section(
       needs: 'hard to be larger than soft',
       holds: (hard, soft) => hard === 0 || soft === 0 || hard > soft,
     },
+    { keys: ['samples', 'of'], needs: 'samples to be no more than of', holds: (samples, of) => samples <= of },
   ],
 );
 
@@ -73,6 +86,10 @@ const recycle = section(
       'off',
       'requests',
       'Number of requests after which a worker is replaced, failed ones too.',
+    ),
+    max_idle: durationOrOff(
+      'off',
+      'How long a worker that has served may be without requests before it is replaced, to give back what it holds.',
     ),
     memory: memory.meta({ description: 'Limits on the memory of a worker and all its descendants.' }),
     jitter: share(
@@ -115,6 +132,13 @@ const backoff = section(
 const restart = section({
   backoff: backoff.meta({ description: 'Waits between the restarts of one crashing slot.' }),
   reset_after: duration('60s', 'How long a worker must stay up for its slot to be forgiven its crashes.'),
+  quarantine_after: whole(
+    1,
+    1000,
+    3,
+    'failed starts',
+    'Failed starts in a row with a changed config after which the pool goes back to the last one that worked.',
+  ),
 });
 
 const drain = section({
@@ -200,6 +224,10 @@ export const schema = sectionBody({
       description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.',
       unit: '`HOST:PORT` or `off`',
     }),
+  memory_floor: sizeOrOff(
+    '256MiB',
+    "The host's available memory (MemAvailable) below which no worker is started beside the one it replaces, and the one that has grown most is replaced.",
+  ),
   listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
     .prefault('off')
     .meta({

@@ -5,6 +5,10 @@ import type { Exit } from './state.ts';
 /** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
 export type Action =
   | { readonly type: 'spawn'; readonly workerId: string; readonly pool: PoolConfig; readonly slot: number }
+  /** Run this on it before it is admitted; JSON arguments. Comes back as `warmed`. */
+  | { readonly type: 'warm-up'; readonly workerId: string; readonly command: string; readonly payload: string }
+  /** Look how much memory the host has available. */
+  | { readonly type: 'sample-host' }
   /** Let dispatch send it requests, from now on, up to `maxRequests` (0: no limit) before it says budget-spent. */
   | { readonly type: 'admit'; readonly workerId: string; readonly pool: string; readonly maxRequests: number }
   | { readonly type: 'pause'; readonly workerId: string }
@@ -67,6 +71,12 @@ export const recordKinds = [
   'pool_scaled',
   'pool_draining',
   'pool_resumed',
+  'pool_quarantined',
+  'roll_started',
+  'roll_paused',
+  'roll_resumed',
+  'roll_ended',
+  'host_memory_low',
   'node_draining',
   'node_resumed',
   'node_stopping',

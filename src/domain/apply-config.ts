@@ -3,12 +3,16 @@ import { workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
 import { resize } from './lifecycle.ts';
+import { endRoll } from './roll.ts';
 import type { Pool } from './state.ts';
 
 /** Pools come, go and change; the reconciler then does what follows. A config that is loaded is already valid. */
 export function applyConfig(draft: Draft, config: NodeConfig): void {
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
   if (draft.node.configError !== '') putNode(draft, { configError: '' });
+  const { host } = draft.node;
+  // Not put: that is nothing a watcher sees.
+  draft.node = { ...draft.node, host: { ...host, floorBytes: config.memoryFloorBytes } };
   for (const pool of draft.pools.values()) if (!config.pools.has(pool.name)) remove(draft, pool);
   for (const wanted of config.pools.values()) {
     const pool = draft.pools.get(wanted.name);
@@ -23,6 +27,10 @@ function add(draft: Draft, config: PoolConfig): void {
     name: config.name,
     config,
     fingerprint,
+    good: null,
+    startFailures: 0,
+    quarantine: '',
+    roll: null,
     phase: 'running',
     size: 0,
     slots: new Map(),
@@ -39,7 +47,9 @@ function add(draft: Draft, config: PoolConfig): void {
 
 function remove(draft: Draft, pool: Pool): void {
   if (pool.phase === 'removed') return;
-  putPool(draft, pool, { phase: 'removed', closingSinceMs: draft.facts.nowMs, size: 0, slots: new Map() });
+  endRoll(draft, pool, 'aborted', 'its pool is taken out of the config');
+  const rest = draft.pools.get(pool.name) ?? pool;
+  putPool(draft, rest, { phase: 'removed', closingSinceMs: draft.facts.nowMs, size: 0, slots: new Map() });
   record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: 'taken out of the config' });
 }
 
@@ -49,7 +59,10 @@ function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   // A size that an operator set stands until the config itself asks for another one.
   const size = returns || config.size !== pool.config.size ? config.size : pool.size;
   const phase = returns ? 'running' : pool.phase;
-  const next = putPool(draft, pool, { config, fingerprint: workerFingerprint(config), phase, closingSinceMs: 0 });
+  const fingerprint = workerFingerprint(config);
+  // A config that is another one has not failed yet.
+  const chance = fingerprint === pool.fingerprint ? {} : { startFailures: 0, quarantine: '' };
+  const next = putPool(draft, pool, { config, fingerprint, phase, closingSinceMs: 0, ...chance });
   draft.actions.push({ type: 'set-pool', pool: config });
   resize(draft, next, size);
   record(draft, {

@@ -2,6 +2,7 @@ import type { Draft } from './draft.ts';
 import { putNode, putPool, putWorker, record } from './draft.ts';
 import type { Command } from './event.ts';
 import { beginDrain, beginStop, kill, resize } from './lifecycle.ts';
+import { endRoll, pauseRoll, resumeRoll, startRoll } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 
 /** Wishes about pools and workers that are not there (any more) change nothing: who asked was told before. */
@@ -22,6 +23,14 @@ export function applyCommand(draft: Draft, command: Command): void {
       });
     case 'recycle-worker':
       return withWorker(draft, command.workerId, (worker, pool) => recycle(draft, worker, pool));
+    case 'roll':
+      return withPool(draft, command.pool, (pool) => startRoll(draft, pool, command.maxFailures));
+    case 'pause-roll':
+      return withPool(draft, command.pool, (pool) => pauseRoll(draft, pool));
+    case 'resume-roll':
+      return withPool(draft, command.pool, (pool) => resumeRoll(draft, pool));
+    case 'abort-roll':
+      return withPool(draft, command.pool, (pool) => endRoll(draft, pool, 'aborted', 'asked to'));
     case 'drain-pool':
       return withPool(draft, command.pool, (pool) => {
         if (pool.phase !== 'running') return;
@@ -81,7 +90,7 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
   if (worker.phase !== 'ready' || worker.due !== null) return;
-  putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs } });
+  putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs, pressing: 'operator' } });
   record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: 'operator', message: 'asked for' });
 }
 
@@ -101,8 +110,11 @@ function shutdown(draft: Draft, how: 'drain' | 'now'): void {
       reason: 'shutdown',
       message: how === 'now' ? 'killing all workers' : 'draining all workers',
     });
-    for (const pool of draft.pools.values())
-      if (pool.closingSinceMs === 0) putPool(draft, pool, { closingSinceMs: nowMs });
+    for (const pool of draft.pools.values()) {
+      endRoll(draft, pool, 'aborted', 'the agent stops');
+      const rest = draft.pools.get(pool.name) ?? pool;
+      if (rest.closingSinceMs === 0) putPool(draft, rest, { closingSinceMs: nowMs });
+    }
   }
   if (how === 'drain') return;
   for (const worker of draft.workers.values()) {

@@ -2,6 +2,8 @@
 
 export interface NodeConfig {
   readonly nodeId: string;
+  /** Available memory of the host below which surges stop; 0: it is not looked at. */
+  readonly memoryFloorBytes: number;
   readonly pools: ReadonlyMap<string, PoolConfig>;
 }
 
@@ -17,7 +19,13 @@ export interface PoolConfig {
   readonly size: number;
   /** Requests that one worker may have at once. */
   readonly concurrency: number;
-  readonly start: { readonly mode: 'exec'; readonly timeoutMs: number; readonly parallel: number };
+  readonly start: {
+    readonly mode: 'exec';
+    readonly timeoutMs: number;
+    readonly parallel: number;
+    /** What a new worker runs before it is ready: a command and its arguments as JSON. */
+    readonly warmUp: { readonly command: string; readonly payload: string } | null;
+  };
   readonly heartbeat: {
     readonly intervalMs: number;
     readonly timeoutMs: number;
@@ -30,15 +38,23 @@ export interface PoolConfig {
     readonly maxAgeMs: number;
     /** 0: no limit. */
     readonly maxRequests: number;
-    /** 0: no limit. `samples` in a row must be over the soft limit. */
-    readonly memory: { readonly softBytes: number; readonly hardBytes: number };
+    /** 0: no limit. */
+    readonly maxIdleMs: number;
+    /** Bytes, 0: no limit. `samples` of the last `of` must be over the soft limit. */
+    readonly memory: MemoryLimits;
     /** Share of a limit by which workers' own limits are spread below it, 0 to 0.9. */
     readonly jitter: number;
     readonly maxSurge: number;
     readonly maxUnavailable: number;
     readonly minLifetimeMs: number;
   };
-  readonly restart: { readonly backoffMinMs: number; readonly backoffMaxMs: number; readonly resetAfterMs: number };
+  readonly restart: {
+    readonly backoffMinMs: number;
+    readonly backoffMaxMs: number;
+    readonly resetAfterMs: number;
+    /** Failed starts in a row after which a changed config is given up for the last good one. */
+    readonly quarantineAfter: number;
+  };
   readonly drain: { readonly timeoutMs: number; readonly killAfterMs: number };
   readonly queue: { readonly maxRequests: number; readonly maxBytes: number };
   readonly request: {
@@ -51,6 +67,13 @@ export interface PoolConfig {
   };
   /** A request that was running in `after` crashed workers is refused for so long; 0: never. */
   readonly poison: { readonly after: number; readonly forMs: number };
+}
+
+export interface MemoryLimits {
+  readonly softBytes: number;
+  readonly hardBytes: number;
+  readonly samples: number;
+  readonly of: number;
 }
 
 /** Words of everything that makes a running worker out of date when it changes: those that reach the process. */

@@ -69,6 +69,8 @@ export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
     next.size !== pool.size ||
     next.phase !== pool.phase ||
     next.lastFailure !== pool.lastFailure ||
+    next.quarantine !== pool.quarantine ||
+    next.roll !== pool.roll ||
     next.config !== pool.config
   ) {
     draft.changed.pools.add(next.name);

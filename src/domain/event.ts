@@ -8,9 +8,12 @@ export type Event =
   | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
   | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
   | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }
+  /** What it was told to run before it is ready has ended; empty: well. */
+  | { readonly type: 'warmed'; readonly workerId: string; readonly error: string }
   | { readonly type: 'link-closed'; readonly workerId: string }
   | { readonly type: 'pong'; readonly workerId: string; readonly sequence: number; readonly atMs: number }
   | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
+  | { readonly type: 'host-sampled'; readonly availableBytes: number }
   | { readonly type: 'idle'; readonly workerId: string }
   | { readonly type: 'budget-spent'; readonly workerId: string }
   /** It was told to end a request whose deadline had passed, and did not in time. */
@@ -26,6 +29,10 @@ export type Command =
   | { readonly type: 'stop-worker'; readonly workerId: string; readonly replace: boolean }
   | { readonly type: 'drain-worker'; readonly workerId: string }
   | { readonly type: 'recycle-worker'; readonly workerId: string }
+  | { readonly type: 'roll'; readonly pool: string; readonly maxFailures: number }
+  | { readonly type: 'pause-roll'; readonly pool: string }
+  | { readonly type: 'resume-roll'; readonly pool: string }
+  | { readonly type: 'abort-roll'; readonly pool: string }
   | { readonly type: 'drain-pool'; readonly pool: string }
   | { readonly type: 'drain-node' }
   | { readonly type: 'resume-node' }

@@ -5,7 +5,9 @@ import { memoryBytes } from './policies/memory.ts';
 import { noCounters } from './policies/policy.ts';
 import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
-import type { Exit, Pool, Rung, Worker } from './state.ts';
+import { noteRollFailure } from './roll.ts';
+import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
+import { noFailures } from './state.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
@@ -21,6 +23,12 @@ const unplannedReasons: ReadonlySet<Reason> = new Set([
   'link_lost',
   'memory_hard',
 ]);
+
+/** A planned replacement is wanted; the worker goes on serving until its turn comes. */
+export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
+  putWorker(draft, worker, { due: { reason, atMs: draft.facts.nowMs, pressing: reason } });
+  record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason, message });
+}
 
 /** No new requests; what runs may end until the pool's drain.timeout, counted from `sinceMs`. */
 export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Reason, sinceMs?: number): void {
@@ -83,7 +91,7 @@ export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, d
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
   putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs: draft.facts.nowMs + killAgainMs });
   // Counted now and not when it is seen to be dead: its slot is free to be filled from now on.
-  if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker);
+  if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker, reason, detail);
   // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
   if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
@@ -115,7 +123,7 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
     unplanned,
   });
   if (!unplanned) return;
-  if (worker.ending === null) countFailure(draft, worker);
+  if (worker.ending === null) countFailure(draft, worker, ending, message);
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
   putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
@@ -159,19 +167,53 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
 }
 
 /** One more failure of its slot, and how long the slot waits before it is filled again. */
-function countFailure(draft: Draft, worker: Worker): void {
+function countFailure(draft: Draft, worker: Worker, reason: Reason, message: string): void {
+  noteRollFailure(draft, worker, message);
+  if (worker.readyAtMs === 0) noteFailedStart(draft, worker, message);
   const pool = draft.pools.get(worker.pool);
   const slot = pool?.slots.get(worker.slot);
   if (pool === undefined || slot === undefined) return;
   const { nowMs, random } = draft.facts;
   const life = { wasReady: worker.readyAtMs > 0, livedMs: worker.readyAtMs > 0 ? nowMs - worker.readyAtMs : 0 };
-  const { failures, delayMs } = nextRestart(slot.failures, life, pool.config.restart, random);
-  const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs: nowMs + delayMs });
+  const budget: Budget = reason === 'memory_hard' ? 'memory' : worker.readyAtMs === 0 ? 'start' : 'crash';
+  const { failures, delayMs } = nextRestart(slot.failures, budget, life, pool.config.restart, random);
+  const nextStartAtMs = Math.max(slot.nextStartAtMs, nowMs + delayMs);
+  const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs });
   putPool(draft, pool, { slots });
   if (delayMs > 0) {
-    const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${failures} failures in a row`;
+    const how = `${failures[budget]} failures in a row (${budget})`;
+    const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${how}`;
     record(draft, { kind: 'slot_backing_off', pool: pool.name, workerId: worker.id, message: waits });
   }
+}
+
+/** A changed config with which no worker comes up is given up, for the last one with which some did. */
+function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined || pool.good === null || pool.quarantine !== '') return;
+  if (worker.fingerprint !== pool.fingerprint || pool.good.fingerprint === pool.fingerprint) return;
+  const startFailures = pool.startFailures + 1;
+  const given = startFailures >= pool.config.restart.quarantineAfter;
+  const quarantine = given ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
+  putPool(draft, pool, { startFailures, quarantine });
+  if (!given) return;
+  const told = `its last good config is kept until the config changes again, or a roll: ${quarantine}`;
+  record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: told, unplanned: true });
+}
+
+/** A worker came up: with what it was started with others will too. */
+export function noteGoodStart(draft: Draft, worker: Worker): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined) return;
+  const slot = pool.slots.get(worker.slot);
+  if (slot !== undefined && slot.failures.start > 0) {
+    const failures = { ...slot.failures, start: 0 };
+    putPool(draft, pool, { slots: new Map(pool.slots).set(slot.index, { ...slot, failures }) });
+  }
+  const current = draft.pools.get(worker.pool) ?? pool;
+  if (worker.fingerprint !== current.fingerprint) return;
+  const { config, fingerprint } = current;
+  if (current.good?.config !== config) putPool(draft, current, { good: { config, fingerprint }, startFailures: 0 });
 }
 
 /** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */
@@ -180,7 +222,7 @@ export function resize(draft: Draft, pool: Pool, size: number): Pool {
   const slots = new Map(pool.slots);
   for (const index of indices.slice(size)) slots.delete(index);
   for (let index = 0; slots.size < size; index += 1) {
-    if (!slots.has(index)) slots.set(index, { index, failures: 0, nextStartAtMs: 0 });
+    if (!slots.has(index)) slots.set(index, { index, failures: noFailures, nextStartAtMs: 0 });
   }
   return putPool(draft, pool, { size, slots });
 }

@@ -14,6 +14,8 @@ export const reasons = [
   'memory_hard',
   'ttl',
   'request_budget',
+  'idle',
+  'roll',
   'config',
   'operator',
   'scale_down',

@@ -1,6 +1,8 @@
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
+import { mayStartBeside } from './host.ts';
 import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
+import { mark, replace, replaced } from './planner.ts';
 import {
   healthOf,
   mayPing,
@@ -10,11 +12,12 @@ import {
   sparedUntilMs,
 } from './policies/heartbeat.ts';
 import { drawLimits } from './policies/limits.ts';
-import { killPolicies, recyclePolicies } from './policies/list.ts';
-import type { Verdict } from './policies/policy.ts';
+import { killPolicies } from './policies/list.ts';
 import { noCounters } from './policies/policy.ts';
 import type { Reason } from './reason.ts';
+import { isActive, reviewRoll } from './roll.ts';
 import type { Pool, Slot, Worker } from './state.ts';
+import { Wake } from './wake.ts';
 
 /** How often a worker's tree is measured, for limits on its memory or only to be seen. Each process costs 20 µs. */
 const sampleEveryMs = { limited: 1_000, unlimited: 2_000 } as const;
@@ -24,10 +27,6 @@ const pssEverySamples = 60;
 const moved = { factor: 1.1, bytes: 4 * 1024 * 1024 } as const;
 /** How often a pool that closes looks whether its queue is empty yet. */
 const queueCheckMs = 50;
-
-/** Reasons that do not wait for min_lifetime. */
-const urgent: ReadonlySet<Reason> = new Set(['operator', 'memory', 'config']);
-const priority: readonly Reason[] = ['memory', 'operator', 'config', 'request_budget', 'ttl'];
 
 /** Brings one pool closer to what is desired, and says when it must be looked at again. */
 export function reconcile(draft: Draft, name: string): number {
@@ -39,21 +38,6 @@ export function reconcile(draft: Draft, name: string): number {
   else fill(draft, pool, wake);
   gate(draft, name);
   return wake.atMs;
-}
-
-/** The earliest of many times. */
-class Wake {
-  atMs = Number.POSITIVE_INFINITY;
-  readonly nowMs: number;
-  constructor(nowMs: number) {
-    this.nowMs = nowMs;
-  }
-  at(ms: number): void {
-    if (ms < this.atMs) this.atMs = Math.max(ms, this.nowMs);
-  }
-  verdict(verdict: Verdict): void {
-    if ('atMs' in verdict) this.at(verdict.atMs);
-  }
 }
 
 /** What one worker's own clocks and policies ask for. */
@@ -68,7 +52,7 @@ function lookAt(draft: Draft, before: Worker, wake: Wake): void {
   if (killIfAsked(draft, worker, pool, wake)) return;
   if (worker.phase === 'starting') return starting(draft, worker, pool, wake);
   if (worker.phase === 'draining') return draining(draft, worker, pool, wake);
-  if (worker.phase === 'ready' && worker.due === null) mark(draft, worker, pool, wake);
+  if (worker.phase === 'ready') mark(draft, worker, pool, wake);
 }
 
 function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
@@ -163,7 +147,8 @@ function climbLater(draft: Draft, workerId: string, wake: Wake): void {
 
 function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   if (draft.facts.nowMs < worker.deadlineMs) return wake.at(worker.deadlineMs);
-  kill(draft, worker, pool, 'start_timeout', `not attached within ${pool.config.start.timeoutMs} ms`);
+  const what = worker.attached ? 'not warm' : 'not attached';
+  kill(draft, worker, pool, 'start_timeout', `${what} within ${pool.config.start.timeoutMs} ms`);
   climbLater(draft, worker.id, wake);
 }
 
@@ -174,32 +159,6 @@ function draining(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
     climbLater(draft, worker.id, wake);
   } else {
     wake.at(worker.deadlineMs);
-  }
-}
-
-/** Notes the first reason for which a ready worker should be replaced; the worker goes on serving. */
-function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
-  const { nowMs } = draft.facts;
-  const counters = draft.facts.counters(worker.id) ?? noCounters;
-  const matureAtMs = worker.readyAtMs + pool.config.recycle.minLifetimeMs;
-  for (const policy of recyclePolicies) {
-    const verdict = policy(worker, pool.config, counters, nowMs);
-    if ('now' in verdict) {
-      if (nowMs < matureAtMs && !urgent.has(verdict.now)) {
-        wake.at(matureAtMs);
-        continue;
-      }
-      putWorker(draft, worker, { due: { reason: verdict.now, atMs: nowMs } });
-      record(draft, {
-        kind: 'worker_due',
-        pool: pool.name,
-        workerId: worker.id,
-        reason: verdict.now,
-        message: verdict.detail,
-      });
-      return;
-    }
-    wake.verdict(verdict);
   }
 }
 
@@ -233,14 +192,19 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
   const bySlot = groupBySlot(workersOf(draft, pool.name));
   for (const slot of [...pool.slots.values()].sort((a, b) => a.index - b.index)) {
     const workers = bySlot.get(slot.index) ?? [];
-    if (!workers.some(isActive)) start(draft, pool.name, slot.index, wake);
-    else retireReplaced(draft, pool, workers, wake);
+    if (!workers.some(isActive)) {
+      if (workers.every((worker) => worker.phase === 'exited' || mayStartBeside(draft, worker)))
+        start(draft, pool.name, slot.index, wake);
+    } else retireReplaced(draft, pool, workers, wake);
   }
-  recycle(draft, pool.name, wake);
-}
-
-function isActive(worker: Worker): boolean {
-  return worker.phase === 'starting' || worker.phase === 'ready';
+  replace(
+    draft,
+    pool.name,
+    (slot) => start(draft, pool.name, slot, wake),
+    (worker) => drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake),
+  );
+  const replacing = draft.pools.get(pool.name);
+  if (replacing !== undefined) reviewRoll(draft, replacing);
 }
 
 function groupBySlot(workers: readonly Worker[]): Map<number, Worker[]> {
@@ -270,12 +234,7 @@ function drainNow(draft: Draft, worker: Worker, pool: Pool, reason: Reason, wake
 
 /** Once a newer worker of the slot is ready, the older ones drain. */
 function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): void {
-  const newestReady = Math.max(...workers.map((worker) => (worker.phase === 'ready' ? worker.generation : 0)));
-  for (const worker of workers) {
-    if (worker.phase === 'ready' && worker.generation < newestReady) {
-      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
-    }
-  }
+  for (const worker of replaced(workers)) drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
 }
 
 /** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room. */
@@ -297,7 +256,7 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
   draft.changed.workers.add(worker.id);
   putPool(draft, pool, { generations: new Map(pool.generations).set(index, worker.generation) });
   draft.changed.pools.add(poolName);
-  draft.actions.push({ type: 'spawn', workerId: worker.id, pool: pool.config, slot: index });
+  draft.actions.push({ type: 'spawn', workerId: worker.id, pool: launchOf(pool).config, slot: index });
   record(draft, {
     kind: 'worker_started',
     pool: poolName,
@@ -308,15 +267,21 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
   return true;
 }
 
+/** What workers are started with: the pool's config, or the last good one while that is in quarantine. */
+function launchOf(pool: Pool): Pick<Pool, 'config' | 'fingerprint'> {
+  return pool.quarantine !== '' && pool.good !== null ? pool.good : pool;
+}
+
 function born(draft: Draft, pool: Pool, slot: Slot): Worker {
   const { nowMs, random } = draft.facts;
+  const launch = launchOf(pool);
   const rank = [...pool.slots.keys()].filter((index) => index < slot.index).length;
   return {
     id: `${pool.name}-${slot.index}-${idSuffix(random)}`,
     pool: pool.name,
     slot: slot.index,
     generation: (pool.generations.get(slot.index) ?? 0) + 1,
-    fingerprint: pool.fingerprint,
+    fingerprint: launch.fingerprint,
     phase: 'starting',
     pid: 0,
     startedAtMs: nowMs,
@@ -329,6 +294,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     rung: null,
     linkLostAtMs: 0,
     attached: false,
+    warmUp: launch.config.start.warmUp,
     hello: null,
     heartbeat: {
       sequence: 0,
@@ -351,8 +317,10 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       cpuMs: 0,
       cpu: 0,
       cpuAdvancedAtMs: 0,
-      samplesOverSoft: 0,
+      overSoft: 0,
       overHard: false,
+      history: [],
+      firstRssBytes: 0,
     },
     exit: null,
   };
@@ -365,39 +333,6 @@ function idSuffix(random: () => number): string {
   let suffix = '';
   for (let i = 0; i < 8; i += 1) suffix += idAlphabet[Math.floor(random() * idAlphabet.length)] ?? 'x';
   return suffix;
-}
-
-/** Planned replacements, most pressing first, as far as the tokens go. */
-function recycle(draft: Draft, poolName: string, wake: Wake): void {
-  const pool = draft.pools.get(poolName);
-  if (pool === undefined) return;
-  const bySlot = groupBySlot(workersOf(draft, poolName));
-  for (const worker of dueWorkers(bySlot)) {
-    if (pool.config.recycle.maxSurge > 0) {
-      start(draft, poolName, worker.slot, wake);
-    } else if (unavailable(draft, pool) < pool.config.recycle.maxUnavailable) {
-      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
-    }
-  }
-}
-
-/** Ready workers that wait for a replacement which is not on its way yet. */
-function dueWorkers(bySlot: ReadonlyMap<number, readonly Worker[]>): Worker[] {
-  const due: Worker[] = [];
-  for (const workers of bySlot.values()) {
-    for (const worker of workers) {
-      const replaced = workers.some((other) => isActive(other) && other.generation > worker.generation);
-      if (worker.phase === 'ready' && worker.due !== null && !replaced) due.push(worker);
-    }
-  }
-  const rank = (worker: Worker): number => (worker.due === null ? 0 : priority.indexOf(worker.due.reason));
-  return due.sort((a, b) => rank(a) - rank(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
-}
-
-function unavailable(draft: Draft, pool: Pool): number {
-  const ready = new Set<number>();
-  for (const worker of workersOf(draft, pool.name)) if (worker.phase === 'ready') ready.add(worker.slot);
-  return [...pool.slots.keys()].filter((index) => !ready.has(index)).length;
 }
 
 /** Tells dispatch whether the pool takes requests, when that changed. */

@@ -17,12 +17,33 @@ export interface NodeStatus {
   readonly stoppingSinceMs: number;
   /** What was wrong with the last reload; empty when it was taken. */
   readonly configError: string;
+  readonly host: Host;
+}
+
+/** The host's memory, which all workers share. */
+export interface Host {
+  /** The config's memory_floor; 0: it is not looked at. */
+  readonly floorBytes: number;
+  /** 0: unknown. */
+  readonly availableBytes: number;
+  readonly nextSampleAtMs: number;
+  /** Samples in a row below the floor. */
+  readonly lowSamples: number;
+  /** The worker that is being replaced to give memory back; empty: none. */
+  readonly relief: string;
 }
 
 export interface Pool {
   readonly name: string;
   readonly config: PoolConfig;
   readonly fingerprint: string;
+  /** The last config with which a worker became ready; null: none has yet. */
+  readonly good: { readonly config: PoolConfig; readonly fingerprint: string } | null;
+  /** Failed starts in a row with a config that is not the good one. */
+  readonly startFailures: number;
+  /** Why its config was given up for the good one; empty: it was not. */
+  readonly quarantine: string;
+  readonly roll: Roll | null;
   /** `removed`: no longer in the config; it goes when its last worker has gone. */
   readonly phase: 'running' | 'draining' | 'removed';
   readonly size: number;
@@ -37,12 +58,32 @@ export interface Pool {
   readonly lastFailure: { readonly message: string; readonly atMs: number } | null;
 }
 
+/** Replacing of all workers that a pool had at one moment. */
+export interface Roll {
+  readonly phase: 'running' | 'paused' | 'done' | 'aborted' | 'failed';
+  readonly startedAtMs: number;
+  /** 0: it goes on. */
+  readonly endedAtMs: number;
+  /** Those to be replaced. */
+  readonly old: ReadonlySet<string>;
+  /** Unplanned ends of those that were started since; at `maxFailures` the roll ends. */
+  readonly failures: number;
+  readonly maxFailures: number;
+  /** Why it ended before it was done. */
+  readonly message: string;
+}
+
 export interface Slot {
   readonly index: number;
-  /** Unplanned ends in a row. */
-  readonly failures: number;
+  /** Unplanned ends in a row, of each kind. */
+  readonly failures: Failures;
   readonly nextStartAtMs: number;
 }
+
+/** What a slot's failures are counted as: a worker that leaks does not use up the patience with one that crashes. */
+export type Budget = 'start' | 'crash' | 'memory';
+export type Failures = Readonly<Record<Budget, number>>;
+export const noFailures: Failures = { start: 0, crash: 0, memory: 0 };
 
 export type Phase = 'starting' | 'ready' | 'draining' | 'stopping' | 'exited';
 
@@ -77,7 +118,7 @@ export interface Worker {
   readonly readyAtMs: number;
   readonly limits: Limits;
   /** A planned replacement it waits for; it goes on serving meanwhile. */
-  readonly due: { readonly reason: Reason; readonly atMs: number } | null;
+  readonly due: Due | null;
   /** Why it is being ended or has ended. The first reason stays. */
   readonly ending: Reason | null;
   /** Start timeout, drain timeout, or the next rung of the ladder; 0: none. */
@@ -85,11 +126,21 @@ export interface Worker {
   readonly rung: Rung | null;
   readonly linkLostAtMs: number;
   readonly attached: boolean;
+  /** What it runs before it is ready. */
+  readonly warmUp: PoolConfig['start']['warmUp'];
   readonly hello: Hello | null;
   readonly heartbeat: Heartbeat;
   readonly health: Health;
   readonly usage: Usage;
   readonly exit: Exit | null;
+}
+
+export interface Due {
+  /** The first one stays. */
+  readonly reason: Reason;
+  readonly atMs: number;
+  /** The most pressing one since: it says whose turn it is. */
+  readonly pressing: Reason;
 }
 
 /** Rungs of the ladder below a drain, mildest first. */
@@ -133,9 +184,18 @@ export interface Usage {
   /** Share of a core over the last sample. */
   readonly cpu: number;
   readonly cpuAdvancedAtMs: number;
-  /** Samples in a row above the soft limit. */
-  readonly samplesOverSoft: number;
+  /** The last samples, newest in the lowest bit: 1 where it was above the soft limit. */
+  readonly overSoft: number;
   readonly overHard: boolean;
+  /** RSS lately, oldest first. */
+  readonly history: readonly MemoryPoint[];
+  /** RSS when it was first measured as ready. */
+  readonly firstRssBytes: number;
+}
+
+export interface MemoryPoint {
+  readonly atMs: number;
+  readonly bytes: number;
 }
 
 export interface Exit {
@@ -145,7 +205,12 @@ export interface Exit {
 
 export function initialState(): State {
   return {
-    node: { phase: 'running', stoppingSinceMs: 0, configError: '' },
+    node: {
+      phase: 'running',
+      stoppingSinceMs: 0,
+      configError: '',
+      host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, relief: '' },
+    },
     pools: new Map(),
     workers: new Map(),
     revision: 0,

@@ -1,10 +1,13 @@
 import type { Action } from './action.ts';
 import { applyConfig } from './apply-config.ts';
 import { applyCommand } from './command.ts';
+import type { MemoryLimits } from './config.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
-import { exited, kill } from './lifecycle.ts';
+import { guardHost, hostSampled } from './host.ts';
+import { exited, kill, noteGoodStart } from './lifecycle.ts';
+import { rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
 
@@ -30,6 +33,7 @@ export function step(state: State, events: readonly Event[], facts: Facts): Step
   for (const event of events) apply(draft, event);
   let wakeAtMs = Number.POSITIVE_INFINITY;
   for (const name of [...draft.pools.keys()]) wakeAtMs = Math.min(wakeAtMs, reconcile(draft, name));
+  wakeAtMs = Math.min(wakeAtMs, guardHost(draft));
   forgetRemovedPools(draft);
   finishWhenEmpty(draft);
   return { state: seal(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
@@ -59,12 +63,16 @@ function apply(draft: Draft, event: Event): void {
       return withWorker(draft, event.workerId, (worker) => spawnFailed(draft, worker, event.message));
     case 'attached':
       return withWorker(draft, event.workerId, (worker) => attached(draft, worker, event.hello));
+    case 'warmed':
+      return withWorker(draft, event.workerId, (worker) => warmed(draft, worker, event.error));
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
     case 'pong':
       return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event.sequence, event.atMs));
     case 'sampled':
       return withWorker(draft, event.workerId, (worker) => sampled(draft, worker, event.sample));
+    case 'host-sampled':
+      return hostSampled(draft, event.availableBytes);
     case 'idle':
     case 'budget-spent':
       // Facts that `reconcile` reads from the counters; the event only makes it look.
@@ -106,7 +114,6 @@ function spawnFailed(draft: Draft, worker: Worker, message: string): void {
 }
 
 function attached(draft: Draft, worker: Worker, hello: Hello): void {
-  const { nowMs } = draft.facts;
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || worker.phase === 'exited') return;
   if (worker.phase === 'stopping') {
@@ -114,19 +121,32 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
     draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: pool.config.drain.killAfterMs / 2 });
     return;
   }
-  if (worker.phase !== 'starting') return;
+  if (worker.phase !== 'starting' || worker.attached) return;
+  const next = putWorker(draft, worker, { attached: true, hello });
+  if (next.warmUp === null) return becomeReady(draft, next);
+  draft.actions.push({ type: 'warm-up', workerId: next.id, ...next.warmUp });
+}
+
+function warmed(draft: Draft, worker: Worker, error: string): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined || worker.phase !== 'starting' || !worker.attached) return;
+  if (error === '') return becomeReady(draft, worker);
+  kill(draft, worker, pool, 'start_failed', `its warm-up failed: ${error}`);
+}
+
+function becomeReady(draft: Draft, worker: Worker): void {
+  const { nowMs } = draft.facts;
   const heartbeat = { ...worker.heartbeat, nextPingAtMs: nowMs };
   const ready = putWorker(draft, worker, {
     phase: 'ready',
-    attached: true,
-    hello,
     readyAtMs: nowMs,
     deadlineMs: 0,
     health: 'well',
     heartbeat,
     // Its first full measurement was that of a bare interpreter.
-    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0 },
+    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, history: [], firstRssBytes: 0 },
   });
+  noteGoodStart(draft, ready);
   draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
   const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);
   record(draft, { kind: 'worker_ready', pool: worker.pool, workerId: worker.id, message: `ready in ${seconds} s` });
@@ -155,18 +175,12 @@ function sampled(draft: Draft, worker: Worker, sample: Sample): void {
   putWorker(draft, worker, { usage: nextUsage(worker.usage, sample, pool.config.recycle.memory, draft.facts.nowMs) });
 }
 
-function nextUsage(
-  usage: Usage,
-  sample: Sample,
-  limits: { softBytes: number; hardBytes: number },
-  nowMs: number,
-): Usage {
+function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: number): Usage {
   const bytes = sample.pssBytes > 0 ? sample.pssBytes : sample.rssBytes;
   const elapsedMs = nowMs - usage.sampledAtMs;
   const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
   // A child that ended takes its cpu time out of the sum: that is no negative work.
   const cpu = measurable ? Math.max(0, sample.cpuMs - usage.cpuMs) / elapsedMs : 0;
-  const overSoft = limits.softBytes > 0 && bytes > limits.softBytes;
   return {
     ...usage,
     sampledAtMs: nowMs,
@@ -176,8 +190,7 @@ function nextUsage(
     cpuMs: sample.cpuMs,
     cpu,
     cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
-    samplesOverSoft: overSoft ? usage.samplesOverSoft + 1 : 0,
-    overHard: limits.hardBytes > 0 && bytes > limits.hardBytes,
+    ...rememberMemory(usage, { bytes, rssBytes: sample.rssBytes }, limits, nowMs),
   };
 }
 

@@ -2,9 +2,10 @@ import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServi
 import { status } from '@grpc/grpc-js';
 import type { Changes, ExitRecord, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
-import type { Pool, State, Worker } from '../domain/state.ts';
+import { isOpen } from '../domain/roll.ts';
+import type { Pool, Roll, State, Worker } from '../domain/state.ts';
 import type { NodeFacts, PoolNumbers } from './view.ts';
-import { eventView, exitView, nodeView, poolView, workerView } from './view.ts';
+import { eventView, exitView, nodeView, poolView, rollView, workerView } from './view.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
@@ -27,6 +28,7 @@ export type Listener = (changes: Changes, records: readonly NodeRecord[]) => voi
 type Request = Readonly<Record<string, unknown>>;
 
 const maxPoolSize = 1_000;
+const rollFailuresMax = 3;
 /** Messages that a watcher may leave unread. */
 const maxUnreadMessages = 10_000;
 
@@ -68,6 +70,10 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       source.command({ type: 'drain-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
+    RollPool: (call: ServerWritableStream<Request, object>) => rollPool(source, call),
+    PauseRoll: unary((request) => onRoll(source, request, 'pause-roll', ['running'])),
+    ResumeRoll: unary((request) => onRoll(source, request, 'resume-roll', ['paused'])),
+    AbortRoll: unary((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
     DrainNode: unary(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: unary(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
@@ -160,8 +166,8 @@ function onNode(source: ControlSource, command: Command): object {
 }
 
 function viewWorker(source: ControlSource, worker: Worker): object {
-  const concurrency = source.state().pools.get(worker.pool)?.config.concurrency ?? 0;
-  return workerView(worker, concurrency, source.counters(worker.id), source.toUnixMs);
+  const pool = source.state().pools.get(worker.pool)?.config;
+  return workerView(worker, pool, source.counters(worker.id), source.toUnixMs);
 }
 
 function viewPool(source: ControlSource, name: string): object {
@@ -178,6 +184,68 @@ function workerViews(source: ControlSource, only: string): object[] {
   const workers = [...source.state().workers.values()].filter((worker) => only === '' || worker.pool === only);
   workers.sort((a, b) => a.pool.localeCompare(b.pool) || a.slot - b.slot || a.generation - b.generation);
   return workers.map((worker) => viewWorker(source, worker));
+}
+
+function onRoll(
+  source: ControlSource,
+  request: Request,
+  type: 'pause-roll' | 'resume-roll' | 'abort-roll',
+  phases: readonly Roll['phase'][],
+): object {
+  const pool = writablePool(source, request);
+  const phase = pool.roll?.phase ?? 'none';
+  if (!(phases as readonly string[]).includes(phase)) {
+    const expected = `expected a roll that is ${phases.join(' or ')}`;
+    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name}: ${expected}, got ${phase}`);
+  }
+  source.command({ type, pool: pool.name });
+  return viewRoll(source, pool.name) ?? {};
+}
+
+function viewRoll(source: ControlSource, pool: string): object | undefined {
+  const roll = source.state().pools.get(pool)?.roll;
+  return roll == null ? undefined : rollView(pool, roll, source.state(), source.toUnixMs);
+}
+
+/** Begins a roll and tells how far it is, until it ends or another one takes its place. */
+function rollPool(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+  let name: string;
+  try {
+    name = writablePool(source, call.request).name;
+    const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
+    source.command({ type: 'roll', pool: name, maxFailures });
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    call.emit('error', { code: error.code, details: error.details });
+    return;
+  }
+  const begun = source.state().pools.get(name)?.roll?.old;
+  let told = '';
+  const tell = (): void => {
+    const roll = source.state().pools.get(name)?.roll;
+    const view = roll?.old === begun ? viewRoll(source, name) : undefined;
+    if (view === undefined || roll == null) {
+      end();
+      call.emit('error', {
+        code: status.ABORTED,
+        details: `pool ${name}: the roll was ended, its pool or another roll came between`,
+      });
+      return;
+    }
+    const text = JSON.stringify(view);
+    if (text !== told) call.write(view);
+    told = text;
+    if (isOpen(roll)) return;
+    end();
+    call.end();
+  };
+  const end = source.subscribe((changes) => {
+    if (changes.pools.includes(name) || changes.poolsGone.includes(name)) tell();
+  });
+  call.on('cancelled', end);
+  call.on('close', end);
+  call.on('error', end);
+  tell();
 }
 
 /** A snapshot, then every change. Nothing can come between the two: both happen in one turn. */

@@ -1,6 +1,9 @@
 import type { ExitRecord, NodeRecord } from '../domain/action.ts';
+import type { MemoryLimits, PoolConfig } from '../domain/config.ts';
 import type { Counters } from '../domain/event.ts';
-import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/state.ts';
+import { limitInMs, slopeOf } from '../domain/policies/memory.ts';
+import { rollProgress } from '../domain/roll.ts';
+import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
 
 /** Domain values as messages of control.proto. Field names are the proto's. */
 
@@ -55,6 +58,21 @@ const poolStates: Readonly<Record<Pool['phase'], string>> = {
   removed: 'POOL_STATE_REMOVED',
 };
 
+const rollStates: Readonly<Record<Roll['phase'], string>> = {
+  running: 'ROLL_STATE_RUNNING',
+  paused: 'ROLL_STATE_PAUSED',
+  done: 'ROLL_STATE_DONE',
+  aborted: 'ROLL_STATE_ABORTED',
+  failed: 'ROLL_STATE_FAILED',
+};
+
+const noLimits: MemoryLimits = { softBytes: 0, hardBytes: 0, samples: 1, of: 1 };
+
+/** 0: never. */
+function finite(ms: number): number {
+  return Number.isFinite(ms) ? Math.max(1, Math.round(ms)) : 0;
+}
+
 /** 0 stays 0: not yet. */
 function moment(monotonicMs: number, toUnixMs: ToUnixMs): number {
   return monotonicMs === 0 ? 0 : Math.round(toUnixMs(monotonicMs));
@@ -62,10 +80,11 @@ function moment(monotonicMs: number, toUnixMs: ToUnixMs): number {
 
 export function workerView(
   worker: Worker,
-  concurrency: number,
+  pool: PoolConfig | undefined,
   counters: Counters | undefined,
   toUnixMs: ToUnixMs,
 ): object {
+  const limits = pool?.recycle.memory ?? noLimits;
   return {
     worker_id: worker.id,
     pool: worker.pool,
@@ -87,7 +106,9 @@ export function workerView(
     rss_bytes: worker.usage.rssBytes,
     pss_bytes: worker.usage.pssBytes,
     cpu: worker.usage.cpu,
-    concurrency,
+    memory_slope_bytes_per_s: slopeOf(worker.usage.history),
+    memory_limit_in_ms: finite(limitInMs(worker.usage, limits)),
+    concurrency: pool?.concurrency ?? 0,
     sdk_version: worker.hello?.sdkVersion ?? '',
     python_version: worker.hello?.pythonVersion ?? '',
   };
@@ -120,6 +141,19 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: 
     slots_backing_off: backingOff,
     last_failure: pool.lastFailure?.message ?? '',
     last_failure_at_ms: moment(pool.lastFailure?.atMs ?? 0, toUnixMs),
+    quarantine: pool.quarantine,
+    roll: pool.roll === null ? null : rollView(pool.name, pool.roll, state, toUnixMs),
+  };
+}
+
+export function rollView(pool: string, roll: Roll, state: State, toUnixMs: ToUnixMs): object {
+  const { phase, ...progress } = rollProgress(roll, state.workers.values());
+  return {
+    pool,
+    state: rollStates[phase],
+    ...progress,
+    started_at_ms: moment(roll.startedAtMs, toUnixMs),
+    ended_at_ms: moment(roll.endedAtMs, toUnixMs),
   };
 }
 
@@ -141,6 +175,8 @@ export function nodeView(state: State, facts: NodeFacts): object {
     http_address: facts.httpAddress,
     listen_address: facts.listenAddress,
     config_error: state.node.configError,
+    memory_available_bytes: state.node.host.availableBytes,
+    memory_floor_bytes: state.node.host.floorBytes,
   };
 }
 

@@ -10,16 +10,18 @@ import {
   nextPingAtMs,
   sparedUntilMs,
 } from '../../src/domain/policies/heartbeat.ts';
+import { idle } from '../../src/domain/policies/idle.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
 import { maxAge } from '../../src/domain/policies/max-age.ts';
 import { maxRequests } from '../../src/domain/policies/max-requests.ts';
-import { memoryHard, memorySoft } from '../../src/domain/policies/memory.ts';
+import { limitInMs, memoryHard, memorySoft, rememberMemory, slopeOf } from '../../src/domain/policies/memory.ts';
 import { outdated } from '../../src/domain/policies/outdated.ts';
 import type { Policy } from '../../src/domain/policies/policy.ts';
 import { never, noCounters } from '../../src/domain/policies/policy.ts';
 import { nextRestart } from '../../src/domain/policies/restart.ts';
-import type { Usage, Worker } from '../../src/domain/state.ts';
+import type { Failures, Usage, Worker } from '../../src/domain/state.ts';
+import { noFailures } from '../../src/domain/state.ts';
 import { nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 const base = poolConfig();
@@ -35,7 +37,7 @@ const worker: Worker = (() => {
 const usage = (patch: Partial<Usage>): Partial<Worker> => ({ usage: { ...worker.usage, ...patch } });
 const limited = (softBytes: number, hardBytes: number): PoolConfig => ({
   ...base,
-  recycle: { ...base.recycle, memory: { softBytes, hardBytes } },
+  recycle: { ...base.recycle, memory: { softBytes, hardBytes, samples: 2, of: 3 } },
 });
 
 interface Case {
@@ -48,7 +50,28 @@ interface Case {
   readonly says: 'never' | { readonly now: string } | { readonly atMs: number };
 }
 
+const idling = { ...base, recycle: { ...base.recycle, maxIdleMs: 500 } };
+
 const cases: Case[] = [
+  { what: 'no limit', policy: idle, counters: { lastEvidenceAtMs: 1 }, nowMs: 9_999, says: 'never' },
+  { what: 'never served', policy: idle, pool: idling, nowMs: 9_999, says: 'never' },
+  {
+    what: 'serving',
+    policy: idle,
+    pool: idling,
+    counters: { lastEvidenceAtMs: 1, inFlight: 1 },
+    nowMs: 9_999,
+    says: 'never',
+  },
+  { what: 'served lately', policy: idle, pool: idling, counters: { lastEvidenceAtMs: 900 }, says: { atMs: 1_400 } },
+  {
+    what: 'long without requests',
+    policy: idle,
+    pool: idling,
+    counters: { lastEvidenceAtMs: 500 },
+    says: { now: 'idle' },
+  },
+
   { what: 'no age limit', policy: maxAge, worker: { limits: { maxAgeMs: 0, maxRequests: 0 } }, says: 'never' },
   {
     what: 'not old yet',
@@ -86,19 +109,19 @@ const cases: Case[] = [
     counters: { completed: 2, failed: 3 },
     says: { now: 'request_budget' },
   },
-  { what: 'no soft limit', policy: memorySoft, worker: usage({ samplesOverSoft: 9, rssBytes: 9 }), says: 'never' },
+  { what: 'no soft limit', policy: memorySoft, worker: usage({ overSoft: 7, rssBytes: 9 }), says: 'never' },
   {
     what: 'one sample over',
     policy: memorySoft,
     pool: limited(5, 0),
-    worker: usage({ samplesOverSoft: 1 }),
+    worker: usage({ overSoft: 0b101000 | 1 }),
     says: 'never',
   },
   {
-    what: 'two samples over',
+    what: 'two of the last three over',
     policy: memorySoft,
     pool: limited(5, 0),
-    worker: usage({ samplesOverSoft: 2 }),
+    worker: usage({ overSoft: 0b101 }),
     says: { now: 'memory' },
   },
   { what: 'below hard', policy: memoryHard, pool: limited(0, 5), worker: usage({ overHard: false }), says: 'never' },
@@ -187,10 +210,17 @@ test('limits are drawn below the configured ones, each slot in a share of its ow
 
 describe('restarts', () => {
   const config = base.restart;
+  const failed = (some: Partial<Failures>): Failures => ({ ...noFailures, ...some });
   const delays = (wasReady: boolean, times: number) => {
-    let failures = 0;
+    let failures = noFailures;
     return Array.from({ length: times }, () => {
-      const next = nextRestart(failures, { wasReady, livedMs: wasReady ? 10 : 0 }, config, () => 1);
+      const next = nextRestart(
+        failures,
+        wasReady ? 'crash' : 'start',
+        { wasReady, livedMs: wasReady ? 10 : 0 },
+        config,
+        () => 1,
+      );
       failures = next.failures;
       return next.delayMs;
     });
@@ -200,9 +230,17 @@ describe('restarts', () => {
   });
   test('a failed start waits at once', () => expect(delays(false, 5)).toEqual([500, 1_000, 2_000, 4_000, 4_000]));
   test('half of a wait is chance', () =>
-    expect(nextRestart(1, { wasReady: false, livedMs: 0 }, config, () => 0).delayMs).toBe(500));
+    expect(nextRestart(failed({ start: 1 }), 'start', { wasReady: false, livedMs: 0 }, config, () => 0).delayMs).toBe(
+      500,
+    ));
   test('a long life forgives what was before', () => {
-    expect(nextRestart(9, { wasReady: true, livedMs: 30_000 }, config, () => 1)).toEqual({ failures: 1, delayMs: 0 });
+    const life = { wasReady: true, livedMs: 30_000 };
+    const forgiven = nextRestart(failed({ start: 3, crash: 9, memory: 2 }), 'crash', life, config, () => 1);
+    expect(forgiven).toEqual({ failures: failed({ crash: 1 }), delayMs: 0 });
+  });
+  test('one that leaks has patience of its own, whatever crashed before', () => {
+    const next = nextRestart(failed({ crash: 6 }), 'memory', { wasReady: true, livedMs: 10 }, config, () => 1);
+    expect(next).toEqual({ failures: failed({ crash: 6, memory: 1 }), delayMs: 0 });
   });
 });
 
@@ -215,4 +253,23 @@ test.each([
   { what: 'a ping is overdue: only a pong will do', evidenceAtMs: 9_999, missed: 1, until: null },
 ])('a ping is spared: $what', ({ evidenceAtMs, spared = 0, missed = 0, until }) => {
   expect(sparedUntilMs({ spared, missed }, evidenceAtMs, { intervalMs: 2_000 }, 10_000)).toBe(until);
+});
+
+test('the slope is drawn through all points, and tells when the limit will be met', () => {
+  const limits = { softBytes: 1_000, hardBytes: 0, samples: 2, of: 3 };
+  let remembered = worker.usage;
+  const remember = (rssBytes: number, atMs: number): void => {
+    const more = rememberMemory(remembered, { bytes: rssBytes, rssBytes }, limits, atMs);
+    remembered = { ...remembered, rssBytes, ...more };
+  };
+  for (let second = 0; second < 4; second += 1) remember(100 + second * 10, second * 1_000);
+  expect(slopeOf(remembered.history), 'too few points').toBe(0);
+  for (let second = 4; second < 60; second += 1) remember(100 + second * 10 + (second % 2), second * 1_000);
+  expect(slopeOf(remembered.history)).toBeCloseTo(10, 1);
+  expect(limitInMs(remembered, limits)).toBeGreaterThan(30_000);
+  expect(limitInMs(remembered, limits)).toBeLessThan(33_000);
+  expect(remembered.firstRssBytes).toBe(100);
+  expect(remembered.history.length).toBeLessThanOrEqual(32);
+  for (let second = 60; second < 100; second += 1) remember(500, second * 1_000);
+  expect(limitInMs(remembered, limits)).toBe(Number.POSITIVE_INFINITY);
 });

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
+import { rollProgress } from '../../src/domain/roll.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 const never = Number.POSITIVE_INFINITY;
@@ -120,7 +121,7 @@ describe('replacing', () => {
   });
 
   test('two samples over the soft limit recycle, one over the hard limit kills', () => {
-    const simulation = up(recycling({ memory: { softBytes: 100, hardBytes: 1_000 } }, { size: 1 }));
+    const simulation = up(recycling({ memory: { softBytes: 100, hardBytes: 1_000, samples: 2, of: 3 } }, { size: 1 }));
     const [first] = simulation.ready();
     simulation.process(first).behaviour.memoryBytes = 500;
     simulation.run(4_000, () => simulation.ready().some((worker) => worker.generation === 2));
@@ -134,6 +135,213 @@ describe('replacing', () => {
     expect(simulation.actions).toContainEqual(
       expect.objectContaining({ type: 'release', workerId: second?.id, reason: 'memory_hard' }),
     );
+  });
+});
+
+describe('planning', () => {
+  test.each([
+    { maxSurge: 1, maxUnavailable: 0 },
+    { maxSurge: 0, maxUnavailable: 3 },
+    { maxSurge: 2, maxUnavailable: 2 },
+  ])('16 workers born together never have more than max_unavailable missing: %o', (tokens) => {
+    const pool = recycling(
+      { maxAgeMs: 20_000, jitter: 0.2, ...tokens },
+      { size: 16, start: { ...base.start, parallel: 16 } },
+    );
+    const simulation = up(pool);
+    let least = 16;
+    let most = 16;
+    simulation.run(120_000, () => {
+      least = Math.min(least, simulation.ready().length);
+      most = Math.max(most, simulation.workers().length);
+      return false;
+    });
+    expect(least).toBeGreaterThanOrEqual(16 - tokens.maxUnavailable);
+    expect(most).toBeLessThanOrEqual(16 + tokens.maxSurge);
+    expect(simulation.ready().every((worker) => worker.generation >= 5)).toBe(true);
+  });
+
+  test('with both tokens more are replaced at once than with one', () => {
+    const times = [
+      { maxSurge: 1, maxUnavailable: 0 },
+      { maxSurge: 1, maxUnavailable: 2 },
+    ].map((tokens) => {
+      const simulation = up(recycling(tokens, { size: 6 }));
+      simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+      const sinceMs = simulation.nowMs;
+      expect(simulation.run(60_000, () => simulation.state.pools.get('p')?.roll?.phase === 'done')).toBe(true);
+      return simulation.nowMs - sinceMs;
+    });
+    expect(times[1]).toBeLessThan((times[0] ?? 0) * 0.7);
+  });
+
+  test('the more pressing reason has its turn first, and the first one stays the reason', () => {
+    const simulation = up(
+      recycling({ maxAgeMs: 5_000, memory: { softBytes: 100, hardBytes: 0, samples: 2, of: 3 } }, { size: 3 }),
+    );
+    simulation.behaviour = { ...healthy, attachMs: 4_000 };
+    simulation.run(6_000, () => simulation.ready().every((worker) => worker.due !== null));
+    const last = simulation
+      .ready()
+      .find((worker) => simulation.workers().every((w) => w.slot !== worker.slot || w === worker));
+    simulation.process(last).behaviour.memoryBytes = 500;
+    simulation.run(3_000, () => simulation.state.workers.get(last?.id ?? '')?.due?.pressing === 'memory');
+    expect(simulation.state.workers.get(last?.id ?? '')?.due?.reason).toBe('ttl');
+    const first = simulation.workers().find((worker) => worker.phase === 'starting')?.slot;
+    simulation.run(20_000, () => simulation.workers().some((w) => w.phase === 'starting' && w.slot !== first));
+    expect(simulation.workers().find((w) => w.phase === 'starting')?.slot).toBe(last?.slot);
+  });
+
+  test('an idle worker that has served is replaced, one that never served is not', () => {
+    const simulation = up(recycling({ maxIdleMs: 5_000 }, { size: 2 }));
+    const [served] = simulation.ready();
+    simulation.process(served).counters.lastEvidenceAtMs = simulation.nowMs;
+    simulation.tell({ type: 'idle', workerId: served?.id ?? '' });
+    simulation.run(20_000);
+    expect(simulation.ready().map((worker) => worker.generation)).toEqual([2, 1]);
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'idle' }));
+  });
+
+  test('a worker is warm before it is ready, and one whose warm-up fails is a failed start', () => {
+    const pool = poolConfig({ size: 1, start: { ...base.start, warmUp: { command: 'c', payload: '[]' } } });
+    const simulation = new Simulation();
+    simulation.tell({ type: 'config', config: nodeConfig(pool) });
+    simulation.run(210);
+    expect(simulation.workers()).toMatchObject([{ phase: 'starting', attached: true }]);
+    expect(count(simulation, 'admit')).toBe(0);
+    simulation.run(100);
+    expect(simulation.ready()).toHaveLength(1);
+    simulation.behaviour = { ...healthy, warmUp: 'fails' };
+    simulation.tell({ type: 'recycle-worker', workerId: simulation.ready()[0]?.id ?? '' });
+    simulation.run(5_000);
+    expect(simulation.ready()).toMatchObject([{ generation: 1 }]);
+    expect(simulation.state.pools.get('p')?.lastFailure?.message).toContain('SIGKILL');
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'start_failed' }));
+    simulation.behaviour = { ...healthy, warmUp: 'never' };
+    simulation.run(20_000);
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'start_timeout' }));
+  });
+});
+
+describe('a changed config with which nothing starts', () => {
+  const changed = poolConfig({ size: 3, app: 'm:broken' });
+
+  test('is given up for the last good one, which fills slots until the config changes again', () => {
+    const simulation = up(poolConfig({ size: 3 }));
+    simulation.behaviour = { ...healthy, spawnMs: never };
+    simulation.tell({ type: 'config', config: nodeConfig(changed) });
+    simulation.run(60_000);
+    expect(simulation.kinds().filter((kind) => kind === 'pool_quarantined')).toHaveLength(1);
+    expect(count(simulation, 'spawn')).toBe(3 + base.restart.quarantineAfter);
+    expect(simulation.ready().map((worker) => worker.generation)).toEqual([1, 1, 1]);
+    simulation.behaviour = { ...healthy };
+    const [lost] = simulation.ready();
+    simulation.die(simulation.process(lost));
+    expect(simulation.run(20_000, () => simulation.ready().every((worker) => worker.id !== lost?.id))).toBe(true);
+    expect(simulation.run(20_000, () => simulation.ready().length === 3)).toBe(true);
+    const apps = simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action.pool.app] : []));
+    expect(apps.at(-1)).toBe('m:app');
+    simulation.tell({ type: 'config', config: nodeConfig({ ...changed, app: 'm:mended' }) });
+    simulation.run(60_000);
+    expect(simulation.state.pools.get('p')?.quarantine).toBe('');
+    const mended = simulation.state.pools.get('p')?.fingerprint;
+    expect(simulation.ready().map((worker) => worker.fingerprint === mended)).toEqual([true, true, true]);
+  });
+
+  test('without surge no more than max_unavailable are given up for it', () => {
+    const tokens = { recycle: { ...base.recycle, maxSurge: 0, maxUnavailable: 1 } };
+    const simulation = up(poolConfig({ size: 3, ...tokens }));
+    simulation.behaviour = { ...healthy, attachMs: never };
+    simulation.tell({ type: 'config', config: nodeConfig({ ...changed, ...tokens }) });
+    simulation.run(1_000);
+    expect(simulation.run(60_000, () => simulation.state.pools.get('p')?.quarantine !== '')).toBe(true);
+    expect(simulation.ready()).toHaveLength(2);
+    simulation.behaviour = { ...healthy };
+    expect(simulation.run(10_000, () => simulation.ready().length === 3)).toBe(true);
+  });
+});
+
+describe('a roll', () => {
+  const rollOf = (simulation: Simulation) => simulation.state.pools.get('p')?.roll;
+  const progress = (simulation: Simulation) => {
+    const roll = rollOf(simulation);
+    return roll == null ? undefined : rollProgress(roll, simulation.state.workers.values());
+  };
+
+  test('replaces all that were there, none before its replacement is ready', () => {
+    const simulation = up(poolConfig({ size: 4 }));
+    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+    expect(progress(simulation)).toMatchObject({ phase: 'running', total: 4, replaced: 0, replacing: 1 });
+    let least = 4;
+    simulation.run(20_000, () => {
+      least = Math.min(least, simulation.ready().length);
+      return rollOf(simulation)?.phase === 'done';
+    });
+    expect(progress(simulation)).toMatchObject({ phase: 'done', total: 4, replaced: 4 });
+    expect(least).toBe(4);
+    expect(simulation.ready().map((worker) => worker.generation)).toEqual([2, 2, 2, 2]);
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'roll' }));
+  });
+
+  test('pauses, goes on, and is aborted', () => {
+    const simulation = up(poolConfig({ size: 4 }));
+    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+    simulation.tell({ type: 'pause-roll', pool: 'p' });
+    simulation.run(20_000);
+    expect(progress(simulation)).toMatchObject({ phase: 'paused', replaced: 1 });
+    simulation.tell({ type: 'resume-roll', pool: 'p' });
+    simulation.run(20_000, () => progress(simulation)?.replaced === 2);
+    simulation.tell({ type: 'abort-roll', pool: 'p' });
+    simulation.run(20_000);
+    expect(progress(simulation)).toMatchObject({ phase: 'aborted' });
+    expect(simulation.ready().filter((worker) => worker.generation === 1).length).toBeGreaterThanOrEqual(1);
+    expect(simulation.ready().every((worker) => worker.due === null)).toBe(true);
+  });
+
+  test('stops by itself when replacements fail, and leaves the old ones as they were', () => {
+    const simulation = up(poolConfig({ size: 3 }));
+    simulation.behaviour = { ...healthy, spawnMs: never };
+    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 2 });
+    simulation.run(60_000);
+    expect(progress(simulation)).toMatchObject({ phase: 'failed', failures: 2, replaced: 0 });
+    expect(progress(simulation)?.message).toContain('2 replacements failed');
+    expect(simulation.ready()).toMatchObject([1, 1, 1].map((generation) => ({ generation, due: null })));
+    expect(count(simulation, 'spawn')).toBe(3 + 2);
+  });
+});
+
+describe("the host's memory", () => {
+  const living = (simulation: Simulation) => simulation.workers().filter((worker) => worker.phase !== 'exited').length;
+  const floor = (pool: PoolConfig): NodeConfig => ({ ...nodeConfig(pool), memoryFloorBytes: 1_000 });
+
+  test('without room for a second worker it is replaced in its place, one at a time', () => {
+    const pool = recycling({ maxAgeMs: 5_000, maxSurge: 3 }, { size: 3 });
+    const simulation = up(pool, floor(pool));
+    simulation.availableBytes = 1_005;
+    let [least, most] = [3, 3];
+    simulation.run(30_000, () => {
+      [least, most] = [Math.min(least, simulation.ready().length), Math.max(most, living(simulation))];
+      return simulation.ready().length === 3 && simulation.ready().every((worker) => worker.generation > 1);
+    });
+    expect([least, most]).toEqual([2, 3]);
+    expect(simulation.ready().every((worker) => worker.generation > 1)).toBe(true);
+  });
+
+  test('below the floor the one that has grown most is replaced, and no more than that', () => {
+    const pool = poolConfig({ size: 3 });
+    const simulation = up(pool, floor(pool));
+    simulation.run(3_000);
+    const [small, large] = simulation.ready();
+    simulation.process(small).behaviour.memoryBytes = 20 * 1024 * 1024;
+    simulation.process(large).behaviour.memoryBytes = 90 * 1024 * 1024;
+    simulation.availableBytes = 500;
+    expect(simulation.run(20_000, () => simulation.ready().some((worker) => worker.generation === 2))).toBe(true);
+    expect(simulation.ready().map((worker) => worker.generation)).toEqual([1, 2, 1]);
+    simulation.availableBytes = 5_000_000_000;
+    simulation.run(30_000);
+    expect(simulation.ready().map((worker) => worker.generation)).toEqual([1, 2, 1]);
+    expect(simulation.kinds().filter((kind) => kind === 'host_memory_low')).toHaveLength(1);
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'memory' }));
   });
 });
 

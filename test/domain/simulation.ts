@@ -15,18 +15,19 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
     env: {},
     size: 2,
     concurrency: 1,
-    start: { mode: 'exec', timeoutMs: 5_000, parallel: 4 },
+    start: { mode: 'exec', timeoutMs: 5_000, parallel: 4, warmUp: null },
     heartbeat: { intervalMs: 1_000, timeoutMs: 3_000, maxMissed: 2, busyLimitMs: 20_000 },
     recycle: {
       maxAgeMs: 0,
       maxRequests: 0,
-      memory: { softBytes: 0, hardBytes: 0 },
+      maxIdleMs: 0,
+      memory: { softBytes: 0, hardBytes: 0, samples: 2, of: 3 },
       jitter: 0,
       maxSurge: 1,
       maxUnavailable: 0,
       minLifetimeMs: 0,
     },
-    restart: { backoffMinMs: 500, backoffMaxMs: 4_000, resetAfterMs: 30_000 },
+    restart: { backoffMinMs: 500, backoffMaxMs: 4_000, resetAfterMs: 30_000, quarantineAfter: 3 },
     drain: { timeoutMs: 10_000, killAfterMs: 4_000 },
     queue: { maxRequests: 10, maxBytes: 1_000 },
     request: { timeoutMs: 1_000, maxAttempts: 3, killAfterMs: 0, affinity: 'off' },
@@ -36,7 +37,7 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
 }
 
 export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
-  return { nodeId: 'n', pools: new Map(pools.map((pool) => [pool.name, pool])) };
+  return { nodeId: 'n', memoryFloorBytes: 0, pools: new Map(pools.map((pool) => [pool.name, pool])) };
 }
 
 /** How a simulated worker behaves; a test may change it at any time. */
@@ -53,6 +54,8 @@ export interface Behaviour {
   /** Cpu time per second of the clock. */
   cpu: number;
   memoryBytes: number;
+  /** How its warm-up ends. */
+  warmUp: 'well' | 'fails' | 'never';
 }
 
 export const healthy: Behaviour = {
@@ -65,6 +68,7 @@ export const healthy: Behaviour = {
   sweepMs: 5,
   cpu: 0,
   memoryBytes: 10,
+  warmUp: 'well',
 };
 
 export interface Process {
@@ -85,6 +89,8 @@ export class Simulation {
   behaviour: Behaviour = { ...healthy };
   finished = 0;
   queued = 0;
+  /** What the host has available. */
+  availableBytes = 1_000_000;
   readonly processes = new Map<string, Process>();
   readonly actions: Action[] = [];
   readonly #gone = new Set<string>();
@@ -184,6 +190,9 @@ export class Simulation {
   #act(action: Action): void {
     this.actions.push(action);
     if (action.type === 'spawn') return this.#spawn(action.workerId);
+    if (action.type === 'sample-host') {
+      return this.#tellLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
+    }
     if (action.type === 'finish') {
       this.finished += 1;
       return;
@@ -205,6 +214,14 @@ export class Simulation {
         if (process?.alive)
           this.#tellLater(1, () => ({ type: 'sampled', workerId: process.workerId, sample: this.#sample(process) }));
         return;
+      case 'warm-up': {
+        const how = process?.behaviour.warmUp ?? 'never';
+        if (process?.alive && how !== 'never') {
+          const error = how === 'well' ? '' : 'ValueError: cold';
+          this.#tellLater(50, () => ({ type: 'warmed', workerId: action.workerId, error }));
+        }
+        return;
+      }
       case 'send-drain':
         if (process !== undefined) process.draining = true;
         return;
@@ -272,7 +289,10 @@ export class Simulation {
       const old = before.workers.get(id);
       // The first reason wins.
       if (old?.ending && worker.ending !== old.ending) expect(worker.ending).toBe(old.ending);
-      if (old?.due && worker.due !== old.due) expect(worker.due).toEqual(old.due);
+      // So does what it is due for, save that a roll which ended, or a config that was given up, takes its wish back.
+      if (old?.due && worker.due === null)
+        expect(['roll', 'config'], 'what is no longer due').toContain(old.due.reason);
+      else if (old?.due && worker.due?.reason !== old.due.reason) expect(worker.due?.reason).toBe(old.due.reason);
     }
     const seen = new Set<string>();
     for (const { pool, slot, generation } of this.state.workers.values()) {
@@ -305,7 +325,9 @@ export class Simulation {
     const worker = this.state.workers.get(action.workerId);
     expect(pool).toBeDefined();
     const live = [...this.state.workers.values()].filter((other) => other.pool === action.pool.name).length;
-    expect(live, 'live workers at a spawn').toBeLessThanOrEqual((pool?.size ?? 0) + action.pool.recycle.maxSurge);
+    expect(live, 'live workers at a spawn').toBeLessThanOrEqual(
+      (pool?.size ?? 0) + (pool?.config.recycle.maxSurge ?? 0),
+    );
     const slot = `${action.pool.name} ${action.slot}`;
     const before = this.#generations.get(slot) ?? 0;
     expect(worker?.generation, 'each filling of a slot is the next generation').toBe(before + 1);

@@ -31,6 +31,7 @@ const behaviour = fc.record({
   sweepMs: fc.constantFrom(0, 5, 3_000),
   cpu: fc.constantFrom(0, 1),
   memoryBytes: fc.constantFrom(10, 600, 2_000),
+  warmUp: fc.constantFrom('well', 'fails', 'never'),
 });
 
 const pool = fc
@@ -41,11 +42,16 @@ const pool = fc
     maxUnavailable: fc.nat({ max: 2 }),
     maxAgeMs: fc.constantFrom(0, 3_000),
     maxRequests: fc.constantFrom(0, 3),
-    memory: fc.constantFrom({ softBytes: 0, hardBytes: 0 }, { softBytes: 500, hardBytes: 1_000 }),
+    memory: fc.constantFrom(
+      { softBytes: 0, hardBytes: 0, samples: 2, of: 3 },
+      { softBytes: 500, hardBytes: 1_000, samples: 2, of: 3 },
+    ),
+    maxIdleMs: fc.constantFrom(0, 2_000),
+    warmUp: fc.constantFrom(null, { command: 'c', payload: '{}' }),
     app: fc.constantFrom('m:app', 'm:other'),
     name: fc.constantFrom('p', 'q'),
   })
-  .map(({ size, app, name, parallel, maxSurge, maxUnavailable, ...recycle }) => {
+  .map(({ size, app, name, parallel, warmUp, maxSurge, maxUnavailable, ...recycle }) => {
     const base = poolConfig();
     const surge = maxSurge + maxUnavailable === 0 ? 1 : maxSurge;
     return {
@@ -53,7 +59,7 @@ const pool = fc
       name,
       size,
       app,
-      start: { ...base.start, parallel },
+      start: { ...base.start, parallel, warmUp },
       recycle: { ...base.recycle, ...recycle, maxSurge: surge, maxUnavailable, jitter: 0.3 },
     } satisfies PoolConfig;
   });
@@ -84,7 +90,7 @@ const command = fc
     size: fc.nat({ max: 5 }),
     pool: fc.constantFrom('p', 'q', 'nowhere'),
     replace: fc.boolean(),
-    which: fc.nat({ max: 7 }),
+    which: fc.nat({ max: 11 }),
   })
   .map(({ at, size, pool: name, replace, which }) =>
     move(`command ${which} of ${at} or ${name} (${size}, ${replace})`, (simulation) => {
@@ -98,6 +104,10 @@ const command = fc
         { type: 'drain-node' },
         { type: 'resume-node' },
         { type: 'config-refused', message: 'a problem' },
+        { type: 'roll', pool: name, maxFailures: 1 + (size % 3) },
+        { type: 'pause-roll', pool: name },
+        { type: 'resume-roll', pool: name },
+        { type: 'abort-roll', pool: name },
       ];
       const chosen = commands[which];
       if (chosen !== undefined) simulation.tell(chosen);
@@ -126,6 +136,12 @@ const die = index.map((at) =>
   }),
 );
 
+const memory = fc.constantFrom(10, 100_000_000, 1_000_000_000).map((bytes) =>
+  move(`the host has ${bytes} bytes`, (simulation) => {
+    simulation.availableBytes = bytes;
+  }),
+);
+
 const work = fc.tuple(index, fc.nat({ max: 2 }), fc.nat({ max: 4 })).map(([at, inFlight, done]) =>
   move(`${at} has ${inFlight}, did ${done}`, (simulation) => {
     const process = pick([...simulation.processes.values()], at);
@@ -140,7 +156,7 @@ const reload = fc
   .uniqueArray(pool, { selector: ({ name }) => name, maxLength: 2 })
   .map((pools) =>
     move(`reload ${fc.stringify(pools)}`, (simulation) =>
-      simulation.tell({ type: 'config', config: nodeConfig(...pools) }),
+      simulation.tell({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 50_000_000 } }),
     ),
   );
 
@@ -153,6 +169,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 2, arbitrary: work },
   { weight: 1, arbitrary: reload },
   { weight: 1, arbitrary: lag },
+  { weight: 1, arbitrary: memory },
 );
 
 test('whatever comes in whatever order: the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
@@ -169,6 +186,7 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
       simulation.behaviour = { ...healthy };
       for (const process of simulation.processes.values()) {
         Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
+
         process.counters.inFlight = 0;
       }
       simulation.tell({ type: 'resume-node' });

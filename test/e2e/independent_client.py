@@ -52,6 +52,15 @@ def ask(pool, command, arguments=(), **more):
     return execution_pb2.ExecuteRequest(pool=pool, command=command, payload=payload, **more)
 
 
+def refusal(make):
+    """Status and words of a call that Control refuses."""
+    try:
+        make()
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    raise AssertionError("expected a refusal")
+
+
 def failure(made_call):
     try:
         made_call()
@@ -151,6 +160,23 @@ call(node, "RecycleWorker", control_pb2.RecycleWorkerRequest(worker_id=old.worke
 until(lambda: old.worker_id not in [w.worker_id for w in ready("text")] and len(ready("text")) == 2, "a replacement")
 new = next(worker for worker in ready("text") if worker.slot == old.slot)
 assert new.generation == old.generation + 1
+
+rolled = list(call(node, "RollPool", control_pb2.RollPoolRequest(pool="text"), timeout=120))
+assert rolled[0].state == control_pb2.ROLL_STATE_RUNNING and rolled[0].total == 2 and rolled[0].replaced == 0, rolled[0]
+assert rolled[-1].state == control_pb2.ROLL_STATE_DONE and rolled[-1].replaced == 2, rolled[-1]
+assert new.worker_id not in [w.worker_id for w in ready("text")] and len(ready("text")) == 2
+code, error = refusal(lambda: call(node, "PauseRoll", control_pb2.PauseRollRequest(pool="text")))
+assert code == grpc.StatusCode.FAILED_PRECONDITION and "got done" in error, error
+again = call(node, "RollPool", control_pb2.RollPoolRequest(pool="text", max_failures=1), timeout=120)
+next(again)
+paused = call(node, "PauseRoll", control_pb2.PauseRollRequest(pool="text"))
+assert paused.state == control_pb2.ROLL_STATE_PAUSED, paused
+resumed = call(node, "ResumeRoll", control_pb2.ResumeRollRequest(pool="text"))
+assert resumed.state == control_pb2.ROLL_STATE_RUNNING, resumed
+aborted = call(node, "AbortRoll", control_pb2.AbortRollRequest(pool="text"))
+assert aborted.state == control_pb2.ROLL_STATE_ABORTED and aborted.ended_at_ms, aborted
+assert list(again)[-1].state == control_pb2.ROLL_STATE_ABORTED
+until(lambda: len(ready("text")) == 2, "two workers after the aborted roll")
 
 drained = call(node, "DrainPool", control_pb2.DrainPoolRequest(pool="text"))
 assert drained.state == control_pb2.POOL_STATE_DRAINING and len(ready("text")) == 2

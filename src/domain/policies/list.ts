@@ -1,4 +1,5 @@
 import { hung } from './heartbeat.ts';
+import { idle } from './idle.ts';
 import { linkLost } from './link-lost.ts';
 import { maxAge } from './max-age.ts';
 import { maxRequests } from './max-requests.ts';
@@ -7,7 +8,7 @@ import { outdated } from './outdated.ts';
 import type { Policy } from './policy.ts';
 
 /** Policies that ask for a planned replacement, most pressing first. */
-export const recyclePolicies: readonly Policy[] = [memorySoft, outdated, maxRequests, maxAge];
+export const recyclePolicies: readonly Policy[] = [memorySoft, outdated, maxRequests, maxAge, idle];
 
 /** Policies that end a worker at once. */
 export const killPolicies: readonly Policy[] = [memoryHard, hung, linkLost];

@@ -1,0 +1,104 @@
+import type { Draft } from './draft.ts';
+import { putPool, record, workersOf } from './draft.ts';
+import type { Pool, Roll, Worker } from './state.ts';
+
+/** How far a roll is; the fields of control.proto's Roll. */
+export interface RollProgress {
+  readonly phase: Roll['phase'];
+  /** Workers to be replaced, and of those: replaced, and being replaced. */
+  readonly total: number;
+  readonly replaced: number;
+  readonly replacing: number;
+  readonly failures: number;
+  readonly message: string;
+}
+
+/** Replaces all that the pool has now, as its tokens allow. One that goes on is begun anew. */
+export function startRoll(draft: Draft, pool: Pool, maxFailures: number): void {
+  const old = new Set(
+    workersOf(draft, pool.name)
+      .filter(isActive)
+      .map((worker) => worker.id),
+  );
+  const roll: Roll = {
+    phase: 'running',
+    startedAtMs: draft.facts.nowMs,
+    endedAtMs: 0,
+    old,
+    failures: 0,
+    maxFailures,
+    message: '',
+  };
+  // Asking for it again is asking to try the config again, too.
+  putPool(draft, pool, { roll, quarantine: '', startFailures: 0 });
+  record(draft, { kind: 'roll_started', pool: pool.name, reason: 'roll', message: `${old.size} workers to replace` });
+}
+
+export function pauseRoll(draft: Draft, pool: Pool): void {
+  if (pool.roll?.phase !== 'running') return;
+  putPool(draft, pool, { roll: { ...pool.roll, phase: 'paused' } });
+  record(draft, { kind: 'roll_paused', pool: pool.name, message: 'no further replacements' });
+}
+
+export function resumeRoll(draft: Draft, pool: Pool): void {
+  if (pool.roll?.phase !== 'paused') return;
+  putPool(draft, pool, { roll: { ...pool.roll, phase: 'running' } });
+  record(draft, { kind: 'roll_resumed', pool: pool.name, message: 'replaces on' });
+}
+
+/** Those that are not being replaced yet stay; replacements that were started go on. */
+export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'failed', message: string): void {
+  const { roll } = pool;
+  if (roll === null || !isOpen(roll)) return;
+  putPool(draft, pool, { roll: { ...roll, phase, endedAtMs: draft.facts.nowMs, message } });
+  const unplanned = phase === 'failed';
+  record(draft, { kind: 'roll_ended', pool: pool.name, message: `${phase}: ${message}`, unplanned });
+}
+
+/** A worker that was started since the roll began ended unplanned: when that is too often the rest is left as it is. */
+export function noteRollFailure(draft: Draft, worker: Worker, message: string): void {
+  const pool = draft.pools.get(worker.pool);
+  const roll = pool?.roll;
+  if (pool === undefined || roll === undefined || roll === null || !isOpen(roll) || roll.old.has(worker.id)) return;
+  const failures = roll.failures + 1;
+  const next = putPool(draft, pool, { roll: { ...roll, failures } });
+  if (failures < roll.maxFailures) return;
+  endRoll(draft, next, 'failed', `${failures} replacements failed; the last one: ${message}`);
+}
+
+/** Ends a roll whose work is done. */
+export function reviewRoll(draft: Draft, pool: Pool): void {
+  const { roll } = pool;
+  if (roll === null || !isOpen(roll)) return;
+  const workers = workersOf(draft, pool.name);
+  if (workers.some((worker) => isActive(worker) && roll.old.has(worker.id))) return;
+  const filled = new Set(workers.filter((worker) => worker.phase === 'ready').map((worker) => worker.slot));
+  if (![...pool.slots.keys()].every((index) => filled.has(index))) return;
+  endRoll(draft, pool, 'done', `${roll.old.size} workers replaced`);
+}
+
+export function rollProgress(roll: Roll, workers: Iterable<Worker>): RollProgress {
+  let remaining = 0;
+  let replacing = 0;
+  for (const worker of workers) {
+    if (!roll.old.has(worker.id) || worker.phase === 'exited') continue;
+    if (isActive(worker)) remaining += 1;
+    if (worker.due?.reason === 'roll' || worker.ending === 'roll') replacing += 1;
+  }
+  const { phase, failures, message } = roll;
+  return { phase, total: roll.old.size, replaced: roll.old.size - remaining, replacing, failures, message };
+}
+
+export function isOpen(roll: Roll): boolean {
+  return roll.phase === 'running' || roll.phase === 'paused';
+}
+
+/** It fills its slot, or is about to. */
+export function isActive(worker: Worker): boolean {
+  return worker.phase === 'starting' || worker.phase === 'ready';
+}
+
+/** A newer worker of its slot is there or on its way. */
+export function isBeingReplaced(worker: Worker, workers: readonly Worker[]): boolean {
+  return workers.some((other) => other.slot === worker.slot && other.generation > worker.generation && isActive(other));
+}

@@ -1,0 +1,136 @@
+import { afterEach, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+const text = (keys: string, app = 'text:app') => `
+text:
+  app: ${app}
+  python: ${python}
+  cwd: ${examples}
+  restart: { backoff: { min: 50ms, max: 100ms } }
+  ${keys}
+`;
+
+async function start(pools: string): Promise<void> {
+  agent = await startAgent(pools);
+  client = connect(agent.socket);
+}
+
+test('roll replaces every worker under load, loses no request, and shows how far it is', async () => {
+  await start(text('size: 3'));
+  const before = await untilReady(agent, 'text', 3);
+  let rolling = true;
+  let answered = 0;
+  const caller = async (): Promise<void> => {
+    while (rolling) {
+      await client.execute('text', 'count_words', ['a b']);
+      answered += 1;
+    }
+  };
+  const callers = Array.from({ length: 4 }, caller);
+  const rolled = await agent.cli('roll', 'text');
+  rolling = false;
+  await Promise.all(callers);
+  expect(rolled).toMatchObject({ code: 0, stderr: '' });
+  const lines = rolled.stdout.trim().split('\n');
+  expect(lines[0]).toMatch(/^text \[\.{30}\] 0 of 3 replaced, 1 in progress \(running\)$/);
+  expect(lines.at(-1)).toMatch(/^text \[#{30}\] 3 of 3 replaced, \d in progress \(done: 3 workers replaced\)$/);
+  const after = await untilReady(agent, 'text', 3);
+  const old = new Set(before.map((worker) => worker.worker_id));
+  expect(after.filter((worker) => old.has(worker.worker_id))).toEqual([]);
+  expect(answered).toBeGreaterThan(0);
+  const exits = await agent.json<{ reason: string }[]>('exits');
+  expect(exits.map((exit) => exit.reason)).toEqual(['roll', 'roll', 'roll']);
+});
+
+test('a changed config that does not start is given up for the last good one, which serves on', async () => {
+  await start(text('size: 2'));
+  await untilReady(agent, 'text', 2);
+  agent.config(text('size: 2', 'nothing_here:app'));
+  agent.signal('SIGHUP');
+  await until(() => agent.output().includes('"pool_quarantined"'), 'the quarantine', agent.output);
+  const status = await agent.cli('status');
+  expect(status.stdout).toMatch(/text: its last good config is kept: 3 starts failed with the new config/);
+  const [first] = await untilReady(agent, 'text', 2);
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  await until(
+    async () => (await untilReady(agent, 'text', 2)).every((worker) => worker.worker_id !== first?.worker_id),
+    'its slot to be filled',
+  );
+  await client.execute('text', 'count_words', ['a b']);
+  // Asked to try again, it tries, and stops by itself.
+  const rolled = await agent.cli('roll', 'text', '--max-failures', '2');
+  expect(rolled.code).toBe(1);
+  expect(rolled.stderr).toMatch(
+    /^pool text: the roll failed: 2 replacements failed; the last one: [\s\S]*nothing_here/,
+  );
+  await untilReady(agent, 'text', 2);
+  await client.execute('text', 'count_words', ['a b']);
+});
+
+test('roll is paused, resumed and aborted; what cannot be is told', async () => {
+  await start(text('size: 6'));
+  await untilReady(agent, 'text', 6);
+  expect(await agent.cli('roll', 'text', '--pause')).toMatchObject({
+    code: 1,
+    stderr: 'FAILED_PRECONDITION: pool text: expected a roll that is running, got none\n',
+  });
+  expect((await agent.cli('roll', 'nowhere')).stderr).toMatch(/^NOT_FOUND: pool: expected one of this node's pools/);
+  expect(await agent.cli('roll', 'text', '--max-failures', 'x')).toMatchObject({ code: 2 });
+  const rolling = agent.cli('roll', 'text');
+  await until(() => agent.output().includes('"roll_started"'), 'the roll to begin');
+  const aborted = await agent.cli('roll', 'text', '--abort');
+  expect(aborted.stdout).toContain('(aborted: asked to)');
+  expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: asked to\n' });
+});
+
+test('a worker is ready only when its warm-up is done; one that fails it is no worker', async () => {
+  const pool = (warmUp: string) => `
+slow:
+  app: faults:app
+  python: ${python}
+  cwd: ${examples}
+  start: { ${warmUp} }
+  restart: { backoff: { min: 50ms, max: 100ms } }
+`;
+  await start(pool('warm_up: leak, warm_up_args: [7]'));
+  await untilReady(agent, 'slow', 1);
+  expect((await client.execute('slow', 'leak', [1])).value).toEqual({ leaked_mb: 8 });
+  expect((await agent.workers('slow'))[0]).toMatchObject({ requests_completed: 1, requests_failed: 0 });
+  agent.config(`${pool('warm_up: raise_error, warm_up_args: [cold]')}  env: { CHANGED: 1 }`);
+  agent.signal('SIGHUP');
+  await until(
+    () => agent.output().includes('its warm-up failed: builtins.RuntimeError: cold'),
+    'the failure',
+    agent.output,
+  );
+  await until(() => agent.output().includes('"pool_quarantined"'), 'the quarantine', agent.output);
+  expect((await client.execute('slow', 'leak', [1])).value).toEqual({ leaked_mb: 9 });
+  agent.config(`${pool('warm_up: nothing')}  env: { CHANGED: 2 }`);
+  agent.signal('SIGHUP');
+  await until(
+    () => /start.warm_up: expected a command of the app \([^)]*\), got ..nothing../.test(agent.output()),
+    'it to be told',
+  );
+});
+
+test('a progress bar is one line that changes, on a terminal', async () => {
+  await start(text('size: 1'));
+  await untilReady(agent, 'text', 1);
+  const { spawnSync } = await import('node:child_process');
+  const command = `${process.execPath} ${root}bin/pitwarden roll text --socket ${agent.socket}`;
+  const { stdout, status } = spawnSync('script', ['-qec', command, '/dev/null'], { encoding: 'utf8' });
+  expect(status).toBe(0);
+  expect(stdout).toContain('\r\x1b[Ktext [');
+  expect(stdout.trim().split('\n')).toHaveLength(1);
+});
