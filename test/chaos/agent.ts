@@ -35,8 +35,9 @@ export interface PoolView {
 
 export interface SubmitResult {
   readonly request_id: string;
-  readonly response: { readonly payload: Buffer; readonly worker_id: string } | null;
-  readonly error: ErrorView | null;
+  /** One of these two. */
+  readonly response?: { readonly payload: Buffer; readonly worker_id: string };
+  readonly error?: ErrorView;
   readonly more: boolean;
 }
 

@@ -98,13 +98,13 @@ export function startLoad(agent: ChaosAgent, random: Random, options: LoadOption
     }
     ended += 1;
     fate.ended = true;
-    fate.error = result.error;
+    fate.error = result.error ?? null;
     fate.workerId = result.response?.worker_id ?? result.error?.worker_id ?? '';
     open.delete(result.request_id);
     callOf.delete(result.request_id);
-    if (result.error !== null) errors.push(fate);
+    if (fate.error !== null) errors.push(fate);
     else checkAnswer(fate, String(result.response?.payload), violations);
-    if (result.error === null && !fate.idempotent) once.add(fate.requestId);
+    if (fate.error === null && !fate.idempotent) once.add(fate.requestId);
   };
   for (let i = 0; i < options.streams; i += 1) {
     const call = agent.submit();

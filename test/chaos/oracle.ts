@@ -11,7 +11,7 @@ const explained: Readonly<Record<Harm, readonly string[]>> = {
   leak: ['memory_hard'],
   hold: ['hung', 'overdue'],
 };
-const code = { cancelled: 1, unknown: 2, deadlineExceeded: 4, unavailable: 14 } as const;
+const code = { cancelled: 1, unknown: 2, deadlineExceeded: 4, resourceExhausted: 8, unavailable: 14 } as const;
 
 export interface Verdict {
   readonly violations: readonly string[];
@@ -56,7 +56,8 @@ export function judge(
 
 function isAsked({ purpose, error }: Fate): boolean {
   if (purpose === 'raises') return error?.code === code.unknown && error.message === 'as asked';
-  if (purpose === 'late') return error?.code === code.deadlineExceeded;
+  // By the pool's pace its turn may come too late, which it is told at once.
+  if (purpose === 'late') return error?.code === code.deadlineExceeded || error?.code === code.resourceExhausted;
   return purpose === 'cancelled' && error?.code === code.cancelled;
 }
 
