@@ -222,6 +222,10 @@ export class Host {
         this.finished += 1;
         return;
     }
+    if (action.type === 'record' && action.record.kind === 'worker_killed' && action.record.reason === 'hung') {
+      const { workerId = '', message } = action.record;
+      hold(this.workers.get(workerId)?.harmed === true, `${workerId} is killed as hung, and was well: ${message}`);
+    }
     const worker = 'workerId' in action ? this.workers.get(action.workerId) : undefined;
     if (action.type === 'sweep') {
       const { workerId } = action;
@@ -333,8 +337,7 @@ export class Host {
   #receive(workerId: string, frame: UpFrame): void {
     this.#trace.note(this.nowMs, { type: 'frame', workerId, ...frame });
     const { pong, leaving, chunk, result, returned } = frame;
-    // A pong may get lost on the way to the loop, which blames nobody for one.
-    if (pong !== undefined && !this.random.chance(0.01)) {
+    if (pong !== undefined) {
       this.mention({ type: 'pong', workerId, sequence: pong, atMs: this.nowMs });
     }
     if (leaving === true) {

@@ -51,13 +51,13 @@ function live(host: Host, random: Random, troubleMs: number): void {
     },
   );
   // Load comes in waves, and at times is more than the pools can serve.
-  let everyMs = 200;
+  let everyMs = 500;
   repeat(
     host,
     trouble,
     () => random.gapMs(20_000),
     () => {
-      everyMs = random.pick([20, 100, 200, 500, 5_000]);
+      everyMs = random.pick([50, 300, 1_000, 3_000, 10_000]);
     },
   );
   repeat(
@@ -115,7 +115,7 @@ function ask(host: Host, random: Random): void {
   if (command === 'crash' && random.chance(0.9)) return;
   const asked = host.submit(
     {
-      pool: random.chance(0.8) ? 'p' : random.pick(['q', 'nowhere']),
+      pool: random.chance(0.8) ? 'p' : random.chance(0.95) ? 'q' : 'nowhere',
       command: random.chance(0.005) ? 'unknown' : command,
       sessionId: random.chance(0.3) ? `s${random.int(0, 5)}` : '',
       idempotent: random.chance(0.4),
