@@ -112,6 +112,7 @@ export class Host {
         return until();
       }
       // After a time in which the agent was held up, all of it comes late, in order.
+      if (atMs > this.nowMs) this.#idle = 0;
       this.nowMs = Math.max(this.nowMs, atMs);
       if (this.#turnAtMs <= atMs) this.#turn();
       else if (this.#timeline.nextAtMs() <= atMs) {

@@ -137,6 +137,7 @@ export class SimulatedWorker {
   terminate(): void {
     this.#host.later(this.behaviour.termMs, () => {
       if (!this.alive) return;
+      if (!this.attached) return this.die('SIGTERM');
       this.#up({ leaving: true });
       this.#giveBack();
       this.#stop();
