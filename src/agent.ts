@@ -262,7 +262,7 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
   if (frame.pong !== null) {
     loop.mention({ type: 'pong', workerId, sequence: frame.pong.sequence, atMs: systemClock.nowMs() });
   }
-  if (frame.leaving) dispatch.onLeaving(workerId);
+  if (frame.leaving) hands.leaving(workerId);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
   for (const result of frame.results) {

@@ -48,6 +48,8 @@ export interface Held {
   hello: WorkerHello | null;
   /** It runs what it is to run before it is ready. */
   warming: boolean;
+  /** It said that it takes no requests any more. */
+  leaving: boolean;
 }
 
 export interface Hands {
@@ -56,6 +58,8 @@ export interface Hands {
   perform(action: Action): void;
   /** A hello that was let in: from now on this is the worker's line. */
   attach(hello: WorkerHello, link: AttachedWorker): void;
+  /** A worker takes no requests any more. */
+  leaving(workerId: string): void;
   /** What a worker says at the end of a request; true: that was its warm-up. */
   warmed(workerId: string, result: WarmUpResult): boolean;
   /** Whether a hello may attach; a token serves once. */
@@ -81,6 +85,11 @@ export function createHands(options: HandsOptions): Hands {
     held,
     perform: (action) => perform(options, held, action),
     attach: (hello, link) => attach(options, held.get(hello.worker_id), hello, link),
+    leaving: (workerId) => {
+      const worker = held.get(workerId);
+      if (worker !== undefined) worker.leaving = true;
+      options.dispatch.onLeaving(workerId);
+    },
     warmed: (workerId, result) => warmed(options, held.get(workerId), result),
     authenticate: (hello) => authenticate(held, hello),
   };
@@ -181,6 +190,7 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     link: null,
     hello: null,
     warming: false,
+    leaving: false,
   });
   void spawned.started.then((started) => {
     if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
@@ -277,6 +287,8 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<H
 
 function admit(options: HandsOptions, worker: Held | undefined, maxRequests: number): void {
   if (worker?.link === null || worker?.link === undefined || worker.hello === null) return;
+  // It may have said so while it was warming up: its exit is on its way.
+  if (worker.leaving) return;
   const commands = new Map(
     worker.hello.commands.map(({ name, streams, is_async }) => [name, { streams, isAsync: is_async }]),
   );

@@ -5,6 +5,7 @@ import type { Counters, Event, Sample } from '../../src/domain/event.ts';
 import type { State, Worker } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
+import { createStepInvariants } from './invariants.ts';
 
 export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
   return {
@@ -93,8 +94,7 @@ export class Simulation {
   availableBytes = 1_000_000;
   readonly processes = new Map<string, Process>();
   readonly actions: Action[] = [];
-  readonly #gone = new Set<string>();
-  readonly #generations = new Map<string, number>();
+  readonly #invariants = createStepInvariants();
   #later: { atMs: number; order: number; run: () => Event | undefined }[] = [];
   #order = 0;
   #nextPid = 100;
@@ -114,7 +114,7 @@ export class Simulation {
     this.#wakeAtMs = next.wakeAtMs;
     if (!(next.wakeAtMs >= this.nowMs)) expect(next.wakeAtMs).toBeGreaterThanOrEqual(this.nowMs);
     for (const action of next.actions) this.#act(action);
-    this.#check(before, next.actions);
+    this.#invariants.check(before, next.state, next.actions, (workerId) => this.processes.has(workerId));
   }
 
   /** Lets time pass; stops early once `until` holds. False: it never did. */
@@ -241,9 +241,6 @@ export class Simulation {
           survivors: [],
         }));
         return;
-      case 'forget':
-        this.#gone.add(action.workerId);
-        return;
     }
   }
 
@@ -280,58 +277,6 @@ export class Simulation {
       process.attached = true;
       return { type: 'attached', workerId, hello: { commands: ['c'], sdkVersion: '1', pythonVersion: '3' } };
     });
-  }
-
-  /** What must hold after any step, whatever came before. */
-  #check(before: State, actions: readonly Action[]): void {
-    // `expect` costs microseconds, and this is asked at each of a million steps: only what is wrong is told by it.
-    for (const [id, worker] of this.state.workers) {
-      const old = before.workers.get(id);
-      // The first reason wins.
-      if (old?.ending && worker.ending !== old.ending) expect(worker.ending).toBe(old.ending);
-      // So does what it is due for, save that a roll which ended, or a config that was given up, takes its wish back.
-      if (old?.due && worker.due === null)
-        expect(['roll', 'config'], 'what is no longer due').toContain(old.due.reason);
-      else if (old?.due && worker.due?.reason !== old.due.reason) expect(worker.due?.reason).toBe(old.due.reason);
-    }
-    const seen = new Set<string>();
-    for (const { pool, slot, generation } of this.state.workers.values()) {
-      const key = `${pool} ${slot} ${generation}`;
-      if (seen.has(key)) expect.fail(`two live workers are generation ${generation} of slot ${slot}`);
-      seen.add(key);
-    }
-    for (const action of actions) {
-      if (action.type === 'remove-pool') {
-        for (const slot of this.#generations.keys())
-          if (slot.startsWith(`${action.pool} `)) this.#generations.delete(slot);
-      }
-      if (action.type === 'spawn') this.#checkSpawn(action);
-      if (action.type === 'terminate' || action.type === 'kill') {
-        expect(
-          this.processes.has(action.workerId),
-          `${action.type} of ${action.workerId}, which was never spawned`,
-        ).toBe(true);
-        expect(this.#gone.has(action.workerId) && before.workers.has(action.workerId) === false).toBe(false);
-      }
-      if (action.type === 'finish') expect(this.state.workers.size).toBe(0);
-    }
-    const visible = actions.some((action) => action.type === 'publish');
-    const revision = before.revision + (visible ? 1 : 0);
-    if (this.state.revision !== revision) expect(this.state.revision).toBe(revision);
-  }
-
-  #checkSpawn(action: Action & { type: 'spawn' }): void {
-    const pool = this.state.pools.get(action.pool.name);
-    const worker = this.state.workers.get(action.workerId);
-    expect(pool).toBeDefined();
-    const live = [...this.state.workers.values()].filter((other) => other.pool === action.pool.name).length;
-    expect(live, 'live workers at a spawn').toBeLessThanOrEqual(
-      (pool?.size ?? 0) + (pool?.config.recycle.maxSurge ?? 0),
-    );
-    const slot = `${action.pool.name} ${action.slot}`;
-    const before = this.#generations.get(slot) ?? 0;
-    expect(worker?.generation, 'each filling of a slot is the next generation').toBe(before + 1);
-    this.#generations.set(slot, before + 1);
   }
 
   #random(): number {

@@ -4,7 +4,7 @@ import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
-// The invariants themselves are checked by the simulation at each step; see Simulation.#check.
+// The invariants themselves are checked by the simulation at each step; see invariants.ts.
 
 interface Move {
   play(simulation: Simulation): void;

@@ -1,0 +1,162 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { ClientDuplexStream, ServiceClientConstructor } from '@grpc/grpc-js';
+import { credentials, loadPackageDefinition } from '@grpc/grpc-js';
+import { loadSync } from '@grpc/proto-loader';
+import type { Subject } from '../../bench/processes.ts';
+import { startSubject } from '../../bench/processes.ts';
+
+/** The checkout: this file runs from .pitwarden/chaos/test/chaos/. */
+const root = fileURLToPath(new URL('../../../../', import.meta.url));
+
+export interface WorkerView {
+  readonly worker_id: string;
+  readonly pool: string;
+  readonly pid: number;
+  readonly state: string;
+}
+
+export interface ExitView {
+  readonly worker_id: string;
+  readonly pool: string;
+  readonly reason: string;
+  readonly unplanned: boolean;
+  readonly signal: string;
+  readonly exited_at_ms: number;
+}
+
+export interface PoolView {
+  readonly pool: string;
+  readonly size: number;
+  readonly workers_ready: number;
+}
+
+export interface SubmitResult {
+  readonly request_id: string;
+  /** One of these two. */
+  readonly response?: { readonly payload: Buffer; readonly worker_id: string };
+  readonly error?: ErrorView;
+  readonly more: boolean;
+}
+
+export interface ErrorView {
+  readonly code: number;
+  readonly message: string;
+  readonly worker_id: string;
+  readonly exit_reason: string;
+}
+
+export type SubmitCall = ClientDuplexStream<object, { readonly results: readonly SubmitResult[] }>;
+
+/** A real agent as its users run it, and what may be done to it. */
+export interface ChaosAgent extends Subject {
+  submit(): SubmitCall;
+  workers(): Promise<readonly WorkerView[]>;
+  pools(): Promise<readonly PoolView[]>;
+  exits(): Promise<readonly ExitView[]>;
+  recycle(workerId: string): Promise<void>;
+  scale(pool: string, size: number): Promise<void>;
+  /** A new file, and SIGHUP. */
+  reload(pools: string): void;
+  /** Ids of the requests that commands wrote down, once for each run. */
+  runs(): string[];
+  /** Live processes that carry this agent's folder in their environment. */
+  processes(): number[];
+  /** Removes its folder, and closes the connections. */
+  clear(): void;
+}
+
+/** Pools in YAML, each a line `name: { … }` without the app. */
+export async function startAgent(pools: string): Promise<ChaosAgent> {
+  const folder = mkdtempSync(join(tmpdir(), 'pitwarden-chaos-'));
+  const runs = join(folder, 'runs');
+  mkdirSync(runs);
+  const config = join(folder, 'pitwarden.yaml');
+  const write = (text: string): void => {
+    const common = `app: chaos_app:app, python: ${root}.venv/bin/python, cwd: ${root}test/chaos`;
+    const lines = text.replaceAll('COMMON', common).replaceAll('FOLDER', runs);
+    writeFileSync(config, `log: { format: json }\npools:\n${lines}\n`);
+  };
+  write(pools);
+  const flags = ['--runtime-dir', join(folder, 'run'), '--state-dir', join(folder, 'state'), '--http', 'off'];
+  const subject = await startSubject(
+    process.execPath,
+    [join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags],
+    { ready: /ready to serve/, readyWithinMs: 120_000 },
+  );
+  const target = `unix:${join(folder, 'run/agent.sock')}`;
+  const channel = { 'grpc.max_receive_message_length': -1, 'grpc-node.flow_control_window': 16 * 1024 * 1024 };
+  const execution = new (service('Execution'))(target, credentials.createInsecure(), channel);
+  const control = new (service('Control'))(target, credentials.createInsecure(), channel);
+  const ask = <T>(method: string, message: object): Promise<T> =>
+    new Promise((resolve, reject) => {
+      const call = control[method] as unknown as (...args: unknown[]) => void;
+      call.call(control, message, (error: Error | null, answer: T) => (error ? reject(error) : resolve(answer)));
+    });
+  return {
+    ...subject,
+    submit: () => (execution['Submit'] as unknown as () => SubmitCall).call(execution),
+    workers: async () => (await ask<{ workers: WorkerView[] }>('ListWorkers', {})).workers,
+    pools: async () => (await ask<{ pools: PoolView[] }>('ListPools', {})).pools,
+    exits: async () => (await ask<{ exits: ExitView[] }>('ListExits', {})).exits,
+    recycle: (workerId) => ask('RecycleWorker', { worker_id: workerId }),
+    scale: (pool, size) => ask('ScalePool', { pool, size }),
+    reload: (text) => {
+      write(text);
+      process.kill(subject.pid, 'SIGHUP');
+    },
+    runs: () => readdirSync(runs).flatMap((name) => readFileSync(join(runs, name), 'utf8').trim().split('\n')),
+    processes: () => processesOf(folder),
+    clear: () => {
+      execution.close();
+      control.close();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function service(name: string): ServiceClientConstructor {
+  const definition = loadSync(
+    ['execution', 'control'].map((file) => `pitwarden/v1/${file}.proto`),
+    {
+      includeDirs: [`${root}proto`],
+      keepCase: true,
+      longs: Number,
+      enums: String,
+      defaults: true,
+      oneofs: true,
+    },
+  );
+  const loaded = loadPackageDefinition(definition) as unknown as {
+    pitwarden: { v1: Record<string, ServiceClientConstructor> };
+  };
+  const found = loaded.pitwarden.v1[name];
+  if (found === undefined) throw new Error(`proto: expected a service ${name}, got none`);
+  return found;
+}
+
+/** Whether this pid still is that worker: a pid may have been taken by another process meanwhile. */
+export function isWorker(pid: number, workerId: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(`PITWARDEN_WORKER_ID=${workerId}`);
+  } catch {
+    return false;
+  }
+}
+
+function processesOf(folder: string): number[] {
+  const found: number[] = [];
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const zombie = /^State:\s+Z/m.test(readFileSync(`/proc/${name}/status`, 'latin1'));
+      const environ = readFileSync(`/proc/${name}/environ`, 'latin1');
+      if (!zombie && environ.includes(`PITWARDEN_LINK=${folder}/`)) found.push(Number(name));
+    } catch {
+      // It ended meanwhile, or is not ours to read.
+    }
+  }
+  return found;
+}

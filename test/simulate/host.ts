@@ -1,0 +1,420 @@
+import { prefetchMax } from '../../src/dispatch/command-stats.ts';
+import type { Dispatch } from '../../src/dispatch/dispatch.ts';
+import { createDispatch } from '../../src/dispatch/dispatch.ts';
+import type { Ask } from '../../src/dispatch/request.ts';
+import { code } from '../../src/dispatch/request.ts';
+import type { Action } from '../../src/domain/action.ts';
+import type { PoolConfig } from '../../src/domain/config.ts';
+import type { Event } from '../../src/domain/event.ts';
+import type { State } from '../../src/domain/state.ts';
+import { initialState } from '../../src/domain/state.ts';
+import { step } from '../../src/domain/step.ts';
+import { createStepInvariants, hold } from '../domain/invariants.ts';
+import type { Asked } from './asked.ts';
+import { commandModels } from './asked.ts';
+import { createCapacity } from './capacity.ts';
+import type { Random } from './random.ts';
+import { createTimeline } from './timeline.ts';
+import type { Trace } from './trace.ts';
+import type { Behaviour, Surroundings, UpFrame } from './worker.ts';
+import { SimulatedWorker } from './worker.ts';
+
+/** How long the loop lets a fact wait that was only mentioned; as in src/loop.ts. */
+const soonMs = 50;
+const nothing = Buffer.alloc(0);
+/** Wake-ups in a row at one time with nothing new: the agent would spin. */
+const idleMost = 5;
+/** Ends that somebody planned: no request may be lost to one, unless its worker was harmed besides. */
+const planned = new Set([
+  'memory',
+  'ttl',
+  'request_budget',
+  'idle',
+  'roll',
+  'config',
+  'operator',
+  'scale_down',
+  'shutdown',
+]);
+
+/** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent.ts and src/perform.ts do. */
+export class Host {
+  state: State = initialState();
+  nowMs = 1_000;
+  finished = 0;
+  /** What the host has. */
+  availableBytes = 1e9;
+  steps = 0;
+  /** Draws how the next process behaves. */
+  behave: () => Behaviour;
+  readonly ended = new Map<string, number>();
+  readonly open = new Map<string, Asked>();
+  readonly #known = new Map<string, Asked>();
+  readonly workers = new Map<string, SimulatedWorker>();
+  readonly dispatch: Dispatch;
+  readonly random: Random;
+  readonly #trace: Trace;
+  readonly #invariants = createStepInvariants();
+  readonly #capacity = createCapacity();
+  readonly #timeline = createTimeline();
+  readonly #configs = new Map<string, PoolConfig>();
+  readonly #spawned = new Set<string>();
+  #events: Event[] = [];
+  #turnAtMs = Number.POSITIVE_INFINITY;
+  #wakeAtMs = Number.POSITIVE_INFINITY;
+  #expireAtMs = Number.POSITIVE_INFINITY;
+  #idle = 0;
+  #nextPid = 100;
+  #nextRequest = 1;
+  #maxAttempts = 1;
+  /** Sessions that were strict once may still wait after a reload, until something serves the queue. */
+  #wasStrict = false;
+  readonly #surroundings: Surroundings;
+
+  constructor(random: Random, trace: Trace, behave: () => Behaviour) {
+    this.random = random;
+    this.behave = behave;
+    this.#trace = trace;
+    this.#surroundings = {
+      random,
+      nowMs: () => this.nowMs,
+      later: (ms, work) => this.later(ms, work),
+      asked: (requestId) => this.#asked(requestId),
+      frame: (workerId, frame) => this.#receive(workerId, frame),
+      linkClosed: (workerId) => this.tell({ type: 'link-closed', workerId }),
+      exited: (workerId, exit) => this.tell({ type: 'exited', workerId, exit, lastLines: ['the end'] }),
+    };
+    this.dispatch = createDispatch({
+      nowMs: () => this.nowMs,
+      onIdle: (workerId) => this.tell({ type: 'idle', workerId }),
+      onBudgetSpent: (workerId) => this.tell({ type: 'budget-spent', workerId }),
+      onOutcome: () => undefined,
+      onOverdue: (workerId, message) => this.tell({ type: 'overdue', workerId, message }),
+      onPoisoned: (pool, message) => this.tell({ type: 'poisoned', pool, message }),
+      fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
+      onDeadline: (atMs) => this.#arm(atMs),
+    });
+  }
+
+  /** Decided in this turn. */
+  tell(event: Event): void {
+    this.#events.push(event);
+    this.#turnAtMs = this.nowMs;
+  }
+
+  /** Decided with the next step, or soon. */
+  mention(event: Event): void {
+    this.#events.push(event);
+    this.#turnAtMs = Math.min(this.#turnAtMs, this.nowMs + soonMs);
+  }
+
+  later(ms: number, work: () => void): void {
+    this.#timeline.at(this.nowMs + Math.max(0, ms), work);
+  }
+
+  /** Lets time pass; stops early once `until` holds. False: it never did. */
+  run(ms: number, until: () => boolean = () => false): boolean {
+    const endsAtMs = this.nowMs + ms;
+    for (;;) {
+      if (until()) return true;
+      const timers = Math.min(this.#turnAtMs, this.#wakeAtMs, this.#expireAtMs);
+      const atMs = Math.min(timers, this.#timeline.nextAtMs());
+      if (atMs > endsAtMs) {
+        this.nowMs = Math.max(this.nowMs, endsAtMs);
+        return until();
+      }
+      // After a time in which the agent was held up, all of it comes late, in order.
+      if (atMs > this.nowMs) this.#idle = 0;
+      this.nowMs = Math.max(this.nowMs, atMs);
+      if (this.#turnAtMs <= atMs) this.#turn();
+      else if (this.#timeline.nextAtMs() <= atMs) {
+        this.#idle = 0;
+        this.#timeline.take()?.();
+      } else if (this.#expireAtMs <= atMs) this.#arm(this.dispatch.expire());
+      else {
+        this.#idle += 1;
+        hold(this.#idle < idleMost, `${idleMost} wake-ups in a row at one time, with nothing new`);
+        this.#turn();
+      }
+    }
+  }
+
+  /** The agent itself was held up: nothing was decided meanwhile. */
+  lag(ms: number): void {
+    this.nowMs += ms;
+  }
+
+  submit(ask: Omit<Ask, 'requestId' | 'payload' | 'contentType'>, payload: string): Asked {
+    const requestId = String(this.#nextRequest++);
+    const asked: Asked = {
+      ask: { ...ask, requestId, contentType: '', payload: Buffer.from(payload === '' ? requestId : payload) },
+      ...{ request: undefined, ends: 0, error: undefined, begun: 0, maxAttempts: this.#maxAttempts },
+    };
+    this.open.set(requestId, asked);
+    this.#known.set(requestId, asked);
+    asked.request = this.dispatch.submit(asked.ask, {
+      chunk: () => hold(asked.ends === 0, `request ${requestId}: a chunk came after its end`),
+      result: () => {
+        this.#end(asked);
+        return 0;
+      },
+      error: (error) => {
+        asked.error = error;
+        this.#end(asked);
+      },
+    });
+    if (asked.request === undefined) hold(asked.ends === 1, `request ${requestId} was refused, and not told so`);
+    this.#checkQueue(asked);
+    return asked;
+  }
+
+  /** Also one that has ended: its worker may be about to receive it. */
+  #asked(requestId: string): Asked {
+    const asked = this.#known.get(requestId);
+    if (asked === undefined) throw new Error(`no request ${requestId}`);
+    return asked;
+  }
+
+  #end(asked: Asked): void {
+    asked.ends += 1;
+    const { requestId } = asked.ask;
+    hold(asked.ends === 1, `request ${requestId}: expected one end, got ${asked.ends}`);
+    this.open.delete(requestId);
+    const how = asked.error === undefined ? 'answered' : `code ${asked.error.code} ${asked.error.exitReason}`.trim();
+    this.ended.set(how, (this.ended.get(how) ?? 0) + 1);
+    this.#trace.note(this.nowMs, `request ${requestId} ends: ${how}`);
+    if (asked.error?.code === code.unavailable && planned.has(asked.error.exitReason)) {
+      const worker = this.workers.get(asked.error.workerId);
+      hold(worker?.harmed === true, `request ${requestId} was lost to a planned end: ${asked.error.message}`);
+    }
+  }
+
+  #arm(atMs: number): void {
+    this.#expireAtMs = atMs === Number.POSITIVE_INFINITY ? atMs : Math.max(atMs, this.nowMs + 1);
+  }
+
+  #turn(): void {
+    const events = this.#events;
+    this.#events = [];
+    this.#turnAtMs = Number.POSITIVE_INFINITY;
+    if (events.length > 0) this.#idle = 0;
+    this.steps += 1;
+    for (const event of events) this.#trace.note(this.nowMs, event);
+    const before = this.state;
+    const next = step(before, events, {
+      nowMs: this.nowMs,
+      random: () => this.random.next(),
+      counters: (workerId) => this.workers.get(workerId)?.counters,
+      queued: (pool) => this.dispatch.poolStats(pool).queued,
+    });
+    this.state = next.state;
+    this.#wakeAtMs = next.wakeAtMs;
+    hold(next.wakeAtMs >= this.nowMs, `a wake-up in the past: ${next.wakeAtMs} at ${this.nowMs}`);
+    for (const action of next.actions) this.#perform(action);
+    this.#invariants.check(before, this.state, next.actions, (workerId) => this.#spawned.has(workerId));
+    this.#capacity.check(before, this.state, events);
+    this.#checkDispatch();
+  }
+
+  /** As src/perform.ts does. */
+  #perform(action: Action): void {
+    this.#trace.note(this.nowMs, action);
+    switch (action.type) {
+      case 'spawn':
+        return this.#spawn(action.workerId, action.pool);
+      case 'set-pool':
+        return this.#setPool(action.pool);
+      case 'gate':
+        return this.dispatch.setPoolOpen(action.pool, {
+          ...{ open: action.open, reason: action.why, refuseQueued: action.refuseQueued },
+        });
+      case 'remove-pool':
+        this.#configs.delete(action.pool);
+        return this.dispatch.removePool(action.pool);
+      case 'sample-host':
+        return this.later(1, () => this.mention({ type: 'host-sampled', availableBytes: this.availableBytes }));
+      case 'finish':
+        this.finished += 1;
+        return;
+    }
+    if (action.type === 'record' && action.record.kind === 'worker_killed' && action.record.reason === 'hung') {
+      const { workerId = '', message } = action.record;
+      hold(this.workers.get(workerId)?.harmed === true, `${workerId} is killed as hung, and was well: ${message}`);
+    }
+    const worker = 'workerId' in action ? this.workers.get(action.workerId) : undefined;
+    if (action.type === 'sweep') {
+      const { workerId } = action;
+      this.later(worker?.behaviour.sweepMs ?? 0, () => this.tell({ type: 'gone', workerId, survivors: [] }));
+    }
+    if (worker !== undefined) this.#performFor(worker, action);
+  }
+
+  #performFor(worker: SimulatedWorker, action: Action): void {
+    const { workerId } = worker;
+    switch (action.type) {
+      case 'admit':
+        return this.#admit(worker, action.maxRequests);
+      case 'pause':
+        worker.paused = true;
+        return this.dispatch.pauseWorker(workerId);
+      case 'resume':
+        worker.paused = false;
+        return this.dispatch.resumeWorker(workerId);
+      case 'ping':
+        return worker.link.ping(action.sequence);
+      case 'sample':
+        return this.#sample(worker);
+      case 'warm-up':
+        return this.later(worker.behaviour.warmUpMs, () => {
+          const error = worker.behaviour.warmUpFails ? 'ValueError: cold' : '';
+          if (worker.alive) this.tell({ type: 'warmed', workerId, error });
+        });
+      case 'send-stop':
+        return worker.link.stop();
+      case 'terminate':
+        return worker.terminate();
+      case 'kill':
+        return this.later(worker.behaviour.killMs, () => worker.die('SIGKILL'));
+      case 'release': {
+        worker.admitted = false;
+        const begunThrough = worker.behaviour.marksBegun ? worker.begunThrough : null;
+        const { reason, message, crashed } = action;
+        return this.dispatch.removeWorker(workerId, { reason, message, crashed, begunThrough });
+      }
+      case 'forget':
+        this.workers.delete(workerId);
+        return;
+    }
+  }
+
+  #setPool(pool: PoolConfig): void {
+    this.#configs.set(pool.name, pool);
+    if (pool.request.affinity === 'strict') this.#wasStrict = true;
+    this.#maxAttempts = Math.max(this.#maxAttempts, pool.request.maxAttempts);
+    for (const asked of this.open.values()) asked.maxAttempts = this.#maxAttempts;
+    this.dispatch.setPool(pool.name, {
+      maxQueuedRequests: pool.queue.maxRequests,
+      maxQueuedBytes: pool.queue.maxBytes,
+      requestTimeoutMs: pool.request.timeoutMs,
+      maxAttempts: pool.request.maxAttempts,
+      killAfterMs: pool.request.killAfterMs,
+      affinity: pool.request.affinity,
+      poison: pool.poison,
+    });
+  }
+
+  #spawn(workerId: string, pool: PoolConfig): void {
+    const behaviour = this.behave();
+    if (behaviour.spawnMs === Number.POSITIVE_INFINITY) {
+      this.later(1, () => this.tell({ type: 'spawn-failed', workerId, message: 'no such file' }));
+      return;
+    }
+    this.#spawned.add(workerId);
+    const worker = new SimulatedWorker(this.#surroundings, workerId, this.#nextPid++, pool, behaviour);
+    this.workers.set(workerId, worker);
+    this.later(behaviour.spawnMs, () => this.tell({ type: 'spawned', workerId, pid: worker.pid }));
+    this.later(behaviour.spawnMs + behaviour.diesMs, () => {
+      worker.harmed = true;
+      worker.die(null, 1);
+    });
+    this.later(behaviour.spawnMs + behaviour.attachMs, () => {
+      // A token serves once, and a worker that was forgotten has none.
+      if (!worker.alive || this.workers.get(workerId) !== worker) return;
+      worker.attached = true;
+      const hello = { commands: Object.keys(commandModels), sdkVersion: '1', pythonVersion: '3' };
+      this.tell({ type: 'attached', workerId, hello });
+    });
+  }
+
+  #admit(worker: SimulatedWorker, maxRequests: number): void {
+    if (!worker.attached || worker.leaving) return;
+    worker.admitted = true;
+    const commands = Object.entries(commandModels).map(([name, { streams, isAsync }]) => {
+      return [name, { streams, isAsync }] as const;
+    });
+    this.dispatch.addWorker({
+      workerId: worker.workerId,
+      pool: worker.pool.name,
+      concurrency: worker.pool.concurrency,
+      maxRequests,
+      commands: new Map(commands),
+      marksBegun: worker.behaviour.marksBegun,
+      begunThrough: () => (worker.behaviour.marksBegun ? worker.begunThrough : null),
+      counters: worker.counters,
+      link: worker.link,
+    });
+  }
+
+  #sample(worker: SimulatedWorker): void {
+    // Now and then the system does not tell.
+    if (!worker.alive || this.random.chance(0.02)) return;
+    const burnedMs = worker.burnsCpu || worker.running.size > 0 ? this.nowMs - worker.bornAtMs : 0;
+    const sample = { rssBytes: worker.memoryBytes, pssBytes: worker.memoryBytes, cpuMs: burnedMs };
+    this.later(this.random.int(0, 20), () => this.mention({ type: 'sampled', workerId: worker.workerId, sample }));
+  }
+
+  /** As src/agent.ts does. */
+  #receive(workerId: string, frame: UpFrame): void {
+    this.#trace.note(this.nowMs, { type: 'frame', workerId, ...frame });
+    const { pong, leaving, chunk, result, returned } = frame;
+    if (pong !== undefined) {
+      this.mention({ type: 'pong', workerId, sequence: pong, atMs: this.nowMs });
+    }
+    if (leaving === true) {
+      const worker = this.workers.get(workerId);
+      if (worker !== undefined) worker.leaving = true;
+      this.dispatch.onLeaving(workerId);
+    }
+    if (chunk !== undefined) this.dispatch.onChunk(workerId, chunk, nothing, '');
+    if (result !== undefined) {
+      const { linkId, error, ranMs } = result;
+      this.dispatch.onResult(workerId, linkId, {
+        ...{ payload: nothing, content_type: '', ran_us: Math.round(ranMs * 1_000) },
+        error: error === 0 ? null : { code: error, type: 'E', message: 'alas', traceback: '' },
+      });
+    }
+    if (returned !== undefined) this.dispatch.onReturned(workerId, returned);
+    this.#checkDispatch();
+  }
+
+  /** What is queued at the door stays within its bounds; what comes back from workers has been let in before. */
+  #checkQueue({ ask, request }: Asked): void {
+    const config = this.#configs.get(ask.pool);
+    if (request?.state !== 'queued' || config === undefined) return;
+    const { queued, queuedBytes } = this.dispatch.poolStats(ask.pool);
+    hold(
+      queued <= config.queue.maxRequests,
+      `pool ${ask.pool}: ${queued} requests wait, of ${config.queue.maxRequests}`,
+    );
+    hold(queuedBytes <= config.queue.maxBytes, `pool ${ask.pool}: ${queuedBytes} bytes wait`);
+  }
+
+  /** The numbers are true, no worker has too much, and none is free while what it could serve waits. */
+  #checkDispatch(): void {
+    for (const [pool, config] of this.#configs) {
+      let [queued, queuedBytes, inFlight, free] = [0, 0, 0, ''];
+      for (const { ask, request } of this.open.values()) {
+        if (ask.pool !== pool || request === undefined) continue;
+        hold(request.state === 'queued' || request.state === 'sent', `request ${ask.requestId} is ${request.state}`);
+        if (request.state !== 'queued') continue;
+        queued += 1;
+        queuedBytes += request.payloadBytes;
+      }
+      for (const worker of this.workers.values()) {
+        if (worker.pool.name !== pool || !worker.admitted) continue;
+        const { counters, workerId } = worker;
+        const most = worker.pool.concurrency + (worker.behaviour.marksBegun ? prefetchMax : 0);
+        hold(counters.inFlight <= most, `${workerId} has ${counters.inFlight} requests, of ${most}`);
+        inFlight += counters.inFlight;
+        if (!worker.paused && !worker.leaving && counters.inFlight < worker.pool.concurrency) free = workerId;
+      }
+      const stats = this.dispatch.poolStats(pool);
+      hold(stats.queued === queued, `pool ${pool}: ${queued} requests wait, its numbers say ${stats.queued}`);
+      hold(stats.queuedBytes === queuedBytes, `pool ${pool}: ${queuedBytes} bytes wait, not ${stats.queuedBytes}`);
+      hold(stats.inFlight === inFlight, `pool ${pool}: ${inFlight} in flight, its numbers say ${stats.inFlight}`);
+      // A strict session waits for its own worker.
+      const waits = queued > 0 && free !== '' && config.request.affinity !== 'strict' && !this.#wasStrict;
+      hold(!waits, `${free} is free while ${queued} requests of pool ${pool} wait`);
+    }
+  }
+}
