@@ -114,6 +114,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     counters: (workerId) => hands.held.get(workerId)?.counters,
     poolNumbers: dispatch.poolStats,
     exits: exits.list,
+    requestsOf: dispatch.requestsOf,
     nowMs: clock.nowMs,
     toUnixMs: clock.toUnixMs,
     command: loop.decide,
@@ -242,7 +243,10 @@ function act(actions: readonly Action[], told: Told): void {
       logRecord(told.log, action.record);
       told.metrics.record(action.record);
     }
-    if (action.type === 'keep-exit') told.exits.keep(action.exit);
+    if (action.type === 'keep-exit') {
+      const evidence = told.hands.held.get(action.exit.workerId)?.evidence ?? null;
+      told.exits.keep({ ...action.exit, evidence });
+    }
     if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
     if (action.type === 'finish') told.finish();
   }
@@ -260,7 +264,14 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
 
 function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: Dispatch, loop: Loop): void {
   if (frame.pong !== null) {
-    loop.mention({ type: 'pong', workerId, sequence: frame.pong.sequence, atMs: systemClock.nowMs() });
+    const { sequence, in_flight: running, oldest_request_ms: oldestMs, loop_lag_ms: loopLagMs } = frame.pong;
+    loop.mention({
+      type: 'pong',
+      workerId,
+      sequence,
+      atMs: systemClock.nowMs(),
+      told: { running, oldestMs, loopLagMs },
+    });
   }
   if (frame.leaving) hands.leaving(workerId);
   // A stream's chunks stand before its result.

@@ -6,6 +6,7 @@ import { check } from './cli/check.ts';
 import { events } from './cli/events.ts';
 import { CliError, exitCode } from './cli/exit.ts';
 import { exits } from './cli/exits.ts';
+import { explain } from './cli/explain.ts';
 import { print } from './cli/print.ts';
 import { roll } from './cli/roll.ts';
 import { status } from './cli/status.ts';
@@ -39,6 +40,7 @@ program.command('check <file>').description('check a configuration and report al
 talking('status', 'the node and its pools').action(status);
 talking('workers', 'the live workers').option('--pool <pool>', "only this pool's").action(workers);
 talking('exits', 'how workers ended, newest first').option('--pool <pool>', "only this pool's").action(exits);
+talking('explain <worker-id>', 'why a worker is thought to be well or not, or how it ended').action(explain);
 talking('call <pool> <command>', 'call a command of a pool')
   .option('--args <json>', 'arguments: an object by keyword, an array by position')
   .option('--file <path>', "the file's text as the first argument")

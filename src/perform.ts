@@ -1,4 +1,5 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
@@ -7,12 +8,14 @@ import type { Dispatch } from './dispatch/dispatch.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event } from './domain/event.ts';
+import type { Evidence } from './domain/evidence.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
+import { gatherEvidence } from './os/evidence.ts';
 import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { TreeSample } from './os/memory.ts';
@@ -25,6 +28,8 @@ import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
+/** Requests that evidence names. */
+const requestsMax = 32;
 
 /** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
 export const warmUpLinkId = 0xffffffff;
@@ -50,6 +55,9 @@ export interface Held {
   warming: boolean;
   /** It said that it takes no requests any more. */
   leaving: boolean;
+  readonly stacksPath: string;
+  /** What it was seen to do before it was killed. */
+  evidence: Evidence | null;
 }
 
 export interface Hands {
@@ -121,6 +129,8 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'terminate':
       return terminate(held.get(action.workerId));
     case 'kill':
+      if (action.stuck !== '') return lookThenKill(options, held.get(action.workerId), action);
+      return sweep(options, held.get(action.workerId), action);
     case 'sweep':
       return sweep(options, held.get(action.workerId), action);
     case 'release':
@@ -191,6 +201,8 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     hello: null,
     warming: false,
     leaving: false,
+    stacksPath: stacksPath(options, workerId),
+    evidence: null,
   });
   void spawned.started.then((started) => {
     if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
@@ -218,6 +230,7 @@ function spawnProcess(
       PITWARDEN_LINK: linkPath,
       PITWARDEN_TOKEN: token.toString('hex'),
       PITWARDEN_BEGUN: begunPath,
+      PITWARDEN_STACKS: stacksPath({ linkPath }, workerId),
       PITWARDEN_WORKER_ID: workerId,
       PITWARDEN_POOL: pool.name,
       PITWARDEN_SLOT: String(slot),
@@ -260,6 +273,7 @@ function forget(held: Map<string, Held>, workerId: string): void {
   worker?.link?.close();
   worker?.process?.close();
   worker?.begun.remove();
+  if (worker !== undefined) rmSync(worker.stacksPath, { force: true });
   worker?.cgroup?.remove();
   held.delete(workerId);
 }
@@ -363,6 +377,34 @@ async function measure(target: TreeTarget, pssAboveBytes: number): Promise<TreeS
 
 function terminate(worker: Held | undefined): void {
   if (worker?.identity) signalGroup(worker.identity, 'SIGTERM');
+}
+
+function stacksPath({ linkPath }: Pick<HandsOptions, 'linkPath'>, workerId: string): string {
+  return join(dirname(linkPath), `${workerId}.stacks`);
+}
+
+/** Whatever the look at it brings, or if it fails: the kill comes. */
+function lookThenKill(
+  options: HandsOptions,
+  worker: Held | undefined,
+  { workerId, stuck }: Action & { readonly type: 'kill' },
+): void {
+  const kill = (): void => sweep(options, worker, { type: 'kill', workerId });
+  if (worker === undefined || worker.identity === null) return kill();
+  const path = worker.hello?.writes_stacks === true ? worker.stacksPath : null;
+  const requests = options.dispatch.requestsOf(workerId).slice(0, requestsMax);
+  const takenAtMs = options.nowMs();
+  void gatherEvidence(worker.identity, path).then(
+    (seen) => {
+      const lastLines = worker.process?.lastLines() ?? [];
+      worker.evidence = { takenAtMs, because: stuck, requests, lastLines: [...lastLines], ...seen };
+      kill();
+    },
+    (error: unknown) => {
+      options.log.error(`no evidence of ${workerId}: ${messageOf(error)}`, { worker_id: workerId });
+      kill();
+    },
+  );
 }
 
 function sweep(

@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
-import type { ExitRecord } from '../src/domain/action.ts';
+import type { Evidence, KeptExit } from '../src/domain/evidence.ts';
 import { createExits } from '../src/exits.ts';
 
-const ended = (pool: string, exitedAtMs: number): ExitRecord => ({
+const ended = (pool: string, exitedAtMs: number): KeptExit => ({
   workerId: `${pool}-${exitedAtMs}`,
   pool,
   slot: 0,
@@ -21,6 +21,7 @@ const ended = (pool: string, exitedAtMs: number): ExitRecord => ({
   failed: 0,
   memoryBytes: 0,
   cpuMs: 0,
+  evidence: null,
 });
 
 test('the last 200 of each pool are kept, newest first', () => {
@@ -37,4 +38,25 @@ test('pools that come and go are not kept for ever', () => {
   const exits = createExits();
   for (let pool = 0; pool < 300; pool += 1) exits.keep(ended(`p${pool}`, pool));
   expect(exits.list('')).toHaveLength(100);
+});
+
+test('evidence, which is large, is kept of the last 20', () => {
+  const exits = createExits();
+  const evidence: Evidence = {
+    ...{
+      takenAtMs: 1,
+      because: '',
+      state: 'S',
+      threads: [],
+      stacks: '',
+      stacksMissing: '',
+      requests: [],
+      lastLines: [],
+    },
+  };
+  for (let at = 1; at <= 50; at += 1) exits.keep({ ...ended('a', at), evidence: at % 2 === 0 ? evidence : null });
+  const kept = exits.list('a').filter((exit) => exit.evidence !== null);
+  expect(kept).toHaveLength(20);
+  expect(kept.at(-1)?.exitedAtMs).toBe(12);
+  expect(exits.list('a')).toHaveLength(50);
 });

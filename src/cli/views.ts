@@ -83,4 +83,32 @@ export interface ExitView {
   readonly requests_completed: number;
   readonly requests_failed: number;
   readonly memory_bytes: number;
+  readonly evidence: EvidenceView | null;
+}
+
+export interface EvidenceView {
+  readonly taken_at_ms: number;
+  readonly because: string;
+  readonly state: string;
+  readonly threads: readonly string[];
+  readonly stacks: string;
+  readonly stacks_missing: string;
+  readonly requests: readonly RequestNoteView[];
+  readonly last_lines: readonly string[];
+}
+
+export interface RequestNoteView {
+  readonly command: string;
+  readonly request_id: string;
+  readonly age_ms: number;
+  readonly cancelled: boolean;
+}
+
+export interface ExplanationView {
+  readonly worker: WorkerView | null;
+  readonly health: string;
+  readonly because: string;
+  readonly observations: readonly { readonly name: string; readonly value: string }[];
+  readonly requests: readonly RequestNoteView[];
+  readonly exit: ExitView | null;
 }

@@ -1,3 +1,4 @@
+import type { RequestNote } from '../domain/evidence.ts';
 import type { Affinity } from './affinity.ts';
 import { createAffinity } from './affinity.ts';
 import type { CommandStats } from './command-stats.ts';
@@ -135,6 +136,8 @@ export interface Dispatch {
   onReturned(workerId: string, linkIds: readonly number[]): void;
   onProgress(workerId: string): void;
   poolStats(pool: string): PoolStats;
+  /** What a worker has, oldest first; for people, not for the path of requests. */
+  requestsOf(workerId: string): readonly RequestNote[];
 }
 
 interface Pool {
@@ -215,6 +218,13 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
     },
     poolStats: (name) => statsOf(core.pools.get(name)),
+    requestsOf: (workerId) =>
+      [...(core.workers.get(workerId)?.running.values() ?? [])].map((request) => ({
+        command: request.command,
+        requestId: request.requestId,
+        ageMs: options.nowMs() - request.sentAtMs,
+        cancelled: request.state === 'ended',
+      })),
   };
 }
 

@@ -21,7 +21,12 @@ export type Action =
   /** SIGTERM to the worker's process group. */
   | { readonly type: 'terminate'; readonly workerId: string }
   /** SIGKILL to the group, and to whatever of its tree left the group. */
-  | { readonly type: 'kill'; readonly workerId: string }
+  | {
+      readonly type: 'kill';
+      readonly workerId: string;
+      /** Why it is thought to be stuck: look at it before it is killed. Empty: no need. */
+      readonly stuck: string;
+    }
   /** The process has exited: kill what is left of its tree, and say gone. */
   | { readonly type: 'sweep'; readonly workerId: string }
   /** The process has exited: end or move its requests. */

@@ -1,5 +1,5 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello } from './state.ts';
+import type { Exit, Hello, PongTold } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
@@ -11,7 +11,13 @@ export type Event =
   /** What it was told to run before it is ready has ended; empty: well. */
   | { readonly type: 'warmed'; readonly workerId: string; readonly error: string }
   | { readonly type: 'link-closed'; readonly workerId: string }
-  | { readonly type: 'pong'; readonly workerId: string; readonly sequence: number; readonly atMs: number }
+  | {
+      readonly type: 'pong';
+      readonly workerId: string;
+      readonly sequence: number;
+      readonly atMs: number;
+      readonly told: PongTold;
+    }
   | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
   | { readonly type: 'host-sampled'; readonly availableBytes: number }
   | { readonly type: 'idle'; readonly workerId: string }
@@ -43,6 +49,8 @@ export interface Sample {
   /** 0: the system does not tell, or it was not asked. */
   readonly pssBytes: number;
   readonly cpuMs: number;
+  /** State letter of the worker's main process as in proc_pid_stat(5); empty: unknown. */
+  readonly state: string;
 }
 
 /** What the domain reads but does not own. */

@@ -93,7 +93,8 @@ export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, d
   // Counted now and not when it is seen to be dead: its slot is free to be filled from now on.
   if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker, reason, detail);
   // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
-  if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id });
+  const stuck = worker.phase !== 'stopping' && (reason === 'hung' || reason === 'overdue') ? detail : '';
+  if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id, stuck });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
 }
 

@@ -3,14 +3,8 @@ import { putPool, putWorker, record, workersOf } from './draft.ts';
 import { mayStartBeside } from './host.ts';
 import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
 import { mark, replace, replaced } from './planner.ts';
-import {
-  healthOf,
-  mayPing,
-  missedPings,
-  nextHealthChangeAtMs,
-  nextPingAtMs,
-  sparedUntilMs,
-} from './policies/heartbeat.ts';
+import { assess, nextHealthChangeAtMs, observe, watchEveryMs, watchesFromMs } from './policies/health.ts';
+import { mayPing, missedPings, nextPingAtMs, sparedUntilMs } from './policies/heartbeat.ts';
 import { drawLimits } from './policies/limits.ts';
 import { killPolicies } from './policies/list.ts';
 import { noCounters } from './policies/policy.ts';
@@ -76,33 +70,39 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   const missed = missedPings(beat, config.timeoutMs, nowMs);
   if (missed > beat.missed) draft.actions.push({ type: 'missed-pings', pool: pool.name, count: missed - beat.missed });
   if (missed !== beat.missed) beat = { ...beat, missed };
-  const health = healthOf({ ...before, heartbeat: beat }, missed, pool.config, counters, nowMs);
+  // Nearly always none is missed: then there is nothing to weigh.
+  const verdict = missed === 0 ? null : assess(observe({ ...before, heartbeat: beat }, pool.config, counters, nowMs));
+  const health = verdict === null || verdict.health === 'gone' ? 'well' : verdict.health;
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
-  if (health !== 'busy' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
+  if (health !== 'busy' && health !== 'hung' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
   const worker =
     beat === before.heartbeat && health === before.health
       ? before
       : putWorker(draft, before, { heartbeat: beat, health });
-  if (health !== before.health) healthChanged(draft, before, worker);
+  if (health !== before.health) healthChanged(draft, before, worker, verdict?.because ?? 'its pings are answered');
   wake.at(beat.nextPingAtMs);
   wake.at(nextHealthChangeAtMs(worker, config, nowMs));
   return worker;
 }
 
-function healthChanged(draft: Draft, before: Worker, worker: Worker): void {
+function healthChanged(draft: Draft, before: Worker, worker: Worker, because: string): void {
   if (worker.phase === 'ready' && worker.health === 'busy') draft.actions.push({ type: 'pause', workerId: worker.id });
   if (worker.phase === 'ready' && before.health === 'busy' && worker.health !== 'hung') {
     draft.actions.push({ type: 'resume', workerId: worker.id });
   }
   if (before.health === 'unknown') return;
-  const message = `${before.health} → ${worker.health}, ${worker.heartbeat.missed} pings overdue`;
+  const message = `${before.health} → ${worker.health}: ${because}`;
   record(draft, { kind: 'worker_health', pool: worker.pool, workerId: worker.id, message });
 }
 
 function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
   const { nowMs } = draft.facts;
   let worker = before;
-  if (nowMs >= before.usage.nextSampleAtMs) {
+  const watchAtMs = Math.max(
+    watchesFromMs(before, pool.config.heartbeat),
+    before.usage.askedAtMs + watchEveryMs(pool.config.heartbeat),
+  );
+  if (nowMs >= before.usage.nextSampleAtMs || nowMs >= watchAtMs) {
     const { softBytes, hardBytes } = pool.config.recycle.memory;
     const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
     const everyMs = limits.length > 0 ? sampleEveryMs.limited : sampleEveryMs.unlimited;
@@ -111,12 +111,15 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
     const usage = {
       ...before.usage,
       samples: before.usage.samples + 1,
+      askedAtMs: nowMs,
       nextSampleAtMs: (Math.floor(nowMs / everyMs) + 1) * everyMs,
     };
     worker = putWorker(draft, before, { usage });
     draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes });
   }
   wake.at(worker.usage.nextSampleAtMs);
+  if (watchAtMs < Number.POSITIVE_INFINITY)
+    wake.at(worker === before ? watchAtMs : nowMs + watchEveryMs(pool.config.heartbeat));
   return worker;
 }
 
@@ -305,10 +308,13 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       roundTripMs: 0,
       missed: 0,
       busySinceMs: 0,
+      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+      forgivenMs: 0,
     },
     health: 'unknown',
     usage: {
       nextSampleAtMs: 0,
+      askedAtMs: 0,
       samples: 0,
       sampledAtMs: 0,
       rssBytes: 0,
@@ -317,6 +323,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       cpuMs: 0,
       cpu: 0,
       cpuAdvancedAtMs: 0,
+      state: '',
       overSoft: 0,
       overHard: false,
       history: [],

@@ -170,10 +170,26 @@ export interface Heartbeat {
   /** Unanswered pings older than the timeout. */
   readonly missed: number;
   readonly busySinceMs: number;
+  /** What the last pong said. */
+  readonly told: PongTold;
+  /** What the agent's own lag took off the ages of pings, in all. */
+  readonly forgivenMs: number;
+}
+
+/** What a worker says of itself with a pong. */
+export interface PongTold {
+  /** Requests running. */
+  readonly running: number;
+  /** Age of the oldest of them. */
+  readonly oldestMs: number;
+  /** Lag of its asyncio loop; 0: it has none. */
+  readonly loopLagMs: number;
 }
 
 export interface Usage {
   readonly nextSampleAtMs: number;
+  /** When it was last asked for one. */
+  readonly askedAtMs: number;
   readonly samples: number;
   readonly sampledAtMs: number;
   readonly rssBytes: number;
@@ -184,6 +200,8 @@ export interface Usage {
   /** Share of a core over the last sample. */
   readonly cpu: number;
   readonly cpuAdvancedAtMs: number;
+  /** State letter of its main process; empty: unknown. */
+  readonly state: string;
   /** The last samples, newest in the lowest bit: 1 where it was above the soft limit. */
   readonly overSoft: number;
   readonly overHard: boolean;

@@ -46,7 +46,12 @@ function forgiveLag(draft: Draft, state: State): void {
     const unanswered = worker.heartbeat.unanswered.map((ping) => ({ ...ping, sentAtMs: ping.sentAtMs + lagMs }));
     const deadlineMs = worker.phase === 'starting' ? worker.deadlineMs + lagMs : worker.deadlineMs;
     const linkLostAtMs = worker.linkLostAtMs === 0 ? 0 : worker.linkLostAtMs + lagMs;
-    putWorker(draft, worker, { deadlineMs, linkLostAtMs, heartbeat: { ...worker.heartbeat, unanswered } });
+    const forgivenMs = worker.heartbeat.forgivenMs + (unanswered.length > 0 ? lagMs : 0);
+    putWorker(draft, worker, {
+      deadlineMs,
+      linkLostAtMs,
+      heartbeat: { ...worker.heartbeat, unanswered, forgivenMs },
+    });
   }
 }
 
@@ -68,7 +73,7 @@ function apply(draft: Draft, event: Event): void {
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
     case 'pong':
-      return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event.sequence, event.atMs));
+      return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event));
     case 'sampled':
       return withWorker(draft, event.workerId, (worker) => sampled(draft, worker, event.sample));
     case 'host-sampled':
@@ -105,8 +110,8 @@ function spawned(draft: Draft, worker: Worker, pid: number): void {
   if (worker.phase === 'exited' || worker.pid > 0) return;
   const next = putWorker(draft, worker, { pid, spawnedAtMs: draft.facts.nowMs });
   if (next.phase !== 'stopping') return;
-  const rung = next.rung === 'kill' ? 'kill' : 'terminate';
-  draft.actions.push({ type: rung, workerId: next.id });
+  if (next.rung === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, stuck: '' });
+  else draft.actions.push({ type: 'terminate', workerId: next.id });
 }
 
 function spawnFailed(draft: Draft, worker: Worker, message: string): void {
@@ -159,13 +164,13 @@ function linkClosed(draft: Draft, worker: Worker): void {
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
 }
 
-function pong(draft: Draft, worker: Worker, sequence: number, atMs: number): void {
+function pong(draft: Draft, worker: Worker, { sequence, atMs, told }: Event & { readonly type: 'pong' }): void {
   const answered = worker.heartbeat.unanswered.find((ping) => ping.sequence === sequence);
   if (answered === undefined || worker.phase === 'exited') return;
   // What the loop's own lag was forgiven for may make it seem to come before its ping.
   const roundTripMs = Math.max(0, atMs - answered.sentAtMs);
   const unanswered = worker.heartbeat.unanswered.filter((ping) => ping.sequence > sequence);
-  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: atMs, roundTripMs } });
+  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: atMs, roundTripMs, told } });
   draft.actions.push({ type: 'round-trip', pool: worker.pool, ms: roundTripMs });
 }
 
@@ -190,6 +195,7 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
     cpuMs: sample.cpuMs,
     cpu,
     cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
+    state: sample.state,
     ...rememberMemory(usage, { bytes, rssBytes: sample.rssBytes }, limits, nowMs),
   };
 }

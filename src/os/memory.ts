@@ -11,6 +11,8 @@ export interface TreeSample {
   readonly pssBytes: number;
   readonly cpuMs: number;
   readonly processes: number;
+  /** State letter of the worker's main process; empty: unknown. */
+  readonly state: string;
 }
 
 /** Undefined: nothing of it is left. */
@@ -26,6 +28,7 @@ export async function sampleTree(
     pssBytes: options.withPss ? sum(await Promise.all(members.map(pssOf))) : 0,
     cpuMs: sum(members.map((row) => row.cpuMs)),
     processes: members.length,
+    state: members.find((row) => row.pid === target.identity.pid)?.state ?? '',
   };
 }
 
@@ -48,6 +51,7 @@ export async function sampleWithPidusage(members: readonly ProcessRow[]): Promis
     pssBytes: 0,
     cpuMs: sum(usages.map((usage) => usage?.ctime ?? 0)),
     processes: members.length,
+    state: '',
   };
 }
 

@@ -14,6 +14,8 @@ export interface ProcessRow {
   readonly startTime: string;
   readonly cpuMs: number;
   readonly rssBytes: number;
+  /** State letter; empty: unknown. */
+  readonly state: string;
   /** PITWARDEN_WORKER_ID in its environment; empty: none, or not ours to read. */
   readonly workerId: string;
 }
@@ -63,6 +65,7 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
       startTime: stat.startTime,
       cpuMs: stat.cpuTicks * tickMs,
       rssBytes: stat.rssPages * pageBytes,
+      state: stat.state,
       workerId: workerIdOf(key, stat.pid, stat.ppid),
     });
   }
@@ -129,6 +132,7 @@ export async function readWithPs(): Promise<readonly ProcessRow[]> {
         startTime: '',
         cpuMs: 0,
         rssBytes: 0,
+        state: state?.charAt(0) ?? '',
         workerId: '',
       },
     ];

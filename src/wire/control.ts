@@ -1,11 +1,14 @@
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
-import type { Changes, ExitRecord, NodeRecord } from '../domain/action.ts';
+import type { Changes, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
+import type { KeptExit, RequestNote } from '../domain/evidence.ts';
+import { assess, observe } from '../domain/policies/health.ts';
+import { noCounters } from '../domain/policies/policy.ts';
 import { isOpen } from '../domain/roll.ts';
 import type { Pool, Roll, State, Worker } from '../domain/state.ts';
 import type { NodeFacts, PoolNumbers } from './view.ts';
-import { eventView, exitView, nodeView, poolView, rollView, workerView } from './view.ts';
+import { eventView, exitView, explainView, nodeView, poolView, rollView, workerView } from './view.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
@@ -14,7 +17,8 @@ export interface ControlSource {
   counters(workerId: string): Counters | undefined;
   poolNumbers(pool: string): PoolNumbers;
   /** How workers ended, newest first; of all pools where none is named. */
-  exits(pool: string): readonly ExitRecord[];
+  exits(pool: string): readonly KeptExit[];
+  requestsOf(workerId: string): readonly RequestNote[];
   nowMs(): number;
   toUnixMs(monotonicMs: number): number;
   /** Decides on the command before it returns; what follows from it happens afterwards. */
@@ -57,6 +61,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     ListExits: unary((request) => ({
       exits: source.exits(text(request, 'pool')).map((exit) => exitView(exit, source.toUnixMs)),
     })),
+    Explain: unary((request) => explain(source, request)),
     ScalePool: unary((request) => scalePool(source, request)),
     StartWorker: unary((request) => startWorker(source, request)),
     StopWorker: unary((request) => {
@@ -122,6 +127,31 @@ function findWorker(source: ControlSource, request: Request): Worker {
   const worker = source.state().workers.get(id);
   if (worker !== undefined) return worker;
   throw new Refusal(status.NOT_FOUND, `worker_id: expected a live worker (ListWorkers names them), got "${id}"`);
+}
+
+function explain(source: ControlSource, request: Request): object {
+  const id = text(request, 'worker_id');
+  const live = [...source.state().workers.values()];
+  const ended = source.exits('');
+  const one = <T>(all: readonly T[], idOf: (each: T) => string): T | undefined => {
+    const exact = all.find((each) => idOf(each) === id);
+    const found = exact === undefined && id !== '' ? all.filter((each) => idOf(each).startsWith(id)) : [];
+    if (found.length > 1) {
+      const names = found.slice(0, 5).map(idOf).join(', ');
+      throw new Refusal(status.INVALID_ARGUMENT, `worker_id: expected one worker, got ${found.length} (${names}, …)`);
+    }
+    return exact ?? found[0];
+  };
+  const worker = one(live, (each) => each.id);
+  const pool = worker === undefined ? undefined : source.state().pools.get(worker.pool);
+  if (worker !== undefined && pool !== undefined) {
+    const verdict = assess(observe(worker, pool.config, source.counters(worker.id) ?? noCounters, source.nowMs()));
+    return { worker: viewWorker(source, worker), ...explainView(verdict, source.requestsOf(worker.id)) };
+  }
+  const exit = one(ended, (each) => each.workerId);
+  if (exit !== undefined) return { because: `it has ended: ${exit.reason}`, exit: exitView(exit, source.toUnixMs) };
+  const expected = 'expected a live worker (ListWorkers) or one that ended lately (ListExits)';
+  throw new Refusal(status.NOT_FOUND, `worker_id: ${expected}, got "${id}"`);
 }
 
 function scalePool(source: ControlSource, request: Request): object {

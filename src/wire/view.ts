@@ -1,6 +1,8 @@
-import type { ExitRecord, NodeRecord } from '../domain/action.ts';
+import type { NodeRecord } from '../domain/action.ts';
 import type { MemoryLimits, PoolConfig } from '../domain/config.ts';
 import type { Counters } from '../domain/event.ts';
+import type { Evidence, KeptExit, RequestNote } from '../domain/evidence.ts';
+import type { HealthVerdict } from '../domain/policies/health.ts';
 import { limitInMs, slopeOf } from '../domain/policies/memory.ts';
 import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
@@ -194,7 +196,48 @@ export function eventView(record: NodeRecord, toUnixMs: ToUnixMs): object {
   };
 }
 
-export function exitView(record: ExitRecord, toUnixMs: ToUnixMs): object {
+/** Why a live worker is thought to be well or not; the fields of control.proto's Explanation. */
+export function explainView(verdict: HealthVerdict, requests: readonly RequestNote[]): object {
+  const seen = verdict.observations;
+  const ago = (ms: number): string => (Number.isFinite(ms) ? `${Math.round(ms)} ms ago` : 'never');
+  const observations = {
+    process: seen.process,
+    'pings missed': `${seen.missedPings} of ${seen.maxMissed} (timeout ${seen.pingTimeoutMs} ms)`,
+    'oldest ping unanswered': seen.oldestPingMs === 0 ? 'none' : `${Math.round(seen.oldestPingMs)} ms`,
+    'last pong': `${ago(seen.lastPongMs)}; it said: ${seen.told.running} running, the oldest for ${seen.told.oldestMs} ms, asyncio lag ${seen.told.loopLagMs} ms`,
+    'requests in flight': String(seen.inFlight),
+    'last result': ago(seen.lastEvidenceMs),
+    'process state': `${seen.state === '' ? 'unknown' : seen.state} (${ago(seen.sampledMs)})`,
+    cpu: `${Math.round(seen.cpuShare * 100)} % of a core, advanced ${ago(seen.cpuAdvancedMs)} (counts for ${Math.round(seen.freshMs)} ms)`,
+    busy: seen.busyMs === 0 ? 'no' : `for ${Math.round(seen.busyMs)} ms of ${seen.busyLimitMs} ms`,
+    "agent's own lag forgiven": `${Math.round(seen.forgivenMs)} ms`,
+  };
+  return {
+    health: verdict.health === 'gone' ? workerHealths.unknown : workerHealths[verdict.health],
+    because: verdict.because,
+    observations: Object.entries(observations).map(([name, value]) => ({ name, value })),
+    requests: requests.map(requestNote),
+  };
+}
+
+function requestNote({ command, requestId, ageMs, cancelled }: RequestNote): object {
+  return { command, request_id: requestId, age_ms: Math.max(0, Math.round(ageMs)), cancelled };
+}
+
+function evidenceView(evidence: Evidence, toUnixMs: ToUnixMs): object {
+  return {
+    taken_at_ms: moment(evidence.takenAtMs, toUnixMs),
+    because: evidence.because,
+    state: evidence.state,
+    threads: evidence.threads,
+    stacks: evidence.stacks,
+    stacks_missing: evidence.stacksMissing,
+    requests: evidence.requests.map(requestNote),
+    last_lines: evidence.lastLines,
+  };
+}
+
+export function exitView(record: KeptExit, toUnixMs: ToUnixMs): object {
   return {
     worker_id: record.workerId,
     pool: record.pool,
@@ -216,5 +259,6 @@ export function exitView(record: ExitRecord, toUnixMs: ToUnixMs): object {
     requests_failed: record.failed,
     memory_bytes: record.memoryBytes,
     cpu_ms: Math.round(record.cpuMs),
+    evidence: record.evidence === null ? null : evidenceView(record.evidence, toUnixMs),
   };
 }

@@ -19,12 +19,18 @@ export interface WorkerHello {
   readonly sdk_version: string;
   readonly python_version: string;
   readonly marks_begun: boolean;
+  readonly writes_stacks: boolean;
 }
 
 /** WorkerFrame of link.proto. */
 export interface WorkerFrame {
   readonly hello: WorkerHello | null;
-  readonly pong: { readonly sequence: number } | null;
+  readonly pong: {
+    readonly sequence: number;
+    readonly in_flight: number;
+    readonly oldest_request_ms: number;
+    readonly loop_lag_ms: number;
+  } | null;
   readonly leaving: boolean;
   readonly returned: readonly number[];
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];

@@ -2,14 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Counters } from '../../src/domain/event.ts';
-import {
-  healthOf,
-  hung,
-  mayPing,
-  missedPings,
-  nextPingAtMs,
-  sparedUntilMs,
-} from '../../src/domain/policies/heartbeat.ts';
+import type { Observations } from '../../src/domain/policies/health.ts';
+import { assess, hung, observe } from '../../src/domain/policies/health.ts';
+import { mayPing, missedPings, nextPingAtMs, sparedUntilMs } from '../../src/domain/policies/heartbeat.ts';
 import { idle } from '../../src/domain/policies/idle.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
@@ -157,17 +152,51 @@ test.each(cases)('$policy.name: $what', ({ policy, worker: patch, pool, counters
 });
 
 describe('how well a worker is', () => {
-  const at = (missed: number, patch: Partial<Worker>, counters: Partial<Counters> = {}) =>
-    healthOf({ ...worker, ...patch }, missed, base, { ...noCounters, ...counters }, 100_000);
-  test('no ping is overdue: well', () => expect(at(0, {})).toBe('well'));
-  test('one is overdue: slow', () => expect(at(1, {})).toBe('slow'));
-  test('as many as may be, and nothing moves: hung', () => expect(at(2, {})).toBe('hung'));
-  test('cpu time advances: busy', () => expect(at(2, usage({ cpuAdvancedAtMs: 98_500 }))).toBe('busy'));
-  test('cpu time advanced too long ago: hung', () => expect(at(2, usage({ cpuAdvancedAtMs: 90_000 }))).toBe('hung'));
-  test('results arrive: busy', () => expect(at(2, {}, { lastEvidenceAtMs: 98_000 })).toBe('busy'));
-  test('busy for longer than busy_limit: hung', () => {
-    const heartbeat = { ...worker.heartbeat, busySinceMs: 80_000 };
-    expect(at(2, { ...usage({ cpuAdvancedAtMs: 99_999 }), heartbeat })).toBe('hung');
+  /** As many pings missed as may be, and nothing has moved for long. */
+  const still: Observations = {
+    ...{
+      process: 'attached',
+      missedPings: 2,
+      maxMissed: 2,
+      oldestPingMs: 4_000,
+      lastPongMs: 5_000,
+      pingTimeoutMs: 3_000,
+      told: { running: 1, oldestMs: 4_000, loopLagMs: 0 },
+    },
+    ...{ inFlight: 1, lastEvidenceMs: 9_000, state: 'S', cpuShare: 0, cpuAdvancedMs: 9_000, sampledMs: 200 },
+    ...{ freshMs: 1_000, busyMs: 0, busyLimitMs: 20_000, forgivenMs: 0 },
+  };
+  test.each<[string, Partial<Observations>, string, RegExp]>([
+    ['exited', { process: 'gone' }, 'gone', /exited/],
+    ['no ping is overdue', { missedPings: 0 }, 'well', /no ping/],
+    ['one is overdue', { missedPings: 1 }, 'slow', /^1 of 2 pings missed$/],
+    ['nothing moves', {}, 'hung', /nothing moves: state S, last result 9000 ms ago, 1 requests/],
+    ['stopped', { state: 'T' }, 'hung', /state T/],
+    [
+      'never measured, never worked',
+      { state: '', sampledMs: Infinity, lastEvidenceMs: Infinity },
+      'hung',
+      /no result yet/,
+    ],
+    ['cpu time advances', { cpuAdvancedMs: 900, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
+    ['cpu time advanced too long ago', { cpuAdvancedMs: 1_100 }, 'hung', /nothing moves/],
+    ['results arrive', { lastEvidenceMs: 3_000 }, 'busy', /last result came 3000 ms ago/],
+    ['it waits for its turn to run', { state: 'R' }, 'busy', /state R/],
+    ['it waits for a device', { state: 'D' }, 'busy', /state D/],
+    ['it waited for a device when it was last looked at', { state: 'D', sampledMs: 1_500 }, 'hung', /nothing moves/],
+    ['busy for too long', { cpuAdvancedMs: 0, busyMs: 20_000 }, 'hung', /busy for longer than busy_limit \(20000 ms\)/],
+  ])('%s', (_, patch, health, because) => {
+    const verdict = assess({ ...still, ...patch });
+    expect(verdict).toMatchObject({ health, observations: { ...still, ...patch } });
+    expect(verdict.because).toMatch(because);
+  });
+
+  test('what is observed are ages, and what never was is infinitely old', () => {
+    const seen = observe(worker, base, noCounters, worker.readyAtMs + 100);
+    expect(seen).toMatchObject({ process: 'attached', missedPings: 0, lastEvidenceMs: Infinity, inFlight: 0 });
+    const lost = { ...worker, linkLostAtMs: 5, phase: 'ready' } as const;
+    expect(observe(lost, base, noCounters, 10).process).toBe('lost');
+    expect(assess(observe({ ...lost, phase: 'exited' }, base, noCounters, 10)).health).toBe('gone');
   });
 });
 

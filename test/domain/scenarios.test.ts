@@ -420,6 +420,27 @@ describe('pings', () => {
     expect(simulation.ready()).toMatchObject([{ generation: 2 }]);
   });
 
+  test.each([
+    { intervalMs: 2_000, timeoutMs: 10_000, maxMissed: 3, busyLimitMs: 60_000 },
+    { intervalMs: 200, timeoutMs: 600, maxMissed: 2, busyLimitMs: 20_000 },
+    { intervalMs: 1_000, timeoutMs: 1_000, maxMissed: 1, busyLimitMs: 20_000 },
+  ])('a hang is found within interval × max_missed + timeout, whenever it begins: %o', (heartbeat) => {
+    for (let offsetMs = 0; offsetMs < heartbeat.intervalMs * 2; offsetMs += heartbeat.intervalMs / 7) {
+      const simulation = up(poolConfig({ size: 1, heartbeat }));
+      const process = simulation.process(simulation.ready()[0]);
+      // It burns cpu until the very moment at which it hangs.
+      process.behaviour.cpu = 1;
+      simulation.run(20_000 + offsetMs);
+      const burned = process.behaviour.cpu * (simulation.nowMs - process.bornAtMs);
+      const hungAtMs = simulation.nowMs;
+      process.behaviour.answersPings = false;
+      simulation.freezeCpu(process, burned);
+      expect(simulation.run(60_000, () => simulation.kinds().includes('worker_killed'))).toBe(true);
+      const withinMs = heartbeat.intervalMs * heartbeat.maxMissed + heartbeat.timeoutMs;
+      expect(simulation.nowMs - hungAtMs).toBeLessThanOrEqual(withinMs + 1);
+    }
+  });
+
   test('unanswered while cpu time advances: busy and paused; well again with the next pong', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     const process = simulation.process(simulation.ready()[0]);
@@ -430,7 +451,13 @@ describe('pings', () => {
     expect(simulation.ready()).toHaveLength(1);
     const sequence = simulation.ready()[0]?.heartbeat.sequence ?? 0;
     process.behaviour.answersPings = true;
-    simulation.tell({ type: 'pong', workerId: process.workerId, sequence, atMs: simulation.nowMs });
+    simulation.tell({
+      type: 'pong',
+      workerId: process.workerId,
+      sequence,
+      atMs: simulation.nowMs,
+      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+    });
     simulation.run(10);
     expect(simulation.ready()[0]?.health).toBe('well');
     expect(count(simulation, 'resume')).toBe(1);

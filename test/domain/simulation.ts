@@ -94,6 +94,7 @@ export class Simulation {
   availableBytes = 1_000_000;
   readonly processes = new Map<string, Process>();
   readonly actions: Action[] = [];
+  readonly #frozen = new Map<Process, number>();
   readonly #invariants = createStepInvariants();
   #later: { atMs: number; order: number; run: () => Event | undefined }[] = [];
   #order = 0;
@@ -207,6 +208,7 @@ export class Simulation {
             workerId: process.workerId,
             sequence: action.sequence,
             atMs: this.nowMs,
+            told: { running: 0, oldestMs: 0, loopLagMs: 0 },
           }));
         }
         return;
@@ -249,9 +251,14 @@ export class Simulation {
     return undefined;
   }
 
+  /** From now on it uses no cpu time. */
+  freezeCpu(process: Process, cpuMs: number): void {
+    this.#frozen.set(process, cpuMs);
+  }
+
   #sample(process: Process): Sample {
-    const cpuMs = process.behaviour.cpu * (this.nowMs - process.bornAtMs);
-    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cpuMs };
+    const cpuMs = this.#frozen.get(process) ?? process.behaviour.cpu * (this.nowMs - process.bornAtMs);
+    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cpuMs, state: 'S' };
   }
 
   #spawn(workerId: string): void {

@@ -66,10 +66,22 @@ const pool = fc
 
 const facts: Readonly<Record<string, (workerId: string) => Event>> = {
   closed: (workerId) => ({ type: 'link-closed', workerId }),
-  pong: (workerId) => ({ type: 'pong', workerId, sequence: 1, atMs: 1_000 }),
-  'wrong pong': (workerId) => ({ type: 'pong', workerId, sequence: 99, atMs: 1_000 }),
+  pong: (workerId) => ({
+    type: 'pong',
+    workerId,
+    sequence: 1,
+    atMs: 1_000,
+    told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+  }),
+  'wrong pong': (workerId) => ({
+    type: 'pong',
+    workerId,
+    sequence: 99,
+    atMs: 1_000,
+    told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+  }),
   idle: (workerId) => ({ type: 'idle', workerId }),
-  sample: (workerId) => ({ type: 'sampled', workerId, sample: { rssBytes: 700, pssBytes: 650, cpuMs: 5 } }),
+  sample: (workerId) => ({ type: 'sampled', workerId, sample: { rssBytes: 700, pssBytes: 650, cpuMs: 5, state: 'R' } }),
   spawned: (workerId) => ({ type: 'spawned', workerId, pid: 1 }),
   attached: (workerId) => ({ type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } }),
 };
@@ -219,7 +231,7 @@ test('facts about workers that nobody knows change nothing', () => {
   simulation.tell(
     { type: 'spawned', workerId, pid: 1 },
     { type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } },
-    { type: 'pong', workerId, sequence: 1, atMs: 1_000 },
+    { type: 'pong', workerId, sequence: 1, atMs: 1_000, told: { running: 0, oldestMs: 0, loopLagMs: 0 } },
     { type: 'exited', workerId, exit: { code: 0, signal: null }, lastLines: [] },
     { type: 'gone', workerId, survivors: [1] },
     { type: 'stop-worker', workerId, replace: false },

@@ -209,6 +209,10 @@ assert last.reason == "operator" and last.has_exit_code and last.exit_code == 0 
 assert last.started_at_ms <= last.spawned_at_ms <= last.ready_at_ms <= last.exited_at_ms, last
 assert last.pid == old.pid and last.memory_bytes > 0, last
 
+told = call(node, "Explain", control_pb2.ExplainRequest(worker_id=ready("text")[0].worker_id))
+assert told.health == control_pb2.WORKER_HEALTH_WELL and told.because and len(told.observations) >= 8, told
+assert call(node, "Explain", control_pb2.ExplainRequest(worker_id=old.worker_id)).exit.reason == "operator"
+
 offered = {
     method.name
     for module, service in ((execution_pb2, "Execution"), (control_pb2, "Control"))

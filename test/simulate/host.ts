@@ -349,7 +349,12 @@ export class Host {
     // Now and then the system does not tell.
     if (!worker.alive || this.random.chance(0.02)) return;
     const burnedMs = worker.burnsCpu || worker.running.size > 0 ? this.nowMs - worker.bornAtMs : 0;
-    const sample = { rssBytes: worker.memoryBytes, pssBytes: worker.memoryBytes, cpuMs: burnedMs };
+    const sample = {
+      rssBytes: worker.memoryBytes,
+      pssBytes: worker.memoryBytes,
+      cpuMs: burnedMs,
+      state: burnedMs > 0 ? 'R' : 'S',
+    };
     this.later(this.random.int(0, 20), () => this.mention({ type: 'sampled', workerId: worker.workerId, sample }));
   }
 
@@ -358,7 +363,13 @@ export class Host {
     this.#trace.note(this.nowMs, { type: 'frame', workerId, ...frame });
     const { pong, leaving, chunk, result, returned } = frame;
     if (pong !== undefined) {
-      this.mention({ type: 'pong', workerId, sequence: pong, atMs: this.nowMs });
+      this.mention({
+        type: 'pong',
+        workerId,
+        sequence: pong,
+        atMs: this.nowMs,
+        told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+      });
     }
     if (leaving === true) {
       const worker = this.workers.get(workerId);

@@ -3,6 +3,7 @@
     PITWARDEN_LINK        path of the unix socket to dial
     PITWARDEN_TOKEN       proves that the agent started this process; good once
     PITWARDEN_BEGUN       path of the four bytes that hold the id of the newest request to begin
+    PITWARDEN_STACKS      path of the file for the stacks of a stuck process
     PITWARDEN_WORKER_ID   name of this process
     PITWARDEN_POOL        its pool
     PITWARDEN_SLOT        its place in the pool: 0, 1, …
@@ -27,6 +28,7 @@ from ._begun import begun_marker
 from ._pb.link_pb2 import Command, Hello
 from ._session import PROTOCOL, Session
 from ._signals import ignore_interrupts, on_terminate
+from ._stacks import write_stacks_on_signal
 from ._version import __version__
 from .app import App
 
@@ -60,6 +62,7 @@ class Settings(NamedTuple):
     token: str
     worker_id: str
     begun: str
+    stacks: str
 
 
 class LoadError(Exception):
@@ -103,8 +106,9 @@ def load(name: str) -> App:
 def _settings() -> Optional[Settings]:
     # Taken out at once, so that no child process and no log of the environment gets to see it.
     token, begun = os.environ.pop("PITWARDEN_TOKEN", ""), os.environ.pop("PITWARDEN_BEGUN", "")
+    stacks = os.environ.pop("PITWARDEN_STACKS", "")
     link, worker_id = os.environ.get("PITWARDEN_LINK", ""), os.environ.get("PITWARDEN_WORKER_ID", "")
-    return Settings(link, token, worker_id, begun) if link and token and worker_id else None
+    return Settings(link, token, worker_id, begun, stacks) if link and token and worker_id else None
 
 
 def _usage() -> int:
@@ -117,10 +121,11 @@ def _usage() -> int:
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     ignore_interrupts()
     _buffer_by_line()
+    writes_stacks = write_stacks_on_signal(settings.stacks)
     try:
         app = find_app()
         mark_begun = begun_marker(settings.begun)
-        session = Session(_hello(settings, app, marks_begun=mark_begun is not None), mark_begun)
+        session = Session(_hello(settings, app, mark_begun is not None, writes_stacks), mark_begun)
         _start(app)
     except LoadError as error:
         _explain(error)
@@ -152,7 +157,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     return EXIT_STOPPED
 
 
-def _hello(settings: Settings, app: App, marks_begun: bool) -> Hello:
+def _hello(settings: Settings, app: App, marks_begun: bool, writes_stacks: bool) -> Hello:
     if len(app.commands) > COMMANDS_MAX:
         raise LoadError(f"an application may have at most {COMMANDS_MAX} commands, got {len(app.commands)}")
     return Hello(
@@ -167,6 +172,7 @@ def _hello(settings: Settings, app: App, marks_begun: bool) -> Hello:
         sdk_version=__version__,
         python_version=platform.python_version(),
         marks_begun=marks_begun,
+        writes_stacks=writes_stacks,
     )
 
 

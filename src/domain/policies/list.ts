@@ -1,4 +1,4 @@
-import { hung } from './heartbeat.ts';
+import { hung } from './health.ts';
 import { idle } from './idle.ts';
 import { linkLost } from './link-lost.ts';
 import { maxAge } from './max-age.ts';

@@ -1,0 +1,160 @@
+import { spawn } from 'node:child_process';
+import { afterEach, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+const pings = 'heartbeat: { interval: 200ms, timeout: 600ms, max_missed: 2, busy_limit: 20s }';
+
+async function start(app: 'stuck' | 'faults', keys = pings): Promise<void> {
+  const folder = app === 'stuck' ? `${root}test/fixtures` : examples;
+  agent = await startAgent(`
+stuck:
+  app: ${app}:app
+  python: ${python}
+  cwd: ${folder}
+  restart: { backoff: { min: 100ms } }
+  ${keys}
+`);
+  client = connect(agent.socket);
+}
+
+interface Explained {
+  health: string;
+  because: string;
+  observations: { name: string; value: string }[];
+  requests: { command: string }[];
+  exit: null | {
+    reason: string;
+    evidence: null | {
+      because: string;
+      state: string;
+      threads: string[];
+      stacks: string;
+      stacks_missing: string;
+      requests: { command: string; request_id: string; cancelled: boolean }[];
+      last_lines: string[];
+    };
+  };
+}
+
+/** How a worker ended, when it has. */
+async function ended(workerId: string) {
+  const explained = await until(
+    async () => {
+      const found = await agent.json<Explained>('explain', workerId);
+      return found.exit === null ? undefined : found.exit;
+    },
+    'the worker to end',
+    () => agent.output().slice(-3000),
+  );
+  return explained;
+}
+
+test('a deadlock that holds the GIL: hung, and its stacks say where', async () => {
+  await start('stuck');
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  await client.execute('stuck', 'say', ['a last word']);
+  await expect(client.execute('stuck', 'deadlock_in_c')).rejects.toMatchObject({
+    code: 14,
+    told: { exit_reason: 'hung' },
+  });
+  const exit = await ended(worker?.worker_id ?? '');
+  expect(exit.reason).toBe('hung');
+  expect(exit.evidence?.because).toMatch(/^2 of 2 pings missed, and nothing moves: state S, last result \d+ ms ago/);
+  expect(exit.evidence?.stacks).toContain('in deadlock_in_c');
+  expect(exit.evidence?.threads.some((thread) => / S futex/.test(thread) || / S 0$/.test(thread))).toBe(true);
+  expect(exit.evidence?.requests).toMatchObject([{ command: 'deadlock_in_c', cancelled: false }]);
+  expect(exit.evidence?.last_lines).toContain('a last word');
+  const { stdout } = await agent.cli('explain', worker?.worker_id.slice(0, -2) ?? '');
+  expect(stdout).toContain('in deadlock_in_c');
+  expect(stdout).toMatch(/request \S+ \(deadlock_in_c\) for \d+ ms/);
+});
+
+test.each(['deadlock_in_python', 'open_fifo'])(
+  '%s lets the GIL go: well, until its deadline has passed',
+  async (command) => {
+    await start('stuck', `${pings}\n  request: { kill_after: 300ms }`);
+    const [worker] = await untilReady(agent, 'stuck', 1);
+    await expect(client.execute('stuck', command, [], {}, 1_500)).rejects.toMatchObject({ code: 4 });
+    const exit = await ended(worker?.worker_id ?? '');
+    expect(exit.reason).toBe('overdue');
+    expect(exit.evidence?.stacks).toContain(`in ${command}`);
+    expect(exit.evidence?.requests).toMatchObject([{ command, cancelled: true }]);
+    expect(agent.output()).not.toContain('"worker_health"');
+  },
+);
+
+test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
+  await start('stuck');
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  process.kill(worker?.pid ?? 0, 'SIGSTOP');
+  const exit = await ended(worker?.worker_id ?? '');
+  expect(exit.reason).toBe('hung');
+  expect(exit.evidence).toMatchObject({ state: 'T', stacks: '', stacks_missing: 'it is stopped (state T)' });
+});
+
+test('the GIL held in C for longer than busy_limit: killed, with the stacks of who holds it', async () => {
+  await start('faults', pings.replace('20s', '2s'));
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  const held = expect(client.execute('stuck', 'hold_gil', [60])).rejects.toMatchObject({
+    told: { exit_reason: 'hung' },
+  });
+  const busy = await until(
+    async () => {
+      const found = await agent.json<Explained>('explain', worker?.worker_id ?? '');
+      return found.health === 'WORKER_HEALTH_BUSY' ? found : undefined;
+    },
+    'it to be seen busy',
+    () => agent.output().slice(-3000),
+  );
+  expect(busy.because).toMatch(/^\d+ of 2 pings missed, but its (cpu time advances|last result)/);
+  expect(busy.requests).toMatchObject([{ command: 'hold_gil' }]);
+  expect(busy.observations.map(({ name }) => name)).toContain('cpu');
+  await held;
+  const exit = await ended(worker?.worker_id ?? '');
+  expect(exit.evidence?.because).toContain('busy for longer than busy_limit (2000 ms)');
+  expect(exit.evidence?.stacks).toContain('in hold_gil');
+});
+
+test('busy in Python, asleep, and short of the cap in C: none is killed, with 8 hogs of the cpu beside them', async () => {
+  await start('faults', `${pings}\n  size: 3`);
+  await untilReady(agent, 'stuck', 3);
+  const hogs = Array.from({ length: 8 }, () =>
+    spawn(python, ['-c', 'import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass']),
+  );
+  try {
+    await Promise.all([
+      client.execute('stuck', 'spin', [4]),
+      client.execute('stuck', 'sleep', [4]),
+      client.execute('stuck', 'hold_gil', [4]),
+    ]);
+  } finally {
+    for (const hog of hogs) hog.kill('SIGKILL');
+  }
+  expect((await untilReady(agent, 'stuck', 3)).map((worker) => worker.generation)).toEqual([1, 1, 1]);
+  expect(agent.output()).not.toContain('"worker_killed"');
+});
+
+test('explain tells the signals of a live worker, and what it expected when there is none', async () => {
+  await start('stuck');
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  const { stdout } = await agent.cli('explain', worker?.worker_id ?? '');
+  expect(stdout).toMatch(/ready {2}well: no ping is overdue/);
+  for (const signal of ['process ', 'pings missed', 'last pong', 'last result', 'process state', 'cpu ', 'busy '])
+    expect(stdout).toContain(signal);
+  expect(await agent.cli('explain', 'nobody')).toMatchObject({
+    code: 1,
+    stderr:
+      'NOT_FOUND: worker_id: expected a live worker (ListWorkers) or one that ended lately (ListExits), got "nobody"\n',
+  });
+});
