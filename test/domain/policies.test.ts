@@ -142,6 +142,14 @@ describe('how well a worker is', () => {
   test('cpu time advances: busy', () => expect(at(2, usage({ cpuAdvancedAtMs: 98_500 }))).toBe('busy'));
   test('cpu time advanced too long ago: hung', () => expect(at(2, usage({ cpuAdvancedAtMs: 90_000 }))).toBe('hung'));
   test('results arrive: busy', () => expect(at(2, {}, { lastEvidenceAtMs: 98_000 })).toBe('busy'));
+  test('busy too long is hung when its time has come, also where the sum of the two times was rounded', () => {
+    const heartbeat = { ...worker.heartbeat, busySinceMs: 49_318.78245135962 };
+    const usage = { ...worker.usage, cpuAdvancedAtMs: 69_000 };
+    const nowMs = heartbeat.busySinceMs + base.heartbeat.busyLimitMs;
+    // Else the agent would wake now, again and again.
+    expect(nowMs - heartbeat.busySinceMs).toBeLessThan(base.heartbeat.busyLimitMs);
+    expect(healthOf({ ...worker, heartbeat, usage }, 2, base, noCounters, nowMs)).toBe('hung');
+  });
   test('busy for longer than busy_limit: hung', () => {
     const heartbeat = { ...worker.heartbeat, busySinceMs: 80_000 };
     expect(at(2, { ...usage({ cpuAdvancedAtMs: 99_999 }), heartbeat })).toBe('hung');

@@ -59,7 +59,8 @@ export function healthOf(worker: Worker, missed: number, pool: PoolConfig, count
   const burns = usage.cpuAdvancedAtMs > 0 && nowMs - usage.cpuAdvancedAtMs <= freshMs;
   const brings = counters.lastEvidenceAtMs > 0 && nowMs - counters.lastEvidenceAtMs <= pool.heartbeat.timeoutMs;
   if (!burns && !brings) return 'hung';
-  const busyTooLong = heartbeat.busySinceMs > 0 && nowMs - heartbeat.busySinceMs >= pool.heartbeat.busyLimitMs;
+  // The very sum that `nextHealthChangeAtMs` wakes at: a difference of the two may round to just below the limit.
+  const busyTooLong = heartbeat.busySinceMs > 0 && nowMs >= heartbeat.busySinceMs + pool.heartbeat.busyLimitMs;
   return busyTooLong ? 'hung' : 'busy';
 }
 
