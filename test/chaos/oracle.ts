@@ -71,6 +71,8 @@ function whyUnexplained(
   const { reason } = exit;
   if (reason !== error?.exit_reason) return `the error says ${error?.exit_reason}, the exit record ${reason}`;
   if (!harmed.has(exit.worker_id)) return `nothing harmed ${exit.worker_id}, which ended (${reason}): it was planned`;
+  // One that was on its way out anyway is lost with its request only when it is killed: else it would have ended that first.
+  if (!exit.unplanned && exit.signal !== 'SIGKILL') return `${exit.worker_id} left (${reason}) and was not killed`;
   return undefined;
 }
 

@@ -191,6 +191,17 @@ describe('how well a worker is', () => {
     expect(verdict.because).toMatch(because);
   });
 
+  test('busy for exactly the limit is too long, however the sum rounds', () => {
+    const busySinceMs = 4_294_967.3;
+    const heartbeat = { ...worker.heartbeat, missed: 2, busySinceMs };
+    for (let limit = 20_000; limit < 20_100; limit += 1.1) {
+      const config = { ...base, heartbeat: { ...base.heartbeat, busyLimitMs: limit } };
+      const nowMs = busySinceMs + limit;
+      const busy = { ...worker, heartbeat, usage: { ...worker.usage, cpuAdvancedAtMs: nowMs, sampledAtMs: nowMs } };
+      expect(assess(observe(busy, config, noCounters, nowMs)).health).toBe('hung');
+    }
+  });
+
   test('what is observed are ages, and what never was is infinitely old', () => {
     const seen = observe(worker, base, noCounters, worker.readyAtMs + 100);
     expect(seen).toMatchObject({ process: 'attached', missedPings: 0, lastEvidenceMs: Infinity, inFlight: 0 });

@@ -104,7 +104,7 @@ test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
 });
 
 test('the GIL held in C for longer than busy_limit: killed, with the stacks of who holds it', async () => {
-  await start('faults', pings.replace('20s', '2s'));
+  await start('faults', pings.replace('20s', '8s'));
   const [worker] = await untilReady(agent, 'stuck', 1);
   const held = expect(client.execute('stuck', 'hold_gil', [60])).rejects.toMatchObject({
     told: { exit_reason: 'hung' },
@@ -122,7 +122,7 @@ test('the GIL held in C for longer than busy_limit: killed, with the stacks of w
   expect(busy.observations.map(({ name }) => name)).toContain('cpu');
   await held;
   const exit = await ended(worker?.worker_id ?? '');
-  expect(exit.evidence?.because).toContain('busy for longer than busy_limit (2000 ms)');
+  expect(exit.evidence?.because).toContain('busy for longer than busy_limit (8000 ms)');
   expect(exit.evidence?.stacks).toContain('in hold_gil');
 });
 

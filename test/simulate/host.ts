@@ -139,9 +139,11 @@ export class Host {
     }
   }
 
-  /** The agent itself was held up: nothing was decided meanwhile. */
+  /** The agent itself was held up: nothing was decided meanwhile. As in Node, its timers come before what was received. */
   lag(ms: number): void {
     this.nowMs += ms;
+    if (this.#wakeAtMs <= this.nowMs) this.#turn();
+    if (this.#expireAtMs <= this.nowMs) this.#arm(this.dispatch.expire());
   }
 
   submit(ask: Omit<Ask, 'requestId' | 'payload' | 'contentType'>, payload: string): Asked {

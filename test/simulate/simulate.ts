@@ -57,7 +57,7 @@ function live(host: Host, random: Random, troubleMs: number): void {
     trouble,
     () => random.gapMs(20_000),
     () => {
-      everyMs = random.pick([50, 300, 1_000, 3_000, 10_000]);
+      everyMs = random.pick([100, 500, 1_000, 3_000, 10_000]);
     },
   );
   repeat(

@@ -78,10 +78,16 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
     cpuAdvancedMs: ago(usage.cpuAdvancedAtMs),
     sampledMs: ago(usage.sampledAtMs),
     freshMs: Math.max(timeoutMs / 3, 2 * watchEveryMs(pool.heartbeat)),
-    busyMs: heartbeat.busySinceMs === 0 ? 0 : nowMs - heartbeat.busySinceMs,
+    busyMs: busyFor(heartbeat.busySinceMs, busyLimitMs, nowMs),
     busyLimitMs,
     forgivenMs: heartbeat.forgivenMs,
   };
+}
+
+/** At the very time that the loop wakes for the limit is reached, whatever the difference of the two rounds to. */
+function busyFor(sinceMs: number, limitMs: number, nowMs: number): number {
+  if (sinceMs === 0) return 0;
+  return nowMs >= sinceMs + limitMs ? Math.max(limitMs, nowMs - sinceMs) : nowMs - sinceMs;
 }
 
 export function assess(seen: Observations): HealthVerdict {
