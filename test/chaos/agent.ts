@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { ClientDuplexStream, ServiceClientConstructor } from '@grpc/grpc-js';
+import type { ClientDuplexStream, ClientReadableStream, ServiceClientConstructor } from '@grpc/grpc-js';
 import { credentials, loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import type { Subject } from '../../bench/processes.ts';
@@ -57,6 +57,8 @@ export interface ChaosAgent extends Subject {
   pools(): Promise<readonly PoolView[]>;
   exits(): Promise<readonly ExitView[]>;
   recycle(workerId: string): Promise<void>;
+  /** Replaces all workers of a pool; how it ended: `ROLL_STATE_DONE` and the like, or why it could not be followed. */
+  roll(pool: string): Promise<string>;
   scale(pool: string, size: number): Promise<void>;
   /** A new file, and SIGHUP. */
   reload(pools: string): void;
@@ -101,6 +103,17 @@ export async function startAgent(pools: string): Promise<ChaosAgent> {
     workers: async () => (await ask<{ workers: WorkerView[] }>('ListWorkers', {})).workers,
     pools: async () => (await ask<{ pools: PoolView[] }>('ListPools', {})).pools,
     exits: async () => (await ask<{ exits: ExitView[] }>('ListExits', {})).exits,
+    roll: (pool) =>
+      new Promise((resolve) => {
+        const follow = control['RollPool'] as unknown as (request: object) => ClientReadableStream<{ state: string }>;
+        const call = follow.call(control, { pool });
+        let last = '';
+        call.on('data', ({ state }) => {
+          last = state;
+        });
+        call.on('end', () => resolve(last));
+        call.on('error', (error) => resolve(error.message));
+      }),
     recycle: (workerId) => ask('RecycleWorker', { worker_id: workerId }),
     scale: (pool, size) => ask('ScalePool', { pool, size }),
     reload: (text) => {

@@ -35,7 +35,7 @@ const disturbances: Readonly<Record<string, { readonly weight: number; play(stag
   leak: { weight: 2, play: leak },
   hold: { weight: 2, play: hold },
   recycle: { weight: 5, play: recycle },
-  roll: { weight: 2, play: async ({ agent, random }) => void (await roll(agent, random.pick(pools))) },
+  roll: { weight: 2, play: async ({ agent, random }) => void agent.roll(random.pick(pools)) },
   scale: { weight: 2, play: ({ agent, random }) => agent.scale(random.pick(pools), random.int(1, 4)) },
   reload: { weight: 2, play: async ({ agent, random }) => agent.reload(drawConfig(random)) },
 };
@@ -89,26 +89,6 @@ export function startSchedule(agent: ChaosAgent, load: Load, random: Random): Sc
       }
     },
   };
-}
-
-/** Replaces all workers of a pool, each with its replacement ready first. */
-export async function roll(agent: ChaosAgent, pool: string): Promise<number> {
-  const workers = (await agent.workers()).filter(
-    (worker) => worker.pool === pool && worker.state === 'WORKER_STATE_READY',
-  );
-  let asked = 0;
-  for (const { worker_id } of workers) {
-    // It may have gone since it was listed.
-    await agent.recycle(worker_id).then(
-      () => {
-        asked += 1;
-      },
-      (error: Error) => {
-        if (!error.message.includes('NOT_FOUND')) throw error;
-      },
-    );
-  }
-  return asked;
 }
 
 async function aWorker({ agent, random }: Stage): Promise<WorkerView | undefined> {
