@@ -418,7 +418,8 @@ function sweep(
   // It was never there.
   const identity = worker?.identity ?? null;
   if (identity === null) return done([]);
-  void sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs, cgroup: worker?.cgroup }).then(
+  const endedAtTicks = worker?.process?.endedAtTicks();
+  void sweepTree({ identity, workerId, endedAtTicks }, { timeoutMs: sweepTimeoutMs, cgroup: worker?.cgroup }).then(
     ({ survivors }) => done(survivors),
     (error: unknown) => {
       options.log.error(`sweep failed: ${messageOf(error)}`, { worker_id: workerId });

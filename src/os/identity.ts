@@ -8,23 +8,38 @@ export interface ProcessIdentity {
   readonly startTime: string;
 }
 
+/** USER_HZ, which is 100 on every architecture that Node runs on. */
+export const ticksPerSecond = 100;
+
 export const hasProc = existsSync('/proc/self/stat');
 
 let bootId: string | undefined;
 
 /** Of a process that exists, or waits to be reaped. */
 export function identify(pid: number): ProcessIdentity | undefined {
-  bootId ??= hasProc ? readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim() : '';
-  if (!hasProc) return exists(pid) ? { bootId, pid, startTime: '' } : undefined;
+  if (!hasProc) return exists(pid) ? { bootId: '', pid, startTime: '' } : undefined;
   const stat = readStat(pid);
-  return stat === undefined ? undefined : { bootId, pid, startTime: stat.startTime };
+  return stat === undefined ? undefined : { bootId: currentBootId(), pid, startTime: stat.startTime };
+}
+
+function currentBootId(): string {
+  bootId ??= readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  return bootId;
 }
 
 /** Whether this very process still runs. A zombie does not. */
 export function isAlive(identity: ProcessIdentity): boolean {
   if (!hasProc) return exists(identity.pid);
+  if (identity.bootId !== currentBootId()) return false;
   const stat = readStat(identity.pid);
   return stat !== undefined && stat.startTime === identity.startTime && !isDead(stat.state);
+}
+
+/** Clock ticks since boot, to compare with start times; undefined where there is no /proc. */
+export function ticksSinceBoot(): number | undefined {
+  return hasProc
+    ? Math.floor(Number(readFileSync('/proc/uptime', 'latin1').split(' ', 1)[0]) * ticksPerSecond)
+    : undefined;
 }
 
 export function isDead(state: string): boolean {

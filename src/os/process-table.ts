@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ProcessIdentity } from './identity.ts';
-import { hasProc, isDead, readStat } from './identity.ts';
+import { hasProc, isDead, readStat, ticksPerSecond } from './identity.ts';
 
 /** One process of the system. */
 export interface ProcessRow {
@@ -21,12 +21,14 @@ export interface ProcessRow {
 }
 
 export interface TreeTarget {
+  /** The worker's own process, which leads its session and group. */
   readonly identity: ProcessIdentity;
   readonly workerId: string;
+  /** Clock ticks after boot when it was seen to have ended; undefined: it was not. */
+  readonly endedAtTicks?: number | undefined;
 }
 
-/** USER_HZ, which is 100 on every architecture that Node runs on. */
-const tickMs = 10;
+const tickMs = 1_000 / ticksPerSecond;
 /** Processes read before other work has its turn: about a millisecond. */
 const readPerTurn = 64;
 /** Workers are measured together: they share one look at the system. */
@@ -73,13 +75,17 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
   return rows;
 }
 
-/** The processes of a worker's tree: its group and session, what descends from them, and what carries its id. */
+/**
+ * The processes of a worker's tree: what carries its id, its session where that is still its own, and what descends from
+ * these. Nothing counts for its number alone, which may be a stranger's by now.
+ */
 export function membersOf(table: readonly ProcessRow[], target: TreeTarget): ProcessRow[] {
-  const { pid, startTime } = target.identity;
+  const { startTime } = target.identity;
   // Start times grow, save that they are equal within a tick: what is older cannot descend from it.
   const bornLater = (row: ProcessRow): boolean => startTime === '' || Number(row.startTime) >= Number(startTime);
+  const ownsSession = isSessionOwn(table, target);
   const isMember = (row: ProcessRow): boolean =>
-    row.workerId === target.workerId || row.pid === pid || row.pgrp === pid || row.session === pid;
+    row.workerId === target.workerId || (ownsSession && isInSession(row, target));
   const found = new Map<number, ProcessRow>();
   for (const row of table) if (isMember(row) && bornLater(row)) found.set(row.pid, row);
   for (let grew = found.size > 0; grew; ) {
@@ -91,6 +97,27 @@ export function membersOf(table: readonly ProcessRow[], target: TreeTarget): Pro
     }
   }
   return [...found.values()];
+}
+
+/** Its group is a part of its session; `ps` tells the group alone. */
+function isInSession(row: ProcessRow, { identity: { pid } }: TreeTarget): boolean {
+  return row.pid === pid || row.session === pid || (row.session === 0 && row.pgrp === pid);
+}
+
+/**
+ * Whether the session of this number is the worker's. The kernel gives a number to nobody else while a session or group
+ * has it, so one process of ours in it proves the whole: the leader itself; one that carries the worker's id; or one
+ * that was born before the leader ended, since a session is inherited at birth and cannot be joined.
+ */
+function isSessionOwn(table: readonly ProcessRow[], target: TreeTarget): boolean {
+  const { pid, startTime } = target.identity;
+  if (startTime === '') return true;
+  const leader = table.find((row) => row.pid === pid);
+  if (leader !== undefined) return leader.startTime === startTime;
+  const endedAtTicks = target.endedAtTicks ?? Number.NEGATIVE_INFINITY;
+  return table.some(
+    (row) => row.session === pid && (row.workerId === target.workerId || Number(row.startTime) <= endedAtTicks),
+  );
 }
 
 function workerIdOf(key: string, pid: number, ppid: number): string {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { ProcessIdentity } from './identity.ts';
-import { identify } from './identity.ts';
+import { identify, ticksSinceBoot } from './identity.ts';
 import type { WorkerLine } from './log-lines.ts';
 import { createLogLines } from './log-lines.ts';
 
@@ -22,6 +22,8 @@ export interface SpawnedWorker {
   readonly started: Promise<Started>;
   /** When the process itself has ended; what it started may live on. */
   readonly exited: Promise<{ readonly code: number | null; readonly signal: string | null }>;
+  /** Clock ticks after boot when it was seen to have ended; undefined: not yet, or there is no /proc. */
+  endedAtTicks(): number | undefined;
   /** The end of what it wrote. */
   lastLines(): readonly string[];
   /** Lets go of its output, which a process that it started may hold open for ever. */
@@ -62,8 +64,10 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
     });
   const drained = Promise.all([read('stdout'), read('stderr')]);
   const identity = child.pid === undefined ? undefined : identify(child.pid);
+  let endedAtTicks: number | undefined;
   const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
     child.once('exit', (code, signal) => {
+      endedAtTicks = ticksSinceBoot();
       // Not `close`, which a descendant that inherited the pipe could put off for ever.
       const grace = new Promise<void>((done) => setTimeout(done, outputGraceMs));
       void Promise.race([drained, grace]).then(() => resolve({ code, signal }));
@@ -72,6 +76,7 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   return {
     started: identity === undefined ? child.then(notStarted(options)) : Promise.resolve({ ok: true, identity }),
     exited,
+    endedAtTicks: () => endedAtTicks,
     lastLines: lines.last,
     close: () => {
       child.stdout.destroy();

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import treeKill from 'tree-kill';
 import type { WorkerCgroup } from './cgroup.ts';
 import type { ProcessIdentity } from './identity.ts';
-import { hasProc, isAlive } from './identity.ts';
+import { hasProc, isAlive, isDead, readStat } from './identity.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { membersOf, readProcessTable } from './process-table.ts';
 
@@ -10,7 +10,7 @@ import { membersOf, readProcessTable } from './process-table.ts';
 const firstLookMs = 2;
 const longestLookMs = 100;
 
-/** Signals the worker's process group, if its leader is still the process that we started. */
+/** Signals the worker's process group, if its leader still is the process that we started. */
 export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): void {
   if (isAlive(identity)) send(-identity.pid, signal);
 }
@@ -38,12 +38,16 @@ export async function sweepTree(
 }
 
 function killMembers(members: readonly ProcessRow[], group: number): void {
-  // A group cannot fork its way past one signal to all of it.
-  if (members.some((row) => row.pgrp === group)) send(-group, 'SIGKILL');
-  for (const row of members) {
-    const identity = { bootId: '', pid: row.pid, startTime: row.startTime };
-    if (row.pgrp !== group && isAlive(identity)) send(row.pid, 'SIGKILL');
-  }
+  // A group cannot fork its way past one signal to all of it. Its number is its own as long as one of ours is in it.
+  if (members.some((row) => row.pgrp === group && isStill(row))) send(-group, 'SIGKILL');
+  for (const row of members) if (row.pgrp !== group && isStill(row)) send(row.pid, 'SIGKILL');
+}
+
+/** Looked at right before the signal: still this process, and in this group. */
+function isStill(row: ProcessRow): boolean {
+  if (!hasProc) return true;
+  const stat = readStat(row.pid);
+  return stat?.startTime === row.startTime && stat.pgrp === row.pgrp && !isDead(stat.state);
 }
 
 /** A process and all that descends from it, found by `ps`. */

@@ -56,6 +56,30 @@ describe('starting', () => {
   });
 });
 
+describe('a crash at import', () => {
+  // The defaults of restart.backoff, and a crash half a second after each spawn, as Python needs for it.
+  const pool = poolConfig({ size: 2, restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 30_000 } });
+
+  test('costs fewer than 15 spawns of a slot in 60 s', () => {
+    const simulation = new Simulation();
+    simulation.behaviour = { ...healthy, attachMs: never };
+    simulation.tell({ type: 'config', config: nodeConfig(pool) });
+    const endsAtMs = simulation.nowMs + 60_000;
+    const spawned = () => simulation.workers().some((worker) => worker.pid > 0);
+    while (simulation.run(endsAtMs - simulation.nowMs, spawned)) {
+      simulation.run(500);
+      for (const worker of simulation.workers()) if (worker.pid > 0) simulation.die(simulation.process(worker), null);
+      simulation.run(10);
+    }
+    expect(simulation.nowMs).toBeGreaterThanOrEqual(endsAtMs);
+    for (const slot of [0, 1]) {
+      const spawns = simulation.actions.filter((action) => action.type === 'spawn' && action.slot === slot).length;
+      expect(spawns).toBeGreaterThanOrEqual(5);
+      expect(spawns).toBeLessThan(15);
+    }
+  });
+});
+
 describe('replacing', () => {
   test('the old one serves until the new one is ready, then it drains', () => {
     const simulation = up(recycling({ maxAgeMs: 5_000 }, { size: 1 }));

@@ -1,0 +1,40 @@
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+
+const scene = join(import.meta.dirname, 'pid-reuse-scene.mjs');
+
+/** In a pid namespace of its own, whose first process reaps orphans as a shell does. */
+function inNamespace(command: string, ...args: string[]): string {
+  const asRoot = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
+  const reaping = ['sh', '-c', '"$@"; exit $?', 'sh', command, ...args];
+  const options = { encoding: 'utf8', timeout: 15_000, killSignal: 'SIGKILL' } as const;
+  return execFileSync('unshare', [...asRoot, '--pid', '--fork', '--kill-child', '--mount-proc', ...reaping], options);
+}
+
+/** Whether the next pid can be named there: ns_last_pid of pid_namespaces(7). */
+function mayNamePids(): boolean {
+  try {
+    return inNamespace('sh', '-c', 'echo 400 > /proc/sys/kernel/ns_last_pid && sh -c "echo $$"') !== '';
+  } catch {
+    return false;
+  }
+}
+
+// Skipped where this user may not make a pid namespace, or not name the next pid in it.
+const where = test.skipIf(!mayNamePids());
+
+where.for(['its pid', 'its group', 'the group of a leader that ended'])(
+  'a stranger that took the number of a dead worker is never signalled: %s',
+  (what) => {
+    expect(JSON.parse(inNamespace(process.execPath, scene, what))).toEqual({ survivors: [], living: true });
+  },
+);
+
+where('what a dead worker left in its session is still found, and dies', () => {
+  expect(JSON.parse(inNamespace(process.execPath, scene, 'no stranger'))).toEqual({
+    left: true,
+    survivors: [],
+    living: false,
+  });
+});
