@@ -361,15 +361,24 @@ function sampleHost({ mention, log }: HandsOptions): void {
 
 function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {
   if (worker === undefined || worker.identity === null) return;
-  const { workerId, identity } = worker;
-  void measure({ identity, workerId }, pssAboveBytes).then(
+  const { workerId, identity, cgroup } = worker;
+  void measure({ identity, workerId }, pssAboveBytes, cgroup?.memoryBytes() ?? 0).then(
     // Nothing is left of it: its exit says more.
     (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: taken }),
     (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
   );
 }
 
-async function measure(target: TreeTarget, pssAboveBytes: number): Promise<TreeSample | undefined> {
+async function measure(
+  target: TreeTarget,
+  pssAboveBytes: number,
+  cgroupBytes: number,
+): Promise<(TreeSample & { readonly cgroupBytes: number }) | undefined> {
+  const sampled = await measureTree(target, cgroupBytes > 0 ? Number.POSITIVE_INFINITY : pssAboveBytes);
+  return sampled === undefined ? undefined : { ...sampled, cgroupBytes };
+}
+
+async function measureTree(target: TreeTarget, pssAboveBytes: number): Promise<TreeSample | undefined> {
   const first = await sampleTree(target, { withPss: pssAboveBytes === 0 });
   if (pssAboveBytes === 0 || first === undefined || first.rssBytes < pssAboveBytes) return first;
   return sampleTree(target, { withPss: true });

@@ -57,8 +57,8 @@ export interface WorkerView {
   readonly requests_failed: number;
   readonly ping_round_trip_ms: number;
   readonly missed_pings: number;
-  readonly rss_bytes: number;
-  readonly pss_bytes: number;
+  readonly memory_bytes: number;
+  readonly memory_source: string;
   readonly cpu: number;
 }
 

@@ -53,7 +53,7 @@ function row(worker: WorkerView, nowMs: number): (string | number)[] {
     worker.requests_completed,
     worker.requests_failed,
     worker.ping_round_trip_ms === 0 ? '-' : `${worker.ping_round_trip_ms.toFixed(1)}ms`,
-    mebibytes(worker.pss_bytes > 0 ? worker.pss_bytes : worker.rss_bytes),
+    worker.memory_source === '' ? '-' : `${mebibytes(worker.memory_bytes)} ${worker.memory_source}`,
     `${Math.round(worker.cpu * 100)}%`,
   ];
 }

@@ -48,6 +48,8 @@ export interface Sample {
   readonly rssBytes: number;
   /** 0: the system does not tell, or it was not asked. */
   readonly pssBytes: number;
+  /** The kernel's account of its cgroup; 0: there is none. */
+  readonly cgroupBytes: number;
   readonly cpuMs: number;
   /** State letter of the worker's main process as in proc_pid_stat(5); empty: unknown. */
   readonly state: string;

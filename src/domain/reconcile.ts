@@ -319,6 +319,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       sampledAtMs: 0,
       rssBytes: 0,
       pssBytes: 0,
+      cgroupBytes: 0,
       rssAtPssBytes: 0,
       cpuMs: 0,
       cpu: 0,

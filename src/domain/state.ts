@@ -194,6 +194,8 @@ export interface Usage {
   readonly sampledAtMs: number;
   readonly rssBytes: number;
   readonly pssBytes: number;
+  /** 0: its cgroup has no memory controller. */
+  readonly cgroupBytes: number;
   /** RSS when PSS was last read. */
   readonly rssAtPssBytes: number;
   readonly cpuMs: number;

@@ -7,7 +7,7 @@ import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
 import { exited, kill, noteGoodStart } from './lifecycle.ts';
-import { rememberMemory } from './policies/memory.ts';
+import { memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
 
@@ -181,7 +181,7 @@ function sampled(draft: Draft, worker: Worker, sample: Sample): void {
 }
 
 function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: number): Usage {
-  const bytes = sample.pssBytes > 0 ? sample.pssBytes : sample.rssBytes;
+  const bytes = memoryBytes(sample);
   const elapsedMs = nowMs - usage.sampledAtMs;
   const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
   // A child that ended takes its cpu time out of the sum: that is no negative work.
@@ -190,6 +190,7 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
     ...usage,
     sampledAtMs: nowMs,
     rssBytes: sample.rssBytes,
+    cgroupBytes: sample.cgroupBytes,
     pssBytes: sample.pssBytes > 0 ? sample.pssBytes : usage.pssBytes,
     rssAtPssBytes: sample.pssBytes > 0 ? sample.rssBytes : usage.rssAtPssBytes,
     cpuMs: sample.cpuMs,

@@ -7,6 +7,11 @@ export interface WorkerCgroup {
   /** SIGKILL to all that is in it, at once: nothing can fork its way past that. */
   kill(): void;
   isPopulated(): boolean;
+  /**
+   * What its processes hold, without what the kernel would give up at once: memory.current less inactive_file of memory.stat.
+   * 0: no memory controller is enabled here.
+   */
+  memoryBytes(): number;
   remove(): void;
 }
 
@@ -39,11 +44,26 @@ export function openCgroups(): Cgroups {
     remove(base);
     return without('this kernel has no cgroup.kill');
   }
+  enableMemory(found.path, base);
   return {
     report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
     create: (workerId) => create(join(base, workerId)),
     close: () => remove(base),
   };
+}
+
+/**
+ * Where the memory controller is delegated to us and no process is in the way (a cgroup with controllers for its children
+ * may hold none itself), workers' memory is the kernel's own account. Else PSS does.
+ */
+function enableMemory(own: string, base: string): void {
+  for (const path of [own, base]) {
+    try {
+      writeFileSync(join(path, 'cgroup.subtree_control'), '+memory');
+    } catch {
+      return;
+    }
+  }
 }
 
 function without(why: string): Cgroups {
@@ -113,8 +133,20 @@ function create(path: string): WorkerCgroup | undefined {
         return false;
       }
     },
+    memoryBytes: () => cgroupMemory(path),
     remove: () => remove(path),
   };
+}
+
+/** Of any cgroup v2 folder; see the kernel's cgroup-v2.rst. */
+export function cgroupMemory(path: string): number {
+  try {
+    const current = Number(readFileSync(join(path, 'memory.current'), 'latin1'));
+    const stat = readFileSync(join(path, 'memory.stat'), 'latin1');
+    return Math.max(0, current - Number(/^inactive_file (\d+)$/m.exec(stat)?.[1] ?? 0));
+  } catch {
+    return 0;
+  }
 }
 
 function remove(path: string): void {

@@ -3,7 +3,7 @@ import type { MemoryLimits, PoolConfig } from '../domain/config.ts';
 import type { Counters } from '../domain/event.ts';
 import type { Evidence, KeptExit, RequestNote } from '../domain/evidence.ts';
 import type { HealthVerdict } from '../domain/policies/health.ts';
-import { limitInMs, slopeOf } from '../domain/policies/memory.ts';
+import { limitInMs, memoryBytes, memorySource, slopeOf } from '../domain/policies/memory.ts';
 import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
 
@@ -107,6 +107,8 @@ export function workerView(
     missed_pings: worker.heartbeat.missed,
     rss_bytes: worker.usage.rssBytes,
     pss_bytes: worker.usage.pssBytes,
+    memory_bytes: memoryBytes(worker.usage),
+    memory_source: worker.usage.sampledAtMs === 0 ? '' : memorySource(worker.usage),
     cpu: worker.usage.cpu,
     memory_slope_bytes_per_s: slopeOf(worker.usage.history),
     memory_limit_in_ms: finite(limitInMs(worker.usage, limits)),

@@ -258,7 +258,7 @@ export class Simulation {
 
   #sample(process: Process): Sample {
     const cpuMs = this.#frozen.get(process) ?? process.behaviour.cpu * (this.nowMs - process.bornAtMs);
-    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cpuMs, state: 'S' };
+    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cgroupBytes: 0, cpuMs, state: 'S' };
   }
 
   #spawn(workerId: string): void {

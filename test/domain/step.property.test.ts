@@ -81,7 +81,11 @@ const facts: Readonly<Record<string, (workerId: string) => Event>> = {
     told: { running: 0, oldestMs: 0, loopLagMs: 0 },
   }),
   idle: (workerId) => ({ type: 'idle', workerId }),
-  sample: (workerId) => ({ type: 'sampled', workerId, sample: { rssBytes: 700, pssBytes: 650, cpuMs: 5, state: 'R' } }),
+  sample: (workerId) => ({
+    type: 'sampled',
+    workerId,
+    sample: { rssBytes: 700, pssBytes: 650, cgroupBytes: 0, cpuMs: 5, state: 'R' },
+  }),
   spawned: (workerId) => ({ type: 'spawned', workerId, pid: 1 }),
   attached: (workerId) => ({ type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } }),
 };

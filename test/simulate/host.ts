@@ -354,6 +354,7 @@ export class Host {
     const sample = {
       rssBytes: worker.memoryBytes,
       pssBytes: worker.memoryBytes,
+      cgroupBytes: 0,
       cpuMs: burnedMs,
       state: burnedMs > 0 ? 'R' : 'S',
     };

@@ -10,9 +10,20 @@ const pointsKept = 32;
 /** A line through less says nothing. */
 const slopeMin = { points: 5, spanMs: 5_000 } as const;
 
-/** What the tree costs the host: PSS where it is known, else RSS (which counts shared pages once a process). */
-export function memoryBytes(usage: Pick<Usage, 'rssBytes' | 'pssBytes'>): number {
-  return usage.pssBytes > 0 ? usage.pssBytes : usage.rssBytes;
+type Measured = Pick<Usage, 'rssBytes' | 'pssBytes' | 'cgroupBytes'>;
+
+/** What the tree's memory was taken from, best first: the kernel's account, shares of pages, pages once a process. */
+export type MemorySource = 'cgroup' | 'pss' | 'rss';
+
+export function memorySource(measured: Measured): MemorySource {
+  if (measured.cgroupBytes > 0) return 'cgroup';
+  return measured.pssBytes > 0 ? 'pss' : 'rss';
+}
+
+/** What the tree costs the host. Never a peak: what was freed is free. */
+export function memoryBytes(measured: Measured): number {
+  const { cgroupBytes, pssBytes, rssBytes } = measured;
+  return { cgroup: cgroupBytes, pss: pssBytes, rss: rssBytes }[memorySource(measured)];
 }
 
 /** What a new sample of `bytes` adds to what is remembered of the ones before. */
