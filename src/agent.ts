@@ -244,8 +244,9 @@ function act(actions: readonly Action[], told: Told): void {
       told.metrics.record(action.record);
     }
     if (action.type === 'keep-exit') {
-      const evidence = told.hands.held.get(action.exit.workerId)?.evidence ?? null;
-      told.exits.keep({ ...action.exit, evidence });
+      const held = told.hands.held.get(action.exit.workerId);
+      const { evidence = null, account = null } = held ?? {};
+      told.exits.keep({ ...action.exit, evidence, account });
     }
     if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
     if (action.type === 'finish') told.finish();

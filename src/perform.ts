@@ -8,7 +8,7 @@ import type { Dispatch } from './dispatch/dispatch.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event } from './domain/event.ts';
-import type { Evidence } from './domain/evidence.ts';
+import type { Account, Evidence } from './domain/evidence.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { BegunMark } from './os/begun-mark.ts';
@@ -58,6 +58,8 @@ export interface Held {
   readonly stacksPath: string;
   /** What it was seen to do before it was killed. */
   evidence: Evidence | null;
+  /** Of its cgroup, when its process had ended. */
+  account: Account | null;
 }
 
 export interface Hands {
@@ -203,13 +205,20 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     leaving: false,
     stacksPath: stacksPath(options, workerId),
     evidence: null,
+    account: null,
   });
   void spawned.started.then((started) => {
     if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
     const worker = held.get(workerId);
     if (worker !== undefined) worker.identity = started.identity;
     tell({ type: 'spawned', workerId, pid: started.identity.pid });
-    void spawned.exited.then((exit) => tell({ type: 'exited', workerId, exit, lastLines: [...spawned.lastLines()] }));
+    void spawned.exited.then((exit) => {
+      const account = worker?.cgroup?.account() ?? null;
+      if (worker !== undefined) worker.account = account;
+      const outOfMemory = exit.signal === 'SIGKILL' && account !== null && account.oomKills > 0;
+      const lastLines = [...spawned.lastLines()];
+      tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
+    });
   });
 }
 
@@ -251,6 +260,7 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
     commands: hello.commands.map((command) => command.name),
     sdkVersion: hello.sdk_version,
     pythonVersion: hello.python_version,
+    start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },
   };
   options.tell({ type: 'attached', workerId: worker.workerId, hello: told });
 }

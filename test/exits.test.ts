@@ -21,6 +21,8 @@ const ended = (pool: string, exitedAtMs: number): KeptExit => ({
   failed: 0,
   memoryBytes: 0,
   cpuMs: 0,
+  start: null,
+  account: null,
   evidence: null,
 });
 

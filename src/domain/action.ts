@@ -1,6 +1,6 @@
 import type { PoolConfig } from './config.ts';
 import type { Reason } from './reason.ts';
-import type { Exit } from './state.ts';
+import type { Exit, StartTimes } from './state.ts';
 
 /** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
 export type Action =
@@ -128,6 +128,8 @@ export interface ExitRecord {
   /** Of its process tree, when it was last measured; 0: never. */
   readonly memoryBytes: number;
   readonly cpuMs: number;
+  /** Null: it never said hello. */
+  readonly start: StartTimes | null;
 }
 
 /** What one step changed that a watcher can see. */

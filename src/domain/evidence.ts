@@ -31,7 +31,19 @@ export interface Evidence extends ProcessEvidence {
   readonly lastLines: readonly string[];
 }
 
+/** What all processes of a worker's cgroup, dead ones too, have used. */
+export interface Account {
+  /** cpu.stat, which needs no controller. */
+  readonly userMs: number;
+  readonly systemMs: number;
+  /** Processes that the kernel killed for want of memory, and the most held at once; 0 without a memory controller. */
+  readonly oomKills: number;
+  readonly peakBytes: number;
+}
+
 /** How a worker ended, with what was seen of it if it was stuck. */
 export interface KeptExit extends ExitRecord {
+  /** Of its cgroup, where it had one: of the whole tree, to the end. */
+  readonly account: Account | null;
   readonly evidence: Evidence | null;
 }

@@ -124,7 +124,7 @@ export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: read
     unplanned,
   });
   if (!unplanned) return;
-  if (worker.ending === null) countFailure(draft, worker, ending, message);
+  if (worker.ending === null) countFailure(draft, worker, exit.outOfMemory === true ? 'memory_hard' : ending, message);
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
   putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
@@ -152,13 +152,14 @@ function exitRecord(
     failed,
     memoryBytes: memoryBytes(worker.usage),
     cpuMs: worker.usage.cpuMs,
+    start: worker.hello?.start ?? null,
   };
 }
 
 function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {
   const how =
     exit.signal !== null
-      ? `ended by ${exit.signal}`
+      ? `ended by ${exit.signal}${exit.outOfMemory === true ? ', by the kernel, which was out of memory' : ''}`
       : exit.code !== null
         ? `exited with code ${exit.code}`
         : 'was not started';

@@ -156,6 +156,15 @@ export interface Hello {
   readonly commands: readonly string[];
   readonly sdkVersion: string;
   readonly pythonVersion: string;
+  readonly start: StartTimes;
+}
+
+/** What the steps of a worker's start took, in milliseconds. */
+export interface StartTimes {
+  /** From the birth of the process to the SDK's first line; 0: unknown. */
+  readonly interpreterMs: number;
+  readonly importMs: number;
+  readonly hooksMs: number;
 }
 
 export interface Heartbeat {
@@ -221,6 +230,8 @@ export interface MemoryPoint {
 export interface Exit {
   readonly code: number | null;
   readonly signal: string | null;
+  /** The kernel says that it killed for want of memory; absent: it did not, or cannot tell. */
+  readonly outOfMemory?: boolean;
 }
 
 export function initialState(): State {

@@ -191,14 +191,21 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
     sampledAtMs: nowMs,
     rssBytes: sample.rssBytes,
     cgroupBytes: sample.cgroupBytes,
-    pssBytes: sample.pssBytes > 0 ? sample.pssBytes : usage.pssBytes,
-    rssAtPssBytes: sample.pssBytes > 0 ? sample.rssBytes : usage.rssAtPssBytes,
+    ...sharesOf(usage, sample),
     cpuMs: sample.cpuMs,
     cpu,
     cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
     state: sample.state,
     ...rememberMemory(usage, { bytes, rssBytes: sample.rssBytes }, limits, nowMs),
   };
+}
+
+/** PSS is read seldom: what has left RSS since has left it too, so that a peak that was freed does not stay in it. */
+function sharesOf(usage: Usage, sample: Sample): Pick<Usage, 'pssBytes' | 'rssAtPssBytes'> {
+  if (sample.pssBytes > 0) return { pssBytes: sample.pssBytes, rssAtPssBytes: sample.rssBytes };
+  const freed = usage.rssAtPssBytes - sample.rssBytes;
+  if (usage.pssBytes === 0 || freed <= 0) return { pssBytes: usage.pssBytes, rssAtPssBytes: usage.rssAtPssBytes };
+  return { pssBytes: Math.max(1, usage.pssBytes - freed), rssAtPssBytes: sample.rssBytes };
 }
 
 function overdue(draft: Draft, worker: Worker, message: string): void {

@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Account } from '../domain/evidence.ts';
 
 /** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
 export interface WorkerCgroup {
@@ -12,6 +13,8 @@ export interface WorkerCgroup {
    * 0: no memory controller is enabled here.
    */
   memoryBytes(): number;
+  /** What all its processes, dead ones too, have used. */
+  account(): Account;
   remove(): void;
 }
 
@@ -134,7 +137,26 @@ function create(path: string): WorkerCgroup | undefined {
       }
     },
     memoryBytes: () => cgroupMemory(path),
+    account: () => cgroupAccount(path),
     remove: () => remove(path),
+  };
+}
+
+export function cgroupAccount(path: string): Account {
+  const read = (file: string): string => {
+    try {
+      return readFileSync(join(path, file), 'latin1');
+    } catch {
+      return '';
+    }
+  };
+  const number = (text: string, key: string): number => Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+  const cpu = read('cpu.stat');
+  return {
+    userMs: number(cpu, 'user_usec') / 1000,
+    systemMs: number(cpu, 'system_usec') / 1000,
+    oomKills: number(read('memory.events'), 'oom_kill'),
+    peakBytes: Number(read('memory.peak')) || 0,
   };
 }
 

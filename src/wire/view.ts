@@ -115,6 +115,9 @@ export function workerView(
     concurrency: pool?.concurrency ?? 0,
     sdk_version: worker.hello?.sdkVersion ?? '',
     python_version: worker.hello?.pythonVersion ?? '',
+    start_interpreter_ms: worker.hello?.start.interpreterMs ?? 0,
+    start_import_ms: worker.hello?.start.importMs ?? 0,
+    start_hooks_ms: worker.hello?.start.hooksMs ?? 0,
   };
 }
 
@@ -261,6 +264,13 @@ export function exitView(record: KeptExit, toUnixMs: ToUnixMs): object {
     requests_failed: record.failed,
     memory_bytes: record.memoryBytes,
     cpu_ms: Math.round(record.cpuMs),
+    start_interpreter_ms: record.start?.interpreterMs ?? 0,
+    start_import_ms: record.start?.importMs ?? 0,
+    start_hooks_ms: record.start?.hooksMs ?? 0,
+    user_cpu_ms: Math.round(record.account?.userMs ?? 0),
+    system_cpu_ms: Math.round(record.account?.systemMs ?? 0),
+    oom_kills: record.account?.oomKills ?? 0,
+    peak_memory_bytes: record.account?.peakBytes ?? 0,
     evidence: record.evidence === null ? null : evidenceView(record.evidence, toUnixMs),
   };
 }

@@ -20,6 +20,9 @@ export interface WorkerHello {
   readonly python_version: string;
   readonly marks_begun: boolean;
   readonly writes_stacks: boolean;
+  readonly interpreter_ms: number;
+  readonly import_ms: number;
+  readonly hooks_ms: number;
 }
 
 /** WorkerFrame of link.proto. */

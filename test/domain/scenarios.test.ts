@@ -58,7 +58,10 @@ describe('starting', () => {
 
 describe('a crash at import', () => {
   // The defaults of restart.backoff, and a crash half a second after each spawn, as Python needs for it.
-  const pool = poolConfig({ size: 2, restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 30_000 } });
+  const pool = poolConfig({
+    size: 2,
+    restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 30_000, quarantineAfter: 3 },
+  });
 
   test('costs fewer than 15 spawns of a slot in 60 s', () => {
     const simulation = new Simulation();

@@ -282,7 +282,16 @@ export class Simulation {
     this.#tellLater(behaviour.attachMs, () => {
       if (!process.alive) return undefined;
       process.attached = true;
-      return { type: 'attached', workerId, hello: { commands: ['c'], sdkVersion: '1', pythonVersion: '3' } };
+      return {
+        type: 'attached',
+        workerId,
+        hello: {
+          commands: ['c'],
+          sdkVersion: '1',
+          pythonVersion: '3',
+          start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
+        },
+      };
     });
   }
 

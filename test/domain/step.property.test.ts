@@ -87,7 +87,11 @@ const facts: Readonly<Record<string, (workerId: string) => Event>> = {
     sample: { rssBytes: 700, pssBytes: 650, cgroupBytes: 0, cpuMs: 5, state: 'R' },
   }),
   spawned: (workerId) => ({ type: 'spawned', workerId, pid: 1 }),
-  attached: (workerId) => ({ type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } }),
+  attached: (workerId) => ({
+    type: 'attached',
+    workerId,
+    hello: { commands: [], sdkVersion: '', pythonVersion: '', start: { interpreterMs: 0, importMs: 0, hooksMs: 0 } },
+  }),
 };
 
 const fact = fc.tuple(index, fc.constantFrom(...Object.keys(facts))).map(([at, name]) =>
@@ -234,7 +238,11 @@ test('facts about workers that nobody knows change nothing', () => {
   const workerId = 'p-0-nobody';
   simulation.tell(
     { type: 'spawned', workerId, pid: 1 },
-    { type: 'attached', workerId, hello: { commands: [], sdkVersion: '', pythonVersion: '' } },
+    {
+      type: 'attached',
+      workerId,
+      hello: { commands: [], sdkVersion: '', pythonVersion: '', start: { interpreterMs: 0, importMs: 0, hooksMs: 0 } },
+    },
     { type: 'pong', workerId, sequence: 1, atMs: 1_000, told: { running: 0, oldestMs: 0, loopLagMs: 0 } },
     { type: 'exited', workerId, exit: { code: 0, signal: null }, lastLines: [] },
     { type: 'gone', workerId, survivors: [1] },

@@ -208,6 +208,8 @@ last = exits[old.worker_id]
 assert last.reason == "operator" and last.has_exit_code and last.exit_code == 0 and not last.unplanned, last
 assert last.started_at_ms <= last.spawned_at_ms <= last.ready_at_ms <= last.exited_at_ms, last
 assert last.pid == old.pid and last.memory_bytes > 0, last
+assert last.start_interpreter_ms > 0 and last.start_import_ms > 0, last
+assert last.evidence.because == "", last
 
 told = call(node, "Explain", control_pb2.ExplainRequest(worker_id=ready("text")[0].worker_id))
 assert told.health == control_pb2.WORKER_HEALTH_WELL and told.because and len(told.observations) >= 8, told

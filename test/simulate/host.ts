@@ -323,7 +323,12 @@ export class Host {
       // A token serves once, and a worker that was forgotten has none.
       if (!worker.alive || this.workers.get(workerId) !== worker) return;
       worker.attached = true;
-      const hello = { commands: Object.keys(commandModels), sdkVersion: '1', pythonVersion: '3' };
+      const hello = {
+        commands: Object.keys(commandModels),
+        sdkVersion: '1',
+        pythonVersion: '3',
+        start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
+      };
       this.tell({ type: 'attached', workerId, hello });
     });
   }

@@ -122,11 +122,17 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     ignore_interrupts()
     _buffer_by_line()
     writes_stacks = write_stacks_on_signal(settings.stacks)
+    interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
         app = find_app()
+        imported_s = time.monotonic()
         mark_begun = begun_marker(settings.begun)
-        session = Session(_hello(settings, app, mark_begun is not None, writes_stacks), mark_begun)
+        hello = _hello(settings, app, marks_begun=mark_begun is not None, writes_stacks=writes_stacks)
         _start(app)
+        hello.interpreter_ms = round(interpreter_s * 1000)
+        hello.import_ms = round((imported_s - begun_s) * 1000)
+        hello.hooks_ms = round((time.monotonic() - imported_s) * 1000)
+        session = Session(hello, mark_begun)
     except LoadError as error:
         _explain(error)
         _flush()
@@ -174,6 +180,16 @@ def _hello(settings: Settings, app: App, marks_begun: bool, writes_stacks: bool)
         marks_begun=marks_begun,
         writes_stacks=writes_stacks,
     )
+
+
+def _age_s() -> float:
+    """Since this process was born; 0 where the system does not tell (proc_pid_stat(5), field 22)."""
+    try:
+        with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+            born_ticks = int(stat.read().rpartition(")")[2].split()[19])
+            return max(0.0, float(uptime.read().split()[0]) - born_ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _start(app: App) -> None:

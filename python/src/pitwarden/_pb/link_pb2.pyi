@@ -47,7 +47,7 @@ class WorkerFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., leaving: bool = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks")
+    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks", "interpreter_ms", "import_ms", "hooks_ms")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,9 @@ class Hello(_message.Message):
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
     MARKS_BEGUN_FIELD_NUMBER: _ClassVar[int]
     WRITES_STACKS_FIELD_NUMBER: _ClassVar[int]
+    INTERPRETER_MS_FIELD_NUMBER: _ClassVar[int]
+    IMPORT_MS_FIELD_NUMBER: _ClassVar[int]
+    HOOKS_MS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     worker_id: str
     token: str
@@ -66,7 +69,10 @@ class Hello(_message.Message):
     python_version: str
     marks_begun: bool
     writes_stacks: bool
-    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ..., marks_begun: bool = ..., writes_stacks: bool = ...) -> None: ...
+    interpreter_ms: int
+    import_ms: int
+    hooks_ms: int
+    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ..., marks_begun: bool = ..., writes_stacks: bool = ..., interpreter_ms: _Optional[int] = ..., import_ms: _Optional[int] = ..., hooks_ms: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
     __slots__ = ("name", "streams", "summary", "is_async")
