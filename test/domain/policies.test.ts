@@ -10,7 +10,14 @@ import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
 import { maxAge } from '../../src/domain/policies/max-age.ts';
 import { maxRequests } from '../../src/domain/policies/max-requests.ts';
-import { limitInMs, memoryHard, memorySoft, rememberMemory, slopeOf } from '../../src/domain/policies/memory.ts';
+import {
+  limitInMs,
+  memoryBytes,
+  memoryHard,
+  memorySoft,
+  rememberMemory,
+  slopeOf,
+} from '../../src/domain/policies/memory.ts';
 import { outdated } from '../../src/domain/policies/outdated.ts';
 import type { Policy } from '../../src/domain/policies/policy.ts';
 import { never, noCounters } from '../../src/domain/policies/policy.ts';
@@ -312,4 +319,21 @@ test('the slope is drawn through all points, and tells when the limit will be me
   expect(remembered.history.length).toBeLessThanOrEqual(32);
   for (let second = 60; second < 100; second += 1) remember(500, second * 1_000);
   expect(limitInMs(remembered, limits)).toBe(Number.POSITIVE_INFINITY);
+});
+
+test('a peak that was freed leaves PSS at once, though that is read seldom', () => {
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
+  simulation.run(3_000, () => simulation.ready().length === 1);
+  const workerId = simulation.ready()[0]?.id ?? '';
+  const sampled = (rssBytes: number, pssBytes: number) => {
+    const sample = { rssBytes, pssBytes, cgroupBytes: 0, cpuMs: 0, state: 'S' };
+    simulation.tell({ type: 'sampled', workerId, sample });
+    const { usage: now } = simulation.ready()[0] ?? worker;
+    return [now.pssBytes, memoryBytes(now)];
+  };
+  expect(sampled(1_000, 700)).toEqual([700, 700]);
+  expect(sampled(1_050, 0)).toEqual([700, 700]);
+  expect(sampled(500, 0)).toEqual([200, 200]);
+  expect(sampled(600, 260)).toEqual([260, 260]);
 });

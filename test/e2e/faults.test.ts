@@ -168,6 +168,25 @@ text: { app: text:app, python: ${python}, cwd: ${examples} }
   await expect(client.execute('broken', 'anything', [], {}, 500)).rejects.toMatchObject({ code: 4 });
 });
 
+test('crashing at import backs off: no more starts than the waits allow, and the wait doubles', async () => {
+  await start(`
+broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 200ms, max: 60s } } }
+`);
+  const waits = () =>
+    [...agent.output().matchAll(/slot 0 waits (\d+) ms after (\d+) failures in a row \(start\)/g)].map((match) =>
+      Number(match[1]),
+    );
+  await until(() => waits().length >= 4, 'four failures', agent.output);
+  // Half of each wait is drawn: from 100 to 200 ms, then from 200 to 400, and so on.
+  for (const [index, ms] of waits().entries()) {
+    expect(ms).toBeGreaterThanOrEqual(100 * 2 ** index);
+    expect(ms).toBeLessThanOrEqual(200 * 2 ** index);
+  }
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const starts = Number(/pitwarden_worker_starts_total\{pool="broken"\} (\d+)/.exec(metrics)?.[1]);
+  expect(starts).toBeLessThanOrEqual(waits().length + 1);
+});
+
 test('a worker that never attaches is a failed start', async () => {
   await start(`
 slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 700ms } }

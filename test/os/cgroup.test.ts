@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { openCgroups } from '../../src/os/cgroup.ts';
+import { cgroupAccount, openCgroups } from '../../src/os/cgroup.ts';
+import { membersOf, readProcessTable } from '../../src/os/process-table.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
@@ -53,6 +54,61 @@ where('a tree of any shape dies whole, also what nothing but its cgroup leads to
     cgroup.remove();
     expect(existsSync(cgroup.path), name).toBe(false);
   }
+});
+
+/** A daemon of a session of its own, whose parent is gone: its environment alone leads to it. */
+const daemon = (command: string) => `(setsid sh -c '${command}' &)`;
+
+test.each([
+  ['SIGTERM ignored', `trap '' TERM; sleep 1000 & echo $! > own; echo ready; wait`],
+  [
+    'a daemon, forked twice',
+    `${daemon('echo $$ > own; exec sleep 1000')}; until [ -s own ]; do :; done; echo ready; sleep 1000`,
+  ],
+  [
+    'forks again and again, and ignores everything',
+    `${daemon('trap "" TERM HUP INT; echo $$ > own; while :; do sleep 1000 & sleep 0.01; done')}; until [ -s own ]; do :; done; echo ready; sleep 1000`,
+  ],
+  ['a thousand children', `for i in $(seq 1000); do sleep 1000 & done; echo $! > own; echo ready; wait`],
+])('without a cgroup a tree dies whole too: %s', async (name, script) => {
+  const workerId = `swept-${name.replaceAll(/\W/g, '-')}`;
+  const cwd = mkdtempSync(join(dir, 'w-'));
+  const { spawned, identity, line } = await shellWorker(cwd, script, { workerId });
+  await line(1);
+  const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
+  expect(isRunning(own)).toBe(true);
+  const pids = membersOf(await readProcessTable(), { identity, workerId }).map((row) => row.pid);
+  expect(pids).toContain(own);
+  process.kill(identity.pid, 'SIGKILL');
+  await spawned.exited;
+  const target = { identity, workerId, endedAtTicks: spawned.endedAtTicks() };
+  expect(await sweepTree(target, { timeoutMs: 10_000 })).toEqual({ survivors: [] });
+  expect(pids.filter(isRunning)).toEqual([]);
+  expect(membersOf(await readProcessTable(), target)).toEqual([]);
+});
+
+where("a cgroup's account is of all its processes, dead ones too", async () => {
+  const cgroup = cgroups.create('account');
+  if (cgroup === undefined) expect.fail('no cgroup');
+  const burn = 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done';
+  const options = { workerId: 'account', cgroup: cgroup.path };
+  const { spawned, line } = await shellWorker(dir, `sh -c '${burn}'; echo burned`, options);
+  await line(1);
+  await spawned.exited;
+  const { userMs, systemMs, oomKills } = cgroup.account();
+  expect(userMs).toBeGreaterThan(20);
+  expect(userMs + systemMs).toBeLessThan(60_000);
+  expect(oomKills).toBe(0);
+  cgroup.remove();
+});
+
+test("the kernel's word on memory is read where a controller gives it", () => {
+  const fake = mkdtempSync(join(dir, 'cgroup-'));
+  expect(cgroupAccount(fake)).toEqual({ userMs: 0, systemMs: 0, oomKills: 0, peakBytes: 0 });
+  writeFileSync(join(fake, 'cpu.stat'), 'usage_usec 5000\nuser_usec 3000\nsystem_usec 2000\n');
+  writeFileSync(join(fake, 'memory.events'), 'low 0\nmax 9\noom 2\noom_kill 1\n');
+  writeFileSync(join(fake, 'memory.peak'), '123456\n');
+  expect(cgroupAccount(fake)).toEqual({ userMs: 3, systemMs: 2, oomKills: 1, peakBytes: 123456 });
 });
 
 where('what an agent that is no more has left is taken away, and nothing of one that lives', () => {
