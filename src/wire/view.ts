@@ -213,7 +213,7 @@ export function explainView(verdict: HealthVerdict, requests: readonly RequestNo
     'requests in flight': String(seen.inFlight),
     'last result': ago(seen.lastEvidenceMs),
     'process state': `${seen.state === '' ? 'unknown' : seen.state} (${ago(seen.sampledMs)})`,
-    cpu: `${Math.round(seen.cpuShare * 100)} % of a core, advanced ${ago(seen.cpuAdvancedMs)} (counts for ${Math.round(seen.freshMs)} ms)`,
+    cpu: `${Math.round(seen.cpuShare * 100)} % of a core, advanced ${ago(seen.cpuAdvancedMs)} (stands still after ${Math.round(seen.freshMs)} ms)`,
     busy: seen.busyMs === 0 ? 'no' : `for ${Math.round(seen.busyMs)} ms of ${seen.busyLimitMs} ms`,
     "agent's own lag forgiven": `${Math.round(seen.forgivenMs)} ms`,
   };

@@ -185,12 +185,13 @@ describe('how well a worker is', () => {
       'hung',
       /no result yet/,
     ],
-    ['cpu time advances', { cpuAdvancedMs: 900, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
-    ['cpu time advanced too long ago', { cpuAdvancedMs: 1_100 }, 'hung', /nothing moves/],
+    ['cpu time advances', { cpuAdvancedMs: 1_100, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
+    ['cpu time advanced too long ago', { cpuAdvancedMs: 1_200 }, 'hung', /nothing moves/],
     ['results arrive', { lastEvidenceMs: 3_000 }, 'busy', /last result came 3000 ms ago/],
     ['it waits for its turn to run', { state: 'R' }, 'busy', /state R/],
     ['it waits for a device', { state: 'D' }, 'busy', /state D/],
-    ['it waited for a device when it was last looked at', { state: 'D', sampledMs: 1_500 }, 'hung', /nothing moves/],
+    ['not measured since it owes a pong', { sampledMs: 2_500 }, 'slow', /not measured since/],
+    ['measured since, however long ago', { state: 'S', sampledMs: 1_900 }, 'hung', /nothing moves/],
     ['busy for too long', { cpuAdvancedMs: 0, busyMs: 20_000 }, 'hung', /busy for longer than busy_limit \(20000 ms\)/],
   ])('%s', (_, patch, health, because) => {
     const verdict = assess({ ...still, ...patch });

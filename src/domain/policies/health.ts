@@ -27,7 +27,7 @@ export interface Observations {
   readonly cpuShare: number;
   readonly cpuAdvancedMs: number;
   readonly sampledMs: number;
-  /** How old what the kernel said may be to count. */
+  /** How long it must be seen to stand still, after its oldest ping has waited for a third of the timeout. */
   readonly freshMs: number;
   /** How long it has been busy, and may be. */
   readonly busyMs: number;
@@ -47,6 +47,9 @@ export interface HealthVerdict {
 const watchesPerTimeout = 10;
 const watchMostMs = 1_000;
 const watchLeastMs = 50;
+const watchedFrom = 3;
+/** No sample for so many timeouts of a ping: there will be none. */
+const unmeasurableTimeouts = 3;
 
 /** How often the kernel is asked about a worker that owes a pong. */
 export function watchEveryMs(config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
@@ -56,7 +59,7 @@ export function watchEveryMs(config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>)
 /** From when on it is asked that often: what moved before a hang must be stale by the time the last ping is missed. */
 export function watchesFromMs(worker: Worker, config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
   const oldest = worker.heartbeat.unanswered[0];
-  return oldest === undefined ? Number.POSITIVE_INFINITY : oldest.sentAtMs + config.timeoutMs / 3;
+  return oldest === undefined ? Number.POSITIVE_INFINITY : oldest.sentAtMs + config.timeoutMs / watchedFrom;
 }
 
 export function observe(worker: Worker, pool: PoolConfig, counters: Counters, nowMs: number): Observations {
@@ -77,7 +80,7 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
     cpuShare: usage.cpu,
     cpuAdvancedMs: ago(usage.cpuAdvancedAtMs),
     sampledMs: ago(usage.sampledAtMs),
-    freshMs: Math.max(timeoutMs / 3, 2 * watchEveryMs(pool.heartbeat)),
+    freshMs: Math.max(timeoutMs / watchedFrom, 2 * watchEveryMs(pool.heartbeat)),
     busyMs: busyFor(heartbeat.busySinceMs, busyLimitMs, nowMs),
     busyLimitMs,
     forgivenMs: heartbeat.forgivenMs,
@@ -100,6 +103,7 @@ export function assess(seen: Observations): HealthVerdict {
   if (missedPings === 0) return verdict('well', 'no ping is overdue');
   if (missedPings < maxMissed) return verdict('slow', missed);
   const moves = whatMoves(seen);
+  if (moves === '' && !isSeenStill(seen)) return verdict('slow', `${missed}, and not measured since`);
   if (moves === '') return verdict('hung', `${missed}, and nothing moves: ${whatStands(seen)}`);
   if (seen.busyMs >= seen.busyLimitMs) {
     return verdict('hung', `${missed}, and busy for longer than busy_limit (${seen.busyLimitMs} ms): ${moves}`);
@@ -110,13 +114,26 @@ export function assess(seen: Observations): HealthVerdict {
 /** Proof that it is doing something, whatever its pongs say; empty: none. */
 function whatMoves(seen: Observations): string {
   if (seen.lastEvidenceMs <= seen.pingTimeoutMs) return `its last result came ${whole(seen.lastEvidenceMs)} ms ago`;
-  if (seen.cpuAdvancedMs <= seen.freshMs)
+  if (!isMeasurable(seen)) return '';
+  // Of the time until it was last measured; what never was is infinitely old.
+  if (Number.isFinite(seen.cpuAdvancedMs) && seen.cpuAdvancedMs - seen.sampledMs < seen.freshMs)
     return `its cpu time advances (${Math.round(seen.cpuShare * 100)} % of a core)`;
-  if (seen.sampledMs > seen.freshMs) return '';
   // One that wants to run and is not let, and one that waits for a device: neither can answer, and neither is hung.
   if (seen.state === 'R') return 'it is running or waits for its turn to (state R)';
   if (seen.state === 'D') return 'it waits for a device (state D)';
   return '';
+}
+
+/** The kernel was asked since it owes a pong, for long enough; an agent that is late itself must not take that for a hang. */
+function isSeenStill(seen: Observations): boolean {
+  const { sampledMs, oldestPingMs, pingTimeoutMs, freshMs } = seen;
+  if (!isMeasurable(seen)) return true;
+  return sampledMs <= oldestPingMs - pingTimeoutMs / watchedFrom - freshMs;
+}
+
+/** One that is not is judged by its pings and its work alone. */
+function isMeasurable({ sampledMs, pingTimeoutMs }: Observations): boolean {
+  return sampledMs <= unmeasurableTimeouts * pingTimeoutMs;
 }
 
 function whatStands(seen: Observations): string {
