@@ -454,6 +454,7 @@ describe('pings', () => {
   ])('a hang is found within interval × max_missed + timeout, whenever it begins: %o', (heartbeat) => {
     for (let offsetMs = 0; offsetMs < heartbeat.intervalMs * 2; offsetMs += heartbeat.intervalMs / 7) {
       const simulation = up(poolConfig({ size: 1, heartbeat }));
+      simulation.timersLateMs = 1;
       const process = simulation.process(simulation.ready()[0]);
       // It burns cpu until the very moment at which it hangs.
       process.behaviour.cpu = 1;
@@ -464,7 +465,8 @@ describe('pings', () => {
       simulation.freezeCpu(process, burned);
       expect(simulation.run(60_000, () => simulation.kinds().includes('worker_killed'))).toBe(true);
       const withinMs = heartbeat.intervalMs * heartbeat.maxMissed + heartbeat.timeoutMs;
-      expect(simulation.nowMs - hungAtMs).toBeLessThanOrEqual(withinMs + 1);
+      // Each of the pings and the verdict may be as late as a timer, and the kernel's answer takes a millisecond here.
+      expect(simulation.nowMs - hungAtMs).toBeLessThanOrEqual(withinMs + heartbeat.maxMissed + 2);
     }
   });
 

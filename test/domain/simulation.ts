@@ -89,6 +89,8 @@ export class Simulation {
   nowMs = 1_000;
   behaviour: Behaviour = { ...healthy };
   finished = 0;
+  /** How late its timers fire, as all real ones do. */
+  timersLateMs = 0;
   queued = 0;
   /** What the host has available. */
   availableBytes = 1_000_000;
@@ -125,7 +127,7 @@ export class Simulation {
     for (;;) {
       if (until()) return true;
       const next = this.#earliest();
-      const atMs = Math.min(next?.atMs ?? Number.POSITIVE_INFINITY, this.#wakeAtMs);
+      const atMs = Math.min(next?.atMs ?? Number.POSITIVE_INFINITY, this.#wakeAtMs + this.timersLateMs);
       if (atMs > endsAtMs) {
         this.nowMs = endsAtMs;
         return until();

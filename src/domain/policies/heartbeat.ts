@@ -4,9 +4,13 @@ import type { Heartbeat } from '../state.ts';
 /** Pings of a pool fall on a grid this fine, so that they leave in groups: 200 wake-ups cost more than 10. */
 const groupsPerInterval = 10;
 
+/**
+ * At most an interval from now, for a hang is found by max_missed of them. Rounded up, a timer that fires a millisecond
+ * late, as all do, would put each ping off by another tenth of the interval.
+ */
 export function nextPingAtMs(nowMs: number, intervalMs: number): number {
   const gridMs = intervalMs / groupsPerInterval;
-  return Math.ceil((nowMs + intervalMs) / gridMs) * gridMs;
+  return Math.floor((nowMs + intervalMs) / gridMs) * gridMs;
 }
 
 /** Pings in a row that evidence may stand in for: now and then one is sent all the same, for its round trip is of interest. */
