@@ -28,8 +28,9 @@ import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
-/** Requests that evidence names. */
+/** Requests that evidence names, and what it keeps of the last lines: each alone may have 8 KiB. */
 const requestsMax = 32;
+const lastLinesMaxChars = 8 * 1024;
 
 /** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
 export const warmUpLinkId = 0xffffffff;
@@ -415,8 +416,8 @@ function lookThenKill(
   const takenAtMs = options.nowMs();
   void gatherEvidence(worker.identity, path).then(
     (seen) => {
-      const lastLines = worker.process?.lastLines() ?? [];
-      worker.evidence = { takenAtMs, because: stuck, requests, lastLines: [...lastLines], ...seen };
+      const lastLines = newestOf(worker.process?.lastLines() ?? []);
+      worker.evidence = { takenAtMs, because: stuck, requests, lastLines, ...seen };
       kill();
     },
     (error: unknown) => {
@@ -424,6 +425,18 @@ function lookThenKill(
       kill();
     },
   );
+}
+
+/** The newest lines that fit, the oldest of these cut where it must be. */
+function newestOf(lines: readonly string[]): string[] {
+  const kept: string[] = [];
+  let room = lastLinesMaxChars;
+  for (let index = lines.length - 1; index >= 0 && room > 0; index -= 1) {
+    const line = (lines[index] ?? '').slice(0, room);
+    kept.unshift(line);
+    room -= line.length;
+  }
+  return kept;
 }
 
 function sweep(

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
@@ -14,6 +15,9 @@ afterEach(async () => {
 });
 
 const pings = 'heartbeat: { interval: 200ms, timeout: 600ms, max_missed: 2, busy_limit: 20s }';
+
+/** The last ping and the verdict may each be so late before the agent takes the lag for its own (step.ts). */
+const slackMs = 2 * 200;
 
 async function start(app: 'stuck' | 'faults', keys = pings): Promise<void> {
   const folder = app === 'stuck' ? `${root}test/fixtures` : examples;
@@ -36,6 +40,7 @@ interface Explained {
   exit: null | {
     reason: string;
     evidence: null | {
+      taken_at_ms: number;
       because: string;
       state: string;
       threads: string[];
@@ -63,6 +68,7 @@ async function ended(workerId: string) {
 test('a deadlock that holds the GIL: hung, and its stacks say where', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);
+  await client.execute('stuck', 'say_much', [20, 4_000]);
   await client.execute('stuck', 'say', ['a last word']);
   await expect(client.execute('stuck', 'deadlock_in_c')).rejects.toMatchObject({
     code: 14,
@@ -74,7 +80,14 @@ test('a deadlock that holds the GIL: hung, and its stacks say where', async () =
   expect(exit.evidence?.stacks).toContain('in deadlock_in_c');
   expect(exit.evidence?.threads.some((thread) => / S futex/.test(thread) || / S 0$/.test(thread))).toBe(true);
   expect(exit.evidence?.requests).toMatchObject([{ command: 'deadlock_in_c', cancelled: false }]);
-  expect(exit.evidence?.last_lines).toContain('a last word');
+  // The newest of them, within 8 Ki characters.
+  expect(exit.evidence?.last_lines.map((line) => line.slice(0, 11))).toEqual([
+    '17 xxxxxxxx',
+    '18 xxxxxxxx',
+    '19 xxxxxxxx',
+    'a last word',
+  ]);
+  expect(exit.evidence?.last_lines.join('').length).toBe(8 * 1024);
   const { stdout } = await agent.cli('explain', worker?.worker_id.slice(0, -2) ?? '');
   expect(stdout).toContain('in deadlock_in_c');
   expect(stdout).toMatch(/request \S+ \(deadlock_in_c\) for \d+ ms/);
@@ -101,6 +114,23 @@ test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
   const exit = await ended(worker?.worker_id ?? '');
   expect(exit.reason).toBe('hung');
   expect(exit.evidence).toMatchObject({ state: 'T', stacks: '', stacks_missing: 'it is stopped (state T)' });
+});
+
+test('hung ones are found within interval × max_missed + timeout, wherever between two pings they stop', async () => {
+  await start('stuck', 'size: 4\n  heartbeat: { interval: 800ms, timeout: 1s, max_missed: 3 }');
+  const stopped: { id: string; atMs: number }[] = [];
+  for (const worker of await untilReady(agent, 'stuck', 4)) {
+    // Not the same moment of the interval for all.
+    await delay(210);
+    process.kill(worker.pid, 'SIGSTOP');
+    stopped.push({ id: worker.worker_id, atMs: Date.now() });
+  }
+  for (const { id, atMs } of stopped) {
+    const foundMs = ((await ended(id)).evidence?.taken_at_ms ?? Number.POSITIVE_INFINITY) - atMs;
+    expect(foundMs).toBeLessThanOrEqual(3 * 800 + 1_000 + slackMs);
+    // Not before any ping that it cannot have answered was overdue.
+    expect(foundMs).toBeGreaterThan(1_000);
+  }
 });
 
 test('the GIL held in C for longer than busy_limit: killed, with the stacks of who holds it', async () => {
