@@ -226,7 +226,7 @@ export const schema = sectionBody({
     }),
   memory_floor: sizeOrOff(
     '256MiB',
-    "The host's available memory (MemAvailable) below which no worker is started beside the one it replaces, and the one that has grown most is replaced.",
+    "The host's available memory (MemAvailable) below which no worker is started beside the one it replaces, and the one that has grown most, and still grows, is replaced.",
   ),
   listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
     .prefault('off')

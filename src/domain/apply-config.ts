@@ -1,5 +1,5 @@
 import type { NodeConfig, PoolConfig } from './config.ts';
-import { workerFingerprint } from './config.ts';
+import { launchFingerprint, workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
 import { resize } from './lifecycle.ts';
@@ -27,6 +27,7 @@ function add(draft: Draft, config: PoolConfig): void {
     name: config.name,
     config,
     fingerprint,
+    launch: launchFingerprint(config),
     good: null,
     startFailures: 0,
     quarantine: '',
@@ -61,8 +62,9 @@ function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   const phase = returns ? 'running' : pool.phase;
   const fingerprint = workerFingerprint(config);
   // A config that is another one has not failed yet.
-  const chance = fingerprint === pool.fingerprint ? {} : { startFailures: 0, quarantine: '' };
-  const next = putPool(draft, pool, { config, fingerprint, phase, closingSinceMs: 0, ...chance });
+  const launch = launchFingerprint(config);
+  const chance = launch === pool.launch ? {} : { startFailures: 0, quarantine: '' };
+  const next = putPool(draft, pool, { config, fingerprint, launch, phase, closingSinceMs: 0, ...chance });
   draft.actions.push({ type: 'set-pool', pool: config });
   resize(draft, next, size);
   record(draft, {

@@ -2,6 +2,7 @@ import type { Draft } from './draft.ts';
 import { putNode, putPool, putWorker, record } from './draft.ts';
 import type { Command } from './event.ts';
 import { beginDrain, beginStop, kill, resize } from './lifecycle.ts';
+import { rank } from './planner.ts';
 import { endRoll, pauseRoll, resumeRoll, startRoll } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 
@@ -89,7 +90,12 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
 
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
-  if (worker.phase !== 'ready' || worker.due !== null) return;
+  if (worker.phase !== 'ready') return;
+  const { due } = worker;
+  if (due !== null) {
+    if (rank('operator') < rank(due.pressing)) putWorker(draft, worker, { due: { ...due, pressing: 'operator' } });
+    return;
+  }
   putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs, pressing: 'operator' } });
   record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: 'operator', message: 'asked for' });
 }

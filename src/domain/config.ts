@@ -81,3 +81,8 @@ export function workerFingerprint(pool: PoolConfig): string {
   const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
   return JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode]);
 }
+
+/** The same, and what else decides whether a start succeeds. */
+export function launchFingerprint(pool: PoolConfig): string {
+  return JSON.stringify([workerFingerprint(pool), pool.start.warmUp, pool.start.timeoutMs]);
+}

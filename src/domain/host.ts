@@ -1,12 +1,12 @@
 import type { Draft } from './draft.ts';
 import { record } from './draft.ts';
 import { becomeDue } from './lifecycle.ts';
-import { memoryBytes, slopeOf } from './policies/memory.ts';
+import { heldMemory, memoryBytes, slopeOf } from './policies/memory.ts';
 import type { Host, Worker } from './state.ts';
 
 /**
  * The guard of the host's memory. Below the floor no worker is started beside the one it replaces; if it stays there, the
- * worker that has grown most since it became ready is replaced, one at a time.
+ * worker that has grown most since it became ready, and still grows, is replaced; the next one after a while.
  */
 
 const sampleEveryMs = 2_000;
@@ -14,18 +14,39 @@ const sampleEveryMs = 2_000;
 const lowSamplesMax = 2;
 /** To replace one that has grown less gives nothing back. */
 const growthMinBytes = 16 * 1024 * 1024;
+const leakMinBytesPerS = 64 * 1024;
+/** To the next relief while the host stays below its floor: the last one may not have helped. Each wait doubles. */
+const reliefWaitMs = { least: 30_000, most: 3_600_000 } as const;
 
-/** Whether there is room for a replacement beside this worker: it will need about as much. */
+/**
+ * Whether there is room for a replacement beside this worker: it will need about as much, and those that are starting will
+ * still need what those before them in their slots have.
+ */
 export function mayStartBeside(draft: Draft, worker: Worker): boolean {
   const { floorBytes, availableBytes } = draft.node.host;
   if (floorBytes === 0 || availableBytes === 0) return true;
-  return availableBytes - floorBytes >= memoryBytes(worker.usage);
+  return availableBytes - floorBytes - reservedBytes(draft) >= memoryBytes(worker.usage);
+}
+
+function reservedBytes(draft: Draft): number {
+  let reserved = 0;
+  const workers = [...draft.workers.values()];
+  for (const worker of workers) {
+    if (worker.phase !== 'starting') continue;
+    const before = workers.find(
+      ({ id, pool, slot, phase }) =>
+        id !== worker.id && pool === worker.pool && slot === worker.slot && phase !== 'exited',
+    );
+    if (before !== undefined) reserved += Math.max(0, memoryBytes(before.usage) - memoryBytes(worker.usage));
+  }
+  return reserved;
 }
 
 export function hostSampled(draft: Draft, availableBytes: number): void {
   const { host } = draft.node;
   const low = host.floorBytes > 0 && availableBytes < host.floorBytes;
-  setHost(draft, { availableBytes, lowSamples: low ? host.lowSamples + 1 : 0 });
+  const enough = low ? {} : { reliefs: 0 };
+  setHost(draft, { availableBytes, lowSamples: low ? host.lowSamples + 1 : 0, ...enough });
   if (!low || host.lowSamples > 0) return;
   const message = `${availableBytes} bytes available, memory_floor ${host.floorBytes}: nothing is started beside what it replaces`;
   record(draft, { kind: 'host_memory_low', message, unplanned: true });
@@ -46,11 +67,13 @@ export function guardHost(draft: Draft): number {
 
 function relieve(draft: Draft): void {
   const { host } = draft.node;
-  if (draft.workers.has(host.relief)) return;
+  const { nowMs } = draft.facts;
+  if (nowMs < host.nextReliefAtMs) return;
   const leaker = largestLeaker(draft);
   if (leaker === undefined) return;
-  setHost(draft, { relief: leaker.id, lowSamples: 0 });
-  const grown = leaker.usage.rssBytes - leaker.usage.firstRssBytes;
+  const waitMs = Math.min(reliefWaitMs.most, reliefWaitMs.least * 2 ** host.reliefs);
+  setHost(draft, { reliefs: host.reliefs + 1, nextReliefAtMs: nowMs + waitMs });
+  const grown = grownBytes(leaker);
   becomeDue(
     draft,
     leaker,
@@ -63,15 +86,17 @@ function largestLeaker(draft: Draft): Worker | undefined {
   let found: Worker | undefined;
   let most = growthMinBytes;
   for (const worker of draft.workers.values()) {
-    const { rssBytes, firstRssBytes, history } = worker.usage;
-    const grown = rssBytes - firstRssBytes;
-    if (worker.phase !== 'ready' || worker.due !== null || firstRssBytes === 0 || grown < most) continue;
-    // What has been given back already, or stands still after a large start, is not leaking.
-    if (slopeOf(history) < 0) continue;
+    if (worker.phase !== 'ready' || worker.due !== null || worker.usage.firstBytes === 0) continue;
+    // What stands still, be it after a large start, will be as large again.
+    if (grownBytes(worker) < most || slopeOf(worker.usage.history) < leakMinBytesPerS) continue;
     found = worker;
-    most = grown;
+    most = grownBytes(worker);
   }
   return found;
+}
+
+function grownBytes({ usage }: Worker): number {
+  return heldMemory(usage) - usage.firstBytes;
 }
 
 /** Not put: it is nothing that a watcher sees. */

@@ -5,7 +5,7 @@ import { memoryBytes } from './policies/memory.ts';
 import { noCounters } from './policies/policy.ts';
 import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
-import { noteRollFailure } from './roll.ts';
+import { endRoll, noteRollFailure } from './roll.ts';
 import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
 import { noFailures } from './state.ts';
 
@@ -103,8 +103,10 @@ function terminate(draft: Draft, worker: Worker): void {
 }
 
 /** Its process is seen to have ended, or was never there. What remains of its tree is swept. */
-export function exited(draft: Draft, worker: Worker, exit: Exit, lastLines: readonly string[], failed?: Reason): void {
+export function exited(draft: Draft, worker: Worker, told: Exit, lastLines: readonly string[], failed?: Reason): void {
   if (worker.phase === 'exited') return;
+  // The kernel may have killed a child of it some time ago; this SIGKILL was the agent's.
+  const exit = worker.rung === 'kill' ? { code: told.code, signal: told.signal } : told;
   const ending = worker.ending ?? failed ?? (exit.signal === null ? 'exit_code' : 'signal');
   const unplanned = unplannedReasons.has(ending);
   putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
@@ -193,12 +195,14 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
 function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || pool.good === null || pool.quarantine !== '') return;
-  if (worker.fingerprint !== pool.fingerprint || pool.good.fingerprint === pool.fingerprint) return;
+  if (worker.launch !== pool.launch || pool.good.launch === pool.launch) return;
   const startFailures = pool.startFailures + 1;
   const given = startFailures >= pool.config.restart.quarantineAfter;
   const quarantine = given ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
   putPool(draft, pool, { startFailures, quarantine });
   if (!given) return;
+  const rolling = draft.pools.get(pool.name);
+  if (rolling !== undefined) endRoll(draft, rolling, 'failed', quarantine);
   const told = `its last good config is kept until the config changes again, or a roll: ${quarantine}`;
   record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: told, unplanned: true });
 }
@@ -213,9 +217,13 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
     putPool(draft, pool, { slots: new Map(pool.slots).set(slot.index, { ...slot, failures }) });
   }
   const current = draft.pools.get(worker.pool) ?? pool;
-  if (worker.fingerprint !== current.fingerprint) return;
-  const { config, fingerprint } = current;
-  if (current.good?.config !== config) putPool(draft, current, { good: { config, fingerprint }, startFailures: 0 });
+  if (worker.launch !== current.launch) return;
+  const { config, fingerprint, launch } = current;
+  const isNew = current.good?.config !== config || current.quarantine !== '';
+  if (isNew) putPool(draft, current, { good: { config, fingerprint, launch }, startFailures: 0, quarantine: '' });
+  if (current.quarantine === '') return;
+  const message = 'its config comes up after all: it is used again';
+  record(draft, { kind: 'pool_changed', pool: current.name, reason: 'config', message });
 }
 
 /** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */

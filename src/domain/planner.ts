@@ -6,7 +6,7 @@ import { recyclePolicies } from './policies/list.ts';
 import { outdated } from './policies/outdated.ts';
 import { noCounters } from './policies/policy.ts';
 import type { Reason } from './reason.ts';
-import { isBeingReplaced, isOpen } from './roll.ts';
+import { isBeingReplaced } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 import type { Wake } from './wake.ts';
 
@@ -53,7 +53,7 @@ export function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void
 }
 
 /** Begins as many replacements as there are tokens for, most pressing first. */
-export function replace(draft: Draft, poolName: string, start: Start, retire: Retire): void {
+export function replace(draft: Draft, poolName: string, start: Start, retire: Retire, wake: Wake): void {
   withdraw(draft, poolName);
   for (const candidate of candidates(draft, poolName)) {
     const pool = draft.pools.get(poolName);
@@ -61,14 +61,14 @@ export function replace(draft: Draft, poolName: string, start: Start, retire: Re
     const surges = pool.config.recycle.maxSurge > 0 && mayStartBeside(draft, candidate);
     if (surges && start(candidate.slot)) {
       note(draft, candidate);
-    } else if (mayRetire(draft, pool, candidate, surges)) {
+    } else if (mayRetire(draft, pool, candidate, surges, wake)) {
       note(draft, candidate);
       retire(draft.workers.get(candidate.id) ?? candidate);
     }
   }
 }
 
-/** Takes the wish of a roll that ended, or of a config that was given up, back from workers it has not come to yet. */
+/** Takes the wish of a roll that ended or is paused, or of a config that was given up, back from workers it has not come to yet. */
 function withdraw(draft: Draft, poolName: string): void {
   const pool = draft.pools.get(poolName);
   if (pool === undefined) return;
@@ -76,7 +76,7 @@ function withdraw(draft: Draft, poolName: string): void {
   for (const worker of workers) {
     if (worker.phase !== 'ready' || worker.due === null || worker.due.pressing !== worker.due.reason) continue;
     const over =
-      (worker.due.reason === 'roll' && (pool.roll === null || !isOpen(pool.roll))) ||
+      (worker.due.reason === 'roll' && pool.roll?.phase !== 'running') ||
       (worker.due.reason === 'config' && isUpToDate(worker, pool));
     if (over && !isBeingReplaced(worker, workers)) putWorker(draft, worker, { due: null });
   }
@@ -92,10 +92,14 @@ function note(draft: Draft, candidate: Worker): void {
 }
 
 /** Whether it may go before its replacement is there: with nothing to spare, one at a time must do. */
-function mayRetire(draft: Draft, pool: Pool, worker: Worker, surges: boolean): boolean {
+function mayRetire(draft: Draft, pool: Pool, worker: Worker, surges: boolean, wake: Wake): boolean {
   const { maxSurge, maxUnavailable } = pool.config.recycle;
   // A slot whose last starts failed would stay empty.
-  if (draft.facts.nowMs < (pool.slots.get(worker.slot)?.nextStartAtMs ?? 0)) return false;
+  const nextStartAtMs = pool.slots.get(worker.slot)?.nextStartAtMs ?? 0;
+  if (draft.facts.nowMs < nextStartAtMs) {
+    wake.at(nextStartAtMs);
+    return false;
+  }
   if (surges && workersOf(draft, pool.name).length < pool.size + maxSurge) return false;
   const spare = maxSurge > 0 && !surges ? Math.max(1, maxUnavailable) : maxUnavailable;
   return unavailable(draft, pool) < spare;
@@ -119,7 +123,7 @@ function candidates(draft: Draft, poolName: string): Worker[] {
     .sort((a, b) => of(a) - of(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
 }
 
-function rank(reason: Reason): number {
+export function rank(reason: Reason): number {
   return priority.indexOf(reason);
 }
 

@@ -151,7 +151,7 @@ function climbLater(draft: Draft, workerId: string, wake: Wake): void {
 function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   if (draft.facts.nowMs < worker.deadlineMs) return wake.at(worker.deadlineMs);
   const what = worker.attached ? 'not warm' : 'not attached';
-  kill(draft, worker, pool, 'start_timeout', `${what} within ${pool.config.start.timeoutMs} ms`);
+  kill(draft, worker, pool, 'start_timeout', `${what} within ${Math.round(worker.deadlineMs - worker.startedAtMs)} ms`);
   climbLater(draft, worker.id, wake);
 }
 
@@ -205,6 +205,7 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
     pool.name,
     (slot) => start(draft, pool.name, slot, wake),
     (worker) => drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake),
+    wake,
   );
   const replacing = draft.pools.get(pool.name);
   if (replacing !== undefined) reviewRoll(draft, replacing);
@@ -271,7 +272,7 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
 }
 
 /** What workers are started with: the pool's config, or the last good one while that is in quarantine. */
-function launchOf(pool: Pool): Pick<Pool, 'config' | 'fingerprint'> {
+function launchOf(pool: Pool): Pick<Pool, 'config' | 'fingerprint' | 'launch'> {
   return pool.quarantine !== '' && pool.good !== null ? pool.good : pool;
 }
 
@@ -285,6 +286,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     slot: slot.index,
     generation: (pool.generations.get(slot.index) ?? 0) + 1,
     fingerprint: launch.fingerprint,
+    launch: launch.launch,
     phase: 'starting',
     pid: 0,
     startedAtMs: nowMs,
@@ -293,7 +295,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     limits: drawLimits(pool.config, rank, pool.size, random),
     due: null,
     ending: null,
-    deadlineMs: nowMs + pool.config.start.timeoutMs,
+    deadlineMs: nowMs + launch.config.start.timeoutMs,
     rung: null,
     linkLostAtMs: 0,
     attached: false,
@@ -328,7 +330,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
       overSoft: 0,
       overHard: false,
       history: [],
-      firstRssBytes: 0,
+      firstBytes: 0,
     },
     exit: null,
   };

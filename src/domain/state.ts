@@ -29,16 +29,19 @@ export interface Host {
   readonly nextSampleAtMs: number;
   /** Samples in a row below the floor. */
   readonly lowSamples: number;
-  /** The worker that is being replaced to give memory back; empty: none. */
-  readonly relief: string;
+  /** Workers replaced to give memory back since the host last had enough, and when the next one may be. */
+  readonly reliefs: number;
+  readonly nextReliefAtMs: number;
 }
 
 export interface Pool {
   readonly name: string;
   readonly config: PoolConfig;
   readonly fingerprint: string;
+  /** The same of all that a start depends on. */
+  readonly launch: string;
   /** The last config with which a worker became ready; null: none has yet. */
-  readonly good: { readonly config: PoolConfig; readonly fingerprint: string } | null;
+  readonly good: Pick<Pool, 'config' | 'fingerprint' | 'launch'> | null;
   /** Failed starts in a row with a config that is not the good one. */
   readonly startFailures: number;
   /** Why its config was given up for the good one; empty: it was not. */
@@ -108,6 +111,7 @@ export interface Worker {
   readonly generation: number;
   /** What its pool's config looked like when it was born. */
   readonly fingerprint: string;
+  readonly launch: string;
   readonly phase: Phase;
   /** 0 until it is known to have been spawned. */
   readonly pid: number;
@@ -216,10 +220,10 @@ export interface Usage {
   /** The last samples, newest in the lowest bit: 1 where it was above the soft limit. */
   readonly overSoft: number;
   readonly overHard: boolean;
-  /** RSS lately, oldest first. */
+  /** What its tree held lately, oldest first. */
   readonly history: readonly MemoryPoint[];
-  /** RSS when it was first measured as ready. */
-  readonly firstRssBytes: number;
+  /** The same when it was first measured as ready. */
+  readonly firstBytes: number;
 }
 
 export interface MemoryPoint {
@@ -240,7 +244,7 @@ export function initialState(): State {
       phase: 'running',
       stoppingSinceMs: 0,
       configError: '',
-      host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, relief: '' },
+      host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, reliefs: 0, nextReliefAtMs: 0 },
     },
     pools: new Map(),
     workers: new Map(),

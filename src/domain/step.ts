@@ -7,7 +7,7 @@ import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
 import { exited, kill, noteGoodStart } from './lifecycle.ts';
-import { memoryBytes, rememberMemory } from './policies/memory.ts';
+import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
 
@@ -148,8 +148,8 @@ function becomeReady(draft: Draft, worker: Worker): void {
     deadlineMs: 0,
     health: 'well',
     heartbeat,
-    // Its first full measurement was that of a bare interpreter.
-    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, history: [], firstRssBytes: 0 },
+    // What was measured until now was a bare interpreter, or a peak of its start.
+    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, overSoft: 0, overHard: false, history: [], firstBytes: 0 },
   });
   noteGoodStart(draft, ready);
   draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
@@ -186,17 +186,19 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
   const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
   // A child that ended takes its cpu time out of the sum: that is no negative work.
   const cpu = measurable ? Math.max(0, sample.cpuMs - usage.cpuMs) / elapsedMs : 0;
+  const shares = sharesOf(usage, sample);
+  const heldBytes = heldMemory({ ...sample, ...shares });
   return {
     ...usage,
     sampledAtMs: nowMs,
     rssBytes: sample.rssBytes,
     cgroupBytes: sample.cgroupBytes,
-    ...sharesOf(usage, sample),
+    ...shares,
     cpuMs: sample.cpuMs,
     cpu,
     cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
     state: sample.state,
-    ...rememberMemory(usage, { bytes, rssBytes: sample.rssBytes }, limits, nowMs),
+    ...rememberMemory(usage, { bytes, heldBytes }, limits, nowMs),
   };
 }
 

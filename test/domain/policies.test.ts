@@ -213,8 +213,11 @@ describe('how well a worker is', () => {
   test('what is observed are ages, and what never was is infinitely old', () => {
     const seen = observe(worker, base, noCounters, worker.readyAtMs + 100);
     expect(seen).toMatchObject({ process: 'attached', missedPings: 0, lastEvidenceMs: Infinity, inFlight: 0 });
-    const lost = { ...worker, linkLostAtMs: 5, phase: 'ready' } as const;
-    expect(observe(lost, base, noCounters, 10).process).toBe('lost');
+    const lost = { ...worker, attached: false, phase: 'ready' } as const;
+    const of = (patch: Partial<Worker>) => assess(observe({ ...lost, ...patch }, base, noCounters, 10));
+    expect(of({})).toMatchObject({ health: 'slow', because: 'its link has closed, and its exit has not come' });
+    expect(of({ phase: 'starting', hello: null }).because).toBe('it has not attached yet');
+    expect(of({ phase: 'starting', attached: true }).because).toBe('it runs its warm-up');
     expect(assess(observe({ ...lost, phase: 'exited' }, base, noCounters, 10)).health).toBe('gone');
   });
 });
@@ -307,7 +310,7 @@ test('the slope is drawn through all points, and tells when the limit will be me
   const limits = { softBytes: 1_000, hardBytes: 0, samples: 2, of: 3 };
   let remembered = worker.usage;
   const remember = (rssBytes: number, atMs: number): void => {
-    const more = rememberMemory(remembered, { bytes: rssBytes, rssBytes }, limits, atMs);
+    const more = rememberMemory(remembered, { bytes: rssBytes, heldBytes: rssBytes }, limits, atMs);
     remembered = { ...remembered, rssBytes, ...more };
   };
   for (let second = 0; second < 4; second += 1) remember(100 + second * 10, second * 1_000);
@@ -316,7 +319,7 @@ test('the slope is drawn through all points, and tells when the limit will be me
   expect(slopeOf(remembered.history)).toBeCloseTo(10, 1);
   expect(limitInMs(remembered, limits)).toBeGreaterThan(30_000);
   expect(limitInMs(remembered, limits)).toBeLessThan(33_000);
-  expect(remembered.firstRssBytes).toBe(100);
+  expect(remembered.firstBytes).toBe(100);
   expect(remembered.history.length).toBeLessThanOrEqual(32);
   for (let second = 60; second < 100; second += 1) remember(500, second * 1_000);
   expect(limitInMs(remembered, limits)).toBe(Number.POSITIVE_INFINITY);

@@ -11,8 +11,8 @@ import { never } from './policy.ts';
 
 /** What is known of a worker at one moment. Ages are milliseconds ago; infinite: never. */
 export interface Observations {
-  /** `gone`: it has exited. `lost`: its link has closed, and its exit has not come. */
-  readonly process: 'attached' | 'lost' | 'gone';
+  /** `lost`: its link has closed, and its exit has not come. `gone`: it has exited. */
+  readonly process: 'starting' | 'warming up' | 'attached' | 'lost' | 'gone';
   readonly missedPings: number;
   readonly maxMissed: number;
   readonly oldestPingMs: number;
@@ -67,7 +67,7 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
   const ago = (atMs: number): number => (atMs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, nowMs - atMs));
   const { timeoutMs, maxMissed, busyLimitMs } = pool.heartbeat;
   return {
-    process: worker.phase === 'exited' ? 'gone' : worker.linkLostAtMs > 0 ? 'lost' : 'attached',
+    process: processOf(worker),
     missedPings: heartbeat.missed,
     maxMissed,
     oldestPingMs: heartbeat.unanswered.length === 0 ? 0 : nowMs - (heartbeat.unanswered[0]?.sentAtMs ?? nowMs),
@@ -87,6 +87,12 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
   };
 }
 
+function processOf({ phase, attached, hello }: Worker): Observations['process'] {
+  if (phase === 'exited') return 'gone';
+  if (!attached) return hello === null ? 'starting' : 'lost';
+  return phase === 'starting' ? 'warming up' : 'attached';
+}
+
 /** At the very time that the loop wakes for the limit is reached, whatever the difference of the two rounds to. */
 function busyFor(sinceMs: number, limitMs: number, nowMs: number): number {
   if (sinceMs === 0) return 0;
@@ -98,6 +104,9 @@ export function assess(seen: Observations): HealthVerdict {
     return { health, because, observations: seen };
   };
   if (seen.process === 'gone') return verdict('gone', 'its process has exited');
+  if (seen.process === 'starting') return verdict('unknown', 'it has not attached yet');
+  if (seen.process === 'warming up') return verdict('unknown', 'it runs its warm-up');
+  if (seen.process === 'lost') return verdict('slow', 'its link has closed, and its exit has not come');
   const { missedPings, maxMissed } = seen;
   const missed = `${missedPings} of ${maxMissed} pings missed`;
   if (missedPings === 0) return verdict('well', 'no ping is overdue');

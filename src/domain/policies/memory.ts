@@ -26,20 +26,26 @@ export function memoryBytes(measured: Measured): number {
   return { cgroup: cgroupBytes, pss: pssBytes, rss: rssBytes }[memorySource(measured)];
 }
 
+/** The same for points of a line: PSS, which is read seldom, moved by what RSS has moved since. */
+export function heldMemory(measured: Measured & Pick<Usage, 'rssAtPssBytes'>): number {
+  if (memorySource(measured) !== 'pss') return memoryBytes(measured);
+  return Math.max(0, measured.pssBytes + measured.rssBytes - measured.rssAtPssBytes);
+}
+
 /** What a new sample of `bytes` adds to what is remembered of the ones before. */
 export function rememberMemory(
   usage: Usage,
-  sample: { readonly bytes: number; readonly rssBytes: number },
+  sample: { readonly bytes: number; readonly heldBytes: number },
   limits: MemoryLimits,
   nowMs: number,
-): Pick<Usage, 'overSoft' | 'overHard' | 'history' | 'firstRssBytes'> {
-  const { bytes, rssBytes } = sample;
+): Pick<Usage, 'overSoft' | 'overHard' | 'history' | 'firstBytes'> {
+  const { bytes, heldBytes } = sample;
   const over = limits.softBytes > 0 && bytes > limits.softBytes ? 1 : 0;
   return {
     overSoft: ((usage.overSoft << 1) | over) & (2 ** samplesKept - 1),
     overHard: limits.hardBytes > 0 && bytes > limits.hardBytes,
-    history: [...usage.history.slice(1 - pointsKept), { atMs: nowMs, bytes: rssBytes }],
-    firstRssBytes: usage.firstRssBytes === 0 ? rssBytes : usage.firstRssBytes,
+    history: [...usage.history.slice(1 - pointsKept), { atMs: nowMs, bytes: heldBytes }],
+    firstBytes: usage.firstBytes === 0 ? heldBytes : usage.firstBytes,
   };
 }
 

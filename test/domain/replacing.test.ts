@@ -1,0 +1,173 @@
+import { expect, test } from 'vitest';
+import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
+import type { Worker } from '../../src/domain/state.ts';
+import type { Behaviour } from './simulation.ts';
+import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
+
+// Corners of planned replacement in which a pool once stayed short, or was replaced for ever.
+
+const base = poolConfig();
+const never = Number.POSITIVE_INFINITY;
+const mib = 1024 * 1024;
+const hourMs = 3_600_000;
+
+function up(pool: PoolConfig, config: NodeConfig = nodeConfig(pool)): Simulation {
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config });
+  expect(simulation.run(10_000, () => simulation.ready(pool.name).length === pool.size)).toBe(true);
+  return simulation;
+}
+
+const spawns = (simulation: Simulation) => simulation.actions.filter((action) => action.type === 'spawn').length;
+const lastApp = (simulation: Simulation) =>
+  simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action.pool.app] : [])).at(-1);
+const poolOf = (simulation: Simulation) => simulation.state.pools.get('p');
+const change = (simulation: Simulation, worker: Worker | undefined, patch: Partial<Behaviour>) =>
+  Object.assign(simulation.process(worker).behaviour, patch);
+const warmUp = (command: string) => ({ ...base.start, warmUp: { command, payload: '{}' } });
+
+test('a peak of the start that was freed is no reason to be replaced', () => {
+  const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
+  const simulation = new Simulation();
+  simulation.behaviour = { ...healthy, attachMs: 3_500, memoryBytes: 500 };
+  const pool = poolConfig({ size: 1, recycle: { ...base.recycle, memory } });
+  simulation.tell({ type: 'config', config: nodeConfig(pool) });
+  simulation.run(3_300);
+  change(simulation, simulation.workers()[0], { memoryBytes: 10 });
+  expect(simulation.run(5_000, () => simulation.ready().length === 1)).toBe(true);
+  simulation.run(60_000);
+  expect(spawns(simulation)).toBe(1);
+});
+
+test('a host that stays short of memory has nothing replaced that stands still, and what grows ever more seldom', () => {
+  const simulation = up(poolConfig({ size: 1 }), {
+    ...nodeConfig(poolConfig({ size: 1 })),
+    memoryFloorBytes: 256 * mib,
+  });
+  simulation.availableBytes = 200 * mib;
+  const startedAtMs = simulation.nowMs;
+  let grown = 0;
+  while (simulation.nowMs < startedAtMs + hourMs) {
+    simulation.run(1_000);
+    const [worker] = simulation.ready();
+    // Each loads a lot, once.
+    if (worker !== undefined && simulation.nowMs - worker.readyAtMs > 3_000) {
+      change(simulation, worker, { memoryBytes: 330 * mib });
+      grown += 1;
+    }
+  }
+  expect(grown).toBeGreaterThan(3_000);
+  expect(spawns(simulation)).toBeLessThan(8);
+});
+
+test('a relief that cannot be carried out does not keep others from it', () => {
+  const pools = [poolConfig({ name: 'a', size: 2 }), poolConfig({ name: 'b', size: 1 })];
+  const simulation = new Simulation();
+  simulation.availableBytes = 2_000 * mib;
+  simulation.behaviour = { ...healthy, memoryBytes: 30 * mib };
+  simulation.tell({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 256 * mib } });
+  simulation.run(5_000);
+  simulation.behaviour = { ...simulation.behaviour, attachMs: never };
+  simulation.die(simulation.process(simulation.ready('a')[0]), 'SIGSEGV');
+  simulation.run(20_000);
+  simulation.availableBytes = 100 * mib;
+  let held = 30 * mib;
+  const due = () => simulation.ready('b')[0]?.due?.reason === 'memory' || simulation.workers('b').length > 1;
+  for (let second = 0; second < 300 && !due(); second += 1) {
+    held += mib;
+    change(simulation, simulation.ready('a')[0], { memoryBytes: held + 50 * mib });
+    change(simulation, simulation.ready('b')[0], { memoryBytes: held });
+    simulation.run(1_000, due);
+  }
+  expect(due()).toBe(true);
+});
+
+test('room for one replacement is taken by one', () => {
+  const recycle = { ...base.recycle, maxSurge: 8 };
+  const pool = poolConfig({ size: 8, start: { ...base.start, parallel: 8 }, recycle });
+  const simulation = new Simulation();
+  simulation.availableBytes = 8_000 * mib;
+  simulation.behaviour = { ...healthy, memoryBytes: 500 * mib };
+  simulation.tell({ type: 'config', config: { ...nodeConfig(pool), memoryFloorBytes: 256 * mib } });
+  simulation.run(10_000);
+  simulation.availableBytes = 800 * mib;
+  simulation.run(5_000);
+  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+  expect(simulation.workers().filter((worker) => worker.phase === 'starting')).toHaveLength(1);
+});
+
+test('a warm-up that fails is given up like any config, and tried again when it is mended', () => {
+  const simulation = up(poolConfig({ size: 2 }));
+  simulation.behaviour = { ...healthy, warmUp: 'fails' };
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2, start: warmUp('x') })) });
+  simulation.die(simulation.process(simulation.ready()[0]), 'SIGSEGV');
+  expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
+  // What is started now has no warm-up, which alone fails.
+  expect(simulation.run(60_000, () => simulation.ready().length === 2)).toBe(true);
+
+  const other = poolConfig({ size: 2, app: 'm:other', start: warmUp('x') });
+  simulation.tell({ type: 'config', config: nodeConfig(other) });
+  expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
+  simulation.behaviour = { ...healthy };
+  simulation.tell({ type: 'config', config: nodeConfig({ ...other, start: warmUp('c') }) });
+  expect(poolOf(simulation)?.quarantine).toBe('');
+  simulation.run(60_000);
+  expect(lastApp(simulation)).toBe('m:other');
+  expect(simulation.ready().every((worker) => worker.fingerprint === poolOf(simulation)?.fingerprint)).toBe(true);
+});
+
+test('the last good config is started with its own timeout', () => {
+  const simulation = up(poolConfig({ size: 2 }));
+  const hasty = poolConfig({ size: 2, app: 'm:other', start: { ...base.start, timeoutMs: 100 } });
+  simulation.tell({ type: 'config', config: nodeConfig(hasty) });
+  expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
+  simulation.die(simulation.process(simulation.ready()[0]), 'SIGSEGV');
+  simulation.run(20);
+  expect(simulation.run(60_000, () => simulation.ready().length === 2)).toBe(true);
+});
+
+test('a config that comes up after it was given up is given up no more', () => {
+  const recycle = { ...base.recycle, maxSurge: 4 };
+  const simulation = up(poolConfig({ size: 4, recycle }));
+  simulation.behaviour = { ...healthy, attachMs: 3_000 };
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 4, app: 'm:other', recycle })) });
+  simulation.run(10);
+  const starting = simulation.workers().filter((worker) => worker.phase === 'starting');
+  for (const worker of starting.slice(0, 3)) simulation.die(simulation.process(worker), null);
+  simulation.run(50);
+  expect(poolOf(simulation)?.quarantine).not.toBe('');
+  simulation.behaviour = { ...healthy };
+  simulation.run(60_000);
+  expect(poolOf(simulation)?.quarantine).toBe('');
+  expect(simulation.ready().every((worker) => worker.fingerprint === poolOf(simulation)?.fingerprint)).toBe(true);
+});
+
+test('a roll whose config is given up in its course has failed', () => {
+  const restart = { ...base.restart, quarantineAfter: 2 };
+  const simulation = up(poolConfig({ size: 2, restart }));
+  simulation.behaviour = { ...healthy, attachMs: never };
+  const other = poolConfig({ size: 2, app: 'm:other', restart, start: { ...base.start, timeoutMs: 400 } });
+  simulation.tell({ type: 'config', config: nodeConfig(other) });
+  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 10 });
+  expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
+  expect(poolOf(simulation)?.roll).toMatchObject({ phase: 'failed', message: poolOf(simulation)?.quarantine });
+});
+
+test('while a roll is paused, other reasons have their way', () => {
+  const simulation = up(poolConfig({ size: 2, recycle: { ...base.recycle, maxRequests: 10 } }));
+  simulation.behaviour = { ...healthy, attachMs: never };
+  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 5 });
+  simulation.run(10);
+  simulation.die(simulation.process(simulation.workers().find((worker) => worker.phase === 'starting')), null);
+  simulation.run(10);
+  const rolled = simulation.ready().find((worker) => worker.due?.reason === 'roll');
+  simulation.tell({ type: 'pause-roll', pool: 'p' });
+  expect(simulation.state.workers.get(rolled?.id ?? '')?.due).toBeNull();
+  simulation.behaviour = { ...healthy };
+  simulation.tell({ type: 'recycle-worker', workerId: rolled?.id ?? '' });
+  expect(simulation.run(20_000, () => !simulation.state.workers.has(rolled?.id ?? ''))).toBe(true);
+  const [other] = simulation.ready().filter((worker) => worker.generation === 1);
+  simulation.process(other).counters.completed = 10;
+  simulation.tell({ type: 'budget-spent', workerId: other?.id ?? '' });
+  expect(simulation.run(20_000, () => !simulation.state.workers.has(other?.id ?? ''))).toBe(true);
+});
