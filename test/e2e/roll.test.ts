@@ -79,8 +79,11 @@ test('a changed config that does not start is given up for the last good one, wh
 });
 
 test('roll is paused, resumed and aborted; what cannot be is told', async () => {
-  await start(text('size: 6'));
-  await untilReady(agent, 'text', 6);
+  await start(text('size: 2', 'faults:app'));
+  await untilReady(agent, 'text', 2);
+  // An old worker that still serves keeps its token: the roll cannot be over before it is aborted.
+  const served = Promise.allSettled([1, 2].map(() => client.execute('text', 'sleep', [100])));
+  await until(async () => (await agent.workers('text')).every((worker) => worker.in_flight === 1), 'both to be busy');
   expect(await agent.cli('roll', 'text', '--pause')).toMatchObject({
     code: 1,
     stderr: 'FAILED_PRECONDITION: pool text: expected a roll that is running, got none\n',
@@ -89,9 +92,16 @@ test('roll is paused, resumed and aborted; what cannot be is told', async () => 
   expect(await agent.cli('roll', 'text', '--max-failures', 'x')).toMatchObject({ code: 2 });
   const rolling = agent.cli('roll', 'text');
   await until(() => agent.output().includes('"roll_started"'), 'the roll to begin');
+  for (const [change, state] of [
+    ['--pause', 'paused'],
+    ['--resume', 'running'],
+  ] as const)
+    expect((await agent.cli('roll', 'text', change)).stdout).toContain(`(${state})`);
   const aborted = await agent.cli('roll', 'text', '--abort');
   expect(aborted.stdout).toContain('(aborted: asked to)');
   expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: asked to\n' });
+  client.close();
+  await served;
 });
 
 test('a worker is ready only when its warm-up is done; one that fails it is no worker', async () => {
