@@ -100,7 +100,10 @@ test('roll is paused, resumed and aborted; what cannot be is told', async () => 
   const aborted = await agent.cli('roll', 'text', '--abort');
   expect(aborted.stdout).toContain('(aborted: asked to)');
   expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: asked to\n' });
-  client.close();
+  // Ctrl-C twice: nothing is waited for.
+  agent.signal('SIGINT');
+  await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
+  agent.signal('SIGINT');
   await served;
 });
 
