@@ -14,7 +14,7 @@ export async function explain(workerId: string, options: { readonly socket?: str
     print(`${worker.worker_id}  ${word(worker.state)}  ${word(explanation.health)}: ${explanation.because}\n`);
     print(
       table(
-        [],
+        ['SIGNAL', 'SEEN'],
         explanation.observations.map(({ name, value }) => [name, value]),
       ),
     );
