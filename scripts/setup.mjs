@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 const nodeLeast = [20, 19];
@@ -23,6 +23,14 @@ export function run(what, file, args, options = {}) {
   const { status, error, signal } = spawnSync(file, args, { cwd: root, stdio: 'inherit', ...options });
   if (error !== undefined) fail(`${what}: could not run ${file}: ${error.message}`);
   if (status !== 0) fail(`${what} failed: ${file} ${args.join(' ')} ended with ${signal ?? status}`);
+}
+
+/** Builds a TypeScript project of the checkout into .pitwarden and runs its main file with this process's arguments. */
+export async function buildAndRun(project, mainFile) {
+  run('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project]);
+  const file = join(root, '.pitwarden', mainFile);
+  process.argv = [process.argv[0], file, ...process.argv.slice(2)];
+  await import(pathToFileURL(file).href);
 }
 
 export class SetupError extends Error {}

@@ -5,6 +5,7 @@ import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
 import { newCounters } from './dispatch/counters.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
+import { limitsOf } from './dispatch/limits.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event } from './domain/event.ts';
@@ -141,15 +142,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'forget':
       return forget(held, action.workerId);
     case 'set-pool':
-      return dispatch.setPool(action.pool.name, {
-        maxQueuedRequests: action.pool.queue.maxRequests,
-        maxQueuedBytes: action.pool.queue.maxBytes,
-        requestTimeoutMs: action.pool.request.timeoutMs,
-        maxAttempts: action.pool.request.maxAttempts,
-        killAfterMs: action.pool.request.killAfterMs,
-        affinity: action.pool.request.affinity,
-        poison: action.pool.poison,
-      });
+      return dispatch.setPool(action.pool.name, limitsOf(action.pool));
     case 'gate':
       return dispatch.setPoolOpen(action.pool, {
         open: action.open,

@@ -2,6 +2,7 @@ import type { NodeConfig, PoolConfig } from './config.ts';
 import { launchFingerprint, workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
+import { setHost } from './host.ts';
 import { resize } from './lifecycle.ts';
 import { endRoll } from './roll.ts';
 import type { Pool } from './state.ts';
@@ -10,9 +11,7 @@ import type { Pool } from './state.ts';
 export function applyConfig(draft: Draft, config: NodeConfig): void {
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
   if (draft.node.configError !== '') putNode(draft, { configError: '' });
-  const { host } = draft.node;
-  // Not put: that is nothing a watcher sees.
-  draft.node = { ...draft.node, host: { ...host, floorBytes: config.memoryFloorBytes } };
+  setHost(draft, { floorBytes: config.memoryFloorBytes });
   for (const pool of draft.pools.values()) if (!config.pools.has(pool.name)) remove(draft, pool);
   for (const wanted of config.pools.values()) {
     const pool = draft.pools.get(wanted.name);
@@ -48,8 +47,7 @@ function add(draft: Draft, config: PoolConfig): void {
 
 function remove(draft: Draft, pool: Pool): void {
   if (pool.phase === 'removed') return;
-  endRoll(draft, pool, 'aborted', 'its pool is taken out of the config');
-  const rest = draft.pools.get(pool.name) ?? pool;
+  const rest = endRoll(draft, pool, 'aborted', 'its pool is taken out of the config');
   putPool(draft, rest, { phase: 'removed', closingSinceMs: draft.facts.nowMs, size: 0, slots: new Map() });
   record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: 'taken out of the config' });
 }

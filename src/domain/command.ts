@@ -1,8 +1,7 @@
 import type { Draft } from './draft.ts';
-import { putNode, putPool, putWorker, record } from './draft.ts';
+import { putNode, putPool, record } from './draft.ts';
 import type { Command } from './event.ts';
-import { beginDrain, beginStop, kill, resize } from './lifecycle.ts';
-import { rank } from './planner.ts';
+import { becomeDue, beginDrain, beginStop, kill, resize } from './lifecycle.ts';
 import { endRoll, pauseRoll, resumeRoll, startRoll } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 
@@ -31,7 +30,7 @@ export function applyCommand(draft: Draft, command: Command): void {
     case 'resume-roll':
       return withPool(draft, command.pool, (pool) => resumeRoll(draft, pool));
     case 'abort-roll':
-      return withPool(draft, command.pool, (pool) => endRoll(draft, pool, 'aborted', 'asked to'));
+      return withPool(draft, command.pool, (pool) => void endRoll(draft, pool, 'aborted', 'asked to'));
     case 'drain-pool':
       return withPool(draft, command.pool, (pool) => {
         if (pool.phase !== 'running') return;
@@ -91,13 +90,7 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
   if (worker.phase !== 'ready') return;
-  const { due } = worker;
-  if (due !== null) {
-    if (rank('operator') < rank(due.pressing)) putWorker(draft, worker, { due: { ...due, pressing: 'operator' } });
-    return;
-  }
-  putWorker(draft, worker, { due: { reason: 'operator', atMs: draft.facts.nowMs, pressing: 'operator' } });
-  record(draft, { kind: 'worker_due', pool: pool.name, workerId: worker.id, reason: 'operator', message: 'asked for' });
+  becomeDue(draft, worker, 'operator', 'asked for');
 }
 
 function resume(draft: Draft): void {
@@ -117,8 +110,7 @@ function shutdown(draft: Draft, how: 'drain' | 'now'): void {
       message: how === 'now' ? 'killing all workers' : 'draining all workers',
     });
     for (const pool of draft.pools.values()) {
-      endRoll(draft, pool, 'aborted', 'the agent stops');
-      const rest = draft.pools.get(pool.name) ?? pool;
+      const rest = endRoll(draft, pool, 'aborted', 'the agent stops');
       if (rest.closingSinceMs === 0) putPool(draft, rest, { closingSinceMs: nowMs });
     }
   }

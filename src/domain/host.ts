@@ -18,14 +18,16 @@ const leakMinBytesPerS = 64 * 1024;
 /** To the next relief while the host stays below its floor: the last one may not have helped. Each wait doubles. */
 const reliefWaitMs = { least: 30_000, most: 3_600_000 } as const;
 
-/**
- * Whether there is room for a replacement beside this worker: it will need about as much, and those that are starting will
- * still need what those before them in their slots have.
- */
+/** Whether there is room for a replacement beside this worker: it will need about as much. */
 export function mayStartBeside(draft: Draft, worker: Worker): boolean {
+  return headroom(draft) >= memoryBytes(worker.usage);
+}
+
+/** Bytes that replacements may take, less what those that are starting still need to be like those before them. */
+export function headroom(draft: Draft): number {
   const { floorBytes, availableBytes } = draft.node.host;
-  if (floorBytes === 0 || availableBytes === 0) return true;
-  return availableBytes - floorBytes - reservedBytes(draft) >= memoryBytes(worker.usage);
+  if (floorBytes === 0 || availableBytes === 0) return Number.POSITIVE_INFINITY;
+  return availableBytes - floorBytes - reservedBytes(draft);
 }
 
 function reservedBytes(draft: Draft): number {
@@ -100,6 +102,6 @@ function grownBytes({ usage }: Worker): number {
 }
 
 /** Not put: it is nothing that a watcher sees. */
-function setHost(draft: Draft, patch: Partial<Host>): void {
+export function setHost(draft: Draft, patch: Partial<Host>): void {
   draft.node = { ...draft.node, host: { ...draft.node.host, ...patch } };
 }

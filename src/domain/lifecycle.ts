@@ -5,6 +5,7 @@ import { memoryBytes } from './policies/memory.ts';
 import { noCounters } from './policies/policy.ts';
 import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
+import { rank, unplannedReasons } from './reason.ts';
 import { endRoll, noteRollFailure } from './roll.ts';
 import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
 import { noFailures } from './state.ts';
@@ -12,20 +13,13 @@ import { noFailures } from './state.ts';
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
 
-/** Ends that nobody planned: they count towards a slot's back-off. */
-const unplannedReasons: ReadonlySet<Reason> = new Set([
-  'exit_code',
-  'signal',
-  'start_timeout',
-  'start_failed',
-  'hung',
-  'overdue',
-  'link_lost',
-  'memory_hard',
-]);
-
-/** A planned replacement is wanted; the worker goes on serving until its turn comes. */
+/** A planned replacement is wanted: the worker goes on serving until its turn comes, which a more pressing reason hastens. */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
+  const { due } = worker;
+  if (due !== null) {
+    if (rank(reason) < rank(due.pressing)) putWorker(draft, worker, { due: { ...due, pressing: reason } });
+    return;
+  }
   putWorker(draft, worker, { due: { reason, atMs: draft.facts.nowMs, pressing: reason } });
   record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason, message });
 }
@@ -199,10 +193,9 @@ function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
   const startFailures = pool.startFailures + 1;
   const given = startFailures >= pool.config.restart.quarantineAfter;
   const quarantine = given ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
-  putPool(draft, pool, { startFailures, quarantine });
+  const next = putPool(draft, pool, { startFailures, quarantine });
   if (!given) return;
-  const rolling = draft.pools.get(pool.name);
-  if (rolling !== undefined) endRoll(draft, rolling, 'failed', quarantine);
+  endRoll(draft, next, 'failed', quarantine);
   const told = `its last good config is kept until the config changes again, or a roll: ${quarantine}`;
   record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: told, unplanned: true });
 }
@@ -211,12 +204,7 @@ function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
 export function noteGoodStart(draft: Draft, worker: Worker): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
-  const slot = pool.slots.get(worker.slot);
-  if (slot !== undefined && slot.failures.start > 0) {
-    const failures = { ...slot.failures, start: 0 };
-    putPool(draft, pool, { slots: new Map(pool.slots).set(slot.index, { ...slot, failures }) });
-  }
-  const current = draft.pools.get(worker.pool) ?? pool;
+  const current = forgiveStarts(draft, pool, worker.slot);
   if (worker.launch !== current.launch) return;
   const { config, fingerprint, launch } = current;
   const isNew = current.good?.config !== config || current.quarantine !== '';
@@ -224,6 +212,13 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
   if (current.quarantine === '') return;
   const message = 'its config comes up after all: it is used again';
   record(draft, { kind: 'pool_changed', pool: current.name, reason: 'config', message });
+}
+
+function forgiveStarts(draft: Draft, pool: Pool, index: number): Pool {
+  const slot = pool.slots.get(index);
+  if (slot === undefined || slot.failures.start === 0) return pool;
+  const failures = { ...slot.failures, start: 0 };
+  return putPool(draft, pool, { slots: new Map(pool.slots).set(index, { ...slot, failures }) });
 }
 
 /** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */

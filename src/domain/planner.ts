@@ -1,12 +1,14 @@
 import type { Draft } from './draft.ts';
 import { putWorker, workersOf } from './draft.ts';
-import { mayStartBeside } from './host.ts';
+import { headroom } from './host.ts';
 import { becomeDue } from './lifecycle.ts';
 import { recyclePolicies } from './policies/list.ts';
+import { memoryBytes } from './policies/memory.ts';
 import { outdated } from './policies/outdated.ts';
 import { noCounters } from './policies/policy.ts';
 import type { Reason } from './reason.ts';
-import { isBeingReplaced } from './roll.ts';
+import { rank } from './reason.ts';
+import { isActive } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 import type { Wake } from './wake.ts';
 
@@ -20,8 +22,6 @@ import type { Wake } from './wake.ts';
 
 /** Reasons that do not wait for min_lifetime. */
 const urgent: ReadonlySet<Reason> = new Set(['operator', 'memory', 'config', 'roll']);
-/** Most pressing first. */
-const priority: readonly Reason[] = ['memory', 'operator', 'config', 'roll', 'request_budget', 'ttl', 'idle'];
 
 /** Starts a worker in a slot; false: it may not be started now. */
 export type Start = (slot: number) => boolean;
@@ -31,36 +31,34 @@ export type Retire = (worker: Worker) => void;
 /** Notes the first reason for which a ready worker should be replaced, and later ones that are more pressing. */
 export function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   const { nowMs } = draft.facts;
-  const { due } = worker;
   const counters = draft.facts.counters(worker.id) ?? noCounters;
   const matureAtMs = worker.readyAtMs + pool.config.recycle.minLifetimeMs;
   for (const policy of recyclePolicies) {
     // What it is out of date with has failed.
-    if (policy === outdated && pool.quarantine !== '' && isUpToDate(worker, pool)) continue;
+    if (policy === outdated && pool.quarantine !== '' && isUpToDate(worker.fingerprint, pool)) continue;
     const verdict = policy(worker, pool.config, counters, nowMs);
     if (!('now' in verdict)) {
-      if (due === null) wake.verdict(verdict);
+      if (worker.due === null) wake.verdict(verdict);
       continue;
     }
     if (nowMs < matureAtMs && !urgent.has(verdict.now)) {
       wake.at(matureAtMs);
       continue;
     }
-    if (due === null) return becomeDue(draft, worker, verdict.now, verdict.detail);
-    if (rank(verdict.now) < rank(due.pressing)) putWorker(draft, worker, { due: { ...due, pressing: verdict.now } });
-    return;
+    return becomeDue(draft, worker, verdict.now, verdict.detail);
   }
 }
 
 /** Begins as many replacements as there are tokens for, most pressing first. */
 export function replace(draft: Draft, poolName: string, start: Start, retire: Retire, wake: Wake): void {
-  withdraw(draft, poolName);
+  let roomBytes = headroom(draft);
   for (const candidate of candidates(draft, poolName)) {
     const pool = draft.pools.get(poolName);
     if (pool === undefined) return;
-    const surges = pool.config.recycle.maxSurge > 0 && mayStartBeside(draft, candidate);
+    const surges = pool.config.recycle.maxSurge > 0 && roomBytes >= memoryBytes(candidate.usage);
     if (surges && start(candidate.slot)) {
       note(draft, candidate);
+      roomBytes = headroom(draft);
     } else if (mayRetire(draft, pool, candidate, surges, wake)) {
       note(draft, candidate);
       retire(draft.workers.get(candidate.id) ?? candidate);
@@ -68,22 +66,15 @@ export function replace(draft: Draft, poolName: string, start: Start, retire: Re
   }
 }
 
-/** Takes the wish of a roll that ended or is paused, or of a config that was given up, back from workers it has not come to yet. */
-function withdraw(draft: Draft, poolName: string): void {
-  const pool = draft.pools.get(poolName);
-  if (pool === undefined) return;
-  const workers = workersOf(draft, poolName);
-  for (const worker of workers) {
-    if (worker.phase !== 'ready' || worker.due === null || worker.due.pressing !== worker.due.reason) continue;
-    const over =
-      (worker.due.reason === 'roll' && pool.roll?.phase !== 'running') ||
-      (worker.due.reason === 'config' && isUpToDate(worker, pool));
-    if (over && !isBeingReplaced(worker, workers)) putWorker(draft, worker, { due: null });
-  }
+/** A roll that ended or is paused, and a config that was given up, take their wish back from workers they have not come to. */
+function isWithdrawn({ due, fingerprint }: Worker, pool: Pool): boolean {
+  if (due === null || due.pressing !== due.reason) return false;
+  if (due.reason === 'roll') return pool.roll?.phase !== 'running';
+  return due.reason === 'config' && isUpToDate(fingerprint, pool);
 }
 
-function isUpToDate(worker: Worker, pool: Pool): boolean {
-  return worker.fingerprint === (pool.quarantine === '' ? pool : pool.good)?.fingerprint;
+function isUpToDate(fingerprint: string, pool: Pool): boolean {
+  return fingerprint === (pool.quarantine === '' ? pool : pool.good)?.fingerprint;
 }
 
 /** A worker whose turn it is in a roll becomes due only now: until then the roll may be paused or aborted. */
@@ -109,22 +100,28 @@ function mayRetire(draft: Draft, pool: Pool, worker: Worker, surges: boolean, wa
 function candidates(draft: Draft, poolName: string): Worker[] {
   const pool = draft.pools.get(poolName);
   if (pool === undefined) return [];
-  const rolls = pool.roll?.phase === 'running' ? pool.roll.old : undefined;
   const workers = workersOf(draft, poolName);
-  const wanted = workers.filter((worker) => {
-    if (worker.phase !== 'ready' || !pool.slots.has(worker.slot)) return false;
-    if (worker.due === null || worker.due.pressing === 'roll') return rolls?.has(worker.id) === true;
-    return true;
-  });
-  if (wanted.length === 0) return wanted;
+  const newest = newestActive(workers);
+  const rolls = pool.roll?.phase === 'running' ? pool.roll.old : undefined;
+  const found: Worker[] = [];
+  for (const each of workers) {
+    if (each.phase !== 'ready' || each.generation !== newest.get(each.slot)) continue;
+    const worker = isWithdrawn(each, pool) ? putWorker(draft, each, { due: null }) : each;
+    const waits = worker.due === null || worker.due.pressing === 'roll' ? rolls?.has(worker.id) === true : true;
+    if (waits && pool.slots.has(worker.slot)) found.push(worker);
+  }
   const of = (worker: Worker): number => rank(worker.due?.pressing ?? 'roll');
-  return wanted
-    .filter((worker) => !isBeingReplaced(worker, workers))
-    .sort((a, b) => of(a) - of(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
+  return found.sort((a, b) => of(a) - of(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
 }
 
-export function rank(reason: Reason): number {
-  return priority.indexOf(reason);
+/** The newest generation of each slot that fills it, or is about to. */
+function newestActive(workers: readonly Worker[]): Map<number, number> {
+  const newest = new Map<number, number>();
+  for (const worker of workers) {
+    if (isActive(worker) && worker.generation > (newest.get(worker.slot) ?? 0))
+      newest.set(worker.slot, worker.generation);
+  }
+  return newest;
 }
 
 function unavailable(draft: Draft, pool: Pool): number {

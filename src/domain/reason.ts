@@ -23,3 +23,23 @@ export const reasons = [
 ] as const;
 
 export type Reason = (typeof reasons)[number];
+
+/** Ends that nobody planned: they count towards a slot's back-off. */
+export const unplannedReasons: ReadonlySet<Reason> = new Set([
+  'exit_code',
+  'signal',
+  'start_timeout',
+  'start_failed',
+  'hung',
+  'overdue',
+  'link_lost',
+  'memory_hard',
+]);
+
+/** Reasons for a planned replacement, most pressing first. */
+const priority: readonly Reason[] = ['memory', 'operator', 'config', 'roll', 'request_budget', 'ttl', 'idle'];
+
+/** Lower is more pressing. */
+export function rank(reason: Reason): number {
+  return priority.indexOf(reason);
+}

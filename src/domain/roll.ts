@@ -47,12 +47,13 @@ export function resumeRoll(draft: Draft, pool: Pool): void {
 }
 
 /** Those that are not being replaced yet stay; replacements that were started go on. */
-export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'failed', message: string): void {
+export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'failed', message: string): Pool {
   const { roll } = pool;
-  if (roll === null || !isOpen(roll)) return;
-  putPool(draft, pool, { roll: { ...roll, phase, endedAtMs: draft.facts.nowMs, message } });
+  if (roll === null || !isOpen(roll)) return pool;
+  const next = putPool(draft, pool, { roll: { ...roll, phase, endedAtMs: draft.facts.nowMs, message } });
   const unplanned = phase === 'failed';
   record(draft, { kind: 'roll_ended', pool: pool.name, message: `${phase}: ${message}`, unplanned });
+  return next;
 }
 
 /** A worker that was started since the roll began ended unplanned: when that is too often the rest is left as it is. */
@@ -96,9 +97,4 @@ export function isOpen(roll: Roll): boolean {
 /** It fills its slot, or is about to. */
 export function isActive(worker: Worker): boolean {
   return worker.phase === 'starting' || worker.phase === 'ready';
-}
-
-/** A newer worker of its slot is there or on its way. */
-export function isBeingReplaced(worker: Worker, workers: readonly Worker[]): boolean {
-  return workers.some((other) => other.slot === worker.slot && other.generation > worker.generation && isActive(other));
 }

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Account } from '../domain/evidence.ts';
+import { readText } from './read-text.ts';
 
 /** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
 export interface WorkerCgroup {
@@ -120,6 +121,8 @@ function create(path: string): WorkerCgroup | undefined {
     // Out of memory or of cgroups: the worker runs without.
     return undefined;
   }
+  // Asked once: it is asked for at each sample of each worker.
+  const isAccounted = existsSync(join(path, 'memory.current'));
   return {
     path,
     kill: () => {
@@ -129,46 +132,32 @@ function create(path: string): WorkerCgroup | undefined {
         // Removed: nothing was in it.
       }
     },
-    isPopulated: () => {
-      try {
-        return /^populated 1$/m.test(readFileSync(join(path, 'cgroup.events'), 'latin1'));
-      } catch {
-        return false;
-      }
-    },
-    memoryBytes: () => cgroupMemory(path),
+    isPopulated: () => entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1,
+    memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
     remove: () => remove(path),
   };
 }
 
 export function cgroupAccount(path: string): Account {
-  const read = (file: string): string => {
-    try {
-      return readFileSync(join(path, file), 'latin1');
-    } catch {
-      return '';
-    }
-  };
-  const number = (text: string, key: string): number => Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
-  const cpu = read('cpu.stat');
+  const cpu = readText(join(path, 'cpu.stat'));
   return {
-    userMs: number(cpu, 'user_usec') / 1000,
-    systemMs: number(cpu, 'system_usec') / 1000,
-    oomKills: number(read('memory.events'), 'oom_kill'),
-    peakBytes: Number(read('memory.peak')) || 0,
+    userMs: entryOf(cpu, 'user_usec') / 1000,
+    systemMs: entryOf(cpu, 'system_usec') / 1000,
+    oomKills: entryOf(readText(join(path, 'memory.events')), 'oom_kill'),
+    peakBytes: Number(readText(join(path, 'memory.peak'))) || 0,
   };
 }
 
 /** Of any cgroup v2 folder; see the kernel's cgroup-v2.rst. */
 export function cgroupMemory(path: string): number {
-  try {
-    const current = Number(readFileSync(join(path, 'memory.current'), 'latin1'));
-    const stat = readFileSync(join(path, 'memory.stat'), 'latin1');
-    return Math.max(0, current - Number(/^inactive_file (\d+)$/m.exec(stat)?.[1] ?? 0));
-  } catch {
-    return 0;
-  }
+  const current = Number(readText(join(path, 'memory.current')));
+  return Math.max(0, current - entryOf(readText(join(path, 'memory.stat')), 'inactive_file'));
+}
+
+/** One number of a file of `KEY NUMBER` lines; 0: it has none. */
+function entryOf(file: string, key: string): number {
+  return Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(file)?.[1] ?? 0);
 }
 
 function remove(path: string): void {

@@ -1,8 +1,9 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ProcessEvidence } from '../domain/evidence.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, isAlive, readStat } from './identity.ts';
+import { readText } from './read-text.ts';
 
 /**
  * The real-time signal on which a worker writes its stacks, Linux's SIGRTMIN + 10, which nobody else is known to use. The
@@ -39,7 +40,7 @@ async function askForStacks(
   let text = '';
   while (performance.now() < endsAtMs) {
     await delay(lookEveryMs);
-    const next = read(path);
+    const next = readText(path);
     // Twice the same: all is written.
     if (next !== '' && next === text) break;
     text = next;
@@ -52,19 +53,10 @@ function readThreads(pid: number): string[] {
     const tids = readdirSync(`/proc/${pid}/task`).slice(0, threadsMax);
     return tids.map((tid) => {
       const at = `/proc/${pid}/task/${tid}`;
-      const state = /^State:\s+(\S)/m.exec(read(`${at}/status`))?.[1] ?? '?';
-      return `${tid} ${read(`${at}/comm`).trim()} ${state} ${read(`${at}/wchan`).trim() || '0'}`;
+      const state = /^State:\s+(\S)/m.exec(readText(`${at}/status`))?.[1] ?? '?';
+      return `${tid} ${readText(`${at}/comm`).trim()} ${state} ${readText(`${at}/wchan`).trim() || '0'}`;
     });
   } catch {
     return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    // It is gone, or not ours to read.
-    return '';
   }
 }

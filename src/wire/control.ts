@@ -90,10 +90,14 @@ function unary(answer: (request: Request) => object) {
     try {
       callback(null, answer(call.request));
     } catch (error) {
-      if (error instanceof Refusal) callback({ code: error.code, details: error.details });
-      else callback({ code: status.INTERNAL, details: error instanceof Error ? error.message : String(error) });
+      callback(toStatus(error));
     }
   };
+}
+
+function toStatus(error: unknown): { code: status; details: string } {
+  if (error instanceof Refusal) return { code: error.code, details: error.details };
+  return { code: status.INTERNAL, details: error instanceof Error ? error.message : String(error) };
 }
 
 function text(request: Request, key: string): string {
@@ -245,8 +249,7 @@ function rollPool(source: ControlSource, call: ServerWritableStream<Request, obj
     const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
     source.command({ type: 'roll', pool: name, maxFailures });
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    call.emit('error', { code: error.code, details: error.details });
+    call.emit('error', toStatus(error));
     return;
   }
   const begun = source.state().pools.get(name)?.roll?.old;

@@ -1,8 +1,9 @@
+import { pause } from '../../bench/processes.ts';
 import { createRandom } from '../simulate/random.ts';
 import type { ChaosAgent, ExitView } from './agent.ts';
 import { startAgent } from './agent.ts';
 import { startLoad } from './load.ts';
-import { judge } from './oracle.ts';
+import { count, judge } from './oracle.ts';
 import { configText, pools, startSchedule } from './schedule.ts';
 
 const reportEveryMs = 5_000;
@@ -68,19 +69,15 @@ async function isWhole(agent: ChaosAgent): Promise<boolean> {
 
 function byReason(exits: ReadonlyMap<string, ExitView>): Map<string, number> {
   const counts = new Map<string, number>();
-  for (const { reason } of exits.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1);
+  for (const { reason } of exits.values()) count(counts, reason);
   return counts;
 }
 
 export function listed(counts: ReadonlyMap<string, number>): string {
-  const all = [...counts].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, count]) => `${name} ${count}`);
+  const all = [...counts].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, times]) => `${name} ${times}`);
   return all.length === 0 ? 'none' : all.join(', ');
 }
 
 export function say(line: string): void {
   process.stdout.write(`${line}\n`);
-}
-
-export function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

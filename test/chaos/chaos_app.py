@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
 from collections.abc import Iterator
 
 import pitwarden
+
+sys.path.append(os.path.join(os.path.dirname(__file__), "../../examples"))
+import faults
 
 app = pitwarden.App()
 
@@ -59,19 +61,7 @@ def leak(mb: float, seconds: float) -> str:
 def hold_gil(seconds: float) -> str:
     """Burns cpu in C without letting any other Python thread run."""
     _note(pitwarden.context().request_id)
-    # PyDLL, unlike CDLL, keeps the GIL during a call; qsort of equal items is plain work in C.
-    libc = ctypes.PyDLL(None)
-    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-    strcmp = ctypes.cast(libc.strcmp, compare)
-    block = ctypes.create_string_buffer(b"\x01\x00" * 2**19)
-    until = time.monotonic() + seconds
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds + 60)
-    try:
-        while time.monotonic() < until:
-            libc.qsort(block, ctypes.c_size_t(2**19), ctypes.c_size_t(2), strcmp)
-    finally:
-        sys.setswitchinterval(before)
+    faults.hold_gil(seconds)
     return pitwarden.context().request_id
 
 

@@ -1,3 +1,4 @@
+import { pause } from '../../bench/processes.ts';
 import type { Random } from '../simulate/random.ts';
 import type { ChaosAgent, ErrorView, SubmitCall, SubmitResult } from './agent.ts';
 
@@ -144,7 +145,7 @@ export function startLoad(agent: ChaosAgent, random: Random, options: LoadOption
     end: async (withinMs) => {
       ending = true;
       const endsAtMs = performance.now() + withinMs;
-      while (open.size > 0 && performance.now() < endsAtMs) await new Promise((resolve) => setTimeout(resolve, 50));
+      while (open.size > 0 && performance.now() < endsAtMs) await pause(50);
       for (const call of calls) call.end();
       return open.size === 0;
     },

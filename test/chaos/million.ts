@@ -1,6 +1,7 @@
+import { pause } from '../../bench/processes.ts';
 import { createRandom } from '../simulate/random.ts';
 import { startAgent } from './agent.ts';
-import { pause, say } from './chaos.ts';
+import { say } from './chaos.ts';
 import { startLoad } from './load.ts';
 
 const reportEveryMs = 5_000;

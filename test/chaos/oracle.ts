@@ -97,6 +97,6 @@ function runsTooMany(load: Load, runs: readonly string[]): string[] {
   return wrong;
 }
 
-function count(counts: Map<string, number>, key: string): void {
+export function count(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
 }

@@ -6,6 +6,7 @@ import { memoryBytes, memorySource } from '../../src/domain/policies/memory.ts';
 import { cgroupMemory } from '../../src/os/cgroup.ts';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { sampleTree } from '../../src/os/memory.ts';
+import { sharedProcessTable } from '../../src/os/process-table.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { shellWorker } from './shell-worker.ts';
 
@@ -28,8 +29,9 @@ async function measured(program: string): Promise<{ rssBytes: number; pssBytes: 
   const worker = await shellWorker(dir, `exec ${python} ${file}`, { workerId });
   identity = worker.identity;
   await worker.line(1);
-  // A look at the system is shared for 100 ms: one from before does not count.
-  await new Promise((resolve) => setTimeout(resolve, 150));
+  // A look at the system is shared for a moment: one from before does not count.
+  const before = await sharedProcessTable();
+  while ((await sharedProcessTable()) === before) await new Promise((resolve) => setImmediate(resolve));
   const sample = await sampleTree({ identity, workerId }, { withPss: true });
   if (sample === undefined) throw new Error('expected a sample');
   return sample;

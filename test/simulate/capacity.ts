@@ -1,19 +1,7 @@
 import type { Event } from '../../src/domain/event.ts';
-import type { Reason } from '../../src/domain/reason.ts';
+import { unplannedReasons } from '../../src/domain/reason.ts';
 import type { Pool, State, Worker } from '../../src/domain/state.ts';
 import { hold } from '../domain/invariants.ts';
-
-/** Ends that only a failure or an order to stop at once explains: a slot may be without a ready worker then. */
-const failures: ReadonlySet<Reason> = new Set([
-  'exit_code',
-  'signal',
-  'start_timeout',
-  'start_failed',
-  'hung',
-  'overdue',
-  'link_lost',
-  'memory_hard',
-]);
 
 export interface Capacity {
   check(before: State, after: State, events: readonly Event[]): void;
@@ -46,7 +34,8 @@ function checkPool(before: State, after: State, old: Pool, pool: Pool, stopped: 
     // Slots that are new start empty; so do those that come back.
     if (last === undefined || !old.slots.has(slot) || stopped.has(last.id)) continue;
     const now = after.workers.get(last.id);
-    if (now?.ending != null && failures.has(now.ending)) continue;
+    // Only a failure, or an order to stop at once, explains a slot without a ready worker.
+    if (now?.ending != null && unplannedReasons.has(now.ending)) continue;
     // With no room for a second worker beside it, one at a time is replaced in its place.
     const spare =
       Math.max(before.node.host.floorBytes, after.node.host.floorBytes) > 0 && pool.config.recycle.maxSurge > 0 ? 1 : 0;

@@ -1,11 +1,13 @@
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import type { Dispatch } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
+import { limitsOf } from '../../src/dispatch/limits.ts';
 import type { Ask } from '../../src/dispatch/request.ts';
 import { code } from '../../src/dispatch/request.ts';
 import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
+import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
 import type { State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
@@ -25,17 +27,7 @@ const nothing = Buffer.alloc(0);
 /** Wake-ups in a row at one time with nothing new: the agent would spin. */
 const idleMost = 5;
 /** Ends that somebody planned: no request may be lost to one, unless its worker was harmed besides. */
-const planned = new Set([
-  'memory',
-  'ttl',
-  'request_budget',
-  'idle',
-  'roll',
-  'config',
-  'operator',
-  'scale_down',
-  'shutdown',
-]);
+const planned: ReadonlySet<string> = new Set(reasons.filter((reason) => !unplannedReasons.has(reason)));
 
 /** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent.ts and src/perform.ts do. */
 export class Host {
@@ -294,15 +286,7 @@ export class Host {
     if (pool.request.affinity === 'strict') this.#wasStrict = true;
     this.#maxAttempts = Math.max(this.#maxAttempts, pool.request.maxAttempts);
     for (const asked of this.open.values()) asked.maxAttempts = this.#maxAttempts;
-    this.dispatch.setPool(pool.name, {
-      maxQueuedRequests: pool.queue.maxRequests,
-      maxQueuedBytes: pool.queue.maxBytes,
-      requestTimeoutMs: pool.request.timeoutMs,
-      maxAttempts: pool.request.maxAttempts,
-      killAfterMs: pool.request.killAfterMs,
-      affinity: pool.request.affinity,
-      poison: pool.poison,
-    });
+    this.dispatch.setPool(pool.name, limitsOf(pool));
   }
 
   #spawn(workerId: string, pool: PoolConfig): void {

@@ -1,0 +1,15 @@
+import type { PoolConfig } from '../domain/config.ts';
+import type { PoolLimits } from './dispatch.ts';
+
+/** What of a pool's config dispatch keeps to. */
+export function limitsOf(pool: PoolConfig): PoolLimits {
+  return {
+    maxQueuedRequests: pool.queue.maxRequests,
+    maxQueuedBytes: pool.queue.maxBytes,
+    requestTimeoutMs: pool.request.timeoutMs,
+    maxAttempts: pool.request.maxAttempts,
+    killAfterMs: pool.request.killAfterMs,
+    affinity: pool.request.affinity,
+    poison: pool.poison,
+  };
+}
