@@ -1,7 +1,7 @@
 """The worker process: `python -m pitwarden.worker`, started by the agent.
 
     PITWARDEN_LINK        path of the unix socket to dial
-    PITWARDEN_TOKEN       proves that the agent started this process; good once
+    PITWARDEN_TOKEN       proves that the agent started this process; good for its life
     PITWARDEN_BEGUN       path of the four bytes that hold the id of the newest request to begin
     PITWARDEN_STACKS      path of the file for the stacks of a stuck process
     PITWARDEN_WORKER_ID   name of this process

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pitwarden/v1/link.proto\x12\x0cpitwarden.v1\"\xa1\x02\n\nAgentFrame\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.pitwarden.v1.Welcome\x12 \n\x04ping\x18\x02 \x01(\x0b\x32\x12.pitwarden.v1.Ping\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\r\x12+\n\x08requests\x18\x04 \x03(\x0b\x32\x19.pitwarden.v1.LinkRequest\x12\"\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x13.pitwarden.v1.Drain\x12 \n\x04stop\x18\x06 \x01(\x0b\x32\x12.pitwarden.v1.Stop\x12$\n\x06recall\x18\x07 \x01(\x0b\x32\x14.pitwarden.v1.Recall\x12\x0e\n\x06pauses\x18\x08 \x03(\r\x12\x0f\n\x07resumes\x18\t \x03(\r\"\xf4\x01\n\x0bWorkerFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.pitwarden.v1.Hello\x12 \n\x04pong\x18\x02 \x01(\x0b\x32\x12.pitwarden.v1.Pong\x12\x10\n\x08returned\x18\x03 \x03(\r\x12\'\n\x06\x63hunks\x18\x04 \x03(\x0b\x32\x17.pitwarden.v1.LinkChunk\x12)\n\x07results\x18\x05 \x03(\x0b\x32\x18.pitwarden.v1.LinkResult\x12(\n\x08progress\x18\x06 \x03(\x0b\x32\x16.pitwarden.v1.Progress\x12\x0f\n\x07leaving\x18\x07 \x01(\x08\"\x87\x02\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\'\n\x08\x63ommands\x18\x05 \x03(\x0b\x32\x15.pitwarden.v1.Command\x12\x13\n\x0bsdk_version\x18\x06 \x01(\t\x12\x16\n\x0epython_version\x18\x07 \x01(\t\x12\x13\n\x0bmarks_begun\x18\x08 \x01(\x08\x12\x15\n\rwrites_stacks\x18\t \x01(\x08\x12\x16\n\x0einterpreter_ms\x18\n \x01(\r\x12\x11\n\timport_ms\x18\x0b \x01(\r\x12\x10\n\x08hooks_ms\x18\x0c \x01(\r\"K\n\x07\x43ommand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07streams\x18\x02 \x01(\x08\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x10\n\x08is_async\x18\x04 \x01(\x08\"0\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\r\"\x90\x01\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x18\n\x10requests_started\x18\x03 \x01(\x04\x12\x19\n\x11requests_finished\x18\x04 \x01(\x04\x12\x19\n\x11oldest_request_ms\x18\x05 \x01(\r\x12\x13\n\x0bloop_lag_ms\x18\x06 \x01(\r\"\x8d\x01\n\x0bLinkRequest\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\">\n\tLinkChunk\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"w\n\nLinkResult\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12&\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.pitwarden.v1.LinkError\x12\x0e\n\x06ran_us\x18\x05 \x01(\r\"K\n\tLinkError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\ttraceback\x18\x04 \x01(\t\"9\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x08\n\x06Recall\"\x07\n\x05\x44rain\"\x18\n\x04Stop\x12\x10\n\x08grace_ms\x18\x01 \x01(\r2O\n\nWorkerLink\x12\x41\n\x06\x41ttach\x12\x19.pitwarden.v1.WorkerFrame\x1a\x18.pitwarden.v1.AgentFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pitwarden/v1/link.proto\x12\x0cpitwarden.v1\"\xc0\x02\n\nAgentFrame\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.pitwarden.v1.Welcome\x12 \n\x04ping\x18\x02 \x01(\x0b\x32\x12.pitwarden.v1.Ping\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\r\x12+\n\x08requests\x18\x04 \x03(\x0b\x32\x19.pitwarden.v1.LinkRequest\x12\"\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x13.pitwarden.v1.Drain\x12 \n\x04stop\x18\x06 \x01(\x0b\x32\x12.pitwarden.v1.Stop\x12$\n\x06recall\x18\x07 \x01(\x0b\x32\x14.pitwarden.v1.Recall\x12\x0e\n\x06pauses\x18\x08 \x03(\r\x12\x0f\n\x07resumes\x18\t \x03(\r\x12\x0c\n\x04\x61\x63ks\x18\n \x03(\r\x12\x0f\n\x07replays\x18\x0b \x03(\r\"\x86\x02\n\x0bWorkerFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.pitwarden.v1.Hello\x12 \n\x04pong\x18\x02 \x01(\x0b\x32\x12.pitwarden.v1.Pong\x12\x10\n\x08returned\x18\x03 \x03(\r\x12\'\n\x06\x63hunks\x18\x04 \x03(\x0b\x32\x17.pitwarden.v1.LinkChunk\x12)\n\x07results\x18\x05 \x03(\x0b\x32\x18.pitwarden.v1.LinkResult\x12(\n\x08progress\x18\x06 \x03(\x0b\x32\x16.pitwarden.v1.Progress\x12\x10\n\x08replayed\x18\x08 \x03(\r\x12\x0f\n\x07leaving\x18\x07 \x01(\x08\"\xaf\x02\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\'\n\x08\x63ommands\x18\x05 \x03(\x0b\x32\x15.pitwarden.v1.Command\x12\x13\n\x0bsdk_version\x18\x06 \x01(\t\x12\x16\n\x0epython_version\x18\x07 \x01(\t\x12\x13\n\x0bmarks_begun\x18\x08 \x01(\x08\x12\x15\n\rwrites_stacks\x18\t \x01(\x08\x12\x16\n\x0einterpreter_ms\x18\n \x01(\r\x12\x11\n\timport_ms\x18\x0b \x01(\r\x12\x10\n\x08hooks_ms\x18\x0c \x01(\r\x12&\n\x07resumed\x18\r \x01(\x0b\x32\x15.pitwarden.v1.Resumed\"w\n\x07Resumed\x12\x0f\n\x07last_id\x18\x01 \x01(\r\x12\x11\n\tcompleted\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\x12\'\n\x04held\x18\x04 \x03(\x0b\x32\x19.pitwarden.v1.HeldRequest\x12\x0f\n\x07\x61way_ms\x18\x05 \x01(\r\"\xaf\x01\n\x0bHeldRequest\x12\n\n\x02id\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\t\x12\x0c\n\x04keep\x18\x04 \x01(\x08\x12\r\n\x05\x65nded\x18\x05 \x01(\x08\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\r\x12\x15\n\rpayload_bytes\x18\x08 \x01(\x04\x12\x15\n\rpayload_crc32\x18\t \x01(\r\"K\n\x07\x43ommand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07streams\x18\x02 \x01(\x08\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x10\n\x08is_async\x18\x04 \x01(\x08\"\xa0\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\x12\x19\n\x11orphan_timeout_ms\x18\x03 \x01(\r\x12\x18\n\x10\x64rain_timeout_ms\x18\x04 \x01(\r\x12\x14\n\x0ckeep_results\x18\x05 \x01(\r\x12\x12\n\nkeep_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07keep_ms\x18\x07 \x01(\r\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\r\"\x90\x01\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x18\n\x10requests_started\x18\x03 \x01(\x04\x12\x19\n\x11requests_finished\x18\x04 \x01(\x04\x12\x19\n\x11oldest_request_ms\x18\x05 \x01(\r\x12\x13\n\x0bloop_lag_ms\x18\x06 \x01(\r\"\x9b\x01\n\x0bLinkRequest\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x0c\n\x04keep\x18\x08 \x01(\x08\">\n\tLinkChunk\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"w\n\nLinkResult\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12&\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.pitwarden.v1.LinkError\x12\x0e\n\x06ran_us\x18\x05 \x01(\r\"K\n\tLinkError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\ttraceback\x18\x04 \x01(\t\"9\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x08\n\x06Recall\"\x07\n\x05\x44rain\"\x18\n\x04Stop\x12\x10\n\x08grace_ms\x18\x01 \x01(\r2O\n\nWorkerLink\x12\x41\n\x06\x41ttach\x12\x19.pitwarden.v1.WorkerFrame\x1a\x18.pitwarden.v1.AgentFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,35 +32,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pitwarden.v1.link_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTFRAME']._serialized_start=42
-  _globals['_AGENTFRAME']._serialized_end=331
-  _globals['_WORKERFRAME']._serialized_start=334
-  _globals['_WORKERFRAME']._serialized_end=578
-  _globals['_HELLO']._serialized_start=581
-  _globals['_HELLO']._serialized_end=844
-  _globals['_COMMAND']._serialized_start=846
-  _globals['_COMMAND']._serialized_end=921
-  _globals['_WELCOME']._serialized_start=923
-  _globals['_WELCOME']._serialized_end=971
-  _globals['_PING']._serialized_start=973
-  _globals['_PING']._serialized_end=997
-  _globals['_PONG']._serialized_start=1000
-  _globals['_PONG']._serialized_end=1144
-  _globals['_LINKREQUEST']._serialized_start=1147
-  _globals['_LINKREQUEST']._serialized_end=1288
-  _globals['_LINKCHUNK']._serialized_start=1290
-  _globals['_LINKCHUNK']._serialized_end=1352
-  _globals['_LINKRESULT']._serialized_start=1354
-  _globals['_LINKRESULT']._serialized_end=1473
-  _globals['_LINKERROR']._serialized_start=1475
-  _globals['_LINKERROR']._serialized_end=1550
-  _globals['_PROGRESS']._serialized_start=1552
-  _globals['_PROGRESS']._serialized_end=1609
-  _globals['_RECALL']._serialized_start=1611
-  _globals['_RECALL']._serialized_end=1619
-  _globals['_DRAIN']._serialized_start=1621
-  _globals['_DRAIN']._serialized_end=1628
-  _globals['_STOP']._serialized_start=1630
-  _globals['_STOP']._serialized_end=1654
-  _globals['_WORKERLINK']._serialized_start=1656
-  _globals['_WORKERLINK']._serialized_end=1735
+  _globals['_AGENTFRAME']._serialized_end=362
+  _globals['_WORKERFRAME']._serialized_start=365
+  _globals['_WORKERFRAME']._serialized_end=627
+  _globals['_HELLO']._serialized_start=630
+  _globals['_HELLO']._serialized_end=933
+  _globals['_RESUMED']._serialized_start=935
+  _globals['_RESUMED']._serialized_end=1054
+  _globals['_HELDREQUEST']._serialized_start=1057
+  _globals['_HELDREQUEST']._serialized_end=1232
+  _globals['_COMMAND']._serialized_start=1234
+  _globals['_COMMAND']._serialized_end=1309
+  _globals['_WELCOME']._serialized_start=1312
+  _globals['_WELCOME']._serialized_end=1472
+  _globals['_PING']._serialized_start=1474
+  _globals['_PING']._serialized_end=1498
+  _globals['_PONG']._serialized_start=1501
+  _globals['_PONG']._serialized_end=1645
+  _globals['_LINKREQUEST']._serialized_start=1648
+  _globals['_LINKREQUEST']._serialized_end=1803
+  _globals['_LINKCHUNK']._serialized_start=1805
+  _globals['_LINKCHUNK']._serialized_end=1867
+  _globals['_LINKRESULT']._serialized_start=1869
+  _globals['_LINKRESULT']._serialized_end=1988
+  _globals['_LINKERROR']._serialized_start=1990
+  _globals['_LINKERROR']._serialized_end=2065
+  _globals['_PROGRESS']._serialized_start=2067
+  _globals['_PROGRESS']._serialized_end=2124
+  _globals['_RECALL']._serialized_start=2126
+  _globals['_RECALL']._serialized_end=2134
+  _globals['_DRAIN']._serialized_start=2136
+  _globals['_DRAIN']._serialized_end=2143
+  _globals['_STOP']._serialized_start=2145
+  _globals['_STOP']._serialized_end=2169
+  _globals['_WORKERLINK']._serialized_start=2171
+  _globals['_WORKERLINK']._serialized_end=2250
 # @@protoc_insertion_point(module_scope)

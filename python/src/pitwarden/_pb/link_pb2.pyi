@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentFrame(_message.Message):
-    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop", "recall", "pauses", "resumes")
+    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop", "recall", "pauses", "resumes", "acks", "replays")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,8 @@ class AgentFrame(_message.Message):
     RECALL_FIELD_NUMBER: _ClassVar[int]
     PAUSES_FIELD_NUMBER: _ClassVar[int]
     RESUMES_FIELD_NUMBER: _ClassVar[int]
+    ACKS_FIELD_NUMBER: _ClassVar[int]
+    REPLAYS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     ping: Ping
     cancels: _containers.RepeatedScalarFieldContainer[int]
@@ -26,16 +28,19 @@ class AgentFrame(_message.Message):
     recall: Recall
     pauses: _containers.RepeatedScalarFieldContainer[int]
     resumes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ...) -> None: ...
+    acks: _containers.RepeatedScalarFieldContainer[int]
+    replays: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ..., acks: _Optional[_Iterable[int]] = ..., replays: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "leaving")
+    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     pong: Pong
@@ -43,11 +48,12 @@ class WorkerFrame(_message.Message):
     chunks: _containers.RepeatedCompositeFieldContainer[LinkChunk]
     results: _containers.RepeatedCompositeFieldContainer[LinkResult]
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
+    replayed: _containers.RepeatedScalarFieldContainer[int]
     leaving: bool
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., leaving: bool = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., replayed: _Optional[_Iterable[int]] = ..., leaving: bool = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks", "interpreter_ms", "import_ms", "hooks_ms")
+    __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks", "interpreter_ms", "import_ms", "hooks_ms", "resumed")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +66,7 @@ class Hello(_message.Message):
     INTERPRETER_MS_FIELD_NUMBER: _ClassVar[int]
     IMPORT_MS_FIELD_NUMBER: _ClassVar[int]
     HOOKS_MS_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     worker_id: str
     token: str
@@ -72,7 +79,44 @@ class Hello(_message.Message):
     interpreter_ms: int
     import_ms: int
     hooks_ms: int
-    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ..., marks_begun: bool = ..., writes_stacks: bool = ..., interpreter_ms: _Optional[int] = ..., import_ms: _Optional[int] = ..., hooks_ms: _Optional[int] = ...) -> None: ...
+    resumed: Resumed
+    def __init__(self, protocol: _Optional[int] = ..., worker_id: _Optional[str] = ..., token: _Optional[str] = ..., pid: _Optional[int] = ..., commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., sdk_version: _Optional[str] = ..., python_version: _Optional[str] = ..., marks_begun: bool = ..., writes_stacks: bool = ..., interpreter_ms: _Optional[int] = ..., import_ms: _Optional[int] = ..., hooks_ms: _Optional[int] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ...) -> None: ...
+
+class Resumed(_message.Message):
+    __slots__ = ("last_id", "completed", "failed", "held", "away_ms")
+    LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    AWAY_MS_FIELD_NUMBER: _ClassVar[int]
+    last_id: int
+    completed: int
+    failed: int
+    held: _containers.RepeatedCompositeFieldContainer[HeldRequest]
+    away_ms: int
+    def __init__(self, last_id: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., away_ms: _Optional[int] = ...) -> None: ...
+
+class HeldRequest(_message.Message):
+    __slots__ = ("id", "request_id", "command", "keep", "ended", "remaining_ms", "age_ms", "payload_bytes", "payload_crc32")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_CRC32_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    request_id: str
+    command: str
+    keep: bool
+    ended: bool
+    remaining_ms: int
+    age_ms: int
+    payload_bytes: int
+    payload_crc32: int
+    def __init__(self, id: _Optional[int] = ..., request_id: _Optional[str] = ..., command: _Optional[str] = ..., keep: bool = ..., ended: bool = ..., remaining_ms: _Optional[int] = ..., age_ms: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., payload_crc32: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
     __slots__ = ("name", "streams", "summary", "is_async")
@@ -87,12 +131,22 @@ class Command(_message.Message):
     def __init__(self, name: _Optional[str] = ..., streams: bool = ..., summary: _Optional[str] = ..., is_async: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "concurrency")
+    __slots__ = ("protocol", "concurrency", "orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     concurrency: int
-    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ...) -> None: ...
+    orphan_timeout_ms: int
+    drain_timeout_ms: int
+    keep_results: int
+    keep_bytes: int
+    keep_ms: int
+    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("sequence",)
@@ -117,7 +171,7 @@ class Pong(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., in_flight: _Optional[int] = ..., requests_started: _Optional[int] = ..., requests_finished: _Optional[int] = ..., oldest_request_ms: _Optional[int] = ..., loop_lag_ms: _Optional[int] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
-    __slots__ = ("id", "command", "payload", "content_type", "request_id", "session_id", "timeout_ms")
+    __slots__ = ("id", "command", "payload", "content_type", "request_id", "session_id", "timeout_ms", "keep")
     ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +179,7 @@ class LinkRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     id: int
     command: str
     payload: bytes
@@ -132,7 +187,8 @@ class LinkRequest(_message.Message):
     request_id: str
     session_id: str
     timeout_ms: int
-    def __init__(self, id: _Optional[int] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., session_id: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    keep: bool
+    def __init__(self, id: _Optional[int] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., session_id: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., keep: bool = ...) -> None: ...
 
 class LinkChunk(_message.Message):
     __slots__ = ("id", "payload", "content_type")
