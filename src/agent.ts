@@ -1,7 +1,10 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+import { adoptedOf, clearAway, sortOut, tellAdoption } from './adoption.ts';
 import type { Config } from './config/load.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
+import { limitsOf } from './dispatch/limits.ts';
 import type { Action, NodeRecord } from './domain/action.ts';
 import type { NodeConfig } from './domain/config.ts';
 import type { Exits } from './exits.ts';
@@ -21,6 +24,7 @@ import {
   prepareStateDirectory,
   restrictSocket,
 } from './os/directories.ts';
+import { openLedger } from './os/ledger.ts';
 import type { Hands } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -63,7 +67,11 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   const paths = prepareRuntimeDirectory(config.runtimeDir);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
-  clearRuntimeDirectory(paths);
+  const agentId = randomUUID();
+  const ledger = openLedger(config.stateDir);
+  const found = ledger.read();
+  const adoption = await sortOut(found, config.node);
+  clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
   const cgroups = openCgroups();
   log.info(cgroups.report);
 
@@ -78,6 +86,8 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   );
   const metrics = createMetrics({ state: () => loop.state(), poolNumbers: dispatch.poolStats });
   const hands: Hands = createHands({
+    agentId,
+    ledger,
     linkPath: paths.linkSocket,
     cgroups,
     dispatch,
@@ -107,7 +117,6 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     configPath: config.path,
     ...facts,
   });
-  const agentId = randomUUID();
   const control: ControlSource = {
     state: loop.state,
     node,
@@ -132,8 +141,9 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     loop.close();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
-    clearRuntimeDirectory(paths);
+    clearRuntimeDirectory(paths, new Set(hands.held.keys()));
     cgroups.close();
+    await ledger.settled();
     for (const lock of locks) lock.release();
   };
   try {
@@ -159,7 +169,12 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     listeners.add((changes) => {
       if (changes.node) health.setServing(loop.state().node.phase === 'running');
     });
-    await link.bind(`unix:${paths.linkSocket}`);
+    // Before anybody can ask: a request must find its pool, and wait for those that may have it already.
+    for (const pool of config.node.pools.values()) dispatch.setPool(pool.name, limitsOf(pool));
+    for (const survivor of adoption.survivors) {
+      hands.adopt(survivor);
+      dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
+    }
     await api.bind(`unix:${paths.apiSocket}`);
     restrictSocket(paths.apiSocket);
     if (config.listen !== null) facts.listenAddress = await bindTcp(api, config.listen);
@@ -171,11 +186,17 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       });
       facts.httpAddress = opened.http.address;
     }
+    // At last: from now on workers dial in, of whom the loop is told without a pause.
+    await link.bind(`unix:${paths.linkSocket}`);
   } catch (error) {
     await close();
     throw error;
   }
+  tellAdoption(adoption, log);
   loop.tell({ type: 'config', config: config.node });
+  if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
+  if (adoption.survivors.length > 0) loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf) });
+  const cleared = clearAway(adoption, ledger, cgroups, log);
   return {
     addresses: addressesOf(paths.apiSocket, facts),
     apiSocket: paths.apiSocket,
@@ -183,7 +204,12 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     reload: (next) => loop.tell({ type: 'config', config: next }),
     refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
     stop: (how) => loop.tell({ type: 'shutdown', how }),
-    ended: ended.promise.then(close),
+    ended: ended.promise.then(async () => {
+      await cleared;
+      // The next start is a new one: it goes by its config.
+      ledger.forgetOrders();
+      await close();
+    }),
   };
 }
 
@@ -213,6 +239,7 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
     onOverdue: (workerId, message) => loop().tell({ type: 'overdue', workerId, message }),
     onPoisoned: (pool, message) => loop().tell({ type: 'poisoned', pool, message }),
     fingerprint,
+    checksum: crc32,
     onDeadline: arm,
   });
   return dispatch;
@@ -257,9 +284,11 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
   addWorkerLink(link, {
     authenticate: hands.authenticate,
     attached: hands.attach,
-    closed: (workerId) => loop.tell({ type: 'link-closed', workerId }),
+    closed: hands.closed,
     refused: (message) => log.warn(`worker link refused: ${message}`),
-    frame: (workerId, frame) => receive(workerId, frame, hands, dispatch, loop),
+    frame: (workerId, frame, line) => {
+      if (hands.isCurrent(workerId, line)) receive(workerId, frame, hands, dispatch, loop);
+    },
   });
 }
 
@@ -275,6 +304,7 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
     });
   }
   if (frame.leaving) hands.leaving(workerId);
+  if (frame.replayed.length > 0) dispatch.onReplayed(workerId, frame.replayed);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
   for (const result of frame.results) {

@@ -6,26 +6,28 @@ import type { WorkerCounters } from './dispatch/counters.ts';
 import { newCounters } from './dispatch/counters.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import { limitsOf } from './dispatch/limits.ts';
-import type { Action } from './domain/action.ts';
+import type { Action, Newborn } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
-import type { Event } from './domain/event.ts';
+import type { Event, Orders } from './domain/event.ts';
 import type { Account, Evidence } from './domain/evidence.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
+import { watchProcess } from './os/adopted-process.ts';
 import type { BegunMark } from './os/begun-mark.ts';
-import { createBegunMark } from './os/begun-mark.ts';
+import { createBegunMark, openBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
 import { gatherEvidence } from './os/evidence.ts';
 import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
+import type { Ledger, LedgerEntry } from './os/ledger.ts';
 import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
 import { signalGroup, sweepTree } from './os/tree.ts';
-import type { AttachedWorker, WorkerHello } from './wire/worker-link.ts';
+import type { AttachedWorker, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
@@ -41,6 +43,19 @@ export interface WarmUpResult {
   readonly error: { readonly type: string; readonly message: string } | null;
 }
 
+/** The process of a worker: a child of this agent, or one that it took over. */
+type WorkerProcess = Pick<SpawnedWorker, 'endedAtTicks' | 'lastLines' | 'close'> & {
+  /** Its link has closed: it may have ended. */
+  look(): void;
+};
+
+/** A live worker of an earlier agent. */
+export interface Survivor {
+  readonly entry: LedgerEntry;
+  readonly identity: ProcessIdentity;
+  readonly pool: PoolConfig;
+}
+
 /** One worker as this agent holds it: everything about it that is not a decision. */
 export interface Held {
   readonly workerId: string;
@@ -48,8 +63,11 @@ export interface Held {
   readonly counters: WorkerCounters;
   readonly begun: BegunMark;
   readonly cgroup: WorkerCgroup | undefined;
-  token: Buffer | null;
-  process: SpawnedWorker | null;
+  /** With which it proves itself when it dials, again too. */
+  readonly token: Buffer;
+  /** What the ledger says of it. */
+  entry: LedgerEntry;
+  process: WorkerProcess | null;
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
@@ -68,17 +86,25 @@ export interface Hands {
   readonly held: ReadonlyMap<string, Held>;
   /** Does one action. Never throws: what goes wrong comes back as an event. */
   perform(action: Action): void;
+  /** Takes a live worker over; the domain is told by who calls. */
+  adopt(survivor: Survivor): void;
+  /** The line that a worker has now; another one is over, whatever may still come of it. */
+  isCurrent(workerId: string, link: AttachedWorker): boolean;
+  /** A worker's line has closed. */
+  closed(workerId: string, link: AttachedWorker): void;
   /** A hello that was let in: from now on this is the worker's line. */
   attach(hello: WorkerHello, link: AttachedWorker): void;
   /** A worker takes no requests any more. */
   leaving(workerId: string): void;
   /** What a worker says at the end of a request; true: that was its warm-up. */
   warmed(workerId: string, result: WarmUpResult): boolean;
-  /** Whether a hello may attach; a token serves once. */
-  authenticate(hello: WorkerHello): { ok: true; concurrency: number } | { ok: false; message: string };
+  /** Whether a hello may attach. */
+  authenticate(hello: WorkerHello): { ok: true; welcome: WelcomeLimits } | { ok: false; message: string };
 }
 
 export interface HandsOptions {
+  readonly agentId: string;
+  readonly ledger: Ledger;
   readonly linkPath: string;
   readonly cgroups: Cgroups;
   readonly dispatch: Dispatch;
@@ -96,6 +122,9 @@ export function createHands(options: HandsOptions): Hands {
   return {
     held,
     perform: (action) => perform(options, held, action),
+    adopt: (survivor) => adopt(options, held, survivor),
+    isCurrent: (workerId, link) => held.get(workerId)?.link === link,
+    closed: (workerId, link) => closed(options, held.get(workerId), link),
     attach: (hello, link) => attach(options, held.get(hello.worker_id), hello, link),
     leaving: (workerId) => {
       const worker = held.get(workerId);
@@ -111,7 +140,11 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
   const { dispatch, metrics } = options;
   switch (action.type) {
     case 'spawn':
-      return spawn(options, held, action.workerId, action.pool, action.slot);
+      return void spawn(options, held, action.pool, action.worker);
+    case 'note-ready':
+      return noteReady(options, held.get(action.workerId), action.readyAtMs);
+    case 'note-orders':
+      return noteOrders(options, action.orders);
     case 'warm-up':
       return warmUp(options, held.get(action.workerId), action);
     case 'sample-host':
@@ -140,7 +173,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'release':
       return release(dispatch, held.get(action.workerId), action);
     case 'forget':
-      return forget(held, action.workerId);
+      return forget(options, held, action.workerId);
     case 'set-pool':
       return dispatch.setPool(action.pool.name, limitsOf(action.pool));
     case 'gate':
@@ -166,32 +199,68 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
   }
 }
 
-function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string, pool: PoolConfig, slot: number): void {
-  const { tell } = options;
+/**
+ * A worker counts once the ledger has it: before it is spawned, so that a full disk stops the start and not the worker, and
+ * with its identity before anybody hears of it.
+ */
+async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolConfig, worker: Newborn): Promise<void> {
+  const { tell, ledger } = options;
+  const workerId = worker.id;
   const token = randomBytes(32);
-  let spawned: SpawnedWorker;
-  let begun: BegunMark | undefined;
-  const cgroup = options.cgroups.create(workerId);
+  let begun: BegunMark;
   try {
-    begun = createBegunMark(join(dirname(options.linkPath), `${workerId}.begun`));
-    spawned = spawnProcess(options, workerId, pool, slot, {
+    begun = createBegunMark(begunPath(options, workerId));
+  } catch (error) {
+    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+  }
+  const cgroup = options.cgroups.create(workerId);
+  const entry = entryOf(options, worker, pool, token);
+  const its = newHeld(options, { entry, pool, begun, cgroup });
+  held.set(workerId, its);
+  try {
+    await ledger.enter(entry);
+  } catch (error) {
+    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+  }
+  let spawned: SpawnedWorker;
+  try {
+    spawned = spawnProcess(options, workerId, pool, worker.slot, {
       token,
       begunPath: begun.path,
       cgroup: cgroup?.path ?? null,
     });
   } catch (error) {
-    begun?.remove();
-    cgroup?.remove();
     return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
   }
-  held.set(workerId, {
+  its.process = { ...spawned, look: () => undefined };
+  const started = await spawned.started;
+  if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
+  const { identity } = started;
+  its.identity = identity;
+  its.entry = { ...entry, ...identityOf(identity), state: 'starting', spawned_at_boot_ms: options.nowMs() };
+  try {
+    await ledger.enter(its.entry);
+  } catch (error) {
+    // The next agent could not know it.
+    await sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs, cgroup }).catch(() => undefined);
+    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+  }
+  tell({ type: 'spawned', workerId, pid: identity.pid });
+  const exit = await spawned.exited;
+  its.account = cgroup?.account() ?? null;
+  const outOfMemory = exit.signal === 'SIGKILL' && its.account !== null && its.account.oomKills > 0;
+  const lastLines = [...spawned.lastLines()];
+  tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
+}
+
+function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup'>): Held {
+  const workerId = its.entry.worker_id;
+  return {
+    ...its,
     workerId,
-    pool,
+    token: Buffer.from(its.entry.token, 'hex'),
     counters: newCounters(),
-    begun,
-    cgroup,
-    token,
-    process: spawned,
+    process: null,
     identity: null,
     link: null,
     hello: null,
@@ -200,19 +269,71 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
     stacksPath: stacksPath(options, workerId),
     evidence: null,
     account: null,
+  };
+}
+
+function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, token: Buffer): LedgerEntry {
+  return {
+    worker_id: worker.id,
+    pool: worker.pool,
+    slot: worker.slot,
+    generation: worker.generation,
+    boot_id: '',
+    pid: 0,
+    start_time: '',
+    agent_id: agentId,
+    state: 'spawning',
+    started_at_boot_ms: worker.startedAtMs,
+    spawned_at_boot_ms: 0,
+    ready_at_boot_ms: 0,
+    max_age_ms: worker.limits.maxAgeMs,
+    max_requests: worker.limits.maxRequests,
+    concurrency: pool.concurrency,
+    fingerprint: worker.fingerprint,
+    launch: worker.launch,
+    token: token.toString('hex'),
+  };
+}
+
+function identityOf({ bootId, pid, startTime }: ProcessIdentity): Pick<LedgerEntry, 'boot_id' | 'pid' | 'start_time'> {
+  return { boot_id: bootId, pid, start_time: startTime };
+}
+
+function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity, pool }: Survivor): void {
+  const workerId = entry.worker_id;
+  const watched = watchProcess(identity);
+  const its = newHeld(options, {
+    entry: { ...entry, ...identityOf(identity), agent_id: options.agentId },
+    pool,
+    begun: openBegunMark(begunPath(options, workerId)),
+    cgroup: options.cgroups.find(workerId, identity.pid),
   });
-  void spawned.started.then((started) => {
-    if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
-    const worker = held.get(workerId);
-    if (worker !== undefined) worker.identity = started.identity;
-    tell({ type: 'spawned', workerId, pid: started.identity.pid });
-    void spawned.exited.then((exit) => {
-      const account = worker?.cgroup?.account() ?? null;
-      if (worker !== undefined) worker.account = account;
-      const outOfMemory = exit.signal === 'SIGKILL' && account !== null && account.oomKills > 0;
-      const lastLines = [...spawned.lastLines()];
-      tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
-    });
+  its.identity = identity;
+  its.process = { endedAtTicks: watched.endedAtTicks, lastLines: () => [], look: watched.look, close: watched.close };
+  held.set(workerId, its);
+  enterAgain(options, its);
+  void watched.exited.then(() => {
+    its.account = its.cgroup?.account() ?? null;
+    options.tell({ type: 'exited', workerId, exit: { code: null, signal: null }, lastLines: [] });
+  });
+}
+
+function noteReady(options: HandsOptions, worker: Held | undefined, readyAtMs: number): void {
+  if (worker === undefined) return;
+  worker.entry = { ...worker.entry, state: 'ready', ready_at_boot_ms: readyAtMs };
+  enterAgain(options, worker);
+}
+
+/** Without it the next agent knows less, but knows it. */
+function enterAgain({ ledger, log }: HandsOptions, { entry }: Held): void {
+  ledger.enter(entry).catch((error: unknown) => {
+    log.warn(`the ledger's entry of ${entry.worker_id} could not be renewed: ${messageOf(error)}`);
+  });
+}
+
+function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
+  ledger.keepOrders(orders).catch((error: unknown) => {
+    log.warn(`sizes and drains that were ordered will not outlive this agent: ${messageOf(error)}`);
   });
 }
 
@@ -238,6 +359,8 @@ function spawnProcess(
       PITWARDEN_POOL: pool.name,
       PITWARDEN_SLOT: String(slot),
       PITWARDEN_APP: pool.app,
+      PITWARDEN_ORPHAN_TIMEOUT_MS: String(pool.orphanTimeoutMs),
+      PITWARDEN_DRAIN_TIMEOUT_MS: String(pool.drain.timeoutMs),
     }),
     nowMs,
     onLine: (line) => log.info(line.text, { worker_id: workerId, stream: line.stream }),
@@ -248,6 +371,12 @@ function spawnProcess(
 
 function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHello, link: AttachedWorker): void {
   if (worker === undefined) return link.close();
+  const { workerId } = worker;
+  if (worker.link !== null) {
+    // Its end has not been seen here yet.
+    worker.link.close();
+    options.tell({ type: 'link-closed', workerId });
+  }
   worker.link = link;
   worker.hello = hello;
   const told = {
@@ -256,7 +385,14 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
     pythonVersion: hello.python_version,
     start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },
   };
-  options.tell({ type: 'attached', workerId: worker.workerId, hello: told });
+  options.tell({ type: 'attached', workerId, hello: told });
+}
+
+function closed({ tell }: HandsOptions, worker: Held | undefined, link: AttachedWorker): void {
+  if (worker?.link !== link) return;
+  worker.link = null;
+  worker.process?.look();
+  tell({ type: 'link-closed', workerId: worker.workerId });
 }
 
 /** Only what the worker marked as begun may have run, when it marks at all. */
@@ -272,8 +408,9 @@ function begunThrough(worker: Held | undefined): number | null {
   return worker?.hello?.marks_begun === true ? worker.begun.read() : null;
 }
 
-function forget(held: Map<string, Held>, workerId: string): void {
+function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: string): void {
   const worker = held.get(workerId);
+  ledger.forget(workerId);
   worker?.link?.close();
   worker?.process?.close();
   worker?.begun.remove();
@@ -282,25 +419,29 @@ function forget(held: Map<string, Held>, workerId: string): void {
   held.delete(workerId);
 }
 
-/** Compared in constant time, and gone once used. */
+/** Compared in constant time. */
 function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<Hands['authenticate']> {
   const worker = held.get(hello.worker_id);
   const given = Buffer.from(hello.token, 'hex');
-  const known = worker?.token;
-  if (
-    worker === undefined ||
-    known === null ||
-    known === undefined ||
-    given.length !== known.length ||
-    !timingSafeEqual(given, known)
-  ) {
+  if (worker === undefined || given.length !== worker.token.length || !timingSafeEqual(given, worker.token)) {
     return {
       ok: false,
-      message: `worker_id and token: expected those of a worker that is starting, got worker_id "${hello.worker_id}"`,
+      message: `worker_id and token: expected those of a worker of this agent, got worker_id "${hello.worker_id}"`,
     };
   }
-  worker.token = null;
-  return { ok: true, concurrency: worker.pool.concurrency };
+  const { pool, entry } = worker;
+  return {
+    ok: true,
+    welcome: {
+      // What it was started with: it cannot take another one.
+      concurrency: entry.concurrency,
+      orphan_timeout_ms: pool.orphanTimeoutMs,
+      drain_timeout_ms: pool.drain.timeoutMs,
+      keep_results: pool.request.keep.maxResults,
+      keep_bytes: pool.request.keep.maxBytes,
+      keep_ms: pool.request.keep.forMs,
+    },
+  };
 }
 
 function admit(options: HandsOptions, worker: Held | undefined, maxRequests: number): void {
@@ -313,13 +454,14 @@ function admit(options: HandsOptions, worker: Held | undefined, maxRequests: num
   options.dispatch.addWorker({
     workerId: worker.workerId,
     pool: worker.pool.name,
-    concurrency: worker.pool.concurrency,
+    concurrency: worker.entry.concurrency,
     maxRequests,
     commands,
     marksBegun: worker.hello.marks_begun,
     begunThrough: () => begunThrough(worker),
     counters: worker.counters,
     link: worker.link,
+    resumed: worker.hello.resumed,
   });
 }
 
@@ -336,6 +478,8 @@ function warmUp(
     return tell({ type: 'warmed', workerId, error });
   }
   worker.warming = true;
+  // It came back with it: it runs there still.
+  if (worker.hello?.resumed?.held.some(({ id, ended }) => id === warmUpLinkId && !ended) === true) return;
   worker.link.request({
     id: warmUpLinkId,
     command,
@@ -345,6 +489,7 @@ function warmUp(
     session_id: '',
     // start.timeout ends it.
     timeout_ms: 0,
+    keep: false,
   });
 }
 
@@ -390,6 +535,10 @@ async function measureTree(target: TreeTarget, pssAboveBytes: number): Promise<T
 
 function terminate(worker: Held | undefined): void {
   if (worker?.identity) signalGroup(worker.identity, 'SIGTERM');
+}
+
+function begunPath({ linkPath }: Pick<HandsOptions, 'linkPath'>, workerId: string): string {
+  return join(dirname(linkPath), `${workerId}.begun`);
 }
 
 function stacksPath({ linkPath }: Pick<HandsOptions, 'linkPath'>, workerId: string): string {

@@ -246,12 +246,14 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
       quarantineAfter: restart.quarantine_after,
     },
     drain: { timeoutMs: drain.timeout, killAfterMs: drain.kill_after },
+    orphanTimeoutMs: pool.orphan_timeout,
     queue: { maxRequests: queue.max_requests, maxBytes: queue.max_bytes },
     request: {
       timeoutMs: request.timeout,
       maxAttempts: request.max_attempts,
       killAfterMs: request.kill_after,
       affinity: request.session_affinity,
+      keep: { forMs: request.keep.for, maxResults: request.keep.max_results, maxBytes: request.keep.max_bytes },
     },
     poison: { after: poison.after, forMs: poison.for },
   };

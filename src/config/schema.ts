@@ -151,6 +151,15 @@ const queue = section({
   max_bytes: size('64MiB', 'How many bytes of payload the waiting requests may hold together.'),
 });
 
+const keep = section({
+  for: duration(
+    '60s',
+    'How long a request whose caller lost its connection goes on, and how long its answer is kept for a caller that repeats its `request_id`.',
+  ),
+  max_results: whole(0, 1_000_000, 1000, 'results', 'How many such answers one worker keeps; 0 keeps none.'),
+  max_bytes: size('16MiB', 'How many bytes of payload these may hold together.'),
+});
+
 const request = section({
   timeout: duration('60s', 'Deadline of a request whose caller gave none.'),
   max_attempts: whole(1, 100, 3, 'attempts', 'How often an idempotent request may be sent, its first time included.'),
@@ -162,6 +171,7 @@ const request = section({
     description:
       'Whether requests with the same `session_id` go to the same worker: `hint` while it has a place, `strict` waits for it as long as it takes requests.',
   }),
+  keep: keep.meta({ description: 'Answers that could not be delivered, of requests that their callers named.' }),
 });
 
 const poison = section({
@@ -196,6 +206,11 @@ const pool = sectionBody({
   recycle: recycle.meta({ description: 'When and how workers are replaced as planned.' }),
   restart: restart.meta({ description: 'What happens after a crash.' }),
   drain: drain.meta({ description: 'How a worker goes.' }),
+  orphan_timeout: duration(
+    '60s',
+    'How long a worker waits for an agent when its own has gone; then it drains and leaves by itself.',
+    0,
+  ),
   queue: queue.meta({ description: 'Limits on the requests that wait; beyond them RESOURCE_EXHAUSTED is the answer.' }),
   request: request.meta({ description: 'How requests are treated.' }),
   poison: poison.meta({ description: 'Requests that crash their workers: refused with FAILED_PRECONDITION.' }),

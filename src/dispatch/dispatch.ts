@@ -15,7 +15,7 @@ import type { ServiceRate } from './rate.ts';
 import { createServiceRate } from './rate.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
-import type { DispatchWorker, NewWorker } from './worker.ts';
+import type { DispatchWorker, HeldRequest, NewWorker, RequestLink, Resumed } from './worker.ts';
 
 /** Queued requests that are looked at for a worker that cannot run the first of them. */
 const skippedMax = 64;
@@ -39,6 +39,8 @@ export interface PoolLimits {
   readonly poison: PoisonLimits;
   /** Whether requests of one session go to one worker: where it has a place (`hint`), or as long as it lives (`strict`). */
   readonly affinity: 'off' | 'hint' | 'strict';
+  /** How long a named request goes on without its caller, and its answer is kept. */
+  readonly keepMs: number;
 }
 
 /** How one request ended, for the metrics. */
@@ -69,6 +71,8 @@ export interface DispatchOptions {
   onOverdue(workerId: string, message: string): void;
   /** A request is refused from now on, for the workers that it crashed. */
   onPoisoned(pool: string, message: string): void;
+  /** CRC-32 of a payload, as zlib makes it. */
+  checksum(payload: Buffer): number;
   /** The same for requests of one pool that ask the same. */
   fingerprint(request: Pick<Ask, 'command' | 'payload'>): string;
   /** `expire` wants to be called then, and no earlier time was asked for. */
@@ -115,6 +119,9 @@ export interface Dispatch {
   setPoolOpen(pool: string, gate: PoolGate): void;
   /** What still waits is refused. */
   removePool(pool: string): void;
+  /** A worker from before is to dial in, and may hold requests: until then no named one of its pool is sent to another. */
+  expectWorker(pool: string, workerId: string): void;
+  /** A new one, or one that has dialled again. */
   addWorker(worker: NewWorker): void;
   pauseWorker(workerId: string): void;
   resumeWorker(workerId: string): void;
@@ -122,7 +129,10 @@ export interface Dispatch {
   removeWorker(workerId: string, end: WorkerEnd): void;
   /** Undefined: it was refused, and `answers.error` has said so. */
   submit(ask: Ask, answers: Answers): Request | undefined;
-  cancel(request: Request): void;
+  /** Its caller wants it no more. `answers` are those given to `submit`: another caller may have it by now. */
+  cancel(request: Request, answers: Answers): void;
+  /** Its caller's call is over: with the answer in its hands, or by a connection that broke. */
+  settle(request: Request, answers: Answers, delivered: boolean): void;
   /** Its caller does not keep up: its worker holds the chunks back until `resume`. */
   pause(request: Request): void;
   resume(request: Request): void;
@@ -134,6 +144,8 @@ export interface Dispatch {
   onLeaving(workerId: string): void;
   /** Requests that had not begun, given back after a recall. */
   onReturned(workerId: string, linkIds: readonly number[]): void;
+  /** Answers that come now from their beginning. */
+  onReplayed(workerId: string, linkIds: readonly number[]): void;
   onProgress(workerId: string): void;
   poolStats(pool: string): PoolStats;
   /** What a worker has, oldest first; for people, not for the path of requests. */
@@ -146,6 +158,12 @@ interface Pool {
   open: boolean;
   closedBecause: string;
   readonly queue: Queue;
+  /** Named requests by id, from their arrival until their callers have the answers or nobody asks any more. */
+  readonly named: Map<string, Request>;
+  /** Named requests that one of `expected` may hold. */
+  readonly waiting: Queue;
+  /** Workers from before that have not dialled in. */
+  readonly expected: Set<string>;
   /** Those with a place for a request that begins at once. */
   readonly free: FreeWorkers;
   /** Those without, that may be sent short requests ahead. */
@@ -200,12 +218,14 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (gate.refuseQueued) refuseQueued(core, pool, gate.reason);
     },
     removePool: (name) => removePool(core, name),
+    expectWorker: (pool, workerId) => void core.pools.get(pool)?.expected.add(workerId),
     addWorker: (worker) => addWorker(core, worker),
     pauseWorker: (workerId) => pauseWorker(core, workerId),
     resumeWorker: (workerId) => resumeWorker(core, workerId),
     removeWorker: (workerId, end) => removeWorker(core, workerId, end),
     submit: (ask, answers) => submit(core, ask, answers),
-    cancel: (request) => giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request')),
+    cancel: (request, answers) => cancel(core, request, answers),
+    settle: (request, answers, delivered) => settle(core, request, answers, delivered),
     pause: (request) => setPaused(core, request, true),
     resume: (request) => setPaused(core, request, false),
     expire: () => expire(core),
@@ -213,6 +233,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     onResult: (workerId, linkId, result) => onResult(core, workerId, linkId, result),
     onLeaving: (workerId) => onLeaving(core, workerId),
     onReturned: (workerId, linkIds) => onReturned(core, workerId, linkIds),
+    onReplayed: (workerId, linkIds) => onReplayed(core, workerId, linkIds),
     onProgress: (workerId) => {
       const worker = core.workers.get(workerId);
       if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
@@ -235,6 +256,9 @@ function newPool(name: string, limits: PoolLimits): Pool {
     open: true,
     closedBecause: '',
     queue: createQueue(),
+    named: new Map(),
+    waiting: createQueue(),
+    expected: new Set(),
     free: createFreeWorkers(),
     full: createFreeWorkers(),
     workers: new Set(),
@@ -254,6 +278,8 @@ function newPool(name: string, limits: PoolLimits): Pool {
 function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   const arrivedAtMs = core.options.nowMs();
   const pool = core.pools.get(ask.pool);
+  const known = ask.named ? pool?.named.get(ask.requestId) : undefined;
+  if (pool !== undefined && known !== undefined) return repeat(core, pool, known, ask, answers);
   const refused = pool === undefined ? unknownPool(core, ask) : refuseAtTheDoor(core, pool, ask, arrivedAtMs);
   if (pool === undefined || refused !== undefined) {
     answers.error(refused ?? unknownPool(core, ask));
@@ -266,6 +292,13 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   const request = newRequest(ask, answers, arrivedAtMs, pool.limits.requestTimeoutMs);
   core.deadlines.add(request, request.deadlineMs);
   arm(core);
+  if (ask.named) {
+    pool.named.set(ask.requestId, request);
+    if (pool.expected.size > 0) {
+      awaitExpected(pool, request);
+      return request;
+    }
+  }
   const worker = pool.queue.length === 0 ? workerFor(pool, ask) : null;
   if (worker !== null) {
     send(core, pool, worker, request);
@@ -291,6 +324,7 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     payloadBytes: ask.payload.length,
     contentType: ask.contentType,
     requestId: ask.requestId,
+    named: ask.named,
     sessionId: ask.sessionId,
     idempotent: ask.idempotent,
     streams: ask.streams,
@@ -305,6 +339,13 @@ function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: 
     overdue: false,
     paused: false,
     expectedMs: 0,
+    caller: answers,
+    waits: false,
+    answered: false,
+    endError: null,
+    behind: false,
+    awaitsReplays: 0,
+    bareCrc32: null,
     nextQueued: null,
     previousQueued: null,
     deadlineTick: -1,
@@ -326,13 +367,13 @@ function refuseAtTheDoor(core: Core, pool: Pool, ask: Ask, nowMs: number): Reque
     const crashes = pool.poison.crashesOf(core.options.fingerprint(ask), nowMs);
     if (crashes > 0) return poisonous(ask.command, crashes);
   }
-  if (pool.queue.length === 0 && pool.free.size > 0) return undefined;
+  if (pool.queue.length === 0 && pool.free.size > 0 && pool.expected.size === 0) return undefined;
   const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
-  if (pool.queue.length >= maxQueuedRequests) {
+  if (pool.queue.length + pool.waiting.length >= maxQueuedRequests) {
     return queueFull(pool, `queue.max_requests: expected at most ${maxQueuedRequests} requests waiting`);
   }
-  if (pool.queue.bytes + ask.payload.length > maxQueuedBytes) {
-    const would = pool.queue.bytes + ask.payload.length;
+  const would = pool.queue.bytes + pool.waiting.bytes + ask.payload.length;
+  if (would > maxQueuedBytes) {
     return queueFull(pool, `queue.max_bytes: expected at most ${maxQueuedBytes} bytes waiting, got ${would}`);
   }
   return refuseTooLate(pool, ask, nowMs);
@@ -473,6 +514,7 @@ function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request):
     request_id: request.requestId,
     session_id: request.sessionId,
     timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
+    keep: request.named,
   });
   if (request.paused) worker.link.pause(linkId);
 }
@@ -535,7 +577,7 @@ function recallFromStalled(core: Core, nowMs: number): void {
 function end(core: Core, request: Request, error: RequestError | null, result?: WorkerResult): void {
   if (request.state === 'ended') return;
   const pool = core.pools.get(request.pool);
-  if (request.state === 'queued') pool?.queue.remove(request);
+  if (request.state === 'queued') (request.waits ? pool?.waiting : pool?.queue)?.remove(request);
   request.state = 'ended';
   core.deadlines.remove(request);
   const nowMs = core.options.nowMs();
@@ -548,6 +590,7 @@ function end(core: Core, request: Request, error: RequestError | null, result?: 
   const told = error?.code ?? (result === undefined ? 0 : hand(request, result));
   if (error !== null) request.answers.error(error);
   letGo(request);
+  if (request.named) keepAnswer(core, pool, request, error);
   core.options.onOutcome({
     pool: request.pool,
     code: told,
@@ -559,7 +602,8 @@ function end(core: Core, request: Request, error: RequestError | null, result?: 
 /** One that was cancelled keeps its place until its worker answers, but not what its caller's call hangs from. */
 function letGo(request: Request): void {
   request.answers = nobody;
-  request.payload = nothing;
+  // By that of a named one a caller that asks again is known, until it has the answer.
+  if (!request.named) request.payload = nothing;
 }
 
 function hand(request: Request, result: WorkerResult): number {
@@ -575,6 +619,357 @@ function giveUp(core: Core, request: Request, error: RequestError): void {
   if (sent) awaitEnd(core, request);
 }
 
+/** Its caller said so: nobody will ask for it again. */
+function cancel(core: Core, request: Request, answers: Answers): void {
+  if (request.caller !== answers) return;
+  giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request'));
+  forgetNamed(core, request);
+}
+
+/**
+ * The caller's call is over. One that has its answer will not ask again. One whose connection broke may: a request that it
+ * named goes on for a while, or its answer is kept.
+ */
+function settle(core: Core, request: Request, answers: Answers, delivered: boolean): void {
+  if (request.caller !== answers) return;
+  if (!request.named) {
+    if (request.state !== 'ended') giveUp(core, request, refusal(code.cancelled, 'the caller has gone'));
+    return;
+  }
+  // One that was given up at its deadline is of no use to anybody.
+  if (request.state === 'ended' && (delivered || request.overdue)) return forgetNamed(core, request);
+  abandon(core, request);
+}
+
+/** Nobody is there for it: it goes on for a while, or its answer is kept. */
+function abandon(core: Core, request: Request): void {
+  request.caller = null;
+  request.answers = nobody;
+  if (request.state === 'replaying') request.state = 'ended';
+  if (request.state === 'ended') bare(core, request);
+  // What it did not read of a stream is wanted by nobody now.
+  setPaused(core, request, false);
+  const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
+  core.deadlines.remove(request);
+  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  arm(core);
+  const worker = core.workers.get(request.workerId);
+  if (request.state === 'ended' && request.answered && worker !== undefined) keepIn(worker, request);
+}
+
+/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
+function bare(core: Core, request: Request): void {
+  request.bareCrc32 ??= core.options.checksum(request.payload);
+  request.payload = nothing;
+}
+
+/** An ended request whose caller is not there: how it ended is kept for when it asks again. */
+function keepAnswer(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
+  request.endError = error;
+  if (request.caller !== null || pool?.named.get(request.requestId) !== request) return;
+  bare(core, request);
+  const worker = core.workers.get(request.workerId);
+  if (request.answered && worker !== undefined) keepIn(worker, request);
+  core.deadlines.add(request, core.options.nowMs() + pool.limits.keepMs);
+  arm(core);
+}
+
+function keepIn(worker: DispatchWorker, request: Request): void {
+  worker.kept.set(request.linkId, request);
+  worker.counters.kept = worker.kept.size;
+}
+
+/** A named request's worker has answered it. True: what it says is not for the caller, who waits for a replay. */
+function answeredNamed(worker: DispatchWorker, request: Request): boolean {
+  request.answered = true;
+  if (request.state === 'ended') {
+    // Given up before: nobody will ask.
+    worker.link.ack(request.linkId);
+    return false;
+  }
+  if (request.awaitsReplays === 0) return false;
+  request.state = 'replaying';
+  keepIn(worker, request);
+  return true;
+}
+
+/** Nobody will ask for it again. */
+function forgetNamed(core: Core, request: Request): void {
+  if (!request.named) return;
+  const pool = core.pools.get(request.pool);
+  if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+  request.caller = null;
+  if (!request.answered) return;
+  const worker = core.workers.get(request.workerId);
+  if (worker === undefined) return;
+  worker.link.ack(request.linkId);
+  letKeptGo(core, worker, request);
+}
+
+function letKeptGo(core: Core, worker: DispatchWorker, request: Request): void {
+  if (!worker.kept.delete(request.linkId)) return;
+  worker.counters.kept = worker.kept.size;
+  if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
+}
+
+/** The time in which its caller could have come back is over. */
+function nobodyAsked(core: Core, request: Request): void {
+  if (request.state === 'ended') return forgetNamed(core, request);
+  core.pools.get(request.pool)?.named.delete(request.requestId);
+  giveUp(core, request, refusal(code.cancelled, 'the caller has not come back'));
+}
+
+/** A request that is known by its name: its answer goes to who asks now. */
+function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answers: Answers): Request | undefined {
+  if (!isSame(core, request, ask)) {
+    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${ask.requestId}" with others`;
+    answers.error(refusal(code.invalidArgument, message));
+    return undefined;
+  }
+  const before = request.caller;
+  request.caller = answers;
+  if (before !== null) {
+    before.error(refusal(code.aborted, 'the request was sent again with its request_id: the answer goes there'));
+  }
+  request.answers = answers;
+  request.streams = ask.streams;
+  request.idempotent = ask.idempotent;
+  core.deadlines.remove(request);
+  if (request.state === 'ended' && !request.answered) {
+    answers.error(request.endError ?? lostAnswer(request));
+    return request;
+  }
+  supply(request, ask);
+  request.deadlineMs = Number.isFinite(ask.deadlineMs)
+    ? ask.deadlineMs
+    : core.options.nowMs() + pool.limits.requestTimeoutMs;
+  core.deadlines.add(request, request.deadlineMs);
+  arm(core);
+  const worker = core.workers.get(request.workerId);
+  if (worker !== undefined) askAgain(worker, request);
+  return request;
+}
+
+function isSame(core: Core, request: Request, ask: Ask): boolean {
+  if (request.command !== ask.command || request.payloadBytes !== ask.payload.length) return false;
+  const { bareCrc32 } = request;
+  return bareCrc32 === null ? request.payload.equals(ask.payload) : bareCrc32 === core.options.checksum(ask.payload);
+}
+
+/** What a worker held is known by its checksum alone until its caller brings the payload again. */
+function supply(request: Request, ask: Ask): void {
+  if (request.bareCrc32 === null || request.state === 'ended') return;
+  request.payload = compact(ask.payload);
+  request.contentType = ask.contentType;
+  request.bareCrc32 = null;
+}
+
+/** Has the worker say again what its caller has not got. */
+function askAgain(worker: DispatchWorker, request: Request): void {
+  if (request.state === 'ended') {
+    request.state = 'replaying';
+    keepIn(worker, request);
+  } else if (request.state !== 'sent' || !request.behind) return;
+  request.awaitsReplays += 1;
+  worker.link.replay(request.linkId);
+}
+
+function onReplayed(core: Core, workerId: string, linkIds: readonly number[]): void {
+  const worker = core.workers.get(workerId);
+  for (const linkId of linkIds) {
+    const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
+    if (request !== undefined && request.awaitsReplays > 0) request.awaitsReplays -= 1;
+  }
+}
+
+/** The end of an answer that was asked for again; its request was counted when it ended. */
+function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, result: WorkerResult): void {
+  const request = worker.kept.get(linkId);
+  if (request === undefined || request.state !== 'replaying' || request.awaitsReplays > 0) return;
+  worker.kept.delete(linkId);
+  worker.counters.kept = worker.kept.size;
+  endByWorker(core, worker, request, result);
+}
+
+function lostAnswer({ workerId }: Request): RequestError {
+  return refusal(code.dataLoss, 'the answer is no longer kept', { workerId });
+}
+
+/** A kept answer went with its worker. */
+function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
+  request.answered = false;
+  if (request.state === 'replaying') return end(core, request, error);
+  request.endError = error;
+  if (pool.named.get(request.requestId) !== request) core.deadlines.remove(request);
+}
+
+/** It may be one that a worker from before has: that is known once those have dialled in. */
+function awaitExpected(pool: Pool, request: Request): void {
+  request.state = 'queued';
+  request.waits = true;
+  request.payload = compact(request.payload);
+  pool.waiting.push(request);
+}
+
+function noLongerExpected(core: Core, pool: Pool, workerId: string): void {
+  if (!pool.expected.delete(workerId) || pool.expected.size > 0) return;
+  for (let request = pool.waiting.first(); request !== null; request = pool.waiting.first()) {
+    pool.waiting.remove(request);
+    request.waits = false;
+    pool.queue.push(request);
+  }
+  serveQueue(core, pool);
+}
+
+/** What a worker brings along from an earlier agent. Nobody waits for what its caller did not name. */
+function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed: Resumed): void {
+  const { counters } = worker;
+  worker.nextLinkId = resumed.last_id;
+  counters.completed = resumed.completed;
+  counters.failed = resumed.failed;
+  for (const held of resumed.held) {
+    if (!worker.running.has(held.id) && !worker.kept.has(held.id)) takeHeld(core, pool, worker, held);
+  }
+  if (worker.maxRequests > 0 && counters.completed + counters.failed >= worker.maxRequests) {
+    core.options.onBudgetSpent(worker.workerId);
+  }
+}
+
+function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequest): void {
+  if (!held.keep && held.ended) return;
+  const request = heldRequest(core, pool, held);
+  request.workerId = worker.workerId;
+  request.linkId = held.id;
+  request.sentAtMs = core.options.nowMs() - held.age_ms;
+  request.attempts = Math.max(1, request.attempts);
+  if (held.ended) {
+    request.state = 'ended';
+    request.answered = true;
+    keepIn(worker, request);
+  } else {
+    request.state = held.keep ? 'sent' : 'ended';
+    request.behind = true;
+    worker.running.set(held.id, request);
+    worker.payloadBytes += request.payloadBytes;
+    worker.counters.inFlight += 1;
+    pool.inFlight += 1;
+    if (!held.keep) worker.link.cancel(held.id);
+  }
+  if (held.keep && request.caller !== null) askAgain(worker, request);
+}
+
+/** That of a caller who has asked for it already, or one that waits for its caller. */
+function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
+  const waiting = held.keep ? pool.named.get(held.request_id) : undefined;
+  const bytes = held.payload_bytes;
+  const crc32 = held.payload_crc32;
+  if (waiting?.state === 'queued' && waiting.waits) {
+    const isSameAsked =
+      waiting.command === held.command &&
+      waiting.payloadBytes === bytes &&
+      core.options.checksum(waiting.payload) === crc32;
+    if (isSameAsked) {
+      pool.waiting.remove(waiting);
+      waiting.waits = false;
+      return waiting;
+    }
+    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${held.request_id}" with others`;
+    end(core, waiting, refusal(code.invalidArgument, message));
+  }
+  const nowMs = core.options.nowMs();
+  const ask = {
+    pool: pool.name,
+    command: held.command,
+    payload: nothing,
+    contentType: '',
+    requestId: held.request_id,
+    named: held.keep,
+    sessionId: '',
+    idempotent: false,
+    deadlineMs: held.remaining_ms > 0 ? nowMs + held.remaining_ms : Number.POSITIVE_INFINITY,
+    streams: true,
+  };
+  const request = newRequest(ask, nobody, nowMs - held.age_ms, pool.limits.requestTimeoutMs + held.age_ms);
+  request.payloadBytes = bytes;
+  request.caller = null;
+  request.bareCrc32 = crc32;
+  if (!held.keep) return request;
+  pool.named.set(held.request_id, request);
+  const keepUntilMs = nowMs + pool.limits.keepMs;
+  core.deadlines.add(request, held.ended ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  arm(core);
+  return request;
+}
+
+/** It has dialled again, to this same agent: what was on its line when that broke has arrived or not. */
+function reattach(core: Core, pool: Pool, worker: DispatchWorker, link: RequestLink, resumed: Resumed | null): void {
+  const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
+  const begunThrough = worker.begunThrough();
+  const again: Request[] = [];
+  displace(pool, worker);
+  worker.link = link;
+  for (const [linkId, request] of [...worker.running]) {
+    const kept = held.get(linkId);
+    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
+    else {
+      release(core, pool, worker, request);
+      displace(pool, worker);
+      if (kept !== undefined) answeredMeanwhile(worker, request);
+      // The worker has none of these: they never came, or have ended.
+      else if (request.state === 'ended') continue;
+      else if (request.named || isAfter(linkId, begunThrough)) again.push(request);
+      else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
+      else end(core, request, lineBroke(worker));
+    }
+  }
+  for (const request of worker.kept.values()) {
+    if (request.state !== 'replaying') continue;
+    request.awaitsReplays = 1;
+    link.replay(request.linkId);
+  }
+  if (resumed !== null) takeOver(core, pool, worker, resumed);
+  worker.paused = false;
+  worker.stalled = false;
+  place(pool, worker);
+  requeue(core, pool, again);
+  serveQueue(core, pool);
+}
+
+/** It runs on in the worker. Chunks may have been lost with the line: its caller has to ask for them again. */
+function goOn(core: Core, worker: DispatchWorker, request: Request): void {
+  if (request.state === 'ended') return worker.link.cancel(request.linkId);
+  if (!request.behind) return;
+  if (!request.named) return giveUp(core, request, lineBroke(worker));
+  const { answers, caller } = request;
+  request.awaitsReplays = 0;
+  abandon(core, request);
+  if (caller !== null) answers.error(lineBroke(worker));
+}
+
+/** Its answer was lost with the line, and is kept by the worker. */
+function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
+  request.answered = true;
+  if (request.state === 'ended') return worker.link.ack(request.linkId);
+  request.awaitsReplays = 0;
+  if (request.caller === null) {
+    request.state = 'ended';
+    return keepIn(worker, request);
+  }
+  request.state = 'replaying';
+  keepIn(worker, request);
+}
+
+function lineBroke({ workerId }: DispatchWorker): RequestError {
+  return refusal(code.unavailable, `the line to worker ${workerId} broke with the answer on it`, { workerId });
+}
+
+/** Its worker gave it back, and nobody who knows its payload has asked. */
+function forgetBare(core: Core, pool: Pool, request: Request): void {
+  request.state = 'ended';
+  core.deadlines.remove(request);
+  if (pool.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+}
+
 /** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
 function awaitEnd(core: Core, request: Request): void {
   const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
@@ -587,7 +982,8 @@ function awaitEnd(core: Core, request: Request): void {
 function expire(core: Core): number {
   const nowMs = core.options.nowMs();
   for (const request of core.deadlines.take(nowMs)) {
-    if (request.overdue) stillRuns(core, request, nowMs);
+    if (request.named && request.caller === null && !request.overdue) nobodyAsked(core, request);
+    else if (request.overdue) stillRuns(core, request, nowMs);
     else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
   }
   recallFromStalled(core, nowMs);
@@ -628,12 +1024,15 @@ function arm(core: Core): void {
   core.options.onDeadline(atMs);
 }
 
-function addWorker(core: Core, options: NewWorker): void {
+function addWorker(core: Core, { resumed, ...options }: NewWorker): void {
   const pool = core.pools.get(options.pool);
-  if (pool === undefined || core.workers.has(options.workerId)) return;
+  if (pool === undefined) return;
+  const known = core.workers.get(options.workerId);
+  if (known !== undefined) return reattach(core, pool, known, options.link, resumed);
   const worker: DispatchWorker = {
     ...options,
     running: new Map(),
+    kept: new Map(),
     paused: false,
     leaving: false,
     nextLinkId: 0,
@@ -653,7 +1052,9 @@ function addWorker(core: Core, options: NewWorker): void {
     stats.workers += 1;
     pool.commands.set(command, stats);
   }
+  if (resumed !== null) takeOver(core, pool, worker, resumed);
   place(pool, worker);
+  noLongerExpected(core, pool, worker.workerId);
   serveQueue(core, pool);
 }
 
@@ -676,6 +1077,7 @@ function resumeWorker(core: Core, workerId: string): void {
 }
 
 function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
+  for (const pool of core.pools.values()) noLongerExpected(core, pool, workerId);
   const worker = core.workers.get(workerId);
   const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
   if (worker === undefined || pool === undefined) return;
@@ -707,7 +1109,10 @@ function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
     else end(core, request, workerEnded(worker.workerId, ending));
   }
   worker.running.clear();
-  requeue(pool, again);
+  for (const request of worker.kept.values()) loseKept(core, pool, request, workerEnded(workerId, ending));
+  worker.kept.clear();
+  worker.counters.kept = 0;
+  requeue(core, pool, again);
   serveQueue(core, pool);
 }
 
@@ -749,14 +1154,19 @@ function onReturned(core: Core, workerId: string, linkIds: readonly number[]): v
     request.attempts -= 1;
     again.push(request);
   }
-  requeue(pool, again);
+  requeue(core, pool, again);
   if (worker.paused && worker.counters.inFlight === 0) core.options.onIdle(workerId);
   serveQueue(core, pool);
 }
 
 /** Back to the front of the queue, in the order in which they came. */
-function requeue(pool: Pool, requests: Request[]): void {
+function requeue(core: Core, pool: Pool, requests: Request[]): void {
   for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
+    if (request.bareCrc32 !== null) {
+      // Nobody here knows its payload: to whoever asks again it is new.
+      forgetBare(core, pool, request);
+      continue;
+    }
     request.state = 'queued';
     request.workerId = '';
     request.sentAtMs = 0;
@@ -780,23 +1190,28 @@ function removePool(core: Core, name: string): void {
 }
 
 function refuseQueued(core: Core, pool: Pool, why: string): void {
-  for (let request = pool.queue.first(); request !== null; request = pool.queue.first()) {
-    end(core, request, refusal(code.unavailable, why));
+  for (const queue of [pool.queue, pool.waiting]) {
+    for (let request = queue.first(); request !== null; request = queue.first()) {
+      end(core, request, refusal(code.unavailable, why));
+    }
   }
 }
 
 function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, contentType: string): void {
   const worker = core.workers.get(workerId);
-  const request = worker?.running.get(linkId);
+  const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
   if (worker === undefined || request === undefined) return;
   worker.counters.lastEvidenceAtMs = core.options.nowMs();
-  if (request.state !== 'ended') request.answers.chunk(payload, contentType, workerId);
+  if (request.state === 'ended' || request.awaitsReplays > 0) return;
+  request.behind = true;
+  request.answers.chunk(payload, contentType, workerId);
 }
 
 function onResult(core: Core, workerId: string, linkId: number, result: WorkerResult): void {
   const worker = core.workers.get(workerId);
-  const request = worker?.running.get(linkId);
-  if (worker === undefined || request === undefined) return;
+  if (worker === undefined) return;
+  const request = worker.running.get(linkId);
+  if (request === undefined) return onReplayEnd(core, worker, linkId, result);
   const pool = core.pools.get(worker.pool);
   if (pool === undefined) return;
   const { counters } = worker;
@@ -822,14 +1237,9 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   const { error } = result;
   place(pool, worker, error === null ? 'first' : 'last');
   pool.rate.answered(nowMs, pool.queue.length);
-  if (error === null) end(core, request, null, result);
-  else
-    end(
-      core,
-      request,
-      refusal(error.code, error.message, { type: error.type, traceback: error.traceback, workerId }),
-      result,
-    );
+  if (request.named && answeredNamed(worker, request)) {
+    // It comes again, from its beginning.
+  } else endByWorker(core, worker, request, result);
   if (worker.paused && counters.inFlight === 0) core.options.onIdle(workerId);
   if (worker.maxRequests > 0 && counters.completed + counters.failed === worker.maxRequests) {
     core.options.onBudgetSpent(workerId);
@@ -837,8 +1247,16 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   if (pool.queue.length > 0) serveQueue(core, pool);
 }
 
+function endByWorker(core: Core, { workerId }: DispatchWorker, request: Request, result: WorkerResult): void {
+  const { error } = result;
+  if (error === null) return end(core, request, null, result);
+  const { type, traceback } = error;
+  end(core, request, refusal(error.code, error.message, { type, traceback, workerId }), result);
+}
+
 function statsOf(pool: Pool | undefined): PoolStats {
   if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 };
-  const { queue, inFlight, completed, failed } = pool;
-  return { queued: queue.length, queuedBytes: queue.bytes, inFlight, completed, failed };
+  const { queue, waiting, inFlight, completed, failed } = pool;
+  const queued = queue.length + waiting.length;
+  return { queued, queuedBytes: queue.bytes + waiting.bytes, inFlight, completed, failed };
 }

@@ -10,6 +10,7 @@ export function limitsOf(pool: PoolConfig): PoolLimits {
     maxAttempts: pool.request.maxAttempts,
     killAfterMs: pool.request.killAfterMs,
     affinity: pool.request.affinity,
+    keepMs: pool.request.keep.forMs,
     poison: pool.poison,
   };
 }

@@ -7,8 +7,10 @@ export const code = {
   notFound: 5,
   resourceExhausted: 8,
   failedPrecondition: 9,
+  aborted: 10,
   internal: 13,
   unavailable: 14,
+  dataLoss: 15,
 } as const;
 
 /** Why a request failed; the fields of execution.proto's Error. */
@@ -37,6 +39,8 @@ export interface Ask {
   readonly payload: Buffer;
   readonly contentType: string;
   readonly requestId: string;
+  /** Its caller chose the id, and may ask again by it. */
+  readonly named: boolean;
   readonly sessionId: string;
   readonly idempotent: boolean;
   /** Monotonic; infinite: the pool's request.timeout. */
@@ -57,15 +61,18 @@ export interface Answers {
 }
 
 /** One request on its way: made by `submit`, ended by its one answer. */
-export interface Request extends Ask {
+export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineMs' | 'contentType'> {
   /** Let go of at the end, as is the payload: see `letGo` in dispatch.ts. */
   answers: Answers;
   payload: Buffer;
-  readonly payloadBytes: number;
-  readonly deadlineMs: number;
+  contentType: string;
+  payloadBytes: number;
+  idempotent: boolean;
+  streams: boolean;
+  deadlineMs: number;
   readonly arrivedAtMs: number;
-  /** `moving`: in neither place, for the length of a call. */
-  state: 'moving' | 'queued' | 'sent' | 'ended';
+  /** `moving`: in neither place, for the length of a call. `replaying`: its worker, which keeps the answer, was asked for it. */
+  state: 'moving' | 'queued' | 'sent' | 'replaying' | 'ended';
   /** When it was last sent; 0: not yet. */
   sentAtMs: number;
   attempts: number;
@@ -78,6 +85,21 @@ export interface Request extends Ask {
   paused: boolean;
   /** What it adds to its worker's `expectedMs`. */
   expectedMs: number;
+  // So that a caller may ask again by the name it gave:
+  /** Whom its answer goes to, until that has got it; null: nobody is there. */
+  caller: Answers | null;
+  /** Waits until it is known whether a worker has it from an earlier agent. */
+  waits: boolean;
+  /** Its worker has answered it, and keeps the answer until it is acknowledged. */
+  answered: boolean;
+  /** How it ended, where its worker has no answer of it. */
+  endError: RequestError | null;
+  /** Something of its answer has gone to another caller, or may have: the next one needs it from the beginning. */
+  behind: boolean;
+  /** Replays that were asked for and have not begun: what comes until then is void. */
+  awaitsReplays: number;
+  /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */
+  bareCrc32: number | null;
   // Places in its pool's queue and in its deadline's list.
   nextQueued: Request | null;
   previousQueued: Request | null;

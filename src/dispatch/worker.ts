@@ -10,6 +10,10 @@ export interface RequestLink {
   resume(linkId: number): void;
   /** Asks for the requests back that have not begun; they come as `onReturned`, save those not written yet: these are given. */
   recall(): readonly number[];
+  /** Its caller has the answer, or nobody will ask for it: the worker need not keep it. */
+  ack(linkId: number): void;
+  /** Asks for an answer from its beginning; `onReplayed` says when that comes. */
+  replay(linkId: number): void;
   /** Link ids of requests that are not written yet: the worker cannot know of them. */
   unwritten(): ReadonlySet<number>;
 }
@@ -23,6 +27,28 @@ export interface LinkRequest {
   readonly request_id: string;
   readonly session_id: string;
   readonly timeout_ms: number;
+  /** Its answer is to be kept until it is acknowledged. */
+  readonly keep: boolean;
+}
+
+/** HeldRequest of link.proto: what a worker that comes back brings along. */
+export interface HeldRequest {
+  readonly id: number;
+  readonly request_id: string;
+  readonly command: string;
+  readonly keep: boolean;
+  readonly ended: boolean;
+  readonly remaining_ms: number;
+  readonly age_ms: number;
+  readonly payload_bytes: number;
+  readonly payload_crc32: number;
+}
+
+export interface Resumed {
+  readonly last_id: number;
+  readonly completed: number;
+  readonly failed: number;
+  readonly held: readonly HeldRequest[];
 }
 
 export interface NewWorker {
@@ -38,6 +64,8 @@ export interface NewWorker {
   begunThrough(): number | null;
   readonly counters: WorkerCounters;
   readonly link: RequestLink;
+  /** What it did and has from before; null: it is new. */
+  readonly resumed: Resumed | null;
 }
 
 export interface WorkerCommand {
@@ -45,7 +73,11 @@ export interface WorkerCommand {
   readonly isAsync: boolean;
 }
 
-export interface DispatchWorker extends NewWorker {
+export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed'> {
+  /** Another one when it has dialled again. */
+  link: RequestLink;
+  /** By link id: answers that it keeps for callers who are not there, or that it was asked for again. */
+  readonly kept: Map<number, Request>;
   /** By link id; a request that ended early keeps its place until the worker answers. */
   readonly running: Map<number, Request>;
   paused: boolean;

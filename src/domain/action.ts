@@ -1,10 +1,21 @@
 import type { PoolConfig } from './config.ts';
+import type { Orders } from './event.ts';
 import type { Reason } from './reason.ts';
-import type { Exit, StartTimes } from './state.ts';
+import type { Exit, StartTimes, Worker } from './state.ts';
+
+/** What is known of a worker before it is spawned. */
+export type Newborn = Pick<
+  Worker,
+  'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'limits'
+>;
 
 /** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
 export type Action =
-  | { readonly type: 'spawn'; readonly workerId: string; readonly pool: PoolConfig; readonly slot: number }
+  | { readonly type: 'spawn'; readonly pool: PoolConfig; readonly worker: Newborn }
+  /** It is ready: the ledger should know. */
+  | { readonly type: 'note-ready'; readonly workerId: string; readonly readyAtMs: number }
+  /** Orders have changed that the next agent should know. */
+  | { readonly type: 'note-orders'; readonly orders: Orders }
   /** Run this on it before it is admitted; JSON arguments. Comes back as `warmed`. */
   | { readonly type: 'warm-up'; readonly workerId: string; readonly command: string; readonly payload: string }
   /** Look how much memory the host has available. */
@@ -61,6 +72,8 @@ export type Action =
 export const recordKinds = [
   'worker_started',
   'worker_ready',
+  'worker_adopted',
+  'worker_attached',
   'worker_due',
   'worker_draining',
   'worker_stopping',
@@ -86,6 +99,8 @@ export const recordKinds = [
   'node_resumed',
   'node_stopping',
   'config_refused',
+  'starts_blocked',
+  'starts_resumed',
 ] as const;
 
 export type RecordKind = (typeof recordKinds)[number];

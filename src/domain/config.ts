@@ -56,6 +56,8 @@ export interface PoolConfig {
     readonly quarantineAfter: number;
   };
   readonly drain: { readonly timeoutMs: number; readonly killAfterMs: number };
+  /** How long a worker waits for another agent when its own has gone. */
+  readonly orphanTimeoutMs: number;
   readonly queue: { readonly maxRequests: number; readonly maxBytes: number };
   readonly request: {
     readonly timeoutMs: number;
@@ -64,6 +66,8 @@ export interface PoolConfig {
     /** How long a worker may go on with a request whose deadline passed; 0: for ever. */
     readonly killAfterMs: number;
     readonly affinity: 'off' | 'hint' | 'strict';
+    /** Answers that could not be delivered: how long, how many and how much of them a worker keeps. */
+    readonly keep: { readonly forMs: number; readonly maxResults: number; readonly maxBytes: number };
   };
   /** A request that was running in `after` crashed workers is refused for so long; 0: never. */
   readonly poison: { readonly after: number; readonly forMs: number };

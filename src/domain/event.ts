@@ -1,10 +1,16 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, PongTold } from './state.ts';
+import type { Exit, Hello, Limits, PongTold, Worker } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
   | { readonly type: 'config'; readonly config: NodeConfig }
   | { readonly type: 'config-refused'; readonly message: string }
+  /** Live workers that an earlier agent started, of pools that the config has. */
+  | { readonly type: 'adopt'; readonly workers: readonly Adopted[] }
+  /** What an earlier agent was told, and the config does not say. */
+  | { readonly type: 'recall-orders'; readonly orders: Orders }
+  /** It was not started, because it could not be entered in the ledger. */
+  | { readonly type: 'unrecorded'; readonly workerId: string; readonly message: string }
   | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
   | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
   | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }
@@ -28,6 +34,40 @@ export type Event =
   | { readonly type: 'exited'; readonly workerId: string; readonly exit: Exit; readonly lastLines: readonly string[] }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;
+
+/** A worker as the ledger has it; times are monotonic ones of this agent, and may be negative. */
+export interface Adopted
+  extends Pick<
+    Worker,
+    | 'id'
+    | 'pool'
+    | 'slot'
+    | 'generation'
+    | 'fingerprint'
+    | 'launch'
+    | 'pid'
+    | 'startedAtMs'
+    | 'spawnedAtMs'
+    /** 0: it never was. */
+    | 'readyAtMs'
+  > {
+  readonly limits: Limits;
+}
+
+/** Orders of operators and the control plane that outlive the agent. */
+export interface Orders {
+  readonly nodeDraining: boolean;
+  readonly pools: readonly PoolOrders[];
+}
+
+export interface PoolOrders {
+  readonly pool: string;
+  readonly draining: boolean;
+  /** The size it was scaled to. */
+  readonly size: number;
+  /** The config's size at that time: once it asks for another one, the order is void. */
+  readonly configSize: number;
+}
 
 /** What an operator or the control plane asks for. */
 export type Command =
@@ -68,6 +108,8 @@ export interface Facts {
 
 export interface Counters {
   readonly inFlight: number;
+  /** Answers that it keeps for callers who lost their connection. */
+  readonly kept: number;
   readonly completed: number;
   readonly failed: number;
   readonly lastEvidenceAtMs: number;

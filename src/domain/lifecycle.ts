@@ -101,7 +101,7 @@ export function exited(draft: Draft, worker: Worker, told: Exit, lastLines: read
   if (worker.phase === 'exited') return;
   // The kernel may have killed a child of it some time ago; this SIGKILL was the agent's.
   const exit = worker.rung === 'kill' ? { code: told.code, signal: told.signal } : told;
-  const ending = worker.ending ?? failed ?? (exit.signal === null ? 'exit_code' : 'signal');
+  const ending = worker.ending ?? failed ?? reasonOf(exit);
   const unplanned = unplannedReasons.has(ending);
   putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
   const message = exitMessage(worker, exit, lastLines, unplanned);
@@ -124,6 +124,12 @@ export function exited(draft: Draft, worker: Worker, told: Exit, lastLines: read
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
   putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
+}
+
+/** Neither code nor signal: its parent was an earlier agent, and only a parent is told. */
+function reasonOf(exit: Exit): Reason {
+  if (exit.signal !== null) return 'signal';
+  return exit.code === null ? 'exit_unknown' : 'exit_code';
 }
 
 function exitRecord(
@@ -158,7 +164,9 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
       ? `ended by ${exit.signal}${exit.outOfMemory === true ? ', by the kernel, which was out of memory' : ''}`
       : exit.code !== null
         ? `exited with code ${exit.code}`
-        : 'was not started';
+        : worker.pid === 0
+          ? 'was not started'
+          : 'ended; with what status only its parent could tell, an earlier agent';
   const when = worker.readyAtMs === 0 && unplanned ? ' before it was ready' : '';
   const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${lastLines.join('\n')}` : '';
   return `${how}${when}${said}`;

@@ -5,6 +5,7 @@
 export const reasons = [
   'exit_code',
   'signal',
+  'exit_unknown',
   'start_timeout',
   'start_failed',
   'hung',
@@ -28,6 +29,7 @@ export type Reason = (typeof reasons)[number];
 export const unplannedReasons: ReadonlySet<Reason> = new Set([
   'exit_code',
   'signal',
+  'exit_unknown',
   'start_timeout',
   'start_failed',
   'hung',

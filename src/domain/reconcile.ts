@@ -1,6 +1,7 @@
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
 import { mayStartBeside } from './host.ts';
+import { putLedgerTry } from './ledger.ts';
 import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
 import { mark, replace, replaced } from './planner.ts';
 import { assess, nextHealthChangeAtMs, observe, watchEveryMs, watchesFromMs } from './policies/health.ts';
@@ -11,6 +12,7 @@ import { noCounters } from './policies/policy.ts';
 import type { Reason } from './reason.ts';
 import { isActive, reviewRoll } from './roll.ts';
 import type { Pool, Slot, Worker } from './state.ts';
+import { newWorker } from './state.ts';
 import { Wake } from './wake.ts';
 
 /** How often a worker's tree is measured, for limits on its memory or only to be seen. Each process costs 20 µs. */
@@ -156,7 +158,8 @@ function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
 }
 
 function draining(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
-  const idle = (draft.facts.counters(worker.id) ?? noCounters).inFlight === 0;
+  const { inFlight, kept } = draft.facts.counters(worker.id) ?? noCounters;
+  const idle = inFlight + kept === 0;
   if (idle || draft.facts.nowMs >= worker.deadlineMs) {
     beginStop(draft, worker, pool, worker.ending ?? 'operator');
     climbLater(draft, worker.id, wake);
@@ -251,16 +254,18 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
     wake.at(slot.nextStartAtMs);
     return false;
   }
+  if (!mayEnter(draft, wake)) return false;
   const workers = workersOf(draft, poolName);
   const startingNow = workers.filter((worker) => worker.phase === 'starting').length;
   if (startingNow >= pool.config.start.parallel) return false;
   if (workers.length >= pool.size + pool.config.recycle.maxSurge) return false;
+  if (draft.node.ledger.error !== '') putLedgerTry(draft);
   const worker = born(draft, pool, slot);
   draft.workers.set(worker.id, worker);
   draft.changed.workers.add(worker.id);
   putPool(draft, pool, { generations: new Map(pool.generations).set(index, worker.generation) });
   draft.changed.pools.add(poolName);
-  draft.actions.push({ type: 'spawn', workerId: worker.id, pool: launchOf(pool).config, slot: index });
+  draft.actions.push({ type: 'spawn', pool: launchOf(pool).config, worker });
   record(draft, {
     kind: 'worker_started',
     pool: poolName,
@@ -269,6 +274,14 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
   });
   wake.at(worker.deadlineMs);
   return true;
+}
+
+/** While the ledger takes no entries one start tries it, now and then. */
+function mayEnter(draft: Draft, wake: Wake): boolean {
+  const { error, nextTryAtMs } = draft.node.ledger;
+  if (error === '') return true;
+  wake.at(Math.max(nextTryAtMs, draft.facts.nowMs + 1));
+  return draft.facts.nowMs >= nextTryAtMs;
 }
 
 /** What workers are started with: the pool's config, or the last good one while that is in quarantine. */
@@ -280,60 +293,18 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
   const { nowMs, random } = draft.facts;
   const launch = launchOf(pool);
   const rank = [...pool.slots.keys()].filter((index) => index < slot.index).length;
-  return {
+  return newWorker({
     id: `${pool.name}-${slot.index}-${idSuffix(random)}`,
     pool: pool.name,
     slot: slot.index,
     generation: (pool.generations.get(slot.index) ?? 0) + 1,
     fingerprint: launch.fingerprint,
     launch: launch.launch,
-    phase: 'starting',
-    pid: 0,
     startedAtMs: nowMs,
-    spawnedAtMs: 0,
-    readyAtMs: 0,
     limits: drawLimits(pool.config, rank, pool.size, random),
-    due: null,
-    ending: null,
     deadlineMs: nowMs + launch.config.start.timeoutMs,
-    rung: null,
-    linkLostAtMs: 0,
-    attached: false,
     warmUp: launch.config.start.warmUp,
-    hello: null,
-    heartbeat: {
-      sequence: 0,
-      nextPingAtMs: 0,
-      spared: 0,
-      unanswered: [],
-      lastPongAtMs: 0,
-      roundTripMs: 0,
-      missed: 0,
-      busySinceMs: 0,
-      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
-      forgivenMs: 0,
-    },
-    health: 'unknown',
-    usage: {
-      nextSampleAtMs: 0,
-      askedAtMs: 0,
-      samples: 0,
-      sampledAtMs: 0,
-      rssBytes: 0,
-      pssBytes: 0,
-      cgroupBytes: 0,
-      rssAtPssBytes: 0,
-      cpuMs: 0,
-      cpu: 0,
-      cpuAdvancedAtMs: 0,
-      state: '',
-      overSoft: 0,
-      overHard: false,
-      history: [],
-      firstBytes: 0,
-    },
-    exit: null,
-  };
+  });
 }
 
 const idAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';

@@ -18,6 +18,15 @@ export interface NodeStatus {
   /** What was wrong with the last reload; empty when it was taken. */
   readonly configError: string;
   readonly host: Host;
+  readonly ledger: Ledger;
+}
+
+/** Whether workers can be entered in the ledger; without that none is started. */
+export interface Ledger {
+  /** Why the last entry could not be made; empty: it was. */
+  readonly error: string;
+  /** When the next start may try again. */
+  readonly nextTryAtMs: number;
 }
 
 /** The host's memory, which all workers share. */
@@ -245,10 +254,74 @@ export function initialState(): State {
       stoppingSinceMs: 0,
       configError: '',
       host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, reliefs: 0, nextReliefAtMs: 0 },
+      ledger: { error: '', nextTryAtMs: 0 },
     },
     pools: new Map(),
     workers: new Map(),
     revision: 0,
     wakeAtMs: Number.POSITIVE_INFINITY,
+  };
+}
+
+/** A worker at its birth: nothing is known of it but what it is to be. */
+export function newWorker(
+  born: Pick<
+    Worker,
+    | 'id'
+    | 'pool'
+    | 'slot'
+    | 'generation'
+    | 'fingerprint'
+    | 'launch'
+    | 'startedAtMs'
+    | 'limits'
+    | 'deadlineMs'
+    | 'warmUp'
+  >,
+): Worker {
+  return {
+    ...born,
+    phase: 'starting',
+    pid: 0,
+    spawnedAtMs: 0,
+    readyAtMs: 0,
+    due: null,
+    ending: null,
+    rung: null,
+    linkLostAtMs: 0,
+    attached: false,
+    hello: null,
+    heartbeat: {
+      sequence: 0,
+      nextPingAtMs: 0,
+      spared: 0,
+      unanswered: [],
+      lastPongAtMs: 0,
+      roundTripMs: 0,
+      missed: 0,
+      busySinceMs: 0,
+      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+      forgivenMs: 0,
+    },
+    health: 'unknown',
+    usage: {
+      nextSampleAtMs: 0,
+      askedAtMs: 0,
+      samples: 0,
+      sampledAtMs: 0,
+      rssBytes: 0,
+      pssBytes: 0,
+      cgroupBytes: 0,
+      rssAtPssBytes: 0,
+      cpuMs: 0,
+      cpu: 0,
+      cpuAdvancedAtMs: 0,
+      state: '',
+      overSoft: 0,
+      overHard: false,
+      history: [],
+      firstBytes: 0,
+    },
+    exit: null,
   };
 }

@@ -1,4 +1,5 @@
 import type { Action } from './action.ts';
+import { adopt, ordersOf, recallOrders } from './adopt.ts';
 import { applyConfig } from './apply-config.ts';
 import { applyCommand } from './command.ts';
 import type { MemoryLimits } from './config.ts';
@@ -6,6 +7,7 @@ import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
+import { entered, unrecorded } from './ledger.ts';
 import { exited, kill, noteGoodStart } from './lifecycle.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
@@ -36,6 +38,7 @@ export function step(state: State, events: readonly Event[], facts: Facts): Step
   wakeAtMs = Math.min(wakeAtMs, guardHost(draft));
   forgetRemovedPools(draft);
   finishWhenEmpty(draft);
+  noteOrders(draft, state);
   return { state: seal(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
 }
 
@@ -62,6 +65,12 @@ function apply(draft: Draft, event: Event): void {
     case 'config-refused':
       putNode(draft, { configError: event.message });
       return record(draft, { kind: 'config_refused', message: event.message });
+    case 'adopt':
+      return adopt(draft, event.workers);
+    case 'recall-orders':
+      return recallOrders(draft, event.orders);
+    case 'unrecorded':
+      return withWorker(draft, event.workerId, (worker) => unrecorded(draft, worker, event.message));
     case 'spawned':
       return withWorker(draft, event.workerId, (worker) => spawned(draft, worker, event.pid));
     case 'spawn-failed':
@@ -108,6 +117,7 @@ function withWorker(draft: Draft, workerId: string, use: (worker: Worker) => voi
 
 function spawned(draft: Draft, worker: Worker, pid: number): void {
   if (worker.phase === 'exited' || worker.pid > 0) return;
+  entered(draft);
   const next = putWorker(draft, worker, { pid, spawnedAtMs: draft.facts.nowMs });
   if (next.phase !== 'stopping') return;
   if (next.rung === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, stuck: '' });
@@ -126,10 +136,25 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
     draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: pool.config.drain.killAfterMs / 2 });
     return;
   }
-  if (worker.phase !== 'starting' || worker.attached) return;
+  if (worker.attached) return;
+  if (worker.phase !== 'starting') return attachedAgain(draft, worker, hello);
   const next = putWorker(draft, worker, { attached: true, hello });
   if (next.warmUp === null) return becomeReady(draft, next);
   draft.actions.push({ type: 'warm-up', workerId: next.id, ...next.warmUp });
+}
+
+/** It serves on: with what it holds, and to a drain that it may not have heard of. */
+function attachedAgain(draft: Draft, worker: Worker, hello: Hello): void {
+  const { nowMs } = draft.facts;
+  const lostMs = Math.round(nowMs - worker.linkLostAtMs);
+  const heartbeat = { ...worker.heartbeat, unanswered: [], missed: 0, busySinceMs: 0, nextPingAtMs: nowMs };
+  const next = putWorker(draft, worker, { attached: true, hello, linkLostAtMs: 0, health: 'well', heartbeat });
+  draft.actions.push({ type: 'admit', workerId: next.id, pool: next.pool, maxRequests: next.limits.maxRequests });
+  if (next.phase === 'draining') {
+    draft.actions.push({ type: 'pause', workerId: next.id }, { type: 'send-drain', workerId: next.id });
+  }
+  const message = `attached again after ${lostMs} ms`;
+  record(draft, { kind: 'worker_attached', pool: next.pool, workerId: next.id, message });
 }
 
 function warmed(draft: Draft, worker: Worker, error: string): void {
@@ -152,6 +177,7 @@ function becomeReady(draft: Draft, worker: Worker): void {
     usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, overSoft: 0, overHard: false, history: [], firstBytes: 0 },
   });
   noteGoodStart(draft, ready);
+  draft.actions.push({ type: 'note-ready', workerId: ready.id, readyAtMs: nowMs });
   draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
   const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);
   record(draft, { kind: 'worker_ready', pool: worker.pool, workerId: worker.id, message: `ready in ${seconds} s` });
@@ -247,6 +273,15 @@ function forgetRemovedPools(draft: Draft): void {
     draft.actions.push({ type: 'remove-pool', pool: pool.name });
     record(draft, { kind: 'pool_removed', pool: pool.name, message: 'its last worker is gone' });
   }
+}
+
+/** Orders change with pools and node alone, which most steps leave as they are. */
+function noteOrders(draft: Draft, before: State): void {
+  if (draft.changed.pools.size === 0 && draft.node.phase === before.node.phase) return;
+  const orders = ordersOf(draft);
+  if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
+  if (JSON.stringify(orders) === JSON.stringify(ordersOf(before))) return;
+  draft.actions.push({ type: 'note-orders', orders });
 }
 
 function finishWhenEmpty(draft: Draft): void {

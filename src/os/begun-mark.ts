@@ -14,6 +14,11 @@ export interface BegunMark {
 /** Throws where the file cannot be made. */
 export function createBegunMark(path: string): BegunMark {
   writeFileSync(path, Buffer.alloc(Uint32Array.BYTES_PER_ELEMENT), { mode: 0o600 });
+  return openBegunMark(path);
+}
+
+/** One that is there, or should be: without it nothing is known. */
+export function openBegunMark(path: string): BegunMark {
   return {
     path,
     read: () => {

@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Account } from '../domain/evidence.ts';
 import { readText } from './read-text.ts';
 
@@ -24,6 +24,8 @@ export interface Cgroups {
   readonly report: string;
   /** Undefined: there are none, or this one could not be made. */
   create(workerId: string): WorkerCgroup | undefined;
+  /** That of a live worker that an earlier agent made; undefined: it has none of its own. */
+  find(workerId: string, pid: number): WorkerCgroup | undefined;
   close(): void;
 }
 
@@ -52,6 +54,7 @@ export function openCgroups(): Cgroups {
   return {
     report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
     create: (workerId) => create(join(base, workerId)),
+    find,
     close: () => remove(base),
   };
 }
@@ -74,6 +77,7 @@ function without(why: string): Cgroups {
   return {
     report: `worker trees are killed by process group, session, parents and environment; no cgroups: ${why}`,
     create: () => undefined,
+    find,
     close: () => undefined,
   };
 }
@@ -87,8 +91,7 @@ function findOwn(): { readonly path: string } | { readonly why: string } {
   } catch {
     return { why: 'there is no /proc' };
   }
-  // ID PARENT MAJOR:MINOR ROOT MOUNTPOINT … - TYPE …: proc_pid_mountinfo(5).
-  const mountpoint = mounts.find((line) => / - cgroup2 /.test(line))?.split(' ')[4];
+  const mountpoint = mountpointOf(mounts);
   if (mountpoint === undefined || own === undefined) return { why: 'no cgroup v2 is mounted' };
   const path = join(mountpoint, own);
   const uid = process.getuid?.() ?? 0;
@@ -96,6 +99,11 @@ function findOwn(): { readonly path: string } | { readonly why: string } {
   const delegated = process.env['INVOCATION_ID'] !== undefined || (uid !== 0 && ownerOf(path) === uid);
   if (!besideV1 && !delegated) return { why: `${path} is not delegated to this process` };
   return { path };
+}
+
+/** ID PARENT MAJOR:MINOR ROOT MOUNTPOINT … - TYPE …: proc_pid_mountinfo(5). */
+function mountpointOf(mounts: readonly string[]): string | undefined {
+  return mounts.find((line) => / - cgroup2 /.test(line))?.split(' ')[4];
 }
 
 function ownerOf(path: string): number | undefined {
@@ -121,6 +129,18 @@ function create(path: string): WorkerCgroup | undefined {
     // Out of memory or of cgroups: the worker runs without.
     return undefined;
   }
+  return cgroupAt(path);
+}
+
+/** By what the kernel says of the process: a path on record could lead to anybody's. */
+function find(workerId: string, pid: number): WorkerCgroup | undefined {
+  const mountpoint = mountpointOf(readText('/proc/self/mountinfo').split('\n'));
+  const path = /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`))?.[1];
+  if (mountpoint === undefined || path === undefined || basename(path) !== workerId) return undefined;
+  return cgroupAt(join(mountpoint, path));
+}
+
+function cgroupAt(path: string): WorkerCgroup {
   // Asked once: it is asked for at each sample of each worker.
   const isAccounted = existsSync(join(path, 'memory.current'));
   return {
@@ -135,7 +155,12 @@ function create(path: string): WorkerCgroup | undefined {
     isPopulated: () => entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1,
     memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
-    remove: () => remove(path),
+    remove: () => {
+      remove(path);
+      // That of an agent that is no more goes with the last of its workers.
+      if (dirname(path).endsWith(`${prefix}${process.pid}`)) return;
+      remove(dirname(path));
+    },
   };
 }
 

@@ -1,5 +1,5 @@
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, parse } from 'node:path';
 
 export interface RuntimeDirectory {
   /** The API's socket. */
@@ -31,13 +31,18 @@ export function prepareStateDirectory(directory: string): void {
   makeOwn(directory, 0o700);
 }
 
-/** Takes away what an agent that is no more has left here. Only for who holds the directory's lock. */
-export function clearRuntimeDirectory(paths: RuntimeDirectory): void {
+/**
+ * Takes away what an agent that is no more has left here, but for the files of the workers in `keep`. Only for who holds the
+ * directory's lock.
+ */
+export function clearRuntimeDirectory(paths: RuntimeDirectory, keep: ReadonlySet<string> = new Set()): void {
   rmSync(paths.apiSocket, { force: true });
   const link = dirname(paths.linkSocket);
   // Somebody may have taken the directory away meanwhile.
   if (!existsSync(link)) return;
-  for (const name of readdirSync(link)) rmSync(join(link, name), { force: true });
+  for (const name of readdirSync(link)) {
+    if (!keep.has(parse(name).name)) rmSync(join(link, name), { force: true });
+  }
 }
 
 /** Who may connect: this user and its group, 0660. */

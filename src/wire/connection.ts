@@ -1,25 +1,42 @@
-import type { ServerHttp2Session } from 'node:http2';
+import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 
 /** What the calls of one HTTP/2 connection share. */
 export interface Connection {
   /** Bytes of answers that its other side has not taken yet. */
   unreadBytes: number;
+  /** Undefined: grpc-js does not show it. */
+  readonly session: Http2Session | undefined;
 }
 
-const connections = new WeakMap<ServerHttp2Session, Connection>();
+const connections = new WeakMap<Http2Session, Connection>();
 
 /**
  * The connection that a call came by. grpc-js keeps it to itself, so it is read off the stream inside of the call: should
  * that move in a later version, calls get a connection each.
  */
 export function connectionOf(call: object): Connection {
-  const { call: inner } = call as { readonly call?: { readonly stream?: { readonly session?: ServerHttp2Session } } };
-  const session = inner?.stream?.session;
-  if (session === undefined) return { unreadBytes: 0 };
+  const session = streamOf(call)?.session;
+  if (session === undefined) return { unreadBytes: 0, session };
   let connection = connections.get(session);
   if (connection === undefined) {
-    connection = { unreadBytes: 0 };
+    connection = { unreadBytes: 0, session };
     connections.set(session, connection);
   }
   return connection;
+}
+
+/**
+ * How a call that is over has ended: its answer was handed to the kernel whole; its caller reset the stream (a cancel, or a
+ * deadline of its own); or the connection broke under it.
+ */
+export function howEnded(call: object, { session }: Connection): 'delivered' | 'cancelled' | 'broken' {
+  if (session === undefined || session.destroyed || session.socket.destroyed) {
+    return streamOf(call)?.rstCode === 0 ? 'delivered' : 'broken';
+  }
+  return streamOf(call)?.rstCode === 0 ? 'delivered' : 'cancelled';
+}
+
+function streamOf(call: object): ServerHttp2Stream | undefined {
+  const { call: inner } = call as { readonly call?: { readonly stream?: ServerHttp2Stream } };
+  return inner?.stream;
 }

@@ -6,10 +6,10 @@ import type {
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Dispatch } from '../dispatch/dispatch.ts';
-import type { Ask, Request, RequestError } from '../dispatch/request.ts';
+import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, refusal } from '../dispatch/request.ts';
 import type { Connection } from './connection.ts';
-import { connectionOf } from './connection.ts';
+import { connectionOf, howEnded } from './connection.ts';
 import { errorView, toStatus } from './status.ts';
 
 export interface ExecutionSource {
@@ -71,7 +71,7 @@ function execute(
     refuseUnread(source, connection) ?? askOf(source, call.request, deadlineOf(source, call.getDeadline()), false);
   if ('code' in ask) return callback(toStatus(ask));
   let unread = 0;
-  const request = source.dispatch.submit(ask, {
+  const answers: Answers = {
     chunk: () => undefined,
     result: (payload, contentType, workerId) => {
       const wrong = refuseAnswer(source, connection, payload, workerId);
@@ -85,13 +85,27 @@ function execute(
       return 0;
     },
     error: (error) => callback(toStatus(error)),
-  });
+  };
+  const request = source.dispatch.submit(ask, answers);
   if (request === undefined) return;
   // Said of every call: when its answer has left, or when its caller has.
   call.on('cancelled', () => {
     connection.unreadBytes -= unread;
-    source.dispatch.cancel(request);
+    callOver(source, call, connection, request, answers);
   });
+}
+
+/** A caller that went by itself wants no answer; one whose connection broke may ask for it again. */
+function callOver(
+  { dispatch }: ExecutionSource,
+  call: object,
+  connection: Connection,
+  request: Request,
+  answers: Answers,
+): void {
+  const how = howEnded(call, connection);
+  if (how === 'cancelled') dispatch.cancel(request, answers);
+  else dispatch.settle(request, answers, how === 'delivered');
 }
 
 function executeStream(source: ExecutionSource, call: ServerWritableStream<ExecuteMessage, object>): void {
@@ -122,9 +136,9 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
   const end = (error: RequestError): void => {
     over = true;
     fail(error);
-    if (request !== undefined) source.dispatch.cancel(request);
+    if (request !== undefined) source.dispatch.cancel(request, answers);
   };
-  const request: Request | undefined = source.dispatch.submit(ask, {
+  const answers: Answers = {
     chunk: write,
     result: (payload, contentType, workerId) => {
       const told = contentType === '' ? 0 : write(payload, contentType, workerId);
@@ -134,10 +148,11 @@ function executeStream(source: ExecutionSource, call: ServerWritableStream<Execu
     error: (error) => {
       if (!over && !call.destroyed) fail(error);
     },
-  });
+  };
+  const request: Request | undefined = source.dispatch.submit(ask, answers);
   call.on('cancelled', () => {
     unread.forget();
-    if (request !== undefined) source.dispatch.cancel(request);
+    if (request !== undefined) callOver(source, call, connection, request, answers);
   });
 }
 
@@ -213,9 +228,11 @@ function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: 
 /** Many requests over one stream: results that are ready in one turn, or while some are being written, leave together. */
 function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage, object>): void {
   const connection = connectionOf(call);
-  const open = new Map<string, Request>();
+  const open = new Map<string, Asked>();
   const paused = new Set<Request>();
   let results: Answered[] = [];
+  /** Being written. */
+  let underway: readonly Answered[] = [];
   let scheduled = false;
   let writing = false;
   let ended = false;
@@ -231,6 +248,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     results = batch === results ? [] : results.slice(batch.length);
     if (batch.length > 0) {
       writing = true;
+      underway = batch;
       call.write({ results: batch.map(({ result }) => result) }, () => written(batch));
     } else if (ended && open.size === 0) {
       call.end();
@@ -238,8 +256,12 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   };
   const written = (batch: readonly Answered[]): void => {
     writing = false;
+    underway = [];
     let bytes = 0;
-    for (const answered of batch) bytes += answered.bytes;
+    for (const answered of batch) {
+      bytes += answered.bytes;
+      if (answered.asked !== null) source.dispatch.settle(answered.asked.request, answered.asked.answers, true);
+    }
     unread.taken(bytes);
     if (call.isPaused() && unread.bytes <= readBelowBytes) call.resume();
     if (results.length > 0 || ended) schedule();
@@ -249,20 +271,21 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     scheduled = true;
     setImmediate(flush);
   };
-  const answer = (result: object, payloadBytes: number): void => {
+  /** `asked`: the last word on it. */
+  const answer = (result: object, payloadBytes: number, asked: Asked | null): void => {
     const bytes = payloadBytes + overheadBytes;
-    results.push({ result, bytes });
+    results.push({ result, bytes, asked });
     unread.add(bytes);
     schedule();
   };
-  const fail = (requestId: string, error: RequestError): void =>
-    answer({ request_id: requestId, error: errorView(error) }, error.message.length + error.traceback.length);
+  const fail = (requestId: string, error: RequestError, asked: Asked | null): void =>
+    answer({ request_id: requestId, error: errorView(error) }, error.message.length + error.traceback.length, asked);
   const start = (message: ExecuteMessage | null, timeoutMs: number): void => {
     const requestId = message?.request_id ?? '';
     const wrong = refuseItem(message, open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
     const ask = wrong ?? askOf(source, message, deadlineMs, true);
-    if ('code' in ask) return fail(requestId, ask);
+    if ('code' in ask) return fail(requestId, ask, null);
     const response = (payload: Buffer, contentType: string, workerId: string): object => ({
       payload,
       content_type: contentType,
@@ -270,40 +293,48 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       worker_id: workerId,
     });
     let answered = false;
-    const request = source.dispatch.submit(ask, {
+    const answers: Answers = {
       chunk: (payload, contentType, workerId) => {
         const sent = open.get(requestId);
         if (sent === undefined || answered) return;
         const wrong = refuseAnswer(source, connection, payload, workerId);
         if (wrong !== undefined) {
           answered = true;
-          fail(requestId, wrong);
-          return source.dispatch.cancel(sent);
+          fail(requestId, wrong, null);
+          return source.dispatch.cancel(sent.request, answers);
         }
         const chunk = response(payload, contentType, workerId);
-        answer({ request_id: requestId, response: chunk, more: true }, payload.length);
+        answer({ request_id: requestId, response: chunk, more: true }, payload.length, null);
         if (!unread.isMuch()) return;
-        paused.add(sent);
-        source.dispatch.pause(sent);
+        paused.add(sent.request);
+        source.dispatch.pause(sent.request);
       },
       result: (payload, contentType, workerId) => {
-        forget(requestId);
+        const asked = forget(requestId);
         const wrong = refuseAnswer(source, connection, payload, workerId);
-        if (wrong !== undefined) fail(requestId, wrong);
-        else answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length);
+        if (wrong !== undefined) fail(requestId, wrong, asked);
+        else
+          answer({ request_id: requestId, response: response(payload, contentType, workerId) }, payload.length, asked);
         return wrong?.code ?? 0;
       },
       error: (error) => {
-        forget(requestId);
-        if (!answered) fail(requestId, error);
+        const asked = forget(requestId);
+        if (!answered) fail(requestId, error, asked);
       },
-    });
-    if (request !== undefined && request.state !== 'ended') open.set(requestId, request);
+    };
+    const request = source.dispatch.submit(ask, answers);
+    if (request !== undefined && request.state !== 'ended') open.set(requestId, { request, answers });
+    else if (request !== undefined) {
+      // How it had ended before it was asked for again: that has just been answered.
+      const last = results.at(-1);
+      if (last !== undefined) last.asked = { request, answers };
+    }
   };
-  const forget = (requestId: string): void => {
-    const request = open.get(requestId);
-    if (request !== undefined && paused.size > 0) paused.delete(request);
+  const forget = (requestId: string): Asked | null => {
+    const asked = open.get(requestId) ?? null;
+    if (asked !== null && paused.size > 0) paused.delete(asked.request);
     open.delete(requestId);
+    return asked;
   };
 
   call.on('data', (message: SubmitMessage) => {
@@ -314,8 +345,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     }
     for (const item of message.items) start(item.request, item.timeout_ms);
     for (const requestId of message.cancel_request_ids) {
-      const request = open.get(requestId);
-      if (request !== undefined) source.dispatch.cancel(request);
+      const asked = open.get(requestId);
+      if (asked !== undefined) source.dispatch.cancel(asked.request, asked.answers);
     }
     // A caller that does not read its results is not read from either.
     if (unread.bytes > readBelowBytes) call.pause();
@@ -326,16 +357,33 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   });
   const over = (): void => {
     unread.forget();
-    for (const request of [...open.values()]) source.dispatch.cancel(request);
+    const leaves = howEnded(call, connection) === 'cancelled';
+    for (const { request, answers } of [...open.values()]) {
+      if (leaves) source.dispatch.cancel(request, answers);
+      else source.dispatch.settle(request, answers, false);
+    }
+    for (const { asked } of [...underway, ...results]) {
+      if (asked !== null) source.dispatch.settle(asked.request, asked.answers, leaves);
+    }
+    open.clear();
+    results = [];
+    underway = [];
   };
   call.on('cancelled', over);
   call.on('error', over);
+}
+
+/** A request of a Submit stream, and where its answers go. */
+interface Asked {
+  readonly request: Request;
+  readonly answers: Answers;
 }
 
 /** One result of Submit that waits to be written. */
 interface Answered {
   readonly result: object;
   readonly bytes: number;
+  asked: Asked | null;
 }
 
 /** As many as one message may hold, at least one; the same array when that is all of them. */
@@ -348,7 +396,7 @@ function takeMessage(results: Answered[]): Answered[] {
   return results;
 }
 
-function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Request>): RequestError | undefined {
+function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Asked>): RequestError | undefined {
   if (message === null) return refusal(code.invalidArgument, 'request: expected one in each item, got none');
   if (message.request_id === '')
     return refusal(code.invalidArgument, 'request_id: expected one in each item, got none');
@@ -389,6 +437,7 @@ function askOf(
     payload: message.payload,
     contentType: message.content_type,
     requestId: message.request_id === '' ? source.newRequestId() : message.request_id,
+    named: message.request_id !== '',
     sessionId: message.session_id,
     idempotent: message.idempotent,
     deadlineMs,

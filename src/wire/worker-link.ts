@@ -1,6 +1,6 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
-import type { LinkRequest, RequestLink } from '../dispatch/worker.ts';
+import type { LinkRequest, RequestLink, Resumed } from '../dispatch/worker.ts';
 import { services } from './proto.ts';
 import type { ApiServer } from './server.ts';
 
@@ -23,6 +23,8 @@ export interface WorkerHello {
   readonly interpreter_ms: number;
   readonly import_ms: number;
   readonly hooks_ms: number;
+  /** Null: it dials for the first time. */
+  readonly resumed: (Resumed & { readonly away_ms: number }) | null;
 }
 
 /** WorkerFrame of link.proto. */
@@ -35,6 +37,7 @@ export interface WorkerFrame {
     readonly loop_lag_ms: number;
   } | null;
   readonly leaving: boolean;
+  readonly replayed: readonly number[];
   readonly returned: readonly number[];
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];
   readonly results: readonly LinkResult[];
@@ -57,12 +60,22 @@ export interface AttachedWorker extends RequestLink {
   close(): void;
 }
 
+/** Welcome of link.proto, but for the protocol. */
+export interface WelcomeLimits {
+  readonly concurrency: number;
+  readonly orphan_timeout_ms: number;
+  readonly drain_timeout_ms: number;
+  readonly keep_results: number;
+  readonly keep_bytes: number;
+  readonly keep_ms: number;
+}
+
 export interface WorkerLinkSource {
   /** Whether a hello may attach. */
-  authenticate(hello: WorkerHello): { ok: true; concurrency: number } | { ok: false; message: string };
+  authenticate(hello: WorkerHello): { ok: true; welcome: WelcomeLimits } | { ok: false; message: string };
   attached(hello: WorkerHello, link: AttachedWorker): void;
-  frame(workerId: string, frame: WorkerFrame): void;
-  closed(workerId: string): void;
+  frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
+  closed(workerId: string, link: AttachedWorker): void;
   refused(message: string): void;
 }
 
@@ -72,6 +85,8 @@ const helloTimeoutMs = 10_000;
 const commandsMax = 1_000;
 /** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
 const frameMaxBytes = 1024 * 1024;
+/** With so many acknowledgements a frame is written though there is nothing else to say. */
+const acksMax = 256;
 
 type Call = ServerDuplexStream<WorkerFrame, object>;
 
@@ -82,6 +97,7 @@ export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
 
 function attach(source: WorkerLinkSource, call: Call): void {
   let workerId = '';
+  let link: AttachedWorker | undefined;
   const refuse = (code: status, message: string): void => {
     source.refused(message);
     call.emit('error', { code, details: message });
@@ -91,13 +107,13 @@ function attach(source: WorkerLinkSource, call: Call): void {
     helloTimeoutMs,
   );
   call.on('data', (frame: WorkerFrame) => {
-    if (workerId !== '') return source.frame(workerId, frame);
+    if (link !== undefined) return source.frame(workerId, frame, link);
     clearTimeout(tooLate);
     const checked = check(source, frame.hello);
     if (!checked.ok) return refuse(checked.code, checked.message);
     workerId = checked.hello.worker_id;
-    const link = createLink(call);
-    call.write({ welcome: { protocol, concurrency: checked.concurrency } });
+    link = createLink(call);
+    call.write({ welcome: { protocol, ...checked.welcome } });
     source.attached(checked.hello, link);
   });
   let over = false;
@@ -105,7 +121,7 @@ function attach(source: WorkerLinkSource, call: Call): void {
     clearTimeout(tooLate);
     if (over) return;
     over = true;
-    if (workerId !== '') source.closed(workerId);
+    if (link !== undefined) source.closed(workerId, link);
     if (!call.destroyed) call.end();
   };
   call.on('end', end);
@@ -115,7 +131,7 @@ function attach(source: WorkerLinkSource, call: Call): void {
 }
 
 type Checked =
-  | { readonly ok: true; readonly hello: WorkerHello; readonly concurrency: number }
+  | { readonly ok: true; readonly hello: WorkerHello; readonly welcome: WelcomeLimits }
   | { readonly ok: false; readonly code: status; readonly message: string };
 
 function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
@@ -133,7 +149,7 @@ function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
   }
   const known = source.authenticate(hello);
   if (!known.ok) return refused(status.UNAUTHENTICATED, known.message);
-  return { ok: true, hello, concurrency: known.concurrency };
+  return { ok: true, hello, welcome: known.welcome };
 }
 
 /** AgentFrame of link.proto; what is absent is not said. */
@@ -146,6 +162,8 @@ interface AgentFrame {
   cancels?: number[];
   pauses?: number[];
   resumes?: number[];
+  acks?: number[];
+  replays?: number[];
 }
 
 /**
@@ -159,6 +177,8 @@ export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'can
   let urgent: AgentFrame | null = null;
   /** Words about requests, which must not overtake them. */
   let trailing: AgentFrame | null = null;
+  /** Go with whatever is said next. */
+  let acks: number[] = [];
   let scheduled = false;
   let writing = false;
 
@@ -167,6 +187,10 @@ export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'can
     if (writing || call.destroyed || call.cancelled) return;
     const frame: AgentFrame = urgent ?? {};
     urgent = null;
+    if (acks.length > 0) {
+      frame.acks = acks;
+      acks = [];
+    }
     if (requests.length > 0) {
       frame.requests = takeBatch(requests);
       requests = frame.requests === requests ? [] : requests.slice(frame.requests.length);
@@ -191,7 +215,7 @@ export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'can
     urgent = urgent === null ? word : Object.assign(urgent, word);
     schedule();
   };
-  const sayAfterRequests = (what: 'cancels' | 'pauses' | 'resumes', linkId: number): void => {
+  const sayAfterRequests = (what: 'cancels' | 'pauses' | 'resumes' | 'replays', linkId: number): void => {
     trailing ??= {};
     trailing[what] ??= [];
     trailing[what].push(linkId);
@@ -222,6 +246,11 @@ export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'can
       requests = [];
       return unwritten;
     },
+    ack: (linkId) => {
+      acks.push(linkId);
+      if (acks.length >= acksMax) schedule();
+    },
+    replay: (linkId) => sayAfterRequests('replays', linkId),
     unwritten: () => new Set(requests.map((request) => request.id)),
     ping: (sequence) => say({ ping: { sequence } }),
     drain: () => say({ drain: {} }),

@@ -209,8 +209,15 @@ test('what is left out has its default; paths start at the folder of the file', 
     },
     restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 60_000, quarantineAfter: 3 },
     drain: { timeoutMs: 30_000, killAfterMs: 10_000 },
+    orphanTimeoutMs: 60_000,
     queue: { maxRequests: 1_000, maxBytes: 64 * 2 ** 20 },
-    request: { timeoutMs: 60_000, maxAttempts: 3, killAfterMs: 30_000, affinity: 'off' },
+    request: {
+      timeoutMs: 60_000,
+      maxAttempts: 3,
+      killAfterMs: 30_000,
+      affinity: 'off',
+      keep: { forMs: 60_000, maxResults: 1_000, maxBytes: 16 * 2 ** 20 },
+    },
     poison: { after: 3, forMs: 600_000 },
   });
 });

@@ -104,8 +104,8 @@ const pause = fc.tuple(index, fc.boolean()).map(([at, paused]) =>
 
 const cancel = index.map((at) =>
   move(`cancel ${at}`, (host) => {
-    const request = pick(host.told, at)?.request;
-    if (request !== undefined) host.dispatch.cancel(request);
+    const told = pick(host.told, at);
+    if (told !== undefined) host.cancel(told);
   }),
 );
 

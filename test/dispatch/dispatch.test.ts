@@ -414,8 +414,7 @@ describe('a request that its worker does not end after its deadline', () => {
   test('is told also when its caller left before the deadline', () => {
     const host = killing();
     host.addWorker();
-    const { request } = host.submit({ deadlineMs: host.nowMs + 100 });
-    if (request !== undefined) host.dispatch.cancel(request);
+    host.cancel(host.submit({ deadlineMs: host.nowMs + 100 }));
     host.pass(580);
     expect(host.overdue).toEqual([]);
     host.pass(40);

@@ -1,14 +1,16 @@
+import { crc32 } from 'node:zlib';
 import { expect } from 'vitest';
 import { newCounters } from '../../src/dispatch/counters.ts';
 import type { Dispatch, Outcome, PoolLimits } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
-import type { Ask, Request, RequestError } from '../../src/dispatch/request.ts';
-import type { LinkRequest } from '../../src/dispatch/worker.ts';
+import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 
 /** One request as its caller sees it. */
 export interface Told {
   readonly ask: Ask;
   request: Request | undefined;
+  answers: Answers | undefined;
   readonly chunks: string[];
   result: string | undefined;
   error: RequestError | undefined;
@@ -28,6 +30,8 @@ export interface FakeWorker {
   readonly commands: readonly string[];
   readonly running: Map<number, { readonly request: LinkRequest; readonly told: Told }>;
   readonly cancelled: number[];
+  readonly acked: number[];
+  readonly replayed: number[];
   /** Link ids whose chunks it holds back. */
   readonly held: Set<number>;
   readonly unwritten: Set<number>;
@@ -44,6 +48,7 @@ export interface FakeWorker {
 
 type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'commands' | 'marksBegun'>> & {
   maxRequests?: number;
+  resumed?: Resumed;
 };
 
 export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
@@ -55,6 +60,7 @@ export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
     killAfterMs: 0,
     poison: { after: 0, forMs: 60_000 },
     affinity: 'off',
+    keepMs: 500,
     ...patch,
   };
 }
@@ -77,6 +83,7 @@ export class Host {
     onOutcome: (outcome) => this.outcomes.push(outcome),
     onOverdue: (workerId) => this.overdue.push(workerId),
     onPoisoned: (_pool, message) => this.poisoned.push(message),
+    checksum: crc32,
     fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
     onDeadline: (atMs) => {
       this.armedAtMs = atMs;
@@ -94,6 +101,7 @@ export class Host {
       payload: Buffer.from('payload'),
       contentType: '',
       requestId: String(this.told.length),
+      named: false,
       sessionId: '',
       idempotent: false,
       deadlineMs: Number.POSITIVE_INFINITY,
@@ -103,6 +111,7 @@ export class Host {
     const told: Told = {
       ask,
       request: undefined,
+      answers: undefined,
       chunks: [],
       result: undefined,
       error: undefined,
@@ -111,7 +120,7 @@ export class Host {
       mayHaveRun: false,
     };
     this.told.push(told);
-    told.request = this.dispatch.submit(ask, {
+    told.answers = {
       chunk: (payload) => told.chunks.push(payload.toString()),
       result: (payload) => {
         told.ends += 1;
@@ -122,8 +131,18 @@ export class Host {
         told.ends += 1;
         told.error = error;
       },
-    });
+    };
+    told.request = this.dispatch.submit(ask, told.answers);
     return told;
+  }
+
+  cancel({ request, answers }: Told): void {
+    if (request !== undefined && answers !== undefined) this.dispatch.cancel(request, answers);
+  }
+
+  /** Its call is over. */
+  settle({ request, answers }: Told, delivered: boolean): void {
+    if (request !== undefined && answers !== undefined) this.dispatch.settle(request, answers, delivered);
   }
 
   addWorker(options: WorkerOptions = {}): FakeWorker {
@@ -134,6 +153,8 @@ export class Host {
       commands: options.commands ?? ['c'],
       running: new Map(),
       cancelled: [],
+      acked: [],
+      replayed: [],
       held: new Set(),
       unwritten: new Set(),
       waiting: [],
@@ -160,9 +181,10 @@ export class Host {
       marksBegun: worker.marksBegun,
       begunThrough: () => (worker.marksBegun ? worker.begunThrough : null),
       counters: worker.counters,
+      resumed: options.resumed ?? null,
       link: {
         request: (request) => {
-          const told = this.told[Number(request.request_id)];
+          const told = this.told.find(({ ask }) => ask.requestId === request.request_id);
           if (told === undefined) throw new Error(`no request ${request.request_id}`);
           expect(worker.removed || worker.paused || worker.leaving, `${worker.id} takes no requests`).toBe(false);
           worker.running.set(request.id, { request, told });
@@ -171,6 +193,8 @@ export class Host {
           told.sentTo.push(worker.id);
         },
         cancel: (linkId) => worker.cancelled.push(linkId),
+        ack: (linkId) => worker.acked.push(linkId),
+        replay: (linkId) => worker.replayed.push(linkId),
         pause: (linkId) => worker.held.add(linkId),
         resume: (linkId) => worker.held.delete(linkId),
         recall: () => {

@@ -66,9 +66,9 @@ function checkSpawn(after: State, action: Action & { type: 'spawn' }, generation
   for (const worker of after.workers.values()) if (worker.pool === action.pool.name) live += 1;
   const most = (pool?.size ?? 0) + (pool?.config.recycle.maxSurge ?? 0);
   hold(live <= most, `live workers at a spawn: expected at most ${most}, got ${live}`);
-  const slot = `${action.pool.name} ${action.slot}`;
+  const slot = `${action.pool.name} ${action.worker.slot}`;
   const next = (generations.get(slot) ?? 0) + 1;
-  const generation = after.workers.get(action.workerId)?.generation;
+  const generation = after.workers.get(action.worker.id)?.generation;
   hold(generation === next, `slot ${slot}: expected its next filling to be generation ${next}, got ${generation}`);
   generations.set(slot, next);
 }

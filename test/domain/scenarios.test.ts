@@ -76,7 +76,9 @@ describe('a crash at import', () => {
     }
     expect(simulation.nowMs).toBeGreaterThanOrEqual(endsAtMs);
     for (const slot of [0, 1]) {
-      const spawns = simulation.actions.filter((action) => action.type === 'spawn' && action.slot === slot).length;
+      const spawns = simulation.actions.filter(
+        (action) => action.type === 'spawn' && action.worker.slot === slot,
+      ).length;
       expect(spawns).toBeGreaterThanOrEqual(5);
       expect(spawns).toBeLessThan(15);
     }

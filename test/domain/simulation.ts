@@ -30,8 +30,15 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
     },
     restart: { backoffMinMs: 500, backoffMaxMs: 4_000, resetAfterMs: 30_000, quarantineAfter: 3 },
     drain: { timeoutMs: 10_000, killAfterMs: 4_000 },
+    orphanTimeoutMs: 60_000,
     queue: { maxRequests: 10, maxBytes: 1_000 },
-    request: { timeoutMs: 1_000, maxAttempts: 3, killAfterMs: 0, affinity: 'off' },
+    request: {
+      timeoutMs: 1_000,
+      maxAttempts: 3,
+      killAfterMs: 0,
+      affinity: 'off',
+      keep: { forMs: 5_000, maxResults: 100, maxBytes: 1_000 },
+    },
     poison: { after: 0, forMs: 0 },
     ...patch,
   };
@@ -192,7 +199,7 @@ export class Simulation {
 
   #act(action: Action): void {
     this.actions.push(action);
-    if (action.type === 'spawn') return this.#spawn(action.workerId);
+    if (action.type === 'spawn') return this.#spawn(action.worker.id);
     if (action.type === 'sample-host') {
       return this.#tellLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
     }
@@ -273,7 +280,7 @@ export class Simulation {
       workerId,
       pid: this.#nextPid++,
       behaviour,
-      counters: { inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 },
+      counters: { inFlight: 0, kept: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 },
       bornAtMs: this.nowMs,
       alive: true,
       attached: false,

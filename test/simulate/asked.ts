@@ -1,9 +1,10 @@
-import type { Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
 
 /** One request as its caller and the simulated host know it. */
 export interface Asked {
   readonly ask: Ask;
   request: Request | undefined;
+  readonly answers: Answers;
   /** Results and errors: one in the end, and never more. */
   ends: number;
   error: RequestError | undefined;

@@ -46,12 +46,14 @@ function drawPool(random: Random, name: string): PoolConfig {
     },
     restart: { backoffMinMs: 500, backoffMaxMs: 10_000, resetAfterMs: 30_000, quarantineAfter: random.int(1, 4) },
     drain: { timeoutMs: 20_000, killAfterMs: 6_000 },
+    orphanTimeoutMs: 60_000,
     queue: { maxRequests: random.pick([5, 40]), maxBytes: random.pick([60, 10_000]) },
     request: {
       timeoutMs: random.pick([2_000, 15_000]),
       maxAttempts: random.int(1, 3),
       killAfterMs: random.pick([0, 3_000]),
       affinity: random.pick(['off', 'hint', 'strict'] as const),
+      keep: { forMs: 5_000, maxResults: 100, maxBytes: 10_000 },
     },
     poison: random.pick([
       { after: 0, forMs: 0 },

@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import type { Dispatch } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
@@ -83,6 +84,7 @@ export class Host {
       onOutcome: () => undefined,
       onOverdue: (workerId, message) => this.tell({ type: 'overdue', workerId, message }),
       onPoisoned: (pool, message) => this.tell({ type: 'poisoned', pool, message }),
+      checksum: crc32,
       fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
       onDeadline: (atMs) => this.#arm(atMs),
     });
@@ -143,20 +145,21 @@ export class Host {
     const asked: Asked = {
       ask: { ...ask, requestId, contentType: '', payload: Buffer.from(payload === '' ? requestId : payload) },
       ...{ request: undefined, ends: 0, error: undefined, begun: 0, maxAttempts: this.#maxAttempts },
+      answers: {
+        chunk: () => hold(asked.ends === 0, `request ${requestId}: a chunk came after its end`),
+        result: () => {
+          this.#end(asked);
+          return 0;
+        },
+        error: (error) => {
+          asked.error = error;
+          this.#end(asked);
+        },
+      },
     };
     this.open.set(requestId, asked);
     this.#known.set(requestId, asked);
-    asked.request = this.dispatch.submit(asked.ask, {
-      chunk: () => hold(asked.ends === 0, `request ${requestId}: a chunk came after its end`),
-      result: () => {
-        this.#end(asked);
-        return 0;
-      },
-      error: (error) => {
-        asked.error = error;
-        this.#end(asked);
-      },
-    });
+    asked.request = this.dispatch.submit(asked.ask, asked.answers);
     if (asked.request === undefined) hold(asked.ends === 1, `request ${requestId} was refused, and not told so`);
     this.#checkQueue(asked);
     return asked;
@@ -215,7 +218,7 @@ export class Host {
     this.#trace.note(this.nowMs, action);
     switch (action.type) {
       case 'spawn':
-        return this.#spawn(action.workerId, action.pool);
+        return this.#spawn(action.worker.id, action.pool);
       case 'set-pool':
         return this.#setPool(action.pool);
       case 'gate':
@@ -333,6 +336,7 @@ export class Host {
       begunThrough: () => (worker.behaviour.marksBegun ? worker.begunThrough : null),
       counters: worker.counters,
       link: worker.link,
+      resumed: null,
     });
   }
 

@@ -119,6 +119,7 @@ function ask(host: Host, random: Random): void {
       pool: random.chance(0.8) ? 'p' : random.chance(0.95) ? 'q' : 'nowhere',
       command: random.chance(0.005) ? 'unknown' : command,
       sessionId: random.chance(0.3) ? `s${random.int(0, 5)}` : '',
+      named: false,
       idempotent: random.chance(0.4),
       deadlineMs: random.chance(0.2) ? host.nowMs + random.int(1, 3_000) : never,
       streams: command === 'stream' && random.chance(0.95),
@@ -127,7 +128,7 @@ function ask(host: Host, random: Random): void {
   );
   const { request } = asked;
   if (request === undefined) return;
-  if (random.chance(0.05)) host.later(random.int(0, 500), () => host.dispatch.cancel(request));
+  if (random.chance(0.05)) host.later(random.int(0, 500), () => host.dispatch.cancel(request, asked.answers));
   if (request.streams && random.chance(0.3)) {
     host.dispatch.pause(request);
     host.later(random.int(0, 2_000), () => host.dispatch.resume(request));

@@ -101,6 +101,8 @@ export class SimulatedWorker {
         this.#unwritten.push(request);
       },
       cancel: (linkId) => this.#down(() => this.#cancel(linkId)),
+      ack: () => undefined,
+      replay: () => undefined,
       pause: () => undefined,
       resume: () => undefined,
       recall: () => {

@@ -37,6 +37,7 @@ const request = (id: number, bytes = 1): LinkRequest => ({
   request_id: '',
   session_id: '',
   timeout_ms: 0,
+  keep: false,
 });
 const ids = (frame: Record<string, unknown> | undefined) => (frame?.['requests'] as LinkRequest[])?.map(({ id }) => id);
 

@@ -10,4 +10,10 @@ export const never = Object.freeze({ never: true as const });
 
 export type Policy = (worker: Worker, pool: PoolConfig, counters: Counters, nowMs: number) => Verdict;
 
-export const noCounters: Counters = Object.freeze({ inFlight: 0, completed: 0, failed: 0, lastEvidenceAtMs: 0 });
+export const noCounters: Counters = Object.freeze({
+  inFlight: 0,
+  kept: 0,
+  completed: 0,
+  failed: 0,
+  lastEvidenceAtMs: 0,
+});

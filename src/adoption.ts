@@ -1,0 +1,126 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { NodeConfig } from './domain/config.ts';
+import type { Adopted } from './domain/event.ts';
+import type { Log } from './log.ts';
+import type { Cgroups } from './os/cgroup.ts';
+import type { ProcessIdentity } from './os/identity.ts';
+import { isAlive } from './os/identity.ts';
+import type { Ledger, LedgerEntry, LedgerFound } from './os/ledger.ts';
+import { carriesWorkerId, findWorker } from './os/own-process.ts';
+import { signalGroup, sweepTree } from './os/tree.ts';
+import type { Survivor } from './perform.ts';
+
+/**
+ * What becomes of the workers that an earlier agent has left: the live ones are adopted, those that nobody wants are ended,
+ * the dead are forgotten, and nothing else is touched.
+ */
+export interface Adoption {
+  readonly survivors: readonly Survivor[];
+  /** Alive, but of a pool that the config no longer has. */
+  readonly unwanted: readonly Found[];
+  /** What is left of their trees is swept. */
+  readonly dead: readonly LedgerEntry[];
+  /** Alive, but not seen to be ours: not touched. Should one be, it is refused when it dials, and leaves. */
+  readonly unproven: readonly LedgerEntry[];
+  readonly setAside: LedgerFound['setAside'];
+}
+
+interface Found {
+  readonly entry: LedgerEntry;
+  readonly identity: ProcessIdentity;
+}
+
+/** How long a worker that nobody wants may take to end what it has, before it is killed. */
+const unwantedGraceMs = 10_000;
+const lookEveryMs = 50;
+const sweepTimeoutMs = 10_000;
+
+export async function sortOut(found: LedgerFound, config: NodeConfig): Promise<Adoption> {
+  const survivors: Survivor[] = [];
+  const unwanted: Found[] = [];
+  const dead: LedgerEntry[] = [];
+  const unproven: LedgerEntry[] = [];
+  for (const entry of found.entries) {
+    const identity = await identityOf(entry);
+    const pool = config.pools.get(entry.pool);
+    if (identity === undefined || !isAlive(identity)) dead.push(entry);
+    else if (!carriesWorkerId(identity.pid, entry.worker_id)) unproven.push(entry);
+    else if (pool === undefined) unwanted.push({ entry, identity });
+    else survivors.push({ entry, identity, pool });
+  }
+  return { survivors, unwanted, dead, unproven, setAside: found.setAside };
+}
+
+async function identityOf({ boot_id, pid, start_time, worker_id }: LedgerEntry): Promise<ProcessIdentity | undefined> {
+  // Its agent died between the spawn and the word of it.
+  return pid === 0 ? findWorker(worker_id) : { bootId: boot_id, pid, startTime: start_time };
+}
+
+/** What the domain needs to know of a survivor. */
+export function adoptedOf({ entry, identity }: Survivor): Adopted {
+  return {
+    id: entry.worker_id,
+    pool: entry.pool,
+    slot: entry.slot,
+    generation: entry.generation,
+    fingerprint: entry.fingerprint,
+    launch: entry.launch,
+    pid: identity.pid,
+    startedAtMs: entry.started_at_boot_ms,
+    spawnedAtMs: entry.spawned_at_boot_ms === 0 ? entry.started_at_boot_ms : entry.spawned_at_boot_ms,
+    readyAtMs: entry.state === 'ready' ? entry.ready_at_boot_ms : 0,
+    limits: { maxAgeMs: entry.max_age_ms, maxRequests: entry.max_requests },
+  };
+}
+
+/** Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. */
+export async function clearAway(adoption: Adoption, ledger: Ledger, cgroups: Cgroups, log: Log): Promise<void> {
+  const end = async ({ entry, identity }: Found): Promise<void> => {
+    const workerId = entry.worker_id;
+    const cgroup = cgroups.find(workerId, identity.pid);
+    signalGroup(identity, 'SIGTERM');
+    const endsAtMs = performance.now() + unwantedGraceMs;
+    while (isAlive(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
+    await sweep({ workerId, identity }, cgroup);
+    cgroup?.remove();
+  };
+  const sweep = async (
+    target: { readonly workerId: string; readonly identity: ProcessIdentity },
+    cgroup?: ReturnType<Cgroups['find']>,
+  ): Promise<void> => {
+    const { survivors } = await sweepTree(target, { timeoutMs: sweepTimeoutMs, cgroup });
+    if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
+    ledger.forget(target.workerId);
+  };
+  const identity = (entry: LedgerEntry): ProcessIdentity => ({
+    bootId: entry.boot_id,
+    pid: entry.pid,
+    startTime: entry.start_time,
+  });
+  await Promise.all([
+    ...adoption.unwanted.map(end),
+    ...adoption.dead.map(async (entry) => {
+      if (entry.pid === 0) return ledger.forget(entry.worker_id);
+      return sweep({ workerId: entry.worker_id, identity: identity(entry) });
+    }),
+  ]);
+  for (const entry of adoption.unproven) ledger.forget(entry.worker_id);
+}
+
+/** One line, and what should be looked at. */
+export function tellAdoption(adoption: Adoption, log: Log): void {
+  const { survivors, unwanted, dead, unproven, setAside } = adoption;
+  for (const { file, why } of setAside) log.warn(`set aside: ${file}: ${why}`);
+  for (const entry of unproven) {
+    log.warn(`${entry.worker_id}: process ${entry.pid} is not seen to be this worker: it is not touched`);
+  }
+  if (survivors.length + unwanted.length + dead.length + unproven.length + setAside.length === 0) return;
+  const counts = [
+    `${survivors.length} adopted`,
+    `${unwanted.length} ended, for no pool wants them`,
+    `${dead.length} had died`,
+    `${unproven.length} not proven to be ours`,
+    `${setAside.length} files set aside`,
+  ];
+  log.info(`workers of an earlier agent: ${counts.join(', ')}`);
+}

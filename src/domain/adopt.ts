@@ -1,0 +1,78 @@
+import type { Draft } from './draft.ts';
+import { putPool, record } from './draft.ts';
+import type { Adopted, Orders } from './event.ts';
+import { noteGoodStart, resize } from './lifecycle.ts';
+import type { Pool, State, Worker } from './state.ts';
+import { newWorker } from './state.ts';
+
+/** Workers that an earlier agent started are whole again once they have dialled in; until then they are as if their links
+ * had just closed. */
+export function adopt(draft: Draft, workers: readonly Adopted[]): void {
+  for (const each of workers) {
+    const pool = draft.pools.get(each.pool);
+    if (pool === undefined || draft.workers.has(each.id)) continue;
+    take(draft, pool, each);
+  }
+}
+
+function take(draft: Draft, pool: Pool, adopted: Adopted): void {
+  const { nowMs } = draft.facts;
+  const { pid, spawnedAtMs, readyAtMs, ...born } = adopted;
+  const wasReady = readyAtMs !== 0;
+  const worker: Worker = {
+    ...newWorker({
+      ...born,
+      // Of its start timeout it has what the clock left it, and a moment to find its new agent.
+      deadlineMs: wasReady ? 0 : Math.max(born.startedAtMs + pool.config.start.timeoutMs, nowMs + findsAgentMs),
+      warmUp: pool.config.start.warmUp,
+    }),
+    pid,
+    spawnedAtMs,
+    readyAtMs,
+    phase: wasReady ? 'ready' : 'starting',
+    linkLostAtMs: wasReady ? nowMs : 0,
+  };
+  draft.workers.set(worker.id, worker);
+  draft.changed.workers.add(worker.id);
+  draft.changed.pools.add(pool.name);
+  const generation = Math.max(worker.generation, pool.generations.get(worker.slot) ?? 0);
+  putPool(draft, pool, { generations: new Map(pool.generations).set(worker.slot, generation) });
+  if (wasReady) noteGoodStart(draft, worker);
+  record(draft, {
+    kind: 'worker_adopted',
+    pool: pool.name,
+    workerId: worker.id,
+    message: `slot ${worker.slot}, generation ${worker.generation}, pid ${pid}`,
+  });
+}
+
+/** An agent that starts takes a while until it listens, and a worker tries several times a second. */
+const findsAgentMs = 5_000;
+
+/** What an earlier agent was told holds on, as far as the config has not changed its mind since. */
+export function recallOrders(draft: Draft, orders: Orders): void {
+  for (const order of orders.pools) {
+    const pool = draft.pools.get(order.pool);
+    if (pool === undefined || pool.phase !== 'running') continue;
+    const sized =
+      pool.config.size === order.configSize && order.size !== pool.size ? resize(draft, pool, order.size) : pool;
+    if (order.draining) putPool(draft, sized, { phase: 'draining' });
+  }
+  if (orders.nodeDraining && draft.node.phase === 'running') draft.node = { ...draft.node, phase: 'draining' };
+}
+
+/** What the next agent should know of what this one was told. */
+export function ordersOf({ node, pools }: Pick<State, 'node' | 'pools'>): Orders {
+  const ordered = [...pools.values()].filter(
+    (pool) => pool.phase !== 'removed' && (pool.phase === 'draining' || pool.size !== pool.config.size),
+  );
+  return {
+    nodeDraining: node.phase === 'draining',
+    pools: ordered.map(({ name, phase, size, config }) => ({
+      pool: name,
+      draining: phase === 'draining',
+      size,
+      configSize: config.size,
+    })),
+  };
+}

@@ -1,0 +1,197 @@
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Orders } from '../domain/event.ts';
+import { unseal, writeSealed } from './sealed-file.ts';
+
+/**
+ * The node's durable record of its workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one of standing orders,
+ * `STATE_DIR/orders.json`. docs/registry.md describes them. Only the agent that holds the directory's lock writes.
+ */
+
+const kind = 'pitwarden-ledger';
+const ordersKind = 'pitwarden-orders';
+/** Written is the last one; read are all. */
+const versions: readonly number[] = [1];
+const version = 1;
+
+/** Names become paths: of these nothing else can be made. */
+const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
+const count = z.int().min(0);
+const bootMs = z.number().min(0);
+
+/** Fields that a later version of the same number adds are let be. */
+const entrySchema = z.object({
+  worker_id: z.string().regex(workerIdPattern),
+  pool: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
+  slot: count,
+  generation: z.int().min(1),
+  /** Who it is: 0 and empty before it is spawned. */
+  boot_id: z.string(),
+  pid: count,
+  start_time: z.string().regex(/^\d*$/),
+  /** The agent that wrote this. */
+  agent_id: z.string(),
+  state: z.enum(['spawning', 'starting', 'ready']),
+  /** Milliseconds of the system's monotonic clock, which begins anew at each boot; 0: not yet. */
+  started_at_boot_ms: bootMs,
+  spawned_at_boot_ms: bootMs,
+  ready_at_boot_ms: bootMs,
+  /** Its own limits, drawn at birth; 0: none. */
+  max_age_ms: z.number().min(0),
+  max_requests: count,
+  concurrency: z.int().min(1),
+  /** What of the config it was started with. */
+  fingerprint: z.string(),
+  launch: z.string(),
+  /** With which it proves itself on its link: a secret. */
+  token: z.string().regex(/^[0-9a-f]{64}$/),
+});
+
+export type LedgerEntry = z.output<typeof entrySchema>;
+
+const ordersSchema = z.object({
+  node_draining: z.boolean(),
+  pools: z.array(z.object({ pool: z.string(), draining: z.boolean(), size: count, config_size: count })),
+});
+
+export interface LedgerFound {
+  readonly entries: readonly LedgerEntry[];
+  readonly orders: Orders | null;
+  /** Files that are no entries (torn, foreign, of another version), and why: they were moved away. */
+  readonly setAside: readonly { readonly file: string; readonly why: string }[];
+}
+
+export interface Ledger {
+  /** What an earlier agent has left. Never throws for what it finds. */
+  read(): LedgerFound;
+  /** Resolves when the entry is on the disk; rejects where it is not. */
+  enter(entry: LedgerEntry): Promise<void>;
+  /** It is gone: nobody looks for it any more. */
+  forget(workerId: string): void;
+  keepOrders(orders: Orders): Promise<void>;
+  forgetOrders(): void;
+  /** Resolves when all that was asked for is done. */
+  settled(): Promise<void>;
+}
+
+/** Files that were set aside: the newest are kept, to be looked at. */
+const asideMax = 50;
+
+export function openLedger(stateDirectory: string): Ledger {
+  const folder = join(stateDirectory, 'ledger');
+  const aside = join(stateDirectory, 'ledger-set-aside');
+  const ordersPath = join(stateDirectory, 'orders.json');
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  /** What is being written, by file: each waits for the one before. */
+  const underway = new Map<string, Promise<void>>();
+  const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
+    const done = (underway.get(path) ?? Promise.resolve()).then(work, work);
+    const settled = done.catch(() => undefined);
+    underway.set(path, settled);
+    void settled.then(() => underway.get(path) === settled && underway.delete(path));
+    return done;
+  };
+  const pathOf = (workerId: string): string => join(folder, `${workerId}.json`);
+  return {
+    read: () => read(folder, ordersPath, aside),
+    enter: (entry) => inTurn(pathOf(entry.worker_id), () => writeSealed(pathOf(entry.worker_id), kind, version, entry)),
+    forget: (workerId) => {
+      const path = pathOf(workerId);
+      // A file that stays names a process that is no more: the next agent finds that out.
+      inTurn(path, () => rm(path, { force: true })).catch(() => undefined);
+    },
+    keepOrders: ({ nodeDraining, pools }) => {
+      const told = pools.map(({ configSize, ...order }) => ({ ...order, config_size: configSize }));
+      const value = { node_draining: nodeDraining, pools: told };
+      return inTurn(ordersPath, () => writeSealed(ordersPath, ordersKind, version, value));
+    },
+    forgetOrders: () => {
+      inTurn(ordersPath, () => rm(ordersPath, { force: true })).catch(() => undefined);
+    },
+    settled: async () => {
+      while (underway.size > 0) await Promise.all(underway.values());
+    },
+  };
+}
+
+function read(folder: string, ordersPath: string, aside: string): LedgerFound {
+  const entries: LedgerEntry[] = [];
+  const setAside: { file: string; why: string }[] = [];
+  const putAside = (path: string, name: string, why: string): void => {
+    setAside.push({ file: path, why });
+    moveAside(path, aside, name);
+  };
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    // Its writer died before it was whole; the one before it still counts.
+    if (name.endsWith('.new')) {
+      rmSync(path, { force: true, recursive: true });
+      continue;
+    }
+    const found = readEntry(path, name);
+    if (typeof found === 'string') putAside(path, name, found);
+    else entries.push(found);
+  }
+  const orders = readOrders(ordersPath);
+  if (typeof orders === 'string') putAside(ordersPath, 'orders.json', orders);
+  return { entries, orders: typeof orders === 'string' ? null : orders, setAside };
+}
+
+/** An entry is a few kilobytes: a file that is larger is none. */
+const entryMaxBytes = 4 * 1024 * 1024;
+
+function readEntry(path: string, name: string): LedgerEntry | string {
+  const value = readValue(path, kind);
+  if (typeof value === 'string') return value;
+  const parsed = entrySchema.safeParse(value);
+  if (!parsed.success) return explainIssue(parsed.error);
+  if (name !== `${parsed.data.worker_id}.json`)
+    return `worker_id: expected that of the file's name, got ${parsed.data.worker_id}`;
+  return parsed.data;
+}
+
+function readOrders(path: string): Orders | null | string {
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
+  const value = readValue(path, ordersKind);
+  if (typeof value === 'string') return value;
+  const parsed = ordersSchema.safeParse(value);
+  if (!parsed.success) return explainIssue(parsed.error);
+  return {
+    nodeDraining: parsed.data.node_draining,
+    pools: parsed.data.pools.map(({ config_size, ...order }) => ({ ...order, configSize: config_size })),
+  };
+}
+
+/** Why it cannot be read, as a text. */
+function readValue(path: string, expected: string): object | string {
+  let text: string;
+  try {
+    const stat = statSync(path);
+    if (!stat.isFile()) return 'expected a file, got something else';
+    if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    return `could not be read: ${(error as NodeJS.ErrnoException).code}`;
+  }
+  const found = unseal(text, expected, versions);
+  if (!found.ok) return found.why;
+  return typeof found.value === 'object' && found.value !== null ? found.value : 'expected an object';
+}
+
+function explainIssue(error: z.ZodError): string {
+  const [issue] = error.issues;
+  return `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not valid'}`;
+}
+
+function moveAside(path: string, aside: string, name: string): void {
+  try {
+    mkdirSync(aside, { recursive: true, mode: 0o700 });
+    renameSync(path, join(aside, `${Date.now()}-${name}`));
+    const kept = readdirSync(aside).sort();
+    for (const oldest of kept.slice(0, -asideMax)) rmSync(join(aside, oldest), { force: true, recursive: true });
+  } catch {
+    // On a disk that is full or read-only it stays where it is, and is found again.
+  }
+}
