@@ -15,7 +15,7 @@ import { connect } from './grpc.ts';
 const adoption = false;
 
 const pools = `
-faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 5s } }
+faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 20s } }
 `;
 
 let agent: TestAgent;
@@ -78,12 +78,12 @@ test('handover that is asked to stop on the way stops, with its workers', async 
   agent = await startAgent(pools);
   await untilReady(agent, 'faults', 2);
   client = connect(agent.socket);
-  const running = client.execute('faults', 'sleep', [1.5]);
+  const running = client.execute('faults', 'sleep', [8]);
   await until(async () => (await agent.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
   const handover = agent.cli('handover', '--timeout', '1s');
   await until(() => /handing over/.test(agent.output()), 'the handover to begin');
   agent.signal('SIGTERM');
-  expect((await running).value).toBe(1.5);
+  expect((await running).value).toBe(8);
   expect(await agent.exited).toEqual({ code: 0, signal: null });
   expect((await handover).code).toBe(1);
 });
