@@ -1,15 +1,14 @@
 import { expect, test } from 'vitest';
 import type { Facts } from '../src/domain/event.ts';
 import { startLoop } from '../src/loop.ts';
+import { nodeConfig, poolConfig } from './domain/simulation.ts';
 
 /** A loop whose clock stands still but for `advance`, and whose steps can be made to fail. */
 function scene() {
   let nowMs = 1_000;
   let failing = false;
   const facts = (): Facts => ({
-    get nowMs() {
-      return nowMs;
-    },
+    nowMs,
     random: () => {
       if (failing) throw new Error('as asked for');
       return 0.5;
@@ -23,8 +22,8 @@ function scene() {
     advance: (ms: number) => {
       nowMs += ms;
     },
-    fail: () => {
-      failing = true;
+    fail: (now: boolean) => {
+      failing = now;
     },
   };
 }
@@ -44,6 +43,21 @@ test('a loop is late by how long it has not decided on what it was told', async 
   loop.tell({ type: 'resume-node' });
   expect(loop.lateMs()).toBe(5_000);
   await new Promise((resolve) => setImmediate(resolve));
+  expect(loop.lateMs()).toBe(0);
+  loop.close();
+});
+
+test('a loop whose steps throw is ever later, until one does not', () => {
+  const { loop, advance, fail } = scene();
+  const config = { type: 'config', config: nodeConfig(poolConfig()) } as const;
+  fail(true);
+  expect(() => loop.decide(config)).toThrow('as asked for');
+  advance(2_000);
+  expect(() => loop.decide(config)).toThrow('as asked for');
+  advance(2_000);
+  expect(loop.lateMs()).toBe(4_000);
+  fail(false);
+  loop.decide(config);
   expect(loop.lateMs()).toBe(0);
   loop.close();
 });
