@@ -19,8 +19,8 @@ export interface Lab {
   /** One property of pitwarden.service. */
   property(name: string): Promise<string>;
   connect(): ReturnType<typeof connect>;
-  /** A file inside. */
-  path(inside: string): string;
+  /** Writes a file inside. */
+  file(path: string, text: string): Promise<void>;
   /** What the unit wrote to the journal. */
   journal(): Promise<string>;
   end(): Promise<void>;
@@ -70,16 +70,17 @@ export async function startLab(config: string): Promise<Lab> {
     if (code !== 0) throw new Error(`${command.join(' ')} ended with ${code}: ${stderr}${stdout}`);
     return stdout.trim();
   };
-  const path = (inside: string): string => `/proc/${init}/root${inside}`;
   const lab: Lab = {
-    socket: path('/run/pitwarden/agent.sock'),
+    socket: `/proc/${init}/root/run/pitwarden/agent.sock`,
     run,
     ask,
     systemctl: (...args) => ask('systemctl', ...args),
     cli: (...args) => run('/opt/node/bin/node', `${installed}/bin/pitwarden`, ...args),
     property: (name) => ask('systemctl', 'show', '--property', name, '--value', 'pitwarden.service'),
     connect: () => connect(lab.socket),
-    path,
+    file: async (path, text) => {
+      await ask('sh', '-c', 'mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"', 'sh', path, text);
+    },
     journal: () => ask('journalctl', '--no-pager', '--output', 'short-precise', '--unit', 'pitwarden.service'),
     end: async () => {
       child.stdin.end();
@@ -96,16 +97,14 @@ export async function startLab(config: string): Promise<Lab> {
 /** The steps of systemd/README.md. */
 async function install(lab: Lab, config: string): Promise<void> {
   const from = `${installed}/systemd`;
-  const put = (text: string, path: string) =>
-    lab.ask('sh', '-c', `mkdir -p "$(dirname ${path})" && printf %s "$0" >${path}`, text);
   await lab.ask('install', '-D', '-m', '644', `${from}/pitwarden.sysusers.conf`, '/etc/sysusers.d/pitwarden.conf');
   await lab.ask('install', '-D', '-m', '644', `${from}/pitwarden.tmpfiles.conf`, '/etc/tmpfiles.d/pitwarden.conf');
   await lab.ask('systemd-sysusers', '/etc/sysusers.d/pitwarden.conf');
   await lab.ask('systemd-tmpfiles', '--create', '/etc/tmpfiles.d/pitwarden.conf');
   await lab.ask('install', '-m', '644', `${from}/pitwarden.service`, `${from}/pitwarden.socket`, units);
   // Where this machine has its Node; the unit looks for it on PATH.
-  await put('[Service]\nEnvironment=PATH=/opt/node/bin:/usr/bin:/bin\n', `${units}/pitwarden.service.d/node.conf`);
-  await put(config, '/etc/pitwarden/pitwarden.yaml');
+  await lab.file(`${units}/pitwarden.service.d/node.conf`, '[Service]\nEnvironment=PATH=/opt/node/bin:/usr/bin:/bin\n');
+  await lab.file('/etc/pitwarden/pitwarden.yaml', config);
   await lab.systemctl('daemon-reload');
 }
 
