@@ -25,7 +25,7 @@ import {
   restrictSocket,
 } from './os/directories.ts';
 import { openLedger } from './os/ledger.ts';
-import type { Hands } from './perform.ts';
+import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
 import { version } from './version.ts';
@@ -37,7 +37,7 @@ import type { HttpServer } from './wire/http.ts';
 import { startHttp } from './wire/http.ts';
 import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
-import type { NodeFacts } from './wire/view.ts';
+import type { NodeFacts, Recorded } from './wire/view.ts';
 import type { WorkerFrame } from './wire/worker-link.ts';
 import { addWorkerLink } from './wire/worker-link.ts';
 
@@ -76,6 +76,12 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   log.info(cgroups.report);
 
   const listeners = new Set<Listener>();
+  /** Of each live worker: the revision that changed it last. */
+  const revisions = new Map<string, number>();
+  listeners.add(({ revision, workers, workersGone }) => {
+    for (const id of workers) revisions.set(id, revision);
+    for (const { id } of workersGone) revisions.delete(id);
+  });
   const exits = createExits();
   const ended = newSignal();
   const ready = newSignal();
@@ -121,6 +127,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     state: loop.state,
     node,
     counters: (workerId) => hands.held.get(workerId)?.counters,
+    recorded: (workerId) => recordedOf(hands.held.get(workerId), revisions.get(workerId) ?? 0),
     poolNumbers: dispatch.poolStats,
     exits: exits.list,
     requestsOf: dispatch.requestsOf,
@@ -192,7 +199,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     await close();
     throw error;
   }
-  tellAdoption(adoption, log);
+  tellAdoption(adoption, log, metrics);
   loop.tell({ type: 'config', config: config.node });
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
   if (adoption.survivors.length > 0) loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf) });
@@ -211,6 +218,13 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       await close();
     }),
   };
+}
+
+function recordedOf(held: Held | undefined, revision: number): Recorded | undefined {
+  if (held === undefined) return undefined;
+  const { boot_id: bootId, start_time: startTime, launch } = held.entry;
+  const config = createHash('sha256').update(launch).digest('hex').slice(0, 16);
+  return { bootId, startTime, config, adopted: held.adopted, revision };
 }
 
 function lockAll(directories: ReadonlySet<string>): DirectoryLock[] {

@@ -67,6 +67,8 @@ export interface Held {
   readonly token: Buffer;
   /** What the ledger says of it. */
   entry: LedgerEntry;
+  /** An earlier agent started it. */
+  readonly adopted: boolean;
   process: WorkerProcess | null;
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
@@ -215,7 +217,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   }
   const cgroup = options.cgroups.create(workerId);
   const entry = entryOf(options, worker, pool, token);
-  const its = newHeld(options, { entry, pool, begun, cgroup });
+  const its = newHeld(options, { entry, pool, begun, cgroup, adopted: false });
   held.set(workerId, its);
   try {
     await ledger.enter(entry);
@@ -253,7 +255,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
 }
 
-function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup'>): Held {
+function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup' | 'adopted'>): Held {
   const workerId = its.entry.worker_id;
   return {
     ...its,
@@ -307,6 +309,7 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     pool,
     begun: openBegunMark(begunPath(options, workerId)),
     cgroup: options.cgroups.find(workerId, identity.pid),
+    adopted: true,
   });
   its.identity = identity;
   its.process = { endedAtTicks: watched.endedAtTicks, lastLines: () => [], look: watched.look, close: watched.close };
