@@ -1,14 +1,17 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { crc32 } from 'node:zlib';
 import { adoptedOf, clearAway, sortOut, tellAdoption } from './adoption.ts';
 import type { Config } from './config/load.ts';
-import type { Dispatch } from './dispatch/dispatch.ts';
+import type { Dispatch, PoolStats } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
 import { limitsOf } from './dispatch/limits.ts';
 import type { Action, NodeRecord } from './domain/action.ts';
 import type { NodeConfig } from './domain/config.ts';
+import type { State } from './domain/state.ts';
 import type { Exits } from './exits.ts';
 import { createExits } from './exits.ts';
+import { lastCalls } from './last-calls.ts';
 import type { Log } from './log.ts';
 import type { Loop } from './loop.ts';
 import { startLoop } from './loop.ts';
@@ -25,6 +28,7 @@ import {
   restrictSocket,
 } from './os/directories.ts';
 import { openLedger } from './os/ledger.ts';
+import type { LentSocket } from './os/systemd.ts';
 import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -50,21 +54,31 @@ export interface Agent {
   readonly ready: Promise<void>;
   reload(node: NodeConfig): void;
   refuseReload(message: string): void;
+  state(): State;
+  /** Calls `listener` after every step that changed something, until the returned function is called. */
+  subscribe(listener: Listener): () => void;
+  /** How long the loop has had something to do and not done it. */
+  lateMs(): number;
   /** `drain`: requests may end first. `now`: kill all workers. The second call may be harsher than the first. */
   stop(how: 'drain' | 'now'): void;
-  /** All workers are gone and nothing listens any more. */
-  readonly ended: Promise<void>;
+  /** Nothing listens any more, and all workers are gone, or left to the next agent (Control.Handover). */
+  readonly ended: Promise<Ending>;
 }
+
+export type Ending = 'stopped' | 'let-go';
 
 const fingerprintedBytes = 64 * 1024;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
 
-/** Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. */
-export async function startAgent(config: Config, log: Log): Promise<Agent> {
+/**
+ * Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. With a socket that
+ * the service manager lends callers are served there, and wait there while no agent runs.
+ */
+export async function startAgent(config: Config, log: Log, lent: LentSocket | null = null): Promise<Agent> {
   const clock = systemClock;
   const startedAtMs = Date.now();
-  const paths = prepareRuntimeDirectory(config.runtimeDir);
+  const paths = prepareRuntimeDirectory(config.runtimeDir, lent);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
   const agentId = randomUUID();
@@ -83,8 +97,11 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     for (const { id } of workersGone) revisions.delete(id);
   });
   const exits = createExits();
-  const ended = newSignal();
-  const ready = newSignal();
+  const ended = newSignal<Ending>();
+  const ready = newSignal<void>();
+  const leaving = new AbortController();
+  // Each open stream listens.
+  setMaxListeners(0, leaving.signal);
   const dispatch = createAgentDispatch(
     clock.nowMs,
     () => loop,
@@ -110,7 +127,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       counters: (workerId) => hands.held.get(workerId)?.counters,
       queued: (pool) => dispatch.poolStats(pool).queued,
     }),
-    (actions) => act(actions, { hands, log, metrics, listeners, exits, finish: ended.resolve }),
+    (actions) => act(actions, { hands, log, metrics, listeners, exits, finish: () => ended.resolve('stopped') }),
   );
 
   const facts = { httpAddress: '', listenAddress: '' };
@@ -138,14 +155,36 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
+    commandLine: [process.execPath, ...process.argv.slice(1)],
+    leaving: leaving.signal,
+    letGo: () => letGo(),
   };
 
   // A result that is too large is its caller's trouble: refused here, it would end the link and all requests on it.
   const link = createServer({ messageMaxBytes: Number.POSITIVE_INFINITY });
   const api = createServer({ messageMaxBytes: config.messageMaxBytes });
   const opened: { http: HttpServer | null } = { http: null };
+  /** Of a time in which what runs may end: that of the pool that gives most. */
+  const letGo = (): number => {
+    const timeoutMs = longestDrainMs(loop.state());
+    if (leaving.signal.aborted) return timeoutMs;
+    log.info('handing over: no new calls; waiting for those that run', { timeout_ms: timeoutMs });
+    leaving.abort();
+    const isBusy = (): boolean => [...loop.state().pools.keys()].some((pool) => isUsed(dispatch.poolStats(pool)));
+    const isStopping = (): boolean => isEnding(loop.state());
+    const calls = { retired: api.retire(), timeoutMs, readMs: lastAnswersMs, isBusy, isStopping };
+    void lastCalls(calls).then(async () => {
+      if (isStopping()) return;
+      loop.close();
+      // Before calls are cut: what is said of them then must not reach the workers, which go on.
+      await link.stop(0);
+      ended.resolve('let-go');
+    });
+    return timeoutMs;
+  };
   const close = async (): Promise<void> => {
     loop.close();
+    leaving.abort();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
     clearRuntimeDirectory(paths, new Set(hands.held.keys()));
@@ -164,6 +203,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
         newRequestId: randomUUID,
         payloadMaxBytes: config.messageMaxBytes,
         unreadMaxBytes: config.unreadMaxBytes,
+        leaving: leaving.signal,
       }),
       controlService(control),
     );
@@ -182,8 +222,12 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
       hands.adopt(survivor);
       dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
     }
-    await api.bind(`unix:${paths.apiSocket}`);
-    restrictSocket(paths.apiSocket);
+    if (lent === null) {
+      await api.bind(`unix:${paths.apiSocket}`);
+      restrictSocket(paths.apiSocket);
+    } else {
+      await api.bindDescriptor(lent.fd);
+    }
     if (config.listen !== null) facts.listenAddress = await bindTcp(api, config.listen);
     if (config.http !== null) {
       opened.http = await startHttp(config.http, {
@@ -210,12 +254,20 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     ready: ready.promise,
     reload: (next) => loop.tell({ type: 'config', config: next }),
     refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
-    stop: (how) => loop.tell({ type: 'shutdown', how }),
-    ended: ended.promise.then(async () => {
+    state: loop.state,
+    subscribe: control.subscribe,
+    lateMs: loop.lateMs,
+    stop: (how) => {
+      // Who calls from now on waits for the next agent.
+      if (lent !== null) void api.retire();
+      loop.tell({ type: 'shutdown', how });
+    },
+    ended: ended.promise.then(async (ending) => {
       await cleared;
       // The next start is a new one: it goes by its config.
-      ledger.forgetOrders();
+      if (ending === 'stopped') ledger.forgetOrders();
       await close();
+      return ending;
     }),
   };
 }
@@ -225,6 +277,18 @@ function recordedOf(held: Held | undefined, revision: number): Recorded | undefi
   const { boot_id: bootId, start_time: startTime, launch } = held.entry;
   const config = createHash('sha256').update(launch).digest('hex').slice(0, 16);
   return { bootId, startTime, config, adopted: held.adopted, revision };
+}
+
+function longestDrainMs({ pools }: State): number {
+  return Math.max(0, ...[...pools.values()].map(({ config }) => config.drain.timeoutMs));
+}
+
+function isUsed({ queued, inFlight }: PoolStats): boolean {
+  return queued + inFlight > 0;
+}
+
+function isEnding({ node }: State): boolean {
+  return node.phase === 'stopping' || node.phase === 'stopped';
 }
 
 function lockAll(directories: ReadonlySet<string>): DirectoryLock[] {
@@ -359,9 +423,9 @@ function addressesOf(socket: string, facts: { httpAddress: string; listenAddress
   return addresses;
 }
 
-function newSignal(): { readonly promise: Promise<void>; resolve(): void } {
-  let resolve = (): void => undefined;
-  const promise = new Promise<void>((done) => {
+function newSignal<T>(): { readonly promise: Promise<T>; resolve(value: T): void } {
+  let resolve = (_: T): void => undefined;
+  const promise = new Promise<T>((done) => {
     resolve = done;
   });
   return { promise, resolve };

@@ -2,6 +2,7 @@ import type { Action } from './domain/action.ts';
 import type { Event, Facts } from './domain/event.ts';
 import type { State } from './domain/state.ts';
 import { initialState } from './domain/state.ts';
+import type { Step } from './domain/step.ts';
 import { step } from './domain/step.ts';
 
 /** The one loop that owns the state: events are queued, a turn's worth of them is decided at once, then acted upon. */
@@ -13,6 +14,8 @@ export interface Loop {
   mention(event: Event): void;
   /** Decides now, together with all that is queued. For callers that answer with the outcome. */
   decide(event: Event): void;
+  /** How long a step has been due and not done; 0: none is. A loop that makes no progress is ever later. */
+  lateMs(): number;
   /** Stops waking up. */
   close(): void;
 }
@@ -33,6 +36,8 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
   let timer: NodeJS.Timeout | null = null;
   let deciding = false;
   let closed = false;
+  /** When something waits to be decided; infinite: nothing does. */
+  let dueAtMs = Number.POSITIVE_INFINITY;
 
   const turn = (): void => {
     if (scheduled !== null) clearImmediate(scheduled);
@@ -44,11 +49,25 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     queue = [];
     deciding = true;
     const now = facts();
-    const next = step(state, events, now);
+    const next = decideOn(events, now);
     state = next.state;
-    deciding = false;
     act(next.actions, state);
+    // What came up while this was done has been waiting since then, at most.
+    dueAtMs = queue.length > 0 ? now.nowMs : next.wakeAtMs;
     arm(next.wakeAtMs - now.nowMs);
+  };
+
+  const decideOn = (events: readonly Event[], now: Facts): Step => {
+    try {
+      return step(state, events, now);
+    } finally {
+      deciding = false;
+    }
+  };
+
+  const enqueue = (event: Event): void => {
+    if (queue.length === 0) dueAtMs = Math.min(dueAtMs, facts().nowMs);
+    queue.push(event);
   };
 
   const arm = (delayMs: number): void => {
@@ -60,12 +79,12 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
   };
 
   const tell = (event: Event): void => {
-    queue.push(event);
+    enqueue(event);
     if (scheduled === null && !closed) scheduled = setImmediate(turn);
   };
 
   const mention = (event: Event): void => {
-    queue.push(event);
+    enqueue(event);
     if (scheduled === null && soon === null && !closed) soon = setTimeout(turn, soonMs);
   };
 
@@ -75,9 +94,10 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     mention,
     decide: (event) => {
       if (deciding) throw new Error('decide: expected a call from outside the loop, got one from within a step');
-      queue.push(event);
+      enqueue(event);
       turn();
     },
+    lateMs: () => Math.max(0, facts().nowMs - dueAtMs),
     close: () => {
       closed = true;
       if (timer !== null) clearTimeout(timer);

@@ -7,6 +7,7 @@ import { events } from './cli/events.ts';
 import { CliError, exitCode } from './cli/exit.ts';
 import { exits } from './cli/exits.ts';
 import { explain } from './cli/explain.ts';
+import { handover } from './cli/handover.ts';
 import { print } from './cli/print.ts';
 import { roll } from './cli/roll.ts';
 import { status } from './cli/status.ts';
@@ -70,6 +71,9 @@ talking('roll <pool>', 'replace all workers of a pool, and show how far it is')
   .option('--resume', 'go on')
   .option('--abort', 'end it; what is replaced stays so')
   .action(roll);
+talking('handover', 'replace the agent by a new one, which takes over its workers')
+  .option('--timeout <duration>', 'how long the new agent may take to be there, such as 60s', '60s')
+  .action(handover);
 talking('events', 'what happens from now on').option('--pool <pool>', "only this pool's").action(events);
 program
   .command('version')

@@ -5,6 +5,10 @@ import { loadConfig } from '../config/load.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
 import { createLog } from '../log.ts';
+import type { LentSocket } from '../os/systemd.ts';
+import { openServiceManager } from '../os/systemd.ts';
+import type { Service } from '../service.ts';
+import { serveManager } from '../service.ts';
 import { environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 
@@ -12,25 +16,38 @@ export interface AgentCommandOptions extends Overrides {
   readonly config: string;
 }
 
-/** Runs the agent in the foreground until SIGTERM or SIGINT; SIGHUP reloads. */
+/** Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. */
 export async function agent(options: AgentCommandOptions): Promise<void> {
   const config = load(options);
   const log = createLog({ level: config.log.level, format: logFormat(config) });
+  const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
   let running: Agent;
   try {
-    running = await startAgent(config, log);
+    running = await startAgent(config, log, apiSocketOf(manager.sockets));
   } catch (error) {
     await log.end();
     throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
   }
   for (const address of running.addresses) log.info(`listening: ${address}`);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config)}`));
-  obeySignals(running, options, config, log);
-  await running.ended;
-  log.info('all workers are gone; the agent ends');
+  const service = serveManager(manager, running, log);
+  obeySignals(running, service, options, config, log);
+  service.ready();
+  const ending = await running.ended;
+  service.close();
+  log.info(ending === 'stopped' ? 'all workers are gone; the agent ends' : 'the agent ends; its workers stay');
   await log.end();
   // A caller that reads nothing could keep its connection, and with it this process, for as long as it likes.
-  process.exit(exitCode.ok);
+  process.exit(ending === 'stopped' ? exitCode.ok : exitCode.handedOver);
+}
+
+/** The socket called `api`, or the only one; null: the agent makes its own. */
+function apiSocketOf(sockets: readonly LentSocket[]): LentSocket | null {
+  if (sockets.length <= 1) return sockets[0] ?? null;
+  const api = sockets.filter(({ name }) => name === 'api');
+  if (api.length === 1 && api[0] !== undefined) return api[0];
+  const names = sockets.map(({ name }) => name).join(', ');
+  throw new Error(`systemd's sockets: expected one, or one with FileDescriptorName=api, got ${names}`);
 }
 
 /** Something to try at once: the quickstart's own call, or a look at what runs. */
@@ -50,13 +67,14 @@ function logFormat(config: Config): 'pretty' | 'json' {
   return process.stdout.isTTY ? 'pretty' : 'json';
 }
 
-function obeySignals(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {
+function obeySignals(running: Agent, service: Service, options: AgentCommandOptions, started: Config, log: Log): void {
   let askedAtMs: number | null = null;
   const stop = (signal: NodeJS.Signals): void => {
     const nowMs = performance.now();
     if (askedAtMs === null) {
       askedAtMs = nowMs;
       log.info(`${signal}: no new requests; waiting for those that run (again: kill at once)`);
+      service.stopping();
       return running.stop('drain');
     }
     if (nowMs - askedAtMs < relayMs()) return;
@@ -65,7 +83,11 @@ function obeySignals(running: Agent, options: AgentCommandOptions, started: Conf
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
-  process.on('SIGHUP', () => reload(running, options, started, log));
+  process.on('SIGHUP', () => {
+    service.reloading();
+    reload(running, options, started, log);
+    service.ready();
+  });
 }
 
 /** One Ctrl-C under `npm start` arrives twice: from the terminal, and a moment later passed on by npm. */

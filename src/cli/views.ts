@@ -1,6 +1,7 @@
 /** Messages of control.proto, as the proto loader gives them. */
 export interface NodeView {
   readonly node_id: string;
+  readonly agent_id: string;
   readonly state: string;
   readonly version: string;
   readonly pid: number;
@@ -61,6 +62,13 @@ export interface WorkerView {
   readonly memory_bytes: number;
   readonly memory_source: string;
   readonly cpu: number;
+}
+
+export interface HandoverView {
+  readonly node: NodeView;
+  readonly workers: readonly WorkerView[];
+  readonly timeout_ms: number;
+  readonly command_line: readonly string[];
 }
 
 export interface EventView {

@@ -2,8 +2,10 @@ import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync } from
 import { dirname, join, parse } from 'node:path';
 
 export interface RuntimeDirectory {
-  /** The API's socket. */
+  /** The API's socket; empty: one without a path. */
   readonly apiSocket: string;
+  /** The API's socket is somebody else's, and stays. */
+  readonly isLent: boolean;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
 }
@@ -11,20 +13,24 @@ export interface RuntimeDirectory {
 /** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
 const socketPathMaxBytes = 107;
 
-/** Makes the directory, 0750, and refuses one that other users could have prepared. */
-export function prepareRuntimeDirectory(directory: string): RuntimeDirectory {
+/** Makes the directory, 0750, and refuses one that other users could have prepared. `lent`: the API's socket exists already. */
+export function prepareRuntimeDirectory(
+  directory: string,
+  lent: { readonly path: string } | null = null,
+): RuntimeDirectory {
   makeOwn(directory, 0o750);
   const link = join(directory, 'link');
   makeOwn(link, 0o700);
   chmodSync(link, 0o700);
-  const paths = { apiSocket: join(directory, 'agent.sock'), linkSocket: join(link, 'link.sock') };
-  for (const path of Object.values(paths)) {
+  const apiSocket = lent?.path ?? join(directory, 'agent.sock');
+  const linkSocket = join(link, 'link.sock');
+  for (const path of [apiSocket, linkSocket]) {
     const bytes = Buffer.byteLength(path);
     if (bytes > socketPathMaxBytes) {
       throw new Error(`${path}: expected a socket path of at most ${socketPathMaxBytes} bytes, got ${bytes}`);
     }
   }
-  return paths;
+  return { apiSocket, linkSocket, isLent: lent !== null };
 }
 
 export function prepareStateDirectory(directory: string): void {
@@ -36,7 +42,7 @@ export function prepareStateDirectory(directory: string): void {
  * directory's lock.
  */
 export function clearRuntimeDirectory(paths: RuntimeDirectory, keep: ReadonlySet<string> = new Set()): void {
-  rmSync(paths.apiSocket, { force: true });
+  if (!paths.isLent) rmSync(paths.apiSocket, { force: true });
   const link = dirname(paths.linkSocket);
   // Somebody may have taken the directory away meanwhile.
   if (!existsSync(link)) return;

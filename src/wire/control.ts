@@ -36,6 +36,12 @@ export interface ControlSource {
   command(command: Command): void;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
+  /** How this agent was started: program and arguments. */
+  readonly commandLine: readonly string[];
+  /** Aborted when long calls are to end, because the agent goes. */
+  readonly leaving: AbortSignal;
+  /** Begins to leave the workers to the next agent; how many milliseconds what runs may take. */
+  letGo(): number;
 }
 
 export type Listener = (changes: Changes, records: readonly NodeRecord[]) => void;
@@ -94,6 +100,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     DrainNode: unary(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: unary(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
+    Handover: unary((request) => handover(source, request)),
   };
 }
 
@@ -299,9 +306,7 @@ function rollPool(source: ControlSource, call: ServerWritableStream<Request, obj
   const end = source.subscribe((changes) => {
     if (changes.pools.includes(name) || changes.poolsGone.includes(name)) tell();
   });
-  call.on('cancelled', end);
-  call.on('close', end);
-  call.on('error', end);
+  endWhenLeaving(source, call, end);
   tell();
 }
 
@@ -325,9 +330,7 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
   call.on('drain', () => {
     unread = 0;
   });
-  call.on('cancelled', end);
-  call.on('close', end);
-  call.on('error', end);
+  endWhenLeaving(source, call, end);
   const snapshot = {
     node: nodeView(source.state(), source.node()),
     pools: poolViews(source, only),
@@ -356,4 +359,37 @@ function sendChanges(
     if (pools.has(name) && wanted(name)) send(changes.revision, { pool: viewPool(source, name) });
   for (const name of changes.poolsGone) if (wanted(name)) send(changes.revision, { pool_gone: name });
   if (changes.node) send(changes.revision, { node: nodeView(source.state(), source.node()) });
+}
+
+/** Calls `end` when the call is over, which it is at the latest when the agent goes. */
+function endWhenLeaving(
+  { leaving }: ControlSource,
+  call: ServerWritableStream<Request, object>,
+  end: () => void,
+): void {
+  const leave = (): void => {
+    call.emit('error', { code: status.UNAVAILABLE, details: 'the agent goes: ask the next one' });
+  };
+  const over = (): void => {
+    leaving.removeEventListener('abort', leave);
+    end();
+  };
+  leaving.addEventListener('abort', leave);
+  call.on('cancelled', over);
+  call.on('close', over);
+  call.on('error', over);
+}
+
+function handover(source: ControlSource, request: Request): object {
+  const { agentId } = source.node();
+  const wanted = text(request, 'agent_id');
+  if (wanted !== '' && wanted !== agentId) {
+    throw new Refusal(
+      status.FAILED_PRECONDITION,
+      `agent_id: expected that of this agent (${agentId}), got "${wanted}"`,
+    );
+  }
+  refuseWhenStopping(source);
+  const node = nodeView(source.state(), source.node());
+  return { node, workers: workerViews(source, ''), timeout_ms: source.letGo(), command_line: source.commandLine };
 }

@@ -21,6 +21,8 @@ export interface ExecutionSource {
   readonly payloadMaxBytes: number;
   /** Bytes of answers that one connection may leave unread. */
   readonly unreadMaxBytes: number;
+  /** Aborted when the agent goes: streams of requests take no more of them, and end. */
+  readonly leaving: AbortSignal;
 }
 
 /** ExecuteRequest as it comes off the wire. */
@@ -252,6 +254,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       call.write({ results: batch.map(({ result }) => result) }, () => written(batch));
     } else if (ended && open.size === 0) {
       call.end();
+    } else if (source.leaving.aborted && open.size === 0) {
+      call.emit('error', toStatus(goes()));
     }
   };
   const written = (batch: readonly Answered[]): void => {
@@ -264,7 +268,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     }
     unread.taken(bytes);
     if (call.isPaused() && unread.bytes <= readBelowBytes) call.resume();
-    if (results.length > 0 || ended) schedule();
+    if (results.length > 0 || ended || source.leaving.aborted) schedule();
   };
   const schedule = (): void => {
     if (scheduled || writing) return;
@@ -282,7 +286,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     answer({ request_id: requestId, error: errorView(error) }, error.message.length + error.traceback.length, asked);
   const start = (message: ExecuteMessage | null, timeoutMs: number): void => {
     const requestId = message?.request_id ?? '';
-    const wrong = refuseItem(message, open) ?? refuseUnread(source, connection);
+    const wrong = refuseWhenLeaving(source) ?? refuseItem(message, open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
     const ask = wrong ?? askOf(source, message, deadlineMs, true);
     if ('code' in ask) return fail(requestId, ask, null);
@@ -355,7 +359,9 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     ended = true;
     schedule();
   });
+  source.leaving.addEventListener('abort', schedule);
   const over = (): void => {
+    source.leaving.removeEventListener('abort', schedule);
     unread.forget();
     const leaves = howEnded(call, connection) === 'cancelled';
     for (const { request, answers } of [...open.values()]) {
@@ -394,6 +400,15 @@ function takeMessage(results: Answered[]): Answered[] {
     if (bytes > messageBytes && index > 0) return results.slice(0, index);
   }
   return results;
+}
+
+/** Said of a stream's requests alone: a call that came before its connection was told to take none is still served. */
+function refuseWhenLeaving({ leaving }: ExecutionSource): RequestError | undefined {
+  return leaving.aborted ? goes() : undefined;
+}
+
+function goes(): RequestError {
+  return refusal(code.unavailable, 'the agent goes: ask the next one', { retryAfterMs: 100 });
 }
 
 function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Asked>): RequestError | undefined {

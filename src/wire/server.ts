@@ -1,3 +1,5 @@
+import type { Server as Listener } from 'node:net';
+import { createServer as createListener } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerOptions } from '@grpc/grpc-js';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
@@ -7,8 +9,15 @@ export interface ApiServer {
   readonly server: Server;
   /** Listens at a target such as `unix:/path` or `127.0.0.1:0`; the port it got (0 for a unix socket). */
   bind(target: string): Promise<number>;
+  /** Serves what comes in at a listening socket of somebody else, who keeps it: nothing is unlinked at the end. */
+  bindDescriptor(fd: number): Promise<void>;
   /**
-   * No new calls; those running may end until `graceMs` is over, then they are cut. A connection whose other side reads
+   * No new connections; those there are take no new calls (GOAWAY), and close when their last call has ended. Settles when
+   * all are closed.
+   */
+  retire(): Promise<void>;
+  /**
+   * Retires. No new calls; those running may end until `graceMs` is over, then they are cut. A connection whose other side reads
    * nothing may stay open after that: its last bytes cannot be delivered.
    */
   stop(graceMs: number): Promise<void>;
@@ -33,6 +42,13 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
     'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
   };
   const server = new Server(grpcOptions);
+  const listeners = new Set<Listener>();
+  let ended: Promise<void> | null = null;
+  const retire = (): Promise<void> => {
+    for (const listener of listeners) listener.close();
+    ended ??= new Promise((resolve) => server.tryShutdown(() => resolve()));
+    return ended;
+  };
   return {
     server,
     bind: (target) =>
@@ -42,14 +58,24 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
           else reject(new Error(`could not listen at ${target}: ${error.message}`));
         });
       }),
+    bindDescriptor: (fd) =>
+      new Promise((resolve, reject) => {
+        const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+        const listener = createListener((socket) => injector.injectConnection(socket));
+        listener.once('error', (error) => {
+          reject(new Error(`could not listen at file descriptor ${fd}: ${error.message}`));
+        });
+        listener.listen({ fd }, resolve);
+        listeners.add(listener);
+      }),
+    retire,
     stop: async (graceMs) => {
-      const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       const cut = new AbortController();
       const cutOff = delay(graceMs, undefined, { signal: cut.signal }).then(async () => {
         server.forceShutdown();
         await delay(cutMs, undefined, { signal: cut.signal });
       });
-      await Promise.race([ended, cutOff]);
+      await Promise.race([retire(), cutOff]);
       cut.abort();
       await cutOff.catch(() => undefined);
     },

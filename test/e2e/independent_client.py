@@ -221,6 +221,10 @@ told = call(node, "Explain", control_pb2.ExplainRequest(worker_id=ready("text")[
 assert told.health == control_pb2.WORKER_HEALTH_WELL and told.because and len(told.observations) >= 8, told
 assert call(node, "Explain", control_pb2.ExplainRequest(worker_id=old.worker_id)).exit.reason == "operator"
 
+other = control_pb2.HandoverRequest(agent_id="another")
+code, error = refusal(lambda: call(node, "Handover", other))
+assert code == grpc.StatusCode.FAILED_PRECONDITION and this.agent_id in error, error
+
 offered = {
     method.name
     for module, service in ((execution_pb2, "Execution"), (control_pb2, "Control"))

@@ -123,6 +123,7 @@ test('the runtime directory is closed to others, and one that others could have 
   expect(prepareRuntimeDirectory(runtime)).toEqual({
     apiSocket: join(runtime, 'agent.sock'),
     linkSocket: join(runtime, 'link/link.sock'),
+    isLent: false,
   });
   expect(statSync(join(runtime, 'link')).mode & 0o777).toBe(0o700);
   expect(statSync(runtime).mode & 0o007).toBe(0);

@@ -1,0 +1,106 @@
+import { once } from 'node:events';
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ClientReadableStream } from '@grpc/grpc-js';
+import { credentials, status } from '@grpc/grpc-js';
+import { afterEach, expect, test } from 'vitest';
+import { clients } from '../../src/wire/proto.ts';
+import type { TestAgent } from './agent.ts';
+import { examples, python, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+/** Whether workers outlive their agent: both the agent's half of it and the SDK's. */
+const adoption = false;
+
+const pools = `
+faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 20s } }
+`;
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+test('handover: what runs is answered, then the agent exits with 75; a successor has the workers', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  const first = await startAgent(pools, '', dir);
+  agent = first;
+  const before = await untilReady(first, 'faults', 2);
+  client = connect(first.socket);
+  const running = client.execute('faults', 'sleep', [1.5]);
+  await until(async () => (await first.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
+
+  const handover = first.cli('handover', '--json');
+  const ended = first.exited.then(async (exit) => {
+    agent = await startAgent(pools, '', dir);
+    return exit;
+  });
+  expect((await running).value).toBe(1.5);
+  expect(await ended).toEqual({ code: 75, signal: null });
+  const { code, stdout, stderr } = await handover;
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  const told = JSON.parse(stdout);
+  expect(told).toMatchObject({ from: { pid: first.pid }, to: { pid: agent.pid }, taken_over: adoption ? 2 : 0 });
+  expect(told.taken_over + told.started).toBe(2);
+
+  const after = await untilReady(agent, 'faults', 2);
+  if (adoption) expect(after.map(({ pid }) => pid).sort()).toEqual(before.map(({ pid }) => pid).sort());
+});
+
+test('handover ends long streams at once, and nobody new is let in', async () => {
+  agent = await startAgent(pools);
+  await untilReady(agent, 'faults', 2);
+  client = connect(agent.socket);
+  const running = client.execute('faults', 'sleep', [2]);
+  await until(async () => (await agent.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
+  const watched = watch(agent.socket);
+  await watched.begun;
+  const handover = agent.cli('handover', '--timeout', '1s');
+
+  expect(await watched.failed).toMatchObject({ code: status.UNAVAILABLE, details: 'the agent goes: ask the next one' });
+  const late = await agent.cli('status');
+  expect(late).toMatchObject({ code: 3 });
+  expect((await running).value).toBe(2);
+  expect(await agent.exited).toEqual({ code: 75, signal: null });
+
+  const { code, stderr } = await handover;
+  expect(code).toBe(1);
+  expect(stderr).toContain(`the agent with pid ${agent.pid} has let go of its workers, but no other one answers`);
+  expect(stderr).toContain(`bin/pitwarden agent --config ${agent.dir}/pitwarden.yaml --runtime-dir ${agent.dir}/run`);
+});
+
+test('handover that is asked to stop on the way stops, with its workers', async () => {
+  agent = await startAgent(pools);
+  await untilReady(agent, 'faults', 2);
+  client = connect(agent.socket);
+  const running = client.execute('faults', 'sleep', [8]);
+  await until(async () => (await agent.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
+  const handover = agent.cli('handover', '--timeout', '1s');
+  await until(() => /handing over/.test(agent.output()), 'the handover to begin');
+  agent.signal('SIGTERM');
+  expect((await running).value).toBe(8);
+  expect(await agent.exited).toEqual({ code: 0, signal: null });
+  expect((await handover).code).toBe(1);
+});
+
+test('handover to a configuration with problems is refused, and nothing is done', async () => {
+  agent = await startAgent(pools);
+  await untilReady(agent, 'faults', 2);
+  agent.config('faults: { app: faults:app, sizes: 2 }');
+  const { code, stderr } = await agent.cli('handover');
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/^nothing was done:\n.*sizes: unknown key/);
+  expect((await agent.cli('status')).code).toBe(0);
+});
+
+function watch(socket: string) {
+  const control = new clients.Control(`unix:${socket}`, credentials.createInsecure());
+  const call = control['Watch']?.({}) as unknown as ClientReadableStream<object>;
+  const failed = once(call, 'error').then(([error]) => error as Error);
+  return { begun: once(call, 'data'), failed: failed.finally(() => control.close()) };
+}

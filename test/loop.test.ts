@@ -1,0 +1,63 @@
+import { expect, test } from 'vitest';
+import type { Facts } from '../src/domain/event.ts';
+import { startLoop } from '../src/loop.ts';
+import { nodeConfig, poolConfig } from './domain/simulation.ts';
+
+/** A loop whose clock stands still but for `advance`, and whose steps can be made to fail. */
+function scene() {
+  let nowMs = 1_000;
+  let failing = false;
+  const facts = (): Facts => ({
+    nowMs,
+    random: () => {
+      if (failing) throw new Error('as asked for');
+      return 0.5;
+    },
+    counters: () => undefined,
+    queued: () => 0,
+  });
+  const loop = startLoop(facts, () => undefined);
+  return {
+    loop,
+    advance: (ms: number) => {
+      nowMs += ms;
+    },
+    fail: (now: boolean) => {
+      failing = now;
+    },
+  };
+}
+
+test('a loop with nothing to do is never late', () => {
+  const { loop, advance } = scene();
+  loop.decide({ type: 'resume-node' });
+  advance(60_000);
+  expect(loop.lateMs()).toBe(0);
+  loop.close();
+});
+
+test('a loop is late by how long it has not decided on what it was told', async () => {
+  const { loop, advance } = scene();
+  loop.tell({ type: 'resume-node' });
+  advance(5_000);
+  loop.tell({ type: 'resume-node' });
+  expect(loop.lateMs()).toBe(5_000);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(loop.lateMs()).toBe(0);
+  loop.close();
+});
+
+test('a loop whose steps throw is ever later, until one does not', () => {
+  const { loop, advance, fail } = scene();
+  const config = { type: 'config', config: nodeConfig(poolConfig()) } as const;
+  fail(true);
+  expect(() => loop.decide(config)).toThrow('as asked for');
+  advance(2_000);
+  expect(() => loop.decide(config)).toThrow('as asked for');
+  advance(2_000);
+  expect(loop.lateMs()).toBe(4_000);
+  fail(false);
+  loop.decide(config);
+  expect(loop.lateMs()).toBe(0);
+  loop.close();
+});
