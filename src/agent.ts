@@ -21,6 +21,7 @@ import {
   prepareStateDirectory,
   restrictSocket,
 } from './os/directories.ts';
+import { openOutputDirectory } from './os/output-directory.ts';
 import type { Hands } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -66,6 +67,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   clearRuntimeDirectory(paths);
   const cgroups = openCgroups();
   log.info(cgroups.report);
+  const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
 
   const listeners = new Set<Listener>();
   const exits = createExits();
@@ -80,6 +82,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
   const hands: Hands = createHands({
     linkPath: paths.linkSocket,
     cgroups,
+    outputDirectory,
     dispatch,
     log,
     metrics,
@@ -132,6 +135,7 @@ export async function startAgent(config: Config, log: Log): Promise<Agent> {
     loop.close();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
+    outputDirectory.close();
     clearRuntimeDirectory(paths);
     cgroups.close();
     for (const lock of locks) lock.release();

@@ -21,6 +21,7 @@ import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
+import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
@@ -81,6 +82,7 @@ export interface Hands {
 export interface HandsOptions {
   readonly linkPath: string;
   readonly cgroups: Cgroups;
+  readonly outputDirectory: OutputDirectory;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -217,7 +219,7 @@ function spawn(options: HandsOptions, held: Map<string, Held>, workerId: string,
 }
 
 function spawnProcess(
-  { log, linkPath, nowMs }: HandsOptions,
+  { log, linkPath, outputDirectory, nowMs }: HandsOptions,
   workerId: string,
   pool: PoolConfig,
   slot: number,
@@ -239,10 +241,16 @@ function spawnProcess(
       PITWARDEN_SLOT: String(slot),
       PITWARDEN_APP: pool.app,
     }),
+    workerId,
+    outputDirectory,
     nowMs,
     onLine: (line) => log.info(line.text, { worker_id: workerId, stream: line.stream }),
     onDropped: (count) =>
       log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, { worker_id: workerId }),
+    onSkipped: (bytes) =>
+      log.warn(`${workerId}: ${bytes} bytes of output skipped: more than is kept unread`, {
+        worker_id: workerId,
+      }),
   });
 }
 

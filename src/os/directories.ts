@@ -1,11 +1,13 @@
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, parse } from 'node:path';
 
 export interface RuntimeDirectory {
   /** The API's socket. */
   readonly apiSocket: string;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
+  /** The directory of what workers write, which only this user may enter. */
+  readonly output: string;
 }
 
 /** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
@@ -15,10 +17,13 @@ const socketPathMaxBytes = 107;
 export function prepareRuntimeDirectory(directory: string): RuntimeDirectory {
   makeOwn(directory, 0o750);
   const link = join(directory, 'link');
-  makeOwn(link, 0o700);
-  chmodSync(link, 0o700);
-  const paths = { apiSocket: join(directory, 'agent.sock'), linkSocket: join(link, 'link.sock') };
-  for (const path of Object.values(paths)) {
+  const output = join(directory, 'output');
+  for (const path of [link, output]) {
+    makeOwn(path, 0o700);
+    chmodSync(path, 0o700);
+  }
+  const paths = { apiSocket: join(directory, 'agent.sock'), linkSocket: join(link, 'link.sock'), output };
+  for (const path of [paths.apiSocket, paths.linkSocket]) {
     const bytes = Buffer.byteLength(path);
     if (bytes > socketPathMaxBytes) {
       throw new Error(`${path}: expected a socket path of at most ${socketPathMaxBytes} bytes, got ${bytes}`);
@@ -31,13 +36,19 @@ export function prepareStateDirectory(directory: string): void {
   makeOwn(directory, 0o700);
 }
 
-/** Takes away what an agent that is no more has left here. Only for who holds the directory's lock. */
-export function clearRuntimeDirectory(paths: RuntimeDirectory): void {
+/**
+ * Takes away what an agent that is no more has left here, save the files of the workers to keep. Only for who holds the
+ * directory's lock.
+ */
+export function clearRuntimeDirectory(paths: RuntimeDirectory, keep: ReadonlySet<string> = new Set()): void {
   rmSync(paths.apiSocket, { force: true });
-  const link = dirname(paths.linkSocket);
-  // Somebody may have taken the directory away meanwhile.
-  if (!existsSync(link)) return;
-  for (const name of readdirSync(link)) rmSync(join(link, name), { force: true });
+  for (const directory of [dirname(paths.linkSocket), paths.output]) {
+    // Somebody may have taken the directory away meanwhile.
+    if (!existsSync(directory)) continue;
+    for (const name of readdirSync(directory)) {
+      if (!keep.has(parse(name).name)) rmSync(join(directory, name), { force: true });
+    }
+  }
 }
 
 /** Who may connect: this user and its group, 0660. */
