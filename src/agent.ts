@@ -28,6 +28,7 @@ import {
   restrictSocket,
 } from './os/directories.ts';
 import { openLedger } from './os/ledger.ts';
+import { openOutputDirectory } from './os/output-directory.ts';
 import type { LentSocket } from './os/systemd.ts';
 import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
@@ -88,6 +89,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
   const cgroups = openCgroups();
   log.info(cgroups.report);
+  const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
 
   const listeners = new Set<Listener>();
   /** Of each live worker: the revision that changed it last. */
@@ -113,6 +115,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     ledger,
     linkPath: paths.linkSocket,
     cgroups,
+    outputDirectory,
     dispatch,
     log,
     metrics,
@@ -187,6 +190,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     leaving.abort();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
+    outputDirectory.close();
     clearRuntimeDirectory(paths, new Set(hands.held.keys()));
     cgroups.close();
     await ledger.settled();
