@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { NodeConfig } from './domain/config.ts';
 import type { Adopted } from './domain/event.ts';
 import type { Log } from './log.ts';
+import type { Metrics } from './metrics.ts';
 import type { Cgroups } from './os/cgroup.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import { isAlive } from './os/identity.ts';
@@ -108,8 +109,13 @@ export async function clearAway(adoption: Adoption, ledger: Ledger, cgroups: Cgr
 }
 
 /** One line, and what should be looked at. */
-export function tellAdoption(adoption: Adoption, log: Log): void {
+export function tellAdoption(adoption: Adoption, log: Log, metrics: Pick<Metrics, 'adoption'>): void {
   const { survivors, unwanted, dead, unproven, setAside } = adoption;
+  metrics.adoption('adopted', survivors.length);
+  metrics.adoption('unwanted', unwanted.length);
+  metrics.adoption('dead', dead.length);
+  metrics.adoption('unproven', unproven.length);
+  metrics.adoption('set_aside', setAside.length);
   for (const { file, why } of setAside) log.warn(`set aside: ${file}: ${why}`);
   for (const entry of unproven) {
     log.warn(`${entry.worker_id}: process ${entry.pid} is not seen to be this worker: it is not touched`);

@@ -28,8 +28,9 @@ import {
   restrictSocket,
 } from './os/directories.ts';
 import { openLedger } from './os/ledger.ts';
+import { openOutputDirectory } from './os/output-directory.ts';
 import type { LentSocket } from './os/systemd.ts';
-import type { Hands } from './perform.ts';
+import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
 import { version } from './version.ts';
@@ -41,7 +42,7 @@ import type { HttpServer } from './wire/http.ts';
 import { startHttp } from './wire/http.ts';
 import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
-import type { NodeFacts } from './wire/view.ts';
+import type { NodeFacts, Recorded } from './wire/view.ts';
 import type { WorkerFrame } from './wire/worker-link.ts';
 import { addWorkerLink } from './wire/worker-link.ts';
 
@@ -88,8 +89,15 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
   const cgroups = openCgroups();
   log.info(cgroups.report);
+  const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
 
   const listeners = new Set<Listener>();
+  /** Of each live worker: the revision that changed it last. */
+  const revisions = new Map<string, number>();
+  listeners.add(({ revision, workers, workersGone }) => {
+    for (const id of workers) revisions.set(id, revision);
+    for (const { id } of workersGone) revisions.delete(id);
+  });
   const exits = createExits();
   const ended = newSignal<Ending>();
   const ready = newSignal<void>();
@@ -107,6 +115,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     ledger,
     linkPath: paths.linkSocket,
     cgroups,
+    outputDirectory,
     dispatch,
     log,
     metrics,
@@ -138,6 +147,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     state: loop.state,
     node,
     counters: (workerId) => hands.held.get(workerId)?.counters,
+    recorded: (workerId) => recordedOf(hands.held.get(workerId), revisions.get(workerId) ?? 0),
     poolNumbers: dispatch.poolStats,
     exits: exits.list,
     requestsOf: dispatch.requestsOf,
@@ -180,6 +190,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     leaving.abort();
     for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
+    outputDirectory.close();
     clearRuntimeDirectory(paths, new Set(hands.held.keys()));
     cgroups.close();
     await ledger.settled();
@@ -236,7 +247,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     await close();
     throw error;
   }
-  tellAdoption(adoption, log);
+  tellAdoption(adoption, log, metrics);
   loop.tell({ type: 'config', config: config.node });
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
   if (adoption.survivors.length > 0) loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf) });
@@ -263,6 +274,13 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
       return ending;
     }),
   };
+}
+
+function recordedOf(held: Held | undefined, revision: number): Recorded | undefined {
+  if (held === undefined) return undefined;
+  const { boot_id: bootId, start_time: startTime, launch } = held.entry;
+  const config = createHash('sha256').update(launch).digest('hex').slice(0, 16);
+  return { bootId, startTime, config, adopted: held.adopted, revision };
 }
 
 function longestDrainMs({ pools }: State): number {

@@ -50,6 +50,10 @@ talking('call <pool> <command>', 'call a command of a pool')
   .option('--timeout <duration>', "the request's deadline, such as 5s (default: the pool's request.timeout)")
   .option('--idempotent', 'the request may run again when its worker dies')
   .option('--session <id>', 'session id that the command sees')
+  .option(
+    '--request-id <id>',
+    'name of the request: asked again by it, a request does not run again (default: a new one)',
+  )
   .action(call);
 talking('scale <pool> <size>', "set a pool's size").action(scale);
 talking('start <pool>', 'one more worker').action(start);

@@ -12,6 +12,8 @@ export interface MetricsSource {
 }
 
 export interface Metrics {
+  /** What became of workers and files that an earlier agent left. */
+  adoption(outcome: 'adopted' | 'unwanted' | 'dead' | 'unproven' | 'set_aside', count: number): void;
   record(record: NodeRecord): void;
   outcome(outcome: Outcome): void;
   ping(pool: string, roundTripSeconds: number): void;
@@ -62,6 +64,7 @@ export function createMetrics(source: MetricsSource): Metrics {
   const starts = counter('pitwarden_worker_starts_total', 'Workers started.', ['pool']);
   const exits = counter('pitwarden_worker_exits_total', 'Workers that ended, by reason.', ['pool', 'reason']);
   const recycles = counter('pitwarden_worker_recycles_total', 'Planned replacements, by reason.', ['pool', 'reason']);
+  const adoptions = counter('pitwarden_adoptions_total', "What became of an earlier agent's workers.", ['outcome']);
   const missed = counter('pitwarden_pings_missed_total', 'Pings not answered within heartbeat.timeout.', ['pool']);
   const roundTrip = histogram(registry, 'pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
   const runTime = histogram(
@@ -102,6 +105,7 @@ export function createMetrics(source: MetricsSource): Metrics {
   addGauges(registry, source);
 
   return {
+    adoption: (outcome, count) => adoptions.inc({ outcome }, count),
     record: (record) => {
       const { pool, kind, reason } = record;
       if (pool === undefined) return;
@@ -235,6 +239,9 @@ function addGauges(registry: Registry, source: MetricsSource): void {
   gauge('pitwarden_pool_size', 'Workers that the pool should have.', ['pool'], (set) => {
     for (const pool of source.state().pools.values()) set({ pool: pool.name }, pool.size);
   });
+  gauge('pitwarden_starts_blocked', '1 while the ledger cannot be written: no worker is started.', [], (set) =>
+    set({}, source.state().node.ledger.error === '' ? 0 : 1),
+  );
   gauge('pitwarden_queue_depth', 'Requests that wait for a worker.', ['pool'], (set) => {
     for (const pool of pools()) set({ pool }, source.poolNumbers(pool).queued);
   });

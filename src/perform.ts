@@ -23,6 +23,9 @@ import type { ProcessIdentity } from './os/identity.ts';
 import type { Ledger, LedgerEntry } from './os/ledger.ts';
 import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
+import type { OutputOptions } from './os/output.ts';
+import { adoptOutput } from './os/output.ts';
+import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
@@ -67,6 +70,8 @@ export interface Held {
   readonly token: Buffer;
   /** What the ledger says of it. */
   entry: LedgerEntry;
+  /** An earlier agent started it. */
+  readonly adopted: boolean;
   process: WorkerProcess | null;
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
@@ -107,6 +112,7 @@ export interface HandsOptions {
   readonly ledger: Ledger;
   readonly linkPath: string;
   readonly cgroups: Cgroups;
+  readonly outputDirectory: OutputDirectory;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -215,7 +221,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   }
   const cgroup = options.cgroups.create(workerId);
   const entry = entryOf(options, worker, pool, token);
-  const its = newHeld(options, { entry, pool, begun, cgroup });
+  const its = newHeld(options, { entry, pool, begun, cgroup, adopted: false });
   held.set(workerId, its);
   try {
     await ledger.enter(entry);
@@ -253,7 +259,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
 }
 
-function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup'>): Held {
+function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup' | 'adopted'>): Held {
   const workerId = its.entry.worker_id;
   return {
     ...its,
@@ -307,14 +313,26 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     pool,
     begun: openBegunMark(begunPath(options, workerId)),
     cgroup: options.cgroups.find(workerId, identity.pid),
+    adopted: true,
   });
   its.identity = identity;
-  its.process = { endedAtTicks: watched.endedAtTicks, lastLines: () => [], look: watched.look, close: watched.close };
+  const output = adoptOutput(options.outputDirectory, workerId, outputTold(options, workerId));
+  its.process = {
+    endedAtTicks: watched.endedAtTicks,
+    lastLines: output.lastLines,
+    look: watched.look,
+    close: () => {
+      watched.close();
+      output.remove();
+    },
+  };
   held.set(workerId, its);
   enterAgain(options, its);
-  void watched.exited.then(() => {
+  void watched.exited.then(async () => {
     its.account = its.cgroup?.account() ?? null;
-    options.tell({ type: 'exited', workerId, exit: { code: null, signal: null }, lastLines: [] });
+    await output.finish();
+    const lastLines = [...output.lastLines()];
+    options.tell({ type: 'exited', workerId, exit: { code: null, signal: null }, lastLines });
   });
 }
 
@@ -338,7 +356,7 @@ function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
 }
 
 function spawnProcess(
-  { log, linkPath, nowMs }: HandsOptions,
+  { log, linkPath, outputDirectory, nowMs }: HandsOptions,
   workerId: string,
   pool: PoolConfig,
   slot: number,
@@ -362,11 +380,21 @@ function spawnProcess(
       PITWARDEN_ORPHAN_TIMEOUT_MS: String(pool.orphanTimeoutMs),
       PITWARDEN_DRAIN_TIMEOUT_MS: String(pool.drain.timeoutMs),
     }),
-    nowMs,
-    onLine: (line) => log.info(line.text, { worker_id: workerId, stream: line.stream }),
-    onDropped: (count) =>
-      log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, { worker_id: workerId }),
+    workerId,
+    outputDirectory,
+    ...outputTold({ log, nowMs }, workerId),
   });
+}
+
+/** What a worker writes goes into the log. */
+function outputTold({ log, nowMs }: Pick<HandsOptions, 'log' | 'nowMs'>, workerId: string): OutputOptions {
+  const of = { worker_id: workerId };
+  return {
+    nowMs,
+    onLine: (line) => log.info(line.text, { ...of, stream: line.stream }),
+    onDropped: (count) => log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, of),
+    onSkipped: (bytes) => log.warn(`${workerId}: ${bytes} bytes of output skipped: more than is kept unread`, of),
+  };
 }
 
 function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHello, link: AttachedWorker): void {

@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
 import { parseDuration } from '../config/units.ts';
-import { withAgent } from './connect.ts';
+import { ConnectionLost, withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
 import { print } from './print.ts';
 
@@ -15,6 +17,7 @@ export interface CallCommandOptions {
   readonly json?: boolean;
   readonly idempotent?: boolean;
   readonly session?: string;
+  readonly requestId?: string;
 }
 
 interface Response {
@@ -22,7 +25,11 @@ interface Response {
   readonly content_type: string;
 }
 
-/** Calls one command: a text result is printed as it is, bytes too, everything else as JSON. */
+/** Without a deadline an agent that went away is waited for this long. */
+const waitsForAgentMs = 60_000;
+const repeatEveryMs = 100;
+
+/** Calls one command, again by the same id when the agent went away meanwhile: a text result is printed as it is, bytes too, everything else as JSON. */
 export async function call(pool: string, command: string, options: CallCommandOptions): Promise<void> {
   const payload = await payloadOf(options);
   const timeoutMs = timeoutOf(options.timeout);
@@ -33,16 +40,38 @@ export async function call(pool: string, command: string, options: CallCommandOp
     content_type: 'application/json',
     idempotent: options.idempotent === true,
     session_id: options.session ?? '',
+    request_id: options.requestId ?? randomUUID(),
   };
   await withAgent(options.socket, async (agent) => {
     const callOptions = timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
-    if (options.stream !== true) {
-      return show(await agent.call<Response>('Execution', 'Execute', request, callOptions), options);
-    }
-    for await (const response of agent.stream<Response>('Execution', 'ExecuteStream', request, callOptions)) {
-      show(response, options);
-    }
+    let shown = 0;
+    await untilAnswered(timeoutMs ?? waitsForAgentMs, async () => {
+      if (options.stream !== true) {
+        return show(await agent.call<Response>('Execution', 'Execute', request, callOptions), options);
+      }
+      // Asked again, the agent begins with the first value.
+      let seen = 0;
+      for await (const response of agent.stream<Response>('Execution', 'ExecuteStream', request, callOptions)) {
+        seen += 1;
+        if (seen <= shown) continue;
+        shown = seen;
+        show(response, options);
+      }
+    });
   });
+}
+
+/** Asks until somebody answers: a connection that broke says nothing of what became of the request. */
+async function untilAnswered(forMs: number, ask: () => Promise<void>): Promise<void> {
+  const endsAtMs = performance.now() + forMs;
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof ConnectionLost) || performance.now() >= endsAtMs) throw error;
+    }
+    await delay(repeatEveryMs);
+  }
 }
 
 async function payloadOf(options: CallCommandOptions): Promise<Buffer> {

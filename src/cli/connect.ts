@@ -25,6 +25,9 @@ type Unary = (
 ) => void;
 type Streaming = (request: object, metadata: Metadata, options: CallOptions) => ClientReadableStream<unknown>;
 
+/** The connection broke before the answer came: the same may be asked again by its request_id. */
+export class ConnectionLost extends CliError {}
+
 /** What the agent may take to answer a question about itself. */
 const controlTimeoutMs = 10_000;
 
@@ -44,6 +47,9 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
       client = new clients[service](`unix:${path}`, credentials.createInsecure(), {
         'grpc.max_receive_message_length': -1,
         'grpc.max_send_message_length': -1,
+        // An agent on this machine is back in a moment.
+        'grpc.initial_reconnect_backoff_ms': 50,
+        'grpc.max_reconnect_backoff_ms': 500,
       });
       open.set(service, client);
     }
@@ -59,7 +65,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
         const deadline = service === 'Control' ? Date.now() + controlTimeoutMs : Number.POSITIVE_INFINITY;
         methodOf<Unary>(service, method)(request, new Metadata(), { deadline, ...options }, (error, answer) => {
           if (error === null) done(answer as T);
-          else fail(new CliError(exitCode.failed, describe(error)));
+          else fail(failure(error));
         });
       }),
     stream: async function* <T>(service: Service, method: string, request: object, options: CallOptions = {}) {
@@ -67,7 +73,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
       try {
         for await (const message of call) yield message as T;
       } catch (error) {
-        throw new CliError(exitCode.failed, describe(error as ServiceError));
+        throw failure(error as ServiceError);
       } finally {
         call.cancel();
       }
@@ -102,6 +108,13 @@ function probe(path: string): Promise<void> {
       fail(new CliError(exitCode.noAgent, `${path}: ${why} (${error.code}); ${hint}`));
     });
   });
+}
+
+/** Without words of the agent it is gRPC's own: nobody answered. */
+function failure(error: ServiceError): CliError {
+  const told = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
+  const lost = told === undefined && error.code === status.UNAVAILABLE;
+  return lost ? new ConnectionLost(exitCode.failed, describe(error)) : new CliError(exitCode.failed, describe(error));
 }
 
 function describe(error: ServiceError): string {

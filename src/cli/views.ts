@@ -13,6 +13,7 @@ export interface NodeView {
   readonly listen_address: string;
   readonly config_path: string;
   readonly config_error: string;
+  readonly ledger_error: string;
 }
 
 export interface PoolView {

@@ -47,7 +47,8 @@ export function putWorker(draft: Draft, worker: Worker, patch: Partial<Worker>):
     next.health !== worker.health ||
     next.due !== worker.due ||
     next.ending !== worker.ending ||
-    next.pid !== worker.pid
+    next.pid !== worker.pid ||
+    next.attached !== worker.attached
   ) {
     draft.changed.workers.add(next.id);
     draft.changed.pools.add(next.pool);

@@ -8,6 +8,8 @@ export interface RuntimeDirectory {
   readonly isLent: boolean;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
+  /** The directory of what workers write, which only this user may enter. */
+  readonly output: string;
 }
 
 /** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
@@ -20,8 +22,11 @@ export function prepareRuntimeDirectory(
 ): RuntimeDirectory {
   makeOwn(directory, 0o750);
   const link = join(directory, 'link');
-  makeOwn(link, 0o700);
-  chmodSync(link, 0o700);
+  const output = join(directory, 'output');
+  for (const path of [link, output]) {
+    makeOwn(path, 0o700);
+    chmodSync(path, 0o700);
+  }
   const apiSocket = lent?.path ?? join(directory, 'agent.sock');
   const linkSocket = join(link, 'link.sock');
   for (const path of [apiSocket, linkSocket]) {
@@ -30,7 +35,7 @@ export function prepareRuntimeDirectory(
       throw new Error(`${path}: expected a socket path of at most ${socketPathMaxBytes} bytes, got ${bytes}`);
     }
   }
-  return { apiSocket, linkSocket, isLent: lent !== null };
+  return { apiSocket, linkSocket, isLent: lent !== null, output };
 }
 
 export function prepareStateDirectory(directory: string): void {
@@ -38,16 +43,17 @@ export function prepareStateDirectory(directory: string): void {
 }
 
 /**
- * Takes away what an agent that is no more has left here, but for the files of the workers in `keep`. Only for who holds the
+ * Takes away what an agent that is no more has left here, save the files of the workers to keep. Only for who holds the
  * directory's lock.
  */
 export function clearRuntimeDirectory(paths: RuntimeDirectory, keep: ReadonlySet<string> = new Set()): void {
   if (!paths.isLent) rmSync(paths.apiSocket, { force: true });
-  const link = dirname(paths.linkSocket);
-  // Somebody may have taken the directory away meanwhile.
-  if (!existsSync(link)) return;
-  for (const name of readdirSync(link)) {
-    if (!keep.has(parse(name).name)) rmSync(join(link, name), { force: true });
+  for (const directory of [dirname(paths.linkSocket), paths.output]) {
+    // Somebody may have taken the directory away meanwhile.
+    if (!existsSync(directory)) continue;
+    for (const name of readdirSync(directory)) {
+      if (!keep.has(parse(name).name)) rmSync(join(directory, name), { force: true });
+    }
   }
 }
 

@@ -1,11 +1,16 @@
+import { closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, ticksSinceBoot } from './identity.ts';
-import type { WorkerLine } from './log-lines.ts';
-import { createLogLines } from './log-lines.ts';
+import type { CreatedOutput, OutputOptions } from './output.ts';
+import { createOutput } from './output.ts';
+import type { OutputDirectory } from './output-directory.ts';
 
-export interface SpawnOptions {
+export interface SpawnOptions extends OutputOptions {
+  readonly workerId: string;
+  /** Where its stdout and stderr go. */
+  readonly outputDirectory: OutputDirectory;
   readonly command: string;
   readonly args: readonly string[];
   readonly cwd: string;
@@ -13,20 +18,17 @@ export interface SpawnOptions {
   readonly cgroup: string | null;
   /** The whole of its environment. */
   readonly env: Readonly<Record<string, string>>;
-  nowMs(): number;
-  onLine(line: WorkerLine): void;
-  onDropped(count: number): void;
 }
 
 export interface SpawnedWorker {
   readonly started: Promise<Started>;
-  /** When the process itself has ended; what it started may live on. */
+  /** When the process itself has ended and all that it wrote is read; what it started may live on. */
   readonly exited: Promise<{ readonly code: number | null; readonly signal: string | null }>;
   /** Clock ticks after boot when it was seen to have ended; undefined: not yet, or there is no /proc. */
   endedAtTicks(): number | undefined;
   /** The end of what it wrote. */
   lastLines(): readonly string[];
-  /** Lets go of its output, which a process that it started may hold open for ever. */
+  /** Takes its output away; what a process that it started still writes is lost. */
   close(): void;
 }
 
@@ -34,55 +36,52 @@ type Started =
   | { readonly ok: true; readonly identity: ProcessIdentity }
   | { readonly ok: false; readonly message: string };
 
-/** How long after its end a worker's output is still waited for: its callers are told of its end after that. */
-const outputGraceMs = 30;
-
-/** Starts a worker as the leader of a session and process group of its own. */
+/** Starts a worker as the leader of a session and process group of its own. Throws where its output has no place. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {
-  const [command, ...args] = inCgroup(options);
-  const child = execa(command, args, {
-    cwd: options.cwd,
-    env: { ...options.env },
-    extendEnv: false,
-    detached: true,
-    cleanup: false,
-    buffer: false,
-    reject: false,
-    stdin: 'ignore',
-    stdout: 'pipe',
-    stderr: 'pipe',
-  });
-  const lines = createLogLines(options);
-  const read = (name: 'stdout' | 'stderr'): Promise<void> =>
-    new Promise((resolve) => {
-      child[name].on('data', (data: Buffer) => lines.push(name, data));
-      child[name].on('error', () => resolve());
-      child[name].on('close', () => {
-        lines.end(name);
-        resolve();
-      });
-    });
-  const drained = Promise.all([read('stdout'), read('stderr')]);
+  const output = createOutput(options.outputDirectory, options.workerId, options);
+  const child = start(options, output);
+  const { reader } = output;
   const identity = child.pid === undefined ? undefined : identify(child.pid);
+  if (identity === undefined) reader.remove();
   let endedAtTicks: number | undefined;
   const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
     child.once('exit', (code, signal) => {
       endedAtTicks = ticksSinceBoot();
-      // Not `close`, which a descendant that inherited the pipe could put off for ever.
-      const grace = new Promise<void>((done) => setTimeout(done, outputGraceMs));
-      void Promise.race([drained, grace]).then(() => resolve({ code, signal }));
+      void reader.finish().then(() => resolve({ code, signal }));
     });
   });
   return {
     started: identity === undefined ? child.then(notStarted(options)) : Promise.resolve({ ok: true, identity }),
     exited,
     endedAtTicks: () => endedAtTicks,
-    lastLines: lines.last,
-    close: () => {
-      child.stdout.destroy();
-      child.stderr.destroy();
-    },
+    lastLines: reader.lastLines,
+    close: reader.remove,
   };
+}
+
+function start(options: SpawnOptions, { reader, stdout, stderr }: CreatedOutput) {
+  const [command, ...args] = inCgroup(options);
+  try {
+    return execa(command, args, {
+      cwd: options.cwd,
+      env: { ...options.env },
+      extendEnv: false,
+      detached: true,
+      cleanup: false,
+      buffer: false,
+      reject: false,
+      stdin: 'ignore',
+      // Its types know the descriptors up to 9 alone.
+      stdout: stdout as 3,
+      stderr: stderr as 3,
+    });
+  } catch (error) {
+    reader.remove();
+    throw error;
+  } finally {
+    closeSync(stdout);
+    closeSync(stderr);
+  }
 }
 
 /**

@@ -7,14 +7,25 @@ import { assess, observe } from '../domain/policies/health.ts';
 import { noCounters } from '../domain/policies/policy.ts';
 import { isOpen } from '../domain/roll.ts';
 import type { Pool, Roll, State, Worker } from '../domain/state.ts';
-import type { NodeFacts, PoolNumbers } from './view.ts';
-import { eventView, exitView, explainView, nodeView, poolView, rollView, workerView } from './view.ts';
+import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
+import {
+  eventView,
+  exitView,
+  explainView,
+  nodeView,
+  poolView,
+  registryEntryView,
+  rollView,
+  workerView,
+} from './view.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
   state(): State;
   node(): NodeFacts;
   counters(workerId: string): Counters | undefined;
+  /** Undefined: the ledger does not have it. */
+  recorded(workerId: string): Recorded | undefined;
   poolNumbers(pool: string): PoolNumbers;
   /** How workers ended, newest first; of all pools where none is named. */
   exits(pool: string): readonly KeptExit[];
@@ -67,6 +78,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     ListExits: unary((request) => ({
       exits: source.exits(text(request, 'pool')).map((exit) => exitView(exit, source.toUnixMs)),
     })),
+    GetRegistry: unary(() => registry(source)),
     Explain: unary((request) => explain(source, request)),
     ScalePool: unary((request) => scalePool(source, request)),
     StartWorker: unary((request) => startWorker(source, request)),
@@ -138,6 +150,18 @@ function findWorker(source: ControlSource, request: Request): Worker {
   const worker = source.state().workers.get(id);
   if (worker !== undefined) return worker;
   throw new Refusal(status.NOT_FOUND, `worker_id: expected a live worker (ListWorkers names them), got "${id}"`);
+}
+
+function registry(source: ControlSource): object {
+  const { workers, revision } = source.state();
+  const { nodeId, agentId, startedAtMs } = source.node();
+  const entries = [...workers.values()]
+    .sort((a, b) => (a.id < b.id ? -1 : 1))
+    .flatMap((worker) => {
+      const recorded = worker.pid === 0 ? undefined : source.recorded(worker.id);
+      return recorded === undefined ? [] : [registryEntryView(worker, recorded, source.toUnixMs)];
+    });
+  return { node_id: nodeId, agent_id: agentId, agent_started_at_ms: startedAtMs, revision, workers: entries };
 }
 
 function explain(source: ControlSource, request: Request): object {

@@ -164,6 +164,35 @@ export function rollView(pool: string, roll: Roll, state: State, toUnixMs: ToUni
   };
 }
 
+/** What the ledger says of a worker beyond the domain's state. */
+export interface Recorded {
+  readonly bootId: string;
+  readonly startTime: string;
+  readonly config: string;
+  readonly adopted: boolean;
+  /** Revision of the last change that a watcher can see. */
+  readonly revision: number;
+}
+
+export function registryEntryView(worker: Worker, recorded: Recorded, toUnixMs: ToUnixMs): object {
+  return {
+    worker_id: worker.id,
+    pool: worker.pool,
+    slot: worker.slot,
+    generation: worker.generation,
+    boot_id: recorded.bootId,
+    pid: worker.pid,
+    start_time: recorded.startTime,
+    state: workerStates[worker.phase],
+    attached: worker.attached,
+    config: recorded.config,
+    started_at_ms: moment(worker.startedAtMs, toUnixMs),
+    ready_at_ms: moment(worker.readyAtMs, toUnixMs),
+    revision: recorded.revision,
+    adopted: recorded.adopted,
+  };
+}
+
 export function nodeView(state: State, facts: NodeFacts): object {
   let ready = 0;
   for (const worker of state.workers.values()) if (worker.phase === 'ready') ready += 1;
@@ -184,6 +213,7 @@ export function nodeView(state: State, facts: NodeFacts): object {
     config_error: state.node.configError,
     memory_available_bytes: state.node.host.availableBytes,
     memory_floor_bytes: state.node.host.floorBytes,
+    ledger_error: state.node.ledger.error,
   };
 }
 

@@ -9,7 +9,7 @@ import type { Subject } from '../../bench/processes.ts';
 import { startSubject } from '../../bench/processes.ts';
 
 /** The checkout: this file runs from .pitwarden/chaos/test/chaos/. */
-const root = fileURLToPath(new URL('../../../../', import.meta.url));
+export const root = fileURLToPath(new URL('../../../../', import.meta.url));
 
 export interface WorkerView {
   readonly worker_id: string;
@@ -130,7 +130,7 @@ export async function startAgent(pools: string): Promise<ChaosAgent> {
   };
 }
 
-function service(name: string): ServiceClientConstructor {
+export function service(name: string): ServiceClientConstructor {
   const definition = loadSync(
     ['execution', 'control'].map((file) => `pitwarden/v1/${file}.proto`),
     {
@@ -159,7 +159,8 @@ export function isWorker(pid: number, workerId: string): boolean {
   }
 }
 
-function processesOf(folder: string): number[] {
+/** Live processes that carry this agent's folder in their environment. */
+export function processesOf(folder: string): number[] {
   const found: number[] = [];
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;

@@ -184,7 +184,7 @@ export class Host {
       resumed: options.resumed ?? null,
       link: {
         request: (request) => {
-          const told = this.told.find(({ ask }) => ask.requestId === request.request_id);
+          const told = this.told.findLast(({ ask }) => ask.requestId === request.request_id);
           if (told === undefined) throw new Error(`no request ${request.request_id}`);
           expect(worker.removed || worker.paused || worker.leaving, `${worker.id} takes no requests`).toBe(false);
           worker.running.set(request.id, { request, told });
@@ -206,6 +206,11 @@ export class Host {
       },
     });
     return worker;
+  }
+
+  /** Its line broke, and it has dialled again: what it has on the new one. */
+  reattach({ id, pool, concurrency, commands, marksBegun }: FakeWorker, resumed: Resumed): FakeWorker {
+    return this.addWorker({ id, pool, concurrency, commands, marksBegun, resumed });
   }
 
   /** It begins as many as it may run at once, in order. */

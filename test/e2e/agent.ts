@@ -39,6 +39,8 @@ export interface WorkerView {
   requests_completed: number;
   requests_failed: number;
   missed_pings: number;
+  started_at_ms: number;
+  last_pong_at_ms: number;
   rss_bytes: number;
 }
 

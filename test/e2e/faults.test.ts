@@ -198,18 +198,6 @@ slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', im
   }, 'its last lines in the failure');
 });
 
-test('kill -9 of the agent: no worker outlives it, and the next agent starts in its place', async () => {
-  await start(faults('size: 2'));
-  await untilReady(agent, 'faults', 2);
-  agent.signal('SIGKILL');
-  await agent.exited;
-  await until(
-    () => processesOf(agent.dir).length === 0,
-    'the workers to go',
-    () => processesOf(agent.dir),
-  );
-});
-
 test('Ctrl-C twice kills at once, and nothing is left', async () => {
   await start(faults('drain: { timeout: 60s }'));
   await untilReady(agent, 'faults', 1);

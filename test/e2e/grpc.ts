@@ -33,6 +33,8 @@ export function connect(target: string) {
     target.startsWith('/') ? `unix:${target}` : target,
     credentials.createInsecure(),
   );
+  const control = new clients.Control(target.startsWith('/') ? `unix:${target}` : target, credentials.createInsecure());
+  const controls = control as unknown as Record<string, (...args: unknown[]) => void>;
   const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
   const message = (pool: string, command: string, args: unknown, more: object) => ({
     pool,
@@ -41,7 +43,10 @@ export function connect(target: string) {
     ...more,
   });
   return {
-    close: () => execution.close(),
+    close: () => {
+      execution.close();
+      control.close();
+    },
     execute: (
       pool: string,
       command: string,
@@ -55,8 +60,16 @@ export function connect(target: string) {
         const options = { deadline: Date.now() + timeoutMs };
         methods['Execute']?.(message(pool, command, args, more), new Metadata(), options, done);
       }),
-    stream: (pool: string, command: string, args: unknown = []): ClientReadableStream<Response> =>
-      methods['ExecuteStream']?.(message(pool, command, args, {})) as never,
+    stream: (pool: string, command: string, args: unknown = [], more: object = {}): ClientReadableStream<Response> =>
+      methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
+    /** A call of Control that takes no arguments, or these. */
+    control: <T>(method: string, request: object = {}): Promise<T> =>
+      new Promise((resolve, reject) => {
+        const call = controls[method];
+        const done = (error: ServiceError | null, answer: T) =>
+          error === null ? resolve(answer) : reject(new Failure(error));
+        call?.(request, new Metadata(), { deadline: Date.now() + 10_000 }, done);
+      }),
   };
 }
 

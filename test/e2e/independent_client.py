@@ -211,6 +211,12 @@ assert last.pid == old.pid and last.memory_bytes > 0, last
 assert last.start_interpreter_ms > 0 and last.start_import_ms > 0, last
 assert last.evidence.because == "", last
 
+registry = call(node, "GetRegistry", control_pb2.GetRegistryRequest())
+assert registry.node_id == this.node_id and registry.agent_id == this.agent_id and registry.revision, registry
+entry = next(each for each in registry.workers if each.worker_id == ready("text")[0].worker_id)
+assert entry.pid and entry.boot_id and entry.start_time.isdigit() and entry.attached and not entry.adopted, entry
+assert len(entry.config) == 16 and 0 < entry.revision <= registry.revision, entry
+
 told = call(node, "Explain", control_pb2.ExplainRequest(worker_id=ready("text")[0].worker_id))
 assert told.health == control_pb2.WORKER_HEALTH_WELL and told.because and len(told.observations) >= 8, told
 assert call(node, "Explain", control_pb2.ExplainRequest(worker_id=old.worker_id)).exit.reason == "operator"

@@ -1,18 +1,25 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { identify, isAlive, ticksSinceBoot } from '../../dist/os/identity.js';
+import { openOutputDirectory } from '../../dist/os/output-directory.js';
 import { spawnWorker } from '../../dist/os/process.js';
 import { signalGroup, sweepTree } from '../../dist/os/tree.js';
 
 // What pid-reuse.test.ts runs in a pid namespace of its own. The built sources: Node reads no TypeScript here.
 
 const workerId = 'w-0';
+const directory = mkdtempSync(join(tmpdir(), 'pw-'));
+const outputDirectory = openOutputDirectory(directory, { onTrouble: () => undefined });
 
 async function startWorker(script) {
   const lines = [];
   const spawned = spawnWorker({
+    workerId,
+    outputDirectory,
     command: 'sh',
     args: ['-c', script],
     cwd: '/',
@@ -21,6 +28,7 @@ async function startWorker(script) {
     nowMs: () => performance.now(),
     onLine: (line) => lines.push(line.text),
     onDropped: () => undefined,
+    onSkipped: () => undefined,
   });
   const { identity } = await spawned.started;
   while (lines.length < 1) await nextTurn();
@@ -84,4 +92,6 @@ async function withoutStranger() {
 
 const [what] = process.argv.slice(2);
 const told = what === 'no stranger' ? await withoutStranger() : await withStranger(what);
+outputDirectory.close();
+rmSync(directory, { recursive: true });
 process.stdout.write(JSON.stringify(told));

@@ -1,17 +1,17 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { lockDirectory } from '../../src/os/agent-lock.ts';
-import { prepareRuntimeDirectory } from '../../src/os/directories.ts';
+import { clearRuntimeDirectory, prepareRuntimeDirectory } from '../../src/os/directories.ts';
 import { workerEnvironment } from '../../src/os/environment.ts';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { identify, isAlive } from '../../src/os/identity.ts';
 import { sampleTree } from '../../src/os/memory.ts';
 import { spawnWorker } from '../../src/os/process.ts';
 import { signalGroup, sweepTree } from '../../src/os/tree.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isRunning, shellWorker, testOutput } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -58,9 +58,13 @@ test.each([
     nowMs: () => 0,
     onLine: () => undefined,
     onDropped: () => undefined,
+    onSkipped: () => undefined,
+    workerId: 'w-none',
+    outputDirectory: testOutput(dir),
     ...options,
   });
   expect(await spawned.started).toEqual({ ok: false, message: expect.stringMatching(message) });
+  expect(readdirSync(join(dir, 'output')).filter((name) => name.startsWith('w-none'))).toEqual([]);
 });
 
 test('a sweep takes the group, a daemon of another session, and nothing else', async () => {
@@ -118,14 +122,39 @@ test('a directory has one agent: a second is told which; a dead one’s lock, or
   }
 });
 
+test('what an agent has left is cleared away, save what belongs to the workers to keep', () => {
+  const paths = prepareRuntimeDirectory(join(dir, 'cleared'));
+  const left = () => ['link', 'output'].map((name) => readdirSync(join(dir, 'cleared', name)).sort());
+  const make = () => {
+    for (const name of [
+      'link/link.sock',
+      'link/p-0-a.begun',
+      'link/p-0-b.begun',
+      'output/p-0-a.out',
+      'output/p-0-b.read',
+    ])
+      writeFileSync(join(dir, 'cleared', name), '');
+  };
+  make();
+  clearRuntimeDirectory(paths, new Set(['p-0-a']));
+  expect(left()).toEqual([['p-0-a.begun'], ['p-0-a.out']]);
+  make();
+  clearRuntimeDirectory(paths);
+  expect(left()).toEqual([[], []]);
+  rmSync(paths.output, { recursive: true });
+  clearRuntimeDirectory(paths);
+});
+
 test('the runtime directory is closed to others, and one that others could have made is refused', () => {
   const runtime = join(dir, 'run');
   expect(prepareRuntimeDirectory(runtime)).toEqual({
     apiSocket: join(runtime, 'agent.sock'),
     linkSocket: join(runtime, 'link/link.sock'),
     isLent: false,
+    output: join(runtime, 'output'),
   });
   expect(statSync(join(runtime, 'link')).mode & 0o777).toBe(0o700);
+  expect(statSync(join(runtime, 'output')).mode & 0o777).toBe(0o700);
   expect(statSync(runtime).mode & 0o007).toBe(0);
   symlinkSync(runtime, join(dir, 'linked'));
   expect(() => prepareRuntimeDirectory(join(dir, 'linked'))).toThrow('expected a directory, got something else');

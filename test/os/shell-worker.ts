@@ -1,5 +1,16 @@
+import { join } from 'node:path';
 import { identify, isAlive } from '../../src/os/identity.ts';
+import type { OutputDirectory } from '../../src/os/output-directory.ts';
+import { openOutputDirectory } from '../../src/os/output-directory.ts';
 import { spawnWorker } from '../../src/os/process.ts';
+
+export function testOutput(directory: string): OutputDirectory {
+  return openOutputDirectory(join(directory, 'output'), {
+    onTrouble: (message) => {
+      throw new Error(message);
+    },
+  });
+}
 
 /** A shell script as a worker. */
 export async function shellWorker(
@@ -9,6 +20,8 @@ export async function shellWorker(
 ) {
   const lines: string[] = [];
   const spawned = spawnWorker({
+    workerId: options.workerId,
+    outputDirectory: testOutput(cwd),
     command: 'sh',
     args: ['-c', script],
     cwd,
@@ -17,6 +30,7 @@ export async function shellWorker(
     nowMs: () => performance.now(),
     onLine: (line) => lines.push(line.text),
     onDropped: () => undefined,
+    onSkipped: () => undefined,
   });
   const started = await spawned.started;
   if (!started.ok) throw new Error(started.message);

@@ -1,0 +1,223 @@
+import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
+import type { Core, Pool } from './core.ts';
+import { arm } from './core.ts';
+import { end } from './ends.ts';
+import type { Ask, Request, RequestError } from './request.ts';
+import { code, refusal } from './request.ts';
+import type { DispatchWorker } from './worker.ts';
+
+/** Which worker gets which request, and what comes back from one that could not begin it. */
+
+/** Queued requests that are looked at for a worker that cannot run the first of them. */
+const skippedMax = 64;
+
+/** A worker that has answered nothing for so long is asked for what waits in it. */
+const recallAfterMs = 10;
+
+export function unknownCommand(pool: Pool, command: string): RequestError {
+  const names = [...pool.commands.keys()].sort().join(', ') || 'none';
+  return refusal(
+    code.notFound,
+    `command: expected one that pool ${pool.name} offers (${names.slice(0, 500)}), got "${command}"`,
+  );
+}
+
+/** Gives waiting requests to workers, first come first served. */
+export function serveQueue(core: Core, pool: Pool): void {
+  let skipped = 0;
+  for (let request = pool.queue.first(); request !== null && skipped < skippedMax; ) {
+    const next: Request | null = request.nextQueued;
+    const worker = workerFor(pool, request);
+    if (worker !== null) {
+      pool.queue.remove(request);
+      request.state = 'moving';
+      send(core, pool, worker, request);
+    } else if (!pool.commands.has(request.command)) {
+      if (pool.workers.size === 0) return;
+      end(core, request, unknownCommand(pool, request.command));
+    } else if (pool.free.size > 0) {
+      skipped += 1;
+    } else {
+      return;
+    }
+    request = next;
+  }
+}
+
+/** One with a place for it, or else one where it need not wait for long. */
+export function workerFor(pool: Pool, ask: Pick<Ask, 'command' | 'payload' | 'sessionId'>): DispatchWorker | null {
+  const { command, payload } = ask;
+  const own = ask.sessionId === '' || pool.limits.affinity === 'off' ? null : sessionsWorker(pool, ask);
+  if (own !== null && own.counters.inFlight < own.concurrency) return own;
+  if (own !== null && pool.limits.affinity === 'strict') return null;
+  if (pool.free.size > 0) return freeWorkerFor(pool, command);
+  const stats = pool.commands.get(command);
+  const worker = pool.full.first();
+  if (worker === null || stats === undefined || !mayPrefetch(stats, worker.expectedMs)) return null;
+  if (worker.payloadBytes + payload.length > prefetchMaxBytes) return null;
+  return worker.commands.get(command)?.isAsync === false ? worker : null;
+}
+
+/** The worker that has the session, while it takes requests. */
+function sessionsWorker(pool: Pool, { command, sessionId }: Pick<Ask, 'command' | 'sessionId'>): DispatchWorker | null {
+  const worker = pool.affinity.workerOf(sessionId);
+  if (worker === undefined) return null;
+  if (pool.workers.has(worker) && !worker.paused && !worker.leaving && worker.commands.has(command)) return worker;
+  pool.affinity.forget(sessionId);
+  return null;
+}
+
+/** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
+function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
+  const first = pool.free.first();
+  if (first === null || first.commands.has(command)) return first;
+  for (const worker of pool.free.all()) if (worker.commands.has(command)) return worker;
+  return null;
+}
+
+/** Puts a worker where `workerFor` finds it, by what it has now; of equals, behind those that wait there already. */
+export function place(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
+  const { inFlight } = worker.counters;
+  if (worker.paused || worker.leaving) return;
+  if (inFlight < worker.concurrency) pool.free.add(worker, where);
+  else if (worker.marksBegun && !worker.stalled && inFlight < worker.concurrency + prefetchMax) {
+    pool.full.add(worker, where);
+  }
+}
+
+export function displace(pool: Pool, worker: DispatchWorker): void {
+  // Each forgets only what it has.
+  if (worker.counters.inFlight < worker.concurrency) pool.free.remove(worker);
+  else pool.full.remove(worker);
+}
+
+export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+  if (worker.commands.get(request.command)?.streams === true && !request.streams) {
+    const message = `command ${request.command} streams its results: expected ExecuteStream or Submit, got Execute`;
+    return end(core, request, refusal(code.invalidArgument, message));
+  }
+  const nowMs = core.options.nowMs();
+  const linkId = newLinkId(worker);
+  const { counters } = worker;
+  request.state = 'sent';
+  request.sentAtMs = nowMs;
+  request.attempts += 1;
+  request.workerId = worker.workerId;
+  request.linkId = linkId;
+  request.expectedMs = pool.commands.get(request.command)?.expectedMs ?? 0;
+  if (pool.limits.affinity !== 'off' && request.sessionId !== '') pool.affinity.remember(request.sessionId, worker);
+  displace(pool, worker);
+  worker.running.set(linkId, request);
+  worker.expectedMs += request.expectedMs;
+  worker.payloadBytes += request.payloadBytes;
+  counters.inFlight += 1;
+  pool.inFlight += 1;
+  place(pool, worker);
+  if (counters.inFlight > worker.concurrency) watch(core, worker, nowMs);
+  worker.link.request({
+    id: linkId,
+    command: request.command,
+    payload: request.payload,
+    content_type: request.contentType,
+    request_id: request.requestId,
+    session_id: request.sessionId,
+    timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
+    keep: request.named,
+  });
+  if (request.paused) worker.link.pause(linkId);
+}
+
+export function setPaused(core: Core, request: Request, paused: boolean): void {
+  if (request.paused === paused) return;
+  request.paused = paused;
+  if (request.state !== 'sent') return;
+  const link = core.workers.get(request.workerId)?.link;
+  if (paused) link?.pause(request.linkId);
+  else link?.resume(request.linkId);
+}
+
+/** The id grows by 1 and wraps: `begunThrough` compares ids of one link by their distance. */
+function newLinkId(worker: DispatchWorker): number {
+  do worker.nextLinkId = (worker.nextLinkId + 1) >>> 0;
+  while (worker.running.has(worker.nextLinkId));
+  return worker.nextLinkId;
+}
+
+/** Takes an answered or returned request from its worker. */
+export function release(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+  const { counters } = worker;
+  displace(pool, worker);
+  worker.running.delete(request.linkId);
+  counters.inFlight -= 1;
+  pool.inFlight -= 1;
+  worker.payloadBytes -= request.payloadBytes;
+  if (request.overdue) core.deadlines.remove(request);
+  request.overdue = false;
+  // The sum of many fractions drifts: nothing is exactly nothing.
+  worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
+  if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
+}
+
+/** A worker has more than it may run: if it gets stuck, the rest is asked back. */
+function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
+  if (core.ahead.has(worker)) return;
+  core.ahead.add(worker);
+  worker.lastAnswerAtMs = Math.max(worker.lastAnswerAtMs, nowMs);
+  if (Number.isFinite(core.lookAheadAtMs)) return;
+  core.lookAheadAtMs = nowMs + recallAfterMs;
+  arm(core);
+}
+
+export function recallFromStalled(core: Core, nowMs: number): void {
+  if (nowMs < core.lookAheadAtMs) return;
+  for (const worker of core.ahead) {
+    if (worker.stalled || nowMs - worker.lastAnswerAtMs < recallAfterMs) continue;
+    const pool = core.pools.get(worker.pool);
+    if (pool !== undefined) displace(pool, worker);
+    worker.stalled = true;
+    const unwritten = worker.link.recall();
+    if (unwritten.length > 0) onReturned(core, worker.workerId, unwritten);
+  }
+  core.lookAheadAtMs = core.ahead.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
+}
+
+/** Its worker gave it back, and nobody who knows its payload has asked. */
+function forgetBare(core: Core, pool: Pool, request: Request): void {
+  request.state = 'ended';
+  core.deadlines.remove(request);
+  if (pool.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+}
+
+export function onReturned(core: Core, workerId: string, linkIds: readonly number[]): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  const again: Request[] = [];
+  for (const linkId of linkIds) {
+    const request = worker.running.get(linkId);
+    if (request === undefined) continue;
+    release(core, pool, worker, request);
+    place(pool, worker);
+    if (request.state === 'ended') continue;
+    request.attempts -= 1;
+    again.push(request);
+  }
+  requeue(core, pool, again);
+  if (worker.paused && worker.counters.inFlight === 0) core.options.onIdle(workerId);
+  serveQueue(core, pool);
+}
+
+/** Back to the front of the queue, in the order in which they came. */
+export function requeue(core: Core, pool: Pool, requests: Request[]): void {
+  for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
+    if (request.bareCrc32 !== null) {
+      // Nobody here knows its payload: to whoever asks again it is new.
+      forgetBare(core, pool, request);
+      continue;
+    }
+    request.state = 'queued';
+    request.workerId = '';
+    request.sentAtMs = 0;
+    pool.queue.unshift(request);
+  }
+}

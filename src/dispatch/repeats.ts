@@ -1,0 +1,340 @@
+import type { Core, Pool, WorkerResult } from './core.ts';
+import { arm, compact, isAfter, newRequest, nobody, nothing } from './core.ts';
+import { bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
+import { displace, place, release, requeue, serveQueue, setPaused } from './placing.ts';
+import type { Answers, Ask, Request, RequestError } from './request.ts';
+import { code, refusal } from './request.ts';
+import type { DispatchWorker, HeldRequest, RequestLink, Resumed } from './worker.ts';
+
+/**
+ * Requests that their callers named: they may be asked for again when a connection broke, a line did, or an agent died. A
+ * worker keeps what it said of them until it is acknowledged; docs/delivery.md is the contract.
+ */
+
+/** Its caller said so: nobody will ask for it again. */
+export function cancel(core: Core, request: Request, answers: Answers): void {
+  if (request.caller !== answers) return;
+  giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request'));
+  forgetNamed(core, request);
+}
+
+/**
+ * The caller's call is over. One that has its answer will not ask again. One whose connection broke may: a request that it
+ * named goes on for a while, or its answer is kept.
+ */
+export function settle(core: Core, request: Request, answers: Answers, delivered: boolean): void {
+  if (request.caller !== answers) return;
+  if (!request.named) {
+    if (request.state !== 'ended') giveUp(core, request, refusal(code.cancelled, 'the caller has gone'));
+    return;
+  }
+  // One that was given up at its deadline is of no use to anybody.
+  if (request.state === 'ended' && (delivered || request.overdue)) return forgetNamed(core, request);
+  abandon(core, request);
+}
+
+/** Nobody is there for it: it goes on for a while, or its answer is kept. */
+function abandon(core: Core, request: Request): void {
+  request.caller = null;
+  request.answers = nobody;
+  if (request.state === 'replaying') request.state = 'ended';
+  if (request.state === 'ended') bare(core, request);
+  // What it did not read of a stream is wanted by nobody now.
+  setPaused(core, request, false);
+  const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
+  core.deadlines.remove(request);
+  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  arm(core);
+  const worker = core.workers.get(request.workerId);
+  if (request.state === 'ended' && request.answered && worker !== undefined) keepIn(worker, request);
+}
+
+/** A named request's worker has answered it. True: what it says is not for the caller, who waits for a replay. */
+export function answeredNamed(worker: DispatchWorker, request: Request): boolean {
+  request.answered = true;
+  if (request.state === 'ended') {
+    // Given up before: nobody will ask.
+    worker.link.ack(request.linkId);
+    return false;
+  }
+  if (request.awaitsReplays === 0) return false;
+  request.state = 'replaying';
+  keepIn(worker, request);
+  return true;
+}
+
+/** Nobody will ask for it again. */
+function forgetNamed(core: Core, request: Request): void {
+  if (!request.named) return;
+  const pool = core.pools.get(request.pool);
+  if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+  request.caller = null;
+  if (!request.answered) return;
+  const worker = core.workers.get(request.workerId);
+  if (worker === undefined) return;
+  worker.link.ack(request.linkId);
+  letKeptGo(core, worker, request);
+}
+
+function letKeptGo(core: Core, worker: DispatchWorker, request: Request): void {
+  if (!worker.kept.delete(request.linkId)) return;
+  worker.counters.kept = worker.kept.size;
+  if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
+}
+
+/** The time in which its caller could have come back is over. */
+export function nobodyAsked(core: Core, request: Request): void {
+  if (request.state === 'ended') return forgetNamed(core, request);
+  core.pools.get(request.pool)?.named.delete(request.requestId);
+  giveUp(core, request, refusal(code.cancelled, 'the caller has not come back'));
+}
+
+/** A request that is known by its name: its answer goes to who asks now. */
+export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answers: Answers): Request | undefined {
+  if (!isSame(core, request, ask)) {
+    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${ask.requestId}" with others`;
+    answers.error(refusal(code.invalidArgument, message));
+    return undefined;
+  }
+  const before = request.caller;
+  request.caller = answers;
+  if (before !== null) {
+    before.error(refusal(code.aborted, 'the request was sent again with its request_id: the answer goes there'));
+  }
+  request.answers = answers;
+  request.streams = ask.streams;
+  request.idempotent = ask.idempotent;
+  core.deadlines.remove(request);
+  if (request.state === 'ended' && !request.answered) {
+    answers.error(request.endError ?? lostAnswer(request));
+    return request;
+  }
+  supply(request, ask);
+  request.deadlineMs = Number.isFinite(ask.deadlineMs)
+    ? ask.deadlineMs
+    : core.options.nowMs() + pool.limits.requestTimeoutMs;
+  core.deadlines.add(request, request.deadlineMs);
+  arm(core);
+  const worker = core.workers.get(request.workerId);
+  if (worker !== undefined) askAgain(worker, request);
+  return request;
+}
+
+function isSame(core: Core, request: Request, ask: Ask): boolean {
+  if (request.command !== ask.command || request.payloadBytes !== ask.payload.length) return false;
+  const { bareCrc32 } = request;
+  return bareCrc32 === null ? request.payload.equals(ask.payload) : bareCrc32 === core.options.checksum(ask.payload);
+}
+
+/** What a worker held is known by its checksum alone until its caller brings the payload again. */
+function supply(request: Request, ask: Ask): void {
+  if (request.bareCrc32 === null || request.state === 'ended') return;
+  request.payload = compact(ask.payload);
+  request.contentType = ask.contentType;
+  request.bareCrc32 = null;
+}
+
+/** Has the worker say again what its caller has not got. */
+function askAgain(worker: DispatchWorker, request: Request): void {
+  if (request.state === 'ended') {
+    request.state = 'replaying';
+    keepIn(worker, request);
+  } else if (request.state !== 'sent' || !request.behind) return;
+  request.awaitsReplays += 1;
+  worker.link.replay(request.linkId);
+}
+
+export function onReplayed(core: Core, workerId: string, linkIds: readonly number[]): void {
+  const worker = core.workers.get(workerId);
+  for (const linkId of linkIds) {
+    const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
+    if (request !== undefined && request.awaitsReplays > 0) request.awaitsReplays -= 1;
+  }
+}
+
+/** The end of an answer that was asked for again; its request was counted when it ended. */
+export function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, result: WorkerResult): void {
+  const request = worker.kept.get(linkId);
+  if (request === undefined || request.state !== 'replaying' || request.awaitsReplays > 0) return;
+  worker.kept.delete(linkId);
+  worker.counters.kept = worker.kept.size;
+  endByWorker(core, worker, request, result);
+}
+
+function lostAnswer({ workerId }: Request): RequestError {
+  return refusal(code.dataLoss, 'the answer is no longer kept', { workerId });
+}
+
+/** A kept answer went with its worker. */
+export function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
+  request.answered = false;
+  if (request.state === 'replaying') return end(core, request, error);
+  request.endError = error;
+  if (pool.named.get(request.requestId) !== request) core.deadlines.remove(request);
+}
+
+/** It may be one that a worker from before has: that is known once those have dialled in. */
+export function awaitExpected(pool: Pool, request: Request): void {
+  request.state = 'queued';
+  request.waits = true;
+  request.payload = compact(request.payload);
+  pool.waiting.push(request);
+}
+
+export function noLongerExpected(core: Core, pool: Pool, workerId: string): void {
+  if (!pool.expected.delete(workerId) || pool.expected.size > 0) return;
+  for (let request = pool.waiting.first(); request !== null; request = pool.waiting.first()) {
+    pool.waiting.remove(request);
+    request.waits = false;
+    pool.queue.push(request);
+  }
+  serveQueue(core, pool);
+}
+
+/** What a worker brings along from an earlier agent. Nobody waits for what its caller did not name. */
+export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed: Resumed): void {
+  const { counters } = worker;
+  worker.nextLinkId = resumed.last_id;
+  counters.completed = resumed.completed;
+  counters.failed = resumed.failed;
+  for (const held of resumed.held) {
+    if (!worker.running.has(held.id) && !worker.kept.has(held.id)) takeHeld(core, pool, worker, held);
+  }
+  if (worker.maxRequests > 0 && counters.completed + counters.failed >= worker.maxRequests) {
+    core.options.onBudgetSpent(worker.workerId);
+  }
+}
+
+function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequest): void {
+  if (!held.keep && held.ended) return;
+  const request = heldRequest(core, pool, held);
+  request.workerId = worker.workerId;
+  request.linkId = held.id;
+  request.sentAtMs = core.options.nowMs() - held.age_ms;
+  request.attempts = Math.max(1, request.attempts);
+  if (held.ended) {
+    request.state = 'ended';
+    request.answered = true;
+    keepIn(worker, request);
+  } else {
+    request.state = held.keep ? 'sent' : 'ended';
+    request.behind = true;
+    worker.running.set(held.id, request);
+    worker.payloadBytes += request.payloadBytes;
+    worker.counters.inFlight += 1;
+    pool.inFlight += 1;
+    if (!held.keep) worker.link.cancel(held.id);
+  }
+  if (held.keep && request.caller !== null) askAgain(worker, request);
+}
+
+/** That of a caller who has asked for it already, or one that waits for its caller. */
+function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
+  const waiting = held.keep ? pool.named.get(held.request_id) : undefined;
+  const bytes = held.payload_bytes;
+  const crc32 = held.payload_crc32;
+  if (waiting?.state === 'queued' && waiting.waits) {
+    const isSameAsked =
+      waiting.command === held.command &&
+      waiting.payloadBytes === bytes &&
+      core.options.checksum(waiting.payload) === crc32;
+    if (isSameAsked) {
+      pool.waiting.remove(waiting);
+      waiting.waits = false;
+      return waiting;
+    }
+    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${held.request_id}" with others`;
+    end(core, waiting, refusal(code.invalidArgument, message));
+  }
+  const nowMs = core.options.nowMs();
+  const ask = {
+    pool: pool.name,
+    command: held.command,
+    payload: nothing,
+    contentType: '',
+    requestId: held.request_id,
+    named: held.keep,
+    sessionId: '',
+    idempotent: false,
+    deadlineMs: held.remaining_ms > 0 ? nowMs + held.remaining_ms : Number.POSITIVE_INFINITY,
+    streams: true,
+  };
+  const request = newRequest(ask, nobody, nowMs - held.age_ms, pool.limits.requestTimeoutMs + held.age_ms);
+  request.payloadBytes = bytes;
+  request.caller = null;
+  request.bareCrc32 = crc32;
+  if (!held.keep) return request;
+  pool.named.set(held.request_id, request);
+  const keepUntilMs = nowMs + pool.limits.keepMs;
+  core.deadlines.add(request, held.ended ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  arm(core);
+  return request;
+}
+
+/** It has dialled again, to this same agent: what was on its line when that broke has arrived or not. */
+export function reattach(
+  core: Core,
+  pool: Pool,
+  worker: DispatchWorker,
+  link: RequestLink,
+  resumed: Resumed | null,
+): void {
+  const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
+  const begunThrough = worker.begunThrough();
+  const again: Request[] = [];
+  displace(pool, worker);
+  worker.link = link;
+  for (const [linkId, request] of [...worker.running]) {
+    const kept = held.get(linkId);
+    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
+    else {
+      release(core, pool, worker, request);
+      displace(pool, worker);
+      if (kept !== undefined) answeredMeanwhile(worker, request);
+      // The worker has none of these: they never came, or have ended.
+      else if (request.state === 'ended') continue;
+      else if (request.named || isAfter(linkId, begunThrough)) again.push(request);
+      else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
+      else end(core, request, lineBroke(worker));
+    }
+  }
+  for (const request of worker.kept.values()) {
+    if (request.state !== 'replaying') continue;
+    request.awaitsReplays = 1;
+    link.replay(request.linkId);
+  }
+  if (resumed !== null) takeOver(core, pool, worker, resumed);
+  worker.paused = false;
+  worker.stalled = false;
+  place(pool, worker);
+  requeue(core, pool, again);
+  serveQueue(core, pool);
+}
+
+/** It runs on in the worker. Chunks may have been lost with the line: its caller has to ask for them again. */
+function goOn(core: Core, worker: DispatchWorker, request: Request): void {
+  if (request.state === 'ended') return worker.link.cancel(request.linkId);
+  if (!request.behind) return;
+  if (!request.named) return giveUp(core, request, lineBroke(worker));
+  const { answers, caller } = request;
+  request.awaitsReplays = 0;
+  abandon(core, request);
+  if (caller !== null) answers.error(lineBroke(worker));
+}
+
+/** Its answer was lost with the line, and is kept by the worker. */
+function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
+  request.answered = true;
+  if (request.state === 'ended') return worker.link.ack(request.linkId);
+  request.awaitsReplays = 0;
+  if (request.caller === null) {
+    request.state = 'ended';
+    return keepIn(worker, request);
+  }
+  request.state = 'replaying';
+  keepIn(worker, request);
+}
+
+function lineBroke({ workerId }: DispatchWorker): RequestError {
+  return refusal(code.unavailable, `the line to worker ${workerId} broke with the answer on it`, { workerId });
+}

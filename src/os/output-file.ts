@@ -1,0 +1,133 @@
+import { fstatSync, ftruncateSync, readSync } from 'node:fs';
+import { lineMaxBytes } from './log-lines.ts';
+import type { OutputSpace } from './output-space.ts';
+
+/** What one look at a file may read. */
+export const pieceBytes = 256 * 1024;
+/** Of what a worker wrote and nobody has read the newest so many bytes are kept. */
+export const backlogMaxBytes = 8 * 1024 * 1024;
+/** Space is given back in steps of so much, and no more often than this: each step is a process. */
+const giveBackBytes = 1024 * 1024;
+const giveBackPauseMs = 100;
+/** The unit in which file systems have holes. */
+const blockBytes = 4096;
+const newline = 10;
+
+export interface OutputFileOptions {
+  /** Where to go on. */
+  readonly position: number;
+  readonly space: OutputSpace;
+  nowMs(): number;
+  /** The data holds until this returns. */
+  onData(data: Buffer): void;
+  /** So many bytes were not handed on: too many were waiting, or they are gone. */
+  onSkipped(bytes: number): void;
+}
+
+/** One stream of one worker: a file that grows at its end and is given back at its beginning. */
+export interface OutputFile {
+  /** Hands on what there is, at most a piece; true: there is more. */
+  read(buffer: Buffer): boolean;
+  /** All before it was handed on, in whole lines: who follows the file later goes on here. */
+  handedOn(): number;
+}
+
+export function followFile(fd: number, options: OutputFileOptions): OutputFile {
+  const { space, nowMs } = options;
+  let { position } = options;
+  /** Bytes before `position` that belong to a line whose end has not come. */
+  let open = 0;
+  /** The last line that was handed on has no end yet. */
+  let unended = false;
+  /** What comes next may be the rest of a line whose beginning was skipped. */
+  let torn = false;
+  let givenBack = 0;
+  let punching = false;
+  let gaveBackAtMs = Number.NEGATIVE_INFINITY;
+
+  const skip = (bytes: number): void => {
+    if (unended) options.onData(Buffer.of(newline));
+    unended = false;
+    open = 0;
+    torn = true;
+    options.onSkipped(bytes);
+  };
+
+  const restart = (): void => {
+    position = 0;
+    open = 0;
+    givenBack = 0;
+  };
+
+  const take = (data: Buffer): void => {
+    const whole = torn ? withoutTornLine(data) : data;
+    if (whole.length < data.length) options.onSkipped(data.length - whole.length);
+    torn = false;
+    if (whole.length === 0) return;
+    options.onData(whole);
+    const last = whole.lastIndexOf(newline);
+    unended = last < whole.length - 1;
+    open = last < 0 ? open + whole.length : whole.length - 1 - last;
+    // Nothing more of this line is kept.
+    if (open > lineMaxBytes) open = 0;
+  };
+
+  const read = (buffer: Buffer): boolean => {
+    const { size } = fstatSync(fd);
+    // Somebody emptied it, such as the worker by opening /dev/stdout.
+    if (size < position) restart();
+    if (size - position > backlogMaxBytes) {
+      skip(size - backlogMaxBytes - position);
+      position = size - backlogMaxBytes;
+    }
+    const count = readSync(fd, buffer, 0, pieceBytes, position);
+    position += count;
+    const data = withoutHole(buffer.subarray(0, count));
+    if (data.length <= count - blockBytes) skip(count - data.length);
+    if (data.length > 0) take(data);
+    giveBack();
+    return count > 0 && position < size;
+  };
+
+  const giveBack = (): void => {
+    const end = handedOn();
+    if (punching || end - givenBack < giveBackBytes || nowMs() - gaveBackAtMs < giveBackPauseMs) return;
+    if (!space.mayPunch()) return cutOff();
+    punching = true;
+    const upTo = end - (end % blockBytes);
+    void space.punch(fd, givenBack, upTo - givenBack).then((punched) => {
+      punching = false;
+      gaveBackAtMs = nowMs();
+      // Not when the file was emptied meanwhile.
+      if (punched && upTo <= position) givenBack = upTo;
+    });
+  };
+
+  /**
+   * What the worker writes between the two calls is lost, and what was read of a line without an end should the agent die.
+   * A file that never is quite read loses the rest too, or it would grow without bounds.
+   */
+  const cutOff = (): void => {
+    const unread = fstatSync(fd).size - position;
+    if (unread > 0 && position + unread <= backlogMaxBytes) return;
+    if (unread > 0) skip(unread);
+    ftruncateSync(fd, 0);
+    restart();
+  };
+
+  const handedOn = (): number => position - open;
+
+  return { read, handedOn };
+}
+
+/** Zeros at the beginning are what somebody else punched out. */
+function withoutHole(data: Buffer): Buffer {
+  if (data[0] !== 0) return data;
+  const start = data.findIndex((byte) => byte !== 0);
+  return data.subarray(start < 0 ? data.length : start);
+}
+
+function withoutTornLine(data: Buffer): Buffer {
+  const end = data.indexOf(newline);
+  return data.subarray(end < 0 ? data.length : end + 1);
+}

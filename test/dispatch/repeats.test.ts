@@ -1,0 +1,324 @@
+import { crc32 } from 'node:zlib';
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { Resumed } from '../../src/dispatch/worker.ts';
+import { Host, poolLimits } from './host.ts';
+
+let host: Host;
+
+beforeEach(() => {
+  host = new Host();
+});
+
+const named = (requestId: string) => ({ requestId, named: true });
+const payload = Buffer.from('payload');
+const ok = { payload: Buffer.from('answer'), content_type: '', error: null, ran_us: 5 };
+
+function heldRequest(
+  id: number,
+  requestId: string,
+  patch: Partial<Resumed['held'][number]> = {},
+): Resumed['held'][number] {
+  return {
+    ...{ id, request_id: requestId, command: 'c', keep: true, ended: false, remaining_ms: 900, age_ms: 100 },
+    ...{ payload_bytes: payload.length, payload_crc32: crc32(payload) },
+    ...patch,
+  };
+}
+
+function resumed(...held: Resumed['held'][number][]): Resumed {
+  return { last_id: 7, completed: 5, failed: 1, held };
+}
+
+describe('a request that its caller named', () => {
+  test('is kept by its worker, until its caller has the answer', () => {
+    const worker = host.addWorker();
+    const told = host.submit(named('a'));
+    const [[linkId, { request }] = [0, { request: undefined }]] = worker.running;
+    expect(request?.keep).toBe(true);
+    host.dispatch.onResult(worker.id, linkId, ok);
+    expect(told.result).toBe('answer');
+    expect(worker.acked).toEqual([]);
+    host.settle(told, true);
+    expect(worker.acked).toEqual([linkId]);
+    // Known no more: a new one.
+    expect(host.submit(named('a')).sentTo).toEqual([worker.id]);
+  });
+
+  test('others are not kept', () => {
+    const worker = host.addWorker();
+    host.submit();
+    expect([...worker.running.values()][0]?.request.keep).toBe(false);
+  });
+
+  test('goes on when the connection breaks, and answers who asks again', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.settle(first, false);
+    expect(worker.cancelled).toEqual([]);
+    const again = host.submit(named('a'));
+    expect(worker.running.size).toBe(1);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect([first.ends, again.result]).toEqual([0, 'answer']);
+  });
+
+  test('an answer that nobody took is asked for again', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.settle(first, false);
+    expect(worker.counters).toMatchObject({ inFlight: 0, kept: 1 });
+    const again = host.submit(named('a'));
+    expect(worker.replayed).toEqual([1]);
+    host.dispatch.onReplayed(worker.id, [1]);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect(again.result).toBe('answer');
+    host.settle(again, true);
+    expect(worker.acked).toEqual([1]);
+    expect(worker.counters).toMatchObject({ kept: 0, completed: 1 });
+  });
+
+  test('an error that nobody took is said again, and the command does not run again', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.settle(first, false);
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    host.addWorker();
+    const again = host.submit(named('a'));
+    expect(again.error).toMatchObject({ code: 14, exitReason: 'signal' });
+    expect(again.sentTo).toEqual([]);
+    host.settle(again, true);
+    expect(host.submit(named('a')).sentTo).toEqual(['w1']);
+  });
+
+  test('its kept answer goes with its worker, and it does not run again', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.settle(first, false);
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
+  });
+
+  test('is forgotten after a while, running or ended', () => {
+    const worker = host.addWorker({ concurrency: 2 });
+    const ended = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    const runs = host.submit({ ...named('b'), deadlineMs: host.nowMs + 60_000 });
+    host.settle(ended, false);
+    host.settle(runs, false);
+    host.pass(490);
+    expect([worker.acked, worker.cancelled]).toEqual([[], []]);
+    host.pass(40);
+    expect([worker.acked, worker.cancelled]).toEqual([[1], [2]]);
+    expect(worker.counters.kept).toBe(0);
+    // The worker keeps what it says of the cancelled one, for nobody.
+    host.dispatch.onResult(worker.id, 2, ok);
+    expect(worker.acked).toEqual([1, 2]);
+  });
+
+  test('a second caller takes it over from the first, whose connection may be a ghost', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    const second = host.submit(named('a'));
+    expect(first.error).toMatchObject({ code: 10 });
+    // The end of the first call is not the second one's.
+    host.settle(first, false);
+    host.cancel(first);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect(second.result).toBe('answer');
+  });
+
+  test.each([
+    ['another payload', { payload: Buffer.from('another') }],
+    ['another size', { payload: Buffer.from('p') }],
+    ['another command', { command: 'd' }],
+  ])('%s under the same id is refused', (_what, patch) => {
+    host.addWorker({ commands: ['c', 'd'] });
+    const first = host.submit(named('a'));
+    expect(host.submit({ ...named('a'), ...patch }).error).toMatchObject({ code: 3 });
+    host.dispatch.onResult('w0', 1, ok);
+    host.settle(first, false);
+    expect(host.submit({ ...named('a'), ...patch }).error).toMatchObject({ code: 3 });
+    expect(host.submit(named('a')).error).toBeUndefined();
+  });
+
+  test('a cancel is the end of it', () => {
+    const worker = host.addWorker();
+    const told = host.submit(named('a'));
+    host.cancel(told);
+    expect(worker.cancelled).toEqual([1]);
+    host.dispatch.onResult(worker.id, 1, { ...ok, error: { code: 1, type: '', message: '', traceback: '' } });
+    expect(worker.acked).toEqual([1]);
+    expect(host.submit(named('a')).sentTo).toEqual([worker.id]);
+  });
+
+  test('a stream that was half told comes again from its beginning, and nothing twice', () => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    const asks = { ...named('a'), command: 'stream', streams: true };
+    const first = host.submit(asks);
+    const chunk = (text: string) => host.dispatch.onChunk(worker.id, 1, Buffer.from(text), '');
+    chunk('1');
+    host.settle(first, false);
+    chunk('2');
+    const second = host.submit(asks);
+    // On the line already when the replay was asked for.
+    chunk('3');
+    host.settle(second, false);
+    const third = host.submit(asks);
+    expect(worker.replayed).toEqual([1, 1]);
+    host.dispatch.onReplayed(worker.id, [1]);
+    chunk('1');
+    host.dispatch.onReplayed(worker.id, [1]);
+    for (const text of ['1', '2', '3']) chunk(text);
+    host.dispatch.onResult(worker.id, 1, { ...ok, payload: Buffer.alloc(0) });
+    expect([first.chunks, second.chunks, third.chunks]).toEqual([['1'], [], ['1', '2', '3']]);
+    expect(third.ends).toBe(1);
+  });
+
+  test('that ends before its replay begins is not told by what came before', () => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    const asks = { ...named('a'), command: 'stream', streams: true };
+    const first = host.submit(asks);
+    host.dispatch.onChunk(worker.id, 1, Buffer.from('1'), '');
+    host.settle(first, false);
+    const again = host.submit(asks);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect(again.ends).toBe(0);
+    expect(worker.counters.inFlight).toBe(0);
+    host.dispatch.onReplayed(worker.id, [1]);
+    host.dispatch.onChunk(worker.id, 1, Buffer.from('1'), '');
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect([again.chunks, again.ends]).toEqual([['1'], 1]);
+  });
+});
+
+describe('workers of an earlier agent', () => {
+  test('named requests wait until all have dialled in; others do not', () => {
+    host.dispatch.expectWorker('p', 'old');
+    host.addWorker({ concurrency: 4 });
+    const mine = host.submit(named('a'));
+    const other = host.submit();
+    expect([mine.sentTo, other.sentTo]).toEqual([[], ['w0']]);
+    host.addWorker({ id: 'old', resumed: resumed() });
+    expect(mine.sentTo).toHaveLength(1);
+  });
+
+  test('or are seen to be gone', () => {
+    host.dispatch.expectWorker('p', 'old');
+    host.addWorker();
+    const mine = host.submit(named('a'));
+    host.dispatch.removeWorker('old', { reason: 'exit_unknown', message: 'm', begunThrough: null, crashed: true });
+    expect(mine.sentTo).toEqual(['w0']);
+  });
+
+  test('what they run answers who asks for it, before or after they come', () => {
+    host.dispatch.expectWorker('p', 'old');
+    const early = host.submit(named('a'));
+    const worker = host.addWorker({
+      id: 'old',
+      concurrency: 2,
+      resumed: resumed(heldRequest(3, 'a'), heldRequest(4, 'b')),
+    });
+    const late = host.submit(named('b'));
+    expect(worker.running.size).toBe(0);
+    expect(worker.counters).toMatchObject({ inFlight: 2, completed: 5, failed: 1 });
+    host.dispatch.onReplayed('old', [3, 4]);
+    host.dispatch.onResult('old', 3, ok);
+    host.dispatch.onResult('old', 4, ok);
+    expect([early.result, late.result]).toEqual(['answer', 'answer']);
+    expect(early.sentTo).toEqual([]);
+    // Numbering goes on.
+    host.settle(early, true);
+    host.submit();
+    expect([...worker.running.keys()]).toEqual([8]);
+  });
+
+  test('what they have ended is asked for', () => {
+    host.dispatch.expectWorker('p', 'old');
+    const early = host.submit(named('a'));
+    const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a', { ended: true })) });
+    expect(worker.replayed).toEqual([3]);
+    host.dispatch.onReplayed('old', [3]);
+    host.dispatch.onResult('old', 3, ok);
+    expect(early.result).toBe('answer');
+    expect(worker.counters).toMatchObject({ inFlight: 0, kept: 0 });
+  });
+
+  test('another payload under the same id is refused', () => {
+    host.dispatch.expectWorker('p', 'old');
+    const early = host.submit({ ...named('a'), payload: Buffer.from('another') });
+    host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a', { ended: true })) });
+    expect(early.error).toMatchObject({ code: 3 });
+    expect(host.submit({ ...named('a'), payload: Buffer.from('PAYLOAD') }).error).toMatchObject({ code: 3 });
+  });
+
+  test('what nobody named is cancelled', () => {
+    const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'x', { keep: false })) });
+    expect(worker.cancelled).toEqual([3]);
+    expect(worker.counters.inFlight).toBe(1);
+    host.dispatch.onResult('old', 3, ok);
+    expect(worker.counters.inFlight).toBe(0);
+  });
+
+  test('what they give back runs anew when it is asked for', () => {
+    host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
+    host.dispatch.onReturned('old', [3]);
+    expect(host.submit(named('a')).sentTo).toEqual(['old']);
+  });
+
+  test('a budget that is spent already is said', () => {
+    host.addWorker({ id: 'old', maxRequests: 6, resumed: resumed() });
+    expect(host.spent).toEqual(['old']);
+  });
+});
+
+describe('a line that breaks and comes again', () => {
+  test('what the worker never got is sent again, what it runs goes on, what it ended is asked for', () => {
+    const worker = host.addWorker({ concurrency: 3 });
+    const [runs, ended, lost] = [host.submit(named('a')), host.submit(named('b')), host.submit(named('c'))];
+    const held = [heldRequest(1, 'a'), heldRequest(2, 'b', { ended: true })];
+    const link = host.reattach(worker, { last_id: 2, completed: 1, failed: 0, held });
+    expect(link.replayed).toEqual([2]);
+    expect([...link.running.values()].map(({ request }) => request.request_id)).toEqual(['c']);
+    host.dispatch.onReplayed(worker.id, [2]);
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.dispatch.onResult(worker.id, 2, ok);
+    for (const linkId of link.running.keys()) host.dispatch.onResult(worker.id, linkId, ok);
+    expect([runs, ended, lost].map((told) => [told.result, told.ends])).toEqual(Array(3).fill(['answer', 1]));
+    expect(worker.counters.inFlight).toBe(0);
+  });
+
+  test('an answer that nobody named is lost with it', () => {
+    const worker = host.addWorker();
+    const told = host.submit();
+    host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
+    expect(told.error).toMatchObject({ code: 14 });
+    expect(worker.counters.inFlight).toBe(0);
+  });
+
+  test('chunks may be lost with it: the caller has to ask again', () => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    const asks = { ...named('a'), command: 'stream', streams: true };
+    const told = host.submit(asks);
+    host.dispatch.onChunk(worker.id, 1, Buffer.from('1'), '');
+    const link = host.reattach(worker, {
+      last_id: 1,
+      completed: 0,
+      failed: 0,
+      held: [heldRequest(1, 'a', { command: 'stream' })],
+    });
+    expect(told.error).toMatchObject({ code: 14 });
+    host.settle(told, true);
+    const again = host.submit(asks);
+    expect(again.error).toBeUndefined();
+    expect(link.replayed).toEqual([1]);
+  });
+});
+
+test('nothing is kept where the pool keeps nothing', () => {
+  host.dispatch.setPool('p', poolLimits({ keepMs: 0 }));
+  const worker = host.addWorker();
+  host.settle(host.submit(named('a')), false);
+  host.pass(20);
+  expect(worker.cancelled).toEqual([1]);
+});

@@ -1,0 +1,387 @@
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, describe, expect, test } from 'vitest';
+import type { TestAgent, WorkerView } from './agent.ts';
+import { processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import type { Answer, Connection } from './grpc.ts';
+import { connect, Failure } from './grpc.ts';
+
+// The agent is killed, and another one started in its folder: it takes over what lives.
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+const survivor = (extra = '', name = 'p') => `
+${name}:
+  app: survivor:app
+  python: ${python}
+  cwd: ${root}test/fixtures
+  ${extra}
+`;
+
+async function start(pools: string): Promise<void> {
+  agent = await startAgent(pools);
+  client = connect(agent.socket);
+}
+
+async function kill(): Promise<void> {
+  agent.signal('SIGKILL');
+  await agent.exited;
+}
+
+/** The next agent, in the same folder. */
+async function startNext(pools: string): Promise<void> {
+  agent = await startAgent(pools, '', agent.dir);
+  client.close();
+  client = connect(agent.socket);
+}
+
+async function killAndStartNext(pools: string): Promise<void> {
+  await kill();
+  await startNext(pools);
+}
+
+const pidsOf = (workers: readonly WorkerView[]): number[] => workers.map(({ pid }) => pid).sort();
+
+interface RegistryView {
+  readonly workers: readonly { readonly worker_id: string; readonly attached: boolean; readonly adopted: boolean }[];
+}
+
+async function untilAttached(count: number): Promise<void> {
+  const registry = () => client.control<RegistryView>('GetRegistry');
+  await until(
+    async () => (await registry()).workers.filter(({ attached }) => attached).length === count,
+    `${count} attached workers`,
+    async () => [await registry(), agent.output().slice(-3000)],
+  );
+}
+
+/** Asks until an agent answers, as a client should. */
+async function again(ask: () => Promise<Answer>): Promise<Answer> {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof Failure) || error.code !== 14 || error.told !== undefined) throw error;
+      await delay(20);
+    }
+  }
+}
+
+const runsIn = (path: string): number => (existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n').length : 0);
+const stateDir = (): string => join(agent.dir, 'state');
+
+test('kill -9 of the agent: the next one has the same workers, and they are whole', async () => {
+  const pools = survivor('size: 3\n  recycle: { max_requests: 6, jitter: 0, min_lifetime: off }');
+  await start(pools);
+  const before = await untilReady(agent, 'p', 3);
+  const file = join(agent.dir, 'runs');
+  for (let i = 0; i < 3; i += 1) await client.execute('p', 'once', [file]);
+  const counted = (workers: readonly WorkerView[]) =>
+    workers.map(({ worker_id, requests_completed, generation }) => [worker_id, requests_completed, generation]).sort();
+  const counts = counted(await agent.workers('p'));
+  await killAndStartNext(pools);
+  await untilAttached(3);
+  const after = await agent.workers('p');
+  expect(pidsOf(after)).toEqual(pidsOf(before));
+  // Counts go on, and so does age.
+  expect(counted(after)).toEqual(counts);
+  expect(after.map(({ started_at_ms: at }) => Math.round(at / 100)).sort()).toEqual(
+    before.map(({ started_at_ms: at }) => Math.round(at / 100)).sort(),
+  );
+  expect(agent.output()).toMatch(/workers of an earlier agent: 3 adopted, 0 ended/);
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  expect(metrics).toContain('pitwarden_adoptions_total{outcome="adopted"} 3');
+  // Pings and memory.
+  await until(
+    async () => (await agent.workers('p')).every(({ last_pong_at_ms: at }) => at > Date.now() - 30_000),
+    'pongs',
+  );
+  await until(async () => (await agent.workers('p')).every(({ rss_bytes: bytes }) => bytes > 0), 'samples');
+  // The budget that was half spent is spent.
+  for (let i = 0; i < 15; i += 1) await client.execute('p', 'once', [file]);
+  await until(
+    async () => (await agent.workers('p')).some(({ generation, state }) => generation === 2 && state.endsWith('READY')),
+    'a replacement for a spent budget',
+    () => agent.workers('p'),
+  );
+});
+
+test('the exit of an adopted worker is noticed at once, and its place filled', async () => {
+  const pools = survivor('restart: { backoff: { min: 50ms } }');
+  await start(pools);
+  const [first] = await untilReady(agent, 'p', 1);
+  await killAndStartNext(pools);
+  await untilAttached(1);
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  const seen = until(() => agent.output().includes('exit_unknown'), 'its exit', agent.output, 2_000);
+  await seen;
+  await until(async () => (await agent.workers('p')).some(({ generation }) => generation === 2), 'another one');
+});
+
+test('one that died while no agent was there is forgotten, with what it left', async () => {
+  const pools = survivor('size: 2');
+  await start(pools);
+  const [first, second] = await untilReady(agent, 'p', 2);
+  await kill();
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  await startNext(pools);
+  const ready = await untilReady(agent, 'p', 2);
+  expect(ready.map(({ pid }) => pid)).toContain(second?.pid);
+  expect(agent.output()).toMatch(/1 adopted, 0 ended, for no pool wants them, 1 had died/);
+});
+
+test('one whose pool is gone from the config is ended', async () => {
+  await start(survivor() + survivor('', 'q'));
+  const [mine] = await untilReady(agent, 'p', 1);
+  const [other] = await untilReady(agent, 'q', 1);
+  await killAndStartNext(survivor());
+  await until(() => !processesOf(agent.dir).includes(other?.pid ?? 0), 'the unwanted one to go', agent.output);
+  expect(processesOf(agent.dir)).toContain(mine?.pid);
+});
+
+test('a size that was ordered outlives the agent that was told, until the config asks for another', async () => {
+  await start(survivor('size: 1'));
+  await agent.cli('scale', 'p', '3');
+  const before = await untilReady(agent, 'p', 3);
+  await killAndStartNext(survivor('size: 1'));
+  await untilAttached(3);
+  expect(pidsOf(await untilReady(agent, 'p', 3))).toEqual(pidsOf(before));
+  await killAndStartNext(survivor('size: 2'));
+  await untilReady(agent, 'p', 2);
+});
+
+test('a second agent on the same state directory refuses to start, and says which pid holds it', async () => {
+  await start(survivor());
+  const flags = ['--runtime-dir', join(agent.dir, 'other'), '--state-dir', stateDir(), '--http', '127.0.0.1:0'];
+  const config = join(agent.dir, 'pitwarden.yaml');
+  const { code, stderr } = await runProcess(process.execPath, [
+    join(root, 'bin/pitwarden'),
+    'agent',
+    '--config',
+    config,
+    ...flags,
+  ]);
+  expect(code).toBe(1);
+  expect(stderr).toContain(`pid ${agent.pid}`);
+});
+
+describe('a request that was named, when the agent dies', () => {
+  test('runs on, and its one result is for who asks again', async () => {
+    await start(survivor());
+    await untilReady(agent, 'p', 1);
+    const file = join(agent.dir, 'runs');
+    const ask = () => client.execute('p', 'once', [file, 2], { request_id: 'mine' });
+    const broken = ask().catch((error: Failure) => error.code);
+    await until(() => runsIn(file) === 1, 'it to begin');
+    await killAndStartNext(survivor());
+    expect(await broken).toBe(14);
+    expect((await again(ask)).value).toBe('mine');
+    expect(runsIn(file)).toBe(1);
+  });
+
+  test('ends while no agent is there, and its result is kept', async () => {
+    await start(survivor());
+    await untilReady(agent, 'p', 1);
+    const file = join(agent.dir, 'runs');
+    const ask = () => client.execute('p', 'once', [file, 0.3], { request_id: 'mine' });
+    void ask().catch(() => undefined);
+    await until(() => runsIn(file) === 1, 'it to begin');
+    await kill();
+    await delay(600);
+    await startNext(survivor());
+    expect((await again(ask)).value).toBe('mine');
+    expect(runsIn(file)).toBe(1);
+    // And another agent's death later it is the same, as long as nobody has taken it.
+    const other = () => client.execute('p', 'once', [file, 0.2], { request_id: 'other' });
+    void other().catch(() => undefined);
+    await until(() => runsIn(file) === 2, 'the other to begin');
+    await killAndStartNext(survivor());
+    await untilAttached(1);
+    await killAndStartNext(survivor());
+    expect((await again(other)).value).toBe('other');
+    expect(runsIn(file)).toBe(2);
+  });
+
+  test('streams from its first value', async () => {
+    await start(survivor());
+    await untilReady(agent, 'p', 1);
+    const file = join(agent.dir, 'runs');
+    const read = async (): Promise<unknown[]> => {
+      const values: unknown[] = [];
+      const call = client.stream('p', 'count', [file, 20, 0.05], { request_id: 'mine' });
+      for await (const { payload } of call) values.push(JSON.parse(payload.toString()));
+      return values;
+    };
+    const broken = read().catch((error: { code: number }) => error.code);
+    await until(() => runsIn(file) === 1, 'it to begin');
+    await delay(200);
+    await killAndStartNext(survivor());
+    expect(await broken).toBe(14);
+    const whole = Array.from({ length: 20 }, (_, value) => value);
+    expect(await until(() => read().catch(() => undefined), 'the whole stream')).toEqual(whole);
+    expect(runsIn(file)).toBe(1);
+  });
+
+  test('the Python client and the command line ask again by themselves', async () => {
+    await start(survivor('size: 3'));
+    await untilReady(agent, 'p', 3);
+    const files = ['python', 'cli', 'stream'].map((name) => join(agent.dir, name));
+    const script = `
+import sys, pitwarden
+with pitwarden.Client(sys.argv[1]) as client:
+    print(client.options(request_id="from-python").call("p", "once", path=sys.argv[2], seconds=1.5))
+    print(list(client.stream("p", "count", path=sys.argv[3], items=5, seconds=0.01)))`;
+    const asked = [
+      runProcess(python, ['-c', script, agent.socket, files[0] ?? '', join(agent.dir, 'later')]),
+      agent.cli('call', 'p', 'once', '--args', JSON.stringify([files[1], 1.5]), '--request-id', 'from-cli'),
+      agent.cli('call', 'p', 'count', '--stream', '--args', JSON.stringify([files[2], 10, 0.1])),
+    ];
+    await until(() => files.every((file) => runsIn(file) === 1), 'all to begin');
+    await killAndStartNext(survivor('size: 3'));
+    const [fromPython, fromCli, stream] = await Promise.all(asked);
+    expect(fromPython).toMatchObject({ code: 0, stdout: 'from-python\n[0, 1, 2, 3, 4]\n' });
+    expect(fromCli).toMatchObject({ code: 0, stdout: 'from-cli\n' });
+    expect(stream?.stdout.trim().split('\n').map(Number)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    expect(files.map(runsIn)).toEqual([1, 1, 1]);
+  });
+});
+
+test('a connection that breaks while the agent lives: the request goes on for who asks again', async () => {
+  await start(survivor());
+  await untilReady(agent, 'p', 1);
+  const file = join(agent.dir, 'runs');
+  const script = `
+import sys, pitwarden
+pitwarden.Client(sys.argv[1]).options(request_id="mine").call("p", "once", path=sys.argv[2], seconds=1)`;
+  const { spawn } = await import('node:child_process');
+  const caller = spawn(python, ['-c', script, agent.socket, file], { stdio: 'ignore' });
+  await until(() => runsIn(file) === 1, 'it to begin');
+  caller.kill('SIGKILL');
+  const args = { path: file, seconds: 1 };
+  expect((await client.execute('p', 'once', args, { request_id: 'mine' })).value).toBe('mine');
+  expect(runsIn(file)).toBe(1);
+  // A cancel is no broken connection.
+  const given = client
+    .execute('p', 'ignore', [20], { request_id: 'given up' }, 300)
+    .catch((error: Failure) => error.code);
+  expect(await given).toBe(4);
+});
+
+test('what a worker writes while no agent is there is in the log of the next', async () => {
+  await start(survivor());
+  await untilReady(agent, 'p', 1);
+  void client.execute('p', 'speak', ['hear me', 0.05, 30], { request_id: 'mine' }).catch(() => undefined);
+  await until(() => agent.output().includes('hear me 3'), 'its words', agent.output);
+  const before = agent;
+  await kill();
+  await delay(300);
+  await startNext(survivor());
+  await until(() => agent.output().includes('hear me 29'), 'the last of its words', agent.output);
+  const heard = [...`${before.output()}${agent.output()}`.matchAll(/hear me (\d+)/g)].map(([, turn]) => Number(turn));
+  expect([...new Set(heard)]).toEqual(Array.from({ length: 30 }, (_, turn) => turn));
+});
+
+test('an agent that was stopped for long, and continued, kills nobody for it', async () => {
+  const pools = survivor('size: 2\n  heartbeat: { interval: 200ms, timeout: 400ms, max_missed: 2, busy_limit: 1s }');
+  await start(pools);
+  const before = await untilReady(agent, 'p', 2);
+  agent.signal('SIGSTOP');
+  await delay(8_000);
+  agent.signal('SIGCONT');
+  const pongs = async () => (await agent.workers('p')).map(({ last_pong_at_ms: at }) => at);
+  const seen = Math.max(...(await pongs()));
+  await until(async () => (await pongs()).every((at) => at > seen), 'new pongs of all', agent.output);
+  expect(pidsOf(await untilReady(agent, 'p', 2))).toEqual(pidsOf(before));
+});
+
+describe('an agent that never comes back', () => {
+  const orphans = (extra = '') => survivor(`orphan_timeout: 2s\n  drain: { timeout: 2s, kill_after: 1s }\n  ${extra}`);
+  const untilNoneIsLeft = async (withinMs: number): Promise<void> => {
+    await until(
+      () => processesOf(agent.dir).length === 0,
+      'no process to be left',
+      () => processesOf(agent.dir),
+      withinMs,
+    );
+    rmSync(agent.dir, { recursive: true, force: true });
+  };
+
+  test('its workers wait for a while, finish what they hold, and leave', async () => {
+    await start(orphans('size: 3'));
+    await untilReady(agent, 'p', 3);
+    const file = join(agent.dir, 'runs');
+    void client.execute('p', 'once', [file, 3], { request_id: 'mine' }).catch(() => undefined);
+    await until(() => runsIn(file) === 1, 'it to begin');
+    await kill();
+    await delay(1_000);
+    expect(processesOf(agent.dir)).toHaveLength(3);
+    await untilNoneIsLeft(8_000);
+  });
+
+  test('those that are stuck, in Python or in C, or stopped by a signal, leave too', async () => {
+    const faults = `
+faults:
+  app: faults:app
+  python: ${python}
+  cwd: ${root}examples
+  size: 4
+  orphan_timeout: 2s
+  drain: { timeout: 2s, kill_after: 1s }
+`;
+    await start(faults);
+    const workers = await untilReady(agent, 'faults', 4);
+    for (const command of ['hold_gil', 'sleep']) {
+      void client.execute('faults', command, [60], { request_id: command }).catch(() => undefined);
+    }
+    void client.execute('faults', 'fork_daemon', [], { request_id: 'daemon' }).catch(() => undefined);
+    await until(
+      async () => (await agent.workers('faults')).filter(({ in_flight: count }) => count > 0).length === 2,
+      'two to be stuck',
+    );
+    const idle = (await agent.workers('faults')).find(({ in_flight: count }) => count === 0);
+    process.kill(idle?.pid ?? 0, 'SIGSTOP');
+    expect(workers).toHaveLength(4);
+    await kill();
+    await untilNoneIsLeft(15_000);
+  });
+});
+
+test('a ledger that cannot be written stops new starts, says so, and leaves what runs alone', async () => {
+  await start(survivor('size: 1'));
+  const [first] = await untilReady(agent, 'p', 1);
+  renameSync(join(stateDir(), 'ledger'), join(stateDir(), 'elsewhere'));
+  writeFileSync(join(stateDir(), 'ledger'), 'in the way');
+  await agent.cli('scale', 'p', '2');
+  await until(
+    async () => /the ledger cannot be written/.test((await agent.cli('status')).stdout),
+    'it to be told',
+    agent.output,
+  );
+  expect(pidsOf(await untilReady(agent, 'p', 1))).toEqual([first?.pid]);
+  expect((await client.execute('p', 'once', [join(agent.dir, 'runs')])).value).toBeTypeOf('string');
+  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  expect(metrics).toContain('pitwarden_starts_blocked 1');
+  rmSync(join(stateDir(), 'ledger'));
+  renameSync(join(stateDir(), 'elsewhere'), join(stateDir(), 'ledger'));
+  await untilReady(agent, 'p', 2);
+  expect((await agent.cli('status')).stdout).not.toContain('the ledger cannot be written');
+});
+
+test('garbage in the ledger is set aside, and its worker goes', async () => {
+  await start(survivor());
+  const [first] = await untilReady(agent, 'p', 1);
+  await kill();
+  writeFileSync(join(stateDir(), 'ledger', `${first?.worker_id}.json`), 'garbage');
+  mkdirSync(join(stateDir(), 'ledger', 'a folder'));
+  await startNext(survivor());
+  await until(() => !processesOf(agent.dir).includes(first?.pid ?? 0), 'the unknown worker to leave', agent.output);
+  await untilReady(agent, 'p', 1);
+  expect(agent.output()).toMatch(/2 files set aside/);
+});

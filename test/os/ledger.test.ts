@@ -1,0 +1,161 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Ledger, LedgerEntry } from '../../src/os/ledger.ts';
+import { openLedger } from '../../src/os/ledger.ts';
+import { seal } from '../../src/os/sealed-file.ts';
+
+let state: string;
+let ledger: Ledger;
+
+const entry: LedgerEntry = {
+  worker_id: 'text-0-abcdefgh',
+  pool: 'text',
+  slot: 0,
+  generation: 3,
+  boot_id: 'a boot',
+  pid: 4242,
+  start_time: '12345',
+  agent_id: 'an agent',
+  state: 'ready',
+  started_at_boot_ms: 100.5,
+  spawned_at_boot_ms: 101,
+  ready_at_boot_ms: 300.25,
+  max_age_ms: 0,
+  max_requests: 50,
+  concurrency: 2,
+  fingerprint: '["text:app"]',
+  launch: '["text:app", null]',
+  token: 'ab'.repeat(32),
+};
+
+beforeEach(() => {
+  state = mkdtempSync(join(tmpdir(), 'pitwarden-ledger-'));
+  ledger = openLedger(state);
+});
+
+afterEach(() => rmSync(state, { recursive: true, force: true }));
+
+const fileOf = (id: string): string => join(state, 'ledger', `${id}.json`);
+
+test('what was entered is read, by an agent that comes later', async () => {
+  const other = { ...entry, worker_id: 'text-1-abcdefgh', slot: 1, state: 'spawning' as const, pid: 0, start_time: '' };
+  await Promise.all([ledger.enter(entry), ledger.enter(other)]);
+  const found = openLedger(state).read();
+  expect(found.setAside).toEqual([]);
+  expect([...found.entries].sort((a, b) => a.slot - b.slot)).toEqual([entry, other]);
+});
+
+test('the later word on a worker counts, and none after it is forgotten', async () => {
+  void ledger.enter({ ...entry, state: 'starting' });
+  await ledger.enter(entry);
+  expect(ledger.read().entries).toEqual([entry]);
+  void ledger.enter(entry);
+  ledger.forget(entry.worker_id);
+  await ledger.settled();
+  expect(readdirSync(join(state, 'ledger'))).toEqual([]);
+});
+
+test('its files are for their owner alone: they hold tokens', async () => {
+  await ledger.enter(entry);
+  const { statSync } = await import('node:fs');
+  expect(statSync(fileOf(entry.worker_id)).mode & 0o077).toBe(0);
+});
+
+test('cut at every byte it is set aside, and only whole it counts', async () => {
+  await ledger.enter(entry);
+  const path = fileOf(entry.worker_id);
+  const whole = readFileSync(path);
+  for (let bytes = 0; bytes < whole.length; bytes += 1) {
+    writeFileSync(path, whole.subarray(0, bytes));
+    const found = ledger.read();
+    expect(found.entries, `${bytes} of ${whole.length} bytes`).toEqual([]);
+    expect(found.setAside).toHaveLength(1);
+  }
+  writeFileSync(path, whole);
+  expect(ledger.read().entries).toEqual([entry]);
+  // What was set aside is kept, though not without bound.
+  expect(readdirSync(join(state, 'ledger-set-aside')).length).toBeLessThanOrEqual(50);
+});
+
+test('changed in any byte it is set aside', async () => {
+  await ledger.enter(entry);
+  const path = fileOf(entry.worker_id);
+  const whole = readFileSync(path);
+  for (let at = 0; at < whole.length; at += 1) {
+    const changed = Buffer.from(whole);
+    changed[at] = (changed[at] ?? 0) ^ 1;
+    writeFileSync(path, changed);
+    expect(ledger.read().entries, `byte ${at}`).toEqual([]);
+  }
+});
+
+describe('a whole file with', () => {
+  const wrong: Record<keyof LedgerEntry, readonly unknown[]> = {
+    worker_id: ['../../etc/passwd', 'text-0-other678', '', 7],
+    pool: ['', '../x', null],
+    slot: [-1, 1.5, '0'],
+    generation: [0, 'x'],
+    boot_id: [7],
+    pid: [-4242, 1.5, '4242', null],
+    start_time: ['1e5', 12345, '-1'],
+    agent_id: [null],
+    state: ['dead', ''],
+    started_at_boot_ms: [-1, 'x', null],
+    spawned_at_boot_ms: [-1],
+    ready_at_boot_ms: [-1],
+    max_age_ms: [-1],
+    max_requests: [-1, 0.5],
+    concurrency: [0],
+    fingerprint: [{}],
+    launch: [[]],
+    token: ['', 'xyz', 'ab'.repeat(31)],
+  };
+  const cases = Object.entries(wrong).flatMap(([field, values]) =>
+    [undefined, ...values].map((value) => [field, value] as const),
+  );
+  test.each(cases)('%s %s is set aside', (field, value) => {
+    writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...entry, [field]: value }));
+    const found = ledger.read();
+    expect(found.entries).toEqual([]);
+    expect(found.setAside[0]?.why).toContain(field);
+  });
+});
+
+test('files of another kind or version, folders and leftovers are not in the way', async () => {
+  await ledger.enter(entry);
+  writeFileSync(fileOf('text-1-abcdefgh'), seal('pitwarden-ledger', 2, { ...entry, worker_id: 'text-1-abcdefgh' }));
+  writeFileSync(fileOf('text-2-abcdefgh'), seal('another-ledger', 1, entry));
+  writeFileSync(fileOf('text-3-abcdefgh'), '');
+  writeFileSync(join(state, 'ledger/notes.txt'), 'mine');
+  writeFileSync(`${fileOf('text-4-abcdefgh')}.new`, 'half of');
+  mkdirSync(fileOf('text-5-abcdefgh'));
+  const found = ledger.read();
+  expect(found.entries).toEqual([entry]);
+  expect(found.setAside.map(({ why }) => why)).toHaveLength(5);
+  expect(found.setAside.find(({ file }) => file.includes('text-1'))?.why).toBe('version: expected one of 1, got 2');
+  expect(ledger.read().setAside).toEqual([]);
+});
+
+test('fields that a later agent adds are let be', () => {
+  writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...entry, mood: 'good' }));
+  expect(ledger.read().entries).toMatchObject([entry]);
+});
+
+test('standing orders are kept likewise', async () => {
+  const orders = { nodeDraining: true, pools: [{ pool: 'text', draining: false, size: 4, configSize: 2 }] };
+  expect(ledger.read().orders).toBeNull();
+  await ledger.keepOrders(orders);
+  expect(openLedger(state).read().orders).toEqual(orders);
+  writeFileSync(join(state, 'orders.json'), 'torn');
+  expect(ledger.read()).toMatchObject({ orders: null, setAside: [{ file: join(state, 'orders.json') }] });
+  ledger.forgetOrders();
+  await ledger.settled();
+  expect(ledger.read().orders).toBeNull();
+});
+
+test('a folder that is gone is an error of the entry, and leaves nothing half', async () => {
+  rmSync(join(state, 'ledger'), { recursive: true });
+  await expect(ledger.enter(entry)).rejects.toThrow(/ENOENT/);
+});
