@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { python, root, runProcess, until } from '../e2e/agent.ts';
+import { node, python, root, runProcess, until } from '../e2e/agent.ts';
 import { connect } from '../e2e/grpc.ts';
 
 /** A real systemd in namespaces of its own, with pitwarden installed as systemd/README.md says. */
@@ -26,7 +26,6 @@ export interface Lab {
   end(): Promise<void>;
 }
 
-const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
 const installed = '/opt/pitwarden';
 const units = '/etc/systemd/system';
 

@@ -168,11 +168,11 @@ describe.skipIf(why !== '')('the unit under a real systemd', () => {
   });
 
   test('watchdog: an agent that works is left alone', async () => {
-    await dropIn('watchdog', '[Service]\nWatchdogSec=1s\n');
+    await dropIn('watchdog', '[Service]\nWatchdogSec=4s\n');
     await lab.systemctl('start', service);
     await ready(2);
     client = lab.connect();
-    await client.execute('faults', 'sleep', [4]);
+    await client.execute('faults', 'sleep', [10]);
     expect(await lab.property('NRestarts')).toBe('0');
     await dropIn('watchdog', '');
   });
