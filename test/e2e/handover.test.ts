@@ -79,12 +79,7 @@ test('handover ends long streams at once, and nobody new is let in', async () =>
 test('a lent socket: callers wait in it for the next agent, which unlinks it as little as the one before', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const socket = join(dir, 'run/agent.sock');
-  const command: [string, ...string[]] = [
-    python,
-    join(root, 'test/fixtures/holds_socket.py'),
-    socket,
-    process.execPath,
-  ];
+  const command: [string, ...string[]] = [python, join(root, 'test/fixtures/holds_socket.py'), socket, node];
   agent = await startAgent(pools, '', dir, command);
   await untilReady(agent, 'faults', 2);
   const inode = statSync(socket).ino;

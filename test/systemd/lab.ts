@@ -61,8 +61,28 @@ export async function startLab(config: string): Promise<Lab> {
     output += data;
   });
   const ended = new Promise<void>((resolve) => child.on('close', () => resolve()));
-  const seen = (): string => output + readLog(folder);
-  const init = await until(() => /^init (\d+)$/m.exec(output)?.[1], 'the lab to boot', seen);
+  const end = async (): Promise<void> => {
+    child.stdin.end();
+    await ended;
+    rmSync(folder, { recursive: true, force: true });
+    if (/left behind/.test(output)) throw new Error(output);
+  };
+  try {
+    const seen = (): string => output + readLog(folder);
+    const init = await until(() => /^init (\d+)$/m.exec(output)?.[1], 'the lab to boot', seen);
+    const lab = labOf(init, end);
+    const isUp = async (): Promise<boolean> => (await lab.run('systemctl', 'is-active', 'lab.target')).code === 0;
+    await until(isUp, 'systemd to be up', seen);
+    await install(lab, config);
+    return lab;
+  } catch (error) {
+    await end();
+    throw error;
+  }
+}
+
+/** `init`: the process id of its systemd, out here. */
+function labOf(init: string, end: () => Promise<void>): Lab {
   const run: Lab['run'] = (...command) => runProcess('nsenter', ['--target', init, '--all', ...command]);
   const ask: Lab['ask'] = async (...command) => {
     const { code, stdout, stderr } = await run(...command);
@@ -81,15 +101,8 @@ export async function startLab(config: string): Promise<Lab> {
       await ask('sh', '-c', 'mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"', 'sh', path, text);
     },
     journal: () => ask('journalctl', '--no-pager', '--output', 'short-precise', '--unit', 'pitwarden.service'),
-    end: async () => {
-      child.stdin.end();
-      await ended;
-      rmSync(folder, { recursive: true, force: true });
-      if (/left behind/.test(output)) throw new Error(output);
-    },
+    end,
   };
-  await until(async () => (await run('systemctl', 'is-active', 'lab.target')).code === 0, 'systemd to be up', seen);
-  await install(lab, config);
   return lab;
 }
 
