@@ -11,7 +11,7 @@ export default defineConfig({
           name: 'unit',
           sequence: { groupOrder: 0 },
           include: ['test/**/*.test.ts'],
-          exclude: ['test/e2e/**'],
+          exclude: ['test/e2e/**', 'test/systemd/**'],
           testTimeout: 20_000,
         },
       },
@@ -24,6 +24,15 @@ export default defineConfig({
           hookTimeout: e2eTimeoutMs,
           // Each file has agents of its own; more at once than cores only measures the queue for a core.
           maxWorkers: 2,
+        },
+      },
+      {
+        test: {
+          name: 'systemd',
+          sequence: { groupOrder: 2 },
+          include: ['test/systemd/**/*.test.ts'],
+          testTimeout: e2eTimeoutMs,
+          hookTimeout: e2eTimeoutMs,
         },
       },
     ],

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 export const root = new URL('../../', import.meta.url).pathname;
 export const python = join(root, '.venv/bin/python');
 export const examples = join(root, 'examples');
-const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
+export const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
 
 /** A real agent in a process of its own, with folders of its own. */
 export interface TestAgent {
@@ -44,16 +44,17 @@ export interface WorkerView {
   rss_bytes: number;
 }
 
-/** An agent with these pools (YAML), in a new folder, or in that of an agent before it. */
+/** An agent with these pools (YAML), in a new folder, or in that of an agent before it; run by `command`. */
 export async function startAgent(
   pools: string,
   extra = '',
   dir = mkdtempSync(join(tmpdir(), 'pw-')),
+  [program, ...before]: readonly [string, ...string[]] = [node],
 ): Promise<TestAgent> {
   const file = join(dir, 'pitwarden.yaml');
   writeFileSync(file, configText(pools, extra));
   const flags = ['--runtime-dir', join(dir, 'run'), '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'];
-  return followAgent(node, [join(root, 'bin/pitwarden'), 'agent', '--config', file, ...flags], dir);
+  return followAgent(program, [...before, join(root, 'bin/pitwarden'), 'agent', '--config', file, ...flags], dir);
 }
 
 function configText(pools: string, extra: string): string {

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ClientReadableStream } from '@grpc/grpc-js';
@@ -7,16 +7,17 @@ import { credentials, status } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/wire/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
 /** Whether workers outlive their agent: both the agent's half of it and the SDK's. */
 const adoption = false;
 
-const pools = `
-faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 20s } }
+const poolsWith = (more = '') => `
+faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 20s }${more} }
 `;
+const pools = poolsWith();
 
 let agent: TestAgent;
 let client: Connection;
@@ -32,7 +33,7 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
   agent = first;
   const before = await untilReady(first, 'faults', 2);
   client = connect(first.socket);
-  const running = client.execute('faults', 'sleep', [1.5]);
+  const running = client.execute('faults', 'sleep', [6]);
   await until(async () => (await first.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
 
   const handover = first.cli('handover', '--json');
@@ -40,7 +41,7 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
     agent = await startAgent(pools, '', dir);
     return exit;
   });
-  expect((await running).value).toBe(1.5);
+  expect((await running).value).toBe(6);
   expect(await ended).toEqual({ code: 75, signal: null });
   const { code, stdout, stderr } = await handover;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
@@ -53,10 +54,10 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
 });
 
 test('handover ends long streams at once, and nobody new is let in', async () => {
-  agent = await startAgent(pools);
+  agent = await startAgent(poolsWith(', orphan_timeout: 2s'));
   await untilReady(agent, 'faults', 2);
   client = connect(agent.socket);
-  const running = client.execute('faults', 'sleep', [2]);
+  const running = client.execute('faults', 'sleep', [6]);
   await until(async () => (await agent.workers()).some((worker) => worker.in_flight === 1), 'the request to run');
   const watched = watch(agent.socket);
   await watched.begun;
@@ -65,13 +66,41 @@ test('handover ends long streams at once, and nobody new is let in', async () =>
   expect(await watched.failed).toMatchObject({ code: status.UNAVAILABLE, details: 'the agent goes: ask the next one' });
   const late = await agent.cli('status');
   expect(late).toMatchObject({ code: 3 });
-  expect((await running).value).toBe(2);
+  expect((await running).value).toBe(6);
   expect(await agent.exited).toEqual({ code: 75, signal: null });
 
   const { code, stderr } = await handover;
   expect(code).toBe(1);
   expect(stderr).toContain(`the agent with pid ${agent.pid} has let go of its workers, but no other one answers`);
   expect(stderr).toContain(`bin/pitwarden agent --config ${agent.dir}/pitwarden.yaml --runtime-dir ${agent.dir}/run`);
+  await until(() => processesOf(agent.dir).length === 0, 'its workers to leave, since no agent comes');
+});
+
+test('a lent socket: callers wait in it for the next agent, which unlinks it as little as the one before', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  const socket = join(dir, 'run/agent.sock');
+  const command: [string, ...string[]] = [
+    python,
+    join(root, 'test/fixtures/holds_socket.py'),
+    socket,
+    process.execPath,
+  ];
+  agent = await startAgent(pools, '', dir, command);
+  await untilReady(agent, 'faults', 2);
+  const inode = statSync(socket).ino;
+  client = connect(socket);
+  const calls = Array.from({ length: 20 }, (_, index) => client.execute('faults', 'sleep', [0.1 * (index % 5)]));
+  const handover = agent.cli('handover', '--json');
+  await until(() => /handing over/.test(agent.output()), 'the handover to begin');
+  for (let index = 0; index < 20; index += 1) calls.push(client.execute('faults', 'sleep', [0.01]));
+  await Promise.all(calls);
+  const { code, stdout, stderr } = await handover;
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expect(JSON.parse(stdout).taken_over).toBe(adoption ? 2 : 0);
+  expect(statSync(socket).ino).toBe(inode);
+  agent.signal('SIGTERM');
+  expect(await agent.exited).toEqual({ code: 0, signal: null });
+  expect(statSync(socket).ino).toBe(inode);
 });
 
 test('handover that is asked to stop on the way stops, with its workers', async () => {
