@@ -407,7 +407,7 @@ function readiness(loop: Loop): { ok: boolean; text: string } {
   const { node, pools, workers } = loop.state();
   if (node.phase !== 'running') return { ok: false, text: `node is ${node.phase}` };
   const ready = new Set<string>();
-  for (const worker of workers.values()) if (worker.phase === 'ready') ready.add(worker.pool);
+  for (const { pool, phase, attached } of workers.values()) if (phase === 'ready' && attached) ready.add(pool);
   const waiting = [...pools.values()].filter((pool) => pool.size > 0 && !ready.has(pool.name)).map((pool) => pool.name);
   if (waiting.length > 0) return { ok: false, text: `no ready worker in: ${waiting.sort().join(', ')}` };
   return { ok: true, text: 'ready' };
@@ -416,7 +416,8 @@ function readiness(loop: Loop): { ok: boolean; text: string } {
 function isFullyReady(loop: Loop): boolean {
   const { pools, workers } = loop.state();
   const ready = new Map<string, number>();
-  for (const { pool, phase } of workers.values()) if (phase === 'ready') ready.set(pool, (ready.get(pool) ?? 0) + 1);
+  for (const { pool, phase, attached } of workers.values())
+    if (phase === 'ready' && attached) ready.set(pool, (ready.get(pool) ?? 0) + 1);
   return pools.size > 0 && [...pools.values()].every((pool) => (ready.get(pool.name) ?? 0) >= pool.size);
 }
 

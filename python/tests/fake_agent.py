@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar
+from typing import IO, Any, Callable, Optional, TypeVar, Union
 
 import grpc
 
@@ -70,6 +71,10 @@ class FakeAgent:
         self.refusal: Optional[tuple[grpc.StatusCode, str]] = None
         self._links: queue.Queue[FakeLink] = queue.Queue()
         self._workers: list[Worker] = []
+        self.start()
+
+    def start(self) -> None:
+        """Listens; again after ``kill``, as its successor would."""
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
         attach = grpc.stream_stream_rpc_method_handler(
             self._attach,
@@ -81,7 +86,14 @@ class FakeAgent:
         self._server.add_insecure_port(f"unix:{self.path}")
         self._server.start()
 
-    def spawn(self, app: str = "basic:app", *, args: Optional[tuple[str, ...]] = None, **env: str) -> Worker:
+    def spawn(
+        self,
+        app: str = "basic:app",
+        *,
+        args: Optional[tuple[str, ...]] = None,
+        stdout: Union[int, IO[bytes]] = subprocess.PIPE,
+        **env: str,
+    ) -> Worker:
         """A worker process on an application in apps/."""
         self.begun_path.write_bytes(bytes(4))
         contract = {
@@ -95,7 +107,7 @@ class FakeAgent:
             "TEST_DIR": str(self.dir),
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
-        worker = Worker(self, [sys.executable, *(args or self._worker)], {**inherited, **contract, **env})
+        worker = Worker(self, [sys.executable, *(args or self._worker)], {**inherited, **contract, **env}, stdout)
         self._workers.append(worker)
         return worker
 
@@ -111,6 +123,7 @@ class FakeAgent:
             time.sleep(0.001)
 
     def next_link(self) -> FakeLink:
+        """The next one to have said hello, which has not been welcomed yet."""
         return self._links.get(timeout=PATIENCE_S)
 
     def stop(self) -> None:
@@ -126,7 +139,11 @@ class FakeAgent:
     def _attach(self, frames: Iterator[WorkerFrame], context: grpc.ServicerContext) -> Iterator[AgentFrame]:
         if self.refusal is not None:
             context.abort(*self.refusal)
-        link = FakeLink(next(frames).hello)
+        try:
+            link = FakeLink(next(frames).hello, context.cancel)
+        # It went before it had said anything.
+        except (StopIteration, grpc.RpcError):
+            return
         context.add_callback(link.hang_up)
         threading.Thread(target=link.read, args=(frames,), daemon=True).start()
         self._links.put(link)
@@ -136,16 +153,27 @@ class FakeAgent:
 class FakeLink:
     """The agent's end of one stream."""
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, cut: Callable[[], object]) -> None:
         self.hello = hello
+        # Breaks the stream wherever it is.
+        self.cut = cut
         self.down: queue.SimpleQueue[Optional[AgentFrame]] = queue.SimpleQueue()
         self.frames: list[WorkerFrame] = []
         self.ended = False
         self._changed = threading.Condition()
-        self._ids = iter(range(1, 1_000_000))
+        self._ids = itertools.count(hello.resumed.last_id + 1)
 
-    def welcome(self, concurrency: int = 1, protocol: int = 1) -> None:
-        self.send(AgentFrame(welcome=Welcome(protocol=protocol, concurrency=concurrency)))
+    def welcome(self, concurrency: int = 1, **said: int) -> None:
+        """With what a test does not care about as large as it has to be."""
+        defaults = {
+            "protocol": 1,
+            "orphan_timeout_ms": 60_000,
+            "drain_timeout_ms": 30_000,
+            "keep_results": 1000,
+            "keep_bytes": 64 * 1024 * 1024,
+            "keep_ms": 600_000,
+        }
+        self.send(AgentFrame(welcome=Welcome(concurrency=concurrency, **{**defaults, **said})))
 
     def send(self, frame: AgentFrame) -> None:
         self.down.put(frame)
@@ -153,17 +181,23 @@ class FakeLink:
     def hang_up(self) -> None:
         self.down.put(None)
 
-    def request(self, command: str, *args: Any, timeout_ms: int = 0, **kwargs: Any) -> int:
+    def request(self, command: str, *args: Any, timeout_ms: int = 0, keep: bool = False, **kwargs: Any) -> int:
         """Sends a request; returns its id."""
-        request = self.make(command, *args, timeout_ms=timeout_ms, **kwargs)
+        request = self.make(command, *args, timeout_ms=timeout_ms, keep=keep, **kwargs)
         self.send(AgentFrame(requests=[request]))
         return request.id
 
-    def make(self, command: str, *args: Any, timeout_ms: int = 0, **kwargs: Any) -> LinkRequest:
+    def make(self, command: str, *args: Any, timeout_ms: int = 0, keep: bool = False, **kwargs: Any) -> LinkRequest:
         payload = json.dumps(list(args) if args else kwargs).encode()
         id = next(self._ids)
         return LinkRequest(
-            id=id, command=command, payload=payload, request_id=f"r-{id}", session_id="s", timeout_ms=timeout_ms
+            id=id,
+            command=command,
+            payload=payload,
+            request_id=f"r-{id}",
+            session_id="s",
+            timeout_ms=timeout_ms,
+            keep=keep,
         )
 
     def call(self, command: str, *args: Any, **kwargs: Any) -> LinkResult:
@@ -176,6 +210,31 @@ class FakeLink:
 
     def cancel(self, id: int) -> None:
         self.send(AgentFrame(cancels=[id]))
+
+    def held(self) -> list[tuple[int, bool, bool]]:
+        """What the hello says is held: id, keep, ended."""
+        return [(held.id, held.keep, held.ended) for held in self.hello.resumed.held]
+
+    def ack(self, *ids: int) -> None:
+        self.send(AgentFrame(acks=ids))
+
+    def replay(self, id: int) -> LinkResult:
+        """Asks for an answer from its beginning; returns its result, and `chunks` the chunks that come with it."""
+        with self._changed:
+            before = len(self.frames)
+        self.send(AgentFrame(replays=[id]))
+
+        def last_word() -> Optional[LinkResult]:
+            start = next((n for n, f in enumerate(self.frames) if n >= before and id in f.replayed), None)
+            if start is None:
+                return None
+            # What was sent of it before is void.
+            for frame in self.frames[:start]:
+                _remove(frame.chunks, id)
+                _remove(frame.results, id)
+            return next((r for f in self.frames[start:] for r in f.results if r.id == id), None)
+
+        return self.wait(last_word)
 
     def stop(self, grace_ms: int = 10_000) -> None:
         self.send(AgentFrame(stop=Stop(grace_ms=grace_ms)))
@@ -232,17 +291,29 @@ class FakeLink:
         self.hang_up()
 
 
-class Worker:
-    def __init__(self, agent: FakeAgent, argv: list[str], env: dict[str, str]) -> None:
-        self._agent = agent
-        self.process = subprocess.Popen(
-            argv, cwd=APPS, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+def _remove(parts: Any, id: int) -> None:
+    kept = [part for part in parts if part.id != id]
+    del parts[:]
+    parts.extend(kept)
 
-    def attach(self, concurrency: int = 1) -> FakeLink:
+
+class Worker:
+    def __init__(self, agent: FakeAgent, argv: list[str], env: dict[str, str], stdout: Union[int, IO[bytes]]) -> None:
+        self._agent = agent
+        self.process = subprocess.Popen(argv, cwd=APPS, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+    def attach(self, concurrency: int = 1, **said: int) -> FakeLink:
         link = self._agent.next_link()
-        link.welcome(concurrency)
+        link.welcome(concurrency, **said)
         return link
+
+    def wait_told(self, words: str) -> None:
+        """Reads its stderr up to a line with these words."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words in line:
+                return
+        raise AssertionError(f"it ended without having said: {words}")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -19,7 +19,16 @@ def test_hello_offers_the_commands(agent: FakeAgent) -> None:
     commands = {command.name: command for command in hello.commands}
     assert commands["add"].summary == "Adds."
     streams = {name for name, command in commands.items() if command.streams}
-    assert streams == {"count", "count_then_fail", "blobs", "for_ever", "async_count", "async_for_ever"}
+    assert streams == {
+        "count",
+        "count_when",
+        "count_then_fail",
+        "blobs",
+        "for_ever",
+        "async_count",
+        "async_count_when",
+        "async_for_ever",
+    }
 
 
 def test_sync_commands_run_in_the_main_thread(agent: FakeAgent) -> None:
@@ -379,25 +388,15 @@ def test_sigint_is_ignored(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "wait", "nap", "spin"])
-def test_link_closed(agent: FakeAgent, command: str) -> None:
+def test_without_an_orphan_timeout_a_lost_line_is_the_end(agent: FakeAgent, command: str) -> None:
     worker = agent.spawn()
-    link = worker.attach()
+    link = worker.attach(orphan_timeout_ms=0, drain_timeout_ms=0)
     if command:
         link.progress(link.request(command, file="never"))
     link.hang_up()
-    code, stdout, stderr = worker.exit()
-    assert (code, stdout) == (4, "started\n")
-    assert stderr == "pitwarden: the agent closed the link; leaving\n"
-
-
-def test_agent_dies(agent: FakeAgent) -> None:
-    worker = agent.spawn()
-    link = worker.attach()
-    link.progress(link.request("wait", file="never"))
-    agent.kill()
     code, _, stderr = worker.exit()
     assert code == 4
-    assert stderr.startswith("pitwarden: the link to the agent broke: ")
+    assert stderr.startswith("pitwarden: the agent closed the link; leaving\n")
 
 
 def test_link_refused(agent: FakeAgent) -> None:
@@ -408,9 +407,11 @@ def test_link_refused(agent: FakeAgent) -> None:
 
 
 def test_nobody_listens(agent: FakeAgent) -> None:
-    code, _, stderr = agent.spawn(PITWARDEN_LINK=str(agent.dir / "none.sock")).exit()
-    assert code == 4
-    assert "UNAVAILABLE" in stderr
+    nowhere = str(agent.dir / "none.sock")
+    code, stdout, stderr = agent.spawn(PITWARDEN_LINK=nowhere, PITWARDEN_ORPHAN_TIMEOUT_MS="100").exit()
+    assert (code, stdout) == (4, "started\nstopped\n")
+    told = f"nobody listens at {nowhere}: [Errno 2] No such file or directory"
+    assert stderr == f"pitwarden: {told}; no agent for 0.1 s; leaving\n"
 
 
 WRONG = {

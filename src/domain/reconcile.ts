@@ -159,7 +159,8 @@ function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
 
 function draining(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   const { inFlight, kept } = draft.facts.counters(worker.id) ?? noCounters;
-  const idle = inFlight + kept === 0;
+  // Who could still ask for what is kept could not get it from an agent that stops.
+  const idle = inFlight + (worker.ending === 'shutdown' ? 0 : kept) === 0;
   if (idle || draft.facts.nowMs >= worker.deadlineMs) {
     beginStop(draft, worker, pool, worker.ending ?? 'operator');
     climbLater(draft, worker.id, wake);

@@ -107,7 +107,7 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
     onTrouble,
     add: (workerId, look) => {
       looks.set(workerId, look);
-      watchIt();
+      if (watched === null) watchIt();
       due.add(workerId);
       schedule();
     },

@@ -9,6 +9,8 @@ export const backlogMaxBytes = 8 * 1024 * 1024;
 /** Space is given back in steps of so much, and no more often than this: each step is a process. */
 const giveBackBytes = 1024 * 1024;
 const giveBackPauseMs = 100;
+/** Where no holes can be made, the size at which a file is cut off though not all of it was read. */
+const cutOffBytes = 4 * backlogMaxBytes;
 /** The unit in which file systems have holes. */
 const blockBytes = 4096;
 const newline = 10;
@@ -56,6 +58,7 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   const restart = (): void => {
     position = 0;
     open = 0;
+    torn = false;
     givenBack = 0;
   };
 
@@ -77,13 +80,16 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     // Somebody emptied it, such as the worker by opening /dev/stdout.
     if (size < position) restart();
     if (size - position > backlogMaxBytes) {
-      skip(size - backlogMaxBytes - position);
-      position = size - backlogMaxBytes;
+      // One byte more tells whether a line begins there.
+      const from = size - backlogMaxBytes - 1;
+      skip(from - position);
+      position = from;
     }
     const count = readSync(fd, buffer, 0, pieceBytes, position);
     position += count;
     const data = withoutHole(buffer.subarray(0, count));
-    if (data.length <= count - blockBytes) skip(count - data.length);
+    const zeros = count - data.length;
+    if (zeros >= blockBytes || (torn && zeros > 0)) skip(zeros);
     if (data.length > 0) take(data);
     giveBack();
     return count > 0 && position < size;
@@ -105,11 +111,11 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
 
   /**
    * What the worker writes between the two calls is lost, and what was read of a line without an end should the agent die.
-   * A file that never is quite read loses the rest too, or it would grow without bounds.
+   * A file that never is quite read loses the rest too at its greatest size.
    */
   const cutOff = (): void => {
     const unread = fstatSync(fd).size - position;
-    if (unread > 0 && position + unread <= backlogMaxBytes) return;
+    if (unread > 0 && position + unread <= cutOffBytes) return;
     if (unread > 0) skip(unread);
     ftruncateSync(fd, 0);
     restart();

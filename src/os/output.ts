@@ -1,4 +1,4 @@
-import { closeSync, constants, mkdirSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { WorkerLine } from './log-lines.ts';
@@ -33,7 +33,7 @@ export interface OutputReader {
 
 export interface CreatedOutput {
   readonly reader: OutputReader;
-  /** Descriptors for the worker; whoever starts it closes them. */
+  /** Descriptors for the worker; the reader's own, open until `remove`. */
   readonly stdout: number;
   readonly stderr: number;
 }
@@ -43,20 +43,20 @@ const positionBytes = BigUint64Array.BYTES_PER_ELEMENT;
 
 /** Makes the files of a worker that is about to start; throws where they cannot be made, and then leaves none. */
 export function createOutput(directory: OutputDirectory, workerId: string, options: OutputOptions): CreatedOutput {
-  const { O_WRONLY, O_RDWR, O_APPEND, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants;
+  const { O_RDWR, O_APPEND, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants;
   const paths = pathsOf(directory.path, workerId);
   const opened: number[] = [];
-  const open = (path: string, flags: number): number => {
-    const fd = openSync(path, flags | O_CREAT | O_NOFOLLOW, 0o600);
+  const open = (path: string, flags = 0): number => {
+    const fd = openSync(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | flags, 0o600);
     opened.push(fd);
     return fd;
   };
   try {
-    mkdirSync(directory.path, { recursive: true, mode: 0o700 });
-    const stdout = open(paths.stdout, O_WRONLY | O_APPEND | O_TRUNC);
-    const stderr = open(paths.stderr, O_WRONLY | O_APPEND | O_TRUNC);
-    const fds = { stdout: open(paths.stdout, O_RDWR), stderr: open(paths.stderr, O_RDWR) };
-    const reader = follow(directory, workerId, { ...fds, read: open(paths.read, O_RDWR | O_TRUNC) }, options);
+    if (!existsSync(directory.path)) mkdirSync(directory.path, { mode: 0o700 });
+    // Shared with the worker: here they are read at positions of our own, which moves nothing there.
+    const stdout = open(paths.stdout, O_APPEND);
+    const stderr = open(paths.stderr, O_APPEND);
+    const reader = follow(directory, workerId, { stdout, stderr, read: open(paths.read) }, options);
     return { reader, stdout, stderr };
   } catch (error) {
     for (const fd of opened) closeSync(fd);

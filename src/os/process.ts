@@ -1,4 +1,3 @@
-import { closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import type { ProcessIdentity } from './identity.ts';
@@ -78,9 +77,6 @@ function start(options: SpawnOptions, { reader, stdout, stderr }: CreatedOutput)
   } catch (error) {
     reader.remove();
     throw error;
-  } finally {
-    closeSync(stdout);
-    closeSync(stderr);
   }
 }
 

@@ -149,7 +149,18 @@ function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
   }
   const known = source.authenticate(hello);
   if (!known.ok) return refused(status.UNAUTHENTICATED, known.message);
+  if (hello.resumed !== null) countPlainly(hello.resumed);
   return { ok: true, hello, welcome: known.welcome };
+}
+
+/** Counts are 64 bits wide, which protobufjs gives as objects of its own. */
+function countPlainly(resumed: { completed: number; failed: number }): void {
+  resumed.completed = whole(resumed.completed);
+  resumed.failed = whole(resumed.failed);
+}
+
+function whole(value: number | { toNumber(): number }): number {
+  return typeof value === 'number' ? value : value.toNumber();
 }
 
 /** AgentFrame of link.proto; what is absent is not said. */

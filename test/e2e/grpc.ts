@@ -68,7 +68,7 @@ export function connect(target: string) {
         const call = controls[method];
         const done = (error: ServiceError | null, answer: T) =>
           error === null ? resolve(answer) : reject(new Failure(error));
-        call?.(request, new Metadata(), { deadline: Date.now() + 10_000 }, done);
+        call?.call(control, request, new Metadata(), { deadline: Date.now() + 10_000 }, done);
       }),
   };
 }

@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from typing import Any, Optional
 
 from . import _codec
+from ._call import Call
 from ._line import Line
 from ._pool import Pool
-from ._session import Call
 from .app import App, Command
 from .context import Context, enter, leave
 from .errors import Code, Error, Refusal, describe
@@ -46,7 +46,7 @@ class Crew:
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def resize(self, concurrency: int) -> None:
-        """To be called once, before the first start."""
+        """To be called once, before the first start: threads that run something cannot be taken back."""
         if concurrency > 1:
             self._pool = Pool(self._answer, concurrency)
             self._jobs = self._pool.jobs
@@ -197,6 +197,9 @@ class Crew:
                     room.clear()
                 if call.cancelled:
                     raise Refusal(_cancelled(call))
+                if not self._line.hears(call):
+                    # Waiting for room lets the others on this loop have their turns, but here there always is room.
+                    await asyncio.sleep(0)
         finally:
             close = getattr(values, "aclose", None)
             if close is not None:

@@ -3,16 +3,20 @@
 Whoever has something to say adds it here, and sends it where no frame is being sent; what is added meanwhile goes with
 the next frame. Producers of chunks wait while there is no room. Nothing in here blocks for longer than it takes to put
 a frame together, so it may be called from any thread, though not from a signal handler.
+
+Streams come and go, but what is sent is bound to a stream while the lock is held: what was meant for one that has ended
+meanwhile is lost with it, and never reaches the next.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
+from ._call import Call
 from ._pb.link_pb2 import AgentFrame, WorkerFrame
-from ._session import Call, Received, Session
+from ._session import Received, Session
 from ._stream import Stream
 from .errors import Error
 
@@ -21,14 +25,21 @@ from .errors import Error
 HOLD_S = 0.0005
 
 
+class Sending(NamedTuple):
+    stream: Stream
+    # None: the end of the stream.
+    frame: Optional[WorkerFrame]
+
+
 class Line:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
         self._stream: Optional[Stream] = None
-        # A frame is being sent, or there is no stream yet.
+        # Of the stream that is open, or that will be opened next.
+        self._number = 1
+        # A frame is being sent, or there is no stream.
         self._sending = True
-        self._ended = False
         self._holding_since_s: Optional[float] = None
         self._producers: list[Callable[[], object]] = []
         self._paused_producers: dict[int, Callable[[], object]] = {}
@@ -37,16 +48,44 @@ class Line:
         self._refusing = False
         self._closed = False
 
-    def open(self, stream: Stream) -> None:
-        self._stream = stream
-        self.sent()
+    @property
+    def next_number(self) -> int:
+        """Of the stream that ``open`` will be given."""
+        return self._number
 
-    def sent(self) -> None:
-        """The stream takes the next frame."""
+    def open(self, stream: Stream) -> None:
+        """The stream's first frame is a hello. After ``close`` nothing is sent at all."""
         with self._lock:
+            if self._closed:
+                return
+            self._session.resume_hello(time.monotonic())
+            self._stream = stream
             self._sending = False
-            frame = self._next_frame()
-        self._send(frame)
+            sending = self._next_frame()
+        self._send(sending)
+
+    def detach(self) -> None:
+        """The stream has ended. What is sent until the next one is opened goes nowhere."""
+        with self._lock:
+            self._session.detach(time.monotonic())
+            self._stream = None
+            self._number += 1
+            self._sending = True
+            self._holding_since_s = None
+            paused, self._paused_producers = self._paused_producers, {}
+        self._wake_producers()
+        for wake in paused.values():
+            wake()
+
+    def sent(self, number: int) -> None:
+        """The stream of this number takes the next frame."""
+        with self._lock:
+            # One that has ended may say so late.
+            if number != self._number:
+                return
+            self._sending = False
+            sending = self._next_frame()
+        self._send(sending)
 
     def receive(self, frame: AgentFrame, loop_lag_ms: int) -> Received:
         """What the frame asks for."""
@@ -59,10 +98,10 @@ class Line:
                 # Given back, they run elsewhere.
                 self._session.give_back(received.starts)
                 received.starts = []
-            answer = self._next_frame()
-        self._send(answer)
-        if received.cancelled:
-            # A producer may be waiting for room on behalf of a request that nobody wants any more.
+            sending = self._next_frame()
+        self._send(sending)
+        # A producer may be waiting for room on behalf of a request that nobody wants any more.
+        if received.cancelled or received.made_room:
             self._wake_producers()
         if self._paused_producers:
             self._wake_paused(received.resumed)
@@ -76,15 +115,15 @@ class Line:
                 self._session.give_back((call,))
             elif self._session.begin(call, time.monotonic()):
                 return True
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
         return False
 
     def give_back(self, calls: list[Call]) -> None:
         with self._lock:
             self._session.give_back(calls)
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
 
     def finish(self, call: Call, payload: bytes, content_type: str, more: bool = False) -> None:
         """``more``: another request is about to begin."""
@@ -96,28 +135,28 @@ class Line:
                     self._holding_since_s = now_s
                 if now_s - self._holding_since_s < HOLD_S:
                     return
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
 
     def flush(self) -> None:
         """Sends an answer that ``finish`` held, for nothing follows it after all."""
         if self._holding_since_s is None:
             return
         with self._lock:
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
 
     def fail(self, call: Call, error: Error) -> None:
         with self._lock:
             self._session.fail(call, error, time.monotonic())
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
 
     def report(self, call: Call, fraction: float, message: str) -> None:
         with self._lock:
             self._session.report(call, fraction, message)
-            frame = self._next_frame()
-        self._send(frame)
+            sending = self._next_frame()
+        self._send(sending)
 
     def offer(self, call: Call, payload: bytes, content_type: str, wake: Callable[[], object]) -> bool:
         """Adds a chunk. False: there is no room; ``wake`` will be called, from any thread, when to offer it again."""
@@ -125,13 +164,17 @@ class Line:
             if call.paused and not call.cancelled:
                 self._paused_producers[call.id] = wake
                 return False
-            if not self._session.has_room:
+            if not self._session.has_room_for(call, len(payload)):
                 self._producers.append(wake)
                 return False
             self._session.add_chunk(call, payload, content_type)
-            frame = self._next_frame()
-        self._send(frame)
+            sending = self._next_frame()
+        self._send(sending)
         return True
+
+    def hears(self, call: Call) -> bool:
+        """False: its chunks are not sent, for it came on an earlier stream."""
+        return self._session.is_heard(call)
 
     def cancel_all(self) -> list[Call]:
         with self._lock:
@@ -146,40 +189,40 @@ class Line:
             self._refusing = True
             self._session.leave()
             self._when_idle = when_idle
-            frame = self._answered()
-        self._send(frame)
+            sending = self._answered()
+        self._send(sending)
 
     def close(self) -> None:
         """Ends the stream, after what there still is to say."""
         with self._lock:
             self._closed = True
-            frame = self._next_frame()
-        self._send(frame)
+            sending = self._next_frame()
+        self._send(sending)
 
-    def _answered(self) -> Optional[WorkerFrame]:
+    def _answered(self) -> Optional[Sending]:
         if self._when_idle is not None and self._session.idle:
             when_idle, self._when_idle = self._when_idle, None
             when_idle()
         return self._next_frame()
 
-    def _next_frame(self) -> Optional[WorkerFrame]:
+    def _next_frame(self) -> Optional[Sending]:
         """With the lock held: what to send now, by this thread, when it has let go of the lock."""
-        if self._sending or (self._session.empty and not self._closed):
+        if self._sending or self._stream is None or (self._session.empty and not self._closed):
             return None
         self._sending = True
         self._holding_since_s = None
-        frame = self._session.take(time.monotonic(), self._loop_lag_ms)
-        self._ended = frame is None
-        return frame
+        return Sending(self._stream, self._session.take(time.monotonic(), self._loop_lag_ms))
 
-    def _send(self, frame: Optional[WorkerFrame]) -> None:
-        if frame is not None and self._stream is not None:
-            if self._producers:
-                self._wake_producers()
-            self._stream.send(frame)
-        elif self._ended and self._stream is not None:
-            self._ended = False
-            self._stream.end()
+    def _send(self, sending: Optional[Sending]) -> None:
+        if sending is None:
+            return
+        stream, frame = sending
+        if frame is None:
+            stream.end()
+            return
+        if self._producers:
+            self._wake_producers()
+        stream.send(frame)
 
     def _wake_producers(self) -> None:
         with self._lock:

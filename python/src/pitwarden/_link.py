@@ -1,23 +1,42 @@
-"""The worker's one stream to its agent. Of the worker's side only this file and _stream.py know gRPC."""
+"""The worker's one stream to its agent, and the next one when that is lost. Of the worker's side only this file and
+_stream.py know gRPC."""
 
 from __future__ import annotations
 
+import functools
+import random
+import socket
 import threading
+import time
 import traceback
-from collections.abc import Iterable
 from typing import Callable, Literal, Optional
 
 import grpc
 
+from . import _output
+from ._absence import Absence, Limits
 from ._crew import Crew
 from ._line import Line
-from ._pb.link_pb2 import AgentFrame
+from ._pb.link_pb2 import Welcome
 from ._session import ProtocolError, Received, Session
-from ._stream import StreamError, open_stream
+from ._stream import Stream, StreamError, open_stream
 from .app import App
 
 # How long the agent may take to end the stream after we did; it has nothing to do but to read what was sent.
 PARTING_S = 1.0
+
+# Between two tries to reach an agent: soon after the first, for a successor is often there in a moment.
+PAUSE_MIN_S = 0.02
+PAUSE_MAX_S = 0.2
+PAUSE_GROWTH = 1.5
+# A line that held for less is no reason to try the next one sooner again.
+LINE_MIN_S = 1.0
+
+# The agent is at its end, or stopped, when its socket takes no connection for so long.
+CONNECT_S = 1.0
+
+# Statuses by which an agent says that it will never have this worker.
+REFUSALS = ("UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -26,8 +45,10 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     # Older grpc makes the authority of the socket's path, which some servers refuse.
     ("grpc.default_authority", "localhost"),
-    # The token is good once, so a second attempt could only be refused.
+    # It is dialled again from here, with another hello.
     ("grpc.enable_retries", 0),
+    # Channels to one socket would share their connection, and how long they wait after one that failed.
+    ("grpc.use_local_subchannel_pool", 1),
     # The kernel tells when the other side is gone, and the agent pings: HTTP/2 pings could only do harm.
     ("grpc.keepalive_time_ms", 2**31 - 1),
     ("grpc.http2.bdp_probe", 0),
@@ -35,28 +56,51 @@ _OPTIONS = (
 )
 
 
+class Refused(Exception):
+    """No agent will have this worker, or it cannot go on with one: it leaves at once."""
+
+
 class Link:
-    def __init__(self, app: App, path: str, session: Session, lost: Callable[[str], object]) -> None:
-        """``lost`` is called in another thread, with the reason, when the agent goes before ``leave``."""
+    def __init__(
+        self,
+        app: App,
+        path: str,
+        session: Session,
+        limits: Limits,
+        *,
+        lost: Callable[[str], object],
+        overdue: Callable[[str], object],
+        tell: Callable[[str], object],
+    ) -> None:
+        """``limits`` hold until an agent says others. All three are called from threads, with words for who reads the
+        worker's stderr: ``lost`` when an agent refuses it, or goes while it stops; ``overdue`` when it was to be gone
+        by now; ``tell`` otherwise."""
         self._app = app
         self._line = Line(session)
         self._crew = Crew(app, self._line)
         self._path = path
         self._lost = lost
+        self._tell = tell
+        self._absence = Absence(limits, self._give_up, lambda: overdue("something still runs and is not waited for"))
         self._stopping = threading.Lock()
         self._phase: Literal["serving", "stopping", "overdue", "leaving"] = "serving"
-        self._ended = threading.Event()
-        self._channel: Optional[grpc.Channel] = None
+        # Why there is no agent.
+        self._reason = ""
+        # No stream is open.
+        self._hung_up = threading.Event()
+        self._hung_up.set()
+
+    @property
+    def orphaned(self) -> bool:
+        """It stopped because it had no agent for too long."""
+        return self._absence.orphaned
 
     def serve(self) -> None:
         """Runs requests until one side wants the worker to stop and the last request is answered.
 
         Call it in the main thread. Pings are answered until ``leave``.
         """
-        self._channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
-        frames = open_stream(self._channel, self._line.sent)
-        self._line.open(frames)
-        threading.Thread(target=self._read, args=(frames,), name="pitwarden-link", daemon=True).start()
+        threading.Thread(target=self._stay_attached, name="pitwarden-link", daemon=True).start()
         self._crew.work()
 
     def stop(self, grace_s: Optional[float] = None) -> None:
@@ -79,29 +123,75 @@ class Link:
         """Says what is left to say, and hangs up."""
         self._phase = "leaving"
         self._line.close()
-        # Closing the channel at once would cancel the stream, and the agent might drop what it has not read yet.
-        self._ended.wait(PARTING_S)
-        if self._channel is not None:
-            self._channel.close()
+        # Ending at once would cancel the stream, and the agent might drop what it has not read yet.
+        self._hung_up.wait(PARTING_S)
 
-    def _read(self, frames: Iterable[AgentFrame]) -> None:
+    @property
+    def _leaves(self) -> bool:
+        return self._phase == "leaving"
+
+    def _stay_attached(self) -> None:
+        try:
+            self._absence.begin()
+            pause_s = PAUSE_MIN_S
+            while not self._leaves:
+                dialled_s = time.monotonic()
+                attached = self._attach()
+                if attached and not self._leaves:
+                    self._begin_absence()
+                if attached and time.monotonic() - dialled_s > LINE_MIN_S:
+                    pause_s = PAUSE_MIN_S
+                # So that the workers of one agent do not all come at once.
+                time.sleep(pause_s * random.uniform(0.75, 1.25))
+                pause_s = min(pause_s * PAUSE_GROWTH, PAUSE_MAX_S)
+        except Refused as refused:
+            self._leave_at_once(str(refused))
+        # A worker that no longer listens must not look as if it did.
+        except BaseException as error:
+            traceback.print_exc()
+            self._leave_at_once(f"the link to the agent cannot be served: {error!r}")
+
+    def _attach(self) -> bool:
+        """Serves one stream until it ends; True: its agent had said welcome."""
+        refusal = _listens(self._path)
+        if refusal is not None:
+            self._reason = f"nobody listens at {self._path}: {refusal}"
+            return False
+        channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
+        frames = open_stream(channel, functools.partial(self._line.sent, self._line.next_number))
+        self._hung_up.clear()
+        try:
+            self._line.open(frames)
+            return self._read(frames)
+        finally:
+            self._line.detach()
+            # Lets go of who waits for the next frame to send.
+            frames.end()
+            channel.close()
+            self._hung_up.set()
+
+    def _read(self, frames: Stream) -> bool:
+        attached = False
+        self._reason = "the agent closed the link"
         try:
             for frame in frames:
                 # Only asked for with a ping, for measuring the lag wakes the loop.
                 lag_ms = self._app.loop.lag_ms() if frame.HasField("ping") else 0
-                self._act(self._line.receive(frame, lag_ms))
-            reason = "the agent closed the link"
+                received = self._line.receive(frame, lag_ms)
+                if received.welcome is not None:
+                    attached = True
+                    self._end_absence(received, received.welcome)
+                self._act(received)
         except ProtocolError as error:
-            reason = str(error)
+            raise Refused(str(error)) from None
         except StreamError as error:
-            reason = f"the link to the agent broke: {error}"
-        # A worker that no longer listens must not look as if it did.
-        except BaseException as error:
-            traceback.print_exc()
-            reason = f"the link to the agent cannot be served: {error!r}"
-        self._ended.set()
-        if self._phase != "leaving":
-            self._lost(reason)
+            self._reason = f"the link to the agent broke: {error}"
+            if error.code in REFUSALS:
+                raise Refused(self._reason) from None
+        if attached and self._phase in ("stopping", "overdue"):
+            # Whatever runs still has nobody to answer to, so it is not waited for.
+            raise Refused(self._reason)
+        return attached
 
     def _act(self, received: Received) -> None:
         if received.concurrency is not None:
@@ -114,3 +204,35 @@ class Link:
             self._crew.cancel(received.cancelled)
         if received.stop_grace_ms is not None:
             self.stop(received.stop_grace_ms / 1000)
+
+    def _begin_absence(self) -> None:
+        orphan_s = self._absence.limits.orphan_s
+        if orphan_s > 0:
+            self._tell(f"{self._reason}; an agent has {orphan_s:g} s to come back")
+        _output.shorten_until(self._absence.begin())
+
+    def _end_absence(self, received: Received, welcome: Welcome) -> None:
+        away_s = self._absence.end()
+        self._absence.limits = Limits(welcome.orphan_timeout_ms / 1000, welcome.drain_timeout_ms / 1000)
+        if received.concurrency is None:
+            self._tell(f"an agent is back after {away_s:.1f} s")
+
+    def _give_up(self, grace_s: float) -> None:
+        orphan_s = self._absence.limits.orphan_s
+        self._tell(f"{self._reason}; no agent for {orphan_s:g} s; leaving" if orphan_s else f"{self._reason}; leaving")
+        self.stop(grace_s)
+
+    def _leave_at_once(self, reason: str) -> None:
+        if not self._leaves:
+            self._lost(reason)
+
+
+def _listens(path: str) -> Optional[OSError]:
+    """Why nobody does; a look at the socket costs little of what a channel does."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_S)
+            probe.connect(path)
+    except OSError as error:
+        return error
+    return None

@@ -25,6 +25,7 @@ class StreamError(Exception):
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")
+        self.code = code
 
 
 class Stream(Protocol):

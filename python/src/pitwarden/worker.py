@@ -8,8 +8,14 @@
     PITWARDEN_POOL        its pool
     PITWARDEN_SLOT        its place in the pool: 0, 1, …
     PITWARDEN_APP         "module:attribute" of the App; not needed by App.run()
+    PITWARDEN_ORPHAN_TIMEOUT_MS, PITWARDEN_DRAIN_TIMEOUT_MS
+                          until an agent's welcome says them: how long the worker waits for an agent, and how long what
+                          runs may take after that; 60000 and 30000 without them
 
-Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed to load, 4 the agent is gone.
+A worker that loses its agent goes on with what it holds and waits for the next; see proto/pitwarden/v1/link.proto.
+
+Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed to load, 4 the agent is gone or
+refused it.
 """
 
 from __future__ import annotations
@@ -24,7 +30,9 @@ import time
 import traceback
 from typing import Callable, NamedTuple, NoReturn, Optional
 
+from ._absence import Limits
 from ._begun import begun_marker
+from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
 from ._session import PROTOCOL, Session
 from ._signals import ignore_interrupts, on_terminate
@@ -63,6 +71,7 @@ class Settings(NamedTuple):
     worker_id: str
     begun: str
     stacks: str
+    limits: Limits
 
 
 class LoadError(Exception):
@@ -108,7 +117,15 @@ def _settings() -> Optional[Settings]:
     token, begun = os.environ.pop("PITWARDEN_TOKEN", ""), os.environ.pop("PITWARDEN_BEGUN", "")
     stacks = os.environ.pop("PITWARDEN_STACKS", "")
     link, worker_id = os.environ.get("PITWARDEN_LINK", ""), os.environ.get("PITWARDEN_WORKER_ID", "")
-    return Settings(link, token, worker_id, begun, stacks) if link and token and worker_id else None
+    limits = Limits(
+        _take_seconds("PITWARDEN_ORPHAN_TIMEOUT_MS", 60.0), _take_seconds("PITWARDEN_DRAIN_TIMEOUT_MS", 30.0)
+    )
+    return Settings(link, token, worker_id, begun, stacks, limits) if link and token and worker_id else None
+
+
+def _take_seconds(name: str, default_s: float) -> float:
+    milliseconds = os.environ.pop(name, "")
+    return int(milliseconds) / 1000 if milliseconds.isdecimal() else default_s
 
 
 def _usage() -> int:
@@ -120,7 +137,7 @@ def _usage() -> int:
 
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     ignore_interrupts()
-    _buffer_by_line()
+    survive_full_disk()
     writes_stacks = write_stacks_on_signal(settings.stacks)
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
@@ -149,7 +166,15 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     from ._link import Link
 
     leaving = threading.Event()
-    link = Link(app, settings.link, session, lambda reason: _lost(reason, leaving))
+    link = Link(
+        app,
+        settings.link,
+        session,
+        settings.limits,
+        lost=lambda reason: _lost(reason, leaving),
+        overdue=_end,
+        tell=_tell,
+    )
     on_terminate(link.stop)
     link.serve()
     leaving.set()
@@ -160,7 +185,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         traceback.print_exc()
     link.leave()
     _flush()
-    return EXIT_STOPPED
+    return EXIT_LINK if link.orphaned else EXIT_STOPPED
 
 
 def _hello(settings: Settings, app: App, marks_begun: bool, writes_stacks: bool) -> Hello:
@@ -210,24 +235,26 @@ def _lost(reason: str, leaving: threading.Event) -> NoReturn:
     if leaving.is_set():
         time.sleep(HOOKS_AFTER_LINK_S)
     # Whatever runs still has nobody to answer to, so it is not waited for.
-    teller = threading.Thread(target=_tell, args=(f"pitwarden: {reason}; leaving",), daemon=True)
-    teller.start()
-    teller.join(FLUSH_S)
+    _end(f"{reason}; leaving")
+
+
+def _end(line: str) -> NoReturn:
+    _tell(line)
     os._exit(EXIT_LINK)
 
 
 def _tell(line: str) -> None:
+    # In a thread, for it may block: on a pipe that nobody reads, or behind whoever prints.
+    teller = threading.Thread(target=_print, args=(f"pitwarden: {line}",), daemon=True)
+    teller.start()
+    teller.join(FLUSH_S)
+
+
+def _print(line: str) -> None:
     # An agent that was killed no longer reads this process's output either.
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr)
     _flush()
-
-
-def _buffer_by_line() -> None:
-    # A log line is worth most while the process still lives.
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(line_buffering=True)
 
 
 def _flush() -> None:

@@ -65,8 +65,30 @@ def wait(file):
 
 
 @app.command
+def append(file, line):
+    """Tells how often it ran."""
+    with (DIR / file).open("a") as lines:
+        lines.write(f"{line}\n")
+    return line
+
+
+@app.command
+def shout(lines, file):
+    """Prints lines of 1 KiB, then waits."""
+    for _ in range(lines):
+        print("x" * 1023)
+    return wait(file)
+
+
+@app.command
 def sleep(seconds):
     time.sleep(seconds)
+
+
+@app.command
+def stuck():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(3600)
 
 
 @app.command
@@ -140,6 +162,14 @@ def blobs(number, size):
 
 
 @app.command
+def count_when(to, file):
+    """As count, but waits for the file after the first."""
+    yield 0
+    wait(file)
+    yield from range(1, to)
+
+
+@app.command
 def for_ever():
     number = 0
     try:
@@ -172,6 +202,14 @@ async def async_count(to):
     for number in range(to):
         yield number
         await asyncio.sleep(0)
+
+
+@app.command
+async def async_count_when(to, file):
+    yield 0
+    await nap(file)
+    for number in range(1, to):
+        yield number
 
 
 @app.command

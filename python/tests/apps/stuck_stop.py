@@ -1,0 +1,10 @@
+import time
+
+import pitwarden
+
+app = pitwarden.App()
+
+
+@app.on_stop
+def stuck():
+    time.sleep(3600)

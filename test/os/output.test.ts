@@ -1,0 +1,309 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  appendFileSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
+import type { OutputReader } from '../../src/os/output.ts';
+import { adoptOutput, createOutput } from '../../src/os/output.ts';
+import { openOutputDirectory } from '../../src/os/output-directory.ts';
+import { backlogMaxBytes } from '../../src/os/output-file.ts';
+import { shellWorker } from './shell-worker.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'pw-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const mebibyte = 1024 * 1024;
+
+/** An agent's view of one directory; `die` leaves it as a kill would. */
+function openScene(path = mkdtempSync(join(root, 'output-'))) {
+  const troubles: string[] = [];
+  const directory = openOutputDirectory(path, { onTrouble: (message) => troubles.push(message) });
+  onTestFinished(() => directory.close());
+  const seen = { lines: [] as string[], skipped: 0 };
+  const options = {
+    nowMs: () => performance.now(),
+    onLine: ({ stream, text }: { stream: string; text: string }) =>
+      seen.lines.push(stream === 'stderr' ? `! ${text}` : text),
+    onDropped: () => undefined,
+    onSkipped: (bytes: number) => {
+      seen.skipped += bytes;
+    },
+  };
+  return {
+    path,
+    directory,
+    troubles,
+    seen,
+    out: join(path, 'w.out'),
+    err: join(path, 'w.err'),
+    create: () => createOutput(directory, 'w', options).reader,
+    adopt: () => adoptOutput(directory, 'w', options),
+    position: () => Number(readFileSync(join(path, 'w.read')).readBigUInt64LE(0)),
+    die: () => directory.close(),
+  };
+}
+
+/** Reads all that is there, now. */
+function readAll(reader: OutputReader, seen: { readonly lines: readonly string[] }, last: string): void {
+  for (let looks = 0; seen.lines.at(-1) !== last; looks += 1) {
+    expect(looks).toBeLessThan(100);
+    reader.lastLines();
+  }
+}
+
+function allocated(path: string): number {
+  return statSync(path).blocks * 512;
+}
+
+/** So many bytes of numbered lines, 8 KiB each. */
+function manyLines(bytes: number, from = 0): Buffer {
+  const lines: string[] = [];
+  for (let line = from; (line - from) * 8192 < bytes; line += 1) lines.push(`${line} `.padEnd(8191, 'x'));
+  return Buffer.from(`${lines.join('\n')}\n`);
+}
+
+const number = (line: string | undefined): number => Number(line?.split(' ')[0]);
+
+test('lines of both streams come as they are written', async () => {
+  const { create, out, err, seen } = openScene();
+  create();
+  appendFileSync(out, 'one\ntwo\nthr');
+  await vi.waitFor(() => expect(seen.lines).toEqual(['one', 'two']));
+  appendFileSync(err, 'oh\n');
+  await vi.waitFor(() => expect(seen.lines).toEqual(['one', 'two', '! oh']));
+  appendFileSync(out, 'ee\n');
+  await vi.waitFor(() => expect(seen.lines.at(-1)).toBe('three'));
+});
+
+test('a character that is written in two pieces is whole', () => {
+  const { create, out, seen } = openScene();
+  const reader = create();
+  const bytes = Buffer.from('a ☃\n');
+  for (const byte of bytes) {
+    appendFileSync(out, Buffer.of(byte));
+    reader.lastLines();
+  }
+  expect(seen.lines).toEqual(['a ☃']);
+});
+
+test('at the end all is read, a last line without an end too; then the files go', async () => {
+  const { create, out, seen, path } = openScene();
+  const reader = create();
+  const written = manyLines(4 * mebibyte);
+  appendFileSync(out, Buffer.concat([written, Buffer.from('the end')]));
+  await reader.finish();
+  expect(reader.lastLines().at(-1)).toBe('the end');
+  expect(seen.lines).toHaveLength(written.length / 8192 + 1);
+  expect(readdirSync(path).sort()).toEqual(['w.err', 'w.out', 'w.read']);
+  reader.remove();
+  expect(readdirSync(path)).toEqual([]);
+});
+
+test('the files are for their owner alone', () => {
+  const { create, path } = openScene();
+  create();
+  for (const name of readdirSync(path)) expect(statSync(join(path, name)).mode & 0o777, name).toBe(0o600);
+});
+
+test('a descendant that writes for ever does not put off the end', async () => {
+  const cwd = mkdtempSync(join(root, 'w-'));
+  const { spawned, line } = await shellWorker(cwd, 'while :; do echo more; done & echo $!', { workerId: 'w' });
+  const endless = Number(await line(1)) || Number(/^\d+$/m.exec(spawned.lastLines().join('\n'))?.[0]);
+  onTestFinished(() => void process.kill(endless, 'SIGKILL'));
+  expect(await spawned.exited).toEqual({ code: 0, signal: null });
+  spawned.close();
+  expect(readdirSync(join(cwd, 'output'))).toEqual([]);
+});
+
+const mayPunch = (() => {
+  const probe = join(root, 'probe');
+  writeFileSync(probe, Buffer.alloc(8192, 'x'));
+  return spawnSync('fallocate', ['--punch-hole', '--offset', '0', '--length', '4096', probe]).status === 0;
+})();
+
+test.skipIf(!mayPunch)('what was read is punched out, and no line is lost for it', async () => {
+  const { create, out, seen, troubles } = openScene();
+  const reader = create();
+  const pieces = 6;
+  for (let piece = 0; piece < pieces; piece += 1) {
+    const written = manyLines(mebibyte, piece * 128);
+    appendFileSync(out, written);
+    readAll(reader, seen, written.toString().trimEnd().split('\n').at(-1) ?? '');
+  }
+  await vi.waitFor(
+    () => {
+      reader.lastLines();
+      expect(allocated(out)).toBeLessThanOrEqual(mebibyte);
+    },
+    { timeout: 10_000 },
+  );
+  expect(statSync(out).size).toBe(pieces * mebibyte);
+  expect(seen.lines.map(number)).toEqual(Array.from({ length: pieces * 128 }, (_, index) => index));
+  expect(seen.skipped).toBe(0);
+  expect(troubles).toEqual([]);
+});
+
+test('where nothing punches, a file is emptied when all of it was read, and that is told once', async () => {
+  const { create, out, seen, troubles, position } = openScene();
+  const reader = create();
+  vi.stubEnv('PATH', join(root, 'nowhere'));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  for (let round = 0; round < 3; round += 1) {
+    const written = manyLines(2 * mebibyte, round * 256);
+    appendFileSync(out, written);
+    await vi.waitFor(() => {
+      reader.lastLines();
+      expect(statSync(out).size).toBe(0);
+    });
+    expect(position()).toBe(0);
+  }
+  expect(seen.lines.map(number)).toEqual(Array.from({ length: 3 * 256 }, (_, index) => index));
+  expect(troubles).toEqual([expect.stringContaining('fallocate')]);
+  // More than may wait is given up together with what was read.
+  appendFileSync(out, manyLines(5 * backlogMaxBytes));
+  await vi.waitFor(() => {
+    reader.lastLines();
+    expect(statSync(out).size).toBe(0);
+  });
+  appendFileSync(out, 'after\n');
+  readAll(reader, seen, 'after');
+  expect(troubles).toHaveLength(1);
+});
+
+test('of a flood the newest 8 MiB are read; what was skipped is counted to the byte', async () => {
+  const { create, out, seen } = openScene();
+  const reader = create();
+  appendFileSync(out, 'before the flood, without an end');
+  reader.lastLines();
+  const flood = manyLines(24 * mebibyte);
+  appendFileSync(out, flood);
+  await reader.finish();
+  expect(number(seen.lines.at(-1))).toBe(flood.length / 8192 - 1);
+  expect(seen.lines[0]).toBe('before the flood, without an end');
+  const read = seen.lines.slice(1).reduce((bytes, line) => bytes + line.length + 1, 0);
+  expect(read).toBeGreaterThan(backlogMaxBytes - 8192);
+  expect(read).toBeLessThanOrEqual(backlogMaxBytes);
+  expect(seen.skipped).toBe(flood.length - read);
+});
+
+test('the next agent goes on where the one before it stopped, at the beginning of a line', async () => {
+  const first = openScene();
+  const reader = first.create();
+  appendFileSync(first.out, 'a\nb\nhal');
+  appendFileSync(first.err, 'x\n');
+  reader.lastLines();
+  expect(first.position()).toBe(4);
+  first.die();
+  appendFileSync(first.out, 'f\nc\n');
+  const next = openScene(first.path);
+  next.adopt();
+  await vi.waitFor(() => expect(next.seen.lines).toEqual(['half', 'c']));
+  appendFileSync(next.err, 'y\n');
+  await vi.waitFor(() => expect(next.seen.lines.at(-1)).toBe('! y'));
+  expect(next.seen.skipped).toBe(0);
+});
+
+test('files that are missing have nothing to read; a torn record of what was read counts as none', async () => {
+  const scene = openScene();
+  const reader = scene.adopt();
+  await reader.finish();
+  expect([reader.lastLines(), scene.seen.skipped]).toEqual([[], 0]);
+  scene.die();
+  writeFileSync(scene.out, 'all of it\n');
+  writeFileSync(join(scene.path, 'w.read'), 'torn');
+  const next = openScene(scene.path);
+  expect(next.adopt().lastLines()).toEqual(['all of it']);
+});
+
+test.each([
+  ['of gigabytes', 5 * 1024 * mebibyte],
+  ['that is smaller than what may wait', mebibyte + 1000],
+])('a hole %s at the start is not read through, and the line that it tore is no line', (_, bytes) => {
+  const { out, adopt, seen, path } = openScene();
+  writeFileSync(out, '');
+  truncateSync(out, bytes);
+  appendFileSync(out, 'orn\nwhole\n');
+  const reader = adopt();
+  const startedAtMs = performance.now();
+  readAll(reader, seen, 'whole');
+  expect(performance.now() - startedAtMs).toBeLessThan(5_000);
+  expect(seen.lines).toEqual(['whole']);
+  reader.remove();
+  expect(seen.skipped).toBe(bytes + 'orn\n'.length);
+  expect(existsSync(path)).toBe(true);
+});
+
+test('a file that somebody emptied is read from its beginning', () => {
+  const { create, out, seen } = openScene();
+  const reader = create();
+  appendFileSync(out, 'a long line before\n');
+  reader.lastLines();
+  writeFileSync(out, 'new\n');
+  reader.lastLines();
+  expect(seen.lines).toEqual(['a long line before', 'new']);
+});
+
+test('without its directory a worker is still heard, and the next one has a directory again', async () => {
+  const { create, out, seen, path, directory } = openScene();
+  create();
+  const worker = openSync(out, 'a');
+  rmSync(path, { recursive: true });
+  writeSync(worker, 'still here\n');
+  await vi.waitFor(() => expect(seen.lines).toEqual(['still here']), { timeout: 5_000 });
+  const lines: string[] = [];
+  const options = {
+    nowMs: () => performance.now(),
+    onLine: ({ text }: { text: string }) => lines.push(text),
+    onDropped: () => undefined,
+    onSkipped: () => undefined,
+  };
+  const { stdout } = createOutput(directory, 'v', options);
+  writeSync(stdout, 'again\n');
+  await vi.waitFor(() => expect(lines).toEqual(['again']), { timeout: 5_000 });
+});
+
+/** A file system of 64 KiB; undefined: it cannot be mounted here. */
+function mountSmall(): string | undefined {
+  const path = join(root, 'small');
+  mkdirSync(path);
+  return spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', path]).status === 0 ? path : undefined;
+}
+
+const small = mountSmall();
+afterAll(() => {
+  if (small !== undefined) execFileSync('umount', ['--lazy', small]);
+});
+
+// Skipped where this user may mount nothing.
+test.skipIf(small === undefined)('on a full disk lines are read all the same, and how far, once there is room', () => {
+  const { create, out, seen, position, path } = openScene(small);
+  const filler = openSync(join(path, 'filler'), 'w');
+  expect(() => {
+    for (;;) writeSync(filler, Buffer.alloc(4096, 'x'));
+  }).toThrow('ENOSPC');
+  const reader = create();
+  expect(statSync(join(path, 'w.read')).size).toBe(0);
+  ftruncateSync(filler, 60 * 1024);
+  appendFileSync(out, 'a line\n');
+  reader.lastLines();
+  expect(seen.lines).toEqual(['a line']);
+  expect(statSync(join(path, 'w.read')).size).toBe(0);
+  ftruncateSync(filler, 0);
+  appendFileSync(out, 'and one more\n');
+  reader.lastLines();
+  expect(position()).toBe('a line\nand one more\n'.length);
+});
