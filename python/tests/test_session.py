@@ -99,6 +99,8 @@ def told(frame: Optional[WorkerFrame]) -> Optional[dict[str, Any]]:
         said["returned"] = list(frame.returned)
     if frame.leaving:
         said["leaving"] = True
+    if frame.replayed:
+        said["replayed"] = list(frame.replayed)
     if frame.chunks:
         said["chunks"] = [(chunk.id, chunk.payload) for chunk in frame.chunks]
     if frame.results:

@@ -319,8 +319,7 @@ class Session:
 
     def _say_again(self) -> None:
         """Puts what is asked for again where it waits to be sent, as far as there is room."""
-        size = 0
-        while self._replaying and self.has_room and size < FRAME_MAX_BYTES:
+        while self._replaying and self.has_room:
             id, answer = next(iter(self._replaying.items()))
             if answer.cursor is None or answer.cursor >= len(answer.parts):
                 # From here on it is said as it is made.
@@ -329,7 +328,6 @@ class Session:
                 continue
             part = answer.parts[answer.cursor]
             answer.cursor += 1
-            size += len(part.payload)
             self._say(part)
 
     def _say(self, part: Part) -> None:
