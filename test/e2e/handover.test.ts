@@ -7,7 +7,7 @@ import { credentials, status } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/wire/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 

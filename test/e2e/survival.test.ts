@@ -104,10 +104,20 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
     'pongs',
   );
   await until(async () => (await agent.workers('p')).every(({ rss_bytes: bytes }) => bytes > 0), 'samples');
+  // A drain that is ordered is a drain.
+  const [drained] = after;
+  await agent.cli('recycle', drained?.worker_id ?? '');
+  await until(
+    async () => !(await agent.workers('p')).some(({ worker_id: id }) => id === drained?.worker_id),
+    'an adopted worker to be replaced',
+    () => agent.workers('p'),
+  );
   // The budget that was half spent is spent.
   for (let i = 0; i < 15; i += 1) await client.execute('p', 'once', [file]);
   await until(
-    async () => (await agent.workers('p')).some(({ generation, state }) => generation === 2 && state.endsWith('READY')),
+    async () =>
+      (await agent.workers('p')).filter(({ generation, state }) => generation > 1 && state.endsWith('READY')).length >
+      1,
     'a replacement for a spent budget',
     () => agent.workers('p'),
   );
@@ -123,6 +133,40 @@ test('the exit of an adopted worker is noticed at once, and its place filled', a
   const seen = until(() => agent.output().includes('exit_unknown'), 'its exit', agent.output, 2_000);
   await seen;
   await until(async () => (await agent.workers('p')).some(({ generation }) => generation === 2), 'another one');
+});
+
+test('one that was starting when its agent died comes up for the next', async () => {
+  const pools = `
+slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: { SECONDS: '4' } }
+`;
+  await start(pools);
+  await until(() => agent.output().includes('loading something large'), 'it to be starting', agent.output);
+  const [before] = await agent.workers('slow');
+  await killAndStartNext(pools);
+  const [after] = await untilReady(agent, 'slow', 1);
+  expect([after?.pid, after?.generation]).toEqual([before?.pid, 1]);
+});
+
+test('a replacement that was under way when its agent died takes over under the next', async () => {
+  const pools = `
+slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: { SECONDS: '3' }, start: { timeout: 30s } }
+`;
+  await start(pools);
+  const [old] = await untilReady(agent, 'slow', 1);
+  await agent.cli('recycle', old?.worker_id ?? '');
+  const next = await until(
+    async () => (await agent.workers('slow')).find(({ generation, pid }) => generation === 2 && pid > 0),
+    'its replacement',
+  );
+  await killAndStartNext(pools);
+  await until(
+    async () => {
+      const workers = await agent.workers('slow');
+      return workers.length === 1 && workers[0]?.pid === next.pid && workers[0].state === 'WORKER_STATE_READY';
+    },
+    'the replacement alone',
+    () => agent.workers('slow'),
+  );
 });
 
 test('one that died while no agent was there is forgotten, with what it left', async () => {
