@@ -160,6 +160,8 @@ export function runProcess(
     });
     child.on('error', reject);
     child.on('close', (code) => resolve({ code: code ?? -1, stdout, stderr }));
+    // A program may end without having read it.
+    child.stdin.on('error', () => undefined);
     child.stdin.end(input ?? '');
   });
 }

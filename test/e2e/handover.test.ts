@@ -11,9 +11,6 @@ import { examples, node, processesOf, python, root, startAgent, until, untilRead
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
-/** Whether workers outlive their agent: both the agent's half of it and the SDK's. */
-const adoption = false;
-
 const poolsWith = (more = '') => `
 faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: { timeout: 20s }${more} }
 `;
@@ -46,11 +43,10 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
   const { code, stdout, stderr } = await handover;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   const told = JSON.parse(stdout);
-  expect(told).toMatchObject({ from: { pid: first.pid }, to: { pid: agent.pid }, taken_over: adoption ? 2 : 0 });
-  expect(told.taken_over + told.started).toBe(2);
+  expect(told).toMatchObject({ from: { pid: first.pid }, to: { pid: agent.pid }, taken_over: 2, started: 0 });
 
   const after = await untilReady(agent, 'faults', 2);
-  if (adoption) expect(after.map(({ pid }) => pid).sort()).toEqual(before.map(({ pid }) => pid).sort());
+  expect(after.map(({ pid }) => pid).sort()).toEqual(before.map(({ pid }) => pid).sort());
 });
 
 test('handover ends long streams at once, and nobody new is let in', async () => {
@@ -91,7 +87,7 @@ test('a lent socket: callers wait in it for the next agent, which unlinks it as 
   await Promise.all(calls);
   const { code, stdout, stderr } = await handover;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-  expect(JSON.parse(stdout).taken_over).toBe(adoption ? 2 : 0);
+  expect(JSON.parse(stdout).taken_over).toBe(2);
   expect(statSync(socket).ino).toBe(inode);
   agent.signal('SIGTERM');
   expect(await agent.exited).toEqual({ code: 0, signal: null });

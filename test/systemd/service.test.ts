@@ -5,14 +5,11 @@ import type { Connection } from '../e2e/grpc.ts';
 import type { Lab } from './lab.ts';
 import { startLab, whyNoLab } from './lab.ts';
 
-/** Whether workers outlive their agent: both the agent's half of it and the SDK's. */
-const adoption = false;
-
 const why = whyNoLab();
 if (why !== '') process.stderr.write(`test/systemd is skipped: ${why}\n`);
 
 /** The lab has its Python and the SDK in other places than they were installed to. */
-const config = (size = 2) => `
+const config = (size = 2, orphanTimeout = '60s') => `
 http: 127.0.0.1:0
 pools:
   faults:
@@ -22,6 +19,7 @@ pools:
     env: { LD_LIBRARY_PATH: /opt/python/lib, PYTHONPATH: /opt/pitwarden/python/src }
     size: ${size}
     drain: { timeout: 20s }
+    orphan_timeout: ${orphanTimeout}
 `;
 
 const service = 'pitwarden.service';
@@ -153,6 +151,19 @@ describe.skipIf(why !== '')('the unit under a real systemd', () => {
     await sameWorkers(before);
   });
 
+  test('an agent that is killed and does not come back: its workers leave by themselves', async () => {
+    await dropIn('restart', '[Service]\nRestart=no\n');
+    await lab.file('/etc/pitwarden/pitwarden.yaml', config(2, '2s'));
+    await lab.systemctl('start', service);
+    await ready(2);
+    await lab.ask('kill', '-KILL', await lab.property('MainPID'));
+    await untilProperty('ActiveState', 'failed');
+    expect(await processes()).toContain('-m pitwarden.worker');
+    // Asked of the system alone: a call would start an agent.
+    await until(async () => (await processes()) === '', 'the workers to leave', processes);
+    await dropIn('restart', '');
+  });
+
   test('watchdog: a stopped agent is killed and started again, and the workers are the same', async () => {
     // The unit's own 30 s only make the test longer.
     await dropIn('watchdog', '[Service]\nWatchdogSec=3s\n');
@@ -191,8 +202,7 @@ describe.skipIf(why !== '')('the unit under a real systemd', () => {
     await until(() => load.answered() >= answered + 10, 'calls to be answered again', load.failed);
     expect((await long).value).toBe(2);
     expect(await load.end()).toEqual([]);
-    const taken_over = adoption ? 2 : 0;
-    const told = { from: { version: '0.1.0' }, to: { version: '0.2.0' }, taken_over, started: 2 - taken_over };
+    const told = { from: { version: '0.1.0' }, to: { version: '0.2.0' }, taken_over: 2, started: 0 };
     expect(JSON.parse(stdout)).toMatchObject(told);
     expect(await lab.property('MainPID')).not.toBe(agent);
     expect(await lab.property('ActiveState')).toBe('active');
@@ -241,11 +251,11 @@ function busy(): Promise<boolean> {
   return until(async () => (await workers()).some((worker) => worker.in_flight > 0), 'a worker to have a request');
 }
 
-/** Those of the agent before have been taken over, or replaced where there is no adoption. */
+/** Those of the agent before have been taken over. */
 async function sameWorkers(before: readonly WorkerView[]): Promise<void> {
   const after = await ready(before.length);
   const pids = (views: readonly WorkerView[]): number[] => views.map(({ pid }) => pid).sort();
-  if (adoption) expect(pids(after)).toEqual(pids(before));
+  expect(pids(after)).toEqual(pids(before));
 }
 
 function untilProperty(name: string, value: string): Promise<boolean> {
