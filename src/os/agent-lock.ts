@@ -17,13 +17,26 @@ const name = 'agent.lock';
 export function lockDirectory(directory: string): DirectoryLock {
   const path = join(directory, name);
   const own = `${path}.${process.pid}`;
-  writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600 });
   try {
+    writeOwn(own, path, directory);
     while (!tryLink(own, path)) dropStale(path, directory);
   } finally {
     rmSync(own, { force: true });
   }
   return { release: () => rmSync(path, { force: true }) };
+}
+
+/** On a disk that is full there is room where the lock of an agent that is no more was. */
+function writeOwn(own: string, path: string, directory: string): void {
+  const write = (): void => writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600 });
+  try {
+    write();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
+    dropStale(path, directory);
+    write();
+  }
 }
 
 /** Creates the lock with its content in one step; false: there is one. */

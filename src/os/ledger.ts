@@ -70,6 +70,7 @@ export interface Ledger {
   enter(entry: LedgerEntry): Promise<void>;
   /** It is gone: nobody looks for it any more. */
   forget(workerId: string): void;
+  /** Rejects where they cannot be written; they are tried again with the next entry. */
   keepOrders(orders: Orders): Promise<void>;
   forgetOrders(): void;
   /** Resolves when all that was asked for is done. */
@@ -93,21 +94,31 @@ export function openLedger(stateDirectory: string): Ledger {
     void settled.then(() => underway.get(path) === settled && underway.delete(path));
     return done;
   };
+  /** Orders that could not be written: they are when something else can. */
+  let unkept: Orders | null = null;
+  const keepOrders = async (orders: Orders): Promise<void> => {
+    const pools = orders.pools.map(({ configSize, ...order }) => ({ ...order, config_size: configSize }));
+    unkept = orders;
+    await inTurn(ordersPath, () =>
+      writeSealed(ordersPath, ordersKind, version, { node_draining: orders.nodeDraining, pools }),
+    );
+    if (unkept === orders) unkept = null;
+  };
   const pathOf = (workerId: string): string => join(folder, `${workerId}.json`);
   return {
     read: () => read(folder, ordersPath, aside),
-    enter: (entry) => inTurn(pathOf(entry.worker_id), () => writeSealed(pathOf(entry.worker_id), kind, version, entry)),
+    enter: async (entry) => {
+      await inTurn(pathOf(entry.worker_id), () => writeSealed(pathOf(entry.worker_id), kind, version, entry));
+      if (unkept !== null) keepOrders(unkept).catch(() => undefined);
+    },
     forget: (workerId) => {
       const path = pathOf(workerId);
       // A file that stays names a process that is no more: the next agent finds that out.
       inTurn(path, () => rm(path, { force: true })).catch(() => undefined);
     },
-    keepOrders: ({ nodeDraining, pools }) => {
-      const told = pools.map(({ configSize, ...order }) => ({ ...order, config_size: configSize }));
-      const value = { node_draining: nodeDraining, pools: told };
-      return inTurn(ordersPath, () => writeSealed(ordersPath, ordersKind, version, value));
-    },
+    keepOrders,
     forgetOrders: () => {
+      unkept = null;
       inTurn(ordersPath, () => rm(ordersPath, { force: true })).catch(() => undefined);
     },
     settled: async () => {

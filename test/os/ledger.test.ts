@@ -155,6 +155,16 @@ test('standing orders are kept likewise', async () => {
   expect(ledger.read().orders).toBeNull();
 });
 
+test('orders that could not be written are written when something else can', async () => {
+  const orders = { nodeDraining: true, pools: [] };
+  mkdirSync(join(state, 'orders.json.new'));
+  await expect(ledger.keepOrders(orders)).rejects.toThrow(/EISDIR/);
+  rmSync(join(state, 'orders.json.new'), { recursive: true, force: true });
+  await ledger.enter(entry);
+  await ledger.settled();
+  expect(ledger.read().orders).toEqual(orders);
+});
+
 test('a folder that is gone is an error of the entry, and leaves nothing half', async () => {
   rmSync(join(state, 'ledger'), { recursive: true });
   await expect(ledger.enter(entry)).rejects.toThrow(/ENOENT/);
