@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -30,6 +34,13 @@ class FakeExecution:
         self.requests: list[pb.ExecuteRequest] = []
         self.time_left_s: list[float] = []
         self.cancelled = threading.Event()
+        # Requests to swallow: they are noted, and never answered.
+        self.swallows = 0
+        self.swallowed = threading.Semaphore(0)
+        self.start()
+
+    def start(self) -> None:
+        """Listens; again after ``kill``, as a successor would."""
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         coding = {
             "request_deserializer": pb.ExecuteRequest.FromString,
@@ -44,8 +55,12 @@ class FakeExecution:
         self._server.add_insecure_port(f"unix:{self.path}")
         self._server.start()
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """Streams break, and the socket refuses."""
         self._server.stop(None).wait()
+
+    def stop(self) -> None:
+        self.kill()
         shutil.rmtree(self.dir)
 
     def _execute(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> pb.ExecuteResponse:
@@ -62,6 +77,8 @@ class FakeExecution:
         self._note(request, context)
         context.add_callback(self.cancelled.set)
         for number in range(3):
+            if request.command == "break" and number == 2:
+                self._swallow(context)
             yield pb.ExecuteResponse(payload=str(number).encode(), content_type=JSON)
         if request.command == "fail":
             self._fail(context)
@@ -71,6 +88,16 @@ class FakeExecution:
     def _note(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
         self.time_left_s.append(context.time_remaining())
+        if request.command != "break":
+            self._swallow(context)
+
+    def _swallow(self, context: grpc.ServicerContext) -> None:
+        if self.swallows:
+            self.swallows -= 1
+            over = threading.Event()
+            context.add_callback(over.set)
+            self.swallowed.release()
+            over.wait(PATIENCE_S)
 
     def _fail(self, context: grpc.ServicerContext) -> None:
         error = pb.Error(
@@ -109,7 +136,9 @@ def test_call(agent: FakeExecution, client: pitwarden.Client) -> None:
     assert client.call("text", "echo", b"\xff") == b"\xff"
     assert client.call("text", "echo") is None
     request = agent.requests[0]
-    assert (request.pool, request.command, request.idempotent, request.request_id) == ("text", "echo", False, "")
+    assert (request.pool, request.command, request.idempotent) == ("text", "echo", False)
+    assert [len(request.request_id) for request in agent.requests] == [32] * 4
+    assert len({request.request_id for request in agent.requests}) == 4
     assert json.loads(request.payload)["text"] == "é"
 
 
@@ -119,7 +148,7 @@ def test_options(agent: FakeExecution, client: pitwarden.Client) -> None:
     client.call("text", "echo")
     first, second = agent.requests
     assert (first.idempotent, first.session_id, first.request_id) == (True, "s", "r")
-    assert (second.idempotent, second.session_id, second.request_id) == (False, "", "")
+    assert (second.idempotent, second.session_id, second.request_id == "r") == (False, "", False)
     # gRPC rounds what it sends.
     assert agent.time_left_s[0] < 21 < agent.time_left_s[1]
 
@@ -158,6 +187,180 @@ def test_nobody_listens() -> None:
             client.call("text", "echo")
         with pytest.raises(pitwarden.Unavailable):
             list(client.stream("text", "echo"))
+
+
+class Wire:
+    """Between client and agent, to be cut: what the kernel does to the sockets of an agent that is killed."""
+
+    def __init__(self, agent: FakeExecution) -> None:
+        self._agent = agent
+        self.path = str(agent.dir / "wire.sock")
+        self._ends: list[socket.socket] = []
+        self.open()
+
+    def open(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody listens."""
+        os.unlink(self.path)
+        # accept() in another thread returns only then.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Breaks what is connected."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._agent.path)
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=_copy, args=ends, daemon=True).start()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def wire(agent: FakeExecution) -> Iterator[Wire]:
+    wire = Wire(agent)
+    yield wire
+    wire.close()
+
+
+BREAKS: dict[str, Callable[[FakeExecution, Wire], object]] = {
+    "the connection is cut": lambda _, wire: wire.cut(),
+    "the socket is gone for a while": lambda _, wire: (wire.close(), time.sleep(0.3), wire.open()),
+    "the agent ends its streams": lambda agent, wire: (agent.kill(), agent.start()),
+}
+
+
+def later(agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wire], object]) -> None:
+    """Breaks the connection as soon as the agent has swallowed a request."""
+
+    def wait() -> None:
+        assert agent.swallowed.acquire(timeout=PATIENCE_S)
+        breaks(agent, wire)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
+def test_a_request_is_repeated_under_its_id(
+    agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wire], object]
+) -> None:
+    with pitwarden.Client(wire.path) as client:
+        agent.swallows = 1
+        later(agent, wire, breaks)
+        assert client.call("text", "echo", 1) == [1]
+        first, second = agent.requests
+        assert first == second
+        # The first one shows that an agent was there, so the next may come while there is none.
+        breaks(agent, wire)
+        assert client.call("text", "echo", 2) == [2]
+
+
+@pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
+@pytest.mark.parametrize("command", ["tokens", "break"])
+def test_a_stream_is_repeated_without_what_came_before(
+    agent: FakeExecution, wire: Wire, command: str, breaks: Callable[[FakeExecution, Wire], object]
+) -> None:
+    with pitwarden.Client(wire.path) as client:
+        agent.swallows = 2
+        later(agent, wire, breaks)
+        later(agent, wire, breaks)
+        assert list(client.stream("text", command)) == [0, 1, 2]
+        assert len(agent.requests) == 3
+        assert len({request.request_id for request in agent.requests}) == 1
+
+
+def test_a_call_waits_for_an_agent_that_was_there(agent: FakeExecution, wire: Wire) -> None:
+    with pitwarden.Client(wire.path) as client:
+        client.call("text", "echo")
+        wire.close()
+        opening = threading.Timer(0.5, wire.open)
+        opening.start()
+        assert client.options(request_id="r").call("text", "echo", 1) == [1]
+        opening.join()
+    assert [request.request_id for request in agent.requests[1:]] == ["r"]
+
+
+def test_the_deadline_goes_on_while_there_is_no_connection(agent: FakeExecution, wire: Wire) -> None:
+    with pitwarden.Client(wire.path) as client:
+        agent.swallows = 1
+        later(agent, wire, lambda *_: (time.sleep(0.5), wire.cut()))
+        client.options(timeout_s=20).call("text", "echo")
+        first_s, second_s = agent.time_left_s
+        assert second_s < first_s - 0.4
+        wire.close()
+        began_s = time.monotonic()
+        with pytest.raises(pitwarden.DeadlineExceeded):
+            client.options(timeout_s=0.3).call("text", "echo")
+        assert 0.25 < time.monotonic() - began_s < PATIENCE_S
+        wire.open()
+
+
+def test_it_is_repeated_for_so_long_and_no_longer(agent: FakeExecution, wire: Wire) -> None:
+    with pitwarden.Client(wire.path) as client:
+        client.call("text", "echo")
+        wire.close()
+        for patient in (client.options(repeat_for_s=0.3), client.options(repeat_for_s=0.3, timeout_s=PATIENCE_S)):
+            began_s = time.monotonic()
+            with pytest.raises(pitwarden.Unavailable, match=r"^unix:.*wire\.sock: "):
+                patient.call("text", "echo")
+            with pytest.raises(pitwarden.Unavailable, match=r"^unix:.*wire\.sock: "):
+                list(patient.stream("text", "tokens"))
+            assert time.monotonic() - began_s < PATIENCE_S
+        wire.open()
+
+
+def test_it_is_not_repeated_where_that_is_not_wanted(agent: FakeExecution, wire: Wire) -> None:
+    with pitwarden.Client(wire.path) as client:
+        agent.swallows = 1
+        later(agent, wire, BREAKS["the connection is cut"])
+        with pytest.raises(pitwarden.Unavailable):
+            client.options(repeat_for_s=0).call("text", "echo")
+    assert len(agent.requests) == 1
+
+
+def test_what_the_agent_says_is_not_repeated(agent: FakeExecution, client: pitwarden.Client) -> None:
+    with pytest.raises(pitwarden.Unavailable):
+        client.call("text", "fail")
+    assert len(agent.requests) == 1
+
+
+def test_a_long_connected_time_does_not_count(agent: FakeExecution, wire: Wire) -> None:
+    with pitwarden.Client(wire.path) as client:
+        agent.swallows = 1
+        later(agent, wire, lambda *_: (time.sleep(1.0), wire.cut()))
+        assert client.options(repeat_for_s=0.9).call("text", "echo", 1) == [1]
+
+
+def test_closing_a_client_is_no_broken_connection(agent: FakeExecution, wire: Wire) -> None:
+    client = pitwarden.Client(wire.path)
+    agent.swallows = 1
+    later(agent, wire, lambda *_: client.close())
+    with pytest.raises(pitwarden.Cancelled):
+        client.call("text", "echo")
+    assert len(agent.requests) == 1
 
 
 def test_arguments_that_cannot_be_sent(agent: FakeExecution, client: pitwarden.Client) -> None:

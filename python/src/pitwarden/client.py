@@ -1,10 +1,19 @@
-"""Calls commands from Python."""
+"""Calls commands from Python.
+
+A request whose connection broke is sent again under the same request_id. The agent, or its successor, then gives the
+answer of the command that runs or has run under that id; only an id that it does not know begins one. docs/delivery.md
+says what that promises and what it cannot.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+import uuid
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn, Optional
 
 import grpc
@@ -24,9 +33,21 @@ _OPTIONS = (
     # An error's trailer holds a traceback; gRPC would refuse more than 8 KiB.
     ("grpc.max_metadata_size", 64 * 1024),
     # gRPC waits up to 2 minutes before it tries a socket again, but an agent on this machine is back in a moment.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
 )
+
+# Between two tries of one request.
+_PAUSE_MIN_S = 0.02
+_PAUSE_MAX_S = 0.5
+
+_REPEAT_FOR_S = 60.0
+
+# What gRPC says of a request whose connection broke, besides UNAVAILABLE: how a server closes its streams decides.
+_BROKEN = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_BROKEN_WORDS = ("RST_STREAM", "Stream removed")
+# And where there never was one.
+_REFUSED_WORDS = ("failed to connect", "DNS resolution failed", "empty address list")
 
 
 class _Options(NamedTuple):
@@ -34,6 +55,57 @@ class _Options(NamedTuple):
     idempotent: bool = False
     session_id: str = ""
     request_id: str = ""
+    repeat_for_s: Optional[float] = None
+
+
+class _Agent:
+    """What the clients of one channel know of their agent."""
+
+    __slots__ = ("was_there",)
+
+    def __init__(self) -> None:
+        self.was_there = False
+
+
+class _Attempts:
+    """Those of one request: how long the next may take, and whether there is one after a failure."""
+
+    __slots__ = ("_agent", "_began_s", "_ends_s", "_left_s", "_pause_s")
+
+    def __init__(self, options: _Options, agent: _Agent) -> None:
+        self._agent = agent
+        self._began_s = time.monotonic()
+        self._ends_s = math.inf if options.timeout_s is None else self._began_s + options.timeout_s
+        # Of the time without a connection.
+        default_s = _REPEAT_FOR_S if options.timeout_s is None else math.inf
+        self._left_s = default_s if options.repeat_for_s is None else options.repeat_for_s
+        self._pause_s = _PAUSE_MIN_S
+
+    @property
+    def timeout_s(self) -> Optional[float]:
+        return None if self._ends_s == math.inf else max(0.0, self._ends_s - time.monotonic())
+
+    def goes_on(self, failure: Any) -> bool:
+        """After a pause, True: try again. False: the failure is what the caller is to be told."""
+        if not _is_broken(failure):
+            return False
+        now_s = time.monotonic()
+        lasted_s, was_refused = now_s - self._began_s, _was_refused(failure)
+        if was_refused and not self._agent.was_there:
+            return False
+        self._agent.was_there = True
+        if was_refused:
+            self._left_s -= lasted_s
+        elif lasted_s > _PAUSE_MAX_S:
+            self._pause_s = _PAUSE_MIN_S
+        pause_s = min(self._pause_s * random.uniform(0.5, 1.0), self._ends_s - now_s)
+        self._left_s -= pause_s
+        if self._left_s < 0:
+            return False
+        self._pause_s = min(self._pause_s * 1.5, _PAUSE_MAX_S)
+        time.sleep(max(0.0, pause_s))
+        self._began_s = time.monotonic()
+        return True
 
 
 class Client:
@@ -47,6 +119,12 @@ class Client:
 
     A command's arguments are given as they are, so what concerns the call itself is said with ``options``. What fails
     raises pitwarden.Error, or the subclass of its code.
+
+    A call lives through the death of the agent and the coming of its successor: when its connection breaks the client
+    sends the request again, under the id that it gave it, and gets the answer of the command that runs or has run under
+    it. So a command runs once, unless the worker itself died, or an agent came back too late for its workers. Where the
+    answer is lost though the command has run, the call raises DataLoss. A client that has never reached an agent
+    does not wait for one: its call raises Unavailable at once.
     """
 
     def __init__(self, target: Optional[str] = None) -> None:
@@ -57,6 +135,7 @@ class Client:
         self._execute = self._channel.unary_unary(_EXECUTE, encode, decode)
         self._execute_stream = self._channel.unary_stream(_EXECUTE_STREAM, encode, decode)
         self._options = _Options()
+        self._agent = _Agent()
 
     def options(
         self,
@@ -65,30 +144,45 @@ class Client:
         idempotent: bool = False,
         session_id: str = "",
         request_id: str = "",
+        repeat_for_s: Optional[float] = None,
     ) -> Client:
         """The same client, for calls with these options.
 
         Without ``timeout_s`` the pool's own timeout holds. An ``idempotent`` request may run again when the worker that
-        had it died. ``session_id`` and ``request_id`` are names that the command sees in its context.
+        had it died. ``session_id`` and ``request_id`` are names that the command sees in its context; without a
+        ``request_id`` each call gets one of its own, and two calls of one id are one request.
+
+        A request whose connection broke is sent again until ``timeout_s`` is over. ``repeat_for_s`` bounds the seconds
+        without a connection meanwhile: None is 60 without a ``timeout_s``, and no bound of its own with one; 0 never
+        sends anything again.
         """
         other = Client.__new__(Client)
         other.__dict__.update(self.__dict__)
-        other._options = _Options(timeout_s, idempotent, session_id, request_id)
+        other._options = _Options(timeout_s, idempotent, session_id, request_id, repeat_for_s)
         return other
 
     def call(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Any:
         """The command's result. Give it positional or keyword arguments, or one bytes value."""
         request = self._request(pool, command, args, kwargs)
-        try:
-            response = self._execute(request, timeout=self._options.timeout_s)
-        except grpc.RpcError as error:
-            self._raise(error)
-        return _codec.decode_result(response.payload, response.content_type)
+        attempts = _Attempts(self._options, self._agent)
+        while True:
+            try:
+                response = self._execute(request, timeout=attempts.timeout_s)
+            except grpc.RpcError as failure:
+                if not attempts.goes_on(failure):
+                    self._raise(failure)
+            else:
+                self._agent.was_there = True
+                return _codec.decode_result(response.payload, response.content_type)
 
     def stream(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """The values that a generator command yields, as they come; leaving the loop early cancels the request."""
+        """The values that a generator command yields, as they come; leaving the loop early cancels the request.
+
+        After a broken connection the agent says all of them again from the first; those that came before are left out.
+        """
         request = self._request(pool, command, args, kwargs)
-        return self._values(self._execute_stream(request, timeout=self._options.timeout_s))
+        attempts = _Attempts(self._options, self._agent)
+        return self._values(request, attempts, self._execute_stream(request, timeout=attempts.timeout_s))
 
     def close(self) -> None:
         """Ends what is still running, of every client that came from this one by ``options``."""
@@ -107,26 +201,36 @@ class Client:
             command=command,
             payload=payload,
             content_type=content_type,
-            request_id=self._options.request_id,
+            request_id=self._options.request_id or uuid.uuid4().hex,
             session_id=self._options.session_id,
             idempotent=self._options.idempotent,
         )
 
-    def _values(self, responses: Any) -> Iterator[Any]:
+    def _values(self, request: pb.ExecuteRequest, attempts: _Attempts, responses: Any) -> Iterator[Any]:
+        yielded = 0
         try:
-            for response in responses:
-                yield _codec.decode_result(response.payload, response.content_type)
-        except grpc.RpcError as error:
-            self._raise(error)
+            while True:
+                try:
+                    for number, response in enumerate(responses):
+                        self._agent.was_there = True
+                        if number == yielded:
+                            yielded += 1
+                            yield _codec.decode_result(response.payload, response.content_type)
+                    return
+                except grpc.RpcError as failure:
+                    if not attempts.goes_on(failure):
+                        self._raise(failure)
+                responses = self._execute_stream(request, timeout=attempts.timeout_s)
         finally:
             responses.cancel()
 
     def _raise(self, failure: Any) -> NoReturn:
-        told = _told(failure.trailing_metadata() or ())
+        told = _told(failure)
         if told is None:
             # Not the agent's words: gRPC's own, for a deadline that passed here or a socket that nobody holds.
             code = Code(failure.code().value[0])
             raise error_class(code)(f"{self.target}: {failure.details()}", code=code) from None
+        self._agent.was_there = True
         code = Code(told.code)
         raise error_class(code)(
             told.message,
@@ -139,11 +243,26 @@ class Client:
         ) from None
 
 
-def _told(trailers: Iterable[tuple[str, Any]]) -> Optional[pb.Error]:
-    for name, value in trailers:
+def _told(failure: Any) -> Optional[pb.Error]:
+    for name, value in failure.trailing_metadata() or ():
         if name == "pitwarden-error-bin":
             return pb.Error.FromString(value)
     return None
+
+
+def _is_broken(failure: Any) -> bool:
+    """The connection failed, and not the request."""
+    if _told(failure) is not None:
+        return False
+    code, words = failure.code(), failure.details() or ""
+    if code in _BROKEN:
+        return any(broken in words for broken in _BROKEN_WORDS)
+    return code is grpc.StatusCode.UNAVAILABLE
+
+
+def _was_refused(failure: Any) -> bool:
+    """There was no connection on which the request could have been sent."""
+    return (failure.details() or "").startswith(_REFUSED_WORDS)
 
 
 def _target(named: Optional[str]) -> str:
