@@ -132,11 +132,16 @@ function create(path: string): WorkerCgroup | undefined {
         // Removed: nothing was in it.
       }
     },
-    isPopulated: () => entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1,
+    isPopulated: () => isPopulated(path),
     memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
     remove: () => remove(path),
   };
+}
+
+/** Whether a process lives in it, or below it. */
+export function isPopulated(path: string): boolean {
+  return entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1;
 }
 
 export function cgroupAccount(path: string): Account {
