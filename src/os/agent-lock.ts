@@ -8,14 +8,17 @@ export interface DirectoryLock {
   release(): void;
 }
 
-const name = 'agent.lock';
+/** One line of JSON, a ProcessIdentity; bin/guardian.sh reads it too. */
+export function lockPath(directory: string): string {
+  return join(directory, 'agent.lock');
+}
 
 /**
  * Takes a directory for this process, or throws and says which agent holds it. The lock is a file that names its
  * holder: one whose holder is no longer alive is taken over.
  */
 export function lockDirectory(directory: string): DirectoryLock {
-  const path = join(directory, name);
+  const path = lockPath(directory);
   const own = `${path}.${process.pid}`;
   try {
     writeOwn(own, path, directory);

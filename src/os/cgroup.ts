@@ -152,7 +152,7 @@ function cgroupAt(path: string): WorkerCgroup {
         // Removed: nothing was in it.
       }
     },
-    isPopulated: () => entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1,
+    isPopulated: () => isPopulated(path),
     memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
     remove: () => {
@@ -162,6 +162,11 @@ function cgroupAt(path: string): WorkerCgroup {
       remove(dirname(path));
     },
   };
+}
+
+/** Whether a process lives in it, or below it. */
+export function isPopulated(path: string): boolean {
+  return entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1;
 }
 
 export function cgroupAccount(path: string): Account {

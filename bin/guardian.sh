@@ -1,0 +1,156 @@
+# pitwarden's guardian, started by the agent as `sh guardian.sh STATE_DIR/agent.lock`: when its agent is gone and no other one
+# comes, it kills the workers that do not leave by themselves, and what those that leave have started. A shell has 1 MiB
+# where Node or Python would have 30; nothing is used here but its own commands, and `sleep`.
+#
+# A number alone proves nothing. A process is signalled when its start time is the recorded one, or when it is in the session
+# of a worker: sessions are inherited at birth and cannot be joined, so one process in it that is older than the worker's
+# end proves the session. A cgroup is proven by its name, which ends in a worker's id that nobody else can have come upon.
+
+# Fields of proc_pid_stat(5). The name before them may hold parentheses and newlines.
+read_stat() {
+  text=''
+  while IFS= read -r line || [ -n "$line" ]; do text="$text$line "; done <"/proc/$1/stat"
+  set -- ${text##*)}
+  state=${1:-X} session=${4:-} born=${20:-}
+}
+
+# $1: pid, $2: start time
+is_alive() {
+  read_stat "$1"
+  case $state in [ZXx]) return 1 ;; esac
+  [ "$born" = "$2" ]
+}
+
+# $1: cgroup
+is_populated() {
+  [ "$1" != - ] || return 1
+  while read -r name value; do
+    [ "$name $value" != 'populated 1' ] || return 0
+  done <"$1/cgroup.events"
+  return 1
+}
+
+# $1: pid, $2: cgroup
+is_in() {
+  while IFS= read -r line; do
+    case $line in 0::/?*) case $2 in *"${line#0::}") return 0 ;; esac ;; esac
+  done <"/proc/$1/cgroup"
+  return 1
+}
+
+# Whoever holds the lock: a successor as a rule.
+is_agent_there() {
+  text=''
+  read -r text <"$lock"
+  agent=${text#*'"pid":'} since=${text#*'"startTime":"'}
+  agent=${agent%%[!0-9]*} since=${since%%[!0-9]*}
+  [ -n "$agent" ] && [ -n "$since" ] && is_alive "$agent" "$since"
+}
+
+# Lines of the agent: PID START_TIME LIMIT_SECONDS CGROUP; - where there is no cgroup. A later one of a process holds.
+watch() {
+  keys='' count=0 forget_at=64
+  while read -r pid start limit cgroup; do
+    case $pid$start$limit in *[!0-9]*) continue ;; esac
+    [ -n "$cgroup" ] || continue
+    key=${pid}_$start
+    eval "known=\${limit_$key-}"
+    [ -n "$known" ] || keys="$keys $key" count=$((count + 1))
+    eval "limit_$key=\$limit cgroup_$key=\$cgroup"
+    [ $count -lt $forget_at ] || keep is_left
+  done
+}
+
+# Forgets those of which $1 says that nothing is left.
+keep() {
+  kept='' count=0
+  for key in $keys; do
+    eval "limit=\$limit_$key cgroup=\$cgroup_$key seen=\${seen_$key-}" pid=${key%_*} start=${key#*_}
+    if $1; then
+      kept="$kept $key" count=$((count + 1))
+    else
+      unset "limit_$key" "cgroup_$key" "seen_$key"
+    fi
+  done
+  keys=$kept forget_at=$((2 * count + 64))
+}
+
+is_left() {
+  is_alive "$pid" "$start" || is_populated "$cgroup"
+}
+
+# A look each second, until nothing is left. An agent that lives for five of them in a row has a guardian of its own.
+outlive() {
+  alone=0 accompanied=0
+  while [ -n "$keys" ] && [ $accompanied -lt 5 ]; do
+    if is_agent_there; then
+      accompanied=$((accompanied + 1)) alone=0
+      keep is_left
+    else
+      accompanied=0 table=''
+      read_uptime
+      keep end
+      alone=$((alone + 1))
+    fi
+    sleep 1 || return
+  done
+}
+
+# In the unit of start times.
+read_uptime() {
+  read -r now rest </proc/uptime
+  now=${now%.*}${now#*.}
+}
+
+# False: there was nothing left to end.
+end() {
+  if is_alive "$pid" "$start"; then
+    [ $alone -lt "$limit" ] || kill_worker
+  elif is_populated "$cgroup"; then
+    echo 1 >"$cgroup/cgroup.kill"
+  elif find_left; then
+    kill -s KILL -- "-$pid" $left
+  else
+    return 1
+  fi
+  eval "seen_$key=\$now"
+}
+
+kill_worker() {
+  [ "$cgroup" = - ] || ! is_in "$pid" "$cgroup" || echo 1 >"$cgroup/cgroup.kill"
+  kill -s KILL -- "-$pid" "$pid"
+}
+
+# Whether the session of a worker that has ended is proven to be its own, and what is in it.
+find_left() {
+  left='' proven=''
+  [ -n "$seen" ] || return 1
+  [ -n "$table" ] || list_processes
+  for entry in $table; do
+    case $entry in
+      "$pid":*)
+        entry=${entry#*:}
+        left="$left ${entry%:*}"
+        [ "${entry#*:}" -gt "$seen" ] || proven=yes
+        ;;
+    esac
+  done
+  [ -n "$proven" ]
+}
+
+# SESSION:PID:START_TIME of each
+list_processes() {
+  set +f
+  set -- /proc/[0-9]*
+  set -f
+  for path; do
+    read_stat "${path#/proc/}"
+    case $state in [ZXx]) ;; *) table="$table $session:${path#/proc/}:$born" ;; esac
+  done
+}
+
+set -f
+trap '' INT TERM HUP QUIT
+lock=$1
+# On one line: the file is not looked at again, whatever becomes of it.
+watch; outlive; exit

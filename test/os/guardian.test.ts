@@ -1,0 +1,249 @@
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
+import { lockDirectory, lockPath } from '../../src/os/agent-lock.ts';
+import { openCgroups } from '../../src/os/cgroup.ts';
+import type { Guardian } from '../../src/os/guardian.ts';
+import { startGuardian } from '../../src/os/guardian.ts';
+import type { ProcessIdentity } from '../../src/os/identity.ts';
+import { hasProc, identify, readStat } from '../../src/os/identity.ts';
+import { isRunning, shellWorker } from './shell-worker.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'pw-'));
+const cgroups = openCgroups();
+const probe = cgroups.create('probe');
+probe?.remove();
+afterAll(() => {
+  cgroups.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+/** A guardian whose agent is gone as soon as it is closed: nobody has the lock of its state directory. */
+async function guard() {
+  const stateDir = mkdtempSync(join(root, 'state-'));
+  const warnings: string[] = [];
+  const guardian = startGuardian({ stateDir, log: { warn: (message) => warnings.push(message) } });
+  await untilItGuards(guardian);
+  return { guardian, pid: guardian.pid() ?? 0, stateDir, warnings };
+}
+
+/** Signals are ignored from the moment in which it reads. */
+async function untilItGuards(guardian: Guardian): Promise<void> {
+  await vi.waitFor(() => {
+    const ignored = /^SigIgn:\s+(\S+)$/m.exec(readFileSync(`/proc/${guardian.pid()}/status`, 'latin1'))?.[1];
+    expect(BigInt(`0x${ignored}`) & (1n << 14n)).not.toBe(0n);
+  });
+}
+
+/** It waits between two looks: whatever it was told it has read, and looked at once. */
+async function untilItLooked(pid: number): Promise<void> {
+  await vi.waitFor(() => expect(readdirSync('/proc').some((name) => readStat(Number(name))?.ppid === pid)).toBe(true), {
+    timeout: 10_000,
+  });
+}
+
+const untilGone = (pid: number) => vi.waitFor(() => expect(isRunning(pid)).toBe(false), { timeout: 15_000 });
+
+function sleeper(seconds = '1000'): { child: ChildProcess; identity: ProcessIdentity; exited: Promise<unknown[]> } {
+  const child = spawn('sleep', [seconds], { stdio: 'ignore', detached: true });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const identity = identify(child.pid ?? 0);
+  if (identity === undefined) throw new Error('sleep did not start');
+  return { child, identity, exited: once(child, 'exit') };
+}
+
+const where = test.skipIf(!hasProc);
+
+where('a worker that cannot leave is killed when its limit is over, not before; then the guardian goes', async () => {
+  const { guardian, pid, stateDir } = await guard();
+  // The lock of an agent that was killed names a process that is no more.
+  writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
+  const { child, identity, exited } = sleeper();
+  child.kill('SIGSTOP');
+  guardian.watch(identity, 60_000, null);
+  guardian.watch(identity, 2_000, null);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
+  const closedAtMs = performance.now();
+  guardian.close();
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  expect(performance.now() - closedAtMs).toBeGreaterThan(1_900);
+  await untilGone(pid);
+});
+
+where('the whole group dies, and no stranger that has a recorded pid', async () => {
+  const { guardian, pid } = await guard();
+  const stranger = sleeper();
+  guardian.watch({ ...stranger.identity, startTime: String(Number(stranger.identity.startTime) - 1) }, 0, null);
+  const cwd = mkdtempSync(join(root, 'w-'));
+  const { spawned, identity, line } = await shellWorker(cwd, 'sleep 1000 & echo $!; wait', { workerId: 'w' });
+  const child = Number(await line(1));
+  guardian.watch(identity, 0, null);
+  guardian.close();
+  expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
+  await untilGone(child);
+  await untilGone(pid);
+  expect(isRunning(stranger.identity.pid)).toBe(true);
+});
+
+where('what a worker leaves in its session when it goes by itself is killed', async () => {
+  const { guardian, pid } = await guard();
+  const cwd = mkdtempSync(join(root, 'w-'));
+  const script = 'sleep 1000 & echo $!; until [ -e go ]; do sleep 0.05; done';
+  const { spawned, identity, line } = await shellWorker(cwd, script, { workerId: 'w' });
+  const child = Number(await line(1));
+  guardian.watch(identity, 1_000_000, null);
+  guardian.close();
+  await untilItLooked(pid);
+  writeFileSync(join(cwd, 'go'), '');
+  expect(await spawned.exited).toEqual({ code: 0, signal: null });
+  await untilGone(child);
+  await untilGone(pid);
+});
+
+/** Starts in an environment that names no worker, with a session and a parent of its own: only the cgroup leads to it. */
+const escaped = `(setsid env -i PATH="$PATH" sh -c 'echo $$ > own; exec sleep 1000' &); until [ -s own ]; do :; done; echo ready`;
+
+// Skipped where this process may make no cgroups.
+const whereCgroups = test.skipIf(!hasProc || probe === undefined);
+
+whereCgroups.for([
+  ['that is stopped', 'kill -STOP $$', 0],
+  ['that has left by itself', 'exit 0', 1_000_000],
+] as const)('all that is in the cgroup of a worker %s is killed', async ([name, then, limitMs]) => {
+  const { guardian, pid } = await guard();
+  const workerId = `guarded-${name.replaceAll(' ', '-')}`;
+  const cgroup = cgroups.create(workerId);
+  if (cgroup === undefined) expect.fail('no cgroup');
+  const cwd = mkdtempSync(join(root, 'w-'));
+  const script = `${escaped}; until [ -e go ]; do sleep 0.05; done; ${then}`;
+  const { spawned, identity, line } = await shellWorker(cwd, script, { workerId, cgroup: cgroup.path });
+  await line(1);
+  const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
+  expect(isRunning(own)).toBe(true);
+  guardian.watch(identity, limitMs, cgroup.path);
+  writeFileSync(join(cwd, 'go'), '');
+  guardian.close();
+  await spawned.exited;
+  await untilGone(own);
+  await untilGone(pid);
+  expect(cgroup.isPopulated()).toBe(false);
+  cgroup.remove();
+});
+
+whereCgroups('a cgroup is left alone that the recorded process is not in', async () => {
+  const { guardian, pid } = await guard();
+  const cgroup = cgroups.create('elsewhere');
+  if (cgroup === undefined) expect.fail('no cgroup');
+  const cwd = mkdtempSync(join(root, 'w-'));
+  const other = await shellWorker(cwd, 'echo up; exec sleep 1000', { workerId: 'elsewhere', cgroup: cgroup.path });
+  await other.line(1);
+  const { identity, exited } = sleeper();
+  guardian.watch(identity, 0, cgroup.path);
+  guardian.close();
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  expect(isRunning(other.identity.pid)).toBe(true);
+  process.kill(pid, 'SIGKILL');
+  cgroup.kill();
+  await other.spawned.exited;
+  await vi.waitFor(() => expect(cgroup.isPopulated()).toBe(false));
+  cgroup.remove();
+});
+
+where('it stands down where another agent has the lock', async () => {
+  const { guardian, pid, stateDir } = await guard();
+  const lock = lockDirectory(stateDir);
+  const { identity } = sleeper();
+  guardian.watch(identity, 0, null);
+  guardian.close();
+  await untilGone(pid);
+  expect(isRunning(identity.pid)).toBe(true);
+  lock.release();
+});
+
+where('another agent that dies soon is no other agent', async () => {
+  const { guardian, pid, stateDir } = await guard();
+  const agent = sleeper('2');
+  writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
+  const { identity, exited } = sleeper();
+  guardian.watch(identity, 0, null);
+  guardian.close();
+  expect(await Promise.race([agent.exited, exited])).toEqual([0, null]);
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  await untilGone(pid);
+});
+
+where('a guardian that was killed is started again, and knows all that live', async () => {
+  const { guardian, pid, warnings } = await guard();
+  const { identity, exited } = sleeper();
+  guardian.watch(identity, 0, null);
+  process.kill(pid, 'SIGKILL');
+  await vi.waitFor(() => expect(guardian.pid()).not.toBe(pid));
+  const late = sleeper();
+  guardian.watch(late.identity, 0, null);
+  await vi.waitFor(() => expect(guardian.pid()).toBeGreaterThan(0), { timeout: 5_000 });
+  expect(warnings).toEqual([expect.stringMatching(/the guardian of the workers ended, .*SIGKILL/)]);
+  const next = guardian.pid() ?? 0;
+  guardian.close();
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  expect(await late.exited).toEqual([null, 'SIGKILL']);
+  await untilGone(next);
+});
+
+where('workers that are gone leave nothing behind in it', async () => {
+  const { guardian, pid } = await guard();
+  const peakKib = () => Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
+  const before = peakKib();
+  const { child, identity } = sleeper();
+  guardian.watch(identity, 1_000_000, null);
+  // No process has the highest pid there can be.
+  const gone = { bootId: identity.bootId, pid: 2 ** 22 };
+  for (let count = 0; count < 20_000; count += 1) {
+    guardian.watch({ ...gone, startTime: String(count) }, 1_000, `/sys/fs/cgroup/nothing/w-${count}`);
+  }
+  guardian.close();
+  await untilItLooked(pid);
+  expect(peakKib() - before).toBeLessThan(512);
+  child.kill('SIGKILL');
+  await untilGone(pid);
+});
+
+/** Of open(2); Node does not name it. */
+const closeOnExec = 0o2000000;
+
+function isInheritable(fd: string): boolean {
+  try {
+    const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1] ?? '0';
+    return (Number.parseInt(flags, 8) & closeOnExec) === 0;
+  } catch {
+    return false;
+  }
+}
+
+where('it holds nothing of the agent, and is no worker', async () => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  openSync(join(root, 'a file of the agent'), 'w');
+  const { guardian, pid } = await guard();
+  const links = (path: string, fds: readonly string[]) => fds.map((fd) => readlinkSync(`${path}/fd/${fd}`));
+  const ofGuardian = readdirSync(`/proc/${pid}/fd`);
+  // What whoever runs the tests lets all descend from it inherit is not the agent's: it lacks O_CLOEXEC here too.
+  const inherited = ofGuardian.filter((fd) => Number(fd) > 2 && isInheritable(fd));
+  const open = links(
+    `/proc/${pid}`,
+    ofGuardian.filter((fd) => !inherited.includes(fd)),
+  );
+  expect(links(`/proc/${pid}`, inherited)).toEqual(links('/proc/self', inherited));
+  const script = join(import.meta.dirname, '../../bin/guardian.sh');
+  expect(open.sort()).toEqual(['/dev/null', '/dev/null', script, expect.stringMatching(/^socket:/)].sort());
+  expect(readFileSync(`/proc/${pid}/environ`, 'latin1')).not.toContain('PITWARDEN');
+  const { session, pgrp } = readStat(pid) ?? {};
+  expect([session, pgrp]).toEqual([pid, pid]);
+  server.close();
+  guardian.close();
+  await untilGone(pid);
+});
