@@ -27,6 +27,7 @@ import {
   prepareStateDirectory,
   restrictSocket,
 } from './os/directories.ts';
+import { startGuardian } from './os/guardian.ts';
 import { openLedger } from './os/ledger.ts';
 import { openOutputDirectory } from './os/output-directory.ts';
 import type { LentSocket } from './os/systemd.ts';
@@ -89,6 +90,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
   const cgroups = openCgroups();
   log.info(cgroups.report);
+  const guardian = startGuardian({ stateDir: config.stateDir, log });
   const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
 
   const listeners = new Set<Listener>();
@@ -113,6 +115,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   const hands: Hands = createHands({
     agentId,
     ledger,
+    guardian,
     linkPath: paths.linkSocket,
     cgroups,
     outputDirectory,
@@ -193,6 +196,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     outputDirectory.close();
     clearRuntimeDirectory(paths, new Set(hands.held.keys()));
     cgroups.close();
+    guardian.close();
     await ledger.settled();
     for (const lock of locks) lock.release();
   };

@@ -18,6 +18,7 @@ import { createBegunMark, openBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
 import { gatherEvidence } from './os/evidence.ts';
+import type { Guardian } from './os/guardian.ts';
 import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { Ledger, LedgerEntry } from './os/ledger.ts';
@@ -110,6 +111,7 @@ export interface Hands {
 export interface HandsOptions {
   readonly agentId: string;
   readonly ledger: Ledger;
+  readonly guardian: Guardian;
   readonly linkPath: string;
   readonly cgroups: Cgroups;
   readonly outputDirectory: OutputDirectory;
@@ -243,6 +245,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
   const { identity } = started;
   its.identity = identity;
+  guard(options, its);
   its.entry = { ...entry, ...identityOf(identity), state: 'starting', spawned_at_boot_ms: options.nowMs() };
   try {
     await ledger.enter(its.entry);
@@ -316,6 +319,7 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     adopted: true,
   });
   its.identity = identity;
+  guard(options, its);
   const output = adoptOutput(options.outputDirectory, workerId, outputTold(options, workerId));
   its.process = {
     endedAtTicks: watched.endedAtTicks,
@@ -334,6 +338,12 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     const lastLines = [...output.lastLines()];
     options.tell({ type: 'exited', workerId, exit: { code: null, signal: null }, lastLines });
   });
+}
+
+/** If this agent goes and none comes, the worker goes by itself in that time, or is made to. */
+function guard({ guardian }: HandsOptions, { identity, pool, cgroup }: Held): void {
+  const limitMs = pool.orphanTimeoutMs + pool.drain.timeoutMs + pool.drain.killAfterMs;
+  if (identity !== null) guardian.watch(identity, limitMs, cgroup?.path ?? null);
 }
 
 function noteReady(options: HandsOptions, worker: Held | undefined, readyAtMs: number): void {
