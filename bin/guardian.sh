@@ -1,4 +1,4 @@
-# pitwarden's guardian, started by the agent as `sh guardian.sh STATE_DIR/agent.lock`: when its agent is gone and no other one
+# pitwarden's guardian, started by the agent as `sh guardian.sh RUNTIME_DIR/agent.lock`: when its agent is gone and no other one
 # comes, it kills the workers that do not leave by themselves, and what those that leave have started. A shell has 1 MiB
 # where Node or Python would have 30; nothing is used here but its own commands, and `sleep`.
 #

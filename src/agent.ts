@@ -90,7 +90,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
   const cgroups = openCgroups();
   log.info(cgroups.report);
-  const guardian = startGuardian({ stateDir: config.stateDir, log });
+  const guardian = startGuardian({ directory: config.runtimeDir, log });
   const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
 
   const listeners = new Set<Listener>();
@@ -251,6 +251,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     await close();
     throw error;
   }
+  guardian.relieve();
   tellAdoption(adoption, log, metrics);
   loop.tell({ type: 'config', config: config.node });
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });

@@ -32,6 +32,8 @@ export interface PoolLimits {
   readonly affinity: 'off' | 'hint' | 'strict';
   /** How long a named request goes on without its caller, and its answer is kept. */
   readonly keepMs: number;
+  /** How many such answers one worker keeps. */
+  readonly keepMax: number;
 }
 
 /** How one request ended, for the metrics. */
@@ -87,6 +89,8 @@ export interface Pool {
   readonly queue: Queue;
   /** Named requests by id, from their arrival until their callers have the answers or nobody asks any more. */
   readonly named: Map<string, Request>;
+  /** Ended without an answer that a worker keeps, and not told to anybody yet; oldest first. */
+  readonly untold: Set<Request>;
   /** Named requests that one of `expected` may hold. */
   readonly waiting: Queue;
   /** Workers from before that have not dialled in. */
@@ -129,6 +133,7 @@ export function newPool(name: string, limits: PoolLimits): Pool {
     closedBecause: '',
     queue: createQueue(),
     named: new Map(),
+    untold: new Set(),
     waiting: createQueue(),
     expected: new Set(),
     free: createFreeWorkers(),
@@ -180,6 +185,9 @@ export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, time
     answered: false,
     endError: null,
     behind: false,
+    told: 0,
+    skip: 0,
+    counted: false,
     awaitsReplays: 0,
     bareCrc32: null,
     nextQueued: null,

@@ -37,6 +37,9 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
 
 export type { Outcome, PoolLimits, WorkerResult } from './core.ts';
 
+/** Timers that come so much later than they were set for: the agent itself was stopped, or very busy. */
+const lateMs = 200;
+
 export interface PoolGate {
   readonly open: boolean;
   /** Why it is closed; the callers are told. */
@@ -194,9 +197,12 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
 
 function expire(core: Core): number {
   const nowMs = core.options.nowMs();
+  // An agent that was held up has not yet read what its workers said meanwhile.
+  const isLate = nowMs - core.armedAtMs > lateMs;
   for (const request of core.deadlines.take(nowMs)) {
-    if (request.named && request.caller === null && !request.overdue) nobodyAsked(core, request);
+    if (request.overdue && isLate) core.deadlines.add(request, nowMs + lateMs);
     else if (request.overdue) stillRuns(core, request, nowMs);
+    else if (request.named && request.caller === null) nobodyAsked(core, request);
     else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
   }
   recallFromStalled(core, nowMs);
@@ -226,16 +232,17 @@ function deadlineMessage(core: Core, request: Request): string {
   return `the deadline passed after ${tookMs} ms in the queue of pool ${request.pool}${none}`;
 }
 
-function addWorker(core: Core, { resumed, ...options }: NewWorker): void {
+function addWorker(core: Core, next: NewWorker): void {
+  const { resumed, paused, ...options } = next;
   const pool = core.pools.get(options.pool);
   if (pool === undefined) return;
   const known = core.workers.get(options.workerId);
-  if (known !== undefined) return reattach(core, pool, known, options.link, resumed);
+  if (known !== undefined) return reattach(core, pool, known, next);
   const worker: DispatchWorker = {
     ...options,
     running: new Map(),
     kept: new Map(),
-    paused: false,
+    paused,
     leaving: false,
     nextLinkId: 0,
     payloadBytes: 0,
@@ -367,6 +374,11 @@ function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, 
   worker.counters.lastEvidenceAtMs = core.options.nowMs();
   if (request.state === 'ended' || request.awaitsReplays > 0) return;
   request.behind = true;
+  if (request.skip > 0) {
+    request.skip -= 1;
+    return;
+  }
+  request.told += 1;
   request.answers.chunk(payload, contentType, workerId);
 }
 

@@ -13,13 +13,15 @@ const averageWeight = 0.1;
 export function end(core: Core, request: Request, error: RequestError | null, result?: WorkerResult): void {
   if (request.state === 'ended') return;
   const pool = core.pools.get(request.pool);
+  // Its run was over before: what it takes now is no time of the command.
+  const isReplay = request.state === 'replaying';
   if (request.state === 'queued') (request.waits ? pool?.waiting : pool?.queue)?.remove(request);
   request.state = 'ended';
   core.deadlines.remove(request);
   const nowMs = core.options.nowMs();
   const sent = request.sentAtMs > 0;
   const ranMs = sent ? nowMs - request.sentAtMs : 0;
-  if (pool !== undefined && result !== undefined) {
+  if (pool !== undefined && result !== undefined && !isReplay) {
     pool.averageRunMs =
       pool.averageRunMs === 0 ? ranMs : pool.averageRunMs * (1 - averageWeight) + ranMs * averageWeight;
   }
@@ -27,11 +29,13 @@ export function end(core: Core, request: Request, error: RequestError | null, re
   if (error !== null) request.answers.error(error);
   letGo(request);
   if (request.named) keepAnswer(core, pool, request, error);
+  if (request.counted) return;
+  request.counted = true;
   core.options.onOutcome({
     pool: request.pool,
     code: told,
     queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
-    ranMs,
+    ranMs: isReplay ? 0 : ranMs,
   });
 }
 
@@ -66,8 +70,7 @@ function keepAnswer(core: Core, pool: Pool | undefined, request: Request, error:
   request.endError = error;
   if (request.caller !== null || pool?.named.get(request.requestId) !== request) return;
   bare(core, request);
-  const worker = core.workers.get(request.workerId);
-  if (request.answered && worker !== undefined) keepIn(worker, request);
+  if (!request.answered) pool.untold.add(request);
   core.deadlines.add(request, core.options.nowMs() + pool.limits.keepMs);
   arm(core);
 }

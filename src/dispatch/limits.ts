@@ -11,6 +11,7 @@ export function limitsOf(pool: PoolConfig): PoolLimits {
     killAfterMs: pool.request.killAfterMs,
     affinity: pool.request.affinity,
     keepMs: pool.request.keep.forMs,
+    keepMax: pool.request.keep.maxResults,
     poison: pool.poison,
   };
 }

@@ -101,6 +101,9 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
   const { counters } = worker;
   request.state = 'sent';
   request.sentAtMs = nowMs;
+  request.behind = false;
+  request.awaitsReplays = 0;
+  request.skip = request.told;
   request.attempts += 1;
   request.workerId = worker.workerId;
   request.linkId = linkId;
@@ -130,7 +133,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
 export function setPaused(core: Core, request: Request, paused: boolean): void {
   if (request.paused === paused) return;
   request.paused = paused;
-  if (request.state !== 'sent') return;
+  if (request.state !== 'sent' && request.state !== 'replaying') return;
   const link = core.workers.get(request.workerId)?.link;
   if (paused) link?.pause(request.linkId);
   else link?.resume(request.linkId);

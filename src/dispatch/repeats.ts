@@ -4,7 +4,7 @@ import { bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
 import { displace, place, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
-import type { DispatchWorker, HeldRequest, RequestLink, Resumed } from './worker.ts';
+import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.ts';
 
 /**
  * Requests that their callers named: they may be asked for again when a connection broke, a line did, or an agent died. A
@@ -45,21 +45,37 @@ function abandon(core: Core, request: Request): void {
   core.deadlines.remove(request);
   core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
   arm(core);
+  boundKept(core, request);
+}
+
+/** Where callers lose many connections, the oldest of what is kept for them goes. */
+function boundKept(core: Core, request: Request): void {
+  const pool = core.pools.get(request.pool);
   const worker = core.workers.get(request.workerId);
-  if (request.state === 'ended' && request.answered && worker !== undefined) keepIn(worker, request);
+  if (pool === undefined || request.state !== 'ended') return;
+  if (!request.answered) pool.untold.add(request);
+  const kept = request.answered ? (worker?.kept.values() ?? []) : pool.untold;
+  let spare = (request.answered ? (worker?.kept.size ?? 0) : pool.untold.size) - pool.limits.keepMax;
+  for (const oldest of kept) {
+    if (spare <= 0) return;
+    if (oldest.caller !== null || oldest.state !== 'ended') continue;
+    spare -= 1;
+    core.deadlines.remove(oldest);
+    forgetNamed(core, oldest);
+  }
 }
 
 /** A named request's worker has answered it. True: what it says is not for the caller, who waits for a replay. */
 export function answeredNamed(worker: DispatchWorker, request: Request): boolean {
-  request.answered = true;
   if (request.state === 'ended') {
     // Given up before: nobody will ask.
     worker.link.ack(request.linkId);
     return false;
   }
+  request.answered = true;
+  keepIn(worker, request);
   if (request.awaitsReplays === 0) return false;
   request.state = 'replaying';
-  keepIn(worker, request);
   return true;
 }
 
@@ -68,6 +84,7 @@ function forgetNamed(core: Core, request: Request): void {
   if (!request.named) return;
   const pool = core.pools.get(request.pool);
   if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+  pool?.untold.delete(request);
   request.caller = null;
   if (!request.answered) return;
   const worker = core.workers.get(request.workerId);
@@ -85,37 +102,41 @@ function letKeptGo(core: Core, worker: DispatchWorker, request: Request): void {
 /** The time in which its caller could have come back is over. */
 export function nobodyAsked(core: Core, request: Request): void {
   if (request.state === 'ended') return forgetNamed(core, request);
-  core.pools.get(request.pool)?.named.delete(request.requestId);
+  const named = core.pools.get(request.pool)?.named;
+  if (named?.get(request.requestId) === request) named.delete(request.requestId);
   giveUp(core, request, refusal(code.cancelled, 'the caller has not come back'));
 }
 
 /** A request that is known by its name: its answer goes to who asks now. */
 export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answers: Answers): Request | undefined {
   if (!isSame(core, request, ask)) {
-    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${ask.requestId}" with others`;
-    answers.error(refusal(code.invalidArgument, message));
+    answers.error(refusal(code.invalidArgument, notTheSame(ask.requestId)));
     return undefined;
   }
   const before = request.caller;
   request.caller = answers;
-  if (before !== null) {
+  // One that was handed the answer has had its end.
+  if (before !== null && request.state !== 'ended') {
     before.error(refusal(code.aborted, 'the request was sent again with its request_id: the answer goes there'));
   }
   request.answers = answers;
   request.streams = ask.streams;
   request.idempotent = ask.idempotent;
-  core.deadlines.remove(request);
-  if (request.state === 'ended' && !request.answered) {
+  request.told = 0;
+  const worker = core.workers.get(request.workerId);
+  if (request.state === 'ended' && (!request.answered || worker === undefined)) {
+    // One that its worker still runs, against its deadline, stays under watch.
+    if (!request.overdue) core.deadlines.remove(request);
     answers.error(request.endError ?? lostAnswer(request));
     return request;
   }
+  core.deadlines.remove(request);
   supply(request, ask);
   request.deadlineMs = Number.isFinite(ask.deadlineMs)
     ? ask.deadlineMs
     : core.options.nowMs() + pool.limits.requestTimeoutMs;
   core.deadlines.add(request, request.deadlineMs);
   arm(core);
-  const worker = core.workers.get(request.workerId);
   if (worker !== undefined) askAgain(worker, request);
   return request;
 }
@@ -139,7 +160,7 @@ function askAgain(worker: DispatchWorker, request: Request): void {
   if (request.state === 'ended') {
     request.state = 'replaying';
     keepIn(worker, request);
-  } else if (request.state !== 'sent' || !request.behind) return;
+  } else if (request.state !== 'replaying' && (request.state !== 'sent' || !request.behind)) return;
   request.awaitsReplays += 1;
   worker.link.replay(request.linkId);
 }
@@ -148,7 +169,9 @@ export function onReplayed(core: Core, workerId: string, linkIds: readonly numbe
   const worker = core.workers.get(workerId);
   for (const linkId of linkIds) {
     const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
-    if (request !== undefined && request.awaitsReplays > 0) request.awaitsReplays -= 1;
+    if (request === undefined || request.awaitsReplays === 0) continue;
+    request.awaitsReplays -= 1;
+    request.skip = request.told;
   }
 }
 
@@ -156,8 +179,6 @@ export function onReplayed(core: Core, workerId: string, linkIds: readonly numbe
 export function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, result: WorkerResult): void {
   const request = worker.kept.get(linkId);
   if (request === undefined || request.state !== 'replaying' || request.awaitsReplays > 0) return;
-  worker.kept.delete(linkId);
-  worker.counters.kept = worker.kept.size;
   endByWorker(core, worker, request, result);
 }
 
@@ -170,7 +191,7 @@ export function loseKept(core: Core, pool: Pool, request: Request, error: Reques
   request.answered = false;
   if (request.state === 'replaying') return end(core, request, error);
   request.endError = error;
-  if (pool.named.get(request.requestId) !== request) core.deadlines.remove(request);
+  if (request.caller === null) pool.untold.add(request);
 }
 
 /** It may be one that a worker from before has: that is known once those have dialled in. */
@@ -197,9 +218,7 @@ export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed
   worker.nextLinkId = resumed.last_id;
   counters.completed = resumed.completed;
   counters.failed = resumed.failed;
-  for (const held of resumed.held) {
-    if (!worker.running.has(held.id) && !worker.kept.has(held.id)) takeHeld(core, pool, worker, held);
-  }
+  for (const held of resumed.held) takeHeld(core, pool, worker, held);
   if (worker.maxRequests > 0 && counters.completed + counters.failed >= worker.maxRequests) {
     core.options.onBudgetSpent(worker.workerId);
   }
@@ -207,7 +226,12 @@ export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed
 
 function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequest): void {
   if (!held.keep && held.ended) return;
-  const request = heldRequest(core, pool, held);
+  const named = held.keep && !held.cancelled ? pool.named.get(held.request_id) : undefined;
+  const isAsked = named !== undefined && named.state === 'queued' && named.waits;
+  // Cancelled, or another of that name runs elsewhere: nobody will ask for this one.
+  const isWanted = held.keep && !held.cancelled && (named === undefined || isAsked);
+  if (held.ended && !isWanted) return worker.link.ack(held.id);
+  const request = isAsked && isSameAsked(core, named, held) ? named : heldRequest(core, pool, held);
   request.workerId = worker.workerId;
   request.linkId = held.id;
   request.sentAtMs = core.options.nowMs() - held.age_ms;
@@ -217,35 +241,45 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
     request.answered = true;
     keepIn(worker, request);
   } else {
-    request.state = held.keep ? 'sent' : 'ended';
+    request.state = isWanted ? 'sent' : 'ended';
     request.behind = true;
     worker.running.set(held.id, request);
     worker.payloadBytes += request.payloadBytes;
     worker.counters.inFlight += 1;
     pool.inFlight += 1;
-    if (!held.keep) worker.link.cancel(held.id);
+    if (!isWanted) worker.link.cancel(held.id);
   }
-  if (held.keep && request.caller !== null) askAgain(worker, request);
+  if (isWanted) index(core, pool, worker, request);
 }
 
-/** That of a caller who has asked for it already, or one that waits for its caller. */
+/** It is known by its name now; who has asked for it already gets it. */
+function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+  pool.named.set(request.requestId, request);
+  if (request.caller !== null) return askAgain(worker, request);
+  const keepUntilMs = core.options.nowMs() + pool.limits.keepMs;
+  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  arm(core);
+}
+
+/** A caller waits for it. False: what it asks is something else, and it is told so. */
+function isSameAsked(core: Core, waiting: Request, held: HeldRequest): boolean {
+  const isSameRequest =
+    waiting.command === held.command &&
+    waiting.payloadBytes === held.payload_bytes &&
+    core.options.checksum(waiting.payload) === held.payload_crc32;
+  if (isSameRequest) {
+    core.pools.get(waiting.pool)?.waiting.remove(waiting);
+    waiting.waits = false;
+  } else end(core, waiting, refusal(code.invalidArgument, notTheSame(held.request_id)));
+  return isSameRequest;
+}
+
+function notTheSame(requestId: string): string {
+  return `request_id: expected a new one, or command and payload of the request that has it, got "${requestId}" with others`;
+}
+
+/** One that waits for its caller. */
 function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
-  const waiting = held.keep ? pool.named.get(held.request_id) : undefined;
-  const bytes = held.payload_bytes;
-  const crc32 = held.payload_crc32;
-  if (waiting?.state === 'queued' && waiting.waits) {
-    const isSameAsked =
-      waiting.command === held.command &&
-      waiting.payloadBytes === bytes &&
-      core.options.checksum(waiting.payload) === crc32;
-    if (isSameAsked) {
-      pool.waiting.remove(waiting);
-      waiting.waits = false;
-      return waiting;
-    }
-    const message = `request_id: expected a new one, or command and payload of the request that has it, got "${held.request_id}" with others`;
-    end(core, waiting, refusal(code.invalidArgument, message));
-  }
   const nowMs = core.options.nowMs();
   const ask = {
     pool: pool.name,
@@ -260,79 +294,71 @@ function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
     streams: true,
   };
   const request = newRequest(ask, nobody, nowMs - held.age_ms, pool.limits.requestTimeoutMs + held.age_ms);
-  request.payloadBytes = bytes;
+  request.payloadBytes = held.payload_bytes;
   request.caller = null;
-  request.bareCrc32 = crc32;
-  if (!held.keep) return request;
-  pool.named.set(held.request_id, request);
-  const keepUntilMs = nowMs + pool.limits.keepMs;
-  core.deadlines.add(request, held.ended ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
-  arm(core);
+  request.bareCrc32 = held.payload_crc32;
   return request;
 }
 
 /** It has dialled again, to this same agent: what was on its line when that broke has arrived or not. */
-export function reattach(
-  core: Core,
-  pool: Pool,
-  worker: DispatchWorker,
-  link: RequestLink,
-  resumed: Resumed | null,
-): void {
+export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: NewWorker): void {
+  const { link, resumed } = next;
   const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
   const begunThrough = worker.begunThrough();
+  const lastId = resumed?.last_id ?? 0;
   const again: Request[] = [];
   displace(pool, worker);
   worker.link = link;
+  for (const request of worker.kept.values()) {
+    if (request.state !== 'replaying') continue;
+    request.awaitsReplays = 0;
+    askAgain(worker, request);
+  }
   for (const [linkId, request] of [...worker.running]) {
     const kept = held.get(linkId);
-    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
+    if (kept !== undefined && !kept.ended) goOn(worker, core, request);
     else {
       release(core, pool, worker, request);
       displace(pool, worker);
-      if (kept !== undefined) answeredMeanwhile(worker, request);
-      // The worker has none of these: they never came, or have ended.
+      if (kept?.keep) answeredMeanwhile(worker, request);
       else if (request.state === 'ended') continue;
-      else if (request.named || isAfter(linkId, begunThrough)) again.push(request);
+      // The worker does not have it: it never came, was given back, or has ended, which nobody may do twice.
+      else if (isAfter(linkId, lastId) || isAfter(linkId, begunThrough)) again.push(request);
       else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
       else end(core, request, lineBroke(worker));
     }
   }
-  for (const request of worker.kept.values()) {
-    if (request.state !== 'replaying') continue;
-    request.awaitsReplays = 1;
-    link.replay(request.linkId);
+  // What it keeps and nobody here knows of was acknowledged on the line that broke.
+  for (const { id, ended, keep } of held.values()) if (ended && keep && !worker.kept.has(id)) link.ack(id);
+  if (resumed !== null) {
+    worker.counters.completed = resumed.completed;
+    worker.counters.failed = resumed.failed;
   }
-  if (resumed !== null) takeOver(core, pool, worker, resumed);
-  worker.paused = false;
+  worker.paused = next.paused;
   worker.stalled = false;
   place(pool, worker);
   requeue(core, pool, again);
   serveQueue(core, pool);
 }
 
-/** It runs on in the worker. Chunks may have been lost with the line: its caller has to ask for them again. */
-function goOn(core: Core, worker: DispatchWorker, request: Request): void {
+/** It runs on in the worker. Chunks may have been lost with the line, and only those of named ones are kept. */
+function goOn(worker: DispatchWorker, core: Core, request: Request): void {
   if (request.state === 'ended') return worker.link.cancel(request.linkId);
-  if (!request.behind) return;
+  if (worker.commands.get(request.command)?.streams !== true) return;
   if (!request.named) return giveUp(core, request, lineBroke(worker));
-  const { answers, caller } = request;
+  request.behind = true;
   request.awaitsReplays = 0;
-  abandon(core, request);
-  if (caller !== null) answers.error(lineBroke(worker));
+  if (request.caller !== null) askAgain(worker, request);
 }
 
 /** Its answer was lost with the line, and is kept by the worker. */
 function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
-  request.answered = true;
   if (request.state === 'ended') return worker.link.ack(request.linkId);
+  request.answered = true;
   request.awaitsReplays = 0;
-  if (request.caller === null) {
-    request.state = 'ended';
-    return keepIn(worker, request);
-  }
-  request.state = 'replaying';
+  request.state = 'ended';
   keepIn(worker, request);
+  if (request.caller !== null) askAgain(worker, request);
 }
 
 function lineBroke({ workerId }: DispatchWorker): RequestError {

@@ -94,8 +94,13 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   answered: boolean;
   /** How it ended, where its worker has no answer of it. */
   endError: RequestError | null;
-  /** Something of its answer has gone to another caller, or may have: the next one needs it from the beginning. */
+  /** Chunks have come of it, or may have: another caller needs them from the first. */
   behind: boolean;
+  /** Chunks that its caller was handed, and those that a replay begins with and it has already. */
+  told: number;
+  skip: number;
+  /** The metrics have it. */
+  counted: boolean;
   /** Replays that were asked for and have not begun: what comes until then is void. */
   awaitsReplays: number;
   /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */

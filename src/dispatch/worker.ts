@@ -42,6 +42,7 @@ export interface HeldRequest {
   readonly age_ms: number;
   readonly payload_bytes: number;
   readonly payload_crc32: number;
+  readonly cancelled: boolean;
 }
 
 export interface Resumed {
@@ -66,6 +67,8 @@ export interface NewWorker {
   readonly link: RequestLink;
   /** What it did and has from before; null: it is new. */
   readonly resumed: Resumed | null;
+  /** It takes no new requests until `resumeWorker`. */
+  readonly paused: boolean;
 }
 
 export interface WorkerCommand {
@@ -73,10 +76,10 @@ export interface WorkerCommand {
   readonly isAsync: boolean;
 }
 
-export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed'> {
+export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed' | 'paused'> {
   /** Another one when it has dialled again. */
   link: RequestLink;
-  /** By link id: answers that it keeps for callers who are not there, or that it was asked for again. */
+  /** By link id: answers that are not acknowledged: on their way to callers, waiting for them, or asked for again. */
   readonly kept: Map<number, Request>;
   /** By link id; a request that ended early keeps its place until the worker answers. */
   readonly running: Map<number, Request>;

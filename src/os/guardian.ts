@@ -1,10 +1,13 @@
+import { readFileSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { lockPath } from './agent-lock.ts';
 import { isPopulated } from './cgroup.ts';
 import type { ProcessIdentity } from './identity.ts';
-import { hasProc, isAlive } from './identity.ts';
+import { hasProc, identify, isAlive } from './identity.ts';
+import { readText } from './read-text.ts';
 
 /** Who kills what is left of this agent's workers when it is gone and no other agent comes: bin/guardian.sh. */
 export interface Guardian {
@@ -12,13 +15,15 @@ export interface Guardian {
   watch(identity: ProcessIdentity, limitMs: number, cgroup: string | null): void;
   /** For those who look at it; undefined: it does not run now. */
   pid(): number | undefined;
+  /** The guardians of agents before this one are sent away: what they watched is watched by this one. */
+  relieve(): void;
   /** The agent ends. What it leaves behind is the guardian's. */
   close(): void;
 }
 
 export interface GuardianOptions {
-  /** Where the lock is by which a successor is known. */
-  readonly stateDir: string;
+  /** That of the lock by which a successor is known. Beside it is written who the guardian is. */
+  readonly directory: string;
   readonly log: { warn(message: string): void };
 }
 
@@ -34,10 +39,16 @@ const restartLongestMs = 60_000;
 /** Unread lines of one that does not read: it is stopped, say. */
 const unreadMaxBytes = 1024 * 1024;
 const forgetAtLeast = 64;
+const nameOfRecord = 'guardian.json';
+const guardiansMax = 100;
 
 /** Never throws: an agent without a guardian is an agent all the same. Without /proc nothing proves a process: no guardian. */
-export function startGuardian({ stateDir, log }: GuardianOptions): Guardian {
-  if (!hasProc) return { watch: () => undefined, pid: () => undefined, close: () => undefined };
+export function startGuardian({ directory, log }: GuardianOptions): Guardian {
+  if (!hasProc)
+    return { watch: () => undefined, pid: () => undefined, relieve: () => undefined, close: () => undefined };
+  const path = join(directory, nameOfRecord);
+  const before = readGuardians(path);
+  let own: readonly ProcessIdentity[] = before;
   const watched = new Map<string, Watched>();
   let forgetAt = forgetAtLeast;
   let child: Child | null = null;
@@ -47,9 +58,12 @@ export function startGuardian({ stateDir, log }: GuardianOptions): Guardian {
 
   const start = (): void => {
     const startedAtMs = performance.now();
-    const started = spawnGuardian(stateDir);
+    const started = spawnGuardian(directory);
     child = started;
     started.stdin.on('error', () => undefined);
+    const identity = started.pid === undefined ? undefined : identify(started.pid);
+    if (identity !== undefined) own = [...own.filter(isGuardian), identity];
+    writeGuardians(path, own);
     void started.then(({ shortMessage }) => {
       child = null;
       if (closed) return;
@@ -88,6 +102,11 @@ export function startGuardian({ stateDir, log }: GuardianOptions): Guardian {
       tell(each);
     },
     pid: () => child?.pid,
+    relieve: () => {
+      for (const each of before) if (isGuardian(each)) kill(each.pid);
+      own = own.filter(isGuardian);
+      writeGuardians(path, own);
+    },
     close: () => {
       closed = true;
       clearTimeout(restart);
@@ -96,11 +115,47 @@ export function startGuardian({ stateDir, log }: GuardianOptions): Guardian {
   };
 }
 
+/** Those that may still be there, oldest first: an agent may die before it has sent those of its predecessors away. */
+function readGuardians(path: string): readonly ProcessIdentity[] {
+  try {
+    const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    return Array.isArray(value) ? value.filter(isIdentity).slice(-guardiansMax) : [];
+  } catch {
+    return [];
+  }
+}
+
+function writeGuardians(path: string, guardians: readonly ProcessIdentity[]): void {
+  try {
+    writeFileSync(path, JSON.stringify(guardians), { mode: 0o600 });
+  } catch {
+    // They find out for themselves that there is another agent, though not at once.
+  }
+}
+
+function isIdentity(value: unknown): value is ProcessIdentity {
+  const { bootId, pid, startTime } = value as Partial<ProcessIdentity>;
+  return typeof bootId === 'string' && Number.isInteger(pid) && (pid ?? 0) > 1 && typeof startTime === 'string';
+}
+
+/** Whatever the file says: this very process, and a guardian. */
+function isGuardian(identity: ProcessIdentity): boolean {
+  return isAlive(identity) && readText(`/proc/${identity.pid}/cmdline`).split('\0').includes(script);
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has just ended.
+  }
+}
+
 type Child = ReturnType<typeof spawnGuardian>;
 
 /** In a session of its own, so that no terminal's signal takes it with the agent; it holds nothing of the agent's open. */
-function spawnGuardian(stateDir: string) {
-  const child = execa('/bin/sh', [script, lockPath(stateDir)], {
+function spawnGuardian(directory: string) {
+  const child = execa('/bin/sh', [script, lockPath(directory)], {
     cwd: '/',
     env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' },
     extendEnv: false,

@@ -49,6 +49,7 @@ export interface FakeWorker {
 type WorkerOptions = Partial<Pick<FakeWorker, 'id' | 'pool' | 'concurrency' | 'commands' | 'marksBegun'>> & {
   maxRequests?: number;
   resumed?: Resumed;
+  paused?: boolean;
 };
 
 export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
@@ -61,6 +62,7 @@ export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
     poison: { after: 0, forMs: 60_000 },
     affinity: 'off',
     keepMs: 500,
+    keepMax: 100,
     ...patch,
   };
 }
@@ -182,6 +184,7 @@ export class Host {
       begunThrough: () => (worker.marksBegun ? worker.begunThrough : null),
       counters: worker.counters,
       resumed: options.resumed ?? null,
+      paused: options.paused ?? false,
       link: {
         request: (request) => {
           const told = this.told.findLast(({ ask }) => ask.requestId === request.request_id);
@@ -209,8 +212,8 @@ export class Host {
   }
 
   /** Its line broke, and it has dialled again: what it has on the new one. */
-  reattach({ id, pool, concurrency, commands, marksBegun }: FakeWorker, resumed: Resumed): FakeWorker {
-    return this.addWorker({ id, pool, concurrency, commands, marksBegun, resumed });
+  reattach({ id, pool, concurrency, commands, marksBegun }: FakeWorker, resumed: Resumed, paused = false): FakeWorker {
+    return this.addWorker({ id, pool, concurrency, commands, marksBegun, resumed, paused });
   }
 
   /** It begins as many as it may run at once, in order. */

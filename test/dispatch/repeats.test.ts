@@ -20,7 +20,7 @@ function heldRequest(
 ): Resumed['held'][number] {
   return {
     ...{ id, request_id: requestId, command: 'c', keep: true, ended: false, remaining_ms: 900, age_ms: 100 },
-    ...{ payload_bytes: payload.length, payload_crc32: crc32(payload) },
+    ...{ payload_bytes: payload.length, payload_crc32: crc32(payload), cancelled: false },
     ...patch,
   };
 }
@@ -241,7 +241,9 @@ describe('workers of an earlier agent', () => {
     host.dispatch.onReplayed('old', [3]);
     host.dispatch.onResult('old', 3, ok);
     expect(early.result).toBe('answer');
+    host.settle(early, true);
     expect(worker.counters).toMatchObject({ inFlight: 0, kept: 0 });
+    expect(worker.acked).toEqual([3]);
   });
 
   test('another payload under the same id is refused', () => {
@@ -296,23 +298,149 @@ describe('a line that breaks and comes again', () => {
     expect(worker.counters.inFlight).toBe(0);
   });
 
-  test('chunks may be lost with it: the caller has to ask again', () => {
-    const worker = host.addWorker({ commands: ['stream'] });
-    const asks = { ...named('a'), command: 'stream', streams: true };
-    const told = host.submit(asks);
-    host.dispatch.onChunk(worker.id, 1, Buffer.from('1'), '');
-    const link = host.reattach(worker, {
-      last_id: 1,
-      completed: 0,
-      failed: 0,
-      held: [heldRequest(1, 'a', { command: 'stream' })],
-    });
-    expect(told.error).toMatchObject({ code: 14 });
-    host.settle(told, true);
-    const again = host.submit(asks);
-    expect(again.error).toBeUndefined();
-    expect(link.replayed).toEqual([1]);
+  const stream = { ...named('a'), command: 'stream', streams: true };
+  const heldStream = (patch = {}) => ({
+    ...{ last_id: 1, completed: 0, failed: 0 },
+    held: [heldRequest(1, 'a', { command: 'stream', ...patch })],
   });
+  const chunks = (...texts: string[]) => {
+    for (const text of texts) host.dispatch.onChunk('w0', 1, Buffer.from(text), '');
+  };
+
+  test.each([
+    ['runs on', {}],
+    ['has ended', { ended: true }],
+  ])('a stream that %s comes again, without what its caller has already', (_what, patch) => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    const told = host.submit(stream);
+    chunks('1', '2');
+    const link = host.reattach(worker, heldStream(patch));
+    expect(link.replayed).toEqual([1]);
+    // The line breaks again in the middle of it.
+    host.dispatch.onReplayed('w0', [1]);
+    chunks('1', '2', '3');
+    const next = host.reattach(worker, heldStream({ ended: true }));
+    expect(next.replayed).toEqual([1]);
+    host.dispatch.onReplayed('w0', [1]);
+    chunks('1', '2', '3', '4');
+    host.dispatch.onResult('w0', 1, { ...ok, payload: Buffer.alloc(0) });
+    expect([told.chunks, told.ends, told.error]).toEqual([['1', '2', '3', '4'], 1, undefined]);
+  });
+
+  test('a stream of which nothing had come yet does not come back empty', () => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    host.submit(stream);
+    expect(host.reattach(worker, heldStream()).replayed).toEqual([1]);
+  });
+
+  test('a stream that nobody named is lost with it', () => {
+    const worker = host.addWorker({ commands: ['stream'] });
+    const told = host.submit({ command: 'stream', streams: true });
+    host.reattach(worker, heldStream({ keep: false }));
+    expect(told.error).toMatchObject({ code: 14 });
+  });
+
+  test('what had begun and is not held any more does not run again', () => {
+    const worker = host.addWorker({ marksBegun: true });
+    const told = host.submit(named('a'));
+    host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
+    expect([told.sentTo, told.error?.code]).toEqual([['w0'], 14]);
+  });
+
+  test('acknowledgements that were lost with it are said again', () => {
+    const worker = host.addWorker();
+    const told = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.settle(told, true);
+    const resumedOnce = { last_id: 1, completed: 1, failed: 0, held: [heldRequest(1, 'a', { ended: true })] };
+    expect(host.reattach(worker, resumedOnce).acked).toEqual([1]);
+    expect(worker.counters.kept).toBe(0);
+  });
+
+  test('a worker that drains gets nothing new', () => {
+    const worker = host.addWorker();
+    const runs = host.submit(named('a'));
+    const waits = host.submit();
+    host.dispatch.pauseWorker(worker.id);
+    host.reattach(worker, { last_id: 1, completed: 0, failed: 0, held: [heldRequest(1, 'a')] }, true);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect([runs.result, waits.sentTo]).toEqual(['answer', []]);
+  });
+});
+
+describe('whoever asks again', () => {
+  test('while the answer is on its way to another gets it too, and that one no second end', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    const second = host.submit(named('a'));
+    expect([first.ends, worker.replayed]).toEqual([1, [1]]);
+    host.settle(first, true);
+    host.dispatch.onReplayed(worker.id, [1]);
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.settle(second, true);
+    expect([second.result, worker.acked]).toEqual(['answer', [1]]);
+    expect(host.outcomes).toHaveLength(1);
+  });
+
+  test('is told when the worker went with an answer that had not arrived', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    host.dispatch.onResult(worker.id, 1, ok);
+    // A plan waits for it; a crash does not.
+    expect(worker.counters.kept).toBe(1);
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    host.settle(first, false);
+    expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
+  });
+
+  test('too late for its deadline, and the connection broke: the deadline is what it is told', () => {
+    host.dispatch.setPool('p', poolLimits({ killAfterMs: 0 }));
+    const worker = host.addWorker();
+    const first = host.submit({ ...named('a'), deadlineMs: host.nowMs + 50 });
+    host.pass(60);
+    host.settle(first, false);
+    host.dispatch.onResult(worker.id, 1, ok);
+    expect(worker.acked).toEqual([1]);
+    expect(host.submit(named('a')).error).toMatchObject({ code: 4 });
+  });
+
+  test('finds no more than the pool keeps', () => {
+    host.dispatch.setPool('p', poolLimits({ keepMax: 2 }));
+    const worker = host.addWorker();
+    for (const id of ['a', 'b', 'c']) {
+      const told = host.submit(named(id));
+      host.dispatch.onResult(worker.id, [...worker.running.keys()].at(-1) ?? 0, ok);
+      host.settle(told, false);
+    }
+    expect([worker.acked, worker.counters.kept]).toEqual([[1], 2]);
+  });
+});
+
+test('of two workers that hold a request of one name, one was cancelled: the other is the one', () => {
+  host.dispatch.expectWorker('p', 'old');
+  const first = host.addWorker({ id: 'other', resumed: resumed(heldRequest(3, 'a', { cancelled: true })) });
+  const second = host.addWorker({ id: 'old', resumed: resumed(heldRequest(5, 'a')) });
+  expect([first.cancelled, second.cancelled]).toEqual([[3], []]);
+  const again = host.submit(named('a'));
+  expect(second.replayed).toEqual([5]);
+  host.pass(900);
+  host.dispatch.onReplayed('old', [5]);
+  host.dispatch.onResult('old', 5, ok);
+  expect(again.result).toBe('answer');
+});
+
+test('an agent that was held up does not blame a worker for a request that has ended meanwhile', () => {
+  host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
+  const worker = host.addWorker({ marksBegun: true });
+  host.submit({ deadlineMs: host.nowMs + 50 });
+  host.pass(60);
+  host.nowMs += 6_000;
+  host.dispatch.expire();
+  expect(host.overdue).toEqual([]);
+  host.dispatch.onResult(worker.id, 1, ok);
+  host.pass(1_000);
+  expect(host.overdue).toEqual([]);
 });
 
 test('nothing is kept where the pool keeps nothing', () => {

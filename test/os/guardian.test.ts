@@ -27,7 +27,7 @@ afterAll(() => {
 async function guard() {
   const stateDir = mkdtempSync(join(root, 'state-'));
   const warnings: string[] = [];
-  const guardian = startGuardian({ stateDir, log: { warn: (message) => warnings.push(message) } });
+  const guardian = startGuardian({ directory: stateDir, log: { warn: (message) => warnings.push(message) } });
   await untilItGuards(guardian);
   return { guardian, pid: guardian.pid() ?? 0, stateDir, warnings };
 }
@@ -58,6 +58,25 @@ function sleeper(seconds = '1000'): { child: ChildProcess; identity: ProcessIden
 }
 
 const where = test.skipIf(!hasProc);
+
+where('those of agents before are sent away once theirs is watched, and nobody else', async () => {
+  const { guardian, pid, stateDir } = await guard();
+  guardian.watch(sleeper().identity, 60_000, null);
+  guardian.close();
+  const stranger = sleeper();
+  const record = join(stateDir, 'guardian.json');
+  const guardians = JSON.parse(readFileSync(record, 'utf8')) as ProcessIdentity[];
+  expect(guardians.map((each) => each.pid)).toEqual([pid]);
+  writeFileSync(record, JSON.stringify([...guardians, stranger.identity, { pid: -1 }]));
+  const next = startGuardian({ directory: stateDir, log: { warn: () => undefined } });
+  await untilItGuards(next);
+  expect(isRunning(pid)).toBe(true);
+  next.relieve();
+  await untilGone(pid);
+  expect(isRunning(stranger.identity.pid)).toBe(true);
+  expect(isRunning(next.pid() ?? 0)).toBe(true);
+  next.close();
+});
 
 where('a worker that cannot leave is killed when its limit is over, not before; then the guardian goes', async () => {
   const { guardian, pid, stateDir } = await guard();

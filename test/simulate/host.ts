@@ -337,6 +337,7 @@ export class Host {
       counters: worker.counters,
       link: worker.link,
       resumed: null,
+      paused: false,
     });
   }
 
