@@ -3,11 +3,12 @@ import type { NodeConfig } from './domain/config.ts';
 import type { Adopted } from './domain/event.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
-import type { Cgroups } from './os/cgroup.ts';
+import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import { isAlive } from './os/identity.ts';
 import type { Ledger, LedgerEntry, LedgerFound } from './os/ledger.ts';
 import { carriesWorkerId, findWorker } from './os/own-process.ts';
+import type { TreeTarget } from './os/process-table.ts';
 import { signalGroup, sweepTree } from './os/tree.ts';
 import type { Survivor } from './perform.ts';
 
@@ -74,38 +75,43 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
   };
 }
 
-/** Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. */
+/** Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. Never rejects. */
 export async function clearAway(adoption: Adoption, ledger: Ledger, cgroups: Cgroups, log: Log): Promise<void> {
-  const end = async ({ entry, identity }: Found): Promise<void> => {
-    const workerId = entry.worker_id;
-    const cgroup = cgroups.find(workerId, identity.pid);
-    signalGroup(identity, 'SIGTERM');
-    const endsAtMs = performance.now() + unwantedGraceMs;
-    while (isAlive(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
-    await sweep({ workerId, identity }, cgroup);
-    cgroup?.remove();
+  const { unwanted, dead, unproven } = adoption;
+  const away = async (entry: LedgerEntry, sweep: () => Promise<void>): Promise<void> => {
+    try {
+      await sweep();
+    } catch (error) {
+      log.error(`${entry.worker_id}: what is left of it could not be swept: ${(error as Error).message}`);
+    }
+    ledger.forget(entry.worker_id);
   };
-  const sweep = async (
-    target: { readonly workerId: string; readonly identity: ProcessIdentity },
-    cgroup?: ReturnType<Cgroups['find']>,
-  ): Promise<void> => {
-    const { survivors } = await sweepTree(target, { timeoutMs: sweepTimeoutMs, cgroup });
-    if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
-    ledger.forget(target.workerId);
-  };
-  const identity = (entry: LedgerEntry): ProcessIdentity => ({
-    bootId: entry.boot_id,
-    pid: entry.pid,
-    startTime: entry.start_time,
-  });
   await Promise.all([
-    ...adoption.unwanted.map(end),
-    ...adoption.dead.map(async (entry) => {
-      if (entry.pid === 0) return ledger.forget(entry.worker_id);
-      return sweep({ workerId: entry.worker_id, identity: identity(entry) });
-    }),
+    ...unwanted.map((found) => away(found.entry, () => endUnwanted(found, cgroups, log))),
+    ...dead.map((entry) => away(entry, () => sweepDead(entry, cgroups, log))),
+    ...unproven.map((entry) => away(entry, async () => undefined)),
   ]);
-  for (const entry of adoption.unproven) ledger.forget(entry.worker_id);
+}
+
+async function endUnwanted({ entry, identity }: Found, cgroups: Cgroups, log: Log): Promise<void> {
+  const cgroup = cgroups.find(entry.worker_id, identity.pid);
+  signalGroup(identity, 'SIGTERM');
+  const endsAtMs = performance.now() + unwantedGraceMs;
+  while (isAlive(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
+  await sweep({ workerId: entry.worker_id, identity }, cgroup, log);
+}
+
+async function sweepDead(entry: LedgerEntry, cgroups: Cgroups, log: Log): Promise<void> {
+  const { worker_id: workerId, boot_id: bootId, pid, start_time: startTime } = entry;
+  const cgroup = cgroups.findLeft(workerId);
+  // One that was never spawned has left nothing.
+  if (pid > 0 || cgroup !== undefined) await sweep({ workerId, identity: { bootId, pid, startTime } }, cgroup, log);
+}
+
+async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, log: Log): Promise<void> {
+  const { survivors } = await sweepTree(target, { timeoutMs: sweepTimeoutMs, cgroup });
+  if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
+  cgroup?.remove();
 }
 
 /** One line, and what should be looked at. */

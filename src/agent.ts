@@ -18,7 +18,7 @@ import { startLoop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { DirectoryLock } from './os/agent-lock.ts';
-import { lockDirectory } from './os/agent-lock.ts';
+import { isUnwritable, lockDirectory } from './os/agent-lock.ts';
 import { openCgroups } from './os/cgroup.ts';
 import { systemClock } from './os/clock.ts';
 import {
@@ -82,7 +82,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
   const startedAtMs = Date.now();
   const paths = prepareRuntimeDirectory(config.runtimeDir, lent);
   prepareStateDirectory(config.stateDir);
-  const locks = lockAll(new Set([config.runtimeDir, config.stateDir]));
+  const locks = lockAll(config, log);
   const agentId = randomUUID();
   const ledger = openLedger(config.stateDir);
   const found = ledger.read();
@@ -188,10 +188,11 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     });
     return timeoutMs;
   };
-  const close = async (): Promise<void> => {
+  const close = async (ending: Ending): Promise<void> => {
     loop.close();
     leaving.abort();
-    for (const name of loop.state().pools.keys()) dispatch.removePool(name);
+    // Who still waits after a handover is cut off without a word, and so asks the next agent.
+    if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
     outputDirectory.close();
     clearRuntimeDirectory(paths, new Set(hands.held.keys()));
@@ -228,7 +229,8 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     for (const pool of config.node.pools.values()) dispatch.setPool(pool.name, limitsOf(pool));
     for (const survivor of adoption.survivors) {
       hands.adopt(survivor);
-      dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
+      // One that was not ready was never given a request.
+      if (survivor.entry.state === 'ready') dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
     }
     if (lent === null) {
       await api.bind(`unix:${paths.apiSocket}`);
@@ -248,7 +250,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     // At last: from now on workers dial in, of whom the loop is told without a pause.
     await link.bind(`unix:${paths.linkSocket}`);
   } catch (error) {
-    await close();
+    await close('stopped');
     throw error;
   }
   guardian.relieve();
@@ -275,7 +277,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
       await cleared;
       // The next start is a new one: it goes by its config.
       if (ending === 'stopped') ledger.forgetOrders();
-      await close();
+      await close(ending);
       return ending;
     }),
   };
@@ -300,15 +302,23 @@ function isEnding({ node }: State): boolean {
   return node.phase === 'stopping' || node.phase === 'stopped';
 }
 
-function lockAll(directories: ReadonlySet<string>): DirectoryLock[] {
-  const locks: DirectoryLock[] = [];
+/**
+ * The runtime directory is locked in any case. A state directory that is read-only or full may go without: an agent that comes
+ * to its workers is worth more than the lock.
+ */
+function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
+  const locks = [lockDirectory(runtimeDir)];
+  if (stateDir === runtimeDir) return locks;
   try {
-    for (const directory of directories) locks.push(lockDirectory(directory));
-    return locks;
+    locks.push(lockDirectory(stateDir));
   } catch (error) {
-    for (const lock of locks) lock.release();
-    throw error;
+    if (!isUnwritable(error)) {
+      for (const lock of locks) lock.release();
+      throw error;
+    }
+    log.warn(`${stateDir} could not be locked, so nothing keeps a second agent from it: ${(error as Error).message}`);
   }
+  return locks;
 }
 
 function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () => Metrics): Dispatch {

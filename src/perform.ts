@@ -77,6 +77,13 @@ export interface Held {
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
+  /** The ledger has its identity: from then on it may be told of. */
+  recorded: boolean;
+  /** Settles when the ledger has it as ready, or cannot. Until then it holds nothing that the next agent must wait for. */
+  readyNoted: Promise<void>;
+  /** What the domain last said of it to dispatch, which may not have it yet. */
+  paused: boolean;
+  released: boolean;
   /** It runs what it is to run before it is ready. */
   warming: boolean;
   /** It said that it takes no requests any more. */
@@ -158,10 +165,12 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'sample-host':
       return sampleHost(options);
     case 'admit':
-      return admit(options, held.get(action.workerId), action.maxRequests);
+      return void admit(options, held.get(action.workerId), action);
     case 'pause':
+      setPaused(held.get(action.workerId), true);
       return dispatch.pauseWorker(action.workerId);
     case 'resume':
+      setPaused(held.get(action.workerId), false);
       return dispatch.resumeWorker(action.workerId);
     case 'ping':
       return held.get(action.workerId)?.link?.ping(action.sequence);
@@ -255,6 +264,8 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
     return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
   }
   tell({ type: 'spawned', workerId, pid: identity.pid });
+  its.recorded = true;
+  if (its.hello !== null) tellAttached(options, its, its.hello);
   const exit = await spawned.exited;
   its.account = cgroup?.account() ?? null;
   const outOfMemory = exit.signal === 'SIGKILL' && its.account !== null && its.account.oomKills > 0;
@@ -273,6 +284,10 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
     identity: null,
     link: null,
     hello: null,
+    recorded: its.adopted,
+    readyNoted: Promise.resolve(),
+    paused: false,
+    released: false,
     warming: false,
     leaving: false,
     stacksPath: stacksPath(options, workerId),
@@ -331,7 +346,7 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     },
   };
   held.set(workerId, its);
-  enterAgain(options, its);
+  void enterAgain(options, its);
   void watched.exited.then(async () => {
     its.account = its.cgroup?.account() ?? null;
     await output.finish();
@@ -349,12 +364,12 @@ function guard({ guardian }: HandsOptions, { identity, pool, cgroup }: Held): vo
 function noteReady(options: HandsOptions, worker: Held | undefined, readyAtMs: number): void {
   if (worker === undefined) return;
   worker.entry = { ...worker.entry, state: 'ready', ready_at_boot_ms: readyAtMs };
-  enterAgain(options, worker);
+  worker.readyNoted = enterAgain(options, worker);
 }
 
 /** Without it the next agent knows less, but knows it. */
-function enterAgain({ ledger, log }: HandsOptions, { entry }: Held): void {
-  ledger.enter(entry).catch((error: unknown) => {
+function enterAgain({ ledger, log }: HandsOptions, { entry }: Held): Promise<void> {
+  return ledger.enter(entry).catch((error: unknown) => {
     log.warn(`the ledger's entry of ${entry.worker_id} could not be renewed: ${messageOf(error)}`);
   });
 }
@@ -417,13 +432,18 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
   }
   worker.link = link;
   worker.hello = hello;
+  // It may be quicker than the disk.
+  if (worker.recorded) tellAttached(options, worker, hello);
+}
+
+function tellAttached({ tell }: HandsOptions, { workerId }: Held, hello: WorkerHello): void {
   const told = {
     commands: hello.commands.map((command) => command.name),
     sdkVersion: hello.sdk_version,
     pythonVersion: hello.python_version,
     start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },
   };
-  options.tell({ type: 'attached', workerId, hello: told });
+  tell({ type: 'attached', workerId, hello: told });
 }
 
 function closed({ tell }: HandsOptions, worker: Held | undefined, link: AttachedWorker): void {
@@ -439,6 +459,7 @@ function release(
   worker: Held | undefined,
   { workerId, reason, message, crashed }: Action & { readonly type: 'release' },
 ): void {
+  if (worker !== undefined) worker.released = true;
   dispatch.removeWorker(workerId, { reason, message, crashed, begunThrough: begunThrough(worker) });
 }
 
@@ -449,6 +470,7 @@ function begunThrough(worker: Held | undefined): number | null {
 function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: string): void {
   const worker = held.get(workerId);
   ledger.forget(workerId);
+  if (worker !== undefined) worker.released = true;
   worker?.link?.close();
   worker?.process?.close();
   worker?.begun.remove();
@@ -482,8 +504,22 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<H
   };
 }
 
-function admit(options: HandsOptions, worker: Held | undefined, maxRequests: number): void {
-  if (worker?.link === null || worker?.link === undefined || worker.hello === null) return;
+function setPaused(worker: Held | undefined, paused: boolean): void {
+  if (worker !== undefined) worker.paused = paused;
+}
+
+/** Once the ledger has it as ready: the next agent takes one that is starting for one that holds no requests. */
+async function admit(
+  options: HandsOptions,
+  worker: Held | undefined,
+  { maxRequests, paused }: Action & { readonly type: 'admit' },
+): Promise<void> {
+  setPaused(worker, paused);
+  const link = worker?.link;
+  await worker?.readyNoted;
+  // Meanwhile it may have ended, or have dialled again, for which it is admitted again.
+  if (worker === undefined || worker.released || worker.link === null || worker.link !== link) return;
+  if (worker.hello === null) return;
   // It may have said so while it was warming up: its exit is on its way.
   if (worker.leaving) return;
   const commands = new Map(
@@ -500,6 +536,7 @@ function admit(options: HandsOptions, worker: Held | undefined, maxRequests: num
     counters: worker.counters,
     link: worker.link,
     resumed: worker.hello.resumed,
+    paused: worker.paused,
   });
 }
 

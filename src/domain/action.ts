@@ -21,7 +21,14 @@ export type Action =
   /** Look how much memory the host has available. */
   | { readonly type: 'sample-host' }
   /** Let dispatch send it requests, from now on, up to `maxRequests` (0: no limit) before it says budget-spent. */
-  | { readonly type: 'admit'; readonly workerId: string; readonly pool: string; readonly maxRequests: number }
+  | {
+      readonly type: 'admit';
+      readonly workerId: string;
+      readonly pool: string;
+      readonly maxRequests: number;
+      /** Not now: it drains. */
+      readonly paused: boolean;
+    }
   | { readonly type: 'pause'; readonly workerId: string }
   | { readonly type: 'resume'; readonly workerId: string }
   | { readonly type: 'ping'; readonly workerId: string; readonly sequence: number }

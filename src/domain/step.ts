@@ -149,10 +149,12 @@ function attachedAgain(draft: Draft, worker: Worker, hello: Hello): void {
   const lostMs = Math.round(nowMs - worker.linkLostAtMs);
   const heartbeat = { ...worker.heartbeat, unanswered: [], missed: 0, busySinceMs: 0, nextPingAtMs: nowMs };
   const next = putWorker(draft, worker, { attached: true, hello, linkLostAtMs: 0, health: 'well', heartbeat });
-  draft.actions.push({ type: 'admit', workerId: next.id, pool: next.pool, maxRequests: next.limits.maxRequests });
-  if (next.phase === 'draining') {
-    draft.actions.push({ type: 'pause', workerId: next.id }, { type: 'send-drain', workerId: next.id });
-  }
+  const drains = next.phase === 'draining';
+  draft.actions.push({
+    ...{ type: 'admit', workerId: next.id, pool: next.pool, maxRequests: next.limits.maxRequests },
+    paused: drains,
+  });
+  if (drains) draft.actions.push({ type: 'send-drain', workerId: next.id });
   const message = `attached again after ${lostMs} ms`;
   record(draft, { kind: 'worker_attached', pool: next.pool, workerId: next.id, message });
 }
@@ -178,7 +180,10 @@ function becomeReady(draft: Draft, worker: Worker): void {
   });
   noteGoodStart(draft, ready);
   draft.actions.push({ type: 'note-ready', workerId: ready.id, readyAtMs: nowMs });
-  draft.actions.push({ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests });
+  draft.actions.push({
+    ...{ type: 'admit', workerId: ready.id, pool: ready.pool, maxRequests: ready.limits.maxRequests },
+    paused: false,
+  });
   const seconds = ((nowMs - worker.startedAtMs) / 1000).toFixed(2);
   record(draft, { kind: 'worker_ready', pool: worker.pool, workerId: worker.id, message: `ready in ${seconds} s` });
 }

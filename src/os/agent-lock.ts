@@ -29,14 +29,19 @@ export function lockDirectory(directory: string): DirectoryLock {
   return { release: () => rmSync(path, { force: true }) };
 }
 
+/** The disk is full or read-only. */
+export function isUnwritable(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOSPC' || code === 'EDQUOT' || code === 'EROFS';
+}
+
 /** On a disk that is full there is room where the lock of an agent that is no more was. */
 function writeOwn(own: string, path: string, directory: string): void {
   const write = (): void => writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600 });
   try {
     write();
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
+    if (!isUnwritable(error)) throw error;
     dropStale(path, directory);
     write();
   }

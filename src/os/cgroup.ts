@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Account } from '../domain/evidence.ts';
@@ -26,10 +27,15 @@ export interface Cgroups {
   create(workerId: string): WorkerCgroup | undefined;
   /** That of a live worker that an earlier agent made; undefined: it has none of its own. */
   find(workerId: string, pid: number): WorkerCgroup | undefined;
+  /** That of a dead worker of an agent that is no more, in which something may live on. */
+  findLeft(workerId: string): WorkerCgroup | undefined;
   close(): void;
 }
 
 const prefix = 'pitwarden-';
+/** Of this process; one that had its pid before it is no more. */
+const ownBases = new Set<string>();
+const basePattern = /^pitwarden-(\d+)(?:-[0-9a-f]{8})?$/;
 
 /**
  * Cgroups where this process may make them: below its own one in a systemd unit (which then needs Delegate=yes) or where
@@ -39,10 +45,12 @@ const prefix = 'pitwarden-';
 export function openCgroups(): Cgroups {
   const found = findOwn();
   if ('why' in found) return without(found.why);
-  const base = join(found.path, `${prefix}${process.pid}`);
+  // Another agent may have had this pid before, in a container or after a boot of the host.
+  const base = join(found.path, `${prefix}${process.pid}-${randomBytes(4).toString('hex')}`);
   try {
     removeEmpty(found.path);
     mkdirSync(base);
+    ownBases.add(basename(base));
   } catch (error) {
     return without(`${base}: ${(error as NodeJS.ErrnoException).code}`);
   }
@@ -55,6 +63,7 @@ export function openCgroups(): Cgroups {
     report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
     create: (workerId) => create(join(base, workerId)),
     find,
+    findLeft: (workerId) => findLeft(found.path, workerId),
     close: () => remove(base),
   };
 }
@@ -78,6 +87,7 @@ function without(why: string): Cgroups {
     report: `worker trees are killed by process group, session, parents and environment; no cgroups: ${why}`,
     create: () => undefined,
     find,
+    findLeft: () => undefined,
     close: () => undefined,
   };
 }
@@ -113,8 +123,8 @@ function ownerOf(path: string): number | undefined {
 /** What agents that are no more have left; a cgroup with processes in it cannot be removed. */
 function removeEmpty(path: string): void {
   for (const name of readdirSync(path)) {
-    const [, pid] = /^pitwarden-(\d+)$/.exec(name) ?? [];
-    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
+    const [, pid] = basePattern.exec(name) ?? [];
+    if (pid === undefined || (pid === String(process.pid) ? ownBases.has(name) : existsSync(`/proc/${pid}`))) continue;
     for (const worker of readdirSync(join(path, name), { withFileTypes: true })) {
       if (worker.isDirectory()) remove(join(path, name, worker.name));
     }
@@ -140,6 +150,15 @@ function find(workerId: string, pid: number): WorkerCgroup | undefined {
   return cgroupAt(join(mountpoint, path));
 }
 
+/** By its name, which ends in the worker's id and stands below our own cgroup. */
+function findLeft(own: string, workerId: string): WorkerCgroup | undefined {
+  for (const name of readdirSync(own)) {
+    const path = join(own, name, workerId);
+    if (basePattern.test(name) && existsSync(path)) return cgroupAt(path);
+  }
+  return undefined;
+}
+
 function cgroupAt(path: string): WorkerCgroup {
   // Asked once: it is asked for at each sample of each worker.
   const isAccounted = existsSync(join(path, 'memory.current'));
@@ -158,8 +177,7 @@ function cgroupAt(path: string): WorkerCgroup {
     remove: () => {
       remove(path);
       // That of an agent that is no more goes with the last of its workers.
-      if (dirname(path).endsWith(`${prefix}${process.pid}`)) return;
-      remove(dirname(path));
+      if (!ownBases.has(basename(dirname(path)))) remove(dirname(path));
     },
   };
 }

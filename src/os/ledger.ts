@@ -84,7 +84,7 @@ export function openLedger(stateDirectory: string): Ledger {
   const folder = join(stateDirectory, 'ledger');
   const aside = join(stateDirectory, 'ledger-set-aside');
   const ordersPath = join(stateDirectory, 'orders.json');
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeFolder(folder);
   /** What is being written, by file: each waits for the one before. */
   const underway = new Map<string, Promise<void>>();
   const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
@@ -134,11 +134,11 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
     setAside.push({ file: path, why });
     moveAside(path, aside, name);
   };
-  for (const name of readdirSync(folder)) {
+  for (const name of namesIn(folder)) {
     const path = join(folder, name);
     // Its writer died before it was whole; the one before it still counts.
     if (name.endsWith('.new')) {
-      rmSync(path, { force: true, recursive: true });
+      removeLeftover(path);
       continue;
     }
     const found = readEntry(path, name);
@@ -148,6 +148,31 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
   const orders = readOrders(ordersPath);
   if (typeof orders === 'string') putAside(ordersPath, 'orders.json', orders);
   return { entries, orders: typeof orders === 'string' ? null : orders, setAside };
+}
+
+/** Where it cannot be made nothing can be entered, which is told when that is tried. */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch {
+    return;
+  }
+}
+
+function namesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function removeLeftover(path: string): void {
+  try {
+    rmSync(path, { force: true, recursive: true });
+  } catch {
+    // On a disk that is read-only it stays, and is found again.
+  }
 }
 
 /** An entry is a few kilobytes: a file that is larger is none. */
