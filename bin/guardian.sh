@@ -79,15 +79,18 @@ is_left() {
   is_alive "$pid" "$start" || is_populated "$cgroup"
 }
 
-# A look each second, until nothing is left. An agent that lives for five of them in a row has a guardian of its own.
+# A look each second, until nothing is left. An agent that is there has a guardian of its own for what it took over; that is
+# believed at the third sight, since the first may be of one that could not start. Not in a row: of agents that die again
+# and again the guardians would be many.
 outlive() {
-  alone=0 accompanied=0
-  while [ -n "$keys" ] && [ $accompanied -lt 5 ]; do
+  alone=0 sights=0
+  keep is_left
+  while [ -n "$keys" ]; do
     if is_agent_there; then
-      accompanied=$((accompanied + 1)) alone=0
-      keep is_left
+      alone=0 sights=$((sights + 1))
+      [ $sights -lt 3 ] || return
     else
-      accompanied=0 table=''
+      table=''
       read_uptime
       keep end
       alone=$((alone + 1))

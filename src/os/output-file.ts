@@ -2,8 +2,8 @@ import { fstatSync, ftruncateSync, readSync } from 'node:fs';
 import { lineMaxBytes } from './log-lines.ts';
 import type { OutputSpace } from './output-space.ts';
 
-/** What one look at a file may read. */
-export const pieceBytes = 256 * 1024;
+/** What one look at a file may read: a few milliseconds of work, and at 50 looks a second more than lines are kept of. */
+export const pieceBytes = 128 * 1024;
 /** Of what a worker wrote and nobody has read the newest so many bytes are kept. */
 export const backlogMaxBytes = 8 * 1024 * 1024;
 /** Space is given back in steps of so much, and no more often than this: each step is a process. */

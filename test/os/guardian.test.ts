@@ -184,9 +184,22 @@ where('it stands down where another agent has the lock', async () => {
   lock.release();
 });
 
+where('agents that die again and again do not keep it: it leaves at the third sight of one', async () => {
+  const { guardian, pid, stateDir } = await guard();
+  const { identity } = sleeper();
+  guardian.watch(identity, 1_000_000, null);
+  guardian.close();
+  while (isRunning(pid)) {
+    const agent = sleeper('1');
+    writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
+    await agent.exited;
+  }
+  expect(isRunning(identity.pid)).toBe(true);
+});
+
 where('another agent that dies soon is no other agent', async () => {
   const { guardian, pid, stateDir } = await guard();
-  const agent = sleeper('2');
+  const agent = sleeper('1');
   writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
   const { identity, exited } = sleeper();
   guardian.watch(identity, 0, null);
