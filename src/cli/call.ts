@@ -23,11 +23,14 @@ export interface CallCommandOptions {
 interface Response {
   readonly payload: Buffer;
   readonly content_type: string;
+  readonly worker_id: string;
 }
 
 /** Without a deadline an agent that went away is waited for this long. */
 const waitsForAgentMs = 60_000;
 const repeatEveryMs = 100;
+/** An attempt that lasted so long had reached an agent. */
+const connectedMs = 2_000;
 
 /** Calls one command, again by the same id when the agent went away meanwhile: a text result is printed as it is, bytes too, everything else as JSON. */
 export async function call(pool: string, command: string, options: CallCommandOptions): Promise<void> {
@@ -42,33 +45,60 @@ export async function call(pool: string, command: string, options: CallCommandOp
     session_id: options.session ?? '',
     request_id: options.requestId ?? randomUUID(),
   };
+  const leaving = cancelOnSignal();
   await withAgent(options.socket, async (agent) => {
     const callOptions = timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
-    let shown = 0;
-    await untilAnswered(timeoutMs ?? waitsForAgentMs, async () => {
+    const shown = { count: 0, workerId: '' };
+    await untilAnswered(timeoutMs ?? waitsForAgentMs, leaving, async () => {
       if (options.stream !== true) {
-        return show(await agent.call<Response>('Execution', 'Execute', request, callOptions), options);
+        return show(await agent.call<Response>('Execution', 'Execute', request, callOptions, leaving), options);
       }
       // Asked again, the agent begins with the first value.
       let seen = 0;
-      for await (const response of agent.stream<Response>('Execution', 'ExecuteStream', request, callOptions)) {
+      for await (const response of agent.stream<Response>(
+        'Execution',
+        'ExecuteStream',
+        request,
+        callOptions,
+        leaving,
+      )) {
         seen += 1;
-        if (seen <= shown) continue;
-        shown = seen;
+        if (seen <= shown.count) {
+          const isOther = response.worker_id !== shown.workerId && options.idempotent !== true;
+          if (isOther) throw new CliError(exitCode.failed, anotherRun);
+          continue;
+        }
+        shown.count = seen;
+        shown.workerId = response.worker_id;
         show(response, options);
       }
     });
   });
 }
 
+const anotherRun =
+  'DATA_LOSS: the stream was lost with its worker, and another one began it anew: what was shown is not its beginning';
+
+/** A process that just ends looks like a connection that broke: the request would go on. */
+function cancelOnSignal(): AbortSignal {
+  const abort = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abort.abort());
+  return abort.signal;
+}
+
 /** Asks until somebody answers: a connection that broke says nothing of what became of the request. */
-async function untilAnswered(forMs: number, ask: () => Promise<void>): Promise<void> {
-  const endsAtMs = performance.now() + forMs;
+async function untilAnswered(forMs: number, leaving: AbortSignal, ask: () => Promise<void>): Promise<void> {
+  let lostAtMs: number | null = null;
   for (;;) {
+    const askedAtMs = performance.now();
     try {
       return await ask();
     } catch (error) {
-      if (!(error instanceof ConnectionLost) || performance.now() >= endsAtMs) throw error;
+      if (leaving.aborted) throw new CliError(exitCode.interrupted, 'cancelled');
+      const nowMs = performance.now();
+      // One that lasted was a connection: from its loss on an agent is waited for.
+      if (lostAtMs === null || nowMs - askedAtMs > connectedMs) lostAtMs = nowMs;
+      if (!(error instanceof ConnectionLost) || nowMs >= lostAtMs + forMs) throw error;
     }
     await delay(repeatEveryMs);
   }

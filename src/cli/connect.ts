@@ -1,6 +1,6 @@
 import { connect } from 'node:net';
 import { join, resolve } from 'node:path';
-import type { CallOptions, Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
+import type { CallOptions, Client, ClientReadableStream, ClientUnaryCall, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata, status } from '@grpc/grpc-js';
 import { defaultRuntimeDir } from '../config/load.ts';
 import { clients } from '../wire/proto.ts';
@@ -11,8 +11,15 @@ import { CliError, exitCode } from './exit.ts';
 
 /** A line to the agent's API for one command. */
 export interface Connection {
-  call<T>(service: Service, method: string, request: object, options?: CallOptions): Promise<T>;
-  stream<T>(service: Service, method: string, request: object, options?: CallOptions): AsyncIterable<T>;
+  /** An aborted signal cancels the call at the agent, which a connection that merely closes does not. */
+  call<T>(service: Service, method: string, request: object, options?: CallOptions, signal?: AbortSignal): Promise<T>;
+  stream<T>(
+    service: Service,
+    method: string,
+    request: object,
+    options?: CallOptions,
+    signal?: AbortSignal,
+  ): AsyncIterable<T>;
   close(): void;
 }
 
@@ -22,7 +29,7 @@ type Unary = (
   metadata: Metadata,
   options: CallOptions,
   done: (error: ServiceError | null, answer: unknown) => void,
-) => void;
+) => ClientUnaryCall;
 type Streaming = (request: object, metadata: Metadata, options: CallOptions) => ClientReadableStream<unknown>;
 
 /** The connection broke before the answer came: the same may be asked again by its request_id. */
@@ -60,21 +67,34 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
     return client[method]?.bind(client) as M;
   };
   return {
-    call: <T>(service: Service, method: string, request: object, options: CallOptions = {}) =>
+    call: <T>(service: Service, method: string, request: object, options: CallOptions = {}, signal?: AbortSignal) =>
       new Promise<T>((done, fail) => {
         const deadline = service === 'Control' ? Date.now() + controlTimeoutMs : Number.POSITIVE_INFINITY;
-        methodOf<Unary>(service, method)(request, new Metadata(), { deadline, ...options }, (error, answer) => {
+        const given = { deadline, ...options };
+        const call = methodOf<Unary>(service, method)(request, new Metadata(), given, (error, answer) => {
+          signal?.removeEventListener('abort', cancel);
           if (error === null) done(answer as T);
           else fail(failure(error));
         });
+        const cancel = (): void => call.cancel();
+        signal?.addEventListener('abort', cancel);
       }),
-    stream: async function* <T>(service: Service, method: string, request: object, options: CallOptions = {}) {
+    stream: async function* <T>(
+      service: Service,
+      method: string,
+      request: object,
+      options: CallOptions = {},
+      signal?: AbortSignal,
+    ) {
       const call = methodOf<Streaming>(service, method)(request, new Metadata(), options);
+      const cancel = (): void => call.cancel();
+      signal?.addEventListener('abort', cancel);
       try {
         for await (const message of call) yield message as T;
       } catch (error) {
         throw failure(error as ServiceError);
       } finally {
+        signal?.removeEventListener('abort', cancel);
         call.cancel();
       }
     },

@@ -7,6 +7,8 @@ export const exitCode = {
   usage: 2,
   /** No agent answers. */
   noAgent: 3,
+  /** A signal cancelled the call: as a shell tells of SIGINT. */
+  interrupted: 130,
   /** Of `pitwarden agent`: it has left its workers to a successor, which is to be started. EX_TEMPFAIL of sysexits.h. */
   handedOver: 75,
 } as const;

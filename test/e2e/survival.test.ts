@@ -25,6 +25,14 @@ ${name}:
   ${extra}
 `;
 
+const faultsPool = (extra = '') => `
+faults:
+  app: faults:app
+  python: ${python}
+  cwd: ${root}examples
+  ${extra}
+`;
+
 async function start(pools: string): Promise<void> {
   agent = await startAgent(pools);
   client = connect(agent.socket);
@@ -318,6 +326,22 @@ pitwarden.Client(sys.argv[1]).options(request_id="mine").call("p", "once", path=
   expect(await given).toBe(4);
 });
 
+test('Ctrl-C on a call cancels the request', async () => {
+  await start(faultsPool());
+  await untilReady(agent, 'faults', 1);
+  const { spawn } = await import('node:child_process');
+  const args = ['call', 'faults', 'sleep', '--args', '[50]', '--socket', agent.socket];
+  const call = spawn(process.execPath, [join(root, 'bin/pitwarden'), ...args], { stdio: 'ignore' });
+  const inFlight = async () => (await agent.workers('faults'))[0]?.in_flight;
+  await until(async () => (await inFlight()) === 1, 'it to run');
+  const exited = new Promise((resolve) => {
+    call.once('exit', resolve);
+  });
+  call.kill('SIGINT');
+  expect(await exited).toBe(130);
+  await until(async () => (await inFlight()) === 0, 'it to be cancelled', undefined, 5_000);
+});
+
 test('what a worker writes while no agent is there is in the log of the next', async () => {
   await start(survivor());
   await untilReady(agent, 'p', 1);
@@ -370,15 +394,7 @@ describe('an agent that never comes back', () => {
   });
 
   test('those that are stuck, in Python or in C, or stopped by a signal, leave too', async () => {
-    const faults = `
-faults:
-  app: faults:app
-  python: ${python}
-  cwd: ${root}examples
-  size: 4
-  orphan_timeout: 2s
-  drain: { timeout: 2s, kill_after: 1s }
-`;
+    const faults = faultsPool('size: 4\n  orphan_timeout: 2s\n  drain: { timeout: 2s, kill_after: 1s }');
     await start(faults);
     const workers = await untilReady(agent, 'faults', 4);
     for (const command of ['hold_gil', 'sleep']) {

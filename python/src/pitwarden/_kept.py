@@ -69,11 +69,6 @@ class Kept:
         self._bytes_max = 0
         self._keep_s = 0.0
 
-    @property
-    def keeps(self) -> bool:
-        """Whether anything is kept."""
-        return bool(self._results_max and self._bytes_max and self._keep_s)
-
     def bound(self, welcome: Welcome, now_s: float) -> None:
         self._results_max = welcome.keep_results
         self._bytes_max = welcome.keep_bytes
@@ -130,12 +125,11 @@ class Kept:
         answer.parts.append(part)
         answer.bytes += size
         self._bytes += size
-        if answer.bytes > self._bytes_max:
-            # All others could not make room for it.
+        if self._bytes > self._bytes_max and (isinstance(part, Chunk) or answer.bytes > self._bytes_max):
+            # A stream that runs has a caller who takes it: before those who are not there for theirs. And for what is
+            # too large alone all others could not make room.
             self._give_up(answer, self._over_bytes)
         self._trim()
-        if self._bytes > self._bytes_max and not answer.lost:
-            self._give_up(answer, self._over_bytes)
 
     def _trim(self) -> None:
         while len(self._ended) > self._results_max:
@@ -179,6 +173,7 @@ def held(call: Call, answer: Optional[Answer], now_s: float) -> HeldRequest:
         request_id=call.request_id,
         command=call.command,
         keep=answer is not None,
+        cancelled=call.cancelled and not ended,
         ended=ended,
         remaining_ms=remaining_ms,
         age_ms=_ms(now_s - call.received_s),

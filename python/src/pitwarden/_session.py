@@ -39,6 +39,9 @@ _OVERHEAD_BYTES = 48
 IDS_MASK = 0xFFFFFFFF
 HALF_WAY = 0x80000000
 
+# The request_id of a warm-up begins so; its id is IDS_MASK.
+WARM_UP = "warm-up-"
+
 
 class ProtocolError(Exception):
     """The agent sent what the protocol does not allow: the session is of no more use."""
@@ -157,8 +160,6 @@ class Session:
             self._ping = frame.ping.sequence
         if self._kept.answers:
             self._acknowledge(frame.acks, received, now_s)
-        if frame.replays:
-            self._replay(frame.replays, received, now_s)
         for request in frame.requests:
             if request.id in self._calls:
                 raise ProtocolError(f"the agent sent request {request.id} twice, expected ids unique on the link")
@@ -166,8 +167,11 @@ class Session:
             received.starts.append(call)
             if (call.id - self._last_id) & IDS_MASK < HALF_WAY:
                 self._last_id = call.id
-            if request.keep and self._kept.keeps:
+            if request.keep:
                 self._kept.open(call)
+        # A caller may have come back before the request itself was written.
+        if frame.replays:
+            self._replay(frame.replays, received, now_s)
         for id in frame.cancels:
             self._cancel(id, received, now_s)
         for id in frame.pauses:
@@ -443,7 +447,10 @@ class Session:
             ran_us = max(1, int((now_s - call.begun_s) * 1_000_000))
             if self._progress:
                 self._progress.pop(call.id, None)
-        if error is None:
+        if call.request_id.startswith(WARM_UP) and call.id == IDS_MASK:
+            # What it runs before it is ready is no request of anybody's.
+            pass
+        elif error is None:
             self._completed += 1
         else:
             self._failed += 1

@@ -7,6 +7,7 @@ says what that promises and what it cannot.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -20,7 +21,7 @@ import grpc
 
 from . import _codec
 from ._pb import execution_pb2 as pb
-from .errors import Code, error_class
+from .errors import Code, Error, error_class
 
 _EXECUTE = "/pitwarden.v1.Execution/Execute"
 _EXECUTE_STREAM = "/pitwarden.v1.Execution/ExecuteStream"
@@ -167,7 +168,8 @@ class Client:
         attempts = _Attempts(self._options, self._agent)
         while True:
             try:
-                response = self._execute(request, timeout=attempts.timeout_s)
+                with _open_channel():
+                    response = self._execute(request, timeout=attempts.timeout_s)
             except grpc.RpcError as failure:
                 if not attempts.goes_on(failure):
                     self._raise(failure)
@@ -207,20 +209,23 @@ class Client:
         )
 
     def _values(self, request: pb.ExecuteRequest, attempts: _Attempts, responses: Any) -> Iterator[Any]:
-        yielded = 0
+        yielded, worker_id = 0, ""
         try:
             while True:
                 try:
                     for number, response in enumerate(responses):
                         self._agent.was_there = True
+                        if number < yielded and response.worker_id != worker_id and not request.idempotent:
+                            raise _another_run()
                         if number == yielded:
-                            yielded += 1
+                            yielded, worker_id = yielded + 1, response.worker_id
                             yield _codec.decode_result(response.payload, response.content_type)
                     return
                 except grpc.RpcError as failure:
                     if not attempts.goes_on(failure):
                         self._raise(failure)
-                responses = self._execute_stream(request, timeout=attempts.timeout_s)
+                with _open_channel():
+                    responses = self._execute_stream(request, timeout=attempts.timeout_s)
         finally:
             responses.cancel()
 
@@ -241,6 +246,22 @@ class Client:
             exit_reason=told.exit_reason,
             retry_after_s=told.retry_after_ms / 1000,
         ) from None
+
+
+def _another_run() -> Error:
+    told = (
+        "the stream was lost with its worker, and another one began it anew: the values that came are not its beginning"
+    )
+    return error_class(Code.DATA_LOSS)(told, code=Code.DATA_LOSS)
+
+
+@contextlib.contextmanager
+def _open_channel() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        # grpcio's way to say that `close` was called, perhaps while this thread waited for an agent.
+        raise error_class(Code.CANCELLED)(f"the client is closed: {error}", code=Code.CANCELLED) from None
 
 
 def _told(failure: Any) -> Optional[pb.Error]:

@@ -97,7 +97,7 @@ class Resumed(_message.Message):
     def __init__(self, last_id: _Optional[int] = ..., completed: _Optional[int] = ..., failed: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., away_ms: _Optional[int] = ...) -> None: ...
 
 class HeldRequest(_message.Message):
-    __slots__ = ("id", "request_id", "command", "keep", "ended", "remaining_ms", "age_ms", "payload_bytes", "payload_crc32")
+    __slots__ = ("id", "request_id", "command", "keep", "ended", "remaining_ms", "age_ms", "payload_bytes", "payload_crc32", "cancelled")
     ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +107,7 @@ class HeldRequest(_message.Message):
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_CRC32_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
     id: int
     request_id: str
     command: str
@@ -116,7 +117,8 @@ class HeldRequest(_message.Message):
     age_ms: int
     payload_bytes: int
     payload_crc32: int
-    def __init__(self, id: _Optional[int] = ..., request_id: _Optional[str] = ..., command: _Optional[str] = ..., keep: bool = ..., ended: bool = ..., remaining_ms: _Optional[int] = ..., age_ms: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., payload_crc32: _Optional[int] = ...) -> None: ...
+    cancelled: bool
+    def __init__(self, id: _Optional[int] = ..., request_id: _Optional[str] = ..., command: _Optional[str] = ..., keep: bool = ..., ended: bool = ..., remaining_ms: _Optional[int] = ..., age_ms: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., payload_crc32: _Optional[int] = ..., cancelled: bool = ...) -> None: ...
 
 class Command(_message.Message):
     __slots__ = ("name", "streams", "summary", "is_async")
