@@ -305,6 +305,24 @@ def test_sigterm_is_a_stop(agent: FakeAgent, concurrency: int) -> None:
     assert (code, stdout) == (0, "started\nstopped\n")
 
 
+def test_sigterm_is_a_stop_whichever_thread_gets_it(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach(concurrency=4)
+    link.request("terminate_here")
+    code, stdout, _ = worker.exit()
+    assert (code, stdout) == (0, "started\nstopped\n")
+
+
+def test_sigterm_is_a_stop_whoever_else_wants_to_know_of_signals(agent: FakeAgent) -> None:
+    worker = agent.spawn()
+    link = worker.attach()
+    link.progress(link.request("take_wakeup"))
+    worker.signal(signal.SIGTERM)
+    assert link.leaving()
+    (agent.dir / "go").touch()
+    assert worker.exit()[0] == 0
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_what_has_not_begun_can_be_taken_back(agent: FakeAgent, concurrency: int) -> None:
     link = agent.spawn().attach(concurrency)

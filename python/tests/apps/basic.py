@@ -92,6 +92,21 @@ def stuck():
 
 
 @app.command
+def terminate_here():
+    """Has this thread get the signal, as the kernel may choose any."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+
+@app.command
+def take_wakeup():
+    """As asyncio does it in the main thread."""
+    _, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    return wait("go")
+
+
+@app.command
 def spin(file):
     """As wait, but gives the GIL away on its own only to look, 20 times a second."""
     pitwarden.context().progress(0.5, "spinning")
