@@ -77,6 +77,8 @@ function createNotify(socket: string, failed: (message: string) => void): Servic
   if (socket === '') return async () => undefined;
   let said = Promise.resolve();
   let hasFailed = false;
+  /** A status that has not been said yet: a newer one takes its place, so that a slow manager is not behind by many. */
+  let status: { line: string; said: Promise<void> } | null = null;
   const say = async (lines: readonly string[]): Promise<void> => {
     const env = { NOTIFY_SOCKET: socket };
     const options = { env, reject: false, cleanup: false, timeout: notifyTimeoutMs, stdin: 'ignore' } as const;
@@ -85,8 +87,21 @@ function createNotify(socket: string, failed: (message: string) => void): Servic
     hasFailed = true;
     failed(`systemd-notify: ${result.stderr || result.shortMessage}`);
   };
-  return (...lines) => {
-    said = said.then(() => say(lines));
+  const sayNext = (lines: () => readonly string[]): Promise<void> => {
+    said = said.then(() => say(lines()));
     return said;
+  };
+  return (...lines) => {
+    const [line = ''] = lines;
+    if (lines.length > 1 || !line.startsWith('STATUS=')) return sayNext(() => lines);
+    if (status === null) {
+      const next = { line, said };
+      status = next;
+      next.said = sayNext(() => {
+        status = null;
+        return [next.line];
+      });
+    } else status.line = line;
+    return status?.said ?? said;
   };
 }

@@ -58,7 +58,7 @@ text:
   const [first] = await untilReady(agent, 'text', 1);
   const second = await until(
     async () =>
-      (await agent.workers('text')).find((worker) => worker.generation === 3 && worker.state === 'WORKER_STATE_READY'),
+      (await agent.workers('text')).find((worker) => worker.generation >= 3 && worker.state === 'WORKER_STATE_READY'),
     'the third generation',
     () => agent.workers('text'),
   );
