@@ -104,8 +104,8 @@ faults:
   recycle: { memory: { soft: 120MiB, hard: 2GiB } }
 `);
   const [first] = await untilReady(agent, 'faults', 1);
-  await client.execute('faults', 'allocate_and_free', [400]);
-  await client.execute('faults', 'allocate_and_free', [400]);
+  await client.execute('faults', 'allocate_and_free', [120]);
+  await client.execute('faults', 'allocate_and_free', [120]);
   const workers = await agent.workers('faults');
   expect(workers).toHaveLength(1);
   expect(workers[0]).toMatchObject({ worker_id: first?.worker_id, reason: '', state: 'WORKER_STATE_READY' });
