@@ -353,12 +353,12 @@ def test_a_stop_hook_is_not_waited_for_either(agent: FakeAgent) -> None:
 
 def test_an_agent_that_is_back_in_time_is_all_it_needs(agent: FakeAgent) -> None:
     worker = agent.spawn()
-    first = worker.attach(orphan_timeout_ms=300, drain_timeout_ms=0)
+    first = worker.attach(orphan_timeout_ms=1500, drain_timeout_ms=0)
     first.ping(1)
     first.cut()
-    link = worker.attach(orphan_timeout_ms=300, drain_timeout_ms=0)
+    link = worker.attach(orphan_timeout_ms=1500, drain_timeout_ms=0)
     # Longer than it would have waited, and been drained.
-    link.call("sleep", seconds=0.6)
+    link.call("sleep", seconds=2)
     link.stop()
     assert worker.exit()[0] == 0
 
