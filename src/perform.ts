@@ -6,10 +6,11 @@ import type { WorkerCounters } from './dispatch/counters.ts';
 import { newCounters } from './dispatch/counters.ts';
 import type { Dispatch } from './dispatch/dispatch.ts';
 import { limitsOf } from './dispatch/limits.ts';
-import type { Action, Newborn } from './domain/action.ts';
+import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event, Orders } from './domain/event.ts';
 import type { Account, Evidence } from './domain/evidence.ts';
+import type { Newborn } from './domain/state.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { watchProcess } from './os/adopted-process.ts';
@@ -346,7 +347,8 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
     },
   };
   held.set(workerId, its);
-  void enterAgain(options, its);
+  // What the ledger has of the others is as true as before: 200 synced files at a start would say nothing new.
+  if (entry.pid === 0) void enterAgain(options, its);
   void watched.exited.then(async () => {
     its.account = its.cgroup?.account() ?? null;
     await output.finish();

@@ -71,7 +71,13 @@ function keepAnswer(core: Core, pool: Pool | undefined, request: Request, error:
   if (request.caller !== null || pool?.named.get(request.requestId) !== request) return;
   bare(core, request);
   if (!request.answered) pool.untold.add(request);
-  core.deadlines.add(request, core.options.nowMs() + pool.limits.keepMs);
+  awaitCaller(core, request);
+}
+
+/** It is kept for so long, and goes on no longer than its deadline. */
+export function awaitCaller(core: Core, request: Request): void {
+  const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
+  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
   arm(core);
 }
 

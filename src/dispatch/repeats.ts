@@ -1,6 +1,6 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
 import { arm, compact, isAfter, newRequest, nobody, nothing } from './core.ts';
-import { bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
+import { awaitCaller, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
 import { displace, place, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
@@ -41,10 +41,8 @@ function abandon(core: Core, request: Request): void {
   if (request.state === 'ended') bare(core, request);
   // What it did not read of a stream is wanted by nobody now.
   setPaused(core, request, false);
-  const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
   core.deadlines.remove(request);
-  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
-  arm(core);
+  awaitCaller(core, request);
   boundKept(core, request);
 }
 
@@ -256,9 +254,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
 function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   pool.named.set(request.requestId, request);
   if (request.caller !== null) return askAgain(worker, request);
-  const keepUntilMs = core.options.nowMs() + pool.limits.keepMs;
-  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
-  arm(core);
+  awaitCaller(core, request);
 }
 
 /** A caller waits for it. False: what it asks is something else, and it is told so. */
@@ -316,7 +312,7 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
   }
   for (const [linkId, request] of [...worker.running]) {
     const kept = held.get(linkId);
-    if (kept !== undefined && !kept.ended) goOn(worker, core, request);
+    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
     else {
       release(core, pool, worker, request);
       displace(pool, worker);
@@ -342,7 +338,7 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
 }
 
 /** It runs on in the worker. Chunks may have been lost with the line, and only those of named ones are kept. */
-function goOn(worker: DispatchWorker, core: Core, request: Request): void {
+function goOn(core: Core, worker: DispatchWorker, request: Request): void {
   if (request.state === 'ended') return worker.link.cancel(request.linkId);
   if (worker.commands.get(request.command)?.streams !== true) return;
   if (!request.named) return giveUp(core, request, lineBroke(worker));

@@ -1,13 +1,7 @@
 import type { PoolConfig } from './config.ts';
 import type { Orders } from './event.ts';
 import type { Reason } from './reason.ts';
-import type { Exit, StartTimes, Worker } from './state.ts';
-
-/** What is known of a worker before it is spawned. */
-export type Newborn = Pick<
-  Worker,
-  'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'limits'
->;
+import type { Exit, Newborn, StartTimes } from './state.ts';
 
 /** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
 export type Action =

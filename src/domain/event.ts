@@ -1,5 +1,5 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Limits, PongTold, Worker } from './state.ts';
+import type { Exit, Hello, Newborn, PongTold } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
@@ -36,22 +36,11 @@ export type Event =
   | Command;
 
 /** A worker as the ledger has it; times are monotonic ones of this agent, and may be negative. */
-export interface Adopted
-  extends Pick<
-    Worker,
-    | 'id'
-    | 'pool'
-    | 'slot'
-    | 'generation'
-    | 'fingerprint'
-    | 'launch'
-    | 'pid'
-    | 'startedAtMs'
-    | 'spawnedAtMs'
-    /** 0: it never was. */
-    | 'readyAtMs'
-  > {
-  readonly limits: Limits;
+export interface Adopted extends Newborn {
+  readonly pid: number;
+  readonly spawnedAtMs: number;
+  /** 0: it never was. */
+  readonly readyAtMs: number;
 }
 
 /** Orders of operators and the control plane that outlive the agent. */

@@ -78,7 +78,7 @@ function createNotify(socket: string, failed: (message: string) => void): Servic
   let said = Promise.resolve();
   let hasFailed = false;
   /** A status that has not been said yet: a newer one takes its place, so that a slow manager is not behind by many. */
-  let status: { line: string; said: Promise<void> } | null = null;
+  let status: string | null = null;
   const say = async (lines: readonly string[]): Promise<void> => {
     const env = { NOTIFY_SOCKET: socket };
     const options = { env, reject: false, cleanup: false, timeout: notifyTimeoutMs, stdin: 'ignore' } as const;
@@ -94,14 +94,13 @@ function createNotify(socket: string, failed: (message: string) => void): Servic
   return (...lines) => {
     const [line = ''] = lines;
     if (lines.length > 1 || !line.startsWith('STATUS=')) return sayNext(() => lines);
-    if (status === null) {
-      const next = { line, said };
-      status = next;
-      next.said = sayNext(() => {
-        status = null;
-        return [next.line];
-      });
-    } else status.line = line;
-    return status?.said ?? said;
+    const waits = status !== null;
+    status = line;
+    if (waits) return said;
+    return sayNext(() => {
+      const newest = status ?? line;
+      status = null;
+      return [newest];
+    });
   };
 }
