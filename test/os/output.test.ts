@@ -121,9 +121,10 @@ test('the files are for their owner alone', () => {
 
 test('a descendant that writes for ever does not put off the end', async () => {
   const cwd = mkdtempSync(join(root, 'w-'));
-  const { spawned, line } = await shellWorker(cwd, 'while :; do echo more; done & echo $!', { workerId: 'w' });
-  const endless = Number(await line(1)) || Number(/^\d+$/m.exec(spawned.lastLines().join('\n'))?.[0]);
-  onTestFinished(() => void process.kill(endless, 'SIGKILL'));
+  const endless = "sh -c 'echo $$; while :; do echo more; done' &";
+  const { spawned, line } = await shellWorker(cwd, endless, { workerId: 'w' });
+  const descendant = Number(await line(1));
+  onTestFinished(() => void process.kill(descendant, 'SIGKILL'));
   expect(await spawned.exited).toEqual({ code: 0, signal: null });
   spawned.close();
   expect(readdirSync(join(cwd, 'output'))).toEqual([]);
