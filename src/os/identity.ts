@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
 
 /** What a process is for good: a pid alone is given again to others. */
 export interface ProcessIdentity {
@@ -12,6 +12,9 @@ export interface ProcessIdentity {
 export const ticksPerSecond = 100;
 
 export const hasProc = existsSync('/proc/self/stat');
+
+/** 52 numbers and a name of at most 16 bytes (64 for a kernel thread) are never so long. */
+const shortFile = Buffer.allocUnsafeSlow(4096);
 
 let bootId: string | undefined;
 
@@ -60,12 +63,8 @@ export interface ProcessStat {
 
 /** Undefined: it is gone. Fields as in proc_pid_stat(5). */
 export function readStat(pid: number): ProcessStat | undefined {
-  let text: string;
-  try {
-    text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  } catch {
-    return undefined;
-  }
+  const text = readShortFile(`/proc/${pid}/stat`);
+  if (text === undefined) return undefined;
   // The name may hold spaces and parentheses: the fields start after the last one.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const field = (number: number): number => Number(fields[number - 3]);
@@ -79,6 +78,22 @@ export function readStat(pid: number): ProcessStat | undefined {
     cpuTicks: field(14) + field(15) + field(16) + field(17),
     rssPages: field(24),
   };
+}
+
+/**
+ * A file of /proc that is short and made at its first read; undefined: there is none. Half of what readFileSync takes, which
+ * gets 64 KiB for a file of no size and reads again to see its end.
+ */
+function readShortFile(path: string): string | undefined {
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, 'r');
+    return shortFile.toString('latin1', 0, readSync(fd, shortFile));
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
 }
 
 function exists(pid: number): boolean {
