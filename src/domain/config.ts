@@ -82,9 +82,17 @@ export interface MemoryLimits {
 
 /** Words of everything that makes a running worker out of date when it changes: those that reach the process. */
 export function workerFingerprint(pool: PoolConfig): string {
-  const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
-  return JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode]);
+  let words = fingerprints.get(pool);
+  if (words === undefined) {
+    const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
+    words = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode]);
+    fingerprints.set(pool, words);
+  }
+  return words;
 }
+
+/** Asked for by each worker at each turn, and never changed: a pool's config is replaced whole. */
+const fingerprints = new WeakMap<PoolConfig, string>();
 
 /** The same, and what else decides whether a start succeeds. */
 export function launchFingerprint(pool: PoolConfig): string {
