@@ -41,20 +41,21 @@ class Answer:
         "ran_us",
     )
 
+    # Of the request and its run, set when it ends; the payload itself is let go then.
+    payload_bytes: int
+    payload_crc32: int
+    ran_us: int
+
     def __init__(self, call: Call) -> None:
         self.call = call
         self.parts: list[Part] = []
         self.bytes = 0
         self.ended_s: Optional[float] = None
-        self.ran_us = 0
         # Why it was given up; it has no parts then until it ends, and one after: the error that says so.
         self.lost = ""
         # The next part to say again, while it is behind what was made.
         self.cursor: Optional[int] = None
         self.paused = False
-        # Of the request, set when it ends, for its payload is let go then.
-        self.payload_bytes = 0
-        self.payload_crc32 = 0
 
 
 class Kept:
@@ -77,7 +78,8 @@ class Kept:
         self.expire(now_s)
 
     def open(self, call: Call) -> None:
-        self.drop(call.id)
+        if call.id in self.answers:
+            self.drop(call.id)
         self.answers[call.id] = Answer(call)
 
     def has_room_for(self, payload_bytes: int) -> bool:
@@ -95,17 +97,20 @@ class Kept:
         call.payload = b""
         if answer.lost:
             self._bury(answer)
-        else:
-            self._ended[call.id] = answer
-            self._append(answer, result, _size(result))
-        self.expire(now_s)
+            return
+        self._ended[call.id] = answer
+        size = len(result.payload) if result.error is None else _size(result.error)
+        if self._bytes + size > self._bytes_max or len(self._ended) > self._results_max:
+            # What is over its time need not be given up before it.
+            self.expire(now_s)
+        self._append(answer, result, size)
 
     def drop(self, id: int) -> None:
         answer = self.answers.pop(id, None)
         if answer is not None:
             self._bytes -= answer.bytes
-            self._ended.pop(id, None)
-            self._given_up.pop(id, None)
+            if answer.ended_s is not None:
+                (self._given_up if answer.lost else self._ended).pop(id, None)
 
     def expire(self, now_s: float) -> None:
         """Forgets what ended longer ago than it is to be kept."""
@@ -125,6 +130,8 @@ class Kept:
         answer.parts.append(part)
         answer.bytes += size
         self._bytes += size
+        if self._bytes <= self._bytes_max and len(self._ended) <= self._results_max:
+            return
         if self._bytes > self._bytes_max and (isinstance(part, Chunk) or answer.bytes > self._bytes_max):
             # A stream that runs has a caller who takes it: before those who are not there for theirs. And for what is
             # too large alone all others could not make room.
@@ -186,9 +193,8 @@ def _ms(seconds: float) -> int:
     return min(UINT32_MAX, max(0, int(seconds * 1000)))
 
 
-def _size(result: Result) -> int:
-    error = result.error
-    return len(result.payload) if error is None else len(error.message) + len(error.traceback)
+def _size(error: LinkError) -> int:
+    return len(error.message) + len(error.traceback)
 
 
 def _data_loss(id: int, message: str, ran_us: int) -> Result:

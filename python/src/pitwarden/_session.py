@@ -15,7 +15,7 @@ _line.py holds one around every call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Callable, Optional
 
 from ._call import Call, Chunk, Part, Result
@@ -363,10 +363,11 @@ class Session:
         if self._lost_s is None:
             received.concurrency = max(1, welcome.concurrency)
 
-    def _acknowledge(self, ids: Iterable[int], received: Received, now_s: float) -> None:
+    def _acknowledge(self, ids: Sequence[int], received: Received, now_s: float) -> None:
         self._kept.expire(now_s)
         for id in ids:
             self._drop(id)
+        if ids:
             received.made_room = True
 
     def _drop(self, id: int) -> None:
@@ -447,13 +448,12 @@ class Session:
             ran_us = max(1, int((now_s - call.begun_s) * 1_000_000))
             if self._progress:
                 self._progress.pop(call.id, None)
-        if call.request_id.startswith(WARM_UP) and call.id == IDS_MASK:
-            # What it runs before it is ready is no request of anybody's.
-            pass
-        elif error is None:
-            self._completed += 1
+        # What it runs before it is ready is no request of anybody's.
+        counted = 0 if call.id == IDS_MASK and call.request_id.startswith(WARM_UP) else 1
+        if error is None:
+            self._completed += counted
         else:
-            self._failed += 1
+            self._failed += counted
         result = Result(call.id, payload, content_type, error, ran_us)
         # While away every call is left over.
         if self._left_over or self._kept.answers:
