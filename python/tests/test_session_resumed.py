@@ -62,6 +62,9 @@ class Lines(Bench):
         self.welcome()
         return held
 
+    def kept(self) -> list[int]:
+        return list(self.session._kept.answers)
+
     def ack(self, *ids: int) -> None:
         self.receive(AgentFrame(acks=ids))
 
@@ -421,6 +424,16 @@ TABLE: dict[str, list[Step]] = {
 def play(lines: Lines, steps: list[Step]) -> None:
     for number, (word, arguments, returned) in enumerate(steps):
         assert (number, getattr(lines, word)(*arguments)) == (number, returned)
+        check_books(lines)
+
+
+def check_books(lines: Lines) -> None:
+    """Each ended answer is in one of the lists from which the oldest goes, and what is counted is what is there."""
+    kept = lines.session._kept
+    ended = {id for id, answer in kept.answers.items() if answer.ended_s is not None}
+    assert not kept._ended.keys() & kept._given_up.keys()
+    assert kept._ended.keys() | kept._given_up.keys() == ended
+    assert kept._bytes == sum(answer.bytes for answer in kept.answers.values())
 
 
 @pytest.mark.parametrize("steps", TABLE.values(), ids=TABLE)
@@ -472,6 +485,30 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("again", (), [(1, "k!"), (2, "k!")]),
             ("later", (1.0,), None),
             ("again", (), [(2, "k!")]),
+        ],
+    ),
+    "while away, what is over its time goes when another ends": (
+        {"keep_results": 2},
+        [
+            ("keep", (1, 2), [1, 2]),
+            ("run", (1, 2), None),
+            ("finish", (1,), None),
+            ("take_ends", (), [(1, 0)]),
+            ("detach", (), None),
+            ("later", (60.0,), None),
+            ("finish", (2,), None),
+            ("kept", (), [2]),
+        ],
+    ),
+    "nothing is kept for no time": (
+        {"keep_ms": 0},
+        [
+            ("keep", (1, 2), [1, 2]),
+            ("run", (1, 2), None),
+            ("finish", (1, bytes(100)), None),
+            ("detach", (), None),
+            ("finish", (2, bytes(100)), None),
+            ("kept", (), []),
         ],
     ),
     "of too large ones too": (
@@ -778,6 +815,7 @@ def test_callers_who_ask_again_get_all_of_an_answer_once(seed: int) -> None:
                 id = dice.choice(done)
                 check(kept.pop(id), made.get(id, 0), lossy)
                 lines.ack(id)
+        check_books(lines)
     for id in [id for id in kept if lines.calls[id].begun_s is None]:
         if lines.begin(id):
             running.append(id)

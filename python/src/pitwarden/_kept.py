@@ -2,7 +2,8 @@
 
 Beyond the bounds the oldest answers that have ended are given up: their payloads go, but it is remembered for `keep_s`
 that they ended, so that nobody runs them again. A stream that alone is larger than all that may be kept is given up
-while it runs. Like the session it has no clock and no timers: what is over its time goes when something else comes.
+while it runs. Like the session it has no clock and no timers: what is over its time goes when a frame comes, or while
+there is none, when a request ends.
 """
 
 from __future__ import annotations
@@ -100,9 +101,6 @@ class Kept:
             return
         self._ended[call.id] = answer
         size = len(result.payload) if result.error is None else _size(result.error)
-        if self._bytes + size > self._bytes_max or len(self._ended) > self._results_max:
-            # What is over its time need not be given up before it.
-            self.expire(now_s)
         self._append(answer, result, size)
 
     def drop(self, id: int) -> None:

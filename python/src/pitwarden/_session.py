@@ -466,6 +466,9 @@ class Session:
         answer = self._kept.answers.get(result.id)
         if answer is not None:
             self._kept.end(answer, result, now_s)
+        if not self._welcomed:
+            # No frame comes that would.
+            self._kept.expire(now_s)
         if answer is not None and answer.cursor is not None:
             self._catch_up(answer)
         elif self._on_line:

@@ -52,7 +52,6 @@ HOOKS_AFTER_LINK_S = 5.0
 
 # Flushing may block on a pipe that nobody reads.
 FLUSH_S = 1.0
-TELLER = "pitwarden-teller"
 
 USAGE = """\
 pitwarden: this process was not started by an agent: {missing} not set.
@@ -245,10 +244,8 @@ def _end(line: str) -> NoReturn:
 
 
 def _tell(line: str) -> None:
-    # In a thread, for it may block: on a pipe that nobody reads, or behind whoever prints. One such thread is enough.
-    if any(thread.name == TELLER for thread in threading.enumerate()):
-        return
-    teller = threading.Thread(target=_print, args=(f"pitwarden: {line}",), name=TELLER, daemon=True)
+    # In a thread, for it may block: on a pipe that nobody reads, or behind whoever prints.
+    teller = threading.Thread(target=_print, args=(f"pitwarden: {line}",), daemon=True)
     teller.start()
     teller.join(FLUSH_S)
 
