@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -242,11 +242,12 @@ describe('a request that was named, when the agent dies', () => {
     await start(survivor());
     await untilReady(agent, 'p', 1);
     const file = join(agent.dir, 'runs');
-    const ask = () => client.execute('p', 'once', [file, 0.3], { request_id: 'mine' });
+    const ask = () => client.execute('p', 'once', [file, 3], { request_id: 'mine' });
     void ask().catch(() => undefined);
     await until(() => runsIn(file) === 1, 'it to begin');
     await kill();
-    await delay(600);
+    expect(runsIn(`${file}.ended`)).toBe(0);
+    await until(() => runsIn(`${file}.ended`) === 1, 'it to end');
     await startNext(survivor());
     expect((await again(ask)).value).toBe('mine');
     expect(runsIn(file)).toBe(1);
@@ -265,15 +266,15 @@ describe('a request that was named, when the agent dies', () => {
     await start(survivor());
     await untilReady(agent, 'p', 1);
     const file = join(agent.dir, 'runs');
+    let values: unknown[] = [];
     const read = async (): Promise<unknown[]> => {
-      const values: unknown[] = [];
+      values = [];
       const call = client.stream('p', 'count', [file, 20, 0.05], { request_id: 'mine' });
       for await (const { payload } of call) values.push(JSON.parse(payload.toString()));
       return values;
     };
     const broken = read().catch((error: { code: number }) => error.code);
-    await until(() => runsIn(file) === 1, 'it to begin');
-    await delay(200);
+    await until(() => values.length > 1, 'its first values');
     await killAndStartNext(survivor());
     expect(await broken).toBe(14);
     const whole = Array.from({ length: 20 }, (_, value) => value);
@@ -349,7 +350,9 @@ test('what a worker writes while no agent is there is in the log of the next', a
   await until(() => agent.output().includes('hear me 3'), 'its words', agent.output);
   const before = agent;
   await kill();
-  await delay(300);
+  const output = join(agent.dir, 'run/output');
+  const written = () => readdirSync(output).map((name) => readFileSync(join(output, name), 'latin1'));
+  await until(() => written().some((text) => text.includes('hear me 12')), 'words that no agent hears');
   await startNext(survivor());
   await until(() => agent.output().includes('hear me 29'), 'the last of its words', agent.output);
   const heard = [...`${before.output()}${agent.output()}`.matchAll(/hear me (\d+)/g)].map(([, turn]) => Number(turn));
