@@ -1,4 +1,6 @@
+import { fstatSync } from 'node:fs';
 import pino from 'pino';
+import { printableEntry, printableJson } from './domain/printable.ts';
 
 /** Structured log lines; fields are the words of the design (`worker_id`, `pool`, `reason`, …). */
 export interface Log {
@@ -18,11 +20,35 @@ const heldMaxBytes = 8 * 1024 * 1024;
 /** A reader that has stopped reading must not hold up the end. */
 const lastWordsMs = 1_000;
 
-export function createLog(options: { readonly level: string; readonly format: 'pretty' | 'json' }): Log {
-  const out = pino.destination({ fd: 1, sync: false, maxLength: heldMaxBytes });
+export interface LogOptions {
+  readonly level: string;
+  readonly format: 'pretty' | 'json';
+  /** Lines begin with their priority, such as `<4>`, which journald takes off and goes by: sd-daemon(3). */
+  readonly priorities: boolean;
+  /** Default: stdout. */
+  readonly fd?: number;
+}
+
+/** syslog(3)'s priorities, by pino's levels. */
+const priorities: Readonly<Record<string, number>> = { trace: 7, debug: 7, info: 6, warn: 4, error: 3, fatal: 2 };
+
+/** Whether a descriptor goes to systemd's journal: `stream` is `JOURNAL_STREAM` of systemd.exec(5). */
+export function isJournal(stream: string | undefined, fd = 1): boolean {
+  if (stream === undefined) return false;
+  try {
+    const { dev, ino } = fstatSync(fd, { bigint: true });
+    return stream === `${dev}:${ino}`;
+  } catch {
+    return false;
+  }
+}
+
+export function createLog(options: LogOptions): Log {
+  const out = pino.destination({ fd: options.fd ?? 1, sync: false, maxLength: heldMaxBytes });
   // A full disk or a closed pipe: there is nowhere left to say it, and the workers go on.
   out.on('error', () => undefined);
-  const stream = options.format === 'json' ? out : { write: (line: string) => out.write(pretty(line)) };
+  const show = options.format === 'json' ? printableJson : pretty;
+  const stream = { write: (line: string) => out.write(options.priorities ? prefixed(line, show(line)) : show(line)) };
   const logger = pino(
     {
       level: options.level,
@@ -54,5 +80,11 @@ function pretty(json: string): string {
   const line = JSON.parse(json) as { time: string; level: string; msg: string; stream?: string; worker_id?: string };
   const level = line.level === 'info' ? '' : `${line.level}: `;
   const subject = line.stream === undefined ? '' : `${line.worker_id} | `;
-  return `${line.time.slice(11, 19)} ${level}${subject}${line.msg}\n`;
+  return `${line.time.slice(11, 19)} ${printableEntry(`${level}${subject}${line.msg}`)}\n`;
+}
+
+/** Each line is an entry of the journal, with a priority of its own. */
+function prefixed(json: string, shown: string): string {
+  const level = /^\{"level":"(\w+)"/.exec(json)?.[1] ?? 'info';
+  return shown.replace(/^(?=.)/gm, `<${priorities[level] ?? 6}>`);
 }

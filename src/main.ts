@@ -1,51 +1,77 @@
-import { Command } from 'commander';
-import { agent } from './cli/agent.ts';
-import { call } from './cli/call.ts';
-import { drain, recycle, resume, scale, start, stop } from './cli/change.ts';
-import { check } from './cli/check.ts';
-import { events } from './cli/events.ts';
+import { Command, CommanderError } from 'commander';
 import { CliError, exitCode } from './cli/exit.ts';
-import { exits } from './cli/exits.ts';
-import { explain } from './cli/explain.ts';
-import { handover } from './cli/handover.ts';
-import { print } from './cli/print.ts';
-import { roll } from './cli/roll.ts';
-import { status } from './cli/status.ts';
-import { workers } from './cli/workers.ts';
+import { ownName } from './cli/own-name.ts';
+import { printError, printErrorJson } from './cli/print.ts';
+import { suggestion } from './cli/suggestion.ts';
 import { version } from './version.ts';
+
+const wantsJson = process.argv.includes('--json');
 
 const program = new Command('pitwarden')
   .description('Keeps pools of Python workers on this host alive, fresh and busy.')
-  .showHelpAfterError('(pitwarden --help tells more)')
+  .version(version, '--version', 'print the version')
+  .helpOption('-h, --help', 'print help')
+  .showHelpAfterError(`(${ownName()} --help tells more)`)
+  // Commander's own suggestions know nothing of what a command does: `stpo` is not to become `stop`.
+  .showSuggestionAfterError(false)
+  .configureOutput({
+    writeErr: (text) => {
+      if (!wantsJson) printError(text.trimEnd());
+    },
+    outputError: (text, write) =>
+      write(`${text.trimEnd()}${suggestion(text, { commands: safe, flags: flagsOf(program) })}`),
+  })
   .exitOverride();
 
-/** A command that talks to a running agent. */
-function talking(nameAndArgs: string, description: string): Command {
-  return program
-    .command(nameAndArgs)
-    .description(description)
-    .option('--socket <path>', "the agent's socket (default: PITWARDEN_SOCKET, or agent.sock in the runtime directory)")
-    .option('--json', 'print JSON');
+/** Commands that end, drain or replace nothing: the only ones that may be suggested. */
+const safe: string[] = [];
+
+/** Each command's code is loaded when it is run: `--help` and `version` need none of it. */
+function lazy<Args extends unknown[]>(load: () => Promise<(...args: Args) => unknown>) {
+  return async (...args: Args): Promise<void> => {
+    const run = await load();
+    await run(...args);
+  };
 }
 
-program
-  .command('agent')
-  .description('run the agent in the foreground')
+function command(nameAndArgs: string, description: string, kind: 'safe' | 'changes'): Command {
+  const added = program.command(nameAndArgs).description(description);
+  if (kind === 'safe') safe.push(added.name());
+  return added;
+}
+
+/** A command that talks to a running agent. */
+function talking(nameAndArgs: string, description: string, kind: 'safe' | 'changes'): Command {
+  return command(nameAndArgs, description, kind)
+    .option('--socket <path>', "the agent's socket (default: PITWARDEN_SOCKET, or agent.sock in the runtime directory)")
+    .option('--json', 'print JSON, errors too');
+}
+
+command('agent', 'run the agent in the foreground', 'safe')
   .requiredOption('--config <file>', 'its configuration')
   .option('--runtime-dir <dir>', 'folder of its sockets (config: runtime_dir)')
   .option('--state-dir <dir>', 'folder of what must survive a restart (config: state_dir)')
   .option('--http <host:port>', 'address of /metrics, /healthz and /readyz (config: http)')
   .option('--listen <host:port>', 'loopback address for gRPC over TCP (config: listen)')
-  .action(agent);
-program.command('check <file>').description('check a configuration and report all its problems').action(check);
-talking('status', 'the node and its pools').action(status);
-talking('workers', 'the live workers').option('--pool <pool>', "only this pool's").action(workers);
-talking('exits', 'how workers ended, newest first').option('--pool <pool>', "only this pool's").action(exits);
-talking('explain <worker-id>', 'why a worker is thought to be well or not, or how it ended').action(explain);
-talking('call <pool> <command>', 'call a command of a pool')
+  .action(lazy(async () => (await import('./cli/agent.ts')).agent));
+command('check <file>', 'check a configuration and report all its problems', 'safe').action(
+  lazy(async () => (await import('./cli/check.ts')).check),
+);
+talking('status', 'the node and its pools', 'safe').action(lazy(async () => (await import('./cli/status.ts')).status));
+talking('workers', 'the live workers', 'safe')
+  .option('--pool <pool>', "only this pool's")
+  .action(lazy(async () => (await import('./cli/workers.ts')).workers));
+talking('exits', 'how workers ended, newest first', 'safe')
+  .option('--pool <pool>', "only this pool's")
+  .action(lazy(async () => (await import('./cli/exits.ts')).exits));
+talking('explain <worker>', 'why a worker is thought to be well or not, or how it ended', 'safe').action(
+  lazy(async () => (await import('./cli/explain.ts')).explain),
+);
+talking('call <pool> <command>', 'call a command of a pool', 'safe')
   .option('--args <json>', 'arguments: an object by keyword, an array by position')
   .option('--file <path>', "the file's text as the first argument")
   .option('--stdin', 'the text of stdin as the first argument')
+  .option('--bytes', 'with --file or --stdin: its bytes as they are, as the only argument')
   .option('--stream', 'print each result of a generator as it comes')
   .option('--timeout <duration>', "the request's deadline, such as 5s (default: the pool's request.timeout)")
   .option('--idempotent', 'the request may run again when its worker dies')
@@ -54,31 +80,41 @@ talking('call <pool> <command>', 'call a command of a pool')
     '--request-id <id>',
     'name of the request: asked again by it, a request does not run again (default: a new one)',
   )
-  .action(call);
-talking('scale <pool> <size>', "set a pool's size").action(scale);
-talking('start <pool>', 'one more worker').action(start);
-talking('stop <worker-id>', 'stop a worker at once; its pool becomes one smaller')
+  .action(lazy(async () => (await import('./cli/call.ts')).call));
+talking('scale <pool> <size>', "set a pool's size", 'changes').action(
+  lazy(async () => (await import('./cli/change.ts')).scale),
+);
+talking('start <pool>', 'one more worker', 'changes').action(lazy(async () => (await import('./cli/change.ts')).start));
+talking('stop <worker>', 'stop a worker at once; its pool becomes one smaller', 'changes')
   .option('--replace', 'fill its slot again')
-  .action(stop);
-talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new requests')
+  .action(lazy(async () => (await import('./cli/change.ts')).stop));
+talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new requests', 'changes')
   .option('--node', 'all pools of the node')
-  .action(drain);
-talking('resume', 'take requests again after drain of a pool or the node').action(resume);
-talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first').action(recycle);
-talking('roll <pool>', 'replace all workers of a pool, and show how far it is')
+  .action(lazy(async () => (await import('./cli/change.ts')).drain));
+talking('resume', 'take requests again after drain of a pool or the node', 'changes').action(
+  lazy(async () => (await import('./cli/change.ts')).resume),
+);
+talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first', 'changes').action(
+  lazy(async () => (await import('./cli/change.ts')).recycle),
+);
+talking('roll <pool>', 'replace all workers of a pool, and show how far it is', 'changes')
   .option('--max-failures <n>', 'stop when so many replacements have failed (default: 3)')
   .option('--pause', 'no further replacements')
   .option('--resume', 'go on')
   .option('--abort', 'end it; what is replaced stays so')
-  .action(roll);
-talking('handover', 'replace the agent by a new one, which takes over its workers')
+  .action(lazy(async () => (await import('./cli/roll.ts')).roll));
+talking('handover', 'replace the agent by a new one, which takes over its workers', 'changes')
   .option('--timeout <duration>', 'how long the new agent may take to be there, such as 60s', '60s')
-  .action(handover);
-talking('events', 'what happens from now on').option('--pool <pool>', "only this pool's").action(events);
-program
-  .command('version')
-  .description('the version of pitwarden')
-  .action(() => print(version));
+  .action(lazy(async () => (await import('./cli/handover.ts')).handover));
+talking('events', 'what happens from now on', 'safe')
+  .option('--pool <pool>', "only this pool's")
+  .action(lazy(async () => (await import('./cli/events.ts')).events));
+command('version', 'the version of pitwarden', 'safe').action(
+  lazy(async () => {
+    const { print } = await import('./cli/print.ts');
+    return () => print(version);
+  }),
+);
 
 // A reader that has seen enough (`| head`) is no error.
 process.stdout.on('error', () => process.exit(exitCode.ok));
@@ -89,14 +125,24 @@ try {
   process.exitCode = report(error);
 }
 
+function flagsOf(root: Command): string[] {
+  const flags = [root, ...root.commands].flatMap(({ options }) => options.map(({ long }) => long ?? ''));
+  return [...new Set(flags)].filter((flag) => flag !== '');
+}
+
 function report(error: unknown): number {
-  if (error instanceof CliError) {
-    process.stderr.write(`${error.message}\n`);
-    return error.code;
+  if (error instanceof CommanderError) {
+    // Commander has said it already; its own code for wrong usage is 1.
+    if (error.exitCode === 0) return exitCode.ok;
+    if (wantsJson) printErrorJson({ message: error.message.replace(/^error: /, ''), exit_code: exitCode.usage });
+    return exitCode.usage;
   }
-  const usage = error as { readonly code?: string; readonly exitCode?: number };
-  // Commander has told already; its own code for wrong usage is 1.
-  if (usage.code?.startsWith('commander.') === true) return usage.exitCode === 0 ? exitCode.ok : exitCode.usage;
-  process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-  return exitCode.failed;
+  const code = error instanceof CliError ? error.code : exitCode.failed;
+  const said = error instanceof Error ? error.message : String(error);
+  if (wantsJson) {
+    printErrorJson({ message: said, ...(error instanceof CliError ? error.details : {}), exit_code: code });
+  } else {
+    printError(error instanceof Error && !(error instanceof CliError) ? (error.stack ?? said) : said);
+  }
+  return code;
 }

@@ -1,16 +1,18 @@
+import { fileURLToPath } from 'node:url';
 import type { Agent } from '../agent.ts';
 import { startAgent } from '../agent.ts';
 import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
-import { createLog } from '../log.ts';
+import { createLog, isJournal } from '../log.ts';
 import type { LentSocket } from '../os/systemd.ts';
 import { openServiceManager } from '../os/systemd.ts';
 import type { Service } from '../service.ts';
 import { serveManager } from '../service.ts';
-import { environment } from './environment.ts';
+import { defaultSocketPath, environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
+import { ownName, shellWord, shortest } from './own-name.ts';
 
 export interface AgentCommandOptions extends Overrides {
   readonly config: string;
@@ -19,7 +21,11 @@ export interface AgentCommandOptions extends Overrides {
 /** Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. */
 export async function agent(options: AgentCommandOptions): Promise<void> {
   const config = load(options);
-  const log = createLog({ level: config.log.level, format: logFormat(config) });
+  const log = createLog({
+    level: config.log.level,
+    format: logFormat(config),
+    priorities: isJournal(process.env['JOURNAL_STREAM']),
+  });
   const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
   let running: Agent;
   try {
@@ -29,7 +35,7 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
     throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
   }
   for (const address of running.addresses) log.info(`listening: ${address}`);
-  void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config)}`));
+  void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
   obeySignals(running, service, options, config, log);
   service.ready();
@@ -50,10 +56,13 @@ function apiSocketOf(sockets: readonly LentSocket[]): LentSocket | null {
   throw new Error(`systemd's sockets: expected one, or one with FileDescriptorName=api, got ${names}`);
 }
 
-/** Something to try at once: the quickstart's own call, or a look at what runs. */
-function exampleCall(config: Config): string {
+/** Something to try at once, to be pasted: the quickstart's own call, or a look at what runs. */
+function exampleCall(config: Config, socket: string): string {
+  const readme = shortest(fileURLToPath(new URL('../../README.md', import.meta.url))).replace(/^\.\//, '');
   const quickstart = config.node.pools.get('text')?.app === 'text:app';
-  return `pitwarden ${quickstart ? 'call text summarize --file README.md' : 'status'}`;
+  const command = quickstart ? `call text summarize --file ${shellWord(readme)}` : 'status';
+  const found = socket === '' || socket === defaultSocketPath();
+  return `${ownName()} ${command}${found ? '' : ` --socket ${shellWord(socket)}`}`;
 }
 
 function load(options: AgentCommandOptions): Config {

@@ -1,17 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
+import { buffer } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseDuration } from '../config/units.ts';
 import { ConnectionLost, withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
-import { print } from './print.ts';
+import { layOut } from './json-layout.ts';
+import { printBytes, printForeignJson, printText } from './print.ts';
 
 export interface CallCommandOptions {
   readonly socket?: string;
   readonly args?: string;
   readonly file?: string;
   readonly stdin?: boolean;
+  readonly bytes?: boolean;
   readonly stream?: boolean;
   readonly timeout?: string;
   readonly json?: boolean;
@@ -34,13 +36,12 @@ const connectedMs = 2_000;
 
 /** Calls one command, again by the same id when the agent went away meanwhile: a text result is printed as it is, bytes too, everything else as JSON. */
 export async function call(pool: string, command: string, options: CallCommandOptions): Promise<void> {
-  const payload = await payloadOf(options);
+  const content = await contentOf(options);
   const timeoutMs = timeoutOf(options.timeout);
   const request = {
     pool,
     command,
-    payload,
-    content_type: 'application/json',
+    ...content,
     idempotent: options.idempotent === true,
     session_id: options.session ?? '',
     request_id: options.requestId ?? randomUUID(),
@@ -65,7 +66,7 @@ export async function call(pool: string, command: string, options: CallCommandOp
         seen += 1;
         if (seen <= shown.count) {
           const isOther = response.worker_id !== shown.workerId && options.idempotent !== true;
-          if (isOther) throw new CliError(exitCode.failed, anotherRun);
+          if (isOther) throw new CliError(exitCode.failed, anotherRun, { status: 'DATA_LOSS' });
           continue;
         }
         shown.count = seen;
@@ -104,21 +105,47 @@ async function untilAnswered(forMs: number, leaving: AbortSignal, ask: () => Pro
   }
 }
 
-async function payloadOf(options: CallCommandOptions): Promise<Buffer> {
-  const given = [options.args !== undefined, options.file !== undefined, options.stdin === true];
-  if (given.filter(Boolean).length > 1) {
-    throw new CliError(exitCode.usage, 'expected one of --args, --file and --stdin, got several');
-  }
-  if (options.file !== undefined) return Buffer.from(JSON.stringify([readText(options.file)]));
-  if (options.stdin === true) return Buffer.from(JSON.stringify([await text(process.stdin)]));
-  return options.args === undefined ? Buffer.alloc(0) : Buffer.from(checkJson(options.args));
+/** What the command is called with. */
+interface Content {
+  readonly payload: Buffer;
+  readonly content_type: 'application/json' | 'application/octet-stream';
 }
 
-function readText(path: string): string {
+async function contentOf({ args, file, stdin, bytes }: CallCommandOptions): Promise<Content> {
+  if ([args !== undefined, file !== undefined, stdin === true].filter(Boolean).length > 1) {
+    throw new CliError(exitCode.usage, 'expected one of --args, --file and --stdin, got several');
+  }
+  const source = file !== undefined ? '--file' : '--stdin';
+  const read = file !== undefined ? readBytes(file) : stdin === true ? await buffer(process.stdin) : undefined;
+  if (bytes === true) {
+    if (read === undefined) throw new CliError(exitCode.usage, '--bytes: expected --file or --stdin beside it');
+    return { payload: read, content_type: 'application/octet-stream' };
+  }
+  if (read !== undefined) return json(JSON.stringify([decodeText(source, read)]));
+  return json(args === undefined ? '' : checkJson(args));
+}
+
+function json(text: string): Content {
+  return { payload: Buffer.from(text), content_type: 'application/json' };
+}
+
+function readBytes(path: string): Buffer {
   try {
-    return readFileSync(path, 'utf8');
+    return readFileSync(path);
   } catch (error) {
     throw new CliError(exitCode.usage, `--file: ${(error as Error).message}`);
+  }
+}
+
+/** A text arrives as it is or not at all: replacement characters would be somebody else's text. */
+function decodeText(source: string, bytes: Buffer): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new CliError(
+      exitCode.usage,
+      `${source}: expected UTF-8 text, got other bytes; --bytes sends them as they are`,
+    );
   }
 }
 
@@ -142,13 +169,21 @@ function timeoutOf(flag: string | undefined): number | undefined {
 }
 
 function show({ payload, content_type }: Response, { json, stream }: CallCommandOptions): void {
-  if (content_type !== 'application/json') {
-    process.stdout.write(payload);
-    return;
-  }
+  if (content_type !== 'application/json') return printBytes(payload);
   const body = payload.toString('utf8');
-  if (json === true) return print(body);
-  const value: unknown = JSON.parse(body);
-  if (typeof value === 'string') return print(value);
-  print(stream === true ? body : JSON.stringify(value, null, 2));
+  if (json === true) return printForeignJson(body);
+  const text = textOf(body);
+  if (text !== undefined) return printText(text);
+  printForeignJson(stream === true ? body : layOut(body));
+}
+
+/** The text that a JSON text is; undefined: it is something else. */
+function textOf(body: string): string | undefined {
+  if (!/^\s*"/.test(body)) return undefined;
+  try {
+    const value: unknown = JSON.parse(body);
+    return typeof value === 'string' ? value : undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -31,8 +31,10 @@ export async function start(pool: string, options: ChangeOptions): Promise<void>
 }
 
 export async function stop(workerId: string, options: ChangeOptions & { readonly replace?: boolean }): Promise<void> {
-  const request = { worker_id: workerId, replace: options.replace === true };
-  await change(options, async (agent) => tellWorker(await agent.call<WorkerView>('Control', 'StopWorker', request)));
+  await change(options, async (agent) => {
+    const request = { worker_id: await workerIdOf(agent, workerId), replace: options.replace === true };
+    return tellWorker(await agent.call<WorkerView>('Control', 'StopWorker', request));
+  });
 }
 
 export async function drain(
@@ -44,9 +46,9 @@ export async function drain(
   }
   await change(options, async (agent) => {
     if (target === undefined) return tellNode(await agent.call<NodeView>('Control', 'DrainNode', {}));
-    const { pool } = await find(agent, target);
+    const { pool, workers } = await find(agent, target);
     if (pool === undefined)
-      return tellWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: target }));
+      return tellWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0] }));
     const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool });
     return { view: drained, told: `pool ${pool}: ${word(drained.state)}` };
   });
@@ -75,10 +77,26 @@ async function change(
   else print(told);
 }
 
+/**
+ * The live worker with this id, or the only one whose id begins so, as in `explain`. The agent itself takes whole ids only:
+ * a program that asks again must not meet the next worker. A pool's name names no worker, however many the pool has.
+ */
+async function workerIdOf(agent: Connection, given: string): Promise<string> {
+  const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', {});
+  const ids = workers.map((worker) => worker.worker_id);
+  if (given === '' || ids.includes(given) || workers.some(({ pool }) => pool === given)) return given;
+  const [found, ...others] = ids.filter((id) => id.startsWith(given));
+  if (found === undefined) return given;
+  if (others.length === 0) return found;
+  const names = [found, ...others].slice(0, 5).join(', ');
+  const message = `worker: expected one whose id begins with "${given}", got ${others.length + 1} (${names}, …)`;
+  throw new CliError(exitCode.usage, message);
+}
+
 /** A pool with its live workers, or a single worker. */
 async function find(agent: Connection, target: string): Promise<{ pool?: string; workers: string[] }> {
   const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {});
-  if (!pools.some((pool) => pool.pool === target)) return { workers: [target] };
+  if (!pools.some((pool) => pool.pool === target)) return { workers: [await workerIdOf(agent, target)] };
   const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', { pool: target });
   const serving = workers.filter((worker) => ['starting', 'ready'].includes(word(worker.state)));
   return { pool: target, workers: serving.map((worker) => worker.worker_id) };

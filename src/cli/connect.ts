@@ -1,13 +1,12 @@
 import { connect } from 'node:net';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import type { CallOptions, Client, ClientReadableStream, ClientUnaryCall, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata, status } from '@grpc/grpc-js';
-import { defaultRuntimeDir } from '../config/load.ts';
 import { clients } from '../wire/proto.ts';
-import type { ErrorView } from '../wire/status.ts';
 import { fromMetadata } from '../wire/status.ts';
-import { environment } from './environment.ts';
+import { defaultSocketPath } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
+import { ownName } from './own-name.ts';
 
 /** A line to the agent's API for one command. */
 export interface Connection {
@@ -40,7 +39,7 @@ const controlTimeoutMs = 10_000;
 
 export function socketPath(flag: string | undefined): string {
   const named = flag ?? process.env['PITWARDEN_SOCKET'];
-  return named === undefined || named === '' ? join(defaultRuntimeDir(environment()), 'agent.sock') : resolve(named);
+  return named === undefined || named === '' ? defaultSocketPath() : resolve(named);
 }
 
 /** Connects, or says that no agent runs there. */
@@ -124,7 +123,7 @@ function probe(path: string): Promise<void> {
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
       const why = error.code === 'EACCES' ? 'this user may not connect to it (it is 0660)' : 'no agent runs there';
-      const hint = 'start one with `pitwarden agent --config FILE`, or name its socket with --socket PATH';
+      const hint = `start one with \`${ownName()} agent --config FILE\`, or name its socket with --socket PATH`;
       fail(new CliError(exitCode.noAgent, `${path}: ${why} (${error.code}); ${hint}`));
     });
   });
@@ -133,17 +132,13 @@ function probe(path: string): Promise<void> {
 /** Without words of the agent it is gRPC's own: nobody answered. */
 function failure(error: ServiceError): CliError {
   const told = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
-  const lost = told === undefined && error.code === status.UNAVAILABLE;
-  return lost ? new ConnectionLost(exitCode.failed, describe(error)) : new CliError(exitCode.failed, describe(error));
-}
-
-function describe(error: ServiceError): string {
-  const told = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
   const word = status[error.code] ?? String(error.code);
-  if (told === undefined) return `${word}: ${error.details}`;
-  return `${word}: ${subjectOf(told)}${told.message}${told.traceback === '' ? '' : `\n${told.traceback.trimEnd()}`}`;
-}
-
-function subjectOf(told: ErrorView): string {
-  return told.type === '' ? '' : `${told.type}: `;
+  if (told !== undefined) {
+    const traceback = told.traceback === '' ? '' : `\n${told.traceback.trimEnd()}`;
+    const subject = told.type === '' ? '' : `${told.type}: `;
+    return new CliError(exitCode.failed, `${word}: ${subject}${told.message}${traceback}`, { status: word, ...told });
+  }
+  const details = { status: word, message: error.details };
+  const Kind = error.code === status.UNAVAILABLE ? ConnectionLost : CliError;
+  return new Kind(exitCode.failed, `${word}: ${error.details}`, details);
 }

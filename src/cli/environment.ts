@@ -1,5 +1,7 @@
 import { homedir, hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { LoadEnvironment } from '../config/load.ts';
+import { defaultRuntimeDir } from '../config/load.ts';
 
 /** What defaults of the configuration depend on. */
 export function environment(): LoadEnvironment {
@@ -9,8 +11,22 @@ export function environment(): LoadEnvironment {
     uid,
     hostname: hostname(),
     tmpdir: tmpdir(),
-    home: homedir(),
+    home: homeFolder(),
     cwd: process.cwd(),
     variables: process.env,
   };
+}
+
+/** Where the API's socket is when nobody says otherwise. */
+export function defaultSocketPath(): string {
+  return join(defaultRuntimeDir(environment()), 'agent.sock');
+}
+
+/** A user without an entry in /etc/passwd, as containers have them, has no home unless HOME says so. */
+function homeFolder(): string {
+  try {
+    return homedir();
+  } catch {
+    return '/';
+  }
 }

@@ -1,5 +1,6 @@
+import { printableEntry } from '../domain/printable.ts';
 import { withAgent } from './connect.ts';
-import { print } from './print.ts';
+import { print, printJson } from './print.ts';
 import type { EventView } from './views.ts';
 
 export interface EventsOptions {
@@ -14,7 +15,8 @@ export async function events(options: EventsOptions): Promise<void> {
     const watched = agent.stream<{ event?: EventView | null }>('Control', 'Watch', { pool: options.pool ?? '' });
     for await (const { event } of watched) {
       if (event === undefined || event === null) continue;
-      print(options.json === true ? JSON.stringify(event) : line(event));
+      if (options.json === true) printJson(event, 0);
+      else print(printableEntry(line(event)));
     }
   });
 }

@@ -13,12 +13,17 @@ export const exitCode = {
   handedOver: 75,
 } as const;
 
+/** What `--json` says of an error beyond its message: a gRPC status, and the fields of execution.proto's Error. */
+export type ErrorDetails = Readonly<Record<string, string | number>>;
+
 /** Ends a command with a message on stderr and an exit code. */
 export class CliError extends Error {
   override readonly name = 'CliError';
   readonly code: number;
-  constructor(code: number, message: string) {
+  readonly details: ErrorDetails;
+  constructor(code: number, message: string, details: ErrorDetails = {}) {
     super(message);
     this.code = code;
+    this.details = details;
   }
 }

@@ -1,3 +1,4 @@
+import { printableLine } from '../domain/printable.ts';
 import { withAgent } from './connect.ts';
 import { print, printJson } from './print.ts';
 import { table, word } from './table.ts';
@@ -31,7 +32,7 @@ function tellExit(exit: ExitView): void {
 function tellEvidence(evidence: EvidenceView): void {
   print(`\nbefore it was killed, ${new Date(evidence.taken_at_ms).toISOString()}: ${evidence.because}`);
   print(`process state ${evidence.state || 'unknown'}; its threads (id, name, state, kernel function):`);
-  for (const thread of evidence.threads) print(`  ${thread}`);
+  for (const thread of evidence.threads) print(printableLine(`  ${thread}`));
   tellRequests(evidence.requests);
   print(evidence.stacks === '' ? `no Python stacks: ${evidence.stacks_missing}` : `\n${evidence.stacks.trimEnd()}`);
   if (evidence.last_lines.length > 0) print(`\nits last lines:\n${evidence.last_lines.join('\n')}`);
@@ -39,6 +40,6 @@ function tellEvidence(evidence: EvidenceView): void {
 
 function tellRequests(requests: readonly RequestNoteView[]): void {
   for (const { command, request_id, age_ms, cancelled } of requests) {
-    print(`request ${request_id} (${command}) for ${age_ms} ms${cancelled ? ', cancelled' : ''}`);
+    print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${cancelled ? ', cancelled' : ''}`));
   }
 }

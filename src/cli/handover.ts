@@ -6,6 +6,7 @@ import type { Connection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
+import { shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
 import type { HandoverView, NodeView, PoolView, WorkerView } from './views.ts';
 
@@ -108,10 +109,6 @@ function nobodyCame({ node, command_line }: HandoverView, timeoutMs: number): st
   return [
     `the agent with pid ${node.pid} has let go of its workers, but no other one answers after ${formatDuration(timeoutMs)}`,
     `start one now, its workers do not wait for long: systemctl start pitwarden, or`,
-    `  ${command_line.map(quoted).join(' ')}`,
+    `  ${command_line.map(shellWord).join(' ')}`,
   ].join('\n');
-}
-
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

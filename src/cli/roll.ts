@@ -1,6 +1,6 @@
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
-import { print, printJson } from './print.ts';
+import { print, printInPlace, printJson } from './print.ts';
 import { word } from './table.ts';
 import type { RollView } from './views.ts';
 
@@ -47,7 +47,7 @@ function show(view: RollView, { json }: RollOptions): void {
   if (json === true) return printJson(view);
   if (!process.stdout.isTTY) return print(line(view));
   const ended = !['running', 'paused'].includes(word(view.state));
-  process.stdout.write(`\r\x1b[K${line(view)}${ended ? '\n' : ''}`);
+  printInPlace(line(view), ended);
 }
 
 function line(view: RollView): string {

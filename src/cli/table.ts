@@ -1,6 +1,8 @@
+import { printableLine } from '../domain/printable.ts';
+
 /** Rows under their headings, columns aligned, for a terminal. */
 export function table(headings: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
-  const lines = [headings, ...rows].map((row) => row.map(String));
+  const lines = [headings, ...rows].map((row) => row.map((cell) => printableLine(String(cell))));
   const widths = headings.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
   const draw = (line: readonly string[]): string =>
     line

@@ -1,7 +1,31 @@
 import { failed, type Parsed, show } from './units.ts';
 
+/** A number as the file spells it: as a JavaScript number 1.0 would become 1, and 9007199254740993 another one. */
+export class SpelledNumber {
+  readonly source: string;
+  constructor(source: string) {
+    this.source = source;
+  }
+}
+
+/** Whether a number's spelling means the same in JSON; `0x1F`, `.5` and `+1` are YAML's own. */
+export function isJsonNumber(source: string): boolean {
+  return /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(source);
+}
+
 /** Arguments of a command as the JSON text that it is sent: a map by keyword, a list by position. */
 export function parseArguments(input: unknown): Parsed<string> {
-  if (typeof input !== 'object' || input === null) return failed(`expected a map or a list, got ${show(input)}`);
-  return { ok: true, value: JSON.stringify(input) };
+  if (typeof input !== 'object' || input === null || input instanceof SpelledNumber) {
+    return failed(`expected a map or a list, got ${input instanceof SpelledNumber ? input.source : show(input)}`);
+  }
+  return { ok: true, value: encode(input) };
+}
+
+function encode(value: unknown): string {
+  if (value instanceof SpelledNumber) return value.source;
+  if (Array.isArray(value)) return `[${value.map(encode).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value ?? null);
+  return `{${Object.entries(value)
+    .map(([key, each]) => `${JSON.stringify(key)}:${encode(each)}`)
+    .join(',')}}`;
 }

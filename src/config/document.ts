@@ -10,6 +10,7 @@ import {
   visit,
   type Document as YamlDocument,
 } from 'yaml';
+import { isJsonNumber, SpelledNumber } from './arguments.ts';
 import type { Problem } from './problem.ts';
 
 /** A YAML text as plain data, with the place of every path in it and what is wrong with its syntax. */
@@ -25,6 +26,7 @@ export function readDocument(file: string, text: string): SourceDocument {
   // No pretty errors: the place is reported as numbers, not drawn into the message.
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, merge: true });
   keepSpellingOfEnv(document);
+  keepSpellingOfArguments(document);
   const place = (offset: number) => {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(line, 1), column: Math.max(col, 1) };
@@ -59,6 +61,22 @@ function keepSpellingOfEnv(document: YamlDocument): void {
       for (const { value } of pair.value.items) {
         if (isScalar(value) && ['number', 'boolean'].includes(typeof value.value)) value.value = value.source;
       }
+    },
+  });
+}
+
+/** Arguments go to a command as JSON, with the numbers that were written. */
+function keepSpellingOfArguments(document: YamlDocument): void {
+  visit(document, {
+    Pair(_, pair) {
+      if (!isScalar(pair.key) || pair.key.value !== 'warm_up_args' || !isNode(pair.value)) return;
+      visit(pair.value, {
+        Scalar(key, scalar) {
+          const { source = '' } = scalar;
+          if (key !== 'key' && typeof scalar.value === 'number' && isJsonNumber(source))
+            scalar.value = new SpelledNumber(source);
+        },
+      });
     },
   });
 }

@@ -63,7 +63,8 @@ function dropStale(path: string, directory: string): void {
   if (found === undefined) return;
   const holder = parse(found);
   if (holder !== undefined && isAlive(holder)) {
-    throw new Error(`${directory}: expected no other agent to use it, got one with pid ${holder.pid}`);
+    const remedy = 'end that one first, or give this one folders of its own with --runtime-dir and --state-dir';
+    throw new Error(`${directory}: expected no other agent to use it, got one with pid ${holder.pid}; ${remedy}`);
   }
   // Of several agents that find it stale one moves it away; who moved away a new one puts it back.
   const aside = `${path}.stale.${process.pid}`;

@@ -15,16 +15,19 @@ export interface RuntimeDirectory {
 /** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
 const socketPathMaxBytes = 107;
 
+const runtimeRemedy = 'name another folder with --runtime-dir DIR (config: runtime_dir)';
+const stateRemedy = 'name another folder with --state-dir DIR (config: state_dir)';
+
 /** Makes the directory, 0750, and refuses one that other users could have prepared. `lent`: the API's socket exists already. */
 export function prepareRuntimeDirectory(
   directory: string,
   lent: { readonly path: string } | null = null,
 ): RuntimeDirectory {
-  makeOwn(directory, 0o750);
+  makeOwn(directory, 0o750, runtimeRemedy);
   const link = join(directory, 'link');
   const output = join(directory, 'output');
   for (const path of [link, output]) {
-    makeOwn(path, 0o700);
+    makeOwn(path, 0o700, runtimeRemedy);
     chmodSync(path, 0o700);
   }
   const apiSocket = lent?.path ?? join(directory, 'agent.sock');
@@ -39,7 +42,7 @@ export function prepareRuntimeDirectory(
 }
 
 export function prepareStateDirectory(directory: string): void {
-  makeOwn(directory, 0o700);
+  makeOwn(directory, 0o700, stateRemedy);
 }
 
 /**
@@ -62,15 +65,21 @@ export function restrictSocket(path: string): void {
   chmodSync(path, 0o660);
 }
 
-function makeOwn(directory: string, mode: number): void {
-  mkdirSync(directory, { recursive: true, mode });
+function makeOwn(directory: string, mode: number, remedy: string): void {
+  const refuse = (message: string): never => {
+    throw new Error(`${directory}: ${message}; ${remedy}`);
+  };
+  try {
+    mkdirSync(directory, { recursive: true, mode });
+  } catch (error) {
+    const { code, path } = error as NodeJS.ErrnoException;
+    refuse(`expected a folder that this user may make, got ${code} at ${path ?? directory}`);
+  }
   const stat = lstatSync(directory);
   const uid = process.getuid?.() ?? stat.uid;
-  if (!stat.isDirectory()) throw new Error(`${directory}: expected a directory, got something else`);
-  if (stat.uid !== uid) throw new Error(`${directory}: expected it to belong to user ${uid}, got user ${stat.uid}`);
-  const others = stat.mode & 0o002;
-  if (others !== 0)
-    throw new Error(`${directory}: expected it to be closed to others, got mode ${modeText(stat.mode)}`);
+  if (!stat.isDirectory()) refuse('expected a directory, got something else');
+  if (stat.uid !== uid) refuse(`expected it to belong to user ${uid}, got user ${stat.uid}`);
+  if ((stat.mode & 0o002) !== 0) refuse(`expected it to be closed to others, got mode ${modeText(stat.mode)}`);
 }
 
 function modeText(mode: number): string {

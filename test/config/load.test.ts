@@ -32,6 +32,14 @@ function problems(text: string, overrides: Overrides = {}): string[] {
 
 const pool = (rest: string) => `pools:\n  text:\n    app: text:app\n    ${rest}\n`;
 
+test('arguments of a warm-up keep the numbers that were written', () => {
+  const loaded = load(
+    pool('start: { warm_up: a, warm_up_args: { id: 9007199254740993, x: [1.0, 0x10, "2", null, true] } }'),
+  );
+  const warmUp = loaded.ok ? loaded.config.node.pools.get('text')?.start.warmUp : undefined;
+  expect(warmUp?.payload).toBe('{"id":9007199254740993,"x":[1.0,16,"2",null,true]}');
+});
+
 describe('each problem is told with its place, what was expected and what came', () => {
   const cases: [string, string, (string | RegExp)[]][] = [
     ['an empty file', '', [/pools: required: expected a map$/]],

@@ -43,7 +43,7 @@ test('no agent runs: exit code 3, where it looked, and what to do', async () => 
     expect(stdout).toBe('');
     expect(stderr).toBe(
       `${join(dir, 'agent.sock')}: no agent runs there (ENOENT); ` +
-        'start one with `pitwarden agent --config FILE`, or name its socket with --socket PATH\n',
+        'start one with `bin/pitwarden agent --config FILE`, or name its socket with --socket PATH\n',
     );
   }
 });
@@ -80,12 +80,37 @@ test('wrong arguments: exit code 2, and what was expected', async () => {
   }
 });
 
+test('what stops or drains is never suggested, and --version tells the version', async () => {
+  for (const word of ['stpo', 'drian', 'recylce', 'rol']) {
+    const { code, stderr } = await cli(word);
+    expect({ word, code }).toEqual({ word, code: 2 });
+    expect(stderr).not.toContain('Did you mean');
+  }
+  expect((await cli('--version')).stdout).toBe((await cli('version')).stdout);
+});
+
+test('a folder that this user may not make: what stands in the way, and how to name another', async () => {
+  const blocked = join(dir, 'file');
+  writeFileSync(blocked, '');
+  const agentIn = (runtime: string, state: string) =>
+    cli('agent', '--config', config('pools: {}'), '--runtime-dir', runtime, '--state-dir', state, '--http', 'off');
+  expect(await agentIn(join(blocked, 'run'), join(dir, 'state'))).toMatchObject({
+    code: 1,
+    stderr: `${blocked}/run: expected a folder that this user may make, got ENOTDIR at ${blocked}/run; name another folder with --runtime-dir DIR (config: runtime_dir)\n`,
+  });
+  expect(await agentIn(join(dir, 'run'), join(blocked, 'state'))).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('name another folder with --state-dir DIR (config: state_dir)'),
+  });
+});
+
 test('two agents in one folder: the second says which pid has it, and disturbs nothing', async () => {
   agent = await startAgent(text);
   await untilReady(agent, 'text', 1);
   const second = await cli(...agentFlags(join(agent.dir, 'pitwarden.yaml'), agent.dir), '--http', '127.0.0.1:0');
   expect(second.code).toBe(1);
   expect(second.stderr).toContain(`expected no other agent to use it, got one with pid ${agent.pid}`);
+  expect(second.stderr).toContain('folders of its own with --runtime-dir and --state-dir');
   expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).code).toBe(0);
 });
 

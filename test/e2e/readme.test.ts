@@ -134,6 +134,7 @@ function withoutParticulars(text: string): string {
       .replaceAll(/\d\d:\d\d:\d\d /g, '')
       .replaceAll(/(\w+)-\d-\w{8}/g, '$1-ID')
       .replaceAll(/unix:\S+/g, 'unix:SOCKET')
+      .replaceAll(/ --socket \S+/g, '')
       .replaceAll(/127\.0\.0\.1:\d+/g, 'ADDRESS')
       .replaceAll(/in [\d.]+ s/g, 'in TIME')
       .replaceAll(/pid \d+ {2}up \S+/g, 'pid PID  up TIME')

@@ -1,0 +1,14 @@
+import { spawnSync } from 'node:child_process';
+import { expect, test } from 'vitest';
+
+const bin = new URL('../../bin/pitwarden', import.meta.url).pathname;
+/** At the end says on stderr whether gRPC, which nothing else here needs HTTP/2 for, was loaded. */
+const spy = `data:text/javascript,
+  process.on('exit', () => process.stderr.write(String(process.moduleLoadList.includes('NativeModule http2'))));`;
+
+test('--help, --version and version load no gRPC: they answer at once', () => {
+  for (const argument of ['--help', '--version', 'version']) {
+    const { status, stderr } = spawnSync(process.execPath, ['--import', spy, bin, argument], { encoding: 'utf8' });
+    expect({ argument, status, stderr }).toEqual({ argument, status: 0, stderr: 'false' });
+  }
+});

@@ -1,0 +1,36 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { printable, printableEntry, printableJson, printableLine } from '../../src/domain/printable.ts';
+
+/** What a terminal acts on, tab and newline aside. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be left
+const acts = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
+
+test('control characters are shown as escapes; text in any language is left alone', () => {
+  const cases: [string, string][] = [
+    ['all is well', 'all is well'],
+    ['größer, 更大, 👍🏽', 'größer, 更大, 👍🏽'],
+    ['a\tb\nc', 'a\tb\nc'],
+    ['x\r12:00:00 pool safe added', 'x\\r12:00:00 pool safe added'],
+    ['\x1b[K\x1b]0;title\x07', '\\x1b[K\\x1b]0;title\\x07'],
+    ['\x9b8m', '\\x9b8m'],
+    ['user\u202etxt.exe', 'user\\u202etxt.exe'],
+  ];
+  for (const [text, shown] of cases) expect(printable(text)).toBe(shown);
+});
+
+test('a cell of a table stays on its line, and the further lines of an entry are indented', () => {
+  expect(printableLine('a\nb\tc')).toBe('a\\nb\\tc');
+  expect(printableEntry('it failed\n12:00:00 pool safe added')).toBe('it failed\n    12:00:00 pool safe added');
+});
+
+test('whatever the text, nothing is left that a terminal acts on, and JSON means the same', () => {
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), (text) => {
+      expect(printable(text)).not.toMatch(acts);
+      const json = printableJson(JSON.stringify({ text }));
+      expect(json).not.toMatch(acts);
+      expect(JSON.parse(json)).toEqual({ text });
+    }),
+  );
+});

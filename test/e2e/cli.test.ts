@@ -1,0 +1,124 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { node, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+
+// What goes in and out of the command line arrives as it is, and what others wrote cannot harm whoever reads it.
+
+const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+const pool = `{ app: awkward:app, python: ${python}, cwd: ${root}test/fixtures`;
+let agent: TestAgent;
+
+beforeAll(async () => {
+  agent = await startAgent(`p: ${pool} }\nq: ${pool}, size: 2 }`, 'log: { format: pretty }');
+  await untilReady(agent, 'p', 1);
+  await untilReady(agent, 'q', 2);
+});
+
+afterAll(async () => {
+  rmSync(dir, { recursive: true });
+  await agent.stop();
+});
+
+/** Anything that a terminal acts on, newlines aside. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+const acts = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/;
+const evil = ['x\r12:00:00 pool safe added: all is well\u001b[K \u001b]0;title\u0007\u009b8m\u202e'];
+
+test('a result is printed as the worker sent it: large integers, 1.0 and the order of keys', async () => {
+  const row = '{"id":9007199254740993,"10":"ten","2":"two","ratio":1.0}';
+  const { stdout } = await agent.cli('call', 'p', 'row');
+  expect(stdout.replaceAll(/\s/g, '')).toBe(row);
+  expect(stdout.split('\n')).toHaveLength(7);
+  expect((await agent.cli('call', 'p', 'row', '--json')).stdout.trimEnd().replaceAll(' ', '')).toBe(row);
+  expect((await agent.cli('call', 'p', 'number')).stdout).toBe('12345678901234567890\n');
+  expect((await agent.cli('call', 'p', 'echo', '--args', '[[9007199254740993, 1.0]]')).stdout).toBe(
+    '[\n  9007199254740993,\n  1.0\n]\n',
+  );
+});
+
+test('--bytes sends a file or stdin byte by byte; as text, what is no UTF-8 is refused and not repaired', async () => {
+  const bytes = Buffer.from([0xef, 0xbb, 0xbf, 0, 0xff, 0x80, 0x0a, 0xc3]);
+  const file = join(dir, 'bytes');
+  writeFileSync(file, bytes);
+  const command = [node, join(root, 'bin/pitwarden'), 'call', 'p', 'echo', '--socket', agent.socket, '--bytes'];
+  const hexOf = async (shell: string) => (await runProcess('sh', ['-c', `${shell} | od -An -v -tx1`])).stdout.trim();
+  const sent = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
+  expect(await hexOf(`${command.join(' ')} --file ${file}`)).toBe(sent);
+  expect(await hexOf(`${command.join(' ')} --stdin < ${file}`)).toBe(sent);
+  const refused = await agent.cli('call', 'p', 'echo', '--file', file);
+  expect(refused).toMatchObject({
+    code: 2,
+    stderr: '--file: expected UTF-8 text, got other bytes; --bytes sends them as they are\n',
+  });
+  writeFileSync(file, '\ufeffa b\r\n');
+  expect((await agent.cli('call', 'p', 'echo', '--file', file)).stdout).toBe('\ufeffa b\r\n\n');
+});
+
+test('control characters of workers reach neither the log nor the terminal of who calls', async () => {
+  const args = ['--args', JSON.stringify(evil)];
+  await agent.cli('call', 'p', 'show', ...args);
+  await until(() => agent.output().includes('bad input'), 'the line in the log');
+  expect(agent.output()).not.toMatch(acts);
+  const failed = await agent.cli('call', 'p', 'fail', ...args);
+  expect(failed.stderr).toContain('UNKNOWN: builtins.ValueError: x\\r12:00:00 pool safe added');
+  expect(failed.stderr).not.toMatch(acts);
+  const unknown = await agent.cli('call', 'p', '\u001b[Knone');
+  expect(unknown.stderr).toContain('\\x1b[Knone');
+  expect(unknown.stderr).not.toMatch(acts);
+  expect((await agent.cli('explain', '\u001b[K')).stderr).not.toMatch(acts);
+});
+
+test('with --json an error is JSON on stderr, and stdout stays empty', async () => {
+  const errorOf = async (...args: string[]): Promise<[number, unknown]> => {
+    const { code, stdout, stderr } = await agent.cli(...args, '--json');
+    expect(stdout).toBe('');
+    return [code, (JSON.parse(stderr) as { error: unknown }).error];
+  };
+  expect(await errorOf('call', 'p', 'fail', '--args', JSON.stringify(evil))).toEqual([
+    1,
+    expect.objectContaining({
+      status: 'UNKNOWN',
+      type: 'builtins.ValueError',
+      message: evil[0],
+      traceback: expect.stringContaining('Traceback'),
+      worker_id: expect.stringMatching(/^p-0-/),
+      exit_code: 1,
+    }),
+  ]);
+  expect(await errorOf('scale', 'none', '1')).toEqual([
+    1,
+    { status: 'NOT_FOUND', message: expect.stringContaining('got "none"'), exit_code: 1 },
+  ]);
+  expect(await errorOf('scale', 'p')).toEqual([2, { message: "missing required argument 'size'", exit_code: 2 }]);
+  const nobody = await runProcess(node, [join(root, 'bin/pitwarden'), 'status', '--json', '--socket', join(dir, 'no')]);
+  expect(JSON.parse(nobody.stderr)).toMatchObject({ error: { exit_code: 3 } });
+});
+
+test('the beginning of a worker’s id names it for every command, as long as it is the only one', async () => {
+  const [first] = await untilReady(agent, 'q', 2);
+  const short = first?.worker_id.slice(0, -3) ?? '';
+  const several = await agent.cli('stop', 'q-');
+  expect(several).toMatchObject({ code: 2, stderr: expect.stringContaining('got 2 (q-0-') });
+  expect((await agent.cli('stop', 'p')).stderr).toMatch(/^NOT_FOUND: .* got "p"/);
+  expect((await agent.cli('explain', short)).stdout).toContain(first?.worker_id);
+  const recycled = await agent.cli('recycle', short);
+  expect(recycled.stdout).toContain(`worker ${first?.worker_id}: `);
+  await until(
+    async () => !(await agent.workers('q')).some(({ worker_id }) => worker_id === first?.worker_id),
+    'it to go',
+  );
+  const [, second] = await untilReady(agent, 'q', 2);
+  expect((await agent.cli('drain', second?.worker_id.slice(0, -1) ?? '')).stdout).toContain(second?.worker_id);
+  const [last] = await untilReady(agent, 'q', 1);
+  expect((await agent.cli('stop', last?.worker_id.slice(0, -1) ?? '')).stdout).toContain(last?.worker_id);
+});
+
+test('what the agent says to try can be pasted', async () => {
+  await until(() => agent.output().includes('ready to serve'), 'the last line', agent.output);
+  const command = /ready to serve; try: (.*)/.exec(agent.output())?.[1] ?? '';
+  expect(command).toBe(`bin/pitwarden status --socket ${agent.socket}`);
+  expect(await runProcess('sh', ['-c', `cd ${root} && ${command}`])).toMatchObject({ code: 0, stderr: '' });
+});
