@@ -13,6 +13,7 @@ import { serveManager } from '../service.ts';
 import { defaultSocketPath, environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName, shellWord, shortest } from './own-name.ts';
+import { createReload } from './reload.ts';
 
 export interface AgentCommandOptions extends Overrides {
   readonly config: string;
@@ -20,7 +21,7 @@ export interface AgentCommandOptions extends Overrides {
 
 /** Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. */
 export async function agent(options: AgentCommandOptions): Promise<void> {
-  const config = load(options);
+  const config = await load(options);
   const log = createLog({
     level: config.log.level,
     format: logFormat(config),
@@ -65,8 +66,8 @@ function exampleCall(config: Config, socket: string): string {
   return `${ownName()} ${command}${found ? '' : ` --socket ${shellWord(socket)}`}`;
 }
 
-function load(options: AgentCommandOptions): Config {
-  const loaded = loadConfig(options.config, environment(), options);
+async function load(options: AgentCommandOptions): Promise<Config> {
+  const loaded = await loadConfig(options.config, environment(), options);
   if (!loaded.ok) throw new CliError(exitCode.usage, formatProblems(loaded.problems));
   return loaded.config;
 }
@@ -92,10 +93,15 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
+  const reload = createReload({
+    load: async () => loadConfig(options.config, environment(), options),
+    take: (config) => takeReloaded(running, config, started, log),
+    refuse: (message) => running.refuseReload(message),
+    timeoutMs: reloadTimeoutMs,
+  });
   process.on('SIGHUP', () => {
     service.reloading();
-    reload(running, options, started, log);
-    service.ready();
+    void reload().then(() => service.ready());
   });
 }
 
@@ -104,15 +110,13 @@ function relayMs(): number {
   return process.env['npm_lifecycle_event'] === undefined ? 0 : 250;
 }
 
-function reload(running: Agent, options: AgentCommandOptions, started: Config, log: Log): void {
-  const loaded = loadConfig(options.config, environment(), options);
-  if (!loaded.ok) {
-    running.refuseReload(formatProblems(loaded.problems));
-    return;
-  }
+/** A disk that is slower than that may come late for ever. */
+const reloadTimeoutMs = 10_000;
+
+function takeReloaded(running: Agent, config: Config, started: Config, log: Log): void {
   const fixed = ['runtimeDir', 'stateDir', 'http', 'listen', 'log', 'messageMaxBytes', 'unreadMaxBytes'] as const;
-  const changed = fixed.filter((key) => JSON.stringify(loaded.config[key]) !== JSON.stringify(started[key]));
+  const changed = fixed.filter((key) => JSON.stringify(config[key]) !== JSON.stringify(started[key]));
   if (changed.length > 0)
     log.warn(`reload: only pools change while the agent runs; restart it for: ${changed.join(', ')}`);
-  running.reload(loaded.config.node);
+  running.reload(config.node);
 }

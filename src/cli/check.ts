@@ -5,8 +5,8 @@ import { CliError, exitCode } from './exit.ts';
 import { print } from './print.ts';
 
 /** All problems of a config at once, or what it asks for. */
-export function check(file: string): void {
-  const loaded = loadConfig(file, environment());
+export async function check(file: string): Promise<void> {
+  const loaded = await loadConfig(file, environment());
   if (!loaded.ok) throw new CliError(exitCode.usage, formatProblems(loaded.problems));
   const pools = [...loaded.config.node.pools.values()].map((pool) => `${pool.name} (${pool.size})`);
   print(`${file}: fine; pools: ${pools.join(', ') || 'none'}`);

@@ -43,7 +43,7 @@ export async function handover(options: HandoverOptions): Promise<void> {
 /** Nothing is begun that could not end well: what the successor is to read is looked at first, with this version's eyes. */
 async function letGo(agent: Connection): Promise<HandoverView> {
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
-  const loaded = loadConfig(node.config_path, environment());
+  const loaded = await loadConfig(node.config_path, environment());
   if (!loaded.ok) throw new CliError(exitCode.usage, `nothing was done:\n${formatProblems(loaded.problems)}`);
   return agent.call<HandoverView>('Control', 'Handover', { agent_id: node.agent_id });
 }

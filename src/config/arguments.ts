@@ -1,4 +1,7 @@
-import { failed, type Parsed, show } from './units.ts';
+import { failed, formatSize, type Parsed, showType } from './units.ts';
+
+/** They go to each new worker in one frame. */
+const argumentsMaxBytes = 1024 * 1024;
 
 /** A number as the file spells it: as a JavaScript number 1.0 would become 1, and 9007199254740993 another one. */
 export class SpelledNumber {
@@ -13,12 +16,21 @@ export function isJsonNumber(source: string): boolean {
   return /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(source);
 }
 
-/** Arguments of a command as the JSON text that it is sent: a map by keyword, a list by position. */
+/** Arguments of a command as the JSON text that it is sent: a map by keyword, a list by position. They may be secrets. */
 export function parseArguments(input: unknown): Parsed<string> {
   if (typeof input !== 'object' || input === null || input instanceof SpelledNumber) {
-    return failed(`expected a map or a list, got ${input instanceof SpelledNumber ? input.source : show(input)}`);
+    return failed(`expected a map or a list, got ${input instanceof SpelledNumber ? 'a number' : showType(input)}`);
   }
-  return { ok: true, value: encode(input) };
+  if (hasOddNumber(input)) return failed('expected numbers that JSON has, got .inf or .nan');
+  const value = encode(input);
+  const bytes = Buffer.byteLength(value);
+  if (bytes <= argumentsMaxBytes) return { ok: true, value };
+  return failed(`expected at most ${formatSize(argumentsMaxBytes)} as JSON, got ${bytes} bytes`);
+}
+
+function hasOddNumber(value: unknown): boolean {
+  if (typeof value === 'number') return !Number.isFinite(value);
+  return typeof value === 'object' && value !== null && Object.values(value).some(hasOddNumber);
 }
 
 function encode(value: unknown): string {

@@ -8,6 +8,7 @@ import {
   type Pair,
   parseDocument,
   visit,
+  type YAMLMap,
   type Document as YamlDocument,
 } from 'yaml';
 import { isJsonNumber, SpelledNumber } from './arguments.ts';
@@ -21,36 +22,122 @@ export interface SourceDocument {
   locate(path: readonly PropertyKey[], at: 'key' | 'value'): { readonly line: number; readonly column: number };
 }
 
+type Place = Pick<Problem, 'line' | 'column'>;
+
+/** Something that is wrong in the text at an offset. */
+interface Fault {
+  readonly offset: number;
+  readonly path: string;
+  readonly message: string;
+  /** The text cannot be taken as data. */
+  readonly fatal: boolean;
+}
+
+/** Reads YAML that anybody may have written: it never throws, and takes time in proportion to the text's length. */
 export function readDocument(file: string, text: string): SourceDocument {
   const lines = new LineCounter();
-  // No pretty errors: the place is reported as numbers, not drawn into the message.
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, merge: true });
-  keepSpellingOfEnv(document);
-  keepSpellingOfArguments(document);
-  const place = (offset: number) => {
+  const place = (offset: number): Place => {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(line, 1), column: Math.max(col, 1) };
   };
-  const problems: Problem[] = [...document.errors, ...document.warnings].map((error) => ({
-    file,
-    ...place(error.pos[0]),
-    path: error.code === 'DUPLICATE_KEY' ? pathAt(document, error.pos[0]) : '',
-    message:
-      error.code === 'DUPLICATE_KEY' ? 'duplicate key: the same key stands above' : `not valid YAML: ${error.message}`,
-  }));
-  const readable = document.errors.every(({ code }) => code === 'DUPLICATE_KEY');
-  const { data, failure } = readable ? toData(document) : { data: undefined, failure: undefined };
-  if (failure !== undefined) problems.push({ file, line: 1, column: 1, path: '', message: failure });
-  return { data, problems, locate: (path, at) => place(offsetOf(document, path, at)) };
+  try {
+    // No pretty errors: the place is reported as numbers, not drawn into the message. Keys are compared here, since the
+    // library compares each with each. What it would print as a warning is among the faults below.
+    const document = parseDocument(text, {
+      lineCounter: lines,
+      prettyErrors: false,
+      merge: true,
+      uniqueKeys: false,
+      logLevel: 'error',
+    });
+    const faults = [...syntaxFaults(document), ...keyFaults(document)];
+    keepSpellingOfEnv(document);
+    keepSpellingOfArguments(document);
+    const locate = (path: readonly PropertyKey[], at: 'key' | 'value'): Place => place(offsetOf(document, path, at));
+    const problems = faults.map(({ offset, path, message }) => ({ file, ...place(offset), path, message }));
+    if (faults.some(({ fatal }) => fatal)) return { data: undefined, problems, locate };
+    const data: unknown = document.toJS();
+    const circle = findCircle(data);
+    if (circle === undefined) return { data, problems, locate };
+    const message = 'not valid here: an alias stands within what it names';
+    return { data: undefined, problems: [...problems, { file, ...locate(circle, 'key'), path: '', message }], locate };
+  } catch (error) {
+    // Aliases that multiply without end or name no anchor, and what is nested beyond what the stack holds.
+    const start = { line: 1, column: 1 };
+    return {
+      data: undefined,
+      problems: [{ file, ...start, path: '', message: syntaxMessage(error) }],
+      locate: () => start,
+    };
+  }
 }
 
-function toData(document: YamlDocument): { data: unknown; failure: string | undefined } {
-  try {
-    return { data: document.toJS(), failure: undefined };
-  } catch (error) {
-    // Aliases that multiply without end, or that name no anchor.
-    return { data: undefined, failure: `not valid YAML: ${error instanceof Error ? error.message : String(error)}` };
+function syntaxFaults(document: YamlDocument): Fault[] {
+  return [...document.errors, ...document.warnings].map((error) => ({
+    ...{ offset: error.pos[0], path: '', message: syntaxMessage(error) },
+    fatal: document.errors.length > 0,
+  }));
+}
+
+/** After a colon the library quotes the text, in which there may be a secret. */
+function syntaxMessage(error: unknown): string {
+  if (error instanceof RangeError || /call stack/.test(String(error))) return 'not valid here: nested too deeply';
+  const [what = ''] = (error instanceof Error ? error.message : String(error)).split(': ');
+  return `not valid YAML: ${what}`;
+}
+
+/** Keys that stand twice in one map, that are no plain words, or that JavaScript objects cannot have. */
+function keyFaults(document: YamlDocument): Fault[] {
+  const faults: Fault[] = [];
+  visit(document, {
+    Map(_, map, ancestors) {
+      const pathOf = (pair: Pair): string =>
+        [...ancestors.filter((each) => isPair(each)), pair].map((each) => keyOf(each as Pair)).join('.');
+      faults.push(...keyFaultsOf(map, pathOf));
+    },
+  });
+  return faults;
+}
+
+function keyFaultsOf(map: YAMLMap, pathOf: (pair: Pair) => string): Fault[] {
+  const faults: Fault[] = [];
+  const seen = new Set<string>();
+  for (const pair of map.items) {
+    const offset = startOf(pair.key) ?? startOf(map) ?? 0;
+    if (!isScalar(pair.key)) {
+      const message = 'expected a plain word as a key, got a list, a map or an alias';
+      faults.push({ offset, path: '', message, fatal: true });
+      continue;
+    }
+    const key = keyOf(pair);
+    if (key === '__proto__') {
+      faults.push({ offset, path: pathOf(pair), message: 'expected another key, got __proto__', fatal: true });
+    } else if (key !== '<<' && seen.has(key)) {
+      const message = 'duplicate key: the same key stands above';
+      faults.push({ offset, path: pathOf(pair), message, fatal: false });
+    }
+    seen.add(key);
   }
+  return faults;
+}
+
+/** The path to something that contains itself. */
+function findCircle(data: unknown): PropertyKey[] | undefined {
+  const above = new Set<object>();
+  const done = new Set<object>();
+  const search = (value: unknown, path: readonly PropertyKey[]): PropertyKey[] | undefined => {
+    if (typeof value !== 'object' || value === null || done.has(value)) return undefined;
+    if (above.has(value)) return [...path];
+    above.add(value);
+    for (const [key, inner] of Object.entries(value)) {
+      const found = typeof inner === 'object' ? search(inner, [...path, key]) : undefined;
+      if (found !== undefined) return found;
+    }
+    above.delete(value);
+    done.add(value);
+    return undefined;
+  };
+  return search(data, []);
 }
 
 /** Environment variables are texts: `1.10`, `0x1F` and `true` reach the worker as they were written. */
@@ -69,7 +156,7 @@ function keepSpellingOfEnv(document: YamlDocument): void {
 function keepSpellingOfArguments(document: YamlDocument): void {
   visit(document, {
     Pair(_, pair) {
-      if (!isScalar(pair.key) || pair.key.value !== 'warm_up_args' || !isNode(pair.value)) return;
+      if (!isScalar(pair.key) || pair.key.value !== 'warm_up_args' || !isNode(pair.value)) return undefined;
       visit(pair.value, {
         Scalar(key, scalar) {
           const { source = '' } = scalar;
@@ -77,6 +164,7 @@ function keepSpellingOfArguments(document: YamlDocument): void {
             scalar.value = new SpelledNumber(source);
         },
       });
+      return visit.SKIP;
     },
   });
 }
@@ -95,18 +183,6 @@ function offsetOf(document: YamlDocument, path: readonly PropertyKey[], at: 'key
     node = pair.value;
   }
   return offset;
-}
-
-function pathAt(document: YamlDocument, offset: number): string {
-  let found = '';
-  visit(document, {
-    Pair(_, pair, ancestors) {
-      if (startOf(pair.key) !== offset) return undefined;
-      found = [...ancestors.filter((each) => isPair(each)), pair].map((each) => keyOf(each as Pair)).join('.');
-      return visit.BREAK;
-    },
-  });
-  return found;
 }
 
 function keyOf(pair: Pair): string {

@@ -1,4 +1,4 @@
-import { failed, type Parsed, show } from './units.ts';
+import { failed, type Parsed, showType } from './units.ts';
 
 const placeholders = ['slot', 'pool'] as const;
 
@@ -15,16 +15,16 @@ export function expandEnv(
   return Object.fromEntries(Object.entries(pool.env).map(([name, text]) => [name, fill(text)]));
 }
 
-/** Accepts text whose braces are all placeholders that we know, or doubled. */
+/** Accepts text whose braces are all placeholders that we know, or doubled. Messages tell nothing of the text: it may be a secret. */
 export function parseEnvValue(input: unknown): Parsed<string> {
-  if (typeof input !== 'string') return failed(`expected a text, got ${show(input)}`);
+  if (typeof input !== 'string') return failed(`expected a text, got ${showType(input)}`);
   if (input.includes('\0')) return failed('expected a text without a NUL character, got one with it');
-  for (const [found, name] of input.matchAll(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g)) {
+  for (const { 0: found, 1: name, index } of input.matchAll(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g)) {
     if (found === '{{' || found === '}}') continue;
-    if (name === undefined)
-      return failed(`unmatched ${found} in ${show(input)}; write ${found}${found} for a plain one`);
+    const place = `at character ${index + 1}`;
+    if (name === undefined) return failed(`unmatched ${found} ${place}; write ${found}${found} for a plain one`);
     if (!(placeholders as readonly string[]).includes(name)) {
-      return failed(`unknown placeholder ${found}; expected {slot} or {pool}, or {{ and }} for plain braces`);
+      return failed(`unknown placeholder ${place}; expected {slot} or {pool}, or {{ and }} for plain braces`);
     }
   }
   return { ok: true, value: input };

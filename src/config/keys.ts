@@ -8,6 +8,7 @@ import {
   parseDuration,
   parseSize,
   show,
+  showType,
   sizePattern,
 } from './units.ts';
 
@@ -54,7 +55,7 @@ export function map<V extends z.ZodType>(
   check: (name: string) => string | undefined,
 ): z.ZodRecord<z.ZodString, V> {
   return z
-    .record(z.string(), values, { error: expecting('a map') })
+    .record(z.string(), values, { error: expecting('a map', showType) })
     .superRefine(
       (value, context) => {
         if (typeof value !== 'object' || value === null) return;
@@ -168,9 +169,9 @@ function between(parsed: Parsed<number>, min: number, max: number, format: (valu
   return failed(`expected from ${format(min)} to ${format(max)}, got ${format(parsed.value)}`);
 }
 
-function expecting(expected: string) {
+function expecting(expected: string, tell = show) {
   return (issue: { readonly input?: unknown }): string => {
     if (issue.input === undefined) return `required: expected ${expected}`;
-    return `expected ${expected}, got ${show(issue.input)}`;
+    return `expected ${expected}, got ${tell(issue.input)}`;
   };
 }

@@ -1,4 +1,5 @@
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { constants } from 'node:fs';
+import { access, stat } from 'node:fs/promises';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { NodeConfig, PoolConfig } from '../domain/config.ts';
@@ -7,11 +8,12 @@ import { parseHttp, parseListen } from './address.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
 import type { Problem } from './problem.ts';
+import { readTextFile } from './read-file.ts';
 import type { Document, PoolDocument } from './schema.ts';
 import { schema } from './schema.ts';
 import { nearest } from './suggest.ts';
 import type { Parsed } from './units.ts';
-import { show } from './units.ts';
+import { shorten, show } from './units.ts';
 
 /** The whole configuration, in plain units and with every path absolute. */
 export interface Config {
@@ -54,22 +56,57 @@ export type Loaded =
 /** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
 const socketPathMaxBytes = 107;
 
-/** Reads a configuration; everything that is wrong with it is told at once. */
-export function loadConfig(file: string, env: LoadEnvironment, overrides: Overrides = {}): Loaded {
+/** Problems that are told of one file. To find the place of each takes time, and more of them help nobody. */
+const problemsMax = 100;
+
+/** Reads a configuration; everything that is wrong with it is told at once. Whatever the file holds: it never rejects. */
+export async function loadConfig(file: string, env: LoadEnvironment, overrides: Overrides = {}): Promise<Loaded> {
   const path = resolve(env.cwd, file);
-  const read = readText(path, file);
-  if (!read.ok) return { ok: false, problems: [{ file, line: 0, column: 0, path: '', message: read.message }] };
-  const source = readDocument(file, read.value);
+  const read = await readTextFile(path);
+  if (!read.ok) return refused([problemOfFile(file, read.message)]);
+  try {
+    return await parseConfig(read.value, { file, path, env, overrides });
+  } catch (error) {
+    return refused([
+      problemOfFile(file, error instanceof RangeError ? 'nested too deeply' : 'could not be understood'),
+    ]);
+  }
+}
+
+interface Source {
+  /** As it was named, and as an absolute path. */
+  readonly file: string;
+  readonly path: string;
+  readonly env: LoadEnvironment;
+  readonly overrides: Overrides;
+}
+
+async function parseConfig(text: string, { file, path, env, overrides }: Source): Promise<Loaded> {
+  const source = readDocument(file, text);
   const problems = [...source.problems];
+  if (source.data === undefined && problems.length > 0) return refused(problems);
   const parsed = schema.safeParse(source.data ?? {});
-  if (source.data === undefined && problems.length > 0) return { ok: false, problems: sorted(problems) };
-  if (!parsed.success) problems.push(...parsed.error.issues.flatMap((issue) => toProblems(issue, file, source)));
+  if (!parsed.success) problems.push(...problemsOf(parsed.error.issues, file, source));
   const flags = readFlags(overrides, env);
   problems.push(...flags.problems);
-  if (!parsed.success) return { ok: false, problems: sorted(problems) };
+  if (!parsed.success) return refused(problems);
   const config = toConfig(parsed.data, path, env, flags);
-  problems.push(...checkMachine(config, file, source, env));
-  return problems.length > 0 ? { ok: false, problems: sorted(problems) } : { ok: true, config };
+  problems.push(...(await checkMachine(config, file, source, env)));
+  return problems.length > 0 ? refused(problems) : { ok: true, config };
+}
+
+function problemOfFile(file: string, message: string): Problem {
+  return { file, line: 0, column: 0, path: '', message };
+}
+
+/** In the order of their places. */
+function refused(problems: readonly Problem[]): Loaded {
+  const sorted = [...problems].sort((a, b) => a.line - b.line || a.column - b.column);
+  const more = sorted.length - problemsMax;
+  const [first] = sorted;
+  if (more <= 0 || first === undefined) return { ok: false, problems: sorted };
+  const last = problemOfFile(first.file, `and ${more} more problems`);
+  return { ok: false, problems: [...sorted.slice(0, problemsMax), last] };
 }
 
 /** Where the sockets are when nobody says otherwise. */
@@ -87,20 +124,13 @@ function defaultStateDir(env: LoadEnvironment): string {
   return join(state === undefined || state === '' ? join(env.home, '.local/state') : state, 'pitwarden');
 }
 
-function readText(path: string, name: string): Parsed<string> {
-  try {
-    const bytes = readFileSync(path);
-    return { ok: true, value: new TextDecoder('utf-8', { fatal: true }).decode(bytes) };
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? '';
-    const said: Readonly<Record<string, string>> = {
-      ENOENT: 'expected a file, got nothing: it does not exist',
-      EISDIR: 'expected a file, got a folder',
-      EACCES: 'expected a file that this user may read, got permission denied',
-      ERR_ENCODING_INVALID_ENCODED_DATA: 'expected UTF-8 text, got other bytes',
-    };
-    return { ok: false, message: said[code] ?? `could not read ${name}: ${(error as Error).message}` };
+function problemsOf(issues: readonly z.core.$ZodIssue[], file: string, source: SourceDocument): Problem[] {
+  const problems: Problem[] = [];
+  for (const issue of issues) {
+    if (problems.length > problemsMax) break;
+    problems.push(...toProblems(issue, file, source));
   }
+  return problems;
 }
 
 function toProblems(issue: z.core.$ZodIssue, file: string, source: SourceDocument): Problem[] {
@@ -109,7 +139,7 @@ function toProblems(issue: z.core.$ZodIssue, file: string, source: SourceDocumen
     return [problemAt(file, source, issue.path, atKey ? 'key' : 'value', issue.message)];
   }
   const known = keysAt(issue.path);
-  return issue.keys.map((key) => {
+  return issue.keys.slice(0, problemsMax + 1).map((key) => {
     const near = nearest(key, known);
     const hint = near === undefined ? `; known here: ${known.join(', ')}` : `; did you mean ${near}?`;
     return problemAt(file, source, [...issue.path, key], 'key', `unknown key${hint}`);
@@ -123,7 +153,12 @@ function problemAt(
   at: 'key' | 'value',
   message: string,
 ): Problem {
-  return { file, ...source.locate(path, at), path: path.map(String).join('.'), message };
+  return { file, ...source.locate(path, at), path: showPath(path), message };
+}
+
+/** Keys are people's own, and may be of any length; a name of a variable that is none may be `NAME=SECRET`. */
+function showPath(path: readonly PropertyKey[]): string {
+  return path.map((key) => shorten(String(key).replace(/=.*/s, '=…'))).join('.');
 }
 
 /** The keys that the schema knows below a path. */
@@ -146,11 +181,7 @@ function unwrap(node: unknown): AnySchema | undefined {
 }
 
 function childOf(node: AnySchema | undefined, key: PropertyKey): unknown {
-  return node?.shape?.[key] ?? node?.def?.valueType;
-}
-
-function sorted(problems: readonly Problem[]): Problem[] {
-  return [...problems].sort((a, b) => a.line - b.line || a.column - b.column);
+  return node?.shape !== undefined && Object.hasOwn(node.shape, key) ? node.shape[key] : node?.def?.valueType;
 }
 
 interface Flags {
@@ -165,7 +196,7 @@ function readFlags(overrides: Overrides, env: LoadEnvironment): Flags {
   const problems: Problem[] = [];
   const take = <T>(flag: string, parsed: Parsed<T>): T | undefined => {
     if (parsed.ok) return parsed.value;
-    problems.push({ file: flag, line: 0, column: 0, path: '', message: parsed.message });
+    problems.push(problemOfFile(flag, parsed.message));
     return undefined;
   };
   const { runtimeDir, stateDir, http, listen } = overrides;
@@ -260,7 +291,12 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
 }
 
 /** What the schema cannot see: folders and interpreters that must be there, and the length of socket paths. */
-function checkMachine(config: Config, file: string, source: SourceDocument, env: LoadEnvironment): Problem[] {
+async function checkMachine(
+  config: Config,
+  file: string,
+  source: SourceDocument,
+  env: LoadEnvironment,
+): Promise<Problem[]> {
   const problems: Problem[] = [];
   const socket = join(config.runtimeDir, 'agent.sock');
   const bytes = Buffer.byteLength(socket);
@@ -268,34 +304,63 @@ function checkMachine(config: Config, file: string, source: SourceDocument, env:
     const message = `expected a folder whose socket path has at most ${socketPathMaxBytes} bytes, got ${bytes}: ${socket}`;
     problems.push(problemAt(file, source, ['runtime_dir'], 'value', message));
   }
+  const machine = createMachine(env);
   for (const pool of config.node.pools.values()) {
+    if (problems.length > problemsMax) break;
     const at = (key: string, message: string): void => {
       problems.push(problemAt(file, source, ['pools', pool.name, key], 'value', message));
     };
-    if (!isFolder(pool.cwd)) at('cwd', `expected a folder, got ${show(pool.cwd)}, which is none`);
-    const missing = missingPython(pool.python, env);
+    if (!(await machine.isFolder(pool.cwd))) at('cwd', `expected a folder, got ${show(pool.cwd)}, which is none`);
+    const missing = await machine.missingPython(pool.python);
     if (missing !== undefined) at('python', missing);
   }
   return problems;
 }
 
-function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+interface Machine {
+  isFolder(path: string): Promise<boolean>;
+  /** Why it is no interpreter; undefined: it is one. */
+  missingPython(python: string): Promise<string | undefined>;
 }
 
-function missingPython(python: string, env: LoadEnvironment): string | undefined {
+/** Looks at each path once, one after the other: a disk that hangs takes one of Node's few threads, not all. */
+function createMachine(env: LoadEnvironment): Machine {
+  const folders = new Map<string, Promise<boolean>>();
+  const pythons = new Map<string, Promise<string | undefined>>();
+  return {
+    isFolder: (path) => once(folders, path, () => isFolder(path)),
+    missingPython: (python) => once(pythons, python, () => missingPython(python, env)),
+  };
+}
+
+function once<T>(known: Map<string, Promise<T>>, key: string, find: () => Promise<T>): Promise<T> {
+  const found = known.get(key) ?? find();
+  known.set(key, found);
+  return found;
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+async function missingPython(python: string, env: LoadEnvironment): Promise<string | undefined> {
   if (python.includes('/')) {
-    return isExecutable(python) ? undefined : `expected a Python interpreter, got ${show(python)}, which is no program`;
+    const wanted = `expected a Python interpreter, got ${show(python)}, which is no program`;
+    return (await isExecutable(python)) ? undefined : wanted;
   }
   const folders = (env.variables['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');
-  if (folders.some((folder) => isExecutable(join(folder, basename(python))))) return undefined;
+  for (const folder of folders) if (await isExecutable(join(folder, basename(python)))) return undefined;
   return `expected a Python interpreter on PATH, found no ${show(python)} in ${folders.join(delimiter) || 'an empty PATH'}`;
 }
 
-function isExecutable(path: string): boolean {
+async function isExecutable(path: string): Promise<boolean> {
   try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isFile();
+    await access(path, constants.X_OK);
+    return (await stat(path)).isFile();
   } catch {
     return false;
   }

@@ -43,7 +43,8 @@ const intro = `# Configuration
 <!-- Generated from src/config/schema.ts by \`npm run generate\`; a test fails when it is stale. -->
 
 One YAML file; \`pitwarden check FILE\` reports everything that is wrong with it at once, as \`FILE:LINE:COLUMN: key:
-problem\`, and exits with 2. Every key but \`pools\` and a pool's \`app\` has a default. A key that is not known is refused.
+problem\`, and exits with 2. The file must be a regular one of at most 1 MiB. Every key but \`pools\` and a pool's \`app\` has a
+default. A key that is not known is refused.
 Editors read [config.schema.json](config.schema.json).
 
 \`\`\`yaml
@@ -63,8 +64,8 @@ Durations are written with their unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\
 
 \`SIGHUP\` reads the file again: pools are added, removed (they drain first), resized and changed. Workers whose \`app\`,
 \`python\`, \`cwd\`, \`env\`, \`concurrency\` or \`start.mode\` changed are recycled, the replacement ready first; every other key
-of a pool holds from then on for the workers that are there. Keys outside \`pools\` need a restart. A file with a problem
-changes nothing; \`pitwarden status\` shows the problem.
+of a pool holds from then on for the workers that are there. Keys outside \`pools\` need a restart. A file with a problem,
+or one that cannot be read within 10 s, changes nothing; \`pitwarden status\` shows the problem.
 
 A worker's environment is \`env\`, the agent's own \`PITWARDEN_…\` variables, and of the agent's environment only \`PATH\`,
 \`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,

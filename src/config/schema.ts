@@ -281,5 +281,6 @@ function checkPoolName(name: string): string | undefined {
 function checkVariable(name: string): string | undefined {
   if (name.startsWith('PITWARDEN_')) return 'expected another name: the agent itself sets the variables PITWARDEN_…';
   if (new RegExp(variablePattern).test(name)) return undefined;
-  return `expected a variable name of letters, digits and _, got ${show(name)}`;
+  // What follows a = would be a value.
+  return `expected a variable name of letters, digits and _, got ${show(name.replace(/=.*/s, '=…'))}`;
 }

@@ -50,7 +50,18 @@ export function show(input: unknown): string {
   if (Array.isArray(input)) return 'a list';
   if (typeof input === 'object') return 'a map';
   if (typeof input !== 'string') return String(input);
-  return JSON.stringify(input.length > 60 ? `${input.slice(0, 57)}...` : input);
+  return JSON.stringify(shorten(input));
+}
+
+const typeNames: Readonly<Record<string, string>> = { string: 'a text', number: 'a number', boolean: 'true or false' };
+
+/** The type of a value that may be a secret. */
+export function showType(input: unknown): string {
+  return typeNames[typeof input] ?? show(input);
+}
+
+export function shorten(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
 export function failed(message: string): { readonly ok: false; readonly message: string } {

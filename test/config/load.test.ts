@@ -25,15 +25,15 @@ function load(text: string, overrides: Overrides = {}, environment = env) {
 }
 
 /** Problems as `LINE:COLUMN: path: message`. */
-function problems(text: string, overrides: Overrides = {}): string[] {
-  const loaded = load(text, overrides);
+async function problems(text: string, overrides: Overrides = {}): Promise<string[]> {
+  const loaded = await load(text, overrides);
   return loaded.ok ? [] : formatProblems(loaded.problems).replaceAll('a.yaml:', '').split('\n');
 }
 
 const pool = (rest: string) => `pools:\n  text:\n    app: text:app\n    ${rest}\n`;
 
-test('arguments of a warm-up keep the numbers that were written', () => {
-  const loaded = load(
+test('arguments of a warm-up keep the numbers that were written', async () => {
+  const loaded = await load(
     pool('start: { warm_up: a, warm_up_args: { id: 9007199254740993, x: [1.0, 0x10, "2", null, true] } }'),
   );
   const warmUp = loaded.ok ? loaded.config.node.pools.get('text')?.start.warmUp : undefined;
@@ -97,15 +97,15 @@ describe('each problem is told with its place, what was expected and what came',
     [
       'arguments that are none',
       pool('start: { warm_up: a, warm_up_args: 5 }'),
-      [/start.warm_up_args: expected a map or a list, got 5/],
+      [/start.warm_up_args: expected a map or a list, got a number/],
     ],
     ['back-off upside down', pool('restart: { backoff: { min: 2s, max: 1s } }'), [/max to be no shorter than min/]],
     [
       'an unknown placeholder',
       pool('env: { A: "{slott}" }'),
-      [/unknown placeholder {slott}; expected {slot} or {pool}/],
+      [/unknown placeholder at character 1; expected {slot} or {pool}/],
     ],
-    ['an open brace', pool('env: { A: "{" }'), [/unmatched { in "{"/]],
+    ['an open brace', pool('env: { A: "{" }'), [/unmatched { at character 1; write {{ for a plain one/]],
     ['a variable of ours', pool('env: { PITWARDEN_LINK: a }'), [/expected another name: the agent itself sets/]],
     ['no folder', pool('cwd: nowhere'), [/pools.text.cwd: expected a folder, got ".*nowhere", which is none/]],
     [
@@ -127,8 +127,8 @@ describe('each problem is told with its place, what was expected and what came',
       [/expected a folder whose socket path has at most 107 bytes, got 126/],
     ],
   ];
-  test.each(cases)('%s', (_, text, expected) => {
-    const found = problems(text);
+  test.each(cases)('%s', async (_, text, expected) => {
+    const found = await problems(text);
     expect(found).toHaveLength(expected.length);
     for (const [index, wanted] of expected.entries()) {
       if (typeof wanted === 'string') expect(found[index]).toBe(wanted);
@@ -137,20 +137,20 @@ describe('each problem is told with its place, what was expected and what came',
   });
 });
 
-test('all problems are told at once, in the order of their places', () => {
+test('all problems are told at once, in the order of their places', async () => {
   const text = `
 http: 1
 pools:
   a: { sise: 1, recycle: { memory: { soft: 9 }, max_surge: 0 } }
   b: { app: b:app, heartbeat: { interval: 2s, timeout: 1s }, cwd: nowhere }
 `;
-  const found = problems(text);
+  const found = await problems(text);
   expect(found.map((line) => Number(line.split(':')[0]))).toEqual([2, 4, 4, 4, 4, 5]);
   expect(found.join('\n')).toMatch(/http.*\n.*app: required.*\n.*sise.*\n.*max_unavailable.*\n.*soft.*\n.*timeout/);
 });
 
-test('flags come before the file, and their problems name them', () => {
-  const loaded = load('http: 127.0.0.1:1\npools: {}', {
+test('flags come before the file, and their problems name them', async () => {
+  const loaded = await load('http: 127.0.0.1:1\npools: {}', {
     http: '127.0.0.1:2',
     runtimeDir: 'r',
     stateDir: '/s',
@@ -160,29 +160,29 @@ test('flags come before the file, and their problems name them', () => {
     ok: true,
     config: { http: { host: '127.0.0.1', port: 2 }, runtimeDir: join(dir, 'r'), stateDir: '/s', listen: null },
   });
-  expect(problems('pools: {}', { listen: 'example.org:1' })).toEqual([
+  expect(await problems('pools: {}', { listen: 'example.org:1' })).toEqual([
     '--listen: expected a loopback address, got "example.org": TCP outside loopback needs mTLS, which is not there yet',
   ]);
 });
 
-test('a file that is not there, a folder, and bytes that are no text', () => {
-  expect(loadConfig('nothing.yaml', env)).toMatchObject({
+test('a file that is not there, a folder, and bytes that are no text', async () => {
+  expect(await loadConfig('nothing.yaml', env)).toMatchObject({
     ok: false,
     problems: [{ message: expect.stringContaining('does not exist') }],
   });
-  expect(loadConfig('.', env)).toMatchObject({
+  expect(await loadConfig('.', env)).toMatchObject({
     ok: false,
     problems: [{ message: expect.stringContaining('got a folder') }],
   });
   writeFileSync(join(dir, 'binary'), Buffer.from([0xff, 0xfe, 0x00]));
-  expect(loadConfig('binary', env)).toMatchObject({
+  expect(await loadConfig('binary', env)).toMatchObject({
     ok: false,
     problems: [{ message: expect.stringContaining('UTF-8') }],
   });
 });
 
-test('what is left out has its default; paths start at the folder of the file', () => {
-  const loaded = load(pool('env: { VERSION: 1.10, FLAG: true, SLOT: "{pool}-{slot}" }'));
+test('what is left out has its default; paths start at the folder of the file', async () => {
+  const loaded = await load(pool('env: { VERSION: 1.10, FLAG: true, SLOT: "{pool}-{slot}" }'));
   if (!loaded.ok) throw new Error(formatProblems(loaded.problems));
   const { config } = loaded;
   expect(config).toMatchObject({

@@ -1,0 +1,75 @@
+import { expect, test } from 'vitest';
+import { createReload } from '../../src/cli/reload.ts';
+import type { Config, Loaded } from '../../src/config/load.ts';
+
+const named = (path: string) => ({ ok: true, config: { path } as Config }) satisfies Loaded;
+
+function reloading(load: () => Promise<Loaded>, timeoutMs = 60_000, take?: (config: Config) => void) {
+  const told: string[] = [];
+  const reload = createReload({
+    load,
+    take: take ?? ((config) => told.push(`took ${config.path}`)),
+    refuse: (message) => told.push(message),
+    timeoutMs,
+  });
+  return { reload, told };
+}
+
+test('reloads that are asked for while one runs are one more, which reads the file as it is then', async () => {
+  let reads = 0;
+  let first = (_: Loaded): void => undefined;
+  const { reload, told } = reloading(() => {
+    reads += 1;
+    if (reads > 1) return Promise.resolve(named('second'));
+    return new Promise((resolve) => {
+      first = resolve;
+    });
+  });
+  const asked = [reload(), reload(), reload()];
+  first(named('first'));
+  await Promise.all(asked);
+  expect(told).toEqual(['took first', 'took second']);
+});
+
+test('a file that does not come in time is refused, and not read a second time until it has come', async () => {
+  let reads = 0;
+  let come = (_: Loaded): void => undefined;
+  const { reload, told } = reloading(() => {
+    reads += 1;
+    return new Promise((resolve) => {
+      come = resolve;
+    });
+  }, 20);
+  await reload();
+  await reload();
+  expect(told).toEqual([
+    'the file could not be read within 20 ms',
+    'the file could not be read: the read before this one still waits for its disk',
+  ]);
+  expect(reads).toBe(1);
+  come(named('late'));
+  await new Promise((done) => setImmediate(done));
+  const again = reload();
+  come(named('fresh'));
+  await again;
+  // What came late is as old as the reload that was refused.
+  expect(told.slice(2)).toEqual(['took fresh']);
+});
+
+test('whatever throws, the reload is refused and the next one works', async () => {
+  let fails = true;
+  const load = async () => {
+    if (fails) throw new Error('the working directory is gone');
+    return named('a');
+  };
+  const { reload, told } = reloading(load);
+  await reload();
+  fails = false;
+  await reload();
+  expect(told).toEqual(['the reload failed: the working directory is gone', 'took a']);
+  const taking = reloading(load, 1_000, () => {
+    throw new Error('no');
+  });
+  await taking.reload();
+  expect(taking.told).toEqual(['the reload failed: no']);
+});
