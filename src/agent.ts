@@ -14,7 +14,7 @@ import { createExits } from './exits.ts';
 import { lastCalls } from './last-calls.ts';
 import type { Log } from './log.ts';
 import type { Loop } from './loop.ts';
-import { startLoop } from './loop.ts';
+import { loopHealth, startLoop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { DirectoryLock } from './os/agent-lock.ts';
@@ -111,7 +111,13 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     () => loop,
     () => metrics,
   );
-  const metrics = createMetrics({ state: () => loop.state(), poolNumbers: dispatch.poolStats });
+  const metrics = createMetrics({
+    state: () => loop.state(),
+    nowMs: clock.nowMs,
+    poolNumbers: dispatch.poolStats,
+    oldestRequest: dispatch.oldestRequest,
+  });
+  metrics.configTaken(startedAtMs);
   const hands: Hands = createHands({
     agentId,
     ledger,
@@ -242,7 +248,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     if (config.http !== null) {
       opened.http = await startHttp(config.http, {
         metrics: metrics.render,
-        health: () => ({ ok: true, text: 'ok' }),
+        health: () => loopHealth(loop.lateMs()),
         readiness: () => readiness(loop),
       });
       facts.httpAddress = opened.http.address;
@@ -263,7 +269,10 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     addresses: addressesOf(paths.apiSocket, facts),
     apiSocket: paths.apiSocket,
     ready: ready.promise,
-    reload: (next) => loop.tell({ type: 'config', config: next }),
+    reload: (next) => {
+      metrics.configTaken(Date.now());
+      loop.tell({ type: 'config', config: next });
+    },
     refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
     state: loop.state,
     subscribe: control.subscribe,

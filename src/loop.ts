@@ -25,6 +25,8 @@ export interface Loop {
  * cost half of what the agent did when idle.
  */
 const soonMs = 50;
+/** A loop that is later than this makes no progress: systemd's watchdog is no longer fed, and `/healthz` says so. */
+export const lateMaxMs = 3_000;
 /** Node's longest timer; a later wake-up is cut into several. */
 const longestTimerMs = 2 ** 31 - 1;
 
@@ -105,4 +107,10 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
       if (scheduled !== null) clearImmediate(scheduled);
     },
   };
+}
+
+/** Whether the loop does what is due, for probes. */
+export function loopHealth(lateMs: number): { readonly ok: boolean; readonly text: string } {
+  if (lateMs <= lateMaxMs) return { ok: true, text: 'ok' };
+  return { ok: false, text: `the loop is ${Math.round(lateMs)} ms late: nothing is decided` };
 }

@@ -2,28 +2,26 @@ import type { Histogram } from 'prom-client';
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { Outcome } from './dispatch/dispatch.ts';
 import type { NodeRecord } from './domain/action.ts';
-import { memoryBytes } from './domain/policies/memory.ts';
-import type { Phase, State } from './domain/state.ts';
-
-/** What the metrics read when they are scraped. */
-export interface MetricsSource {
-  state(): State;
-  poolNumbers(pool: string): { readonly queued: number; readonly queuedBytes: number; readonly inFlight: number };
-}
+import { reasons, recycleReasons } from './domain/reason.ts';
+import type { GaugesSource } from './gauges.ts';
+import { addGauges } from './gauges.ts';
+import { version } from './version.ts';
 
 export interface Metrics {
+  /** A configuration was taken, at this unix time. */
+  configTaken(atMs: number): void;
   /** What became of workers and files that an earlier agent left. */
   adoption(outcome: 'adopted' | 'unwanted' | 'dead' | 'unproven' | 'set_aside', count: number): void;
   record(record: NodeRecord): void;
   outcome(outcome: Outcome): void;
   ping(pool: string, roundTripSeconds: number): void;
   missedPings(pool: string, count: number): void;
+  /** Its series begin, each with 0: a first crash or failure that made its series would not be seen as an increase. */
+  addPool(pool: string): void;
   /** Its series end: a label that names it must not stay for ever. */
   forgetPool(pool: string): void;
   render(): Promise<{ readonly contentType: string; readonly body: string }>;
 }
-
-const phases: readonly Phase[] = ['starting', 'ready', 'draining', 'stopping', 'exited'];
 
 /** gRPC status codes as words of the label `outcome`; 0 is an answer. */
 const outcomes: readonly string[] = [
@@ -54,17 +52,35 @@ const requestBuckets = [
 ];
 const pingBuckets = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 10];
 
+const agentPrefix = 'pitwarden_agent_';
+/** Gauges that prom-client gives names of counters. */
+const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
+
 /** All series are described in docs/metrics.md. Each has the label `pool`, which the config bounds. */
-export function createMetrics(source: MetricsSource): Metrics {
+export function createMetrics(source: GaugesSource): Metrics {
   const registry = new Registry();
-  collectDefaultMetrics({ register: registry, prefix: 'pitwarden_agent_' });
+  collectDefaultMetrics({ register: registry, prefix: agentPrefix });
+  for (const name of misnamed) registry.removeSingleMetric(`${agentPrefix}${name}`);
   const counter = (name: string, help: string, labels: string[]) =>
     new Counter({ name, help, labelNames: labels, registers: [registry] });
+  const gauge = (name: string, help: string, labels: string[]) =>
+    new Gauge({ name, help, labelNames: labels, registers: [registry] });
 
   const starts = counter('pitwarden_worker_starts_total', 'Workers started.', ['pool']);
   const exits = counter('pitwarden_worker_exits_total', 'Workers that ended, by reason.', ['pool', 'reason']);
   const recycles = counter('pitwarden_worker_recycles_total', 'Planned replacements, by reason.', ['pool', 'reason']);
-  const adoptions = counter('pitwarden_adoptions_total', "What became of an earlier agent's workers.", ['outcome']);
+  const adoptions = gauge('pitwarden_adoptions', "What became of an earlier agent's workers when this agent started.", [
+    'outcome',
+  ]);
+  const configTakenAt = gauge(
+    'pitwarden_config_last_reload_success_timestamp_seconds',
+    'When the configuration in force was read.',
+    [],
+  );
+  gauge('pitwarden_build_info', 'Versions of the agent and of the Node.js that runs it; always 1.', [
+    'version',
+    'node_version',
+  ]).set({ version, node_version: process.versions.node }, 1);
   const missed = counter('pitwarden_pings_missed_total', 'Pings not answered within heartbeat.timeout.', ['pool']);
   const roundTrip = histogram(registry, 'pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
   const runTime = histogram(
@@ -97,7 +113,7 @@ export function createMetrics(source: MetricsSource): Metrics {
       this.reset();
       for (const [pool, series] of ofPool) {
         for (const [code, count] of series.outcomes.entries()) {
-          if (count > 0) this.inc({ pool, outcome: outcomes[code] ?? 'unknown' }, count);
+          this.inc({ pool, outcome: outcomes[code] ?? 'unknown' }, count);
         }
       }
     },
@@ -105,7 +121,8 @@ export function createMetrics(source: MetricsSource): Metrics {
   addGauges(registry, source);
 
   return {
-    adoption: (outcome, count) => adoptions.inc({ outcome }, count),
+    configTaken: (atMs) => configTakenAt.set(atMs / 1000),
+    adoption: (outcome, count) => adoptions.set({ outcome }, count),
     record: (record) => {
       const { pool, kind, reason } = record;
       if (pool === undefined) return;
@@ -113,20 +130,28 @@ export function createMetrics(source: MetricsSource): Metrics {
       if (kind === 'worker_exited' && reason !== undefined) exits.inc({ pool, reason });
       if (kind === 'worker_due' && reason !== undefined) recycles.inc({ pool, reason });
     },
-    outcome: ({ pool, code, queuedMs, ranMs }) => {
+    outcome: ({ pool, code, refused, queuedMs, ranMs }) => {
       const series = seriesOf(pool);
       const known = code < outcomes.length ? code : unknownOutcome;
       series.outcomes[known] = (series.outcomes[known] ?? 0) + 1;
-      series.queueTime.observe(queuedMs / 1000);
+      // One that was refused at the door waited for nothing: its 0 would make the queue look short when it is full.
+      if (!refused) series.queueTime.observe(queuedMs / 1000);
       if (ranMs > 0) series.runTime.observe(ranMs / 1000);
     },
     ping: (pool, seconds) => roundTrip.of(pool).observe(seconds),
     missedPings: (pool, count) => missed.inc({ pool }, count),
+    addPool: (pool) => {
+      seriesOf(pool);
+      roundTrip.of(pool);
+      for (const series of [starts, missed]) series.inc({ pool }, 0);
+      for (const reason of reasons) exits.inc({ pool, reason }, 0);
+      for (const reason of recycleReasons) recycles.inc({ pool, reason }, 0);
+    },
     forgetPool: (pool) => {
       ofPool.delete(pool);
       for (const series of [roundTrip, runTime, queueTime]) series.forget(pool);
       for (const series of [starts, missed]) series.remove({ pool });
-      for (const series of [exits, recycles]) forgetLabelled(series, pool);
+      for (const reason of reasons) for (const series of [exits, recycles]) series.remove({ pool, reason });
     },
     render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
   };
@@ -205,69 +230,4 @@ function seriesOfHistogram(name: string, pool: string, { bounds, counts, sum }: 
     value,
   }));
   return [...buckets, ...totals];
-}
-
-function forgetLabelled(series: Counter, pool: string): void {
-  void series.get().then(({ values }) => {
-    for (const { labels } of values) if (labels['pool'] === pool) series.remove(labels);
-  });
-}
-
-/** Read from the state when scraped, so that they can never disagree with it. */
-function addGauges(registry: Registry, source: MetricsSource): void {
-  const gauge = (name: string, help: string, labels: string[], read: (set: Gauge['set']) => void): void => {
-    new Gauge({
-      name,
-      help,
-      labelNames: labels,
-      registers: [registry],
-      collect() {
-        this.reset();
-        read(this.set.bind(this) as Gauge['set']);
-      },
-    });
-  };
-  const pools = (): string[] => [...source.state().pools.keys()];
-  const workersOf = (pool: string) => [...source.state().workers.values()].filter((worker) => worker.pool === pool);
-
-  gauge('pitwarden_workers', 'Live workers, by state.', ['pool', 'state'], (set) => {
-    for (const pool of pools()) {
-      const workers = workersOf(pool);
-      for (const state of phases) set({ pool, state }, workers.filter((worker) => worker.phase === state).length);
-    }
-  });
-  gauge('pitwarden_pool_size', 'Workers that the pool should have.', ['pool'], (set) => {
-    for (const pool of source.state().pools.values()) set({ pool: pool.name }, pool.size);
-  });
-  gauge('pitwarden_starts_blocked', '1 while the ledger cannot be written: no worker is started.', [], (set) =>
-    set({}, source.state().node.ledger.error === '' ? 0 : 1),
-  );
-  gauge('pitwarden_queue_depth', 'Requests that wait for a worker.', ['pool'], (set) => {
-    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).queued);
-  });
-  gauge('pitwarden_queue_bytes', 'Payload bytes of the requests that wait.', ['pool'], (set) => {
-    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).queuedBytes);
-  });
-  gauge('pitwarden_in_flight', 'Requests that workers have now.', ['pool'], (set) => {
-    for (const pool of pools()) set({ pool }, source.poolNumbers(pool).inFlight);
-  });
-  gauge(
-    'pitwarden_memory_bytes',
-    "Memory of the pool's process trees: PSS, or RSS where that is unknown.",
-    ['pool'],
-    (set) => {
-      for (const pool of pools())
-        set(
-          { pool },
-          workersOf(pool).reduce((sum, { usage }) => sum + memoryBytes(usage), 0),
-        );
-    },
-  );
-  gauge('pitwarden_cpu_cores', "Cores that the pool's process trees used over the last sample.", ['pool'], (set) => {
-    for (const pool of pools())
-      set(
-        { pool },
-        workersOf(pool).reduce((sum, { usage }) => sum + usage.cpu, 0),
-      );
-  });
 }

@@ -193,6 +193,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'forget':
       return forget(options, held, action.workerId);
     case 'set-pool':
+      metrics.addPool(action.pool.name);
       return dispatch.setPool(action.pool.name, limitsOf(action.pool));
     case 'gate':
       return dispatch.setPoolOpen(action.pool, {

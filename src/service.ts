@@ -1,6 +1,7 @@
 import type { Agent } from './agent.ts';
 import type { State } from './domain/state.ts';
 import type { Log } from './log.ts';
+import { lateMaxMs } from './loop.ts';
 import type { ServiceManager } from './os/systemd.ts';
 
 /** What the service manager is told of the agent while it runs. */
@@ -15,8 +16,6 @@ export interface Service {
 
 /** At most one change of the status in this time: each costs a process. */
 const statusEveryMs = 1_000;
-/** A loop that is this late makes no progress, and the manager is no longer told that it does. */
-const lateMaxMs = 3_000;
 /** How soon a late loop is looked at again, as a share of the watchdog's time. */
 const againShare = 0.05;
 /** Beyond the drain: the sweep of what would not die, and the last answers. */

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { Facts } from '../src/domain/event.ts';
-import { startLoop } from '../src/loop.ts';
+import { loopHealth, startLoop } from '../src/loop.ts';
 import { nodeConfig, poolConfig } from './domain/simulation.ts';
 
 /** A loop whose clock stands still but for `advance`, and whose steps can be made to fail. */
@@ -56,8 +56,10 @@ test('a loop whose steps throw is ever later, until one does not', () => {
   expect(() => loop.decide(config)).toThrow('as asked for');
   advance(2_000);
   expect(loop.lateMs()).toBe(4_000);
+  expect(loopHealth(loop.lateMs())).toEqual({ ok: false, text: 'the loop is 4000 ms late: nothing is decided' });
   fail(false);
   loop.decide(config);
   expect(loop.lateMs()).toBe(0);
+  expect(loopHealth(loop.lateMs())).toEqual({ ok: true, text: 'ok' });
   loop.close();
 });

@@ -22,6 +22,13 @@ export function parseListen(input: unknown): Parsed<Address | null> {
   return failed(`expected a loopback address, got ${show(parsed.value.host)}: ${reason}`);
 }
 
+/** Why an address of the HTTP server is refused where nobody said that it may be reached from elsewhere. */
+export function remoteHttpProblem({ host }: Address): string | undefined {
+  if (isLoopback(host)) return undefined;
+  const remedy = 'it has no authentication; where that is meant, set http_allow_remote: true';
+  return `expected a loopback address, got ${show(host)}: ${remedy}`;
+}
+
 export function parseAddress(input: unknown): Parsed<Address> {
   const wanted = 'expected HOST:PORT such as 127.0.0.1:9464';
   if (typeof input === 'number') return failed(`${wanted}, got only a port; write 127.0.0.1:${input}`);

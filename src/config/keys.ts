@@ -134,6 +134,13 @@ export function choice<const T extends readonly string[]>(words: T) {
   return z.enum(words, { error: expecting(words.join(' or ')) });
 }
 
+export function yesOrNo(fallback: boolean, description: string) {
+  return z
+    .boolean({ error: expecting('true or false') })
+    .prefault(fallback)
+    .meta({ description, unit: '`true` or `false`' });
+}
+
 /** Text that is not empty. */
 export function words() {
   const error = expecting('a text');

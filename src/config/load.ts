@@ -4,7 +4,7 @@ import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { NodeConfig, PoolConfig } from '../domain/config.ts';
 import type { Address } from './address.ts';
-import { parseHttp, parseListen } from './address.ts';
+import { parseHttp, parseListen, remoteHttpProblem } from './address.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
 import type { Problem } from './problem.ts';
@@ -91,6 +91,7 @@ async function parseConfig(text: string, { file, path, env, overrides }: Source)
   problems.push(...flags.problems);
   if (!parsed.success) return refused(problems);
   const config = toConfig(parsed.data, path, env, flags);
+  problems.push(...httpProblems(parsed.data, config, flags, { file, source }));
   problems.push(...(await checkMachine(config, file, source, env)));
   return problems.length > 0 ? refused(problems) : { ok: true, config };
 }
@@ -107,6 +108,20 @@ function refused(problems: readonly Problem[]): Loaded {
   if (more <= 0 || first === undefined) return { ok: false, problems: sorted };
   const last = problemOfFile(first.file, `and ${more} more problems`);
   return { ok: false, problems: [...sorted.slice(0, problemsMax), last] };
+}
+
+/** The HTTP server asks nobody who he is: to serve it beyond loopback has to be meant. */
+function httpProblems(
+  document: Document,
+  { http }: Config,
+  flags: Flags,
+  { file, source }: { readonly file: string; readonly source: SourceDocument },
+): Problem[] {
+  const message = http === null || document.http_allow_remote ? undefined : remoteHttpProblem(http);
+  if (message === undefined) return [];
+  return [
+    flags.http === undefined ? problemAt(file, source, ['http'], 'value', message) : problemOfFile('--http', message),
+  ];
 }
 
 /** Where the sockets are when nobody says otherwise. */

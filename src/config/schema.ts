@@ -17,6 +17,7 @@ import {
   whole,
   wholeOrOff,
   words,
+  yesOrNo,
 } from './keys.ts';
 import { show } from './units.ts';
 
@@ -239,6 +240,10 @@ export const schema = sectionBody({
       description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.',
       unit: '`HOST:PORT` or `off`',
     }),
+  http_allow_remote: yesOrNo(
+    false,
+    'Whether `http` may be an address beyond loopback. It has no authentication: whoever reaches it reads names and counts.',
+  ),
   memory_floor: sizeOrOff(
     '256MiB',
     "The host's available memory (MemAvailable) below which no worker is started beside the one it replaces, and the one that has grown most, and still grows, is replaced.",

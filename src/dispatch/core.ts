@@ -41,6 +41,8 @@ export interface Outcome {
   readonly pool: string;
   /** gRPC status code; 0: it was answered. */
   readonly code: number;
+  /** At the door: it neither waited nor ran. */
+  readonly refused: boolean;
   readonly queuedMs: number;
   /** 0: it never ran. */
   readonly ranMs: number;

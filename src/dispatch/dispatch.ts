@@ -51,6 +51,8 @@ export interface PoolStats {
   readonly queued: number;
   readonly queuedBytes: number;
   readonly inFlight: number;
+  /** Requests that the workers there are may run at once. */
+  readonly capacity: number;
   readonly completed: number;
   readonly failed: number;
 }
@@ -100,6 +102,8 @@ export interface Dispatch {
   onReplayed(workerId: string, linkIds: readonly number[]): void;
   onProgress(workerId: string): void;
   poolStats(pool: string): PoolStats;
+  /** Ages of the oldest request that waits and of the oldest that a worker has, in ms; 0: there is none. */
+  oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
   /** What a worker has, oldest first; for people, not for the path of requests. */
   requestsOf(workerId: string): readonly RequestNote[];
 }
@@ -149,6 +153,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
     },
     poolStats: (name) => statsOf(core.pools.get(name)),
+    oldestRequest: (name) => oldestOf(core.pools.get(name), options.nowMs()),
     requestsOf: (workerId) =>
       [...(core.workers.get(workerId)?.running.values() ?? [])].map((request) => ({
         command: request.command,
@@ -169,7 +174,7 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
     answers.error(refused ?? unknownPool(core, ask));
     // A pool that does not exist is no label of a metric: names that callers make up would grow it without bound.
     if (pool !== undefined && refused !== undefined) {
-      core.options.onOutcome({ pool: pool.name, code: refused.code, queuedMs: 0, ranMs: 0 });
+      core.options.onOutcome({ pool: pool.name, code: refused.code, refused: true, queuedMs: 0, ranMs: 0 });
     }
     return undefined;
   }
@@ -423,8 +428,21 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
 }
 
 function statsOf(pool: Pool | undefined): PoolStats {
-  if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 };
-  const { queue, waiting, inFlight, completed, failed } = pool;
+  if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, capacity: 0, completed: 0, failed: 0 };
+  const { queue, waiting, inFlight, capacity, completed, failed } = pool;
   const queued = queue.length + waiting.length;
-  return { queued, queuedBytes: queue.bytes + waiting.bytes, inFlight, completed, failed };
+  return { queued, queuedBytes: queue.bytes + waiting.bytes, inFlight, capacity, completed, failed };
+}
+
+/** By the first of each worker: they stand in the order in which they were sent. */
+function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
+  let queuedAtMs = nowMs;
+  let sentAtMs = nowMs;
+  for (const first of [pool?.queue.first(), pool?.waiting.first()])
+    if (first != null) queuedAtMs = Math.min(queuedAtMs, first.arrivedAtMs);
+  for (const { running } of pool?.workers ?? []) {
+    const [first] = running.values();
+    if (first !== undefined) sentAtMs = Math.min(sentAtMs, first.sentAtMs);
+  }
+  return { queuedMs: nowMs - queuedAtMs, runningMs: nowMs - sentAtMs };
 }

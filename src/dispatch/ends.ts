@@ -34,6 +34,7 @@ export function end(core: Core, request: Request, error: RequestError | null, re
   core.options.onOutcome({
     pool: request.pool,
     code: told,
+    refused: false,
     queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
     ranMs: isReplay ? 0 : ranMs,
   });

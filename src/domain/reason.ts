@@ -39,9 +39,17 @@ export const unplannedReasons: ReadonlySet<Reason> = new Set([
 ]);
 
 /** Reasons for a planned replacement, most pressing first. */
-const priority: readonly Reason[] = ['memory', 'operator', 'config', 'roll', 'request_budget', 'ttl', 'idle'];
+export const recycleReasons: readonly Reason[] = [
+  'memory',
+  'operator',
+  'config',
+  'roll',
+  'request_budget',
+  'ttl',
+  'idle',
+];
 
 /** Lower is more pressing. */
 export function rank(reason: Reason): number {
-  return priority.indexOf(reason);
+  return recycleReasons.indexOf(reason);
 }

@@ -32,6 +32,16 @@ async function problems(text: string, overrides: Overrides = {}): Promise<string
 
 const pool = (rest: string) => `pools:\n  text:\n    app: text:app\n    ${rest}\n`;
 
+test('http beyond loopback is served where http_allow_remote says so, and only there', async () => {
+  expect(await problems('http: 127.0.0.1:1\npools: {}', { http: '0.0.0.0:1' })).toEqual([
+    expect.stringMatching(/^--http: expected a loopback address, got "0.0.0.0"/),
+  ]);
+  for (const http of ['0.0.0.0:1', '[::]:1', 'my-host:1'])
+    expect(await problems(`http: "${http}"\nhttp_allow_remote: true\npools: {}`)).toEqual([]);
+  for (const http of ['localhost:1', '[::1]:1', '127.9.9.9:1', 'off'])
+    expect(await problems(`http: "${http}"\npools: {}`)).toEqual([]);
+});
+
 test('arguments of a warm-up keep the numbers that were written', async () => {
   const loaded = await load(
     pool('start: { warm_up: a, warm_up_args: { id: 9007199254740993, x: [1.0, 0x10, "2", null, true] } }'),
@@ -120,6 +130,16 @@ describe('each problem is told with its place, what was expected and what came',
       [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP outside loopback needs mTLS/],
     ],
     ['a port alone', 'http: 9464\npools: {}', [/got only a port; write 127.0.0.1:9464/]],
+    [
+      'an http address beyond loopback',
+      'http: 0.0.0.0:9464\npools: {}',
+      [/^1:7: http: expected a loopback address, got "0.0.0.0": .* set http_allow_remote: true$/],
+    ],
+    [
+      'a switch that is none',
+      'http_allow_remote: on purpose\npools: {}',
+      [/http_allow_remote: expected true or false/],
+    ],
     ['a port too large', 'http: 127.0.0.1:70000\npools: {}', [/expected a port from 0 to 65535, got 70000/]],
     [
       'a long socket path',

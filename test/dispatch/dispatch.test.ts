@@ -79,6 +79,27 @@ describe('refused at the door', () => {
   });
 });
 
+describe('what is measured', () => {
+  test('a refusal is no wait; the oldest request that waits and that runs have their ages', () => {
+    const host = new Host();
+    const worker = host.addWorker();
+    expect(host.dispatch.oldestRequest('p')).toEqual({ queuedMs: 0, runningMs: 0 });
+    expect(host.dispatch.oldestRequest('none')).toEqual({ queuedMs: 0, runningMs: 0 });
+    host.submit();
+    host.pass(200);
+    host.submit();
+    host.pass(30);
+    host.submit();
+    expect(host.dispatch.poolStats('p').capacity).toBe(1);
+    expect(host.dispatch.oldestRequest('p')).toEqual({ queuedMs: 30, runningMs: 230 });
+    host.submit({ command: 'x' });
+    expect(host.outcomes).toMatchObject([{ code: 5, refused: true }]);
+    host.answer(worker, first(worker));
+    expect(host.outcomes[1]).toMatchObject({ code: 0, refused: false, queuedMs: 0 });
+    expect(host.dispatch.oldestRequest('p')).toEqual({ queuedMs: 0, runningMs: 0 });
+  });
+});
+
 describe('choosing a worker', () => {
   test('the one with the fewest requests', () => {
     const host = new Host();

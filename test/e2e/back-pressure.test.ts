@@ -49,7 +49,8 @@ async function peakRss(pid: number, during: Promise<unknown>): Promise<number> {
 async function outcomes(http: string): Promise<Record<string, number>> {
   const text = await (await fetch(`http://${http}/metrics`)).text();
   const found = text.matchAll(/^pitwarden_requests_total\{pool="octets",outcome="(\w+)"\} (\d+)$/gm);
-  return Object.fromEntries([...found].map(([, outcome = '', count]) => [outcome, Number(count)]));
+  const counts = [...found].map(([, outcome = '', count]) => [outcome, Number(count)] as const);
+  return Object.fromEntries(counts.filter(([, count]) => count > 0));
 }
 
 /** A caller that sends Execute calls and takes nothing of their answers: their HTTP/2 windows stay shut. */

@@ -105,7 +105,7 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
   );
   expect(agent.output()).toMatch(/workers of an earlier agent: 3 adopted, 0 ended/);
   const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
-  expect(metrics).toContain('pitwarden_adoptions_total{outcome="adopted"} 3');
+  expect(metrics).toContain('pitwarden_adoptions{outcome="adopted"} 3');
   // Pings and memory.
   await until(
     async () => (await agent.workers('p')).every(({ last_pong_at_ms: at }) => at > Date.now() - 30_000),
