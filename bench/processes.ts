@@ -139,7 +139,7 @@ export function pssMib(pid: number): number {
   return Number(match?.[1] ?? 0) / 1024;
 }
 
-export function childrenOf(pid: number): number[] {
+function childrenOf(pid: number): number[] {
   const found: number[] = [];
   for (const task of readdirSync(`/proc/${pid}/task`)) {
     const children = readFileSync(`/proc/${pid}/task/${task}/children`, 'latin1').trim();

@@ -1,4 +1,4 @@
-"""Celery peer: the tasks echo and handler_5ms, with Redis as broker and result backend; celery_load.py starts it."""
+"""Celery peer: tasks echo, handler_5ms and pid, with Redis as broker and result backend; celery_load.py starts it."""
 
 import os
 import time
@@ -25,3 +25,8 @@ def echo(body: bytes) -> bytes:
 def handler_5ms(body: bytes) -> bytes:
     time.sleep(0.005)
     return body
+
+
+@app.task(name="pid")
+def pid() -> int:
+    return os.getpid()

@@ -114,10 +114,13 @@ def load(asked: argparse.Namespace, seconds: float) -> dict[str, float]:
 
 def kill(parent: int) -> dict[str, float]:
     """Kills the idle child, and measures until a task sent after that is answered."""
+    killed = celery_app.pid.delay().get(timeout=60)
+    if killed not in peer_measure.descendants(parent):
+        raise RuntimeError(f"process {killed} answered, which is no child of Celery's parent {parent}")
     time.sleep(1)
-    os.kill(peer_measure.descendants(parent)[0], signal.SIGKILL)
+    os.kill(killed, signal.SIGKILL)
     return peer_measure.next_answer(
-        lambda seconds: celery_app.echo.delay(b"x").get(timeout=seconds), (NoAnswerError, WorkerLostError)
+        killed, lambda seconds: celery_app.pid.delay().get(timeout=seconds), (NoAnswerError, WorkerLostError)
     )
 
 

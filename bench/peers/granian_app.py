@@ -1,4 +1,4 @@
-r"""Granian peer: an RSGI application with POST /echo and /handler_5ms.
+r"""Granian peer: an RSGI application with POST /echo, /handler_5ms and /pid (of the worker that answers).
 
 http.ts has the command. By hand (uvloop is used when installed):
 
@@ -20,7 +20,11 @@ def handler_5ms(body: bytes) -> bytes:
     return body
 
 
-ROUTES: dict[str, Callable[[bytes], bytes]] = {"/echo": echo, "/handler_5ms": handler_5ms}
+def pid(body: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
+ROUTES: dict[str, Callable[[bytes], bytes]] = {"/echo": echo, "/handler_5ms": handler_5ms, "/pid": pid}
 
 
 async def app(scope: Any, protocol: Any) -> None:

@@ -7,7 +7,8 @@ import type { Subject } from '../processes.ts';
 import { startSubject } from '../processes.ts';
 import type { PeerVenv } from './venv.ts';
 
-export type PeerFunction = 'echo' | 'handler_5ms';
+/** `pid` answers with the worker's process id. */
+export type PeerFunction = 'echo' | 'handler_5ms' | 'pid';
 
 export interface HttpPeer {
   readonly name: string;
@@ -95,7 +96,7 @@ export async function startHttpPeer(
     env: { PYTHONDONTWRITEBYTECODE: '1', ...env },
     readyWithinMs: 120_000,
     ready: async (output) =>
-      workersIn(output).length >= wanted.workers && (await askHttp(address, wanted.function, 1_000)),
+      workersIn(output).length >= wanted.workers && (await askHttp(address, wanted.function, 1_000)) !== undefined,
   });
   return { ...subject, address, workers: workersIn(subject.output()) };
 }
@@ -105,20 +106,21 @@ function workersIn(output: string): number[] {
   return [...output.matchAll(/worker ready: (\d+)/g)].map(([, pid]) => Number(pid));
 }
 
-/** One byte to be echoed, over a connection of its own. */
-export function askHttp(address: string, name: PeerFunction, withinMs: number): Promise<boolean> {
+/** Sends one byte over a connection of its own; the good answer, if there is one. */
+export function askHttp(address: string, name: PeerFunction, withinMs: number): Promise<Buffer | undefined> {
   return new Promise((resolve) => {
     const [host, port] = address.split(':');
     const options = { host, port, path: `/${name}`, method: 'POST', agent: false as const };
     const asked = request({ ...options, signal: AbortSignal.timeout(withinMs) }, async (answer) => {
       try {
-        const parts = await answer.toArray();
-        resolve(answer.statusCode === 200 && Buffer.concat(parts).toString() === 'x');
+        const body = Buffer.concat(await answer.toArray());
+        const isGood = answer.statusCode === 200 && (name === 'pid' ? body.length > 0 : body.toString() === 'x');
+        resolve(isGood ? body : undefined);
       } catch {
-        resolve(false);
+        resolve(undefined);
       }
     });
-    asked.on('error', () => resolve(false));
+    asked.on('error', () => resolve(undefined));
     asked.end('x');
   });
 }

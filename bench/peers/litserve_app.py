@@ -1,4 +1,4 @@
-"""LitServe peer: one pool of workers behind POST /echo and /handler_5ms.
+"""LitServe peer: one pool of workers behind POST /echo, /handler_5ms and /pid (of the worker that answers).
 
 http.ts has the command. By hand:
 
@@ -22,7 +22,11 @@ def handler_5ms(body: bytes) -> bytes:
     return body
 
 
-FUNCTIONS: dict[str, Callable[[bytes], bytes]] = {"echo": echo, "handler_5ms": handler_5ms}
+def pid(body: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
+FUNCTIONS: dict[str, Callable[[bytes], bytes]] = {"echo": echo, "handler_5ms": handler_5ms, "pid": pid}
 
 
 async def read_call(request: Request) -> tuple[str, bytes]:

@@ -1,4 +1,4 @@
-r"""Mosec peer: one pool of workers behind POST /echo or /handler_5ms.
+r"""Mosec peer: one pool of workers behind POST /echo, /handler_5ms or /pid (of the worker that answers).
 
 A Mosec worker does not see the route, so a server has the one function which PEER_FUNCTION names.
 http.ts has the command. By hand:
@@ -33,7 +33,12 @@ class Handler5ms(Echo):
         return data
 
 
-FUNCTIONS: dict[str, type[Echo]] = {"echo": Echo, "handler_5ms": Handler5ms}
+class Pid(Echo):
+    def forward(self, data: bytes) -> bytes:
+        return str(os.getpid()).encode()
+
+
+FUNCTIONS: dict[str, type[Echo]] = {"echo": Echo, "handler_5ms": Handler5ms, "pid": Pid}
 
 if __name__ == "__main__":
     function = os.environ["PEER_FUNCTION"]

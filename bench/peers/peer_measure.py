@@ -86,17 +86,31 @@ def idle_cost(pids: list[int]) -> dict[str, float]:
     return {"cpuPercent": cpu_percent, "pssMib": pss_mib(pids), "processes": len(pids)}
 
 
-def next_answer(ask: Callable[[float], object], failures: tuple[type[Exception], ...]) -> dict[str, float]:
-    """Measures from now until the first good answer; `none` when there is none in time. `ask` waits at most TRY_S."""
-    killed = time.perf_counter()
-    while time.perf_counter() - killed < GIVE_UP_S:
+def next_answer(killed: int, ask: Callable[[float], int], failures: tuple[type[Exception], ...]) -> dict[str, float]:
+    """Measures from now until the first good answer; `none` when there is none in time.
+
+    `ask` waits at most TRY_S, and returns the pid of the process that answered: it must not be the killed one.
+    """
+    started = time.perf_counter()
+    while time.perf_counter() - started < GIVE_UP_S:
         try:
-            ask(TRY_S)
+            answered = ask(TRY_S)
         except failures:
             time.sleep(0.001)
         else:
-            return {"ms": 1e3 * (time.perf_counter() - killed)}
+            took_s = time.perf_counter() - started
+            if answered == killed or is_alive(killed):
+                raise RuntimeError(f"process {killed} lives on after it was killed, process {answered} answered")
+            return {"ms": 1e3 * took_s}
     return {"none": 1}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended: one that nobody has waited for yet has."""
+    try:
+        return stat_fields(pid)[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def load_summary(latencies_s: list[float], seconds: float) -> dict[str, float]:

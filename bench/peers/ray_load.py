@@ -89,9 +89,11 @@ def load(actors: list[ActorHandle], asked: argparse.Namespace, seconds: float) -
 
 def kill(actor: ActorHandle) -> dict[str, float]:
     """Kills the idle actor's process, and measures until a call to that actor is answered."""
-    os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+    killed = ray.get(actor.pid.remote())
+    time.sleep(1)
+    os.kill(killed, signal.SIGKILL)
     return peer_measure.next_answer(
-        lambda seconds: ray.get(actor.echo.remote(b"x"), timeout=seconds), (RayActorError, GetTimeoutError)
+        killed, lambda seconds: ray.get(actor.pid.remote(), timeout=seconds), (RayActorError, GetTimeoutError)
     )
 
 

@@ -1,37 +1,48 @@
-import { Client, credentials } from '@grpc/grpc-js';
-import type { BenchAgent } from '../agent.ts';
-import { ExecuteResponse, encodeAsk, executePath } from '../messages.ts';
-import { pause } from '../processes.ts';
+import { readFileSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Measured } from '../statistics.ts';
 
 const tryMs = 1_000;
 const giveUpMs = 30_000;
+/** Between the last answer and the kill. */
+const idleMs = 1_000;
 
-/** Kills a process and measures until the next good answer; `none` when there is none in time. */
-export async function recovery(pid: number, ask: (withinMs: number) => Promise<boolean>): Promise<Measured> {
-  process.kill(pid, 'SIGKILL');
+/** Asks the one worker for its pid; undefined: no good answer in time. */
+export type AskPid = (withinMs: number) => Promise<number | undefined>;
+
+/**
+ * Kills the worker that answers and measures until the next good answer; `none` when there is none in time. Only what a
+ * worker says of itself counts: the process to kill is the one that answered before, and a measurement counts only if that
+ * process has gone and another one gives the next answer.
+ */
+export async function recovery(ask: AskPid): Promise<Measured> {
+  const killed = await ask(10_000);
+  if (killed === undefined) throw new Error('no answer before the kill');
+  await pause(idleMs);
+  process.kill(killed, 'SIGKILL');
   const killedAtMs = performance.now();
   while (performance.now() - killedAtMs < giveUpMs) {
-    if (await ask(tryMs)) return { ms: performance.now() - killedAtMs };
+    const answered = await ask(tryMs);
+    const ms = performance.now() - killedAtMs;
+    if (answered === killed) throw new Error(`process ${killed} answered after it was killed`);
+    if (answered !== undefined && isAlive(killed)) throw new Error(`process ${killed} lives on after it was killed`);
+    if (answered !== undefined) return { ms };
     await pause(1);
   }
   return { none: 1 };
 }
 
-/** Asks for an echo of one byte over a connection that stays. */
-export function grpcAsker(agent: BenchAgent, pool: string) {
-  const client = new Client(`unix:${agent.socket}`, credentials.createInsecure());
-  const body = encodeAsk({ pool, command: 'echo', payloadBytes: 1 });
-  const ask = (withinMs: number): Promise<boolean> =>
-    new Promise((resolve) => {
-      client.makeUnaryRequest(
-        executePath,
-        (message: Buffer) => message,
-        (answer) => ExecuteResponse.decode(answer) as unknown as { payload: Uint8Array },
-        body,
-        { deadline: Date.now() + withinMs },
-        (error, answer) => resolve(error === null && answer?.payload.length === 1),
-      );
-    });
-  return { ask, close: () => client.close() };
+/** One that has ended and was not waited for is no longer alive. */
+function isAlive(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) [ZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch {
+    return false;
+  }
+}
+
+/** A pid as a worker writes it. */
+export function pidIn(answer: Buffer): number | undefined {
+  const text = answer.toString();
+  return /^[1-9]\d{0,9}$/.test(text) ? Number(text) : undefined;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -19,6 +20,12 @@ def echo(data: bytes) -> bytes:
 def handler_5ms(data: bytes) -> bytes:
     time.sleep(0.005)
     return data
+
+
+@app.command
+def pid(data: bytes) -> bytes:
+    """Of the worker that answers: the benchmark of kills checks with it whom it killed."""
+    return str(os.getpid()).encode()
 
 
 @app.command

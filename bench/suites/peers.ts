@@ -5,13 +5,14 @@ import type { SuiteOptions } from '../main.ts';
 import { encodeAsk, executePath } from '../messages.ts';
 import { built } from '../paths.ts';
 import { drive, driverPeers } from '../peers/drivers.ts';
+import { grpcAsker } from '../peers/grpc-asker.ts';
 import type { HttpPeer, PeerFunction, RunningPeer } from '../peers/http.ts';
 import { askHttp, httpPeers, startHttpPeer } from '../peers/http.ts';
-import { grpcAsker, recovery } from '../peers/recovery.ts';
+import { pidIn, recovery } from '../peers/recovery.ts';
 import type { PeerVenv } from '../peers/venv.ts';
 import { installPeers } from '../peers/venv.ts';
 import type { Subject } from '../processes.ts';
-import { childrenOf, cpuMicros, descendantsOf, pause, pssMib, run } from '../processes.ts';
+import { cpuMicros, descendantsOf, pause, pssMib, run } from '../processes.ts';
 import type { Report, Table } from '../report.ts';
 import { count, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
@@ -190,11 +191,12 @@ async function kill(venv: PeerVenv, options: SuiteOptions): Promise<Found> {
     cases.push({
       name: peer.name,
       measure: () =>
-        using(startHttpPeer(peer, venv, { workers: 1, function: 'echo' }), async ({ address, workers: [worker] }) => {
-          if (worker === undefined) throw new Error('no worker told its pid');
-          await pause(1_000);
-          return recovery(worker, (withinMs) => askHttp(address, 'echo', withinMs));
-        }),
+        using(startHttpPeer(peer, venv, { workers: 1, function: 'pid' }), ({ address }) =>
+          recovery(async (withinMs) => {
+            const answer = await askHttp(address, 'pid', withinMs);
+            return answer === undefined ? undefined : pidIn(answer);
+          }),
+        ),
     });
   }
   for (const peer of driverPeers) cases.push({ name: peer.name, measure: () => drive(peer, venv, ['--kill']) });
@@ -205,11 +207,7 @@ function killOurs(): Promise<Measured> {
   return using(startAgent({ one: 'size: 1' }), async (agent) => {
     const { ask, close } = grpcAsker(agent, 'one');
     try {
-      if (!(await ask(10_000))) throw new Error('no answer before the kill');
-      await pause(1_000);
-      const [worker] = childrenOf(agent.pid);
-      if (worker === undefined) throw new Error('the agent has no child');
-      return await recovery(worker, ask);
+      return await recovery(ask);
     } finally {
       close();
     }
@@ -230,7 +228,7 @@ async function using<S extends Subject>(
 
 function killTable(found: Found): Omit<Table, 'title'> {
   return {
-    note: 'From the kill of the idle worker to the first good answer. Asked again 1 ms after each failure; a try may take 1 s.',
+    note: 'From the kill of the idle worker that answered last to the first good answer, which another process must give. Asked again 1 ms after each failure; a try may take 1 s.',
     columns: ['subject', 'ms until the next answer'],
     rows: rowsOf(found, (rounds) => [untilAnswer(rounds)]),
   };

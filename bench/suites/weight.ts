@@ -23,6 +23,8 @@ export async function weight({ only }: SuiteOptions): Promise<Report> {
       await pause(watchedMs);
       const cpuPercent = (cpuMicros(agent.pid) - cpuBefore) / 10 / (performance.now() - fromMs);
       const after = await agent.metrics();
+      const ready = after.get('pitwarden_workers{pool="idle",state="ready"}');
+      if (ready !== workers) throw new Error(`expected ${workers} ready workers to the end, got ${ready}`);
       data.push({
         workers,
         startMs,
