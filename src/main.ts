@@ -61,6 +61,9 @@ talking('status', 'the node and its pools', 'safe').action(lazy(async () => (awa
 talking('workers', 'the live workers', 'safe')
   .option('--pool <pool>', "only this pool's")
   .action(lazy(async () => (await import('./cli/workers.ts')).workers));
+talking('commands [pool]', 'the commands that can be called, and what they say of themselves', 'safe').action(
+  lazy(async () => (await import('./cli/commands.ts')).commands),
+);
 talking('exits', 'how workers ended, newest first', 'safe')
   .option('--pool <pool>', "only this pool's")
   .action(lazy(async () => (await import('./cli/exits.ts')).exits));

@@ -39,6 +39,8 @@ const sweepTimeoutMs = 10_000;
 /** Requests that evidence names, and what it keeps of the last lines: each alone may have 8 KiB. */
 const requestsMax = 32;
 const lastLinesMaxChars = 8 * 1024;
+/** Of the first line of a command's docstring. */
+const summaryMaxChars = 200;
 
 /** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
 export const warmUpLinkId = 0xffffffff;
@@ -439,9 +441,14 @@ function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHe
   if (worker.recorded) tellAttached(options, worker, hello);
 }
 
+/** The view of a pool has the summaries of up to 1,000 commands. */
+function cutSummary(summary: string): string {
+  return summary.length > summaryMaxChars ? `${summary.slice(0, summaryMaxChars - 1).toWellFormed()}…` : summary;
+}
+
 function tellAttached({ tell }: HandsOptions, { workerId }: Held, hello: WorkerHello): void {
   const told = {
-    commands: hello.commands.map((command) => command.name),
+    commands: hello.commands.map(({ name, summary, streams }) => ({ name, summary: cutSummary(summary), streams })),
     sdkVersion: hello.sdk_version,
     pythonVersion: hello.python_version,
     start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },

@@ -28,7 +28,7 @@ export interface PoolView {
   readonly in_flight: number;
   readonly requests_completed: number;
   readonly requests_failed: number;
-  readonly commands: readonly string[];
+  readonly commands: readonly { readonly name: string; readonly summary: string; readonly streams: boolean }[];
   readonly slots_backing_off: number;
   readonly last_failure: string;
   readonly quarantine: string;

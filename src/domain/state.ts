@@ -166,10 +166,17 @@ export interface Limits {
 }
 
 export interface Hello {
-  readonly commands: readonly string[];
+  readonly commands: readonly OfferedCommand[];
   readonly sdkVersion: string;
   readonly pythonVersion: string;
   readonly start: StartTimes;
+}
+
+export interface OfferedCommand {
+  readonly name: string;
+  /** One line for people. */
+  readonly summary: string;
+  readonly streams: boolean;
 }
 
 /** What the steps of a worker's start took, in milliseconds. */

@@ -5,7 +5,7 @@ import type { Evidence, KeptExit, RequestNote } from '../domain/evidence.ts';
 import type { HealthVerdict } from '../domain/policies/health.ts';
 import { limitInMs, memoryBytes, memorySource, slopeOf } from '../domain/policies/memory.ts';
 import { rollProgress } from '../domain/roll.ts';
-import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
+import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
 
 /** Domain values as messages of control.proto. Field names are the proto's. */
 
@@ -123,11 +123,12 @@ export function workerView(
 
 export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: number, toUnixMs: ToUnixMs): object {
   const count = { starting: 0, ready: 0, draining: 0, stopping: 0, exited: 0 };
-  const commands = new Set<string>();
+  const commands = new Map<string, OfferedCommand>();
   for (const worker of state.workers.values()) {
     if (worker.pool !== pool.name) continue;
     count[worker.phase] += 1;
-    if (worker.phase === 'ready') for (const command of worker.hello?.commands ?? []) commands.add(command);
+    if (worker.phase !== 'ready') continue;
+    for (const command of worker.hello?.commands ?? []) commands.set(command.name, command);
   }
   const backingOff = [...pool.slots.values()].filter((slot) => slot.nextStartAtMs > nowMs).length;
   return {
@@ -143,7 +144,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: 
     in_flight: numbers.inFlight,
     requests_completed: numbers.completed,
     requests_failed: numbers.failed,
-    commands: [...commands].sort(),
+    commands: [...commands.values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
     app: pool.config.app,
     slots_backing_off: backingOff,
     last_failure: pool.lastFailure?.message ?? '',

@@ -295,7 +295,7 @@ export class Simulation {
         type: 'attached',
         workerId,
         hello: {
-          commands: ['c'],
+          commands: [{ name: 'c', summary: '', streams: false }],
           sdkVersion: '1',
           pythonVersion: '3',
           start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },

@@ -116,6 +116,16 @@ test('the beginning of a worker’s id names it for every command, as long as it
   expect((await agent.cli('stop', last?.worker_id.slice(0, -1) ?? '')).stdout).toContain(last?.worker_id);
 });
 
+test('commands lists what can be called, with the first line of its docstring', async () => {
+  const { stdout } = await agent.cli('commands', 'p');
+  expect(stdout).toMatch(/^POOL +COMMAND +RESULTS +SUMMARY\n/);
+  expect(stdout).toMatch(/^p +count +stream +Yields the numbers below n: one response each\.$/m);
+  expect(stdout).toMatch(/^p +row +one$/m);
+  const listed = await agent.json<{ name: string; summary: string; streams: boolean }[]>('commands', 'p');
+  expect(listed.find(({ name }) => name === 'long')?.summary).toBe(`${'x'.repeat(199)}…`);
+  expect((await agent.cli('commands', 'none')).stderr).toContain("expected one of this node's pools (p, q)");
+});
+
 test('what the agent says to try can be pasted', async () => {
   await until(() => agent.output().includes('ready to serve'), 'the last line', agent.output);
   const command = /ready to serve; try: (.*)/.exec(agent.output())?.[1] ?? '';

@@ -129,7 +129,9 @@ assert results[""][0].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 this = call(node, "GetNode", control_pb2.GetNodeRequest())
 assert this.state == control_pb2.NODE_STATE_RUNNING and this.pools == 2 and this.agent_id and this.pid
 pools = {pool.pool: pool for pool in call(node, "ListPools", control_pb2.ListPoolsRequest()).pools}
-assert sorted(pools) == ["faults", "text"] and "summarize" in pools["text"].commands
+assert sorted(pools) == ["faults", "text"]
+offered = {command.name: command for command in pools["text"].commands}
+assert offered["summarize"].summary and not offered["summarize"].streams and offered["tokens"].streams, offered
 assert pools["text"].requests_completed >= 203
 first = ready("text")[0]
 one = call(node, "GetWorker", control_pb2.GetWorkerRequest(worker_id=first.worker_id))

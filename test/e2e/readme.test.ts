@@ -62,7 +62,7 @@ test('the worker in ten lines works in the pool that is shown', async () => {
   const args = [join(root, 'bin/pitwarden'), 'agent', '--config', join(folder, 'words.yaml'), ...flags];
   const words = await followAgent(process.execPath, args, folder);
   await untilReady(words, 'words', 4);
-  expect((await words.cli('call', 'words', 'count_words', '--args', '["a b c"]')).stdout).toBe('3\n');
+  expect((await words.cli('call', 'words', 'longest', '--args', '["a bcd e"]')).stdout).toBe('bcd\n');
   expect((await words.cli('call', 'words', 'tokens', '--stream', '--args', '["a b"]')).stdout).toBe('a\nb\n');
   await words.stop();
 });

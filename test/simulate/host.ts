@@ -311,7 +311,7 @@ export class Host {
       if (!worker.alive || this.workers.get(workerId) !== worker) return;
       worker.attached = true;
       const hello = {
-        commands: Object.keys(commandModels),
+        commands: Object.entries(commandModels).map(([name, { streams }]) => ({ name, summary: '', streams })),
         sdkVersion: '1',
         pythonVersion: '3',
         start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
