@@ -6,28 +6,34 @@
 # of a worker: sessions are inherited at birth and cannot be joined, so one process in it that is older than the worker's
 # end proves the session. A cgroup is proven by its name, which ends in a worker's id that nobody else can have come upon.
 
-# Fields of proc_pid_stat(5). The name before them may hold parentheses and newlines.
+# Fields of proc_pid_stat(5). The name before them may hold parentheses and newlines. A process that is there and cannot be read
+# (the host has no descriptors left, say) is in the state "unknown": it is not gone, and nothing is proven of it.
 read_stat() {
-  text=''
+  text='' state=X session='' born=''
+  [ -e "/proc/$1" ] || return 0
+  state=unknown
   while IFS= read -r line || [ -n "$line" ]; do text="$text$line "; done <"/proc/$1/stat"
+  [ -n "$text" ] || return 0
   set -- ${text##*)}
-  state=${1:-X} session=${4:-} born=${20:-}
+  state=${1:-unknown} session=${4:-} born=${20:-}
 }
 
-# $1: pid, $2: start time
+# Proven to be alive. $1: pid, $2: start time
 is_alive() {
   read_stat "$1"
-  case $state in [ZXx]) return 1 ;; esac
+  case $state in [ZXx] | unknown) return 1 ;; esac
   [ "$born" = "$2" ]
 }
 
-# $1: cgroup
+# Not known to be empty. $1: cgroup
 is_populated() {
   [ "$1" != - ] || return 1
+  was_read=''
   while read -r name value; do
+    was_read=yes
     [ "$name $value" != 'populated 1' ] || return 0
   done <"$1/cgroup.events"
-  return 1
+  [ -z "$was_read" ] && [ -e "$1/cgroup.events" ]
 }
 
 # $1: pid, $2: cgroup
@@ -47,12 +53,24 @@ is_agent_there() {
   [ -n "$agent" ] && [ -n "$since" ] && is_alive "$agent" "$since"
 }
 
+# A number that the shell can count with. 0 is one, 01 is none: `kill -- -01` would be a signal to all processes.
+is_number() {
+  case $1 in
+    0) ;;
+    '' | 0* | *[!0-9]* | ?????????????????*) return 1 ;;
+  esac
+}
+
+# The first process is nobody's worker, and 0 is the guardian's own group.
+is_worker_pid() {
+  is_number "$1" && [ "$1" -gt 1 ] && [ "$1" -le 4194304 ] && [ "$1" -ne $$ ]
+}
+
 # Lines of the agent: PID START_TIME LIMIT_SECONDS CGROUP; - where there is no cgroup. A later one of a process holds.
 watch() {
   keys='' count=0 forget_at=64
   while read -r pid start limit cgroup; do
-    case $pid$start$limit in *[!0-9]*) continue ;; esac
-    [ -n "$cgroup" ] || continue
+    is_worker_pid "$pid" && is_number "$start" && is_number "$limit" && [ -n "$cgroup" ] || continue
     key=${pid}_$start
     eval "known=\${limit_$key-}"
     [ -n "$known" ] || keys="$keys $key" count=$((count + 1))
@@ -76,7 +94,7 @@ keep() {
 }
 
 is_left() {
-  is_alive "$pid" "$start" || is_populated "$cgroup"
+  is_alive "$pid" "$start" || [ "$state" = unknown ] || is_populated "$cgroup"
 }
 
 # A look each second, until nothing is left. An agent that is there has a guardian of its own for what it took over; that is
@@ -99,16 +117,19 @@ outlive() {
   done
 }
 
-# In the unit of start times.
+# In the unit of start times; empty: not known now.
 read_uptime() {
-  read -r now rest </proc/uptime
-  now=${now%.*}${now#*.}
+  up=''
+  read -r up rest </proc/uptime
+  now=${up%.*}${up#*.}
 }
 
 # False: there was nothing left to end.
 end() {
   if is_alive "$pid" "$start"; then
     [ $alone -lt "$limit" ] || kill_worker
+  elif [ "$state" = unknown ]; then
+    return 0
   elif is_populated "$cgroup"; then
     echo 1 >"$cgroup/cgroup.kill"
   elif find_left; then
@@ -116,7 +137,7 @@ end() {
   else
     return 1
   fi
-  eval "seen_$key=\$now"
+  [ -z "$now" ] || eval "seen_$key=\$now"
 }
 
 kill_worker() {
@@ -148,7 +169,7 @@ list_processes() {
   set -f
   for path; do
     read_stat "${path#/proc/}"
-    case $state in [ZXx]) ;; *) table="$table $session:${path#/proc/}:$born" ;; esac
+    case $state in [ZXx] | unknown) ;; *) table="$table $session:${path#/proc/}:$born" ;; esac
   done
 }
 

@@ -5,11 +5,12 @@ import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import type { ProcessIdentity } from './os/identity.ts';
-import { isAlive } from './os/identity.ts';
+import { isGone, isOfThisBoot } from './os/identity.ts';
 import type { Ledger, LedgerEntry, LedgerFound } from './os/ledger.ts';
 import { carriesWorkerId, findWorker } from './os/own-process.ts';
 import type { TreeTarget } from './os/process-table.ts';
-import { signalGroup, sweepTree } from './os/tree.ts';
+import { signalGroup } from './os/signal.ts';
+import { sweepTree } from './os/tree.ts';
 import type { Survivor } from './perform.ts';
 
 /**
@@ -32,10 +33,14 @@ interface Found {
   readonly identity: ProcessIdentity;
 }
 
-/** How long a worker that nobody wants may take to end what it has, before it is killed. */
-const unwantedGraceMs = 10_000;
+interface ClearLimits {
+  /** How long a worker that nobody wants may take to end what it has, before it is killed. */
+  readonly unwantedGraceMs: number;
+  readonly sweepTimeoutMs: number;
+}
+
+const usualLimits: ClearLimits = { unwantedGraceMs: 10_000, sweepTimeoutMs: 10_000 };
 const lookEveryMs = 50;
-const sweepTimeoutMs = 10_000;
 
 export async function sortOut(found: LedgerFound, config: NodeConfig): Promise<Adoption> {
   const survivors: Survivor[] = [];
@@ -45,7 +50,7 @@ export async function sortOut(found: LedgerFound, config: NodeConfig): Promise<A
   for (const entry of found.entries) {
     const identity = await identityOf(entry);
     const pool = config.pools.get(entry.pool);
-    if (identity === undefined || !isAlive(identity)) dead.push(entry);
+    if (identity === undefined || isGone(identity)) dead.push(entry);
     else if (!carriesWorkerId(identity.pid, entry.worker_id)) unproven.push(entry);
     else if (pool === undefined) unwanted.push({ entry, identity });
     else survivors.push({ entry, identity, pool });
@@ -75,41 +80,61 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
   };
 }
 
-/** Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. Never rejects. */
-export async function clearAway(adoption: Adoption, ledger: Ledger, cgroups: Cgroups, log: Log): Promise<void> {
+/**
+ * Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. What could not be looked at
+ * stays in the ledger, for the next agent. Never rejects.
+ */
+export async function clearAway(
+  adoption: Adoption,
+  ledger: Ledger,
+  cgroups: Cgroups,
+  log: Log,
+  limits: ClearLimits = usualLimits,
+): Promise<void> {
   const { unwanted, dead, unproven } = adoption;
   const away = async (entry: LedgerEntry, sweep: () => Promise<void>): Promise<void> => {
     try {
       await sweep();
     } catch (error) {
-      log.error(`${entry.worker_id}: what is left of it could not be swept: ${(error as Error).message}`);
+      return log.error(`${entry.worker_id}: what is left of it could not be swept: ${(error as Error).message}`);
     }
     ledger.forget(entry.worker_id);
   };
+  const host = { cgroups, log, limits };
   await Promise.all([
-    ...unwanted.map((found) => away(found.entry, () => endUnwanted(found, cgroups, log))),
-    ...dead.map((entry) => away(entry, () => sweepDead(entry, cgroups, log))),
+    ...unwanted.map((found) => away(found.entry, () => endUnwanted(found, host))),
+    ...dead.map((entry) => away(entry, () => sweepDead(entry, host))),
     ...unproven.map((entry) => away(entry, async () => undefined)),
   ]);
 }
 
-async function endUnwanted({ entry, identity }: Found, cgroups: Cgroups, log: Log): Promise<void> {
-  const cgroup = cgroups.find(entry.worker_id, identity.pid);
+interface Host {
+  readonly cgroups: Cgroups;
+  readonly log: Log;
+  readonly limits: ClearLimits;
+}
+
+async function endUnwanted({ entry, identity }: Found, host: Host): Promise<void> {
+  const cgroup = host.cgroups.find(entry.worker_id, identity.pid);
   signalGroup(identity, 'SIGTERM');
-  const endsAtMs = performance.now() + unwantedGraceMs;
-  while (isAlive(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
-  await sweep({ workerId: entry.worker_id, identity }, cgroup, log);
+  const endsAtMs = performance.now() + host.limits.unwantedGraceMs;
+  while (!isGone(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
+  await sweep({ workerId: entry.worker_id, identity }, cgroup, host);
 }
 
-async function sweepDead(entry: LedgerEntry, cgroups: Cgroups, log: Log): Promise<void> {
+async function sweepDead(entry: LedgerEntry, host: Host): Promise<void> {
   const { worker_id: workerId, boot_id: bootId, pid, start_time: startTime } = entry;
-  const cgroup = cgroups.findLeft(workerId);
+  const identity = { bootId, pid, startTime };
+  const wasSpawned = pid > 0;
+  // The end of that boot has ended all of it.
+  if (wasSpawned && !isOfThisBoot(identity)) return;
+  const cgroup = host.cgroups.findLeft(workerId);
   // One that was never spawned has left nothing.
-  if (pid > 0 || cgroup !== undefined) await sweep({ workerId, identity: { bootId, pid, startTime } }, cgroup, log);
+  if (wasSpawned || cgroup !== undefined) await sweep({ workerId, identity }, cgroup, host);
 }
 
-async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, log: Log): Promise<void> {
-  const { survivors } = await sweepTree(target, { timeoutMs: sweepTimeoutMs, cgroup });
+async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, { log, limits }: Host): Promise<void> {
+  const { survivors } = await sweepTree(target, { timeoutMs: limits.sweepTimeoutMs, cgroup });
   if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
   cgroup?.remove();
 }

@@ -31,7 +31,8 @@ import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
-import { signalGroup, sweepTree } from './os/tree.ts';
+import { signalGroup } from './os/signal.ts';
+import { sweepTree } from './os/tree.ts';
 import type { AttachedWorker, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */

@@ -1,5 +1,5 @@
 import type { ProcessIdentity } from './identity.ts';
-import { isAlive, ticksSinceBoot } from './identity.ts';
+import { isGone, ticksSinceBoot } from './identity.ts';
 
 /** A process that is no child of this agent: the kernel tells nobody but its parent of its end, so it is looked at. */
 export interface AdoptedProcess {
@@ -27,7 +27,7 @@ export function watchProcess(identity: ProcessIdentity): AdoptedProcess {
   const look = (nextMs: number): void => {
     clearTimeout(timer);
     if (over) return;
-    if (!isAlive(identity)) {
+    if (isGone(identity)) {
       over = true;
       endedAtTicks = ticksSinceBoot();
       return resolve();

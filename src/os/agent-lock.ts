@@ -1,7 +1,7 @@
 import { linkSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ProcessIdentity } from './identity.ts';
-import { identify, isAlive } from './identity.ts';
+import { identify, isGone } from './identity.ts';
 
 /** A directory that this agent alone uses, until `release`. */
 export interface DirectoryLock {
@@ -62,7 +62,7 @@ function dropStale(path: string, directory: string): void {
   const found = readIfThere(path);
   if (found === undefined) return;
   const holder = parse(found);
-  if (holder !== undefined && isAlive(holder)) {
+  if (holder !== undefined && !isGone(holder)) {
     const remedy = 'end that one first, or give this one folders of its own with --runtime-dir and --state-dir';
     throw new Error(`${directory}: expected no other agent to use it, got one with pid ${holder.pid}; ${remedy}`);
   }

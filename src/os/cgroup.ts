@@ -2,14 +2,17 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Account } from '../domain/evidence.ts';
-import { readText } from './read-text.ts';
+import { readIfThere, readText } from './read-text.ts';
 
 /** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
 export interface WorkerCgroup {
   readonly path: string;
   /** SIGKILL to all that is in it, at once: nothing can fork its way past that. */
   kill(): void;
+  /** Whether a process lives in it; also true where that cannot be told. */
   isPopulated(): boolean;
+  /** The processes in it and below it. */
+  processes(): readonly number[];
   /**
    * What its processes hold, without what the kernel would give up at once: memory.current less inactive_file of memory.stat.
    * 0: no memory controller is enabled here.
@@ -98,8 +101,8 @@ function findOwn(): { readonly path: string } | { readonly why: string } {
   try {
     mounts = readFileSync('/proc/self/mountinfo', 'latin1').split('\n');
     own = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'latin1'))?.[1];
-  } catch {
-    return { why: 'there is no /proc' };
+  } catch (error) {
+    return { why: `/proc could not be read: ${(error as NodeJS.ErrnoException).code}` };
   }
   const mountpoint = mountpointOf(mounts);
   if (mountpoint === undefined || own === undefined) return { why: 'no cgroup v2 is mounted' };
@@ -144,14 +147,20 @@ function create(path: string): WorkerCgroup | undefined {
 
 /** By what the kernel says of the process: a path on record could lead to anybody's. */
 function find(workerId: string, pid: number): WorkerCgroup | undefined {
-  const mountpoint = mountpointOf(readText('/proc/self/mountinfo').split('\n'));
-  const path = /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`))?.[1];
-  if (mountpoint === undefined || path === undefined || basename(path) !== workerId) return undefined;
-  return cgroupAt(join(mountpoint, path));
+  const path = cgroupPathOf(pid);
+  return path === undefined || basename(path) !== workerId ? undefined : cgroupAt(path);
+}
+
+/** The folder of a process's cgroup; undefined: it is gone, or there is no cgroup v2. Throws where that cannot be told. */
+export function cgroupPathOf(pid: number): string | undefined {
+  const mountpoint = mountpointOf((readIfThere('/proc/self/mountinfo') ?? '').split('\n'));
+  const path = /^0::(.*)$/m.exec(readIfThere(`/proc/${pid}/cgroup`) ?? '')?.[1];
+  return mountpoint === undefined || path === undefined ? undefined : join(mountpoint, path);
 }
 
 /** By its name, which ends in the worker's id and stands below our own cgroup. */
 function findLeft(own: string, workerId: string): WorkerCgroup | undefined {
+  if (!existsSync(own)) return undefined;
   for (const name of readdirSync(own)) {
     const path = join(own, name, workerId);
     if (basePattern.test(name) && existsSync(path)) return cgroupAt(path);
@@ -172,6 +181,7 @@ function cgroupAt(path: string): WorkerCgroup {
       }
     },
     isPopulated: () => isPopulated(path),
+    processes: () => processesIn(path),
     memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
     remove: () => {
@@ -182,9 +192,23 @@ function cgroupAt(path: string): WorkerCgroup {
   };
 }
 
-/** Whether a process lives in it, or below it. */
+/** Whether a process lives in it, or below it; also true where that cannot be told: only what is seen to be empty is. */
 export function isPopulated(path: string): boolean {
-  return entryOf(readText(join(path, 'cgroup.events')), 'populated') === 1;
+  try {
+    return entryOf(readIfThere(join(path, 'cgroup.events')) ?? '', 'populated') === 1;
+  } catch {
+    return true;
+  }
+}
+
+function processesIn(path: string): readonly number[] {
+  try {
+    const own = readText(join(path, 'cgroup.procs')).trim().split('\n').filter(Boolean).map(Number);
+    const folders = readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    return [...own, ...folders.flatMap(({ name }) => processesIn(join(path, name)))];
+  } catch {
+    return [];
+  }
 }
 
 export function cgroupAccount(path: string): Account {

@@ -4,6 +4,7 @@ import type { ProcessEvidence } from '../domain/evidence.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, isAlive, readStat } from './identity.ts';
 import { readText } from './read-text.ts';
+import { signalProcess } from './signal.ts';
 
 /**
  * The real-time signal on which a worker writes its stacks, Linux's SIGRTMIN + 10, which nobody else is known to use. The
@@ -34,8 +35,7 @@ async function askForStacks(
 ): Promise<{ stacks: string; why: string }> {
   if (path === null) return { stacks: '', why: 'it does not write them' };
   if (state === 'T' || state === 't') return { stacks: '', why: 'it is stopped (state T)' };
-  if (!isAlive(identity)) return { stacks: '', why: 'it has exited' };
-  process.kill(identity.pid, stacksSignal);
+  if (!signalProcess(identity, stacksSignal)) return { stacks: '', why: 'it has exited' };
   const endsAtMs = performance.now() + stacksTimeoutMs;
   let text = '';
   while (performance.now() < endsAtMs) {

@@ -6,8 +6,10 @@ import { execa } from 'execa';
 import { lockPath } from './agent-lock.ts';
 import { isPopulated } from './cgroup.ts';
 import type { ProcessIdentity } from './identity.ts';
-import { hasProc, identify, isAlive } from './identity.ts';
+import { hasProc, identify, isAlive, isGone } from './identity.ts';
+import { isOwnUser } from './process-user.ts';
 import { readText } from './read-text.ts';
+import { signalProcess } from './signal.ts';
 
 /** Who kills what is left of this agent's workers when it is gone and no other agent comes: bin/guardian.sh. */
 export interface Guardian {
@@ -61,7 +63,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
     const started = spawnGuardian(directory);
     child = started;
     started.stdin.on('error', () => undefined);
-    const identity = started.pid === undefined ? undefined : identify(started.pid);
+    const identity = identifyGuardian(started.pid);
     if (identity !== undefined) own = [...own.filter(isGuardian), identity];
     writeGuardians(path, own);
     void started.then(({ shortMessage }) => {
@@ -88,7 +90,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
 
   const forgetEnded = (): void => {
     for (const [key, { identity, cgroup }] of watched) {
-      if (!isAlive(identity) && !(cgroup !== null && isPopulated(cgroup))) watched.delete(key);
+      if (isGone(identity) && !(cgroup !== null && isPopulated(cgroup))) watched.delete(key);
     }
     forgetAt = 2 * watched.size + forgetAtLeast;
   };
@@ -103,7 +105,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
     },
     pid: () => child?.pid,
     relieve: () => {
-      for (const each of before) if (isGuardian(each)) kill(each.pid);
+      for (const each of before) if (isGuardian(each)) signalProcess(each, 'SIGKILL');
       own = own.filter(isGuardian);
       writeGuardians(path, own);
     },
@@ -138,16 +140,25 @@ function isIdentity(value: unknown): value is ProcessIdentity {
   return typeof bootId === 'string' && Number.isInteger(pid) && (pid ?? 0) > 1 && typeof startTime === 'string';
 }
 
-/** Whatever the file says: this very process, and a guardian. */
-function isGuardian(identity: ProcessIdentity): boolean {
-  return isAlive(identity) && readText(`/proc/${identity.pid}/cmdline`).split('\0').includes(script);
+/** Undefined: it did not start, or cannot be noted; then it finds out for itself that there is another agent. */
+function identifyGuardian(pid: number | undefined): ProcessIdentity | undefined {
+  try {
+    return pid === undefined ? undefined : identify(pid);
+  } catch {
+    return undefined;
+  }
 }
 
-function kill(pid: number): void {
+/** Whatever the file says: this very process, of this user, and a guardian. */
+function isGuardian(identity: ProcessIdentity): boolean {
+  return isAlive(identity) && isOwn(identity) && readText(`/proc/${identity.pid}/cmdline`).split('\0').includes(script);
+}
+
+function isOwn({ pid }: ProcessIdentity): boolean {
   try {
-    process.kill(pid, 'SIGKILL');
+    return isOwnUser(pid);
   } catch {
-    // It has just ended.
+    return false;
   }
 }
 

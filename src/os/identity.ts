@@ -1,4 +1,6 @@
 import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs';
+import { uptime } from 'node:os';
+import { isGoneError } from './proc-error.ts';
 
 /** What a process is for good: a pid alone is given again to others. */
 export interface ProcessIdentity {
@@ -18,7 +20,7 @@ const shortFile = Buffer.allocUnsafeSlow(4096);
 
 let bootId: string | undefined;
 
-/** Of a process that exists, or waits to be reaped. */
+/** Of a process that exists, or waits to be reaped; undefined: it is gone. Throws where /proc does not tell. */
 export function identify(pid: number): ProcessIdentity | undefined {
   if (!hasProc) return exists(pid) ? { bootId: '', pid, startTime: '' } : undefined;
   const stat = readStat(pid);
@@ -30,19 +32,45 @@ function currentBootId(): string {
   return bootId;
 }
 
-/** Whether this very process still runs. A zombie does not. */
-export function isAlive(identity: ProcessIdentity): boolean {
-  if (!hasProc) return exists(identity.pid);
-  if (identity.bootId !== currentBootId()) return false;
-  const stat = readStat(identity.pid);
-  return stat !== undefined && stat.startTime === identity.startTime && !isDead(stat.state);
+/** A process of another boot is no more, and its pid says nothing. */
+export function isOfThisBoot(identity: ProcessIdentity): boolean {
+  return !hasProc || identity.bootId === currentBootId();
 }
 
-/** Clock ticks since boot, to compare with start times; undefined where there is no /proc. */
+/**
+ * Whether this very process is proven to run. A zombie does not. False also where /proc cannot be read (no descriptors are
+ * left, say): signal on `isAlive`, and give a process up on `isGone`.
+ */
+export function isAlive(identity: ProcessIdentity): boolean {
+  return look(identity) === 'alive';
+}
+
+/** Whether this very process is proven to run no more. */
+export function isGone(identity: ProcessIdentity): boolean {
+  return look(identity) === 'gone';
+}
+
+function look(identity: ProcessIdentity): 'alive' | 'gone' | 'unknown' {
+  if (!hasProc) return exists(identity.pid) ? 'alive' : 'gone';
+  try {
+    if (!isOfThisBoot(identity)) return 'gone';
+    const stat = readStat(identity.pid);
+    if (stat === undefined || stat.startTime !== identity.startTime || isDead(stat.state)) return 'gone';
+    return 'alive';
+  } catch {
+    return 'unknown';
+  }
+}
+
+/** Clock ticks since boot, to compare with start times; undefined where there is no /proc. Never throws. */
 export function ticksSinceBoot(): number | undefined {
-  return hasProc
-    ? Math.floor(Number(readFileSync('/proc/uptime', 'latin1').split(' ', 1)[0]) * ticksPerSecond)
-    : undefined;
+  if (!hasProc) return undefined;
+  try {
+    return Math.floor(Number(readFileSync('/proc/uptime', 'latin1').split(' ', 1)[0]) * ticksPerSecond);
+  } catch {
+    // Needs no descriptor, and may be up to a second early: then less is proven by it, never too much.
+    return Math.floor(uptime()) * ticksPerSecond;
+  }
 }
 
 export function isDead(state: string): boolean {
@@ -61,12 +89,14 @@ export interface ProcessStat {
   readonly rssPages: number;
 }
 
-/** Undefined: it is gone. Fields as in proc_pid_stat(5). */
+/** Undefined: it is gone. Throws where it cannot be read for another reason. Fields as in proc_pid_stat(5). */
 export function readStat(pid: number): ProcessStat | undefined {
   const text = readShortFile(`/proc/${pid}/stat`);
   if (text === undefined) return undefined;
   // The name may hold spaces and parentheses: the fields start after the last one.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  if (fields.length < 22)
+    throw new Error(`/proc/${pid}/stat: expected at least 24 fields, got "${text.slice(0, 200)}"`);
   const field = (number: number): number => Number(fields[number - 3]);
   return {
     pid,
@@ -81,7 +111,7 @@ export function readStat(pid: number): ProcessStat | undefined {
 }
 
 /**
- * A file of /proc that is short and made at its first read; undefined: there is none. Half of what readFileSync takes, which
+ * A file of /proc that is short and made at its first read; undefined: its process is gone. Half of what readFileSync takes, which
  * gets 64 KiB for a file of no size and reads again to see its end.
  */
 function readShortFile(path: string): string | undefined {
@@ -89,8 +119,9 @@ function readShortFile(path: string): string | undefined {
   try {
     fd = openSync(path, 'r');
     return shortFile.toString('latin1', 0, readSync(fd, shortFile));
-  } catch {
-    return undefined;
+  } catch (error) {
+    if (isGoneError(error)) return undefined;
+    throw error;
   } finally {
     if (fd !== undefined) closeSync(fd);
   }

@@ -1,8 +1,9 @@
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Orders } from '../domain/event.ts';
+import { hasProc } from './identity.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
 
 /**
@@ -21,15 +22,22 @@ const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
 const count = z.int().min(0);
 const bootMs = z.number().min(0);
 
+/** Of Linux on 64 bits; elsewhere pids are smaller. */
+const pidMax = 2 ** 22;
+
 /** Fields that a later version of the same number adds are let be. */
-const entrySchema = z.object({
+const entryFields = z.object({
   worker_id: z.string().regex(workerIdPattern),
   pool: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
   slot: count,
   generation: z.int().min(1),
-  /** Who it is: 0 and empty before it is spawned. */
+  /** Who it is: 0 and empty before it is spawned. The first process is nobody's worker. */
   boot_id: z.string(),
-  pid: count,
+  pid: z
+    .int()
+    .min(0)
+    .max(pidMax)
+    .refine((pid) => pid !== 1, 'expected 0, or the pid of a worker, got 1'),
   start_time: z.string().regex(/^\d*$/),
   /** The agent that wrote this. */
   agent_id: z.string(),
@@ -48,6 +56,13 @@ const entrySchema = z.object({
   /** With which it proves itself on its link: a secret. */
   token: z.string().regex(/^[0-9a-f]{64}$/),
 });
+
+/** Where there is no /proc an identity is a pid alone. */
+const entrySchema = entryFields.refine(
+  ({ pid, boot_id, start_time }) =>
+    pid === 0 ? boot_id === '' && start_time === '' : !hasProc || (boot_id !== '' && start_time !== ''),
+  { path: ['pid'], message: 'expected pid, boot_id and start_time of one process, or none of them' },
+);
 
 export type LedgerEntry = z.output<typeof entrySchema>;
 
@@ -189,7 +204,7 @@ function readEntry(path: string, name: string): LedgerEntry | string {
 }
 
 function readOrders(path: string): Orders | null | string {
-  if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
+  if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return null;
   const value = readValue(path, ordersKind);
   if (typeof value === 'string') return value;
   const parsed = ordersSchema.safeParse(value);
@@ -204,8 +219,11 @@ function readOrders(path: string): Orders | null | string {
 function readValue(path: string, expected: string): object | string {
   let text: string;
   try {
-    const stat = statSync(path);
+    const stat = lstatSync(path);
     if (!stat.isFile()) return 'expected a file, got something else';
+    const uid = process.getuid?.() ?? stat.uid;
+    // Where a group may write to the state directory, its members can put files there.
+    if (stat.uid !== uid) return `expected it to belong to user ${uid}, got user ${stat.uid}`;
     if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
     text = readFileSync(path, 'utf8');
   } catch (error) {

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import pidusage from 'pidusage';
 import { hasProc } from './identity.ts';
+import { isForbiddenError, isGoneError } from './proc-error.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { membersOf, sharedProcessTable } from './process-table.ts';
 
@@ -37,9 +38,11 @@ async function pssOf(row: ProcessRow): Promise<number> {
   try {
     const match = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${row.pid}/smaps_rollup`, 'latin1'));
     return match === null ? row.rssBytes : Number(match[1]) * 1024;
-  } catch {
-    // It ended meanwhile, or changed its user and is no longer ours to read: RSS is the nearest there is.
-    return row.rssBytes;
+  } catch (error) {
+    if (isGoneError(error)) return 0;
+    // It changed its user and is no longer ours to read: RSS is the nearest there is.
+    if (isForbiddenError(error)) return row.rssBytes;
+    throw error;
   }
 }
 

@@ -2,8 +2,10 @@ import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { ProcessIdentity } from './identity.ts';
-import { hasProc, isDead, readStat, ticksPerSecond } from './identity.ts';
+import type { ProcessIdentity, ProcessStat } from './identity.ts';
+import { hasProc, isDead, isOfThisBoot, readStat, ticksPerSecond } from './identity.ts';
+import { isForbiddenError, isGoneError } from './proc-error.ts';
+import { isOwnUser } from './process-user.ts';
 
 /** One process of the system. */
 export interface ProcessRow {
@@ -16,12 +18,12 @@ export interface ProcessRow {
   readonly rssBytes: number;
   /** State letter; empty: unknown. */
   readonly state: string;
-  /** PITWARDEN_WORKER_ID in its environment; empty: none, or not ours to read. */
+  /** PITWARDEN_WORKER_ID in its environment; empty: none, or it is another user's. */
   readonly workerId: string;
 }
 
 export interface TreeTarget {
-  /** The worker's own process, which leads its session and group. */
+  /** The worker's own process, which leads its session and group; its pid is 0 where nobody noted it. */
   readonly identity: ProcessIdentity;
   readonly workerId: string;
   /** Clock ticks after boot when it was seen to have ended; undefined: it was not. */
@@ -40,14 +42,28 @@ const pageBytes = hasProc ? readPageBytes() : 4096;
 /** Worker ids by pid and start time: an environment is read once in a process's life. */
 const workerIds = new Map<string, string>();
 let latest: { readonly atMs: number; readonly table: Promise<readonly ProcessRow[]> } | undefined;
+let underway: Promise<unknown> = Promise.resolve();
+let next: Promise<readonly ProcessRow[]> | undefined;
 
-/** All live processes; a look that is younger than 100 ms serves again. */
+/** All live processes; a look that is younger than 100 ms serves again. Rejects where they cannot all be seen. */
 export function sharedProcessTable(): Promise<readonly ProcessRow[]> {
   const nowMs = performance.now();
-  if (latest === undefined || nowMs - latest.atMs > freshMs) latest = { atMs: nowMs, table: readProcessTable() };
+  if (latest === undefined || nowMs - latest.atMs > freshMs) latest = { atMs: nowMs, table: freshProcessTable() };
   return latest.table;
 }
 
+/** All live processes, by a look that begins after this call. One look at a time: who asks during one shares the next. */
+export function freshProcessTable(): Promise<readonly ProcessRow[]> {
+  next ??= underway.then(() => {
+    next = undefined;
+    const table = readProcessTable();
+    underway = table.catch(() => undefined);
+    return table;
+  });
+  return next;
+}
+
+/** Rejects where the system has processes but does not let them be read (no descriptors are left, say). */
 export async function readProcessTable(): Promise<readonly ProcessRow[]> {
   if (!hasProc) return readWithPs();
   const pids = readdirSync('/proc').filter((name) => name.charCodeAt(0) >= 49 && name.charCodeAt(0) <= 57);
@@ -55,7 +71,7 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
   const seen = new Set<string>();
   for (const [count, pid] of pids.entries()) {
     if (count % readPerTurn === readPerTurn - 1) await nextTurn();
-    const stat = readStat(Number(pid));
+    const stat = readVisibleStat(Number(pid));
     if (stat === undefined || isDead(stat.state)) continue;
     const key = `${pid} ${stat.startTime}`;
     seen.add(key);
@@ -68,7 +84,7 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
       cpuMs: stat.cpuTicks * tickMs,
       rssBytes: stat.rssPages * pageBytes,
       state: stat.state,
-      workerId: workerIdOf(key, stat.pid, stat.ppid),
+      workerId: workerIdOf(key, stat),
     });
   }
   for (const key of workerIds.keys()) if (!seen.has(key)) workerIds.delete(key);
@@ -76,32 +92,81 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
 }
 
 /**
- * The processes of a worker's tree: what carries its id, its session where that is still its own, and what descends from
- * these. Nothing counts for its number alone, which may be a stranger's by now.
+ * The processes of a worker's tree: its own, those of this user that carry its id, its session where that is still its own, and
+ * what descends from these. Nothing counts for its number alone, which may be a stranger's by now, and nothing for what
+ * another user can write.
  */
 export function membersOf(table: readonly ProcessRow[], target: TreeTarget): ProcessRow[] {
-  const { startTime } = target.identity;
-  // Start times grow, save that they are equal within a tick: what is older cannot descend from it.
-  const bornLater = (row: ProcessRow): boolean => startTime === '' || Number(row.startTime) >= Number(startTime);
-  const ownsSession = isSessionOwn(table, target);
-  const isMember = (row: ProcessRow): boolean =>
-    row.workerId === target.workerId || (ownsSession && isInSession(row, target));
+  const { identity, workerId } = target;
+  const hasProcess = identity.pid >= firstPid;
+  if (hasProcess && !isTimeless(table) && !isOfThisBoot(identity)) return [];
+  const { carriers, sessions, children } = indexOf(table);
   const found = new Map<number, ProcessRow>();
-  for (const row of table) if (isMember(row) && bornLater(row)) found.set(row.pid, row);
-  for (let grew = found.size > 0; grew; ) {
-    grew = false;
-    for (const row of table) {
-      if (found.has(row.pid) || !found.has(row.ppid) || !bornLater(row)) continue;
-      found.set(row.pid, row);
-      grew = true;
-    }
+  const add = (row: ProcessRow, after: string): void => {
+    if (isBornBefore(row, after)) return;
+    found.set(row.pid, row);
+  };
+  for (const row of carriers.get(workerId) ?? []) add(row, identity.startTime);
+  if (hasProcess && isSessionOwn(table, target)) {
+    for (const row of sessions.get(identity.pid) ?? []) add(row, identity.startTime);
+  }
+  // A Map is walked through what is added meanwhile too.
+  for (const parent of found.values()) {
+    for (const row of children.get(parent.pid) ?? []) if (!found.has(row.pid)) add(row, parent.startTime);
   }
   return [...found.values()];
 }
 
+/** Nobody's worker is the first process, and 0 is nobody. */
+const firstPid = 2;
+
+/** Start times grow, save that they are equal within a tick: what is older descends from nobody younger. */
+function isBornBefore(row: ProcessRow, startTime: string): boolean {
+  return startTime !== '' && Number(row.startTime) < Number(startTime);
+}
+
+/** By `ps`, which tells no start times: there a number has to do. */
+function isTimeless(table: readonly ProcessRow[]): boolean {
+  return table[0]?.startTime === '';
+}
+
+interface TableIndex {
+  readonly byPid: ReadonlyMap<number, ProcessRow>;
+  readonly carriers: ReadonlyMap<string, readonly ProcessRow[]>;
+  readonly sessions: ReadonlyMap<number, readonly ProcessRow[]>;
+  readonly children: ReadonlyMap<number, readonly ProcessRow[]>;
+}
+
+/** Many workers look something up in one table. */
+const indexes = new WeakMap<readonly ProcessRow[], TableIndex>();
+
+function indexOf(table: readonly ProcessRow[]): TableIndex {
+  const known = indexes.get(table);
+  if (known !== undefined) return known;
+  const index = {
+    byPid: new Map(table.map((row) => [row.pid, row])),
+    carriers: groupBy(table, (row) => row.workerId),
+    sessions: groupBy(table, sessionOf),
+    children: groupBy(table, (row) => row.ppid),
+  };
+  indexes.set(table, index);
+  return index;
+}
+
 /** Its group is a part of its session; `ps` tells the group alone. */
-function isInSession(row: ProcessRow, { identity: { pid } }: TreeTarget): boolean {
-  return row.pid === pid || row.session === pid || (row.session === 0 && row.pgrp === pid);
+function sessionOf({ session, pgrp }: ProcessRow): number {
+  return session === 0 ? pgrp : session;
+}
+
+function groupBy<Key>(rows: readonly ProcessRow[], keyOf: (row: ProcessRow) => Key): Map<Key, ProcessRow[]> {
+  const groups = new Map<Key, ProcessRow[]>();
+  for (const row of rows) {
+    const key = keyOf(row);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [row]);
+    else group.push(row);
+  }
+  return groups;
 }
 
 /**
@@ -111,31 +176,60 @@ function isInSession(row: ProcessRow, { identity: { pid } }: TreeTarget): boolea
  */
 function isSessionOwn(table: readonly ProcessRow[], target: TreeTarget): boolean {
   const { pid, startTime } = target.identity;
-  if (startTime === '') return true;
-  const leader = table.find((row) => row.pid === pid);
+  if (startTime === '') return isTimeless(table);
+  const { byPid, sessions } = indexOf(table);
+  const leader = byPid.get(pid);
   if (leader !== undefined) return leader.startTime === startTime;
   const endedAtTicks = target.endedAtTicks ?? Number.NEGATIVE_INFINITY;
-  return table.some(
-    (row) => row.session === pid && (row.workerId === target.workerId || Number(row.startTime) <= endedAtTicks),
+  return (sessions.get(pid) ?? []).some(
+    (row) => row.workerId === target.workerId || Number(row.startTime) <= endedAtTicks,
   );
 }
 
-function workerIdOf(key: string, pid: number, ppid: number): string {
+/** Undefined: it is gone, or not ours to see. */
+function readVisibleStat(pid: number): ProcessStat | undefined {
+  try {
+    return readStat(pid);
+  } catch (error) {
+    if (isForbiddenError(error)) return undefined;
+    throw error;
+  }
+}
+
+function workerIdOf(key: string, { pid, ppid }: ProcessStat): string {
   const known = workerIds.get(key);
   if (known !== undefined) return known;
-  let id = '';
-  try {
-    const environ = readFileSync(`/proc/${pid}/environ`, 'latin1');
-    const match = workerIdPattern.exec(environ);
-    id = match?.[1] ?? '';
-    // Between its fork and its exec a child of the agent shows the agent's own environment: look again later.
-    if (id === '' && ppid === process.pid) return id;
-  } catch {
-    // Another user's process, or one that just ended: not of ours.
-  }
-  workerIds.set(key, id);
-  return id;
+  // Another user can write any id into an environment of his.
+  const environment = readEnvironment(pid);
+  const id = workerIdPattern.exec(environment)?.[1] ?? '';
+  const ownId = id !== '' && isOwnUser(pid) ? id : '';
+  if (isFinal(environment, ownId, ppid)) workerIds.set(key, ownId);
+  return ownId;
 }
+
+/**
+ * Whether an environment will say nothing else later. An empty one may be of a process in the middle of an exec; kernel threads,
+ * children of the thread with pid 2, never have one. Between its fork and its exec a child of the agent shows the agent's own.
+ */
+function isFinal(environment: string, id: string, ppid: number): boolean {
+  if (ppid === process.pid) return id !== '' && id !== process.env['PITWARDEN_WORKER_ID'];
+  return environment !== '' || ppid === kernelThreadParent;
+}
+
+const kernelThreadParent = 2;
+
+/** Closed to us: as one that says nothing. */
+function readEnvironment(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'latin1');
+  } catch (error) {
+    if (isForbiddenError(error)) return closedEnvironment;
+    if (isGoneError(error)) return '';
+    throw error;
+  }
+}
+
+const closedEnvironment = '\0';
 
 /** The size of a memory page, from the kernel's own account of this process. */
 function readPageBytes(): number {

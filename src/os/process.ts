@@ -5,6 +5,7 @@ import { identify, ticksSinceBoot } from './identity.ts';
 import type { CreatedOutput, OutputOptions } from './output.ts';
 import { createOutput } from './output.ts';
 import type { OutputDirectory } from './output-directory.ts';
+import { signalProven } from './signal.ts';
 
 export interface SpawnOptions extends OutputOptions {
   readonly workerId: string;
@@ -40,7 +41,7 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   const output = createOutput(options.outputDirectory, options.workerId, options);
   const child = start(options, output);
   const { reader } = output;
-  const identity = child.pid === undefined ? undefined : identify(child.pid);
+  const { identity, why } = identifyChild(child.pid);
   if (identity === undefined) reader.remove();
   let endedAtTicks: number | undefined;
   const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
@@ -50,7 +51,7 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
     });
   });
   return {
-    started: identity === undefined ? child.then(notStarted(options)) : Promise.resolve({ ok: true, identity }),
+    started: identity === undefined ? child.then(notStarted(options, why)) : Promise.resolve({ ok: true, identity }),
     exited,
     endedAtTicks: () => endedAtTicks,
     lastLines: reader.lastLines,
@@ -90,8 +91,23 @@ function inCgroup({ command, args, cgroup }: SpawnOptions): [string, ...string[]
   return ['/bin/sh', '-c', script, join(cgroup, 'cgroup.procs'), command, ...args];
 }
 
-function notStarted({ command, cwd }: SpawnOptions) {
+/** A child that cannot be identified could be signalled by nobody later: it is killed while its number is surely its own. */
+function identifyChild(pid: number | undefined): { readonly identity?: ProcessIdentity; readonly why: string } {
+  if (pid === undefined) return { why: '' };
+  let why = 'it is not in /proc';
+  try {
+    const identity = identify(pid);
+    if (identity !== undefined) return { identity, why: '' };
+  } catch (error) {
+    why = (error as Error).message;
+  }
+  signalProven(-pid, 'SIGKILL');
+  return { why: `process ${pid} could not be identified, and was killed: ${why}` };
+}
+
+function notStarted({ command, cwd }: SpawnOptions, unidentified: string) {
   return (result: { code?: string | undefined; originalMessage?: string | undefined }): Started => {
+    if (unidentified !== '') return { ok: false, message: `could not start ${command} in ${cwd}: ${unidentified}` };
     const why = result.code === 'ENOENT' ? `no such file or folder` : (result.originalMessage ?? 'unknown error');
     return { ok: false, message: `could not start ${command} in ${cwd}: ${why}` };
   };

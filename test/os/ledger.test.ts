@@ -1,4 +1,13 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -40,7 +49,8 @@ afterEach(() => rmSync(state, { recursive: true, force: true }));
 const fileOf = (id: string): string => join(state, 'ledger', `${id}.json`);
 
 test('what was entered is read, by an agent that comes later', async () => {
-  const other = { ...entry, worker_id: 'text-1-abcdefgh', slot: 1, state: 'spawning' as const, pid: 0, start_time: '' };
+  const unspawned = { state: 'spawning' as const, boot_id: '', pid: 0, start_time: '' };
+  const other = { ...entry, worker_id: 'text-1-abcdefgh', slot: 1, ...unspawned };
   await Promise.all([ledger.enter(entry), ledger.enter(other)]);
   const found = openLedger(state).read();
   expect(found.setAside).toEqual([]);
@@ -98,7 +108,7 @@ describe('a whole file with', () => {
     slot: [-1, 1.5, '0'],
     generation: [0, 'x'],
     boot_id: [7],
-    pid: [-4242, 1.5, '4242', null],
+    pid: [0, 1, -1, -4242, 2 ** 22 + 1, 1.5, '4242', null],
     start_time: ['1e5', 12345, '-1'],
     agent_id: [null],
     state: ['dead', ''],
@@ -121,6 +131,21 @@ describe('a whole file with', () => {
     expect(found.entries).toEqual([]);
     expect(found.setAside[0]?.why).toContain(field);
   });
+});
+
+// Only root can give a file away.
+test.skipIf(process.getuid?.() !== 0)("a whole file of another user's, or a link to one, is set aside", async () => {
+  await ledger.enter(entry);
+  await ledger.keepOrders({ nodeDraining: true, pools: [] });
+  for (const path of [fileOf(entry.worker_id), join(state, 'orders.json')]) chownSync(path, 65_534, 65_534);
+  symlinkSync(fileOf(entry.worker_id), fileOf('text-1-abcdefgh'));
+  const { entries, orders, setAside } = ledger.read();
+  expect({ entries, orders }).toEqual({ entries: [], orders: null });
+  expect(setAside.map(({ why }) => why).sort()).toEqual([
+    'expected a file, got something else',
+    'expected it to belong to user 0, got user 65534',
+    'expected it to belong to user 0, got user 65534',
+  ]);
 });
 
 test('files of another kind or version, folders and leftovers are not in the way', async () => {

@@ -7,7 +7,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { identify, isAlive, ticksSinceBoot } from '../../dist/os/identity.js';
 import { openOutputDirectory } from '../../dist/os/output-directory.js';
 import { spawnWorker } from '../../dist/os/process.js';
-import { signalGroup, sweepTree } from '../../dist/os/tree.js';
+import { signalGroup } from '../../dist/os/signal.js';
+import { sweepTree } from '../../dist/os/tree.js';
 
 // What pid-reuse.test.ts runs in a pid namespace of its own. The built sources: Node reads no TypeScript here.
 

@@ -10,7 +10,8 @@ import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { identify, isAlive } from '../../src/os/identity.ts';
 import { sampleTree } from '../../src/os/memory.ts';
 import { spawnWorker } from '../../src/os/process.ts';
-import { signalGroup, sweepTree } from '../../src/os/tree.ts';
+import { signalGroup } from '../../src/os/signal.ts';
+import { sweepTree } from '../../src/os/tree.ts';
 import { isRunning, shellWorker, testOutput } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));

@@ -1,0 +1,44 @@
+import type { ProcessIdentity } from './identity.ts';
+import { hasProc, isAlive, readStat } from './identity.ts';
+
+/** Signals the process, if it still is the one that the identity names; false: it is not, or that cannot be told. */
+export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals | number): boolean {
+  if (!isAlive(identity)) return false;
+  return signalProven(identity.pid, signal);
+}
+
+/** The same for the process group that it leads; itself alone where it leads none. */
+export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): boolean {
+  if (!isAlive(identity)) return false;
+  return signalProven(leadsGroup(identity) ? -identity.pid : identity.pid, signal);
+}
+
+function leadsGroup({ pid }: ProcessIdentity): boolean {
+  return !hasProc || readStat(pid)?.pgrp === pid;
+}
+
+/**
+ * For who has just proven what has this number; a negative one is that of a group. 0 would be this process's own group, -1 all
+ * processes there are, and 1 and our own pid are never a worker's: for them nothing is sent.
+ */
+export function signalProven(number: number, signal: NodeJS.Signals | number): boolean {
+  if (!isSignallable(number)) return false;
+  try {
+    return process.kill(number, signal);
+  } catch (error) {
+    // ESRCH: it is gone, which is what was wanted. EPERM: it changed its user, and will be reported as a survivor.
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== 'ESRCH' && code !== 'EPERM') throw error;
+    return false;
+  }
+}
+
+let ownGroup: number | undefined;
+
+function isSignallable(number: number): boolean {
+  const id = Math.abs(number);
+  if (!Number.isInteger(id) || id < 2 || id === process.pid) return false;
+  if (number > 0 || !hasProc) return true;
+  ownGroup ??= readStat(process.pid)?.pgrp;
+  return id !== ownGroup;
+}

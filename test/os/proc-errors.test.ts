@@ -1,0 +1,185 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { constants, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
+
+/** What the next reads of files whose path matches fail with. */
+const failing = vi.hoisted(() => ({ path: null as RegExp | null, code: '' }));
+
+vi.mock('node:fs', async (original) => {
+  const real = await original<typeof import('node:fs')>();
+  const failIfTold = (path: unknown): void => {
+    if (failing.path === null || typeof path !== 'string' || !failing.path.test(path)) return;
+    throw Object.assign(new Error(`${failing.code}: as asked for, '${path}'`), { code: failing.code });
+  };
+  const wrap =
+    <Args extends [unknown, ...unknown[]], Result>(work: (...args: Args) => Result) =>
+    (...args: Args): Result => {
+      failIfTold(args[0]);
+      return work(...args);
+    };
+  return {
+    ...real,
+    openSync: wrap(real.openSync),
+    readFileSync: wrap(real.readFileSync as never),
+    readdirSync: wrap(real.readdirSync as never),
+    readlinkSync: wrap(real.readlinkSync as never),
+  };
+});
+
+const { identify, isAlive, isGone, readStat, ticksSinceBoot, hasProc } = await import('../../src/os/identity.ts');
+const { readProcessTable } = await import('../../src/os/process-table.ts');
+const { isPopulated } = await import('../../src/os/cgroup.ts');
+const { carriesWorkerId } = await import('../../src/os/own-process.ts');
+const { lockDirectory } = await import('../../src/os/agent-lock.ts');
+const { watchProcess } = await import('../../src/os/adopted-process.ts');
+const { signalGroup, signalProcess } = await import('../../src/os/signal.ts');
+const { sweepTree } = await import('../../src/os/tree.ts');
+const { spawnWorker } = await import('../../src/os/process.ts');
+const { testOutput } = await import('./shell-worker.ts');
+
+const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+const sleeper = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
+afterAll(() => {
+  sleeper.kill('SIGKILL');
+  rmSync(dir, { recursive: true, force: true });
+});
+afterEach(() => {
+  failing.path = null;
+});
+
+function living() {
+  const identity = identify(sleeper.pid ?? 0);
+  if (identity === undefined) throw new Error('sleep did not start');
+  return identity;
+}
+
+function fail(path: RegExp, code: string): void {
+  Object.assign(failing, { path, code });
+}
+
+const where = describe.skipIf(!hasProc);
+const saysGone = ['ENOENT', 'ESRCH', 'ENODEV'];
+const forbids = ['EACCES', 'EPERM'];
+const others = Object.keys(constants.errno).filter((code) => !saysGone.includes(code));
+
+where('a read of /proc that fails with', () => {
+  test.each(saysGone)('%s says that the process is gone', (code) => {
+    const identity = living();
+    fail(/^\/proc\/\d+\/stat$/, code);
+    expect([isGone(identity), isAlive(identity), readStat(identity.pid)]).toEqual([true, false, undefined]);
+  });
+
+  test.each(others)('%s says neither that it is gone nor that it lives', (code) => {
+    const identity = living();
+    fail(/^\/proc\/\d+\/stat$/, code);
+    expect([isGone(identity), isAlive(identity)]).toEqual([false, false]);
+    expect(() => readStat(identity.pid)).toThrow(code);
+    expect([signalProcess(identity, 'SIGKILL'), signalGroup(identity, 'SIGKILL')]).toEqual([false, false]);
+    failing.path = null;
+    expect(isAlive(identity)).toBe(true);
+  });
+
+  test.each(others.filter((code) => !forbids.includes(code)))('%s makes no table without the process', async (code) => {
+    for (const path of [/^\/proc$/, /^\/proc\/\d+\/stat$/, /^\/proc\/\d+\/environ$/]) {
+      fail(path, code);
+      // An environment is read once in a process's life.
+      const unread = spawn('sleep', ['1000'], { stdio: 'ignore' });
+      await expect(readProcessTable(), `${path}`).rejects.toThrow(code);
+      unread.kill('SIGKILL');
+    }
+  });
+
+  test.each(others.filter((code) => !forbids.includes(code)))('%s proves no worker to be none of ours', (code) => {
+    fail(/^\/proc\/\d+\//, code);
+    expect(() => carriesWorkerId(living().pid, 'p-0-abcdefgh')).toThrow(code);
+  });
+
+  test.each(Object.keys(constants.errno))('%s is no error of the clock', (code) => {
+    const before = ticksSinceBoot() ?? Number.NaN;
+    fail(/^\/proc\/uptime$/, code);
+    const now = ticksSinceBoot() ?? Number.NaN;
+    // Whole seconds, rounded down.
+    expect(now).toBeGreaterThan(before - 101);
+    failing.path = null;
+    expect(now).toBeLessThanOrEqual(ticksSinceBoot() ?? Number.NaN);
+  });
+
+  test.each(others)('%s makes no cgroup empty', (code) => {
+    const cgroup = mkdtempSync(join(dir, 'cgroup-'));
+    writeFileSync(join(cgroup, 'cgroup.events'), 'populated 0\nfrozen 0\n');
+    expect(isPopulated(cgroup)).toBe(false);
+    fail(/cgroup\.events$/, code);
+    expect(isPopulated(cgroup)).toBe(true);
+  });
+});
+
+where('while no descriptors are left', () => {
+  test('an adopted worker is not declared dead, and its end is seen once they can be had again', async () => {
+    const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
+    const identity = identify(child.pid ?? 0);
+    if (identity === undefined) expect.fail('sleep did not start');
+    const watched = watchProcess(identity);
+    let exited = false;
+    void watched.exited.then(() => {
+      exited = true;
+    });
+    fail(/^\/proc\//, 'EMFILE');
+    watched.look();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(exited).toBe(false);
+    child.kill('SIGKILL');
+    failing.path = null;
+    watched.look();
+    await watched.exited;
+  });
+
+  test('the lock of a live agent is not taken over', () => {
+    const path = mkdtempSync(join(dir, 'lock-'));
+    writeFileSync(join(path, 'agent.lock'), JSON.stringify(living()));
+    fail(new RegExp(`^/proc/${sleeper.pid}/`), 'EMFILE');
+    expect(() => lockDirectory(path)).toThrow(`expected no other agent to use it, got one with pid ${sleeper.pid}`);
+  });
+
+  test('a sweep goes on until it can look, and kills what is there', async () => {
+    const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
+    const identity = identify(child.pid ?? 0);
+    if (identity === undefined) expect.fail('sleep did not start');
+    fail(/^\/proc\//, 'EMFILE');
+    const swept = sweepTree({ identity, workerId: 'w' }, { timeoutMs: 10_000 });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(isGone(identity)).toBe(false);
+    failing.path = null;
+    expect(await swept).toEqual({ survivors: [] });
+    expect(isGone(identity)).toBe(true);
+  });
+
+  test('a sweep that never can look fails, and reports no success', async () => {
+    const identity = living();
+    fail(/^\/proc\//, 'EMFILE');
+    await expect(sweepTree({ identity, workerId: 'w' }, { timeoutMs: 20 })).rejects.toThrow('EMFILE');
+  });
+
+  test('a child that could not be identified is killed, and its start fails in words', async () => {
+    fail(/^\/proc\/\d+\/stat$/, 'EMFILE');
+    const pidFile = join(dir, 'unidentified');
+    const spawned = spawnWorker({
+      workerId: 'w-unidentified',
+      outputDirectory: testOutput(dir),
+      command: 'sh',
+      args: ['-c', `echo $$ > ${pidFile}; sleep 1000`],
+      cwd: dir,
+      cgroup: null,
+      env: { PATH: process.env['PATH'] ?? '' },
+      nowMs: () => 0,
+      onLine: () => undefined,
+      onDropped: () => undefined,
+      onSkipped: () => undefined,
+    });
+    const message = expect.stringMatching(
+      /could not start sh in .*: process \d+ could not be identified, and was killed: EMFILE/,
+    );
+    expect(await spawned.started).toEqual({ ok: false, message });
+  });
+});

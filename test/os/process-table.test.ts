@@ -1,0 +1,58 @@
+import { spawn } from 'node:child_process';
+import { expect, onTestFinished, test, vi } from 'vitest';
+
+/** Of reads of /proc: how often all processes were listed, and whose environments are empty for now. */
+const seen = vi.hoisted(() => ({ listings: 0, midExec: new Set<number>() }));
+
+vi.mock('node:fs', async (original) => {
+  const real = await original<typeof import('node:fs')>();
+  return {
+    ...real,
+    readdirSync: (...args: Parameters<typeof real.readdirSync>) => {
+      if (args[0] === '/proc') seen.listings += 1;
+      return real.readdirSync(...args);
+    },
+    readFileSync: (...args: Parameters<typeof real.readFileSync>) => {
+      const pid = /^\/proc\/(\d+)\/environ$/.exec(String(args[0]))?.[1];
+      return pid !== undefined && seen.midExec.has(Number(pid)) ? '' : real.readFileSync(...args);
+    },
+  };
+});
+
+const { hasProc } = await import('../../src/os/identity.ts');
+const { freshProcessTable, readProcessTable } = await import('../../src/os/process-table.ts');
+
+const where = test.skipIf(!hasProc);
+
+where('a process that is read in the middle of its exec is known by its id at the next look', async () => {
+  const workerId = 'p-0-midexec2';
+  // A grandchild: of children of this process nothing is remembered anyway.
+  const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; wait'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+    detached: true,
+    env: { PATH: process.env['PATH'], PITWARDEN_WORKER_ID: workerId },
+  });
+  onTestFinished(() => void process.kill(-(parent.pid ?? 0), 'SIGKILL'));
+  const pid = await new Promise<number>((resolve) => parent.stdout.once('data', (data) => resolve(Number(data))));
+  const idOf = async () => (await readProcessTable()).find((row) => row.pid === pid)?.workerId;
+  seen.midExec.add(pid);
+  expect(await idOf()).toBe('');
+  seen.midExec.delete(pid);
+  expect(await idOf()).toBe(workerId);
+});
+
+where(
+  'a thousand who look at all processes at once share one look, and none gets one from before it asked',
+  async () => {
+    const before = seen.listings;
+    const first = freshProcessTable();
+    await Promise.resolve();
+    const late = Array.from({ length: 1_000 }, () => freshProcessTable());
+    expect(new Set(await Promise.all(late)).size).toBe(1);
+    expect(seen.listings - before).toBeLessThanOrEqual(2);
+    const child = spawn('sleep', ['1000'], { stdio: 'ignore' });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    expect((await freshProcessTable()).map((row) => row.pid)).toContain(child.pid);
+    await first;
+  },
+);

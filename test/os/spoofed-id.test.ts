@@ -1,0 +1,67 @@
+import { spawn } from 'node:child_process';
+import { chownSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
+import { identify } from '../../src/os/identity.ts';
+import { carriesWorkerId, findWorker } from '../../src/os/own-process.ts';
+import { freshProcessTable, membersOf } from '../../src/os/process-table.ts';
+import { sweepTree } from '../../src/os/tree.ts';
+import { isRunning, shellWorker } from './shell-worker.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
+const nobody = 65_534;
+
+/** A process that carries a worker's id though it is none of its tree. */
+async function impostor(workerId: string, program: string): Promise<number> {
+  // Its output goes to a file with the worker's id for a name, too.
+  const path = join(dir, `${workerId}.out`);
+  const output = openSync(path, 'w');
+  chownSync(path, nobody, nobody);
+  const child = spawn(
+    python,
+    ['-c', `import os, sys, time\n${program}\nprint('up', file=sys.stderr, flush=True)\ntime.sleep(1000)`],
+    {
+      stdio: ['ignore', output, 'pipe'],
+      detached: true,
+      env: { PITWARDEN_WORKER_ID: workerId },
+    },
+  );
+  onTestFinished(() => void child.kill('SIGKILL'));
+  await vi.waitFor(() => expect(child.stderr?.read()?.toString()).toContain('up'), { timeout: 10_000 });
+  return child.pid ?? 0;
+}
+
+// Only root can start the processes of other users.
+const asRoot = test.skipIf(process.getuid?.() !== 0);
+
+asRoot.for([
+  ['of another user', 'os.setuid(65534)'],
+  ['that another user started from a set-user-ID program', 'os.setresuid(65534, 0, 0)'],
+] as const)(
+  "a process %s that carries a worker's id neither counts for the worker nor is signalled",
+  async ([, become]) => {
+    const workerId = `spoofed-${become.length}`;
+    const { spawned, identity, line } = await shellWorker(dir, 'sleep 1000 & echo $!; wait', { workerId });
+    const child = Number(await line(1));
+    const stranger = await impostor(workerId, become);
+    const target = { identity, workerId };
+    const members = () => freshProcessTable().then((table) => membersOf(table, target).map(({ pid }) => pid));
+    expect((await members()).sort()).toEqual([identity.pid, child].sort());
+    expect(await sweepTree(target, { timeoutMs: 5_000 })).toEqual({ survivors: [] });
+    await spawned.exited;
+    expect(isRunning(child)).toBe(false);
+    expect(isRunning(stranger)).toBe(true);
+    spawned.close();
+  },
+);
+
+asRoot("another user's process that carries a worker's id is not adopted as that worker", async () => {
+  const workerId = 'p-0-spoofed2';
+  const stranger = await impostor(workerId, `os.setuid(${nobody})`);
+  expect(identify(stranger)).toBeDefined();
+  expect(await findWorker(workerId)).toBeUndefined();
+  expect(carriesWorkerId(stranger, workerId)).toBe(false);
+});
