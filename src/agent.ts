@@ -69,6 +69,8 @@ export interface Agent {
 
 export type Ending = 'stopped' | 'let-go';
 
+/** Of files that are none of ours, so many are named in the warning. */
+const foreignNamed = 10;
 const fingerprintedBytes = 64 * 1024;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
@@ -80,14 +82,15 @@ const lastAnswersMs = 2_000;
 export async function startAgent(config: Config, log: Log, lent: LentSocket | null = null): Promise<Agent> {
   const clock = systemClock;
   const startedAtMs = Date.now();
-  const paths = prepareRuntimeDirectory(config.runtimeDir, lent);
+  const paths = prepareRuntimeDirectory(config.runtimeDir, lent, log.warn);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
   const agentId = randomUUID();
   const ledger = openLedger(config.stateDir);
   const found = ledger.read();
   const adoption = await sortOut(found, config.node);
-  clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
+  const left = clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
+  warnOfForeign([...left, ...found.foreign], log);
   const cgroups = openCgroups();
   log.info(cgroups.report);
   const guardian = startGuardian({ directory: config.runtimeDir, log });
@@ -290,6 +293,13 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
       return ending;
     }),
   };
+}
+
+/** Files that are not the agent's in the folders that are. */
+function warnOfForeign(paths: readonly string[], log: Log): void {
+  if (paths.length === 0) return;
+  const more = paths.length > foreignNamed ? ` and ${paths.length - foreignNamed} more` : '';
+  log.warn(`left alone, since it is none of ours: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
 }
 
 function recordedOf(held: Held | undefined, revision: number): Recorded | undefined {

@@ -17,8 +17,8 @@ const ordersKind = 'pitwarden-orders';
 const versions: readonly number[] = [1];
 const version = 1;
 
-/** Names become paths: of these nothing else can be made. */
-const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
+/** Names become paths: of these nothing else can be made, and files with other names are none of ours. */
+export const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
 const count = z.int().min(0);
 const bootMs = z.number().min(0);
 
@@ -74,8 +74,10 @@ const ordersSchema = z.object({
 export interface LedgerFound {
   readonly entries: readonly LedgerEntry[];
   readonly orders: Orders | null;
-  /** Files that are no entries (torn, foreign, of another version), and why: they were moved away. */
+  /** Files with the name of an entry that are none (torn, of another version), and why: they were moved away. */
   readonly setAside: readonly { readonly file: string; readonly why: string }[];
+  /** What else is in the folder: none of ours, and left alone. */
+  readonly foreign: readonly string[];
 }
 
 export interface Ledger {
@@ -94,6 +96,8 @@ export interface Ledger {
 
 /** Files that were set aside: the newest are kept, to be looked at. */
 const asideMax = 50;
+/** TIME-NAME, as `moveAside` names them. */
+const asidePattern = /^\d{13}-.*\.json$/;
 
 export function openLedger(stateDirectory: string): Ledger {
   const folder = join(stateDirectory, 'ledger');
@@ -149,10 +153,16 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
     setAside.push({ file: path, why });
     moveAside(path, aside, name);
   };
+  const foreign: string[] = [];
   for (const name of namesIn(folder)) {
     const path = join(folder, name);
+    const [, workerId = '', end] = /^(.*?)\.json(\.new)?$/.exec(name) ?? [];
+    if (!workerIdPattern.test(workerId)) {
+      foreign.push(path);
+      continue;
+    }
     // Its writer died before it was whole; the one before it still counts.
-    if (name.endsWith('.new')) {
+    if (end !== undefined) {
       removeLeftover(path);
       continue;
     }
@@ -162,7 +172,7 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
   }
   const orders = readOrders(ordersPath);
   if (typeof orders === 'string') putAside(ordersPath, 'orders.json', orders);
-  return { entries, orders: typeof orders === 'string' ? null : orders, setAside };
+  return { entries, orders: typeof orders === 'string' ? null : orders, setAside, foreign };
 }
 
 /** Where it cannot be made nothing can be entered, which is told when that is tried. */
@@ -184,7 +194,7 @@ function namesIn(folder: string): readonly string[] {
 
 function removeLeftover(path: string): void {
   try {
-    rmSync(path, { force: true, recursive: true });
+    rmSync(path, { force: true });
   } catch {
     // On a disk that is read-only it stays, and is found again.
   }
@@ -243,7 +253,9 @@ function moveAside(path: string, aside: string, name: string): void {
   try {
     mkdirSync(aside, { recursive: true, mode: 0o700 });
     renameSync(path, join(aside, `${Date.now()}-${name}`));
-    const kept = readdirSync(aside).sort();
+    const kept = readdirSync(aside)
+      .filter((each) => asidePattern.test(each))
+      .sort();
     for (const oldest of kept.slice(0, -asideMax)) rmSync(join(aside, oldest), { force: true, recursive: true });
   } catch {
     // On a disk that is full or read-only it stays where it is, and is found again.

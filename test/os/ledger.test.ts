@@ -158,7 +158,9 @@ test('files of another kind or version, folders and leftovers are not in the way
   mkdirSync(fileOf('text-5-abcdefgh'));
   const found = ledger.read();
   expect(found.entries).toEqual([entry]);
-  expect(found.setAside.map(({ why }) => why)).toHaveLength(5);
+  expect(found.setAside.map(({ why }) => why)).toHaveLength(4);
+  expect(found.foreign).toEqual([join(state, 'ledger/notes.txt')]);
+  expect(readFileSync(join(state, 'ledger/notes.txt'), 'utf8')).toBe('mine');
   expect(found.setAside.find(({ file }) => file.includes('text-1'))?.why).toBe('version: expected one of 1, got 2');
   expect(ledger.read().setAside).toEqual([]);
 });

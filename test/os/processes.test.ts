@@ -1,5 +1,15 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
@@ -128,22 +138,59 @@ test('what an agent has left is cleared away, save what belongs to the workers t
   const left = () => ['link', 'output'].map((name) => readdirSync(join(dir, 'cleared', name)).sort());
   const make = () => {
     for (const name of [
-      'link/link.sock',
-      'link/p-0-a.begun',
-      'link/p-0-b.begun',
-      'output/p-0-a.out',
-      'output/p-0-b.read',
+      'link/p-0-aaaaaaaa.begun',
+      'link/p-0-bbbbbbbb.stacks',
+      'output/p-0-aaaaaaaa.out',
+      'output/p-0-bbbbbbbb.read',
     ])
       writeFileSync(join(dir, 'cleared', name), '');
   };
   make();
-  clearRuntimeDirectory(paths, new Set(['p-0-a']));
-  expect(left()).toEqual([['p-0-a.begun'], ['p-0-a.out']]);
+  expect(clearRuntimeDirectory(paths, new Set(['p-0-aaaaaaaa']))).toEqual([]);
+  expect(left()).toEqual([['p-0-aaaaaaaa.begun'], ['p-0-aaaaaaaa.out']]);
   make();
-  clearRuntimeDirectory(paths);
+  expect(clearRuntimeDirectory(paths)).toEqual([]);
   expect(left()).toEqual([[], []]);
   rmSync(paths.output, { recursive: true });
-  clearRuntimeDirectory(paths);
+  expect(clearRuntimeDirectory(paths)).toEqual([]);
+});
+
+test('only names that are ours are taken from the runtime directory: the rest is left, and named', () => {
+  const runtime = join(dir, 'a project');
+  const theirs = [
+    'output/results.csv',
+    'output/p-0-aaaaaaaa.tar.gz',
+    'output/P-0-aaaaaaaa.out',
+    'link/notes',
+    'data.txt',
+  ];
+  const folders = ['output/p-0-bbbbbbbb.out', 'output/2024', 'link/include'];
+  for (const folder of ['output', 'link', ...folders])
+    mkdirSync(join(runtime, folder), { recursive: true, mode: 0o755 });
+  for (const name of [...theirs, 'output/2024/january.csv', 'output/p-0-cccccccc.out'])
+    writeFileSync(join(runtime, name), 'theirs');
+  const warnings: string[] = [];
+  const paths = prepareRuntimeDirectory(runtime, null, (message) => warnings.push(message));
+  expect(warnings).toEqual([
+    expect.stringMatching(/link was open to others \(mode 0755\), and is closed/),
+    expect.stringMatching(/output was open to others/),
+  ]);
+  const named = clearRuntimeDirectory(paths);
+  const expected = [...theirs.filter((name) => name !== 'data.txt'), ...folders].map((name) => join(runtime, name));
+  expect([...named].sort()).toEqual(expected.sort());
+  for (const name of [...theirs, 'output/2024/january.csv'])
+    expect(readFileSync(join(runtime, name), 'utf8')).toBe('theirs');
+  expect(existsSync(join(runtime, 'output/p-0-cccccccc.out'))).toBe(false);
+});
+
+test('what stands where a socket belongs and is none is refused, and not removed', () => {
+  const runtime = join(dir, 'occupied');
+  mkdirSync(runtime);
+  writeFileSync(join(runtime, 'agent.sock'), 'theirs');
+  expect(() => prepareRuntimeDirectory(runtime)).toThrow(
+    /agent\.sock: expected a socket or nothing, got something else/,
+  );
+  expect(readFileSync(join(runtime, 'agent.sock'), 'utf8')).toBe('theirs');
 });
 
 test('the runtime directory is closed to others, and one that others could have made is refused', () => {
