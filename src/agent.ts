@@ -376,24 +376,34 @@ interface Told {
   finish(): void;
 }
 
-/** Does what one step decided, then tells those who watch. */
+/** Does what one step decided, then tells those who watch. Throws when all is done, if one of it could not be. */
 function act(actions: readonly Action[], told: Told): void {
   const records: NodeRecord[] = [];
+  const errors: unknown[] = [];
   for (const action of actions) {
-    told.hands.perform(action);
-    if (action.type === 'record') {
-      records.push(action.record);
-      logRecord(told.log, action.record);
-      told.metrics.record(action.record);
+    try {
+      actOne(action, records, told);
+    } catch (error) {
+      errors.push(error);
     }
-    if (action.type === 'keep-exit') {
-      const held = told.hands.held.get(action.exit.workerId);
-      const { evidence = null, account = null } = held ?? {};
-      told.exits.keep({ ...action.exit, evidence, account });
-    }
-    if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
-    if (action.type === 'finish') told.finish();
   }
+  if (errors.length > 0) throw errors[0];
+}
+
+function actOne(action: Action, records: NodeRecord[], told: Told): void {
+  told.hands.perform(action);
+  if (action.type === 'record') {
+    records.push(action.record);
+    logRecord(told.log, action.record);
+    told.metrics.record(action.record);
+  }
+  if (action.type === 'keep-exit') {
+    const held = told.hands.held.get(action.exit.workerId);
+    const { evidence = null, account = null } = held ?? {};
+    told.exits.keep({ ...action.exit, evidence, account });
+  }
+  if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
+  if (action.type === 'finish') told.finish();
 }
 
 function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, log: Log): void {

@@ -12,7 +12,10 @@ export interface Loop {
   tell(event: Event): void;
   /** Queues a fact that nothing hangs on, such as a pong that came in time: it is decided with the next step, or soon. */
   mention(event: Event): void;
-  /** Decides now, together with all that is queued. For callers that answer with the outcome. */
+  /**
+   * Decides now, together with all that is queued. For callers that answer with the outcome. Throws where the step does: then this
+   * event is dropped, and what was queued is decided without it, in this turn of Node's event loop.
+   */
   decide(event: Event): void;
   /** How long a step has been due and not done; 0: none is. A loop that makes no progress is ever later. */
   lateMs(): number;
@@ -41,7 +44,8 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
   /** When something waits to be decided; infinite: nothing does. */
   let dueAtMs = Number.POSITIVE_INFINITY;
 
-  const turn = (): void => {
+  /** `wish`: what a caller waits for, if this turn is for one. */
+  const turn = (wish: Event | null = null): void => {
     if (scheduled !== null) clearImmediate(scheduled);
     scheduled = null;
     if (soon !== null) clearTimeout(soon);
@@ -51,7 +55,7 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     queue = [];
     deciding = true;
     const now = facts();
-    const next = decideOn(events, now);
+    const next = decideOn(events, now, wish);
     state = next.state;
     act(next.actions, state);
     // What came up while this was done has been waiting since then, at most.
@@ -59,12 +63,25 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     arm(next.wakeAtMs - now.nowMs);
   };
 
-  const decideOn = (events: readonly Event[], now: Facts): Step => {
+  const decideOn = (events: readonly Event[], now: Facts, wish: Event | null): Step => {
     try {
       return step(state, events, now);
+    } catch (error) {
+      if (wish !== null) putBack(events.filter((event) => event !== wish));
+      throw error;
     } finally {
       deciding = false;
     }
+  };
+
+  /** Nothing was decided: what is no wish happened all the same. */
+  const putBack = (events: readonly Event[]): void => {
+    queue = [...events, ...queue];
+    if (queue.length > 0) schedule();
+  };
+
+  const schedule = (): void => {
+    if (scheduled === null && !closed) scheduled = setImmediate(() => turn());
   };
 
   const enqueue = (event: Event): void => {
@@ -77,17 +94,17 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     timer = null;
     if (closed || delayMs === Number.POSITIVE_INFINITY) return;
     // Rounded up: a timer that fires a fraction early would find nothing due and be set again.
-    timer = setTimeout(turn, Math.min(longestTimerMs, Math.max(0, Math.ceil(delayMs))));
+    timer = setTimeout(() => turn(), Math.min(longestTimerMs, Math.max(0, Math.ceil(delayMs))));
   };
 
   const tell = (event: Event): void => {
     enqueue(event);
-    if (scheduled === null && !closed) scheduled = setImmediate(turn);
+    schedule();
   };
 
   const mention = (event: Event): void => {
     enqueue(event);
-    if (scheduled === null && soon === null && !closed) soon = setTimeout(turn, soonMs);
+    if (scheduled === null && soon === null && !closed) soon = setTimeout(() => turn(), soonMs);
   };
 
   return {
@@ -97,7 +114,7 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     decide: (event) => {
       if (deciding) throw new Error('decide: expected a call from outside the loop, got one from within a step');
       enqueue(event);
-      turn();
+      turn(event);
     },
     lateMs: () => Math.max(0, facts().nowMs - dueAtMs),
     close: () => {

@@ -63,3 +63,17 @@ test('a loop whose steps throw is ever later, until one does not', () => {
   expect(loopHealth(loop.lateMs())).toEqual({ ok: true, text: 'ok' });
   loop.close();
 });
+
+test('facts that were queued when a wish could not be decided are decided without it', async () => {
+  const { loop, fail } = scene();
+  loop.decide({ type: 'config', config: nodeConfig(poolConfig({ size: 0 })) });
+  loop.tell({ type: 'drain-node' });
+  fail(true);
+  const wish = { type: 'config', config: nodeConfig(poolConfig({ name: 'other', size: 3 })) } as const;
+  expect(() => loop.decide(wish)).toThrow('as asked for');
+  expect(loop.state().node.phase).toBe('running');
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(loop.state().node.phase).toBe('draining');
+  expect([...loop.state().pools.keys()]).toEqual(['p']);
+  loop.close();
+});

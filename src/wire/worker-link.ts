@@ -98,6 +98,7 @@ export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
 function attach(source: WorkerLinkSource, call: Call): void {
   let workerId = '';
   let link: AttachedWorker | undefined;
+  let over = false;
   const refuse = (code: status, message: string): void => {
     source.refused(message);
     call.emit('error', { code, details: message });
@@ -107,6 +108,8 @@ function attach(source: WorkerLinkSource, call: Call): void {
     helloTimeoutMs,
   );
   call.on('data', (frame: WorkerFrame) => {
+    // Frames that were on their way when it was refused or ended.
+    if (over) return;
     if (link !== undefined) return source.frame(workerId, frame, link);
     clearTimeout(tooLate);
     const checked = check(source, frame.hello);
@@ -116,7 +119,6 @@ function attach(source: WorkerLinkSource, call: Call): void {
     call.write({ welcome: { protocol, ...checked.welcome } });
     source.attached(checked.hello, link);
   });
-  let over = false;
   const end = (): void => {
     clearTimeout(tooLate);
     if (over) return;

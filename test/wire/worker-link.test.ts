@@ -1,7 +1,8 @@
+import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import type { LinkRequest } from '../../src/dispatch/worker.ts';
-import { createLink } from '../../src/wire/worker-link.ts';
+import { addWorkerLink, createLink } from '../../src/wire/worker-link.ts';
 
 /** A call that takes a frame and writes it when it is told to. */
 function fakeCall() {
@@ -96,4 +97,48 @@ test('a recall gives back at once what is not written, and asks for the rest', a
   expect(link.recall()).toEqual([2]);
   await write();
   expect(frames[1]).toEqual({ recall: {} });
+});
+
+/** One call of Attach; `said` is what the agent was told of it. */
+function attachCall() {
+  const said: string[] = [];
+  let attach: ((call: unknown) => void) | undefined;
+  const api = { server: { addService: (_: unknown, { Attach }: { Attach: typeof attach }) => (attach = Attach) } };
+  addWorkerLink(api as never, {
+    authenticate: ({ token }) => {
+      if (token !== 'right') return { ok: false, message: 'token' };
+      return { ok: true, welcome: {} as never };
+    },
+    attached: () => said.push('attached'),
+    closed: () => said.push('closed'),
+    refused: (message) => said.push(`refused: ${message}`),
+    frame: () => said.push('frame'),
+  });
+  const call = Object.assign(new EventEmitter(), {
+    destroyed: false,
+    cancelled: false,
+    end: () => undefined,
+    write: () => true,
+  });
+  attach?.(call);
+  const hello = (token: string) => {
+    call.emit('data', { hello: { protocol: 1, worker_id: 'w', token, commands: [], resumed: null } });
+  };
+  return { said, call, hello };
+}
+
+test('a call whose hello was refused cannot attach with another one', () => {
+  const { said, hello } = attachCall();
+  hello('wrong');
+  hello('right');
+  hello('right');
+  expect(said).toEqual(['refused: token']);
+});
+
+test('what arrives after the end of a link is not passed on', () => {
+  const { said, call, hello } = attachCall();
+  hello('right');
+  call.emit('cancelled');
+  call.emit('data', {});
+  expect(said).toEqual(['attached', 'closed']);
 });
