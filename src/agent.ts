@@ -79,7 +79,12 @@ const lastAnswersMs = 2_000;
  * Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. With a socket that
  * the service manager lends callers are served there, and wait there while no agent runs.
  */
-export async function startAgent(config: Config, log: Log, lent: LentSocket | null = null): Promise<Agent> {
+export async function startAgent(
+  config: Config,
+  log: Log,
+  lent: LentSocket | null,
+  checkConfig: ControlSource['checkConfig'],
+): Promise<Agent> {
   const clock = systemClock;
   const startedAtMs = Date.now();
   const paths = prepareRuntimeDirectory(config.runtimeDir, lent, log.warn);
@@ -173,6 +178,7 @@ export async function startAgent(config: Config, log: Log, lent: LentSocket | nu
     commandLine: [process.execPath, ...process.argv.slice(1)],
     leaving: leaving.signal,
     letGo: () => letGo(),
+    checkConfig,
   };
 
   // A result that is too large is its caller's trouble: refused here, it would end the link and all requests on it.
@@ -443,7 +449,9 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
 
 async function bindTcp(api: ApiServer, address: { host: string; port: number }): Promise<string> {
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-  const port = await api.bind(`${host}:${address.port}`);
+  const port = await api.bind(`${host}:${address.port}`).catch((error: Error) => {
+    throw new Error(`${error.message}; name another address with --listen HOST:PORT (config: listen), or off`);
+  });
   return `${host}:${port}`;
 }
 

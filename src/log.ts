@@ -1,6 +1,6 @@
-import { fstatSync } from 'node:fs';
 import pino from 'pino';
 import { printableEntry, printableJson } from './domain/printable.ts';
+import { withPriority } from './os/journal.ts';
 
 /** Structured log lines; fields are the words of the design (`worker_id`, `pool`, `reason`, …). */
 export interface Log {
@@ -31,17 +31,6 @@ export interface LogOptions {
 
 /** syslog(3)'s priorities, by pino's levels. */
 const priorities: Readonly<Record<string, number>> = { trace: 7, debug: 7, info: 6, warn: 4, error: 3, fatal: 2 };
-
-/** Whether a descriptor goes to systemd's journal: `stream` is `JOURNAL_STREAM` of systemd.exec(5). */
-export function isJournal(stream: string | undefined, fd = 1): boolean {
-  if (stream === undefined) return false;
-  try {
-    const { dev, ino } = fstatSync(fd, { bigint: true });
-    return stream === `${dev}:${ino}`;
-  } catch {
-    return false;
-  }
-}
 
 export function createLog(options: LogOptions): Log {
   const out = pino.destination({ fd: options.fd ?? 1, sync: false, maxLength: heldMaxBytes });
@@ -83,8 +72,7 @@ function pretty(json: string): string {
   return `${line.time.slice(11, 19)} ${printableEntry(`${level}${subject}${line.msg}`)}\n`;
 }
 
-/** Each line is an entry of the journal, with a priority of its own. */
 function prefixed(json: string, shown: string): string {
   const level = /^\{"level":"(\w+)"/.exec(json)?.[1] ?? 'info';
-  return shown.replace(/^(?=.)/gm, `<${priorities[level] ?? 6}>`);
+  return withPriority(shown, priorities[level] ?? priorities['info'] ?? 6);
 }

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Log, LogOptions } from '../src/log.ts';
-import { createLog, isJournal } from '../src/log.ts';
+import { createLog } from '../src/log.ts';
+import { isJournal } from '../src/os/journal.ts';
 
 const evil = 'bad input: x\r12:00:00 pool safe added\x1b[K\x1b]0;title\x07\x9b8m\u202e';
 

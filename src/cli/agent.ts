@@ -5,7 +5,8 @@ import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
-import { createLog, isJournal } from '../log.ts';
+import { createLog } from '../log.ts';
+import { isJournal } from '../os/journal.ts';
 import type { LentSocket } from '../os/systemd.ts';
 import { openServiceManager } from '../os/systemd.ts';
 import type { Service } from '../service.ts';
@@ -30,7 +31,7 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
   let running: Agent;
   try {
-    running = await startAgent(config, log, apiSocketOf(manager.sockets));
+    running = await startAgent(config, log, apiSocketOf(manager.sockets), () => problemsOf(options));
   } catch (error) {
     await log.end();
     throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
@@ -70,6 +71,14 @@ async function load(options: AgentCommandOptions): Promise<Config> {
   const loaded = await loadConfig(options.config, environment(), options);
   if (!loaded.ok) throw new CliError(exitCode.usage, formatProblems(loaded.problems));
   return loaded.config;
+}
+
+/** Problems that are told of a configuration which the next agent could not start with. */
+const problemsTold = 10;
+
+async function problemsOf(options: AgentCommandOptions): Promise<string> {
+  const loaded = await loadConfig(options.config, environment(), options);
+  return loaded.ok ? '' : formatProblems(loaded.problems.slice(0, problemsTold));
 }
 
 function logFormat(config: Config): 'pretty' | 'json' {

@@ -1,10 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { loadConfig } from '../config/load.ts';
-import { formatProblems } from '../config/problem.ts';
 import { formatDuration, parseDuration } from '../config/units.ts';
 import type { Connection } from './connect.ts';
 import { withAgent } from './connect.ts';
-import { environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
@@ -40,11 +37,9 @@ export async function handover(options: HandoverOptions): Promise<void> {
   tell(left, seen, options);
 }
 
-/** Nothing is begun that could not end well: what the successor is to read is looked at first, with this version's eyes. */
+/** The agent that was looked at, and no other, is asked: it refuses where its successor could not start. */
 async function letGo(agent: Connection): Promise<HandoverView> {
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
-  const loaded = await loadConfig(node.config_path, environment());
-  if (!loaded.ok) throw new CliError(exitCode.usage, `nothing was done:\n${formatProblems(loaded.problems)}`);
   return agent.call<HandoverView>('Control', 'Handover', { agent_id: node.agent_id });
 }
 

@@ -1,4 +1,8 @@
 import { printable, printableJson } from '../domain/printable.ts';
+import { isJournal, withPriority } from '../os/journal.ts';
+
+/** Of syslog(3). */
+const errorPriority = 3;
 
 /**
  * The only writers of the command line. What a worker, a caller or another agent named or wrote reaches a terminal with its
@@ -35,7 +39,10 @@ export function printInPlace(line: string, isLast: boolean): void {
 }
 
 export function printError(message: string): void {
-  process.stderr.write(`${printable(message)}\n`);
+  const text = printable(message);
+  // A unit's commands, such as its ExecReload, write their errors to the journal.
+  const shown = isJournal(process.env['JOURNAL_STREAM'], 2) ? withPriority(text, errorPriority) : text;
+  process.stderr.write(`${shown}\n`);
 }
 
 export function printErrorJson(error: object): void {

@@ -42,6 +42,8 @@ export interface ControlSource {
   readonly leaving: AbortSignal;
   /** Begins to leave the workers to the next agent; how many milliseconds what runs may take. */
   letGo(): number;
+  /** Reads the configuration as the next agent will. Resolves to its problems; empty: there are none. Never rejects. */
+  checkConfig(): Promise<string>;
 }
 
 export type Listener = (changes: Changes, records: readonly NodeRecord[]) => void;
@@ -100,7 +102,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     DrainNode: unary(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: unary(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
-    Handover: unary((request) => handover(source, request)),
+    Handover: unaryAsync((request) => handover(source, request)),
   };
 }
 
@@ -111,6 +113,15 @@ function unary(answer: (request: Request) => object) {
     } catch (error) {
       callback(toStatus(error));
     }
+  };
+}
+
+function unaryAsync(answer: (request: Request) => Promise<object>) {
+  return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
+    answer(call.request).then(
+      (message) => callback(null, message),
+      (error) => callback(toStatus(error)),
+    );
   };
 }
 
@@ -380,7 +391,7 @@ function endWhenLeaving(
   call.on('error', over);
 }
 
-function handover(source: ControlSource, request: Request): object {
+async function handover(source: ControlSource, request: Request): Promise<object> {
   const { agentId } = source.node();
   const wanted = text(request, 'agent_id');
   if (wanted !== '' && wanted !== agentId) {
@@ -388,6 +399,11 @@ function handover(source: ControlSource, request: Request): object {
       status.FAILED_PRECONDITION,
       `agent_id: expected that of this agent (${agentId}), got "${wanted}"`,
     );
+  }
+  // A successor that could not start would leave the workers without an agent.
+  const problems = await source.checkConfig();
+  if (problems !== '') {
+    throw new Refusal(status.FAILED_PRECONDITION, `nothing was done, for the next agent would not start:\n${problems}`);
   }
   refuseWhenStopping(source);
   const node = nodeView(source.state(), source.node());

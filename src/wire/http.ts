@@ -25,7 +25,8 @@ export async function startHttp(address: { host: string; port: number }, source:
   });
   await new Promise<void>((resolve, reject) => {
     const refused = (error: Error): void => {
-      reject(new Error(`could not listen at http ${address.host}:${address.port}: ${error.message}`));
+      const remedy = 'name another address with --http HOST:PORT (config: http), or off';
+      reject(new Error(`could not listen at http ${address.host}:${address.port}: ${error.message}; ${remedy}`));
     };
     server.once('error', refused);
     server.listen(address.port, address.host, () => {

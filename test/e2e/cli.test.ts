@@ -71,6 +71,15 @@ test('control characters of workers reach neither the log nor the terminal of wh
   expect((await agent.cli('explain', '\u001b[K')).stderr).not.toMatch(acts);
 });
 
+test('what a command returns is escaped on a terminal, and untouched in a pipe', async () => {
+  const args = ['call', 'p', 'echo', '--socket', agent.socket, '--args', JSON.stringify(evil)];
+  const pty = 'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))';
+  const onTerminal = await runProcess(python, ['-c', pty, node, join(root, 'bin/pitwarden'), ...args]);
+  expect(onTerminal.stdout.replaceAll('\r\n', '\n')).not.toMatch(acts);
+  expect(onTerminal.stdout).toContain('x\\r12:00:00 pool safe added');
+  expect((await agent.cli(...args)).stdout).toBe(`${evil[0]}\n`);
+});
+
 test('with --json an error is JSON on stderr, and stdout stays empty', async () => {
   const errorOf = async (...args: string[]): Promise<[number, unknown]> => {
     const { code, stdout, stderr } = await agent.cli(...args, '--json');

@@ -127,8 +127,10 @@ test('handover to a configuration with problems is refused, and nothing is done'
   await untilReady(agent, 'faults', 2);
   agent.config('faults: { app: faults:app, sizes: 2 }');
   const { code, stderr } = await agent.cli('handover');
-  expect(code).toBe(2);
-  expect(stderr).toMatch(/^nothing was done:\n.*sizes: unknown key/);
+  expect(code).toBe(1);
+  expect(stderr).toMatch(
+    /^FAILED_PRECONDITION: nothing was done, for the next agent would not start:\n.*sizes: unknown key/,
+  );
   expect((await agent.cli('status')).code).toBe(0);
 });
 

@@ -131,8 +131,10 @@ test('a port that is taken: said at once, exit code 1, no worker started, the fo
   const file = config(`pools:\n  ${text}\n`);
   const http = await cli(...agentFlags(file), '--http', `127.0.0.1:${port}`);
   expect(http).toMatchObject({ code: 1, stderr: expect.stringContaining(`127.0.0.1:${port}: listen EADDRINUSE`) });
+  expect(http.stderr).toContain('name another address with --http HOST:PORT (config: http), or off');
   const listen = await cli(...agentFlags(file), '--http', 'off', '--listen', `127.0.0.1:${port}`);
   expect(listen).toMatchObject({ code: 1, stderr: expect.stringContaining(`could not listen at 127.0.0.1:${port}`) });
+  expect(listen.stderr).toContain('name another address with --listen HOST:PORT (config: listen), or off');
   expect(processesOf(dir)).toEqual([]);
   taken.close();
 });

@@ -80,6 +80,12 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples} }
     expect(answer('== bool 0')).toEqual({ '': 0 });
   });
 
+  test('promtool finds nothing in what a running agent says', async () => {
+    const body = await (await fetch(`http://${agent.http}/metrics`)).text();
+    const checked = spawnSync('promtool', ['check', 'metrics'], { input: body, encoding: 'utf8' });
+    expect(checked).toMatchObject({ status: 0, stdout: '', stderr: '' });
+  });
+
   test('docs/metrics.md names every series that there is', async () => {
     const body = await (await fetch(`http://${agent.http}/metrics`)).text();
     const names = [...body.matchAll(/^# TYPE (pitwarden_\w+)/gm)].map(([, name = '']) => name);

@@ -119,6 +119,11 @@ describe.skipIf(why !== '')('the unit under a real systemd', () => {
     const { code } = await lab.run('systemctl', 'reload', service);
     expect(code).toBe(1);
     expect(await lab.journal()).toContain('unknown key; did you mean app?');
+    // Each line has its own priority in the journal, and no trace of how it came there.
+    const filter = ['--no-pager', '--output', 'cat', '--priority', 'warning', '--unit', service];
+    const warnings = await lab.ask('journalctl', ...filter);
+    expect(warnings).toMatch(/^\/etc\/pitwarden\/pitwarden\.yaml:.*unknown key/m);
+    expect(warnings).not.toContain('"level":"info"');
     expect(await lab.property('ActiveState')).toBe('active');
     await ready(3);
   });

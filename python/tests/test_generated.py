@@ -1,0 +1,36 @@
+"""The modules of `pitwarden._pb` say what proto/ says; `python generate.py` makes them again."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+from pitwarden._pb import execution_pb2, link_pb2
+
+PROTO = Path(__file__).resolve().parents[2] / "proto"
+
+
+@pytest.mark.parametrize("module", [execution_pb2, link_pb2], ids=["execution", "link"])
+def test_the_generated_module_is_made_of_the_proto_as_it_is_now(module, tmp_path):
+    # Of the project's own checks; whoever has the package alone has no compiler.
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    name = module.DESCRIPTOR.name
+    out = tmp_path / "set"
+    arguments = ["protoc", f"-I{PROTO}", f"--descriptor_set_out={out}", str(PROTO / name)]
+    assert protoc.main(arguments) == 0, sys.stderr
+    (now,) = FileDescriptorSet.FromString(out.read_bytes()).file
+    made = FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(made)
+    assert made == without_json_names(now), f"{name} has changed: run python generate.py"
+
+
+def without_json_names(file):
+    """A set has each field's name in JSON too, which can be derived and is not in the modules."""
+    pending = list(file.message_type)
+    while pending:
+        message = pending.pop()
+        pending.extend(message.nested_type)
+        for field in message.field:
+            field.ClearField("json_name")
+    return file
