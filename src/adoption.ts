@@ -12,6 +12,7 @@ import type { TreeTarget } from './os/process-table.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
 import type { Survivor } from './perform.ts';
+import { warnOfSuspects } from './perform.ts';
 
 /**
  * What becomes of the workers that an earlier agent has left: the live ones are adopted, those that nobody wants are ended,
@@ -134,7 +135,8 @@ async function sweepDead(entry: LedgerEntry, host: Host): Promise<void> {
 }
 
 async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, { log, limits }: Host): Promise<void> {
-  const { survivors } = await sweepTree(target, { timeoutMs: limits.sweepTimeoutMs, cgroup });
+  const { survivors, suspects } = await sweepTree(target, { timeoutMs: limits.sweepTimeoutMs, cgroup });
+  warnOfSuspects(log, target.workerId, suspects);
   if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
   cgroup?.remove();
 }

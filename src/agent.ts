@@ -133,6 +133,7 @@ export async function startAgent(
     linkPath: paths.linkSocket,
     cgroups,
     outputDirectory,
+    workersMax: () => workersMax(loop.state()),
     dispatch,
     log,
     metrics,
@@ -317,6 +318,10 @@ function recordedOf(held: Held | undefined, revision: number): Recorded | undefi
 
 function longestDrainMs({ pools }: State): number {
   return Math.max(0, ...[...pools.values()].map(({ config }) => config.drain.timeoutMs));
+}
+
+function workersMax({ pools }: State): number {
+  return [...pools.values()].reduce((sum, { size, config }) => sum + size + config.recycle.maxSurge, 0);
 }
 
 function isUsed({ queued, inFlight }: PoolStats): boolean {

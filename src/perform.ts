@@ -31,6 +31,7 @@ import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
+import { resourceLimits } from './os/resource-limits.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
 import type { AttachedWorker, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
@@ -97,6 +98,8 @@ export interface Held {
   evidence: Evidence | null;
   /** Of its cgroup, when its process had ended. */
   account: Account | null;
+  /** What was in its tree at the last sample: start times by pid. */
+  known: ReadonlyMap<number, string>;
 }
 
 export interface Hands {
@@ -126,6 +129,8 @@ export interface HandsOptions {
   readonly linkPath: string;
   readonly cgroups: Cgroups;
   readonly outputDirectory: OutputDirectory;
+  /** How many workers this node may have. */
+  workersMax(): number;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -249,7 +254,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
     spawned = spawnProcess(options, workerId, pool, worker.slot, {
       token,
       begunPath: begun.path,
-      cgroup: cgroup?.path ?? null,
+      cgroup,
     });
   } catch (error) {
     return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
@@ -298,6 +303,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
     stacksPath: stacksPath(options, workerId),
     evidence: null,
     account: null,
+    known: new Map(),
   };
 }
 
@@ -387,17 +393,19 @@ function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
 }
 
 function spawnProcess(
-  { log, linkPath, outputDirectory, nowMs }: HandsOptions,
+  { log, linkPath, outputDirectory, nowMs, workersMax }: HandsOptions,
   workerId: string,
   pool: PoolConfig,
   slot: number,
-  { token, begunPath, cgroup }: { readonly token: Buffer; readonly begunPath: string; readonly cgroup: string | null },
+  born: { readonly token: Buffer; readonly begunPath: string; readonly cgroup: WorkerCgroup | undefined },
 ): SpawnedWorker {
+  const { token, begunPath, cgroup } = born;
+  const heldByCgroup = cgroup?.limit(pool.limits) ?? { pids: false, memory: false };
   return spawnWorker({
     command: pool.python,
     args: ['-m', 'pitwarden.worker'],
     cwd: pool.cwd,
-    cgroup,
+    cgroup: cgroup?.path ?? null,
     env: workerEnvironment({
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
@@ -410,6 +418,7 @@ function spawnProcess(
       PITWARDEN_APP: pool.app,
       PITWARDEN_ORPHAN_TIMEOUT_MS: String(pool.orphanTimeoutMs),
       PITWARDEN_DRAIN_TIMEOUT_MS: String(pool.drain.timeoutMs),
+      PITWARDEN_LIMITS: resourceLimits(pool.limits, heldByCgroup, workersMax()),
     }),
     workerId,
     outputDirectory,
@@ -597,7 +606,11 @@ function sampleHost({ mention, log }: HandsOptions): void {
 function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {
   if (worker === undefined || worker.identity === null) return;
   const { workerId, identity, cgroup } = worker;
-  void measure({ identity, workerId }, pssAboveBytes, cgroup?.memoryBytes() ?? 0).then(
+  const remember = (known: ReadonlyMap<number, string>): void => {
+    worker.known = known;
+  };
+  const target = { identity, workerId, known: worker.known };
+  void measure(target, pssAboveBytes, cgroup?.memoryBytes() ?? 0, remember).then(
     // Nothing is left of it: its exit says more.
     (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: taken }),
     (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
@@ -608,13 +621,21 @@ async function measure(
   target: TreeTarget,
   pssAboveBytes: number,
   cgroupBytes: number,
+  remember: Remember,
 ): Promise<(TreeSample & { readonly cgroupBytes: number }) | undefined> {
-  const sampled = await measureTree(target, cgroupBytes > 0 ? Number.POSITIVE_INFINITY : pssAboveBytes);
+  const aboveBytes = cgroupBytes > 0 ? Number.POSITIVE_INFINITY : pssAboveBytes;
+  const sampled = await measureTree(target, aboveBytes, remember);
   return sampled === undefined ? undefined : { ...sampled, cgroupBytes };
 }
 
-async function measureTree(target: TreeTarget, pssAboveBytes: number): Promise<TreeSample | undefined> {
-  const first = await sampleTree(target, { withPss: pssAboveBytes === 0 });
+type Remember = (known: ReadonlyMap<number, string>) => void;
+
+async function measureTree(
+  target: TreeTarget,
+  pssAboveBytes: number,
+  remember: Remember,
+): Promise<TreeSample | undefined> {
+  const first = await sampleTree(target, { withPss: pssAboveBytes === 0, remember });
   if (pssAboveBytes === 0 || first === undefined || first.rssBytes < pssAboveBytes) return first;
   return sampleTree(target, { withPss: true });
 }
@@ -679,13 +700,27 @@ function sweep(
   const identity = worker?.identity ?? null;
   if (identity === null) return done([]);
   const endedAtTicks = worker?.process?.endedAtTicks();
-  void sweepTree({ identity, workerId, endedAtTicks }, { timeoutMs: sweepTimeoutMs, cgroup: worker?.cgroup }).then(
-    ({ survivors }) => done(survivors),
+  const target = { identity, workerId, endedAtTicks, known: worker?.known };
+  void sweepTree(target, { timeoutMs: sweepTimeoutMs, cgroup: worker?.cgroup }).then(
+    ({ survivors, suspects }) => {
+      if (type === 'sweep') warnOfSuspects(options.log, workerId, suspects);
+      done(survivors);
+    },
     (error: unknown) => {
       options.log.error(`sweep failed: ${messageOf(error)}`, { worker_id: workerId });
       done([identity.pid]);
     },
   );
+}
+
+const suspectsNamed = 10;
+
+/** Of what changed its user, so that nothing proves whose it is. */
+export function warnOfSuspects(log: Log, workerId: string, suspects: readonly number[]): void {
+  if (suspects.length === 0) return;
+  const named = suspects.slice(0, suspectsNamed).join(', ');
+  const message = `${workerId}: ${suspects.length} processes of other users may be of its tree, and are left alone: ${named}`;
+  log.warn(message, { worker_id: workerId });
 }
 
 function messageOf(error: unknown): string {

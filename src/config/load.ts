@@ -249,7 +249,7 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
 }
 
 function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
-  const { start, heartbeat, recycle, restart, drain, queue, request, poison } = pool;
+  const { start, heartbeat, recycle, restart, drain, limits, queue, request, poison } = pool;
   return {
     name,
     app: pool.app,
@@ -302,6 +302,7 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
       keep: { forMs: request.keep.for, maxResults: request.keep.max_results, maxBytes: request.keep.max_bytes },
     },
     poison: { after: poison.after, forMs: poison.for },
+    limits: { pids: limits.pids, memoryBytes: limits.memory, openFiles: limits.open_files },
   };
 }
 

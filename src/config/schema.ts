@@ -180,6 +180,19 @@ const poison = section({
   for: duration('10m', 'How long it is refused, counted from the last crash.'),
 });
 
+const limits = section({
+  pids: wholeOrOff(
+    'off',
+    'processes and threads',
+    "How many processes and threads a worker's tree may have. Without a pids controller the kernel counts them for the agent's user as a whole, and not for root: then this many for each worker that the node may have, beyond those that the user has when the worker starts.",
+  ),
+  memory: sizeOrOff(
+    'off',
+    "Memory that a worker's tree can come to have; past it the kernel ends the worker. Without a memory controller: the data of each of its processes (RLIMIT_DATA), whose allocations fail beyond it.",
+  ),
+  open_files: wholeOrOff('off', 'files', 'How many files, sockets included, each process of a worker may have open.'),
+});
+
 const pool = sectionBody({
   app: pattern(appPattern, 'module:attribute of a pitwarden.App, such as text:app').meta({
     description: 'Module and attribute of the `pitwarden.App` that the workers serve.',
@@ -207,6 +220,10 @@ const pool = sectionBody({
   recycle: recycle.meta({ description: 'When and how workers are replaced as planned.' }),
   restart: restart.meta({ description: 'What happens after a crash.' }),
   drain: drain.meta({ description: 'How a worker goes.' }),
+  limits: limits.meta({
+    description:
+      'What the system denies a worker beyond; by its cgroup where there is one with controllers, else by resource limits.',
+  }),
   orphan_timeout: duration(
     '60s',
     'How long a worker waits for an agent when its own has gone; then it drains and leaves by itself.',

@@ -71,6 +71,16 @@ export interface PoolConfig {
   };
   /** A request that was running in `after` crashed workers is refused for so long; 0: never. */
   readonly poison: { readonly after: number; readonly forMs: number };
+  readonly limits: ProcessLimits;
+}
+
+/** What a worker's processes may have; 0: as much as the system gives. */
+export interface ProcessLimits {
+  /** Processes and threads. */
+  readonly pids: number;
+  readonly memoryBytes: number;
+  /** Of each process. */
+  readonly openFiles: number;
 }
 
 export interface MemoryLimits {
@@ -85,7 +95,10 @@ export function workerFingerprint(pool: PoolConfig): string {
   let words = fingerprints.get(pool);
   if (words === undefined) {
     const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
-    words = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode]);
+    // Without limits the words are those of agents that knew none: an upgrade replaces no worker for them.
+    const { pids, memoryBytes, openFiles } = pool.limits;
+    const limits = pids + memoryBytes + openFiles === 0 ? [] : [[pids, memoryBytes, openFiles]];
+    words = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode, ...limits]);
     fingerprints.set(pool, words);
   }
   return words;

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import type { ProcessLimits } from '../domain/config.ts';
 import type { Account } from '../domain/evidence.ts';
 import { readIfThere, readText } from './read-text.ts';
 
@@ -20,8 +21,13 @@ export interface WorkerCgroup {
   memoryBytes(): number;
   /** What all its processes, dead ones too, have used. */
   account(): Account;
+  /** Which of these the kernel holds its processes to from now on; for the others there is no controller here. */
+  limit(limits: CgroupLimits): { readonly pids: boolean; readonly memory: boolean };
   remove(): void;
 }
+
+/** 0: none. */
+type CgroupLimits = Pick<ProcessLimits, 'pids' | 'memoryBytes'>;
 
 export interface Cgroups {
   /** How worker trees are killed, and why not better; for people. */
@@ -61,7 +67,7 @@ export function openCgroups(): Cgroups {
     remove(base);
     return without('this kernel has no cgroup.kill');
   }
-  enableMemory(found.path, base);
+  for (const controller of ['memory', 'pids']) enable(controller, found.path, base);
   return {
     report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
     create: (workerId) => create(join(base, workerId)),
@@ -73,12 +79,13 @@ export function openCgroups(): Cgroups {
 
 /**
  * Where the memory controller is delegated to us and no process is in the way (a cgroup with controllers for its children
- * may hold none itself), workers' memory is the kernel's own account. Else PSS does.
+ * may hold none itself), workers' memory is the kernel's own account. Else PSS does. Limits on memory and on processes are held
+ * by controllers too, else by resource limits.
  */
-function enableMemory(own: string, base: string): void {
+function enable(controller: string, own: string, base: string): void {
   for (const path of [own, base]) {
     try {
-      writeFileSync(join(path, 'cgroup.subtree_control'), '+memory');
+      writeFileSync(join(path, 'cgroup.subtree_control'), `+${controller}`);
     } catch {
       return;
     }
@@ -184,6 +191,7 @@ function cgroupAt(path: string): WorkerCgroup {
     processes: () => processesIn(path),
     memoryBytes: () => (isAccounted ? cgroupMemory(path) : 0),
     account: () => cgroupAccount(path),
+    limit: (limits) => limitCgroup(path, limits),
     remove: () => {
       remove(path);
       // That of an agent that is no more goes with the last of its workers.
@@ -219,6 +227,22 @@ export function cgroupAccount(path: string): Account {
     oomKills: entryOf(readText(join(path, 'memory.events')), 'oom_kill'),
     peakBytes: Number(readText(join(path, 'memory.peak'))) || 0,
   };
+}
+
+/** Past its memory the whole worker ends: what the kernel would pick of its processes may be one that the others wait for. */
+export function limitCgroup(path: string, { pids, memoryBytes }: CgroupLimits): { pids: boolean; memory: boolean } {
+  const memory = memoryBytes > 0 && writeIfThere(join(path, 'memory.max'), memoryBytes);
+  if (memory) writeIfThere(join(path, 'memory.oom.group'), 1);
+  return { pids: pids > 0 && writeIfThere(join(path, 'pids.max'), pids), memory };
+}
+
+function writeIfThere(path: string, value: number): boolean {
+  try {
+    writeFileSync(path, String(value), { flag: 'r+' });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Of any cgroup v2 folder; see the kernel's cgroup-v2.rst. */

@@ -16,13 +16,14 @@ export interface TreeSample {
   readonly state: string;
 }
 
-/** Undefined: nothing of it is left. */
+/** Undefined: nothing of it is left. `remember` is told of all that is in the tree, to be known by later. */
 export async function sampleTree(
   target: TreeTarget,
-  options: { readonly withPss: boolean },
+  options: { readonly withPss: boolean; remember?(known: ReadonlyMap<number, string>): void },
 ): Promise<TreeSample | undefined> {
   const members = membersOf(await sharedProcessTable(), target);
   if (members.length === 0) return undefined;
+  options.remember?.(new Map(members.map((row) => [row.pid, row.startTime])));
   if (!hasProc) return sampleWithPidusage(members);
   return {
     rssBytes: sum(members.map((row) => row.rssBytes)),

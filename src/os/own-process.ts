@@ -25,7 +25,8 @@ export function carriesWorkerId(pid: number, workerId: string): boolean {
 
 /** The process that was spawned as this worker when its agent had no time to note it: of those with its id the eldest. */
 export async function findWorker(workerId: string): Promise<ProcessIdentity | undefined> {
-  const rows = (await freshProcessTable()).filter((row) => row.workerId === workerId && row.session === row.pid);
+  const table = await freshProcessTable();
+  const rows = table.filter((row) => row.isOwn && row.workerId === workerId && row.session === row.pid);
   const [eldest] = rows.sort((a, b) => Number(a.startTime) - Number(b.startTime));
   if (eldest === undefined) return undefined;
   const identity = identify(eldest.pid);

@@ -6,6 +6,7 @@ import type { ProcessIdentity, ProcessStat } from './identity.ts';
 import { hasProc, isDead, isOfThisBoot, readStat, ticksPerSecond } from './identity.ts';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
 import { isOwnUser } from './process-user.ts';
+import { markOf, readMark } from './tree-mark.ts';
 
 /** One process of the system. */
 export interface ProcessRow {
@@ -18,9 +19,15 @@ export interface ProcessRow {
   readonly rssBytes: number;
   /** State letter; empty: unknown. */
   readonly state: string;
-  /** PITWARDEN_WORKER_ID in its environment; empty: none, or it is another user's. */
+  /** PITWARDEN_WORKER_ID in its environment; empty: none. */
   readonly workerId: string;
+  /** What it inherited from a worker (tree-mark.ts); empty: nothing. */
+  readonly mark: string;
+  /** Whether it is this user's; only then its id and mark prove anything. */
+  readonly isOwn: boolean;
 }
+
+type Traces = Pick<ProcessRow, 'workerId' | 'mark' | 'isOwn'>;
 
 export interface TreeTarget {
   /** The worker's own process, which leads its session and group; its pid is 0 where nobody noted it. */
@@ -28,6 +35,8 @@ export interface TreeTarget {
   readonly workerId: string;
   /** Clock ticks after boot when it was seen to have ended; undefined: it was not. */
   readonly endedAtTicks?: number | undefined;
+  /** Start times by pid of what was seen to be in its tree earlier, wherever it went since. */
+  readonly known?: ReadonlyMap<number, string> | undefined;
 }
 
 const tickMs = 1_000 / ticksPerSecond;
@@ -39,8 +48,9 @@ const workerIdPattern = /(?:^|\0)PITWARDEN_WORKER_ID=([^\0]*)/;
 
 const pageBytes = hasProc ? readPageBytes() : 4096;
 
-/** Worker ids by pid and start time: an environment is read once in a process's life. */
-const workerIds = new Map<string, string>();
+/** By pid and start time: environment and limits are read once in a process's life. */
+const traces = new Map<string, Traces>();
+const noTraces: Traces = { workerId: '', mark: '', isOwn: true };
 let latest: { readonly atMs: number; readonly table: Promise<readonly ProcessRow[]> } | undefined;
 let underway: Promise<unknown> = Promise.resolve();
 let next: Promise<readonly ProcessRow[]> | undefined;
@@ -84,29 +94,34 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
       cpuMs: stat.cpuTicks * tickMs,
       rssBytes: stat.rssPages * pageBytes,
       state: stat.state,
-      workerId: workerIdOf(key, stat),
+      ...tracesOf(key, stat),
     });
   }
-  for (const key of workerIds.keys()) if (!seen.has(key)) workerIds.delete(key);
+  for (const key of traces.keys()) if (!seen.has(key)) traces.delete(key);
   return rows;
 }
 
 /**
- * The processes of a worker's tree: its own, those of this user that carry its id, its session where that is still its own, and
- * what descends from these. Nothing counts for its number alone, which may be a stranger's by now, and nothing for what
- * another user can write.
+ * The processes of a worker's tree: its own, those of this user that carry its id or its mark, those that were seen in it before,
+ * its session where that is still its own, and what descends from these. Nothing counts for its number alone, which may be a
+ * stranger's by now, and nothing for what another user can write.
  */
 export function membersOf(table: readonly ProcessRow[], target: TreeTarget): ProcessRow[] {
   const { identity, workerId } = target;
   const hasProcess = identity.pid >= firstPid;
   if (hasProcess && !isTimeless(table) && !isOfThisBoot(identity)) return [];
-  const { carriers, sessions, children } = indexOf(table);
+  const { byPid, carriers, marked, sessions, children } = indexOf(table);
   const found = new Map<number, ProcessRow>();
   const add = (row: ProcessRow, after: string): void => {
     if (isBornBefore(row, after)) return;
     found.set(row.pid, row);
   };
-  for (const row of carriers.get(workerId) ?? []) add(row, identity.startTime);
+  for (const row of carriers.get(workerId) ?? []) if (row.isOwn) add(row, identity.startTime);
+  for (const row of marked.get(markOf(workerId)) ?? []) if (row.isOwn) add(row, identity.startTime);
+  for (const [pid, startTime] of target.known ?? []) {
+    const row = byPid.get(pid);
+    if (row?.startTime === startTime) add(row, identity.startTime);
+  }
   if (hasProcess && isSessionOwn(table, target)) {
     for (const row of sessions.get(identity.pid) ?? []) add(row, identity.startTime);
   }
@@ -115,6 +130,12 @@ export function membersOf(table: readonly ProcessRow[], target: TreeTarget): Pro
     for (const row of children.get(parent.pid) ?? []) if (!found.has(row.pid)) add(row, parent.startTime);
   }
   return [...found.values()];
+}
+
+/** Processes of other users with the worker's mark: of its tree, if nobody has copied the mark. That cannot be proven. */
+export function suspectsOf(table: readonly ProcessRow[], { workerId, known }: TreeTarget): ProcessRow[] {
+  const marked = indexOf(table).marked.get(markOf(workerId)) ?? [];
+  return marked.filter((row) => !row.isOwn && known?.get(row.pid) !== row.startTime);
 }
 
 /** Nobody's worker is the first process, and 0 is nobody. */
@@ -133,6 +154,7 @@ function isTimeless(table: readonly ProcessRow[]): boolean {
 interface TableIndex {
   readonly byPid: ReadonlyMap<number, ProcessRow>;
   readonly carriers: ReadonlyMap<string, readonly ProcessRow[]>;
+  readonly marked: ReadonlyMap<string, readonly ProcessRow[]>;
   readonly sessions: ReadonlyMap<number, readonly ProcessRow[]>;
   readonly children: ReadonlyMap<number, readonly ProcessRow[]>;
 }
@@ -146,6 +168,7 @@ function indexOf(table: readonly ProcessRow[]): TableIndex {
   const index = {
     byPid: new Map(table.map((row) => [row.pid, row])),
     carriers: groupBy(table, (row) => row.workerId),
+    marked: groupBy(table, (row) => row.mark),
     sessions: groupBy(table, sessionOf),
     children: groupBy(table, (row) => row.ppid),
   };
@@ -182,7 +205,7 @@ function isSessionOwn(table: readonly ProcessRow[], target: TreeTarget): boolean
   if (leader !== undefined) return leader.startTime === startTime;
   const endedAtTicks = target.endedAtTicks ?? Number.NEGATIVE_INFINITY;
   return (sessions.get(pid) ?? []).some(
-    (row) => row.workerId === target.workerId || Number(row.startTime) <= endedAtTicks,
+    (row) => (row.isOwn && row.workerId === target.workerId) || Number(row.startTime) <= endedAtTicks,
   );
 }
 
@@ -196,15 +219,16 @@ function readVisibleStat(pid: number): ProcessStat | undefined {
   }
 }
 
-function workerIdOf(key: string, { pid, ppid }: ProcessStat): string {
-  const known = workerIds.get(key);
+function tracesOf(key: string, { pid, ppid }: ProcessStat): Traces {
+  const known = traces.get(key);
   if (known !== undefined) return known;
-  // Another user can write any id into an environment of his.
   const environment = readEnvironment(pid);
-  const id = workerIdPattern.exec(environment)?.[1] ?? '';
-  const ownId = id !== '' && isOwnUser(pid) ? id : '';
-  if (isFinal(environment, ownId, ppid)) workerIds.set(key, ownId);
-  return ownId;
+  const workerId = workerIdPattern.exec(environment)?.[1] ?? '';
+  const mark = readMark(pid);
+  // Another user can write any id into an environment of his, and copy any mark.
+  const found = workerId === '' && mark === '' ? noTraces : { workerId, mark, isOwn: isOwnUser(pid) };
+  if (isFinal(environment, workerId, ppid)) traces.set(key, found);
+  return found;
 }
 
 /**
@@ -254,7 +278,7 @@ export async function readWithPs(): Promise<readonly ProcessRow[]> {
         cpuMs: 0,
         rssBytes: 0,
         state: state?.charAt(0) ?? '',
-        workerId: '',
+        ...noTraces,
       },
     ];
   });

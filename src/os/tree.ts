@@ -3,12 +3,19 @@ import treeKill from 'tree-kill';
 import type { WorkerCgroup } from './cgroup.ts';
 import { hasProc, isAlive, isDead, readStat } from './identity.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
-import { freshProcessTable, membersOf } from './process-table.ts';
+import { freshProcessTable, membersOf, suspectsOf } from './process-table.ts';
 import { signalGroup, signalProven } from './signal.ts';
 
 /** First and longest pause between two looks at what is left. */
 const firstLookMs = 2;
 const longestLookMs = 100;
+
+export interface Swept {
+  /** What of its tree still lives. */
+  readonly survivors: readonly number[];
+  /** What may be of its tree, cannot be proven to be, and was not signalled. */
+  readonly suspects: readonly number[];
+}
 
 /**
  * Kills a worker's process group, then whatever of its tree left the group, until nothing of it is seen any more. What
@@ -18,7 +25,7 @@ const longestLookMs = 100;
 export async function sweepTree(
   target: TreeTarget,
   options: { readonly timeoutMs: number; readonly cgroup?: WorkerCgroup | undefined },
-): Promise<{ survivors: readonly number[] }> {
+): Promise<Swept> {
   const endsAtMs = performance.now() + options.timeoutMs;
   // Descendants that left the group are found by their parents, so where there is no /proc they go first.
   if (!hasProc && isAlive(target.identity)) await killDescendants(target.identity.pid);
@@ -27,9 +34,13 @@ export async function sweepTree(
     if (options.cgroup?.isPopulated()) options.cgroup.kill();
     const isLast = performance.now() >= endsAtMs;
     try {
-      const members = membersOf(await freshProcessTable(), target);
-      if (members.length === 0 && !options.cgroup?.isPopulated()) return { survivors: [] };
-      if (isLast) return { survivors: survivorsOf(members, options.cgroup) };
+      const table = await freshProcessTable();
+      const members = membersOf(table, target);
+      const isEmpty = members.length === 0 && !options.cgroup?.isPopulated();
+      if (isEmpty || isLast) {
+        const survivors = isEmpty ? [] : survivorsOf(members, options.cgroup);
+        return { survivors, suspects: suspectsOf(table, target).map((row) => row.pid) };
+      }
       killMembers(members, target.identity.pid);
     } catch (error) {
       if (isLast) throw error;

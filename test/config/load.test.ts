@@ -246,6 +246,7 @@ test('what is left out has its default; paths start at the folder of the file', 
       affinity: 'off',
       keep: { forMs: 60_000, maxResults: 1_000, maxBytes: 16 * 2 ** 20 },
     },
+    limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
     poison: { after: 3, forMs: 600_000 },
   });
 });

@@ -40,6 +40,7 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
       keep: { forMs: 5_000, maxResults: 100, maxBytes: 1_000 },
     },
     poison: { after: 0, forMs: 0 },
+    limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
     ...patch,
   };
 }

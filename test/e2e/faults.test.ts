@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
+import { markOf } from '../../src/os/tree-mark.ts';
 import type { TestAgent } from './agent.ts';
 import { examples, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
@@ -47,6 +48,18 @@ test('kill -9 of a worker: its request fails at once and says why, another answe
   const [plain] = await running;
   expect(plain).toMatchObject({ status: 'rejected', reason: { code: 14, told: { exit_reason: 'signal' } } });
   await client.execute('faults', 'leak', [1]);
+});
+
+test('the limits of a pool hold in its workers, and a worker marks what it starts', async () => {
+  await start(faults('limits: { open_files: 200, memory: 1GiB, pids: 500 }'));
+  const [worker] = await untilReady(agent, 'faults', 1);
+  const limits = readFileSync(`/proc/${worker?.pid}/limits`, 'latin1');
+  expect(limits).toMatch(/^Max open files +200 +200 /m);
+  expect(limits).toMatch(new RegExp(`^Max realtime timeout +${markOf(worker?.worker_id ?? '')} `, 'm'));
+  // By the cgroup where it has a memory controller.
+  const [, cgroup] = /^0::(.*)$/m.exec(readFileSync(`/proc/${worker?.pid}/cgroup`, 'latin1')) ?? [];
+  const held = existsSync(join('/sys/fs/cgroup', cgroup ?? '', 'memory.max'));
+  expect(limits).toMatch(held ? /^Max data size +unlimited/m : /^Max data size +1073741824 +1073741824 /m);
 });
 
 test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced', async () => {

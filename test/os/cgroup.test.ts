@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { cgroupAccount, openCgroups } from '../../src/os/cgroup.ts';
+import { cgroupAccount, limitCgroup, openCgroups } from '../../src/os/cgroup.ts';
 import { membersOf, readProcessTable } from '../../src/os/process-table.ts';
+import { resourceLimits } from '../../src/os/resource-limits.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
@@ -48,7 +49,7 @@ where('a tree of any shape dies whole, also what nothing but its cgroup leads to
     // The leader goes by itself, as a crash would have it.
     process.kill(identity.pid, 'SIGKILL');
     await spawned.exited;
-    expect(await sweepTree({ identity, workerId }, { timeoutMs: 10_000, cgroup })).toEqual({ survivors: [] });
+    expect(await sweepTree({ identity, workerId }, { timeoutMs: 10_000, cgroup })).toMatchObject({ survivors: [] });
     expect(pids.filter(isRunning), name).toEqual([]);
     expect(cgroup.isPopulated(), name).toBe(false);
     cgroup.remove();
@@ -82,7 +83,7 @@ test.each([
   process.kill(identity.pid, 'SIGKILL');
   await spawned.exited;
   const target = { identity, workerId, endedAtTicks: spawned.endedAtTicks() };
-  expect(await sweepTree(target, { timeoutMs: 10_000 })).toEqual({ survivors: [] });
+  expect(await sweepTree(target, { timeoutMs: 10_000 })).toMatchObject({ survivors: [] });
   expect(pids.filter(isRunning)).toEqual([]);
   expect(membersOf(await readProcessTable(), target)).toEqual([]);
 });
@@ -100,6 +101,27 @@ where("a cgroup's account is of all its processes, dead ones too", async () => {
   expect(userMs + systemMs).toBeLessThan(60_000);
   expect(oomKills).toBe(0);
   cgroup.remove();
+});
+
+test('limits are written where a controller holds them; for the others the worker gets resource limits', () => {
+  const limits = { pids: 50, memoryBytes: 2 ** 30, openFiles: 256 };
+  const bare = mkdtempSync(join(dir, 'cgroup-'));
+  const heldByNone = limitCgroup(bare, limits);
+  expect(heldByNone).toEqual({ pids: false, memory: false });
+  expect(readdirSync(bare)).toEqual([]);
+  expect(resourceLimits(limits, heldByNone, 4)).toBe('open_files=256 data_bytes=1073741824 tasks=200');
+  const full = mkdtempSync(join(dir, 'cgroup-'));
+  for (const name of ['pids.max', 'memory.max', 'memory.oom.group']) writeFileSync(join(full, name), 'max');
+  const held = limitCgroup(full, limits);
+  expect(held).toEqual({ pids: true, memory: true });
+  const written = ['pids.max', 'memory.max', 'memory.oom.group'].map((name) =>
+    parseInt(readFileSync(join(full, name), 'utf8'), 10),
+  );
+  expect(written).toEqual([50, 2 ** 30, 1]);
+  expect(resourceLimits(limits, held, 4)).toBe('open_files=256');
+  const none = { pids: 0, memoryBytes: 0, openFiles: 0 };
+  expect(limitCgroup(full, none)).toEqual({ pids: false, memory: false });
+  expect(resourceLimits(none, heldByNone, 4)).toBe('');
 });
 
 test("the kernel's word on memory is read where a controller gives it", () => {

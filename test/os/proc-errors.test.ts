@@ -151,7 +151,7 @@ where('while no descriptors are left', () => {
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect(isGone(identity)).toBe(false);
     failing.path = null;
-    expect(await swept).toEqual({ survivors: [] });
+    expect(await swept).toMatchObject({ survivors: [] });
     expect(isGone(identity)).toBe(true);
   });
 

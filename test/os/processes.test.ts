@@ -87,7 +87,7 @@ test('a sweep takes the group, a daemon of another session, and nothing else', a
   // The leader dies first: its children have no parent any more that leads to them.
   process.kill(identity.pid, 'SIGKILL');
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
-  expect(await sweepTree({ identity, workerId: 'w-0' }, { timeoutMs: 5_000 })).toEqual({ survivors: [] });
+  expect(await sweepTree({ identity, workerId: 'w-0' }, { timeoutMs: 5_000 })).toMatchObject({ survivors: [] });
   expect(pids.map(isRunning)).toEqual([false, false, false]);
   expect(isRunning(foreign.pid ?? 0)).toBe(true);
   foreign.kill();

@@ -50,7 +50,7 @@ asRoot.for([
     const target = { identity, workerId };
     const members = () => freshProcessTable().then((table) => membersOf(table, target).map(({ pid }) => pid));
     expect((await members()).sort()).toEqual([identity.pid, child].sort());
-    expect(await sweepTree(target, { timeoutMs: 5_000 })).toEqual({ survivors: [] });
+    expect(await sweepTree(target, { timeoutMs: 5_000 })).toMatchObject({ survivors: [] });
     await spawned.exited;
     expect(isRunning(child)).toBe(false);
     expect(isRunning(stranger)).toBe(true);

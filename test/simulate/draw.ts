@@ -55,6 +55,7 @@ function drawPool(random: Random, name: string): PoolConfig {
       affinity: random.pick(['off', 'hint', 'strict'] as const),
       keep: { forMs: 5_000, maxResults: 100, maxBytes: 10_000 },
     },
+    limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
     poison: random.pick([
       { after: 0, forMs: 0 },
       { after: 2, forMs: 60_000 },

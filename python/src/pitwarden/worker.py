@@ -11,6 +11,7 @@
     PITWARDEN_ORPHAN_TIMEOUT_MS, PITWARDEN_DRAIN_TIMEOUT_MS
                           until an agent's welcome says them: how long the worker waits for an agent, and how long what
                           runs may take after that; 60000 and 30000 without them
+    PITWARDEN_LIMITS      resource limits to set, see _limits.py
 
 A worker that loses its agent goes on with what it holds and waits for the next; see proto/pitwarden/v1/link.proto.
 
@@ -32,6 +33,7 @@ from typing import Callable, NamedTuple, NoReturn, Optional
 
 from ._absence import Limits
 from ._begun import begun_marker
+from ._limits import limit_resources, mark_descendants
 from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
 from ._session import PROTOCOL, Session
@@ -72,6 +74,7 @@ class Settings(NamedTuple):
     begun: str
     stacks: str
     limits: Limits
+    resources: str
 
 
 class LoadError(Exception):
@@ -120,7 +123,8 @@ def _settings() -> Optional[Settings]:
     limits = Limits(
         _take_seconds("PITWARDEN_ORPHAN_TIMEOUT_MS", 60.0), _take_seconds("PITWARDEN_DRAIN_TIMEOUT_MS", 30.0)
     )
-    return Settings(link, token, worker_id, begun, stacks, limits) if link and token and worker_id else None
+    resources = os.environ.pop("PITWARDEN_LIMITS", "")
+    return Settings(link, token, worker_id, begun, stacks, limits, resources) if link and token and worker_id else None
 
 
 def _take_seconds(name: str, default_s: float) -> float:
@@ -138,6 +142,11 @@ def _usage() -> int:
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     ignore_interrupts()
     survive_full_disk()
+    mark_descendants(settings.worker_id)
+    unlimited = limit_resources(settings.resources)
+    if unlimited is not None:
+        print(f"pitwarden: {unlimited}", file=sys.stderr)
+        return EXIT_APP
     writes_stacks = write_stacks_on_signal(settings.stacks)
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:

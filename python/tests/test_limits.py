@@ -1,0 +1,82 @@
+"""Limits that a worker sets before the application's code, in processes of their own: they are for good."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from pitwarden._limits import mark_of
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+
+
+def run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30
+    )
+    return done.stdout.decode().strip()
+
+
+def test_a_daemon_with_an_empty_environment_still_carries_the_mark_of_its_worker() -> None:
+    program = """
+        import os
+        from pitwarden._limits import mark_descendants
+        assert mark_descendants("text-0-abcdefgh")
+        if os.fork() == 0:
+            os.setsid()
+            os.execve("/bin/grep", ["grep", "realtime timeout", "/proc/self/limits"], {})
+        os.wait()
+    """
+    assert run(program).split()[3:5] == [str(mark_of("text-0-abcdefgh"))] * 2
+
+
+def test_open_files_and_data_are_limits_of_each_process() -> None:
+    program = """
+        import resource, subprocess, sys
+        from pitwarden._limits import limit_resources
+        assert limit_resources("open_files=100 data_bytes=300000000") is None
+        print(resource.getrlimit(resource.RLIMIT_NOFILE))
+        try:
+            bytearray(400_000_000)
+        except MemoryError:
+            print("no memory")
+        subprocess.run([sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[1])"])
+    """
+    assert run(program).split("\n") == ["(100, 100)", "no memory", "300000000"]
+
+
+def test_a_limit_is_never_raised() -> None:
+    program = """
+        import resource
+        from pitwarden._limits import limit_resources
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
+        assert limit_resources("open_files=1000 of_a_later_agent=7") is None
+        print(resource.getrlimit(resource.RLIMIT_NOFILE))
+    """
+    assert run(program) == "(60, 60)"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the kernel counts no processes of root: another user is needed")
+def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
+    program = """
+        import os, resource, time
+        from pitwarden._limits import limit_resources
+        os.setuid(65534)
+        assert limit_resources("tasks=20") is None
+        children = []
+        try:
+            while len(children) < 100:
+                child = os.fork()
+                if child == 0:
+                    time.sleep(60)
+                children.append(child)
+        except BlockingIOError:
+            print("denied after", len(children))
+        for child in children:
+            os.kill(child, 9)
+    """
+    assert run(program) == "denied after 20"
