@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,7 +14,8 @@ import { isRunning, shellWorker } from './os/shell-worker.ts';
 
 // With real processes: a worker of an earlier agent, and a stranger who has nothing to do with it.
 
-const workerId = 'p-0-abcdefgh';
+/** Of this run alone: others may be running on this host. */
+const workerId = `p-0-${randomBytes(4).toString('hex')}`;
 const config = nodeConfig(poolConfig());
 const log = { info: () => undefined, warn: () => undefined, error: () => undefined } as never;
 /** As the first version wrote it: an entry of every later one must be read too. */

@@ -197,22 +197,57 @@ function close(draft: Draft, pool: Pool, wake: Wake): void {
 function fill(draft: Draft, pool: Pool, wake: Wake): void {
   leaveUnwanted(draft, pool, wake);
   const bySlot = groupBySlot(workersOf(draft, pool.name));
+  const room = roomOf(draft, pool.name);
   for (const slot of [...pool.slots.values()].sort((a, b) => a.index - b.index)) {
     const workers = bySlot.get(slot.index) ?? [];
     if (!workers.some(isActive)) {
       if (workers.every((worker) => worker.phase === 'exited' || mayStartBeside(draft, worker)))
-        start(draft, pool.name, slot.index, wake);
-    } else retireReplaced(draft, pool, workers, wake);
+        start(draft, pool.name, slot.index, room, wake);
+    } else if (retireReplaced(draft, pool, workers, wake)) room.recount();
   }
   replace(
     draft,
     pool.name,
-    (slot) => start(draft, pool.name, slot, wake),
-    (worker) => drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake),
+    (slot) => start(draft, pool.name, slot, room, wake),
+    (worker) => {
+      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+      room.recount();
+    },
     wake,
   );
   const replacing = draft.pools.get(pool.name);
   if (replacing !== undefined) reviewRoll(draft, replacing);
+}
+
+/** How many workers a pool has, and how many of them are starting: counted when first asked for, not for each slot anew. */
+interface Room {
+  counts(): { total: number; starting: number };
+  /** One more was started. */
+  take(): void;
+  /** Something else has changed. */
+  recount(): void;
+}
+
+function roomOf(draft: Draft, pool: string): Room {
+  let counted: { total: number; starting: number } | undefined;
+  const count = (): { total: number; starting: number } => {
+    const workers = workersOf(draft, pool);
+    return { total: workers.length, starting: workers.filter((worker) => worker.phase === 'starting').length };
+  };
+  const counts = (): { total: number; starting: number } => {
+    counted ??= count();
+    return counted;
+  };
+  return {
+    counts,
+    take: () => {
+      counts().total += 1;
+      counts().starting += 1;
+    },
+    recount: () => {
+      counted = undefined;
+    },
+  };
 }
 
 function groupBySlot(workers: readonly Worker[]): Map<number, Worker[]> {
@@ -240,13 +275,15 @@ function drainNow(draft: Draft, worker: Worker, pool: Pool, reason: Reason, wake
   if (drained !== undefined) draining(draft, drained, pool, wake);
 }
 
-/** Once a newer worker of the slot is ready, the older ones drain. */
-function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): void {
-  for (const worker of replaced(workers)) drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+/** Once a newer worker of the slot is ready, the older ones drain. False: there are none. */
+function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): boolean {
+  const older = replaced(workers);
+  for (const worker of older) drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+  return older.length > 0;
 }
 
 /** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room. */
-function start(draft: Draft, poolName: string, index: number, wake: Wake): boolean {
+function start(draft: Draft, poolName: string, index: number, room: Room, wake: Wake): boolean {
   const pool = draft.pools.get(poolName);
   const slot = pool?.slots.get(index);
   if (pool === undefined || slot === undefined) return false;
@@ -256,13 +293,13 @@ function start(draft: Draft, poolName: string, index: number, wake: Wake): boole
     return false;
   }
   if (!mayEnter(draft, wake)) return false;
-  const workers = workersOf(draft, poolName);
-  const startingNow = workers.filter((worker) => worker.phase === 'starting').length;
-  if (startingNow >= pool.config.start.parallel) return false;
-  if (workers.length >= pool.size + pool.config.recycle.maxSurge) return false;
+  const { total, starting } = room.counts();
+  if (starting >= pool.config.start.parallel) return false;
+  if (total >= pool.size + pool.config.recycle.maxSurge) return false;
   if (draft.node.ledger.error !== '') putLedgerTry(draft);
   const worker = born(draft, pool, slot);
   draft.workers.set(worker.id, worker);
+  room.take();
   draft.changed.workers.add(worker.id);
   putPool(draft, pool, { generations: new Map(pool.generations).set(index, worker.generation) });
   draft.changed.pools.add(poolName);
