@@ -3,7 +3,7 @@ import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
 import { arm, compact, isAfter, newPool, newRequest, nextAtMs } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
-import { awaitEnd, end, endByWorker, giveUp } from './ends.ts';
+import { awaitEnd, bare, end, endByWorker, giveUp } from './ends.ts';
 import {
   displace,
   onReturned,
@@ -85,8 +85,10 @@ export interface Dispatch {
   submit(ask: Ask, answers: Answers): Request | undefined;
   /** Its caller wants it no more. `answers` are those given to `submit`: another caller may have it by now. */
   cancel(request: Request, answers: Answers): void;
-  /** Its caller's call is over: with the answer in its hands, or by a connection that broke. */
+  /** Its caller's call is over: the caller has read the answer, or may not have. */
   settle(request: Request, answers: Answers, delivered: boolean): void;
+  /** An ended request is to be known by its payload's checksum alone. */
+  dropPayload(request: Request): void;
   /** Its caller does not keep up: its worker holds the chunks back until `resume`. */
   pause(request: Request): void;
   resume(request: Request): void;
@@ -140,6 +142,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     submit: (ask, answers) => submit(core, ask, answers),
     cancel: (request, answers) => cancel(core, request, answers),
     settle: (request, answers, delivered) => settle(core, request, answers, delivered),
+    dropPayload: (request) => bare(core, request),
     pause: (request) => setPaused(core, request, true),
     resume: (request) => setPaused(core, request, false),
     expire: () => expire(core),

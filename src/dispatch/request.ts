@@ -113,3 +113,11 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   nextDue: Request | null;
   previousDue: Request | null;
 }
+
+/**
+ * A caller whose connection breaks before it has read the answer may ask again by the name it gave, and a command that may
+ * have begun must not begin anew: the end of such a request is remembered until it is known to be read.
+ */
+export function needsReceipt({ named, answered, attempts }: Request): boolean {
+  return named && (answered || attempts > 0);
+}

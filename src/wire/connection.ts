@@ -1,11 +1,25 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
+import type { Answers, Request } from '../dispatch/request.ts';
+import type { Receipts } from './receipts.ts';
 
 /** What the calls of one HTTP/2 connection share. */
 export interface Connection {
   /** Bytes of answers that its other side has not taken yet. */
   unreadBytes: number;
+  /** Answers to named requests that were written and are not proven to be read; undefined: there were none yet. */
+  receipts: Receipts<Asked> | undefined;
+  /** Payloads of those requests. */
+  unprovenBytes: number;
   /** Undefined: grpc-js does not show it. */
   readonly session: Http2Session | undefined;
+}
+
+/** A request, and the caller that it was answered to. */
+export interface Asked {
+  readonly request: Request;
+  readonly answers: Answers;
+  /** What of its payload is still held. */
+  readonly payloadBytes: number;
 }
 
 const connections = new WeakMap<Http2Session, Connection>();
@@ -16,13 +30,17 @@ const connections = new WeakMap<Http2Session, Connection>();
  */
 export function connectionOf(call: object): Connection {
   const session = streamOf(call)?.session;
-  if (session === undefined) return { unreadBytes: 0, session };
+  if (session === undefined) return newConnection(session);
   let connection = connections.get(session);
   if (connection === undefined) {
-    connection = { unreadBytes: 0, session };
+    connection = newConnection(session);
     connections.set(session, connection);
   }
   return connection;
+}
+
+function newConnection(session: Http2Session | undefined): Connection {
+  return { unreadBytes: 0, receipts: undefined, unprovenBytes: 0, session };
 }
 
 /**

@@ -7,9 +7,10 @@ import type {
 } from '@grpc/grpc-js';
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
-import { code, refusal } from '../dispatch/request.ts';
-import type { Connection } from './connection.ts';
+import { code, needsReceipt, refusal } from '../dispatch/request.ts';
+import type { Asked, Connection } from './connection.ts';
 import { connectionOf, howEnded } from './connection.ts';
+import { createReceipts } from './receipts.ts';
 import { errorView, toStatus } from './status.ts';
 
 export interface ExecutionSource {
@@ -48,6 +49,8 @@ const pauseAboveBytes = 1024 * 1024;
 const resumeBelowBytes = 256 * 1024;
 /** What one chunk or result costs beside its payload: some 300 bytes as objects, and what is around it on the line. */
 const overheadBytes = 512;
+/** Payloads of answered requests that one connection keeps until its caller is known to have read the answers. */
+const unprovenMaxBytes = 1024 * 1024;
 /** A Submit stream is not read from while more of its results than this are unread. */
 const readBelowBytes = 8 * 1024 * 1024;
 /** Payloads in one message of results; one larger goes alone. gRPC's clients take 4 MiB a message unless told otherwise. */
@@ -99,15 +102,32 @@ function execute(
 
 /** A caller that went by itself wants no answer; one whose connection broke may ask for it again. */
 function callOver(
-  { dispatch }: ExecutionSource,
+  source: ExecutionSource,
   call: object,
   connection: Connection,
   request: Request,
   answers: Answers,
 ): void {
   const how = howEnded(call, connection);
-  if (how === 'cancelled') dispatch.cancel(request, answers);
-  else dispatch.settle(request, answers, how === 'delivered');
+  if (how === 'cancelled') source.dispatch.cancel(request, answers);
+  else if (how === 'broken') source.dispatch.settle(request, answers, false);
+  else awaitReceipt(source, connection, request, answers);
+}
+
+/** Its answer is on its way. A named request is forgotten, here and by its worker, when the caller is known to have read it. */
+function awaitReceipt(source: ExecutionSource, connection: Connection, request: Request, answers: Answers): void {
+  const { dispatch } = source;
+  const { session } = connection;
+  if (!needsReceipt(request)) return dispatch.settle(request, answers, true);
+  if (session === undefined) return dispatch.settle(request, answers, false);
+  connection.receipts ??= createReceipts<Asked>(session, (asked, isRead) => {
+    connection.unprovenBytes -= asked.payloadBytes;
+    dispatch.settle(asked.request, asked.answers, isRead);
+  });
+  if (connection.unprovenBytes + request.payload.length > unprovenMaxBytes) dispatch.dropPayload(request);
+  const payloadBytes = request.payload.length;
+  connection.unprovenBytes += payloadBytes;
+  connection.receipts.add({ request, answers, payloadBytes });
 }
 
 function executeStream(source: ExecutionSource, call: ServerWritableStream<ExecuteMessage, object>): void {
@@ -230,7 +250,7 @@ function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: 
 /** Many requests over one stream: results that are ready in one turn, or while some are being written, leave together. */
 function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage, object>): void {
   const connection = connectionOf(call);
-  const open = new Map<string, Asked>();
+  const open = new Map<string, SubmitItem>();
   const paused = new Set<Request>();
   let results: Answered[] = [];
   /** Being written. */
@@ -264,7 +284,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     let bytes = 0;
     for (const answered of batch) {
       bytes += answered.bytes;
-      if (answered.asked !== null) source.dispatch.settle(answered.asked.request, answered.asked.answers, true);
+      if (answered.asked !== null) awaitReceipt(source, connection, answered.asked.request, answered.asked.answers);
     }
     unread.taken(bytes);
     if (call.isPaused() && unread.bytes <= readBelowBytes) call.resume();
@@ -276,13 +296,13 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     setImmediate(flush);
   };
   /** `asked`: the last word on it. */
-  const answer = (result: object, payloadBytes: number, asked: Asked | null): void => {
+  const answer = (result: object, payloadBytes: number, asked: SubmitItem | null): void => {
     const bytes = payloadBytes + overheadBytes;
     results.push({ result, bytes, asked });
     unread.add(bytes);
     schedule();
   };
-  const fail = (requestId: string, error: RequestError, asked: Asked | null): void =>
+  const fail = (requestId: string, error: RequestError, asked: SubmitItem | null): void =>
     answer({ request_id: requestId, error: errorView(error) }, error.message.length + error.traceback.length, asked);
   const start = (message: ExecuteMessage | null, timeoutMs: number): void => {
     const requestId = message?.request_id ?? '';
@@ -334,7 +354,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       if (last !== undefined) last.asked = { request, answers };
     }
   };
-  const forget = (requestId: string): Asked | null => {
+  const forget = (requestId: string): SubmitItem | null => {
     const asked = open.get(requestId) ?? null;
     if (asked !== null && paused.size > 0) paused.delete(asked.request);
     open.delete(requestId);
@@ -380,7 +400,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
 }
 
 /** A request of a Submit stream, and where its answers go. */
-interface Asked {
+interface SubmitItem {
   readonly request: Request;
   readonly answers: Answers;
 }
@@ -389,7 +409,7 @@ interface Asked {
 interface Answered {
   readonly result: object;
   readonly bytes: number;
-  asked: Asked | null;
+  asked: SubmitItem | null;
 }
 
 /** As many as one message may hold, at least one; the same array when that is all of them. */
@@ -411,7 +431,7 @@ function goes(): RequestError {
   return refusal(code.unavailable, 'the agent goes: ask the next one', { retryAfterMs: 100 });
 }
 
-function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Asked>): RequestError | undefined {
+function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, SubmitItem>): RequestError | undefined {
   if (message === null) return refusal(code.invalidArgument, 'request: expected one in each item, got none');
   if (message.request_id === '')
     return refusal(code.invalidArgument, 'request_id: expected one in each item, got none');

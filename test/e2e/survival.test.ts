@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { TestAgent, WorkerView } from './agent.ts';
 import { processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { connectDeaf } from './deaf-caller.ts';
 import type { Answer, Connection } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
 
@@ -129,6 +130,34 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
     'a replacement for a spent budget',
     () => agent.workers('p'),
   );
+});
+
+test('an answer that left the agent and was not read when the agent died does not run again', async () => {
+  const pools = survivor('size: 1');
+  await start(pools);
+  await untilReady(agent, 'p', 1);
+  const file = join(agent.dir, 'runs');
+  const asked = (command: string, args: unknown[], id: string) => ({
+    ...{ pool: 'p', command, payload: Buffer.from(JSON.stringify(args)), request_id: id },
+  });
+  const callers = [connectDeaf(agent.socket), connectDeaf(agent.socket), connectDeaf(agent.socket)] as const;
+  callers[0].send('Execute', asked('once', [file], 'unary'));
+  callers[1].send('ExecuteStream', asked('count', [file, 2], 'stream'));
+  callers[2].send('Submit', { items: [{ request: asked('once', [file], 'submit') }] });
+  await until(async () => (await agent.workers('p'))[0]?.requests_completed === 3, 'three answers');
+  // What the agent tells the worker of the three goes with the next requests.
+  for (let i = 0; i < 3; i += 1) await client.execute('p', 'ignore', [0]);
+  await kill();
+  for (const caller of callers) caller.close();
+  await startNext(pools);
+  expect((await client.execute('p', 'once', [file], { request_id: 'unary' })).value).toBe('unary');
+  const values: unknown[] = [];
+  for await (const { payload } of client.stream('p', 'count', [file, 2], { request_id: 'stream' })) {
+    values.push(JSON.parse(String(payload)));
+  }
+  expect(values).toEqual([0, 1]);
+  expect((await client.execute('p', 'once', [file], { request_id: 'submit' })).value).toBe('submit');
+  expect(runsIn(file)).toBe(3);
 });
 
 test('the exit of an adopted worker is noticed at once, and its place filled', async () => {
