@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from queue import SimpleQueue
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from . import _codec
+from . import _codec, _fork
 from ._call import Call
 from ._line import Line
 from ._pool import Pool
 from .app import App, Command
-from .context import Context, enter, leave
+from .context import Context, Request, enter
 from .errors import Code, Error, Refusal, describe
 
 Job = tuple[Call, Command]
@@ -31,11 +33,23 @@ Job = tuple[Call, Command]
 # 5 ms that Python has by default. Where many run at once it stays at that, for there it would cut frames too small.
 ALONE_GIL_SWITCH_S = 0.0002
 
+# What most commands return. Of these it need not be asked whether they are to be awaited or iterated over.
+_PLAIN = frozenset({dict, list, str, int, float, bool, type(None), tuple, bytes})
+
 
 class Crew:
-    def __init__(self, app: App, line: Line) -> None:
+    def __init__(
+        self, app: App, line: Line, *, retire: Callable[[str], object], broken: Callable[[str], object]
+    ) -> None:
+        """To be made in the main thread, when the application is loaded: requests begin with the context variables that
+        are set there. ``broken`` is told why the worker cannot go on."""
         self._app = app
         self._line = line
+        self._retire = retire
+        self._broken = broken
+        self._home = contextvars.copy_context()
+        # Of the process that serves; a child that a command forked has another.
+        self._generation = _fork.generation
         # Sync ones that have not begun: for the main thread, which sleeps while there are none, or for the pool.
         self._jobs: deque[Job] = deque()
         self._sleeps = False
@@ -100,9 +114,8 @@ class Crew:
 
     def cancel(self, calls: list[Call]) -> None:
         """Sync commands see it in their context, generators between two values; a task is cancelled."""
-        tasks = [call.id for call in calls if self._app.commands[call.command].is_async]
-        if tasks:
-            self._app.loop.post(self._cancel_tasks, tasks)
+        if calls and self._app.loop.started:
+            self._app.loop.post(self._cancel_tasks, [call.id for call in calls])
 
     def _sleep(self) -> None:
         self._sleeps = True
@@ -111,34 +124,68 @@ class Crew:
             self._wake.get()
         self._sleeps = False
 
+    def report(self, request: Request, fraction: float, message: str) -> None:
+        # A forked child has the context of its parent's request, but not the parent's line.
+        if _fork.generation == self._generation and isinstance(request, Call):
+            self._line.report(request, fraction, message)
+
+    def retire(self, reason: str) -> None:
+        if _fork.generation == self._generation:
+            self._retire(reason)
+
     def _answer(self, job: Job) -> None:
         call, command = job
-        if not self._line.begin(call):
-            return
         try:
+            if self._line.begin(call):
+                # What a request sets in its context variables ends with it.
+                self._home.copy().run(self._run, call, command)
+        except BaseException as error:
+            self._cannot_answer(call, error)
+
+    def _run(self, call: Call, command: Command) -> None:
+        try:
+            enter(Context(call, self))
             args, kwargs = _arguments(call)
-            token = enter(Context(call, functools.partial(self._line.report, call)))
-            try:
-                value = command.invoke(args, kwargs)
-                if command.streams and isinstance(value, Iterator):
-                    self._stream(call, value)
-                    payload, content_type = b"", ""
-                else:
-                    payload, content_type = _result(value)
-            finally:
-                leave(token)
+            value = command.invoke(args, kwargs)
+            if type(value) in _PLAIN:
+                payload, content_type = _result(value)
+            elif command.streams and isinstance(value, Iterator):
+                self._stream(call, value)
+                payload, content_type = b"", ""
+            elif isinstance(value, (Awaitable, AsyncIterator)) and _fork.generation == self._generation:
+                return self._await_in_loop(call, command, value)
+            else:
+                payload, content_type = _result(value)
         # Also SystemExit and the like: a command's end is not the worker's.
         except BaseException as exception:
-            self._line.fail(call, describe(exception))
+            self._fail(call, exception)
         else:
+            if _fork.generation != self._generation:
+                _fork.end(None, f"command {call.command}")
             # In a pool the thread that comes next to this answer may be one that blocks.
             self._line.finish(call, payload, content_type, more=self._pool is None and bool(self._jobs))
+
+    def _fail(self, call: Call, exception: BaseException) -> None:
+        if _fork.generation != self._generation:
+            _fork.end(exception, f"command {call.command}")
+        error = describe(exception)
+        # What describes an exception is its author's code again.
+        if _fork.generation != self._generation:
+            _fork.end(None, f"command {call.command}")
+        self._line.fail(call, error)
+
+    def _cannot_answer(self, call: Call, error: BaseException) -> None:
+        # Its caller would wait for ever, and so would whoever waits for this worker to be idle.
+        traceback.print_exception(type(error), error, error.__traceback__)
+        self._broken(f"a request of {call.command} cannot be answered: {type(error).__name__}")
 
     def _stream(self, call: Call, values: Iterator[Any]) -> None:
         room = threading.Event()
         try:
             for value in values:
                 payload, content_type = _result(value)
+                if _fork.generation != self._generation:
+                    _fork.end(None, f"command {call.command}")
                 while not call.cancelled and not self._line.offer(call, payload, content_type, room.set):
                     room.wait()
                     room.clear()
@@ -149,11 +196,28 @@ class Crew:
             if close is not None:
                 close()
 
+    def _await_in_loop(self, call: Call, command: Command, value: Any) -> None:
+        """A plain function returned something to await: the loop does, and this thread waits for the answer."""
+        answered = threading.Event()
+        context = contextvars.copy_context()
+        self._app.loop.post(self._start_task, context, self._answer_awaited(call, command, value), call, answered.set)
+        answered.wait()
+
     def _start_tasks(self, jobs: list[Job]) -> None:
-        loop = asyncio.get_running_loop()
         for call, command in jobs:
-            task = self._tasks[call.id] = loop.create_task(self._answer_async(call, command))
-            task.add_done_callback(functools.partial(self._task_ended, call))
+            self._start_task(self._home, self._answer_async(call, command), call)
+
+    def _start_task(
+        self,
+        context: contextvars.Context,
+        coroutine: Coroutine[Any, Any, None],
+        call: Call,
+        answered: Optional[Callable[[], object]] = None,
+    ) -> None:
+        # A task has a copy of the context variables to itself.
+        task = context.run(asyncio.get_running_loop().create_task, coroutine)
+        self._tasks[call.id] = task
+        task.add_done_callback(functools.partial(self._task_ended, call, answered))
 
     def _cancel_tasks(self, ids: list[int]) -> None:
         for id in ids:
@@ -161,29 +225,45 @@ class Crew:
             if task is not None:
                 task.cancel()
 
-    def _task_ended(self, call: Call, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, call: Call, answered: Optional[Callable[[], object]], task: asyncio.Task[None]) -> None:
         del self._tasks[call.id]
         # Here and not in the task: one that is cancelled before its first step never runs any of its own code.
         if task.cancelled():
             self._line.fail(call, _cancelled(call))
+        elif (error := task.exception()) is not None:
+            self._cannot_answer(call, error)
+        if answered is not None:
+            answered()
 
     async def _answer_async(self, call: Call, command: Command) -> None:
-        # The task has a copy of the context variables to itself, so there is nothing to leave.
-        enter(Context(call, functools.partial(self._line.report, call)))
+        enter(Context(call, self))
         try:
             args, kwargs = _arguments(call)
             value = command.invoke(args, kwargs)
-            if isinstance(value, AsyncIterator):
-                await self._stream_async(call, value)
+        except BaseException as exception:
+            self._fail(call, exception)
+        else:
+            await self._answer_awaited(call, command, value)
+
+    async def _answer_awaited(self, call: Call, command: Command, value: Any) -> None:
+        try:
+            if isinstance(value, Awaitable):
+                value = await value
+            if command.streams and isinstance(value, (AsyncIterator, Iterator)):
+                await self._stream_async(call, value if isinstance(value, AsyncIterator) else _one_by_one(value))
                 payload, content_type = b"", ""
             else:
-                payload, content_type = _result(await value)
+                payload, content_type = _result(value)
         except asyncio.CancelledError:
+            if _fork.generation != self._generation:
+                _fork.end(None, f"command {call.command}")
             raise
         # SystemExit would end the loop, and with it every other request.
         except BaseException as exception:
-            self._line.fail(call, describe(exception))
+            self._fail(call, exception)
         else:
+            if _fork.generation != self._generation:
+                _fork.end(None, f"command {call.command}")
             self._line.finish(call, payload, content_type)
 
     async def _stream_async(self, call: Call, values: AsyncIterator[Any]) -> None:
@@ -192,6 +272,8 @@ class Crew:
         try:
             async for value in values:
                 payload, content_type = _result(value)
+                if _fork.generation != self._generation:
+                    _fork.end(None, f"command {call.command}")
                 while not self._line.offer(call, payload, content_type, wake):
                     await room.wait()
                     room.clear()
@@ -211,6 +293,11 @@ class Crew:
         except Error as error:
             return error
         raise AssertionError(f"command {call.command} is known")
+
+
+async def _one_by_one(values: Iterator[Any]) -> AsyncIterator[Any]:
+    for value in values:
+        yield value
 
 
 def _arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:

@@ -183,11 +183,12 @@ class Line:
         self._wake_paused(running)
         return running
 
-    def refuse(self, when_idle: Callable[[], object]) -> None:
-        """No request begins from now on; ``when_idle`` is called once, when the last one has been answered."""
+    def refuse(self, when_idle: Callable[[], object], reason: str = "") -> None:
+        """No request begins from now on; ``when_idle`` is called once, when the last one has been answered. ``reason``:
+        why the application wants to be replaced."""
         with self._lock:
             self._refusing = True
-            self._session.leave()
+            self._session.leave(reason)
             self._when_idle = when_idle
             sending = self._answered()
         self._send(sending)

@@ -77,7 +77,8 @@ class Link:
         by now; ``tell`` otherwise."""
         self._app = app
         self._line = Line(session)
-        self._crew = Crew(app, self._line)
+        self._crew = Crew(app, self._line, retire=self.retire, broken=self._leave_at_once)
+        app.loop.on_end = self._leave_at_once
         self._path = path
         self._lost = lost
         self._tell = tell
@@ -112,12 +113,19 @@ class Link:
             if self._phase != "serving":
                 return
             self._phase = "stopping"
-        self._line.refuse(when_idle=self._crew.dismiss)
-        self._crew.take_back()
+        self._begin_no_more("")
         if grace_s is not None:
             overdue = threading.Timer(grace_s, self.stop)
             overdue.daemon = True
             overdue.start()
+
+    def retire(self, reason: str) -> None:
+        """Leaves as after ``stop``, for the application wants a fresh worker; the agent is told the reason."""
+        with self._stopping:
+            if self._phase != "serving":
+                return
+            self._phase = "stopping"
+        self._begin_no_more(reason)
 
     def leave(self) -> None:
         """Says what is left to say, and hangs up."""
@@ -125,6 +133,10 @@ class Link:
         self._line.close()
         # Ending at once would cancel the stream, and the agent might drop what it has not read yet.
         self._hung_up.wait(PARTING_S)
+
+    def _begin_no_more(self, reason: str) -> None:
+        self._line.refuse(when_idle=self._crew.dismiss, reason=reason)
+        self._crew.take_back()
 
     @property
     def _leaves(self) -> bool:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import traceback
+import weakref
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional
+
+from . import _fork
+from ._output import say
+
+_all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 class LoopThread:
@@ -14,9 +23,17 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._thread_id = 0
         self._starting = threading.Lock()
         self._probe_sent_s: Optional[float] = None
         self._lag_ms = 0
+        # Called with a sentence, from the loop's thread, when the loop cannot go on.
+        self.on_end: Optional[Callable[[str], object]] = None
+        _all.add(self)
+
+    @property
+    def started(self) -> bool:
+        return self._loop is not None
 
     def post(self, function: Callable[..., object], *args: object) -> None:
         self._running_loop().call_soon_threadsafe(function, *args)
@@ -33,7 +50,11 @@ class LoopThread:
         if self._probe_sent_s is not None:
             return max(self._lag_ms, int((now_s - self._probe_sent_s) * 1000))
         self._probe_sent_s = now_s
-        loop.call_soon_threadsafe(self._probed, now_s)
+        try:
+            loop.call_soon_threadsafe(self._probed, now_s)
+        except RuntimeError:
+            # The application closed the loop: the probe is never answered, so the lag grows from here.
+            return self._lag_ms
         return self._lag_ms
 
     def _probed(self, sent_s: float) -> None:
@@ -43,11 +64,59 @@ class LoopThread:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._serve, args=(self._loop,), name="pitwarden-asyncio", daemon=True).start()
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=self._serve, args=(loop,), name="pitwarden-asyncio", daemon=True).start()
+                self._loop = loop
             return self._loop
 
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._thread_id = threading.get_ident()
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        reason = ""
+        while not reason:
+            reason = self._serve_once(loop)
+        say(reason)
+        if self.on_end is not None:
+            self.on_end(reason)
+
+    @staticmethod
+    def _serve_once(loop: asyncio.AbstractEventLoop) -> str:
+        """Runs the loop until the application stops it; returns why it cannot go on, or nothing."""
+        try:
+            with _fork.children_end_here("the asyncio loop"):
+                loop.run_forever()
+            what = "the application stopped the asyncio loop of its async commands"
+        # asyncio lets these two, and only these, out of a task that the application started.
+        except (SystemExit, KeyboardInterrupt) as exception:
+            traceback.print_exc()
+            what = f"a task of the application raised {type(exception).__name__} in the asyncio loop"
+        except BaseException as exception:
+            traceback.print_exc()
+            return f"the asyncio loop of the async commands broke: {type(exception).__name__}"
+        if loop.is_closed():
+            return "the application closed the asyncio loop of its async commands"
+        say(f"{what}; it goes on")
+        return ""
+
+    def _forked(self) -> None:
+        """In a child of the process that runs the loop: the child has no such thread, or is nothing but that thread."""
+        loop, self._loop = self._loop, None
+        self._starting = threading.Lock()
+        self._probe_sent_s, self._lag_ms = None, 0
+        if loop is None or self._thread_id != threading.get_ident():
+            return
+        # The task that forked may go on to its next await. The loop would then run other tasks, as the parent does too,
+        # and take events out of the parent's selector. So the loop's next step ends the child.
+        ready = getattr(loop, "_ready", None)
+        if isinstance(ready, deque):
+            ready.appendleft(asyncio.Handle(_fork.end, (None, "an async command"), loop))
+        else:
+            loop.call_soon(_fork.end, None, "an async command")
+
+
+def _after_fork_in_child() -> None:
+    for thread in _all:
+        thread._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -41,6 +42,12 @@ def survive_full_disk() -> None:
         stream = _lossy(getattr(sys, name))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def say(line: str) -> None:
+    """A line for who reads the worker's stderr, from a thread that must not end of it: stderr may be closed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"pitwarden: {line}", file=sys.stderr, flush=True)
 
 
 def shorten_until(over: threading.Event) -> None:

@@ -21,7 +21,7 @@ from typing import Callable, Optional
 from ._call import Call, Chunk, Part, Result
 from ._kept import Answer, Kept, held
 from ._pb.link_pb2 import AgentFrame, Hello, LinkError, Pong, Progress, Resumed, Welcome, WorkerFrame
-from .errors import Code, Error
+from .errors import Code, Error, bounded
 
 PROTOCOL = 1
 
@@ -38,6 +38,10 @@ _OVERHEAD_BYTES = 48
 # Ids wrap at 2^32: the later of two is less than half the way round ahead.
 IDS_MASK = 0xFFFFFFFF
 HALF_WAY = 0x80000000
+
+# Of texts that an application gives: why it leaves, and how far a request is.
+PROGRESS_MAX_BYTES = 1024
+REASON_MAX_BYTES = 1024
 
 # The request_id of a warm-up begins so; its id is IDS_MASK.
 WARM_UP = "warm-up-"
@@ -107,6 +111,7 @@ class Session:
         self._returned: list[int] = []
         self._left = False
         self._leaving = False
+        self._leaving_reason = ""
         self._progress: dict[int, Progress] = {}
         # Chunks and results in order, for a stream's result must not overtake its chunks.
         self._answers: deque[Part] = deque()
@@ -231,9 +236,10 @@ class Session:
         self._started += 1
         return True
 
-    def leave(self) -> None:
-        """Says that no call will begin any more; on later lines too."""
+    def leave(self, reason: str = "") -> None:
+        """Says that no call will begin any more; on later lines too. ``reason``: why the application asked for that."""
         self._left = self._leaving = True
+        self._leaving_reason = self._leaving_reason or bounded(reason, REASON_MAX_BYTES)
 
     def give_back(self, calls: Iterable[Call]) -> None:
         """Calls that will never begin here, so that the agent can send them elsewhere."""
@@ -256,7 +262,8 @@ class Session:
     def report(self, call: Call, fraction: float, message: str) -> None:
         # Only the latest report matters, so a busy reporter cannot fill the line.
         if call.id in self._running:
-            self._progress[call.id] = Progress(id=call.id, fraction=fraction, message=message)
+            told = bounded(message, PROGRESS_MAX_BYTES)
+            self._progress[call.id] = Progress(id=call.id, fraction=fraction, message=told)
 
     def finish(self, call: Call, payload: bytes, content_type: str, now_s: float) -> None:
         self._answer(call, payload, content_type, None, now_s)
@@ -290,6 +297,7 @@ class Session:
             self._ping = None
         if self._leaving:
             frame.leaving = True
+            frame.leaving_reason = self._leaving_reason
             self._leaving = False
         if self._returned:
             frame.returned.extend(self._returned)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import difflib
 import inspect
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Callable, NoReturn, Optional, TypeVar, Union, overload
 
-from . import _codec
+from . import _codec, _fork
 from ._loop import LoopThread
-from .context import Context, Request, enter, leave
+from .context import Context, Request, enter
 from .errors import InvalidArgument, NotFound, Refusal
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -21,13 +22,20 @@ class Command:
 
     __slots__ = ("_wrapped", "function", "is_async", "name", "streams", "summary")
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        # A decorated function is what its innermost function is, as far as calling it goes.
+    def __init__(self, name: str, function: Callable[..., Any], streams: Optional[bool] = None) -> None:
+        """``streams``: whether it streams its results; None: as the function looks."""
         inner = inspect.unwrap(function)
         self.name = name
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
-        self.streams = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
+        # The outer function decides where it is called: a plain wrapper may run an async function to its end by itself.
+        # When it does not, the coroutine that it returns is awaited (_crew.py).
+        self.is_async = _is(function, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+        # A guess for a plain wrapper, as most return the generator that they wrap. What came back decides in the end.
+        self.streams = _is(inner, inspect.isgeneratorfunction, inspect.isasyncgenfunction) or _is(
+            function, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+        )
+        if streams is not None:
+            self.streams = streams
         self.summary = (inspect.getdoc(function) or "").partition("\n")[0]
         self._wrapped = inner is not function
 
@@ -57,9 +65,19 @@ class Command:
             raise Refusal(InvalidArgument(message)) from None
 
 
+def _is(function: Callable[..., Any], *kinds: Callable[[Any], bool]) -> bool:
+    # An object with __call__ is what its __call__ is.
+    called = type(function).__call__
+    return any(kind(function) or kind(called) for kind in kinds)
+
+
 def _parameters(signature: inspect.Signature) -> str:
     parameters = [p.replace(annotation=_unquoted(p.annotation)) for p in signature.parameters.values()]
-    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+    try:
+        return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+    # The default values write themselves.
+    except BaseException:
+        return f"({', '.join(signature.parameters)})"
 
 
 class _Unquoted(str):
@@ -101,12 +119,17 @@ class App:
     def command(self, function: Function, /) -> Function: ...
 
     @overload
-    def command(self, /, *, name: str) -> Callable[[Function], Function]: ...
+    def command(self, /, *, name: str = "", streams: Optional[bool] = None) -> Callable[[Function], Function]: ...
 
     def command(
-        self, function: Optional[Function] = None, /, *, name: str = ""
+        self, function: Optional[Function] = None, /, *, name: str = "", streams: Optional[bool] = None
     ) -> Union[Function, Callable[[Function], Function]]:
-        """Offers a function to callers, under its own name or the one given."""
+        """Offers a function to callers, under its own name or the one given.
+
+        Generator functions stream their values, also where a decorator wraps them. ``streams`` says it for a function
+        that does not look like what it does: True for one that returns an iterator, False for a decorator that collects
+        the values of the generator it wraps.
+        """
 
         def register(registered: Function) -> Function:
             if not callable(registered):
@@ -116,7 +139,7 @@ class App:
                 raise TypeError(f"{registered!r} has no __name__: register it with @app.command(name=...)")
             if command_name in self.commands:
                 raise ValueError(f"two commands are named {command_name!r}: give one of them another name")
-            self.commands[command_name] = Command(command_name, registered)
+            self.commands[command_name] = Command(command_name, registered, streams)
             return registered
 
         return register if function is None else register(function)
@@ -149,13 +172,10 @@ class App:
         if not (args and kwargs):
             decoded, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
             positional = tuple(decoded)
-        token = enter(Context(Request()))
         try:
-            return self._run(command, list(positional), named)
+            return contextvars.copy_context().run(self._run, command, list(positional), named)
         except Refusal as refusal:
             raise refusal.error from None
-        finally:
-            leave(token)
 
     def run(self) -> NoReturn:
         """For ``python app.py``: serves the agent that started it, or says what to do without one."""
@@ -173,7 +193,8 @@ class App:
         for hook in reversed(self._stop_hooks):
             try:
                 self._run_hook(hook)
-            except Exception as error:
+            # Also SystemExit: one hook's end is not the others'.
+            except BaseException as error:
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -186,26 +207,41 @@ class App:
         self.stop()
 
     def _run(self, command: Command, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        enter(Context(Request()))
         if command.is_async:
             return self.loop.run(_gather(command, args, kwargs))
-        value = command.invoke(args, kwargs)
-        if isinstance(value, Iterator) and command.streams:
-            return [_as_received(item) for item in value]
+        with _fork.children_end_here(f"command {command.name}"):
+            value = command.invoke(args, kwargs)
+            if isinstance(value, Iterator) and command.streams:
+                return [_as_received(item) for item in value]
+        if isinstance(value, (Awaitable, AsyncIterator)):
+            return self.loop.run(_gathered(command, value))
         return _as_received(value)
 
     def _run_hook(self, hook: Hook) -> None:
-        # An async hook runs on the loop that async commands use, so that what it opens belongs to that loop.
-        if inspect.iscoroutinefunction(hook):
-            self.loop.run(hook())
-        else:
-            hook()
+        with _fork.children_end_here("a hook"):
+            # An async hook runs on the loop that async commands use, so that what it opens belongs to that loop.
+            value = self.loop.run(_called(hook)) if _is(hook, inspect.iscoroutinefunction) else hook()
+        if inspect.iscoroutine(value):
+            self.loop.run(value)
+
+
+async def _called(hook: Hook) -> Any:
+    return await hook()
 
 
 async def _gather(command: Command, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    value = command.invoke(args, kwargs)
-    if isinstance(value, AsyncIterator):
+    return await _gathered(command, command.invoke(args, kwargs))
+
+
+async def _gathered(command: Command, value: Any) -> Any:
+    if isinstance(value, Awaitable):
+        value = await value
+    if command.streams and isinstance(value, AsyncIterator):
         return [_as_received(item) async for item in value]
-    return _as_received(await value)
+    if command.streams and isinstance(value, Iterator):
+        return [_as_received(item) for item in value]
+    return _as_received(value)
 
 
 def _as_received(value: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextvars import ContextVar, Token
-from typing import Callable, Optional
+from contextvars import ContextVar
+from typing import Optional, Protocol
 
 from .errors import Cancelled, DeadlineExceeded
 
@@ -44,14 +44,22 @@ class Request:
         self.cancelled = False
 
 
+class Worker(Protocol):
+    """The worker that runs a request."""
+
+    def report(self, request: Request, fraction: float, message: str) -> None: ...
+
+    def retire(self, reason: str) -> None: ...
+
+
 class Context:
     """Got with ``pitwarden.context()`` while a command runs."""
 
-    __slots__ = ("_report", "_request")
+    __slots__ = ("_request", "_worker")
 
-    def __init__(self, request: Request, report: Optional[Callable[[float, str], None]] = None) -> None:
+    def __init__(self, request: Request, worker: Optional[Worker] = None) -> None:
         self._request = request
-        self._report = report
+        self._worker = worker
 
     @property
     def request_id(self) -> str:
@@ -78,8 +86,18 @@ class Context:
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Evidence of work on a long request. A fraction is 0 to 1; negative where it is unknown."""
-        if self._report is not None:
-            self._report(fraction, message)
+        if self._worker is not None:
+            self._worker.report(self._request, fraction, message)
+
+    def retire(self, reason: str) -> None:
+        """Asks for a fresh worker in place of this one, which is broken or worn out.
+
+        This worker begins no request any more. The requests that run in it end, its stop hooks run, and it leaves; its
+        replacement starts at once, without the waiting that follows a crash. ``reason`` stands in the agent's log and
+        events.
+        """
+        if self._worker is not None:
+            self._worker.retire(reason)
 
 
 _current: ContextVar[Context] = ContextVar("pitwarden_context")
@@ -93,9 +111,6 @@ def context() -> Context:
         raise RuntimeError("pitwarden.context() was called outside a command: no request runs here") from None
 
 
-def enter(entered: Context) -> Token[Context]:
-    return _current.set(entered)
-
-
-def leave(token: Token[Context]) -> None:
-    _current.reset(token)
+def enter(entered: Context) -> None:
+    """To be called in a contextvars.Context that the request has to itself, so nothing has to be undone."""
+    _current.set(entered)

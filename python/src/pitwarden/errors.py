@@ -10,6 +10,7 @@ from typing import ClassVar, Optional
 TRACEBACK_MAX_BYTES = 16 * 1024
 # Some libraries put a whole document into a message.
 MESSAGE_MAX_BYTES = 4 * 1024
+TYPE_MAX_BYTES = 256
 
 
 class Code(enum.IntEnum):
@@ -152,41 +153,56 @@ class Refusal(Exception):
 
 
 def describe(exception: BaseException) -> Error:
-    """What the caller is told of an exception that a command raised."""
+    """What the caller is told of an exception that a command raised; texts that can be sent, and are not too long.
+
+    Most of what is asked here is answered by user code, which may raise anything again: an exception's __str__ that
+    calls sys.exit() does not end the worker.
+    """
     if isinstance(exception, Refusal):
-        return exception.error
+        error = exception.error
+        return Error(bounded(error.message, MESSAGE_MAX_BYTES), code=error.code)
     code, message = _code(exception), _message(exception)
     return Error(message, code=code, type=qualified_name(type(exception)), traceback=_traceback(exception))
 
 
+def bounded(text: str, max_bytes: int) -> str:
+    """The text without what UTF-8 cannot have, and cut to a size."""
+    # Most texts are short and of ASCII.
+    if len(text) <= max_bytes and text.isascii():
+        return str(text)
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) > max_bytes:
+        return encoded[:max_bytes].decode("utf-8", "ignore") + "…"
+    return encoded.decode("utf-8")
+
+
 def qualified_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    try:
+        return bounded(f"{cls.__module__}.{cls.__qualname__}", TYPE_MAX_BYTES)
+    # A metaclass may have made properties of these.
+    except BaseException as failure:
+        return f"(its name could not be made: {type(failure).__name__})"
 
 
 def _code(exception: BaseException) -> Code:
     # A subclass may not have called our __init__, or have written anything over what it set.
     try:
         return Code(exception.code) if isinstance(exception, Error) else Code.UNKNOWN
-    except (AttributeError, ValueError):
+    except BaseException:
         return Code.UNKNOWN
 
 
 def _message(exception: BaseException) -> str:
-    # str() of an exception is user code, and may raise itself.
     try:
-        text = str(exception.message if isinstance(exception, Error) else exception)
-    except Exception as failure:
+        return bounded(str(exception.message if isinstance(exception, Error) else exception), MESSAGE_MAX_BYTES)
+    except BaseException as failure:
         return f"(its message could not be made: {type(failure).__name__})"
-    encoded = text.encode("utf-8", "backslashreplace")
-    if len(encoded) > MESSAGE_MAX_BYTES:
-        return encoded[:MESSAGE_MAX_BYTES].decode("utf-8", "ignore") + "…"
-    return encoded.decode("utf-8")
 
 
 def _traceback(exception: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(exception), exception, _user_frames(exception))
-    except Exception as failure:
+    except BaseException as failure:
         return f"(the traceback could not be made: {type(failure).__name__})"
     encoded = "".join(lines).encode("utf-8", "backslashreplace")
     # The end names the exception and the innermost frames, so it is the part worth keeping.

@@ -31,6 +31,7 @@ import time
 import traceback
 from typing import Callable, NamedTuple, NoReturn, Optional
 
+from . import _fork
 from ._absence import Limits
 from ._begun import begun_marker
 from ._limits import limit_resources, mark_descendants
@@ -104,7 +105,8 @@ def load(name: str) -> App:
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with _fork.children_end_here(f"the import of {module_name}"):
+            module = importlib.import_module(module_name)
     # A module that calls sys.exit() must not look like a worker that was asked to stop.
     except BaseException as error:
         raise LoadError(f"could not import {module_name!r} from {here}") from error
@@ -189,7 +191,8 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     leaving.set()
     try:
         app.stop()
-    except Exception:
+    # Also SystemExit: the worker leaves anyway, and the agent is still to be told so.
+    except BaseException:
         print("pitwarden: a stop hook failed", file=sys.stderr)
         traceback.print_exc()
     link.leave()

@@ -33,7 +33,7 @@ class AgentFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ..., acks: _Optional[_Iterable[int]] = ..., replays: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving")
+    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving", "leaving_reason")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class WorkerFrame(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_REASON_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     pong: Pong
     returned: _containers.RepeatedScalarFieldContainer[int]
@@ -50,7 +51,8 @@ class WorkerFrame(_message.Message):
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     replayed: _containers.RepeatedScalarFieldContainer[int]
     leaving: bool
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., replayed: _Optional[_Iterable[int]] = ..., leaving: bool = ...) -> None: ...
+    leaving_reason: str
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., replayed: _Optional[_Iterable[int]] = ..., leaving: bool = ..., leaving_reason: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks", "interpreter_ms", "import_ms", "hooks_ms", "resumed")

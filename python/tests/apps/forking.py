@@ -1,0 +1,154 @@
+"""Commands and hooks that fork, and leave the child to whoever called them."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pitwarden
+
+app = pitwarden.App()
+DIR = Path(os.environ["TEST_DIR"])
+
+
+def forked(how):
+    """Forks; in the child, does what ``how`` says. Returns the child's pid in the parent."""
+    pid = os.fork()
+    if pid == 0:
+        with (DIR / "children").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if how == "exit":
+            sys.exit(3)
+        if how == "raise":
+            raise RuntimeError("of a child")
+        if how == "report":
+            pitwarden.context().progress(0.5, "from the child")
+            pitwarden.context().retire("from the child")
+    return pid
+
+
+def status_of(pid):
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return "lives on"
+
+
+@app.on_start
+def start():
+    if "start" in os.environ.get("FORK_IN", ""):
+        pid = forked("return")
+        if pid:
+            assert status_of(pid) == 0
+
+
+@app.on_stop
+def stop():
+    if "stop" in os.environ.get("FORK_IN", ""):
+        pid = forked("exit")
+        if pid:
+            print("hook's child:", status_of(pid), flush=True)
+
+
+@app.command
+def fork(how):
+    pid = forked(how)
+    if pid == 0:
+        return "from the child"
+    return status_of(pid)
+
+
+@app.command
+def fork_in_str():
+    class Odd(Exception):
+        def __str__(self):
+            pid = forked("return")
+            return f"status {status_of(pid)}" if pid else "from the child"
+
+    raise Odd
+
+
+@app.command
+def fork_in_stream(how):
+    pid = forked(how)
+    if pid:
+        yield status_of(pid)
+    else:
+        yield "from the child"
+
+
+async def gone(pid):
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        await asyncio.sleep(0.01)
+    return "lives on"
+
+
+@app.command
+async def async_fork(how):
+    pid = forked(how)
+    if pid == 0:
+        if how == "await":
+            await asyncio.sleep(0)
+        return "from the child"
+    return await gone(pid)
+
+
+@app.command
+async def async_fork_in_stream(how):
+    pid = forked(how)
+    yield await gone(pid) if pid else "from the child"
+
+
+@app.command
+async def fork_in_task(how):
+    async def task():
+        pid = forked(how)
+        if pid == 0:
+            await asyncio.sleep(0)
+        return await gone(pid)
+
+    return await asyncio.create_task(task())
+
+
+@app.command
+def loop_in_child():
+    """A child that runs an async command to its end by itself, as a test would."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(app.call("one"))
+    return status_of(pid)
+
+
+@app.command
+async def one():
+    return 1
+
+
+@app.command
+async def nap(file):
+    pitwarden.context().progress(-1, "napping")
+    while not (DIR / file).exists():
+        await asyncio.sleep(0.005)
+    return file
+
+
+@app.command
+def wait(file):
+    pitwarden.context().progress(-1, "waiting")
+    while not (DIR / file).exists():
+        time.sleep(0.005)
+    return file
+
+
+if "import" in os.environ.get("FORK_IN", ""):
+    imported = forked("exit")
+    if imported:
+        assert status_of(imported) == 3

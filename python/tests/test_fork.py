@@ -1,0 +1,92 @@
+"""What becomes of a process that user code forked and left to the SDK: it ends where it leaves user code."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from fake_agent import FakeAgent, FakeLink
+
+STATUS = {"exit": 3, "raise": 1, "return": 0, "report": 0}
+COMMANDS = ["fork", "async_fork"]
+
+
+def no_child_is_left(agent: FakeAgent, link: FakeLink) -> None:
+    pids = [int(line) for line in (agent.dir / "children").read_text().split()]
+    assert pids
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    # Nobody but the worker has answered, once each.
+    ids = [result.id for frame in link.frames for result in frame.results]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_child_ends_where_it_leaves_its_command(agent: FakeAgent, command: str, concurrency: int) -> None:
+    worker = agent.spawn("forking:app")
+    link = worker.attach(concurrency)
+    for how, status in STATUS.items():
+        assert (how, link.value(command, how)) == (how, status)
+    no_child_is_left(agent, link)
+    assert not any(frame.progress or frame.leaving for frame in link.frames)
+    link.stop()
+    code, _, stderr = worker.exit()
+    assert code == 0
+    assert "RuntimeError: of a child" in stderr
+    assert f"a process that was forked in command {command} returned from it, and ends here" in stderr
+
+
+@pytest.mark.parametrize("command", ["fork_in_stream", "async_fork_in_stream"])
+def test_a_child_sends_no_chunks(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn("forking:app").attach()
+    for how, status in STATUS.items():
+        id = link.request(command, how)
+        assert not link.result(id).HasField("error")
+        assert link.chunks(id) == [status]
+    no_child_is_left(agent, link)
+
+
+def test_a_child_that_is_forked_while_a_failure_is_told_ends(agent: FakeAgent) -> None:
+    link = agent.spawn("forking:app").attach()
+    assert link.call("fork_in_str").error.message == "status 0"
+    no_child_is_left(agent, link)
+
+
+@pytest.mark.parametrize("command", ["async_fork", "fork_in_task"])
+def test_a_child_does_not_run_the_tasks_of_its_parent(agent: FakeAgent, command: str) -> None:
+    link = agent.spawn("forking:app").attach(concurrency=8)
+    others = [link.request("nap", file="go") for _ in range(4)]
+    for id in others:
+        link.progress(id)
+    assert link.value(command, "await" if command == "async_fork" else "return") == 0
+    (agent.dir / "go").touch()
+    for id in others:
+        link.result(id)
+    no_child_is_left(agent, link)
+
+
+def test_a_child_takes_no_requests(agent: FakeAgent) -> None:
+    link = agent.spawn("forking:app").attach(concurrency=4)
+    requests = [link.make("fork", "exit") if n % 10 == 0 else link.make("one") for n in range(200)]
+    for request in requests:
+        link.result(link.request(request.command, *(["exit"] if request.command == "fork" else [])))
+    no_child_is_left(agent, link)
+    assert link.ping(1).requests_finished == 200
+
+
+def test_children_of_hooks_and_of_the_import_end_too(agent: FakeAgent) -> None:
+    worker = agent.spawn("forking:app", FORK_IN="import start stop")
+    link = worker.attach()
+    assert link.value("one") == 1
+    link.stop()
+    code, stdout, _ = worker.exit()
+    assert (code, stdout) == (0, "hook's child: 3\n")
+    no_child_is_left(agent, link)
+
+
+def test_a_child_may_have_a_loop_of_its_own(agent: FakeAgent) -> None:
+    link = agent.spawn("forking:app").attach()
+    assert link.value("one") == 1
+    assert link.value("loop_in_child") == 1

@@ -1,0 +1,124 @@
+"""User code that does its worst: a worker lives on, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fake_agent import FakeAgent
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_each_request_has_context_variables_of_its_own(agent: FakeAgent, concurrency: int) -> None:
+    link = agent.spawn("hostile:app").attach(concurrency)
+    for command in ("login", "alogin"):
+        assert link.value(command, "alice") == "alice"
+    streamed = link.request("login_stream", "alice")
+    link.result(streamed)
+    assert link.chunks(streamed) == ["alice"]
+    # What is set at the import is there for all, and what a request sets for that one alone.
+    for command in ("who", "awho"):
+        assert (command, link.value(command)) == (command, ["nobody", "billing"])
+    streamed = link.request("who_stream")
+    link.result(streamed)
+    assert link.chunks(streamed) == ["nobody", "billing"]
+
+
+FAILURES = {
+    "fail": (2, "hostile.Odd", "(its message could not be made: SystemExit)"),
+    "async_fail": (2, "hostile.Odd", "(its message could not be made: SystemExit)"),
+    "named": (2, "hostile.Caf\\udce9", "closed"),
+    "unsendable": (13, "", "a result must be bytes or JSON, got Cafexxx"),
+    "odd_items": (2, "builtins.SystemExit", "9"),
+    "nameless": (2, "(its name could not be made: SystemExit)", "so?"),
+}
+
+
+def test_failures_of_which_telling_fails(agent: FakeAgent) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    for command, (code, type, message) in FAILURES.items():
+        error = link.call(command).error
+        assert (command, error.code, error.type) == (command, code, type)
+        assert error.message.startswith(message)
+        assert len(error.message) < 5000
+    assert "odd_default takes" in link.call("odd_default", b=1).error.message
+    reported = link.request("report")
+    link.result(reported)
+    assert len(link.progress(reported).message) < 1100
+    assert link.value("pid") == worker.process.pid
+
+
+def test_every_stop_hook_runs_although_one_exits(agent: FakeAgent) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    link.stop()
+    code, stdout, stderr = worker.exit()
+    assert (code, stdout) == (0, "first stop hook\n")
+    assert "a stop hook failed" in stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("task_that_exits", "a task of the application raised SystemExit in the asyncio loop; it goes on"),
+        ("stop_loop", "the application stopped the asyncio loop of its async commands; it goes on"),
+    ],
+)
+def test_the_loop_goes_on_whatever_its_tasks_do(agent: FakeAgent, command: str, told: str) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    assert link.value(command) == "here"
+    assert link.value("awho") == ["nobody", "billing"]
+    worker.wait_told(told)
+
+
+def test_a_worker_whose_loop_breaks_says_so_and_leaves(agent: FakeAgent) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    link.request("break_loop")
+    code, _, stderr = worker.exit()
+    assert code == 4
+    assert "the asyncio loop of the async commands broke: OSError" in stderr
+
+
+def test_the_lag_of_a_blocked_loop_grows(agent: FakeAgent) -> None:
+    link = agent.spawn("hostile:app").attach(concurrency=2)
+    link.progress(link.request("block_loop"))
+    link.ping(1)
+    first = link.ping(2).loop_lag_ms
+    assert link.value("pid")
+    assert link.ping(3).loop_lag_ms >= first
+    link.wait(lambda: link.ping(4).loop_lag_ms > first or None)
+
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "sync_over_async": (4, 4),
+    "passed_async": (4, [4, True, False]),
+    "async_over_sync": (4, 4),
+    "passed_async_stream": (3, [0, 1, 2]),
+    "async_over_stream": (3, [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_decorated_command_is_what_it_does(agent: FakeAgent, concurrency: int) -> None:
+    link = agent.spawn("hostile:app").attach(concurrency)
+    streams = {command.name: command.streams for command in link.hello.commands}
+    for command, (argument, value) in KINDS.items():
+        id = link.request(command, argument)
+        result = link.result(id)
+        assert (command, result.error.message) == (command, "")
+        got = link.chunks(id) if streams[command] else json.loads(result.payload)
+        assert (command, got) == (command, value)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_a_plain_wrapper_returned_to_await_can_be_cancelled(agent: FakeAgent, concurrency: int) -> None:
+    link = agent.spawn("hostile:app").attach(concurrency)
+    id = link.request("passed_for_ever")
+    link.progress(id)
+    link.cancel(id)
+    assert link.result(id).error.code == 1
+    assert link.value("passed_async", 4) == [4, True, False]
