@@ -90,3 +90,35 @@ def test_a_child_may_have_a_loop_of_its_own(agent: FakeAgent) -> None:
     link = agent.spawn("forking:app").attach()
     assert link.value("one") == 1
     assert link.value("loop_in_child") == 1
+
+
+def test_a_client_in_a_forked_child_says_that_it_cannot_work(agent: FakeAgent) -> None:
+    link = agent.spawn("forking:app", PYTHONWARNINGS="ignore").attach()
+    for inherited in (False, True):
+        told = link.value("client_in_child", "fork", inherited=inherited)
+        assert told.startswith("FailedPrecondition: a Client does not work in this process: it was forked")
+    # Here it gets as far as to look for an agent.
+    assert link.value("client_in_child", "spawn").startswith("Unavailable: ")
+
+
+@pytest.mark.parametrize("app", ["forking:app", "uses_grpc:app"])
+def test_settings_of_grpc_are_forced_and_not_left_in_the_environment(agent: FakeAgent, app: str) -> None:
+    theirs = {"GRPC_ENABLE_FORK_SUPPORT": "1", "GRPC_VERBOSITY": "NONE"}
+    worker = agent.spawn(app, PYTHONWARNINGS="ignore", **theirs)
+    link = worker.attach()
+    assert link.value("grpc_environment") == theirs
+    # With gRPC's fork support on, such a child hangs or aborts.
+    assert link.value("fork_pool") == [1, 2, 3]
+    link.stop()
+    code, _, stderr = worker.exit()
+    assert (code, stderr) == (0, "")
+
+
+def test_settings_of_grpc_do_not_reach_processes_that_an_application_starts_as_it_loads(agent: FakeAgent) -> None:
+    assert agent.spawn("forking:app").attach().value("environment_of_early_child") == []
+
+
+def test_a_worker_that_could_not_force_its_settings_says_so(agent: FakeAgent) -> None:
+    worker = agent.spawn(args=("uses_grpc.py",), PITWARDEN_APP="", GRPC_ENABLE_FORK_SUPPORT="1")
+    worker.attach()
+    worker.wait_told("gRPC was imported with GRPC_ENABLE_FORK_SUPPORT before the worker could turn it off")

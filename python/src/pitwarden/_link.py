@@ -13,7 +13,7 @@ from typing import Callable, Literal, Optional
 
 import grpc
 
-from . import _output
+from . import _grpc_settings, _output
 from ._absence import Absence, Limits
 from ._crew import Crew
 from ._line import Line
@@ -169,7 +169,9 @@ class Link:
         if refusal is not None:
             self._reason = f"nobody listens at {self._path}: {refusal}"
             return False
+        _grpc_settings.used()
         channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
+        _grpc_settings.restore()
         frames = open_stream(channel, functools.partial(self._line.sent, self._line.next_number))
         self._hung_up.clear()
         try:

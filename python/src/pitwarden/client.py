@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, NoReturn, Optional
 
 import grpc
 
-from . import _codec
+from . import _codec, _grpc_settings
 from ._pb import execution_pb2 as pb
-from .errors import Code, Error, error_class
+from .errors import Code, Error, FailedPrecondition, error_class
 
 _EXECUTE = "/pitwarden.v1.Execution/Execute"
 _EXECUTE_STREAM = "/pitwarden.v1.Execution/ExecuteStream"
@@ -131,6 +131,8 @@ class Client:
     def __init__(self, target: Optional[str] = None) -> None:
         """``target`` is a gRPC target or the path of a unix socket; None: that of the agent on this machine."""
         self.target = _target(target)
+        _refuse_after_fork()
+        _grpc_settings.used()
         self._channel = grpc.insecure_channel(self.target, options=_OPTIONS)
         encode, decode = pb.ExecuteRequest.SerializeToString, pb.ExecuteResponse.FromString
         self._execute = self._channel.unary_unary(_EXECUTE, encode, decode)
@@ -164,6 +166,7 @@ class Client:
 
     def call(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Any:
         """The command's result. Give it positional or keyword arguments, or one bytes value."""
+        _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
         while True:
@@ -182,6 +185,7 @@ class Client:
 
         After a broken connection the agent says all of them again from the first; those that came before are left out.
         """
+        _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
         return self._values(request, attempts, self._execute_stream(request, timeout=attempts.timeout_s))
@@ -246,6 +250,14 @@ class Client:
             exit_reason=told.exit_reason,
             retry_after_s=told.retry_after_ms / 1000,
         ) from None
+
+
+def _refuse_after_fork() -> None:
+    if _grpc_settings.is_lost_to_a_fork():
+        raise FailedPrecondition(
+            "a Client does not work in this process: it was forked from one in which gRPC runs, as it does in every "
+            'worker. Start it another way (multiprocessing.get_context("spawn")), or make the call in the parent'
+        )
 
 
 def _another_run() -> Error:

@@ -31,7 +31,7 @@ import time
 import traceback
 from typing import Callable, NamedTuple, NoReturn, Optional
 
-from . import _fork
+from . import _fork, _grpc_settings
 from ._absence import Limits
 from ._begun import begun_marker
 from ._limits import limit_resources, mark_descendants
@@ -55,6 +55,11 @@ HOOKS_AFTER_LINK_S = 5.0
 
 # Flushing may block on a pipe that nobody reads.
 FLUSH_S = 1.0
+
+FORK_SUPPORT = (
+    "gRPC was imported with GRPC_ENABLE_FORK_SUPPORT before the worker could turn it off: processes that commands fork "
+    "may hang; set GRPC_ENABLE_FORK_SUPPORT=0 in the pool's env"
+)
 
 USAGE = """\
 pitwarden: this process was not started by an agent: {missing} not set.
@@ -149,6 +154,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     if unlimited is not None:
         print(f"pitwarden: {unlimited}", file=sys.stderr)
         return EXIT_APP
+    _grpc_settings.apply_at_import()
     writes_stacks = write_stacks_on_signal(settings.stacks)
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
@@ -166,16 +172,11 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         _flush()
         return EXIT_APP
 
-    # gRPC would tell of its own affairs on the application's stderr.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # What it does around a fork makes threads in the child, which may then abort or hang even before an exec.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    # gRPC's newer I/O threads cost time and give this one stream nothing: of 0.55 ms for a lone request 0.19 ms went
-    # there (grpcio 1.85).
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
     # Here and not above: gRPC's threads should not exist before the application has had its chance to fork.
     from ._link import Link
 
+    if _grpc_settings.supports_forks():
+        _tell(FORK_SUPPORT)
     leaving = threading.Event()
     link = Link(
         app,

@@ -1,7 +1,9 @@
 """Commands and hooks that fork, and leave the child to whoever called them."""
 
 import asyncio
+import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +28,9 @@ def forked(how):
             pitwarden.context().progress(0.5, "from the child")
             pitwarden.context().retire("from the child")
     return pid
+
+
+EARLY = subprocess.run(["env"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
 def status_of(pid):
@@ -152,3 +157,37 @@ if "import" in os.environ.get("FORK_IN", ""):
     imported = forked("exit")
     if imported:
         assert status_of(imported) == 3
+
+
+@app.command
+def grpc_environment():
+    return {name: value for name, value in os.environ.items() if name.startswith("GRPC_")}
+
+
+def _ask(queue, client):
+    try:
+        with client or pitwarden.Client("/nowhere/agent.sock") as asked:
+            queue.put(asked.call("pool", "command"))
+    except Exception as error:
+        queue.put(f"{type(error).__name__}: {error}")
+
+
+@app.command
+def client_in_child(method, inherited=False):
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    client = pitwarden.Client("/nowhere/agent.sock") if inherited else None
+    process = context.Process(target=_ask, args=(queue, client), daemon=True)
+    process.start()
+    return queue.get()
+
+
+@app.command
+def environment_of_early_child():
+    return [line for line in EARLY if line.startswith("GRPC_")]
+
+
+@app.command
+def fork_pool():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2, -3])

@@ -1,0 +1,9 @@
+"""An application that uses gRPC itself, before the worker does."""
+
+import grpc
+from forking import app
+
+channel = grpc.insecure_channel("unix:/nowhere/other.sock")
+
+if __name__ == "__main__":
+    app.run()
