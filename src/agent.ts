@@ -429,6 +429,9 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
   });
 }
 
+/** The SDK cuts it to 1 KiB; what comes from a worker is not trusted to have been. */
+const leavingReasonMaxLength = 1_024;
+
 function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: Dispatch, loop: Loop): void {
   if (frame.pong !== null) {
     const { sequence, in_flight: running, oldest_request_ms: oldestMs, loop_lag_ms: loopLagMs } = frame.pong;
@@ -440,7 +443,10 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
       told: { running, oldestMs, loopLagMs },
     });
   }
-  if (frame.leaving) hands.leaving(workerId);
+  if (frame.leaving) {
+    hands.leaving(workerId);
+    loop.tell({ type: 'leaving', workerId, asked: frame.leaving_reason.slice(0, leavingReasonMaxLength) });
+  }
   if (frame.replayed.length > 0) dispatch.onReplayed(workerId, frame.replayed);
   // A stream's chunks stand before its result.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fake_agent import FakeAgent
 
+from pitwarden._pb.link_pb2 import AgentFrame
+
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_each_request_has_context_variables_of_its_own(agent: FakeAgent, concurrency: int) -> None:
@@ -44,9 +46,10 @@ def test_failures_of_which_telling_fails(agent: FakeAgent) -> None:
         assert error.message.startswith(message)
         assert len(error.message) < 5000
     assert "odd_default takes" in link.call("odd_default", b=1).error.message
-    reported = link.request("report")
-    link.result(reported)
+    reported = link.request("report", "reported")
     assert len(link.progress(reported).message) < 1100
+    (agent.dir / "reported").touch()
+    link.result(reported)
     assert link.value("pid") == worker.process.pid
 
 
@@ -122,3 +125,34 @@ def test_what_a_plain_wrapper_returned_to_await_can_be_cancelled(agent: FakeAgen
     link.cancel(id)
     assert link.result(id).error.code == 1
     assert link.value("passed_async", 4) == [4, True, False]
+
+
+@pytest.mark.parametrize("command", ["retire", "aretire"])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_worker_that_retires_ends_what_runs_and_leaves(agent: FakeAgent, command: str, concurrency: int) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach(concurrency)
+    assert link.value(command, "worn out") == "the last answer"
+    code, stdout, _ = worker.exit()
+    assert (code, stdout) == (0, "first stop hook\n")
+    assert [frame.leaving_reason for frame in link.frames if frame.leaving] == ["worn out"]
+
+
+def test_a_worker_that_retires_says_so_again_to_the_next_agent(agent: FakeAgent) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    running = link.request("retire", reason="worn out \udce9" + "x" * 2000, file="go", keep=True)
+    assert link.leaving()
+    late = link.request("pid")
+    assert link.returned() == [late]
+    link.cut()
+    again = worker.attach()
+    assert again.leaving()
+    told = next(frame.leaving_reason for frame in again.frames if frame.leaving)
+    assert told.startswith("worn out \\udce9xxx")
+    assert len(told) < 1100
+    again.send(AgentFrame(replays=[running]))
+    again.ping(1)
+    (agent.dir / "go").touch()
+    assert json.loads(again.result(running).payload) == "the last answer"
+    assert worker.exit()[0] == 0

@@ -17,6 +17,8 @@ export type Event =
   /** What it was told to run before it is ready has ended; empty: well. */
   | { readonly type: 'warmed'; readonly workerId: string; readonly error: string }
   | { readonly type: 'link-closed'; readonly workerId: string }
+  /** It takes no requests any more and goes by itself. `asked`: in the words of its application, why; empty: a SIGTERM. */
+  | { readonly type: 'leaving'; readonly workerId: string; readonly asked: string }
   | {
       readonly type: 'pong';
       readonly workerId: string;

@@ -40,6 +40,20 @@ export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Rea
   });
 }
 
+/**
+ * The worker leaves by its own wish, or by a SIGTERM from elsewhere: a planned end, and its slot is filled at once. Only a
+ * worker that served nothing counts as a failure, so that an application that always leaves does not start for ever.
+ */
+export function retire(draft: Draft, worker: Worker, asked: string): void {
+  const pool = draft.pools.get(worker.pool);
+  if (pool === undefined || worker.phase !== 'ready') return;
+  const message = asked === '' ? 'it leaves by itself: SIGTERM from elsewhere' : `it asks to be replaced: ${asked}`;
+  record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason: 'retired', message });
+  const { inFlight, completed, failed } = draft.facts.counters(worker.id) ?? noCounters;
+  if (inFlight + completed + failed === 0) countFailure(draft, worker, 'retired', message);
+  beginDrain(draft, worker, pool, 'retired');
+}
+
 /** Asks it to go: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
 export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reason): void {
   if (worker.phase === 'stopping' || worker.phase === 'exited') return;

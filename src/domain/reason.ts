@@ -16,6 +16,7 @@ export const reasons = [
   'ttl',
   'request_budget',
   'idle',
+  'retired',
   'roll',
   'config',
   'operator',

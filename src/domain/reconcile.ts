@@ -73,7 +73,8 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   if (missed > beat.missed) draft.actions.push({ type: 'missed-pings', pool: pool.name, count: missed - beat.missed });
   if (missed !== beat.missed) beat = { ...beat, missed };
   // Nearly always none is missed: then there is nothing to weigh.
-  const verdict = missed === 0 ? null : assess(observe({ ...before, heartbeat: beat }, pool.config, counters, nowMs));
+  const answers = missed === 0 && beat.told.loopLagMs < config.timeoutMs;
+  const verdict = answers ? null : assess(observe({ ...before, heartbeat: beat }, pool.config, counters, nowMs));
   const health = verdict === null || verdict.health === 'gone' ? 'well' : verdict.health;
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
   if (health !== 'busy' && health !== 'hung' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };

@@ -8,7 +8,7 @@ import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
 import { entered, unrecorded } from './ledger.ts';
-import { exited, kill, noteGoodStart } from './lifecycle.ts';
+import { exited, kill, noteGoodStart, retire } from './lifecycle.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
@@ -81,6 +81,8 @@ function apply(draft: Draft, event: Event): void {
       return withWorker(draft, event.workerId, (worker) => warmed(draft, worker, event.error));
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
+    case 'leaving':
+      return withWorker(draft, event.workerId, (worker) => retire(draft, worker, event.asked));
     case 'pong':
       return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event));
     case 'sampled':

@@ -37,6 +37,7 @@ export interface WorkerFrame {
     readonly loop_lag_ms: number;
   } | null;
   readonly leaving: boolean;
+  readonly leaving_reason: string;
   readonly replayed: readonly number[];
   readonly returned: readonly number[];
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];

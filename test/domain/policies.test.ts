@@ -173,9 +173,26 @@ describe('how well a worker is', () => {
     ...{ inFlight: 1, lastEvidenceMs: 9_000, state: 'S', cpuShare: 0, cpuAdvancedMs: 9_000, sampledMs: 200 },
     ...{ freshMs: 1_000, busyMs: 0, busyLimitMs: 20_000, forgivenMs: 0 },
   };
+  const lagging = (loopLagMs: number): Partial<Observations> => ({ told: { running: 1, oldestMs: 4_000, loopLagMs } });
   test.each<[string, Partial<Observations>, string, RegExp]>([
     ['exited', { process: 'gone' }, 'gone', /exited/],
     ['no ping is overdue', { missedPings: 0 }, 'well', /no ping/],
+    ['its loop lags a little', { missedPings: 0, ...lagging(2_999) }, 'well', /no ping/],
+    [
+      'its loop stands still',
+      { missedPings: 0, ...lagging(3_000) },
+      'busy',
+      /asyncio loop has stood still for 3000 ms/,
+    ],
+    [
+      '… under requests that have deadlines',
+      { missedPings: 0, ...lagging(60_000) },
+      'busy',
+      /stood still for 60000 ms/,
+    ],
+    ['… with nothing to do', { missedPings: 0, inFlight: 0, ...lagging(6_000) }, 'hung', /6000 ms, and nothing moves/],
+    ['… and computes', { missedPings: 0, inFlight: 0, cpuAdvancedMs: 200, ...lagging(6_000) }, 'busy', /stood still/],
+    ['… for too long', { missedPings: 0, busyMs: 20_000, ...lagging(30_000) }, 'hung', /longer than busy_limit/],
     ['one is overdue', { missedPings: 1 }, 'slow', /^1 of 2 pings missed$/],
     ['nothing moves', {}, 'hung', /nothing moves: state S, last result 9000 ms ago, 1 requests/],
     ['stopped', { state: 'T' }, 'hung', /state T/],

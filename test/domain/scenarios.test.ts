@@ -494,6 +494,26 @@ describe('pings', () => {
     expect(count(simulation, 'resume')).toBe(1);
   });
 
+  test('pings answered while the asyncio loop stands still: no new requests until it turns again', () => {
+    const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
+    const says = (loopLagMs: number): void => {
+      const [worker] = simulation.ready();
+      const [workerId, sequence] = [worker?.id ?? '', worker?.heartbeat.sequence ?? 0];
+      const told = { running: 1, oldestMs: 0, loopLagMs };
+      simulation.tell({ type: 'pong', workerId, sequence, atMs: simulation.nowMs, told });
+    };
+    Object.assign(simulation.process(simulation.ready()[0]).behaviour, { answersPings: false });
+    const asked = (): boolean => (simulation.ready()[0]?.heartbeat.unanswered.length ?? 0) > 0;
+    expect(simulation.run(2_000, asked)).toBe(true);
+    says(pings.timeoutMs);
+    expect(simulation.ready()[0]?.health).toBe('busy');
+    expect(count(simulation, 'pause')).toBe(1);
+    expect(simulation.run(2_000, asked)).toBe(true);
+    says(0);
+    expect(simulation.ready()[0]?.health).toBe('well');
+    expect(count(simulation, 'resume')).toBe(1);
+  });
+
   test('busy for longer than busy_limit: killed', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     Object.assign(simulation.process(simulation.ready()[0]).behaviour, { answersPings: false, cpu: 1 });
@@ -569,5 +589,61 @@ describe('facts in another order', () => {
     expect(count(simulation, 'pause')).toBe(1);
     simulation.run(5_000);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'link_lost' }));
+  });
+});
+
+describe('a worker that leaves by itself', () => {
+  const served = { inFlight: 1, kept: 0, completed: 3, failed: 0, lastEvidenceAtMs: 0 };
+  const left = (simulation: Simulation, asked: string): void => {
+    const process = simulation.process(simulation.ready()[0]);
+    simulation.tell({ type: 'leaving', workerId: process.workerId, asked });
+  };
+  const failures = (simulation: Simulation) => simulation.state.pools.get('p')?.slots.get(0)?.failures;
+
+  test.each([
+    ['it asked to', 'the model is broken', /^it asks to be replaced: the model is broken$/],
+    ['a SIGTERM from elsewhere', '', /^it leaves by itself: SIGTERM from elsewhere$/],
+  ])('%s: drained, replaced at once, and no failure', (_, asked, told) => {
+    const simulation = up(poolConfig({ size: 1 }));
+    for (let round = 0; round < 4; round += 1) {
+      const [worker] = simulation.ready();
+      const { counters } = simulation.process(worker);
+      Object.assign(counters, served);
+      left(simulation, asked);
+      expect(simulation.workers().map(({ phase, ending }) => [phase, ending])).toEqual([
+        ['draining', 'retired'],
+        ['starting', null],
+      ]);
+      counters.inFlight = 0;
+      simulation.tell({ type: 'idle', workerId: worker?.id ?? '' });
+      expect(simulation.run(5_000, () => simulation.ready().length === 1)).toBe(true);
+    }
+    expect(simulation.kinds()).not.toContain('slot_backing_off');
+    expect(failures(simulation)).toEqual({ start: 0, crash: 0, memory: 0 });
+    const records = simulation.actions.flatMap((action) => (action.type === 'record' ? [action.record] : []));
+    const due = records.filter(({ kind }) => kind === 'worker_due');
+    expect(due).toHaveLength(4);
+    for (const record of due) expect(record).toMatchObject({ reason: 'retired', message: expect.stringMatching(told) });
+  });
+
+  test('before it has served anything: its slot backs off', () => {
+    const simulation = up(poolConfig({ size: 1 }));
+    for (let round = 0; round < 4; round += 1) {
+      left(simulation, 'no licence');
+      expect(simulation.run(60_000, () => simulation.ready().length === 1)).toBe(true);
+    }
+    expect(failures(simulation)?.crash).toBe(4);
+    expect(simulation.kinds()).toContain('slot_backing_off');
+  });
+
+  test('what comes late changes nothing', () => {
+    const simulation = up(poolConfig({ size: 1 }));
+    const { workerId } = simulation.process(simulation.ready()[0]);
+    left(simulation, 'once');
+    simulation.tell({ type: 'leaving', workerId, asked: 'twice' });
+    simulation.run(60_000, () => simulation.ready().length === 1);
+    simulation.tell({ type: 'leaving', workerId, asked: 'thrice' });
+    expect(simulation.kinds().filter((kind) => kind === 'worker_due')).toHaveLength(1);
+    expect(simulation.ready()).toHaveLength(1);
   });
 });

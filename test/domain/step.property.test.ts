@@ -66,6 +66,7 @@ const pool = fc
 
 const facts: Readonly<Record<string, (workerId: string) => Event>> = {
   closed: (workerId) => ({ type: 'link-closed', workerId }),
+  leaving: (workerId) => ({ type: 'leaving', workerId, asked: 'it is worn out' }),
   pong: (workerId) => ({
     type: 'pong',
     workerId,

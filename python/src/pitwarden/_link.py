@@ -84,7 +84,7 @@ class Link:
         self._tell = tell
         self._absence = Absence(limits, self._give_up, lambda: overdue("something still runs and is not waited for"))
         self._stopping = threading.Lock()
-        self._phase: Literal["serving", "stopping", "overdue", "leaving"] = "serving"
+        self._phase: Literal["serving", "retiring", "stopping", "overdue", "leaving"] = "serving"
         # Why there is no agent.
         self._reason = ""
         # No stream is open.
@@ -110,7 +110,7 @@ class Link:
             if self._phase == "stopping":
                 self._phase = "overdue"
                 self._crew.cancel(self._line.cancel_all())
-            if self._phase != "serving":
+            if self._phase not in ("serving", "retiring"):
                 return
             self._phase = "stopping"
         self._begin_no_more("")
@@ -124,7 +124,7 @@ class Link:
         with self._stopping:
             if self._phase != "serving":
                 return
-            self._phase = "stopping"
+            self._phase = "retiring"
         self._begin_no_more(reason)
 
     def leave(self) -> None:

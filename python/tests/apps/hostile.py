@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import threading
+import time
 
 import pitwarden
 
@@ -47,6 +48,11 @@ async def awho():
 def who_stream():
     yield user.get()
     yield service.get()
+
+
+def wait(file):
+    while not os.path.exists(os.path.join(os.environ["TEST_DIR"], file)):
+        time.sleep(0.005)
 
 
 class Odd(Exception):
@@ -111,8 +117,9 @@ def odd_default(a=Default()):  # noqa: B008
 
 
 @app.command
-def report():
+def report(file):
     pitwarden.context().progress(0.5, "caf\udce9" + "x" * 10_000)
+    wait(file)
 
 
 @app.command
@@ -226,3 +233,18 @@ def first():
 @app.on_stop
 def last():
     sys.exit("no")
+
+
+@app.command
+def retire(reason, file=""):
+    pitwarden.context().retire(reason)
+    pitwarden.context().retire("another reason")
+    if file:
+        wait(file)
+    return "the last answer"
+
+
+@app.command
+async def aretire(reason):
+    pitwarden.context().retire(reason)
+    return "the last answer"

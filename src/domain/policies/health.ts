@@ -109,7 +109,8 @@ export function assess(seen: Observations): HealthVerdict {
   if (seen.process === 'lost') return verdict('slow', 'its link has closed, and its exit has not come');
   const { missedPings, maxMissed } = seen;
   const missed = `${missedPings} of ${maxMissed} pings missed`;
-  if (missedPings === 0) return verdict('well', 'no ping is overdue');
+  if (missedPings === 0)
+    return seen.told.loopLagMs < seen.pingTimeoutMs ? verdict('well', 'no ping is overdue') : assessLoop(seen);
   if (missedPings < maxMissed) return verdict('slow', missed);
   const moves = whatMoves(seen);
   if (moves === '' && !isSeenStill(seen)) return verdict('slow', `${missed}, and not measured since`);
@@ -118,6 +119,23 @@ export function assess(seen: Observations): HealthVerdict {
     return verdict('hung', `${missed}, and busy for longer than busy_limit (${seen.busyLimitMs} ms): ${moves}`);
   }
   return verdict('busy', `${missed}, but ${moves}`);
+}
+
+/**
+ * Its pings are answered, by another thread than that of its asyncio loop, which stands still. It gets no new requests.
+ * Those that it has are ended by their deadlines; a loop that stands still without any is stuck for good.
+ */
+function assessLoop(seen: Observations): HealthVerdict {
+  const { told, inFlight, pingTimeoutMs, maxMissed, busyMs, busyLimitMs } = seen;
+  const stands = `its pings are answered, but its asyncio loop has stood still for ${whole(told.loopLagMs)} ms`;
+  const moves = whatMoves(seen);
+  if (inFlight === 0 && moves === '' && told.loopLagMs >= pingTimeoutMs * maxMissed)
+    return { health: 'hung', because: `${stands}, and nothing moves: ${whatStands(seen)}`, observations: seen };
+  if (busyMs >= busyLimitMs) {
+    const because = `${stands}, and for longer than busy_limit (${busyLimitMs} ms)`;
+    return { health: 'hung', because, observations: seen };
+  }
+  return { health: 'busy', because: stands, observations: seen };
 }
 
 /** Proof that it is doing something, whatever its pongs say; empty: none. */
