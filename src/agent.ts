@@ -1,5 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
+import { resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { adoptedOf, clearAway, sortOut, tellAdoption } from './adoption.ts';
 import type { Config } from './config/load.ts';
@@ -176,7 +177,7 @@ export async function startAgent(
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
-    commandLine: [process.execPath, ...process.argv.slice(1)],
+    commandLine: [process.execPath, ...process.argv.slice(1).map((word) => absolute(word, config))],
     leaving: leaving.signal,
     letGo: () => letGo(),
     checkConfig,
@@ -307,6 +308,13 @@ function warnOfForeign(paths: readonly string[], log: Log): void {
   if (paths.length === 0) return;
   const more = paths.length > foreignNamed ? ` and ${paths.length - foreignNamed} more` : '';
   log.warn(`left alone, since it is none of ours: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
+}
+
+/** The agent's own paths on its command line, as they are from any folder: people paste it elsewhere. */
+function absolute(word: string, { path, runtimeDir, stateDir }: Config): string {
+  const [, flag = '', value = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word) ?? [];
+  const whole = resolve(value);
+  return [path, runtimeDir, stateDir].includes(whole) ? `${flag}${whole}` : word;
 }
 
 function recordedOf(held: Held | undefined, revision: number): Recorded | undefined {

@@ -379,7 +379,7 @@ function endWhenLeaving(
   end: () => void,
 ): void {
   const leave = (): void => {
-    call.emit('error', { code: status.UNAVAILABLE, details: 'the agent goes: ask the next one' });
+    call.emit('error', { code: status.UNAVAILABLE, details: 'the agent is shutting down; retry with its successor' });
   };
   const over = (): void => {
     leaving.removeEventListener('abort', leave);

@@ -428,7 +428,7 @@ function refuseWhenLeaving({ leaving }: ExecutionSource): RequestError | undefin
 }
 
 function goes(): RequestError {
-  return refusal(code.unavailable, 'the agent goes: ask the next one', { retryAfterMs: 100 });
+  return refusal(code.unavailable, 'the agent is shutting down; retry with its successor', { retryAfterMs: 100 });
 }
 
 function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, SubmitItem>): RequestError | undefined {

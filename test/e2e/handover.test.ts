@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtempSync, statSync } from 'node:fs';
+import { mkdtempSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ClientReadableStream } from '@grpc/grpc-js';
@@ -7,7 +7,7 @@ import { credentials, status } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/wire/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, followAgent, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Answer, Connection } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
 
@@ -50,7 +50,11 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
 });
 
 test('handover ends long streams at once, and nobody new is let in', async () => {
-  agent = await startAgent(poolsWith(', orphan_timeout: 2s'));
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  writeFileSync(join(dir, 'pitwarden.yaml'), `pools:\n${poolsWith(', orphan_timeout: 2s').replace(/^(?=.)/gm, '  ')}`);
+  const relative = ['agent', '--config', 'pitwarden.yaml', '--runtime-dir', 'run', '--state-dir=state'];
+  const program = join(root, 'bin/pitwarden');
+  agent = await followAgent(node, [program, ...relative, '--http', '127.0.0.1:0'], dir, { cwd: dir });
   await untilReady(agent, 'faults', 2);
   client = connect(agent.socket);
   const running = client.execute('faults', 'sleep', [6]);
@@ -59,7 +63,10 @@ test('handover ends long streams at once, and nobody new is let in', async () =>
   await watched.begun;
   const handover = agent.cli('handover', '--timeout', '1s');
 
-  expect(await watched.failed).toMatchObject({ code: status.UNAVAILABLE, details: 'the agent goes: ask the next one' });
+  expect(await watched.failed).toMatchObject({
+    code: status.UNAVAILABLE,
+    details: 'the agent is shutting down; retry with its successor',
+  });
   const late = await agent.cli('status');
   expect(late).toMatchObject({ code: 3 });
   expect((await running).value).toBe(6);
@@ -68,7 +75,9 @@ test('handover ends long streams at once, and nobody new is let in', async () =>
   const { code, stderr } = await handover;
   expect(code).toBe(1);
   expect(stderr).toContain(`the agent with pid ${agent.pid} has let go of its workers, but no other one answers`);
-  expect(stderr).toContain(`bin/pitwarden agent --config ${agent.dir}/pitwarden.yaml --runtime-dir ${agent.dir}/run`);
+  expect(stderr).toContain(
+    `bin/pitwarden agent --config ${agent.dir}/pitwarden.yaml --runtime-dir ${agent.dir}/run --state-dir=${agent.dir}/state`,
+  );
   await until(() => processesOf(agent.dir).length === 0, 'its workers to leave, since no agent comes');
 });
 
