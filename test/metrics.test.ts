@@ -2,13 +2,14 @@ import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import { initialState } from '../src/domain/state.ts';
 import { createMetrics } from '../src/metrics.ts';
+import { nodeConfig, poolConfig, Simulation } from './domain/simulation.ts';
 
-function scene() {
+function scene(state = initialState(), nowMs = 0) {
   const metrics = createMetrics({
-    state: () => initialState(),
-    nowMs: () => 0,
-    poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, capacity: 0 }),
-    oldestRequest: () => ({ queuedMs: 0, runningMs: 0 }),
+    state: () => state,
+    nowMs: () => nowMs,
+    poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
+    oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
   });
   return { metrics, body: async () => (await metrics.render()).body };
 }
@@ -67,6 +68,66 @@ test('the configuration in force has its time, and the build its versions', asyn
   expect(text).toContain('pitwarden_config_last_reload_success_timestamp_seconds 1500\n');
   expect(text).toContain('pitwarden_config_last_reload_successful 1\n');
   expect(text).toMatch(/pitwarden_build_info\{version="\d[^"]+",node_version="\d[^"]+"\} 1\n/);
+});
+
+/** A simulated pool `p`, in the middle of what the test lets happen. */
+function simulated(patch: Parameters<typeof poolConfig>[0] = {}): Simulation {
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig(patch)) });
+  simulation.run(10_000, () => simulation.ready('p').length === 2);
+  return simulation;
+}
+
+const linesOf = async (simulation: Simulation) => (await scene(simulation.state, simulation.nowMs).body()).split('\n');
+
+test('the gauges say what the state says: states, limits, health, the oldest request', async () => {
+  const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
+  const lines = await linesOf(simulated({ recycle: { ...poolConfig().recycle, memory } }));
+  for (const line of [
+    'pitwarden_workers{pool="p",state="ready"} 2',
+    'pitwarden_workers{pool="p",state="draining"} 0',
+    'pitwarden_workers_health{pool="p",health="hung"} 0',
+    'pitwarden_pool_state{pool="p",state="running"} 1',
+    'pitwarden_pool_state{pool="p",state="draining"} 0',
+    'pitwarden_pool_open{pool="p"} 1',
+    'pitwarden_pool_quarantined{pool="p"} 0',
+    'pitwarden_slots_backing_off{pool="p"} 0',
+    'pitwarden_capacity{pool="p"} 4',
+    'pitwarden_queue_depth{pool="p"} 3',
+    'pitwarden_queue_limit_requests{pool="p"} 10',
+    'pitwarden_queue_limit_bytes{pool="p"} 1000',
+    'pitwarden_oldest_request_seconds{pool="p",state="queued"} 1.5',
+    'pitwarden_oldest_request_seconds{pool="p",state="running"} 0.25',
+    'pitwarden_memory_limit_bytes{pool="p",limit="soft"} 100',
+    'pitwarden_node_state{state="running"} 1',
+    'pitwarden_roll_state{pool="p",state="running"} 0',
+  ])
+    expect(lines).toContain(line);
+  expect(lines.join('\n')).not.toContain('limit="hard"');
+});
+
+test('a drained pool is closed, a roll shows its progress, a refused reload and back-off are seen', async () => {
+  const simulation = simulated();
+  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+  simulation.tell({ type: 'config-refused', message: 'alas' });
+  simulation.tell({ type: 'drain-pool', pool: 'p' });
+  simulation.run(0, () => false);
+  const lines = await linesOf(simulation);
+  expect(lines).toContain('pitwarden_pool_open{pool="p"} 0');
+  expect(lines).toContain('pitwarden_pool_state{pool="p",state="draining"} 1');
+  expect(lines).toContain('pitwarden_config_last_reload_successful 0');
+  expect(lines).toContain('pitwarden_roll_state{pool="p",state="running"} 1');
+  const progress = lines.filter((line) => line.startsWith('pitwarden_roll_workers{'));
+  expect(progress.map((line) => Number(line.split(' ')[1])).reduce((sum, count) => sum + count)).toBe(2);
+
+  const broken = new Simulation();
+  broken.behaviour = { ...broken.behaviour, attachMs: Number.POSITIVE_INFINITY };
+  broken.tell({ type: 'config', config: nodeConfig(poolConfig()) });
+  broken.run(20_000, () =>
+    [...(broken.state.pools.get('p')?.slots.values() ?? [])].some((slot) => slot.nextStartAtMs > broken.nowMs),
+  );
+  const backingOff = (await linesOf(broken)).find((line) => line.startsWith('pitwarden_slots_backing_off'));
+  expect(Number(backingOff?.split(' ')[1])).toBeGreaterThan(0);
 });
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;
