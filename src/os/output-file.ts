@@ -11,6 +11,13 @@ const giveBackBytes = 1024 * 1024;
 const giveBackPauseMs = 100;
 /** Where no holes can be made, the size at which a file is cut off though not all of it was read. */
 const cutOffBytes = 4 * backlogMaxBytes;
+/**
+ * What a file may take of the disk. A worker that writes a gigabyte a second is quicker than any process that makes holes, so
+ * beyond this the file is emptied at once, when its newest piece was read.
+ */
+const diskMaxBytes = 8 * backlogMaxBytes;
+/** The unit of `blocks` in stat(2). */
+const statBlockBytes = 512;
 /** The unit in which file systems have holes. */
 const blockBytes = 4096;
 const newline = 10;
@@ -45,6 +52,8 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   let torn = false;
   let givenBack = 0;
   let punching = false;
+  /** How often the file has begun anew. */
+  let restarts = 0;
   let gaveBackAtMs = Number.NEGATIVE_INFINITY;
 
   const skip = (bytes: number): void => {
@@ -60,6 +69,7 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     open = 0;
     torn = false;
     givenBack = 0;
+    restarts += 1;
   };
 
   const take = (data: Buffer): void => {
@@ -76,23 +86,44 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   };
 
   const read = (buffer: Buffer): boolean => {
-    const { size } = fstatSync(fd);
+    const { size, blocks } = fstatSync(fd);
     // Somebody emptied it, such as the worker by opening /dev/stdout.
     if (size < position) restart();
+    if (blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
     if (size - position > backlogMaxBytes) {
       // One byte more tells whether a line begins there.
       const from = size - backlogMaxBytes - 1;
       skip(from - position);
       position = from;
     }
+    const count = readPiece(buffer);
+    giveBack();
+    return count > 0 && position < size;
+  };
+
+  const readPiece = (buffer: Buffer): number => {
     const count = readSync(fd, buffer, 0, pieceBytes, position);
     position += count;
     const data = withoutHole(buffer.subarray(0, count));
     const zeros = count - data.length;
     if (zeros >= blockBytes || (torn && zeros > 0)) skip(zeros);
     if (data.length > 0) take(data);
-    giveBack();
-    return count > 0 && position < size;
+    return count;
+  };
+
+  /** What is written while the piece is read is lost. */
+  const keepNewest = (buffer: Buffer, size: number): boolean => {
+    const from = Math.max(position, size - pieceBytes);
+    if (from > position) skip(from - position);
+    position = from;
+    readPiece(buffer);
+    const end = fstatSync(fd).size;
+    const isLineCut = end > position && readSync(fd, buffer, 0, 1, end - 1) === 1 && buffer[0] !== newline;
+    if (end > position) skip(end - position);
+    ftruncateSync(fd, 0);
+    restart();
+    torn = isLineCut;
+    return false;
   };
 
   const giveBack = (): void => {
@@ -101,11 +132,12 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     if (!space.mayPunch()) return cutOff();
     punching = true;
     const upTo = end - (end % blockBytes);
+    const began = restarts;
     void space.punch(fd, givenBack, upTo - givenBack).then((punched) => {
       punching = false;
       gaveBackAtMs = nowMs();
       // Not when the file was emptied meanwhile.
-      if (punched && upTo <= position) givenBack = upTo;
+      if (punched && began === restarts) givenBack = upTo;
     });
   };
 

@@ -1,4 +1,5 @@
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   appendFileSync,
   existsSync,
@@ -308,3 +309,26 @@ test.skipIf(small === undefined)('on a full disk lines are read all the same, an
   reader.lastLines();
   expect(position()).toBe('a line\nand one more\n'.length);
 });
+
+test('two gigabytes that are written as fast as the machine can are bounded on the disk, and their end is not lost', async () => {
+  const { create, out, seen } = openScene();
+  create();
+  const gibibytes = 2;
+  const flood = `
+import os
+fd = os.open(${JSON.stringify(out)}, os.O_WRONLY | os.O_APPEND)
+lines = (b"x" * 1023 + b"\\n") * 1024
+for _ in range(${gibibytes * 1024}): os.write(fd, lines)
+os.write(fd, b"the end\\n")`;
+  const child = spawn('python3', ['-c', flood], { stdio: 'ignore' });
+  let most = 0;
+  const watch = setInterval(() => {
+    most = Math.max(most, allocated(out));
+  }, 1);
+  onTestFinished(() => clearInterval(watch));
+  expect(await once(child, 'exit')).toEqual([0, null]);
+  await vi.waitFor(() => expect(seen.lines.at(-1)).toBe('the end'), { timeout: 5_000 });
+  expect(seen.skipped).toBeGreaterThan(mebibyte);
+  // What is kept, what is written between two looks, and as much again for a busy machine.
+  expect(most).toBeLessThan(256 * mebibyte);
+}, 60_000);
