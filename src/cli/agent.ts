@@ -3,6 +3,7 @@ import type { Agent } from '../agent.ts';
 import { startAgent } from '../agent.ts';
 import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
+import { loadApart } from '../config/load-apart.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
 import { createLog } from '../log.ts';
@@ -77,7 +78,7 @@ async function load(options: AgentCommandOptions): Promise<Config> {
 const problemsTold = 10;
 
 async function problemsOf(options: AgentCommandOptions): Promise<string> {
-  const loaded = await loadConfig(options.config, environment(), options);
+  const loaded = await loadApart(options.config, environment(), options);
   return loaded.ok ? '' : formatProblems(loaded.problems.slice(0, problemsTold));
 }
 
@@ -103,7 +104,7 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   const reload = createReload({
-    load: async () => loadConfig(options.config, environment(), options),
+    load: () => loadApart(options.config, environment(), options),
     take: (config) => takeReloaded(running, config, started, log),
     refuse: (message) => running.refuseReload(message),
     timeoutMs: reloadTimeoutMs,

@@ -1,0 +1,7 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import { loadConfig } from './load.ts';
+import type { LoadRequest } from './load-apart.ts';
+
+// The thread of load-apart.ts.
+const { file, env, overrides } = workerData as LoadRequest;
+parentPort?.postMessage(await loadConfig(file, env, overrides));
