@@ -1,7 +1,7 @@
 import type { Registry } from 'prom-client';
 import { Gauge } from 'prom-client';
 import { memoryBytes } from './domain/policies/memory.ts';
-import { rollProgress } from './domain/roll.ts';
+import { isActive } from './domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from './domain/state.ts';
 
 /** What the gauges read when they are scraped. */
@@ -172,13 +172,14 @@ const ofPools: readonly PoolGauge[] = [
     name: 'pitwarden_roll_workers',
     help: "Workers that the pool's last roll is to replace, by how far each is.",
     labels: ['progress'],
-    read: ({ pool, workers }) => {
-      const roll = pool.roll === null ? undefined : rollProgress(pool.roll, workers);
-      const { total = 0, replaced = 0, replacing = 0 } = roll ?? {};
+    // Each is counted once: one that drains has been replaced, for its successor serves.
+    read: ({ pool: { roll }, workers }) => {
+      const left = workers.filter((worker) => isActive(worker) && roll?.old.has(worker.id));
+      const replacing = left.filter(({ due }) => due?.reason === 'roll').length;
       return [
-        [{ progress: 'replaced' }, replaced],
+        [{ progress: 'replaced' }, (roll?.old.size ?? 0) - left.length],
         [{ progress: 'replacing' }, replacing],
-        [{ progress: 'waiting' }, Math.max(0, total - replaced - replacing)],
+        [{ progress: 'waiting' }, left.length - replacing],
       ];
     },
   },

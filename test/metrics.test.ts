@@ -117,8 +117,6 @@ test('a drained pool is closed, a roll shows its progress, a refused reload and 
   expect(lines).toContain('pitwarden_pool_state{pool="p",state="draining"} 1');
   expect(lines).toContain('pitwarden_config_last_reload_successful 0');
   expect(lines).toContain('pitwarden_roll_state{pool="p",state="running"} 1');
-  const progress = lines.filter((line) => line.startsWith('pitwarden_roll_workers{'));
-  expect(progress.map((line) => Number(line.split(' ')[1])).reduce((sum, count) => sum + count)).toBe(2);
 
   const broken = new Simulation();
   broken.behaviour = { ...broken.behaviour, attachMs: Number.POSITIVE_INFINITY };
@@ -128,6 +126,22 @@ test('a drained pool is closed, a roll shows its progress, a refused reload and 
   );
   const backingOff = (await linesOf(broken)).find((line) => line.startsWith('pitwarden_slots_backing_off'));
   expect(Number(backingOff?.split(' ')[1])).toBeGreaterThan(0);
+});
+
+test('a roll’s workers are each counted once, from the first that waits to the last that is replaced', async () => {
+  const simulation = simulated();
+  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+  const seen = new Set<string>();
+  for (let step = 0; step < 200; step += 1) {
+    simulation.run(10);
+    const lines = (await linesOf(simulation)).filter((line) => line.startsWith('pitwarden_roll_workers{'));
+    const counts = lines.map((line) => Number(line.split(' ')[1]));
+    expect(counts.reduce((sum, count) => sum + count)).toBe(2);
+    seen.add(counts.join(' '));
+  }
+  // Replaced, replacing, waiting.
+  expect([...seen][0]).toBe('0 1 1');
+  expect([...seen].at(-1)).toBe('2 0 0');
 });
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;
