@@ -1,17 +1,18 @@
 """Makes src/pitwarden/_pb again from proto/: `python generate.py`, or `python generate.py --check` to only compare.
 
-The modules must be made by the oldest protobuf that the SDK accepts, so the tool's version is pinned here and lives in
-a virtual environment of its own.
+protoc describes the files; a module holds its description and makes its classes of it (_pb/_messages.py). The tool's
+version is pinned, so that it writes the same everywhere, and lives in a virtual environment of its own.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 TOOLS = "grpcio-tools==1.72.2"
 HERE = Path(__file__).resolve().parent
@@ -40,17 +41,31 @@ def generate(temp: Path) -> dict[str, str]:
     subprocess.run([python, "-m", "pip", "-q", "install", TOOLS], check=True)
     out = temp / "out"
     out.mkdir()
+    described = temp / "described"
     protos = [str(PROTO / "pitwarden" / "v1" / f"{name}.proto") for name in NAMES]
-    arguments = [f"-I{PROTO}", f"--python_out={out}", f"--pyi_out={out}", *protos]
+    arguments = [f"-I{PROTO}", f"--descriptor_set_out={described}", f"--pyi_out={out}", *protos]
     subprocess.run([python, "-m", "grpc_tools.protoc", *arguments], check=True)
-    made = {path.name: relative(path.read_text()) for path in sorted((out / "pitwarden" / "v1").iterdir())}
-    made["__init__.py"] = ""
+    made = {path.name: path.read_text() for path in sorted((out / "pitwarden" / "v1").iterdir())}
+    for file in FileDescriptorSet.FromString(described.read_bytes()).file:
+        made[f"{Path(file.name).stem}_pb2.py"] = module(file)
     return made
 
 
-def relative(text: str) -> str:
-    # protoc writes imports from the root of the proto tree, where our package does not live.
-    return re.sub(r"^from pitwarden\.v1 import", "from . import", text, flags=re.MULTILINE)
+def module(file: FileDescriptorProto) -> str:
+    nested = [message.name for message in file.message_type if message.nested_type or message.enum_type]
+    if file.enum_type or nested or file.dependency:
+        raise SystemExit(f"{file.name}: _messages.py makes messages alone: no enums, imports or nested messages")
+    description = file.SerializeToString(deterministic=True)
+    lines = "\n".join(f"    {description[n : n + 40]!r}" for n in range(0, len(description), 40))
+    return f"""# Made by generate.py from {file.name}.
+from ._messages import define
+
+define(
+    globals(),
+    {file.name!r},
+{lines},
+)
+"""
 
 
 if __name__ == "__main__":

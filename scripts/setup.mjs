@@ -8,7 +8,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 const nodeLeast = [20, 19];
-const pythonLeast = [3, 9];
+const pythonLeast = [3, 10];
 
 /** `dev`: with what the tests need. */
 export function setUp({ dev = false } = {}) {
