@@ -1,9 +1,12 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import { adoptedOf, clearAway, sortOut, tellAdoption } from './adoption.ts';
 import type { Config } from './config/load.ts';
+import type { DescriptorPlan } from './descriptor-plan.ts';
+import { createDescriptorCheck, planDescriptors, workersConfigured, workersExpected } from './descriptor-plan.ts';
 import type { Dispatch, PoolStats } from './dispatch/dispatch.ts';
 import { createDispatch } from './dispatch/dispatch.ts';
 import { limitsOf } from './dispatch/limits.ts';
@@ -22,6 +25,7 @@ import type { DirectoryLock } from './os/agent-lock.ts';
 import { isUnwritable, lockDirectory } from './os/agent-lock.ts';
 import { openCgroups } from './os/cgroup.ts';
 import { systemClock } from './os/clock.ts';
+import { descriptorLimit } from './os/descriptors.ts';
 import {
   clearRuntimeDirectory,
   prepareRuntimeDirectory,
@@ -31,6 +35,7 @@ import {
 import { startGuardian } from './os/guardian.ts';
 import { openLedger } from './os/ledger.ts';
 import { openOutputDirectory } from './os/output-directory.ts';
+import { holdSpares } from './os/spare-descriptors.ts';
 import type { LentSocket } from './os/systemd.ts';
 import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
@@ -65,7 +70,11 @@ export interface Agent {
   /** `drain`: requests may end first. `now`: kill all workers. The second call may be harsher than the first. */
   stop(how: 'drain' | 'now'): void;
   /** Nothing listens any more, and all workers are gone, or left to the next agent (Control.Handover). */
-  readonly ended: Promise<Ending>;
+  readonly ended: Promise<{
+    readonly ending: Ending;
+    /** A thread of this process hangs, such as one that writes to a disk that does not answer. */
+    readonly isStuck: boolean;
+  }>;
 }
 
 export type Ending = 'stopped' | 'let-go';
@@ -75,6 +84,8 @@ const foreignNamed = 10;
 const fingerprintedBytes = 64 * 1024;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
+/** How long the ledger may take for what it has still to write. A disk that takes longer is not waited for. */
+const lastEntriesMs = 5_000;
 
 /**
  * Joins the parts: what the loop decides the hands do, what the hands and the wire see the loop is told. With a socket that
@@ -88,6 +99,10 @@ export async function startAgent(
 ): Promise<Agent> {
   const clock = systemClock;
   const startedAtMs = Date.now();
+  const descriptors = descriptorLimit();
+  const checkDescriptors = createDescriptorCheck(descriptors, log);
+  checkDescriptors(workersConfigured(config.node));
+  holdSpares();
   const paths = prepareRuntimeDirectory(config.runtimeDir, lent, log.warn);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
@@ -109,6 +124,7 @@ export async function startAgent(
     for (const id of workers) revisions.set(id, revision);
     for (const { id } of workersGone) revisions.delete(id);
   });
+  listeners.add(() => checkDescriptors(workersExpected(loop.state())));
   const exits = createExits();
   const ended = newSignal<Ending>();
   const ready = newSignal<void>();
@@ -183,9 +199,16 @@ export async function startAgent(
     checkConfig,
   };
 
+  const plan = (): DescriptorPlan => planDescriptors(descriptors, workersExpected(loop.state()));
   // A result that is too large is its caller's trouble: refused here, it would end the link and all requests on it.
-  const link = createServer({ messageMaxBytes: Number.POSITIVE_INFINITY });
-  const api = createServer({ messageMaxBytes: config.messageMaxBytes });
+  const link = createServer({
+    messageMaxBytes: Number.POSITIVE_INFINITY,
+    connections: { max: () => plan().linkConnections, onRefused: (message) => log.warn(`worker link: ${message}`) },
+  });
+  const api = createServer({
+    messageMaxBytes: config.messageMaxBytes,
+    connections: { max: () => plan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
+  });
   const opened: { http: HttpServer | null } = { http: null };
   /** Of a time in which what runs may end: that of the pool that gives most. */
   const letGo = (): number => {
@@ -205,18 +228,25 @@ export async function startAgent(
     });
     return timeoutMs;
   };
-  const close = async (ending: Ending): Promise<void> => {
+  /** Never rejects. True: the disk of the ledger does not answer. */
+  const close = async (ending: Ending): Promise<boolean> => {
     loop.close();
     leaving.abort();
     // Who still waits after a handover is cut off without a word, and so asks the next agent.
     if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
-    outputDirectory.close();
-    clearRuntimeDirectory(paths, new Set(hands.held.keys()));
-    cgroups.close();
-    guardian.close();
-    await ledger.settled();
-    for (const lock of locks) lock.release();
+    const last = [
+      outputDirectory.close,
+      () => clearRuntimeDirectory(paths, new Set(hands.held.keys())),
+      cgroups.close,
+      guardian.close,
+    ];
+    for (const each of last) attempt(each, log);
+    const isStuck = !(await settlesWithin(ledger.settled(), lastEntriesMs));
+    if (isStuck) log.error(`the ledger's disk does not answer: the agent ends without it after ${lastEntriesMs} ms`);
+    // A lock names its holder, and counts for nothing when that is gone: it is left on a disk that does not answer.
+    for (const lock of isStuck ? locks.slice(0, 1) : locks) attempt(lock.release, log);
+    return isStuck;
   };
   try {
     serveLink(link, hands, dispatch, loop, log);
@@ -257,10 +287,14 @@ export async function startAgent(
     }
     if (config.listen !== null) facts.listenAddress = await bindTcp(api, config.listen);
     if (config.http !== null) {
-      opened.http = await startHttp(config.http, {
+      const source = {
         metrics: metrics.render,
         health: () => loopHealth(loop.lateMs()),
         readiness: () => readiness(loop),
+      };
+      opened.http = await startHttp(config.http, source, {
+        maxConnections: () => plan().httpConnections,
+        onRefused: log.warn,
       });
       facts.httpAddress = opened.http.address;
     }
@@ -297,8 +331,7 @@ export async function startAgent(
       await cleared;
       // The next start is a new one: it goes by its config.
       if (ending === 'stopped') ledger.forgetOrders();
-      await close(ending);
-      return ending;
+      return { ending, isStuck: await close(ending) };
     }),
   };
 }
@@ -497,6 +530,24 @@ function addressesOf(socket: string, facts: { httpAddress: string; listenAddress
   if (facts.listenAddress !== '') addresses.push(`gRPC at ${facts.listenAddress}`);
   if (facts.httpAddress !== '') addresses.push(`http://${facts.httpAddress}/metrics`);
   return addresses;
+}
+
+/** At the end one step that fails must not keep the others from being taken. */
+function attempt(step: () => void, log: Log): void {
+  try {
+    step();
+  } catch (error) {
+    log.warn(`at the end: ${(error as Error).message}`);
+  }
+}
+
+/** False: it takes longer. */
+async function settlesWithin(work: Promise<unknown>, timeoutMs: number): Promise<boolean> {
+  const cut = new AbortController();
+  const tooLong = delay(timeoutMs, false, { signal: cut.signal }).catch(() => false);
+  const settled = await Promise.race([work.then(() => true), tooLong]);
+  cut.abort();
+  return settled;
 }
 
 function newSignal<T>(): { readonly promise: Promise<T>; resolve(value: T): void } {

@@ -211,8 +211,12 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
     const { phase } = node();
     return oneOf(nodePhases, phase === 'stopped' ? 'stopping' : phase);
   });
-  gauge(registry, 'pitwarden_starts_blocked', '1 while the ledger cannot be written: no worker is started.', [], () =>
-    flag(node().ledger.error !== ''),
+  gauge(
+    registry,
+    'pitwarden_starts_blocked',
+    '1 while no worker can be started: the ledger cannot be written, or the host lacks descriptors, processes or memory.',
+    [],
+    () => flag(node().ledger.error !== ''),
   );
   gauge(
     registry,

@@ -1,6 +1,7 @@
 import pino from 'pino';
 import { printableEntry, printableJson } from './domain/printable.ts';
 import { withPriority } from './os/journal.ts';
+import { openLogOutput } from './os/log-output.ts';
 
 /** Structured log lines; fields are the words of the design (`worker_id`, `pool`, `reason`, …). */
 export interface Log {
@@ -8,8 +9,10 @@ export interface Log {
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
-  /** No more lines: writes what is still held, as far as somebody reads it. */
-  end(): Promise<void>;
+  /** No more lines: writes what is still held, as far as somebody reads it. True: a thread hangs in a write. */
+  end(): Promise<boolean>;
+  /** The same at once, for a process whose state cannot be trusted. */
+  endNow(): boolean;
 }
 
 export type LogFields = Readonly<Record<string, unknown>>;
@@ -33,9 +36,10 @@ export interface LogOptions {
 const priorities: Readonly<Record<string, number>> = { trace: 7, debug: 7, info: 6, warn: 4, error: 3, fatal: 2 };
 
 export function createLog(options: LogOptions): Log {
-  const out = pino.destination({ fd: options.fd ?? 1, sync: false, maxLength: heldMaxBytes });
-  // A full disk or a closed pipe: there is nowhere left to say it, and the workers go on.
-  out.on('error', () => undefined);
+  const out = openLogOutput(options.fd ?? 1, {
+    heldMaxBytes,
+    onDropped: (lines) => logger.warn({}, `${lines} log lines were dropped: they were written faster than read`),
+  });
   const show = options.format === 'json' ? printableJson : pretty;
   const stream = { write: (line: string) => out.write(options.priorities ? prefixed(line, show(line)) : show(line)) };
   const logger = pino(
@@ -52,15 +56,8 @@ export function createLog(options: LogOptions): Log {
     info: (message, fields = {}) => logger.info(fields, message),
     warn: (message, fields = {}) => logger.warn(fields, message),
     error: (message, fields = {}) => logger.error(fields, message),
-    end: () =>
-      new Promise((resolve) => {
-        const tooLong = setTimeout(resolve, lastWordsMs);
-        out.once('close', () => {
-          clearTimeout(tooLong);
-          resolve();
-        });
-        out.end();
-      }),
+    end: async () => (await out.end(lastWordsMs)) === 'stuck',
+    endNow: () => out.endNow(lastWordsMs) === 'stuck',
   };
 }
 

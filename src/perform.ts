@@ -17,6 +17,7 @@ import { watchProcess } from './os/adopted-process.ts';
 import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark, openBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
+import { isShortage } from './os/child-process.ts';
 import { workerEnvironment } from './os/environment.ts';
 import { gatherEvidence } from './os/evidence.ts';
 import type { Guardian } from './os/guardian.ts';
@@ -238,7 +239,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   try {
     begun = createBegunMark(begunPath(options, workerId));
   } catch (error) {
-    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+    return tell({ type: 'start-blocked', workerId, message: messageOf(error) });
   }
   const cgroup = options.cgroups.create(workerId);
   const entry = entryOf(options, worker, pool, token);
@@ -247,7 +248,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   try {
     await ledger.enter(entry);
   } catch (error) {
-    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+    return tell({ type: 'start-blocked', workerId, message: unwritten(error) });
   }
   let spawned: SpawnedWorker;
   try {
@@ -257,11 +258,15 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
       cgroup,
     });
   } catch (error) {
-    return tell({ type: 'spawn-failed', workerId, message: messageOf(error) });
+    const type = isShortage(error) ? 'start-blocked' : 'spawn-failed';
+    return tell({ type, workerId, message: messageOf(error) });
   }
   its.process = { ...spawned, look: () => undefined };
   const started = await spawned.started;
-  if (!started.ok) return tell({ type: 'spawn-failed', workerId, message: started.message });
+  if (!started.ok) {
+    const type = started.isShortage ? 'start-blocked' : 'spawn-failed';
+    return tell({ type, workerId, message: started.message });
+  }
   const { identity } = started;
   its.identity = identity;
   guard(options, its);
@@ -271,7 +276,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   } catch (error) {
     // The next agent could not know it.
     await sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs, cgroup }).catch(() => undefined);
-    return tell({ type: 'unrecorded', workerId, message: messageOf(error) });
+    return tell({ type: 'start-blocked', workerId, message: unwritten(error) });
   }
   tell({ type: 'spawned', workerId, pid: identity.pid });
   its.recorded = true;
@@ -721,6 +726,10 @@ export function warnOfSuspects(log: Log, workerId: string, suspects: readonly nu
   const named = suspects.slice(0, suspectsNamed).join(', ');
   const message = `${workerId}: ${suspects.length} processes of other users may be of its tree, and are left alone: ${named}`;
   log.warn(message, { worker_id: workerId });
+}
+
+function unwritten(error: unknown): string {
+  return `the ledger cannot be written: ${messageOf(error)}`;
 }
 
 function messageOf(error: unknown): string {

@@ -21,15 +21,21 @@ const cases: readonly [string, readonly string[], readonly string[]][] = [
   ],
   [
     'src/wire',
-    ['../os/clock.ts', '../agent.ts', '../cli/exit.ts'],
+    ['../os/clock.ts', '../agent.ts', '../cli/exit.ts', 'node:child_process'],
     ['@grpc/grpc-js', '../domain/state.ts', '../dispatch/queue.ts'],
   ],
   [
     'src/os',
-    ['../wire/proto.ts', '../dispatch/queue.ts', '../agent.ts', '../config/load.ts'],
-    ['node:fs', 'execa', '../domain/state.ts'],
+    ['../wire/proto.ts', '../dispatch/queue.ts', '../agent.ts', '../config/load.ts', 'node:child_process'],
+    ['node:fs', '../domain/state.ts'],
   ],
-  ['src/config', ['../wire/proto.ts', '../os/clock.ts', '../agent.ts'], ['node:fs', 'zod', '../domain/config.ts']],
+  ['src', ['node:child_process'], ['./os/child-process.ts']],
+  ['src/cli', ['node:child_process'], ['../os/child-process.ts']],
+  [
+    'src/config',
+    ['../wire/proto.ts', '../os/clock.ts', '../agent.ts', 'node:child_process'],
+    ['node:fs', 'zod', '../domain/config.ts'],
+  ],
 ];
 
 test('the rules of the layers bite', () => {

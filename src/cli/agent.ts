@@ -7,7 +7,9 @@ import { loadApart } from '../config/load-apart.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
 import { createLog } from '../log.ts';
+import { exitProcess } from '../os/exit.ts';
 import { isJournal } from '../os/journal.ts';
+import { ignoreSignals } from '../os/signals.ts';
 import type { LentSocket } from '../os/systemd.ts';
 import { openServiceManager } from '../os/systemd.ts';
 import type { Service } from '../service.ts';
@@ -21,7 +23,10 @@ export interface AgentCommandOptions extends Overrides {
   readonly config: string;
 }
 
-/** Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. */
+/**
+ * Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. Never returns: each way
+ * out ends the process itself and takes a bounded time, whoever does not read its output and whatever disk does not answer.
+ */
 export async function agent(options: AgentCommandOptions): Promise<void> {
   const config = await load(options);
   const log = createLog({
@@ -29,25 +34,46 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
     format: logFormat(config),
     priorities: isJournal(process.env['JOURNAL_STREAM']),
   });
+  survive(log);
   const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
   let running: Agent;
   try {
     running = await startAgent(config, log, apiSocketOf(manager.sockets), () => problemsOf(options));
   } catch (error) {
-    await log.end();
-    throw new CliError(exitCode.failed, error instanceof Error ? error.message : String(error));
+    // The log may be read by a program, stderr is for whoever started it.
+    const isStuck = await log.end();
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    return exitProcess(exitCode.failed, isStuck);
   }
   for (const address of running.addresses) log.info(`listening: ${address}`);
+  if (process.pid === 1) log.warn(firstProcess);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
   obeySignals(running, service, options, config, log);
   service.ready();
-  const ending = await running.ended;
+  const { ending, isStuck } = await running.ended;
   service.close();
   log.info(ending === 'stopped' ? 'all workers are gone; the agent ends' : 'the agent ends; its workers stay');
-  await log.end();
-  // A caller that reads nothing could keep its connection, and with it this process, for as long as it likes.
-  process.exit(ending === 'stopped' ? exitCode.ok : exitCode.handedOver);
+  const isLogStuck = await log.end();
+  exitProcess(ending === 'stopped' ? exitCode.ok : exitCode.handedOver, isStuck || isLogStuck);
+}
+
+const firstProcess =
+  'this agent is process 1 of its container: what its workers leave behind becomes its child, and it cannot reap a child that it did not start; start the container with an init (docker run --init, or tini)';
+
+/** What nobody caught ends the agent as a crash, so that the service manager starts the next one; the workers live on. */
+function survive(log: Log): void {
+  process.on('uncaughtException', (error, origin) => {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    log.error(`the agent crashes; its workers live on for the next one: ${origin}: ${text}`);
+    exitProcess(exitCode.crashed, log.endNow());
+  });
+  // Who reads our output may go: the log says nothing then, and the workers go on.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.removeAllListeners('error');
+    stream.on('error', () => undefined);
+  }
+  ignoreSignals((signal) => log.debug(`${signal} is ignored`));
 }
 
 /** The socket called `api`, or the only one; null: the agent makes its own. */
@@ -93,11 +119,13 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
     const nowMs = performance.now();
     if (askedAtMs === null) {
       askedAtMs = nowMs;
-      log.info(`${signal}: no new requests; waiting for those that run (again: kill at once)`);
+      log.info(
+        `${signal}: no new requests; waiting for those that run (again, after ${relayedMs / 1000} s or more: kill at once)`,
+      );
       service.stopping();
       return running.stop('drain');
     }
-    if (nowMs - askedAtMs < relayMs()) return;
+    if (nowMs - askedAtMs < relayedMs) return;
     log.warn(`${signal} again: killing all workers`);
     running.stop('now');
   };
@@ -115,10 +143,11 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
   });
 }
 
-/** One Ctrl-C under `npm start` arrives twice: from the terminal, and a moment later passed on by npm. */
-function relayMs(): number {
-  return process.env['npm_lifecycle_event'] === undefined ? 0 : 250;
-}
+/**
+ * One Ctrl-C may arrive twice, as SIGINT from the terminal and as SIGINT or SIGTERM from what runs the agent (npm, foreman, honcho,
+ * overmind): a signal so soon after the first is the same wish.
+ */
+const relayedMs = 500;
 
 /** A disk that is slower than that may come late for ever. */
 const reloadTimeoutMs = 10_000;

@@ -7,6 +7,8 @@ export const exitCode = {
   usage: 2,
   /** No agent answers. */
   noAgent: 3,
+  /** Of `pitwarden agent`: an error that nobody caught. Its workers live on for the next agent. EX_SOFTWARE of sysexits.h. */
+  crashed: 70,
   /** A signal cancelled the call: as a shell tells of SIGINT. */
   interrupted: 130,
   /** Of `pitwarden agent`: it has left its workers to a successor, which is to be started. EX_TEMPFAIL of sysexits.h. */

@@ -12,7 +12,7 @@ export async function status(options: { readonly socket?: string; readonly json?
   if (options.json === true) return printJson({ node, pools });
   const up = age(node.started_at_ms, Date.now());
   print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
-  if (node.ledger_error !== '') print(`no worker is started: the ledger cannot be written: ${node.ledger_error}`);
+  if (node.ledger_error !== '') print(`no worker can be started: ${node.ledger_error}`);
   if (node.config_error !== '') print(`last reload refused: ${node.config_error}`);
   print('');
   print(table(headings, pools.map(row)));

@@ -9,8 +9,8 @@ export type Event =
   | { readonly type: 'adopt'; readonly workers: readonly Adopted[] }
   /** What an earlier agent was told, and the config does not say. */
   | { readonly type: 'recall-orders'; readonly orders: Orders }
-  /** It was not started, because it could not be entered in the ledger. */
-  | { readonly type: 'unrecorded'; readonly workerId: string; readonly message: string }
+  /** It was not started: it could not be entered in the ledger, or the host has no room for a process now. */
+  | { readonly type: 'start-blocked'; readonly workerId: string; readonly message: string }
   | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
   | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
   | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }

@@ -2,13 +2,16 @@ import type { Draft } from './draft.ts';
 import { putNode, record } from './draft.ts';
 import type { Worker } from './state.ts';
 
-/** A worker counts once the ledger has it. While it takes no entries nothing is started; all that runs goes on. */
+/**
+ * A worker counts once the ledger has it. While no entry can be made, or the host has no room for a process, nothing is started;
+ * all that runs goes on.
+ */
 
 /** How often it is tried again. */
 const tryEveryMs = 5_000;
 
-/** It was not started: nobody is to blame but the disk. */
-export function unrecorded(draft: Draft, worker: Worker, message: string): void {
+/** It was not started, and neither the worker nor its config is to blame. */
+export function startBlocked(draft: Draft, worker: Worker, message: string): void {
   if (worker.pid > 0) return;
   draft.workers.delete(worker.id);
   draft.changed.workers.delete(worker.id);
@@ -18,7 +21,7 @@ export function unrecorded(draft: Draft, worker: Worker, message: string): void 
   const isNew = draft.node.ledger.error === '';
   putNode(draft, { ledger: { error: message, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
   if (!isNew) return;
-  const told = `no worker is started until the ledger can be written again; what runs goes on: ${message}`;
+  const told = `no worker can be started, which is tried again every ${tryEveryMs / 1000} s; what runs goes on: ${message}`;
   record(draft, { kind: 'starts_blocked', message: told, unplanned: true });
 }
 
@@ -32,5 +35,5 @@ export function putLedgerTry(draft: Draft): void {
 export function entered(draft: Draft): void {
   if (draft.node.ledger.error === '') return;
   putNode(draft, { ledger: { error: '', nextTryAtMs: 0 } });
-  record(draft, { kind: 'starts_resumed', message: 'the ledger can be written again' });
+  record(draft, { kind: 'starts_resumed', message: 'workers can be started again' });
 }

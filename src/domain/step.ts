@@ -7,7 +7,7 @@ import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
-import { entered, unrecorded } from './ledger.ts';
+import { entered, startBlocked } from './ledger.ts';
 import { exited, kill, noteGoodStart, retire } from './lifecycle.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
@@ -69,8 +69,8 @@ function apply(draft: Draft, event: Event): void {
       return adopt(draft, event.workers);
     case 'recall-orders':
       return recallOrders(draft, event.orders);
-    case 'unrecorded':
-      return withWorker(draft, event.workerId, (worker) => unrecorded(draft, worker, event.message));
+    case 'start-blocked':
+      return withWorker(draft, event.workerId, (worker) => startBlocked(draft, worker, event.message));
     case 'spawned':
       return withWorker(draft, event.workerId, (worker) => spawned(draft, worker, event.pid));
     case 'spawn-failed':

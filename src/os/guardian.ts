@@ -2,9 +2,10 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { lockPath } from './agent-lock.ts';
 import { isPopulated } from './cgroup.ts';
+import type { ProcessEnd, StartedProcess } from './child-process.ts';
+import { searchPath, startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, identify, isAlive, isGone } from './identity.ts';
 import { isOwnUser } from './process-user.ts';
@@ -53,7 +54,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
   let own: readonly ProcessIdentity[] = before;
   const watched = new Map<string, Watched>();
   let forgetAt = forgetAtLeast;
-  let child: Child | null = null;
+  let child: StartedProcess | null = null;
   let restart: NodeJS.Timeout | undefined;
   let restartMs = restartFirstMs;
   let closed = false;
@@ -62,17 +63,14 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
     const startedAtMs = performance.now();
     const started = spawnGuardian(directory);
     child = started;
-    started.stdin.on('error', () => undefined);
     const identity = identifyGuardian(started.pid);
     if (identity !== undefined) own = [...own.filter(isGuardian), identity];
     writeGuardians(path, own);
-    void started.then(({ shortMessage }) => {
+    void started.ended.then((end) => {
       child = null;
       if (closed) return;
       if (performance.now() - startedAtMs > restartLongestMs) restartMs = restartFirstMs;
-      log.warn(
-        `the guardian of the workers ended, and is started again in ${restartMs} ms: ${shortMessage ?? 'by itself'}`,
-      );
+      log.warn(`the guardian of the workers ${explainEnd(end)}; it is started again in ${restartMs} ms`);
       restart = setTimeout(start, restartMs);
       restart.unref();
       restartMs = Math.min(restartLongestMs, restartMs * 2);
@@ -82,10 +80,11 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
   };
 
   const tell = ({ identity: { pid, startTime }, limitMs, cgroup }: Watched): void => {
-    if (child === null) return;
+    const stdin = child?.stdin ?? null;
+    if (child === null || stdin === null) return;
     const group = cgroup === null || cgroup.includes('\n') ? '-' : cgroup;
-    child.stdin.write(`${pid} ${startTime} ${Math.ceil(limitMs / 1000)} ${group}\n`);
-    if (child.stdin.writableLength > unreadMaxBytes) child.kill('SIGKILL');
+    stdin.write(`${pid} ${startTime} ${Math.ceil(limitMs / 1000)} ${group}\n`);
+    if (stdin.writableLength > unreadMaxBytes) child.kill('SIGKILL');
   };
 
   const forgetEnded = (): void => {
@@ -112,7 +111,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
     close: () => {
       closed = true;
       clearTimeout(restart);
-      child?.stdin.end();
+      child?.stdin?.end();
     },
   };
 }
@@ -162,24 +161,22 @@ function isOwn({ pid }: ProcessIdentity): boolean {
   }
 }
 
-type Child = ReturnType<typeof spawnGuardian>;
+function explainEnd(end: ProcessEnd): string {
+  if (!end.started) return `could not be started: ${end.error.message}`;
+  return `ended by ${end.signal ?? `exit code ${end.code}`}`;
+}
 
 /** In a session of its own, so that no terminal's signal takes it with the agent; it holds nothing of the agent's open. */
-function spawnGuardian(directory: string) {
-  const child = execa('/bin/sh', [script, lockPath(directory)], {
+function spawnGuardian(directory: string): StartedProcess {
+  const env = { PATH: searchPath() };
+  const child = startProcess('/bin/sh', [script, lockPath(directory)], {
     cwd: '/',
-    env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' },
-    extendEnv: false,
-    detached: true,
-    cleanup: false,
-    buffer: false,
-    reject: false,
+    env,
     stdin: 'pipe',
-    stdout: 'ignore',
-    stderr: 'ignore',
+    detached: true,
   });
   child.unref();
   // Node's pipe is a socket, for which it would wait at its end.
-  (child.stdin as Socket).unref();
+  (child.stdin as Socket | null)?.unref();
   return child;
 }

@@ -83,16 +83,25 @@ export interface LedgerFound {
 export interface Ledger {
   /** What an earlier agent has left. Never throws for what it finds. */
   read(): LedgerFound;
-  /** Resolves when the entry is on the disk; rejects where it is not. */
+  /** Resolves when the entry is on the disk; rejects where it is not, or not within 5 s. */
   enter(entry: LedgerEntry): Promise<void>;
   /** It is gone: nobody looks for it any more. */
   forget(workerId: string): void;
   /** Rejects where they cannot be written; they are tried again with the next entry. */
   keepOrders(orders: Orders): Promise<void>;
   forgetOrders(): void;
-  /** Resolves when all that was asked for is done. */
+  /** Resolves when all that was asked for is done, which on a disk that does not answer is never. */
   settled(): Promise<void>;
 }
+
+/**
+ * Each write waits in one of the four threads that Node has for files. On a disk that does not answer so many hang, and the others
+ * serve the rest of the agent.
+ */
+const writesAtOnce = 2;
+/** A disk that takes longer counts as one that fails. What was begun goes on, and may still succeed. */
+const writeTimeoutMs = 5_000;
+const waitingMax = 10_000;
 
 /** Files that were set aside: the newest are kept, to be looked at. */
 const asideMax = 50;
@@ -106,8 +115,10 @@ export function openLedger(stateDirectory: string): Ledger {
   makeFolder(folder);
   /** What is being written, by file: each waits for the one before. */
   const underway = new Map<string, Promise<void>>();
+  const limited = limitAtOnce(writesAtOnce);
   const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
-    const done = (underway.get(path) ?? Promise.resolve()).then(work, work);
+    const next = (): Promise<void> => limited(work);
+    const done = (underway.get(path) ?? Promise.resolve()).then(next, next);
     const settled = done.catch(() => undefined);
     underway.set(path, settled);
     void settled.then(() => underway.get(path) === settled && underway.delete(path));
@@ -127,7 +138,8 @@ export function openLedger(stateDirectory: string): Ledger {
   return {
     read: () => read(folder, ordersPath, aside),
     enter: async (entry) => {
-      await inTurn(pathOf(entry.worker_id), () => writeSealed(pathOf(entry.worker_id), kind, version, entry));
+      const path = pathOf(entry.worker_id);
+      await inTime(inTurn(path, () => writeSealed(path, kind, version, entry)));
       if (unkept !== null) keepOrders(unkept).catch(() => undefined);
     },
     forget: (workerId) => {
@@ -144,6 +156,38 @@ export function openLedger(stateDirectory: string): Ledger {
       while (underway.size > 0) await Promise.all(underway.values());
     },
   };
+}
+
+/** Runs as many at once, the others in the order in which they came. */
+function limitAtOnce(most: number): (work: () => Promise<void>) => Promise<void> {
+  let running = 0;
+  const waiting: (() => void)[] = [];
+  return async (work) => {
+    if (waiting.length >= waitingMax) throw new Error('the disk does not answer');
+    if (running >= most) await new Promise<void>((resolve) => waiting.push(resolve));
+    else running += 1;
+    try {
+      await work();
+    } finally {
+      const next = waiting.shift();
+      // The next one takes this place.
+      if (next === undefined) running -= 1;
+      else next();
+    }
+  };
+}
+
+async function inTime(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    const message = `expected the disk to take it within ${writeTimeoutMs / 1000} s`;
+    timer = setTimeout(() => reject(new Error(message)), writeTimeoutMs);
+  });
+  try {
+    await Promise.race([work, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function read(folder: string, ordersPath: string, aside: string): LedgerFound {

@@ -1,4 +1,4 @@
-import { execa } from 'execa';
+import { runProcess } from './child-process.ts';
 
 /** Gives the space of what was read back to the file system while the files grow. */
 export interface OutputSpace {
@@ -9,7 +9,7 @@ export interface OutputSpace {
 }
 
 /** A disk that takes longer will not be waited for. */
-const punchTimeoutMs = 10_000;
+const timeoutMs = 10_000;
 
 /** Node has no fallocate(2): util-linux's program makes the holes, in the open file, whose name may be gone. */
 export function createOutputSpace({ onTrouble }: { onTrouble(message: string): void }): OutputSpace {
@@ -18,15 +18,13 @@ export function createOutputSpace({ onTrouble }: { onTrouble(message: string): v
     mayPunch: () => works,
     punch: async (fd, from, bytes) => {
       const args = ['--punch-hole', '--offset', String(from), '--length', String(bytes), '/proc/self/fd/0'];
-      // Its types know the descriptors up to 9 alone.
-      const options = { stdin: fd as 3, stdout: 'ignore', reject: false, timeout: punchTimeoutMs } as const;
-      const { failed, stderr, originalMessage } = await execa('fallocate', args, options);
-      if (failed && works) {
+      const { ok, why, isShortage } = await runProcess('fallocate', args, { stdin: fd, timeoutMs });
+      // One that could not be started now may be later.
+      if (!ok && !isShortage && works) {
         works = false;
-        const why = stderr || originalMessage || 'it failed';
         onTrouble(`workers' output is cut off where it was read, and not punched out: fallocate: ${why}`);
       }
-      return !failed;
+      return ok;
     },
   };
 }

@@ -1,7 +1,6 @@
-import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { promisify } from 'node:util';
+import { runProcess } from './child-process.ts';
 import type { ProcessIdentity, ProcessStat } from './identity.ts';
 import { hasProc, isDead, isOfThisBoot, readStat, ticksPerSecond } from './identity.ts';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
@@ -44,6 +43,7 @@ const tickMs = 1_000 / ticksPerSecond;
 const readPerTurn = 64;
 /** Workers are measured together: they share one look at the system. */
 const freshMs = 100;
+const psTimeoutMs = 10_000;
 const workerIdPattern = /(?:^|\0)PITWARDEN_WORKER_ID=([^\0]*)/;
 
 const pageBytes = hasProc ? readPageBytes() : 4096;
@@ -263,7 +263,9 @@ function readPageBytes(): number {
 
 /** Where there is no /proc: no times, no memory, no environments. */
 export async function readWithPs(): Promise<readonly ProcessRow[]> {
-  const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid=,pgid=,state=']);
+  const columns = ['-A', '-o', 'pid=,ppid=,pgid=,state='];
+  const { ok, stdout, why } = await runProcess('ps', columns, { timeoutMs: psTimeoutMs });
+  if (!ok) throw new Error(`ps: ${why}`);
   return stdout.split('\n').flatMap((line) => {
     const [pid, ppid, pgrp, state] = line.trim().split(/\s+/);
     if (pid === undefined || pid === '' || isDead(state?.[0] ?? 'X')) return [];

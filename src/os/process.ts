@@ -1,11 +1,13 @@
 import { join } from 'node:path';
-import { execa } from 'execa';
+import type { StartedProcess } from './child-process.ts';
+import { isShortage, startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, ticksSinceBoot } from './identity.ts';
-import type { CreatedOutput, OutputOptions } from './output.ts';
+import type { OutputOptions } from './output.ts';
 import { createOutput } from './output.ts';
 import type { OutputDirectory } from './output-directory.ts';
 import { signalProven } from './signal.ts';
+import { withSpareDescriptors } from './spare-descriptors.ts';
 
 export interface SpawnOptions extends OutputOptions {
   readonly workerId: string;
@@ -34,24 +36,22 @@ export interface SpawnedWorker {
 
 type Started =
   | { readonly ok: true; readonly identity: ProcessIdentity }
-  | { readonly ok: false; readonly message: string };
+  /** `isShortage`: the host has no room for it now, and the program is not to blame. */
+  | { readonly ok: false; readonly message: string; readonly isShortage: boolean };
 
 /** Starts a worker as the leader of a session and process group of its own. Throws where its output has no place. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {
-  const output = createOutput(options.outputDirectory, options.workerId, options);
-  const child = start(options, output);
-  const { reader } = output;
-  const { identity, why } = identifyChild(child.pid);
-  if (identity === undefined) reader.remove();
+  const { reader, child, identity, why } = withSpareDescriptors(() => start(options));
   let endedAtTicks: number | undefined;
-  const exited = new Promise<{ code: number | null; signal: string | null }>((resolve) => {
-    child.once('exit', (code, signal) => {
-      endedAtTicks = ticksSinceBoot();
-      void reader.finish().then(() => resolve({ code, signal }));
-    });
+  const exited = child.ended.then(async (end) => {
+    if (!end.started) return { code: null, signal: null };
+    endedAtTicks = ticksSinceBoot();
+    await reader.finish();
+    return { code: end.code, signal: end.signal };
   });
+  if (identity === undefined) reader.remove();
   return {
-    started: identity === undefined ? child.then(notStarted(options, why)) : Promise.resolve({ ok: true, identity }),
+    started: identity === undefined ? notStarted(options, child, why) : Promise.resolve({ ok: true, identity }),
     exited,
     endedAtTicks: () => endedAtTicks,
     lastLines: reader.lastLines,
@@ -59,26 +59,13 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   };
 }
 
-function start(options: SpawnOptions, { reader, stdout, stderr }: CreatedOutput) {
+/** The descriptors of the output, the process, and one to see who it is. */
+function start(options: SpawnOptions) {
+  const { reader, stdout, stderr } = createOutput(options.outputDirectory, options.workerId, options);
   const [command, ...args] = inCgroup(options);
-  try {
-    return execa(command, args, {
-      cwd: options.cwd,
-      env: { ...options.env },
-      extendEnv: false,
-      detached: true,
-      cleanup: false,
-      buffer: false,
-      reject: false,
-      stdin: 'ignore',
-      // Its types know the descriptors up to 9 alone.
-      stdout: stdout as 3,
-      stderr: stderr as 3,
-    });
-  } catch (error) {
-    reader.remove();
-    throw error;
-  }
+  const { cwd, env } = options;
+  const child = startProcess(command, args, { cwd, env, stdout, stderr, detached: true });
+  return { reader, child, ...identifyChild(child.pid) };
 }
 
 /**
@@ -105,10 +92,16 @@ function identifyChild(pid: number | undefined): { readonly identity?: ProcessId
   return { why: `process ${pid} could not be identified, and was killed: ${why}` };
 }
 
-function notStarted({ command, cwd }: SpawnOptions, unidentified: string) {
-  return (result: { code?: string | undefined; originalMessage?: string | undefined }): Started => {
-    if (unidentified !== '') return { ok: false, message: `could not start ${command} in ${cwd}: ${unidentified}` };
-    const why = result.code === 'ENOENT' ? `no such file or folder` : (result.originalMessage ?? 'unknown error');
-    return { ok: false, message: `could not start ${command} in ${cwd}: ${why}` };
+async function notStarted(
+  { command, cwd }: SpawnOptions,
+  { ended }: StartedProcess,
+  unidentified: string,
+): Promise<Started> {
+  const end = await ended;
+  const why = end.started ? unidentified : end.error.message;
+  return {
+    ok: false,
+    message: `could not start ${command} in ${cwd}: ${why}`,
+    isShortage: !end.started && isShortage(end.error),
   };
 }

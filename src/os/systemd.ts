@@ -1,5 +1,5 @@
 import { readFileSync, readlinkSync } from 'node:fs';
-import { execa } from 'execa';
+import { runProcess } from './child-process.ts';
 
 /** A listening socket that the service manager holds and lends to this process. */
 export interface LentSocket {
@@ -80,12 +80,11 @@ function createNotify(socket: string, failed: (message: string) => void): Servic
   /** A status that has not been said yet: a newer one takes its place, so that a slow manager is not behind by many. */
   let status: string | null = null;
   const say = async (lines: readonly string[]): Promise<void> => {
-    const env = { NOTIFY_SOCKET: socket };
-    const options = { env, reject: false, cleanup: false, timeout: notifyTimeoutMs, stdin: 'ignore' } as const;
-    const result = await execa('systemd-notify', lines, options);
-    if (!result.failed || hasFailed) return;
+    const options = { env: { NOTIFY_SOCKET: socket }, timeoutMs: notifyTimeoutMs };
+    const { ok, why } = await runProcess('systemd-notify', lines, options);
+    if (ok || hasFailed) return;
     hasFailed = true;
-    failed(`systemd-notify: ${result.stderr || result.shortMessage}`);
+    failed(`systemd-notify: ${why}`);
   };
   const sayNext = (lines: () => readonly string[]): Promise<void> => {
     said = said.then(() => say(lines()));

@@ -1,9 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import treeKill from 'tree-kill';
 import type { WorkerCgroup } from './cgroup.ts';
 import { hasProc, isAlive, isDead, readStat } from './identity.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
-import { freshProcessTable, membersOf, suspectsOf } from './process-table.ts';
+import { freshProcessTable, membersOf, readWithPs, suspectsOf } from './process-table.ts';
 import { signalGroup, signalProven } from './signal.ts';
 
 /** First and longest pause between two looks at what is left. */
@@ -66,9 +65,10 @@ function isStill(row: ProcessRow): boolean {
   return stat?.startTime === row.startTime && stat.pgrp === row.pgrp && !isDead(stat.state);
 }
 
-/** A process and all that descends from it, found by `ps`. */
-export function killDescendants(pid: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    treeKill(pid, 'SIGKILL', (error) => (error === undefined ? resolve() : reject(error)));
-  });
+/** A process and all that descends from it, found by `ps`; children first, before their parents can replace them. */
+export async function killDescendants(pid: number): Promise<void> {
+  const table = await readWithPs();
+  const tree = new Set([pid]);
+  for (const parent of tree) for (const row of table) if (row.ppid === parent) tree.add(row.pid);
+  for (const each of [...tree].reverse()) signalProven(each, 'SIGKILL');
 }

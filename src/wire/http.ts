@@ -1,6 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
+import { isIP } from 'node:net';
+import { limitConnections } from './connection-limit.ts';
 
 export interface HttpSource {
   metrics(): Promise<{ readonly contentType: string; readonly body: string }>;
@@ -16,13 +18,44 @@ export interface HttpServer {
   close(): Promise<void>;
 }
 
-/** What a scraper may take to read an answer. */
-const requestTimeoutMs = 10_000;
+export interface HttpLimits {
+  /** Connections at once. */
+  maxConnections(): number;
+  /** There was no room for a connection; for people. */
+  onRefused(message: string): void;
+}
 
-export async function startHttp(address: { host: string; port: number }, source: HttpSource): Promise<HttpServer> {
-  const server = createServer({ requestTimeout: requestTimeoutMs }, (request, response) => {
-    void answer(source, request, response);
+/** What a scraper may take to ask. */
+const requestTimeoutMs = 10_000;
+/** A connection on which nothing moves for so long is closed, whoever has the word. */
+const silenceTimeoutMs = 30_000;
+const checkEveryMs = 2_500;
+
+export async function startHttp(
+  address: { host: string; port: number },
+  source: HttpSource,
+  limits: HttpLimits,
+): Promise<HttpServer> {
+  const busy = new Set<Socket>();
+  const limit = limitConnections({
+    max: limits.maxConnections,
+    evictable: (open) => firstOf(open, (socket) => !busy.has(socket)),
+    onRefused: (message) => limits.onRefused(`http ${address.host}:${address.port}: ${message}`),
   });
+  const timeouts = {
+    headersTimeout: requestTimeoutMs,
+    requestTimeout: requestTimeoutMs,
+    connectionsCheckingInterval: checkEveryMs,
+  };
+  let isAllowedHost = (_: string): boolean => true;
+  const server = createServer(timeouts, (request, response) => {
+    busy.add(request.socket);
+    response.once('close', () => busy.delete(request.socket));
+    if (isAllowedHost(request.headers.host ?? '')) void answer(source, request, response);
+    else misdirected(request, response);
+  });
+  server.timeout = silenceTimeoutMs;
+  server.on('connection', limit.admit);
   await new Promise<void>((resolve, reject) => {
     const refused = (error: Error): void => {
       const remedy = 'name another address with --http HOST:PORT (config: http), or off';
@@ -31,10 +64,13 @@ export async function startHttp(address: { host: string; port: number }, source:
     server.once('error', refused);
     server.listen(address.port, address.host, () => {
       server.off('error', refused);
+      // An accept that fails for want of descriptors is tried again with the next connection.
+      server.on('error', (error) => limits.onRefused(`http ${address.host}:${address.port}: ${error.message}`));
       resolve();
     });
   });
   const { address: host, port } = server.address() as AddressInfo;
+  if (isLoopback(host)) isAllowedHost = isLocalName;
   return {
     address: host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`,
     close: () =>
@@ -67,4 +103,28 @@ async function answer(source: HttpSource, request: IncomingMessage, response: Se
   } catch (error) {
     say(500, `metrics: ${error instanceof Error ? error.message : String(error)}\n`);
   }
+}
+
+/**
+ * A page of some web site can have its own name resolve to 127.0.0.1 (DNS rebinding), and its browser then reads what is
+ * served here as if it were that site's. Such a request names the site. Who means this host names it `localhost`, or by an address.
+ */
+function isLocalName(host: string): boolean {
+  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+  return name === '' || name === 'localhost' || name.endsWith('.localhost') || isIP(name) !== 0;
+}
+
+function isLoopback(address: string): boolean {
+  return address === '::1' || address.startsWith('127.');
+}
+
+function misdirected(request: IncomingMessage, response: ServerResponse): void {
+  const host = JSON.stringify((request.headers.host ?? '').slice(0, 100));
+  response.writeHead(421, { 'content-type': 'text/plain; charset=utf-8' });
+  response.end(`host: expected localhost or an IP address, got ${host}\n`);
+}
+
+function firstOf<T>(values: Iterable<T>, wanted: (value: T) => boolean): T | undefined {
+  for (const value of values) if (wanted(value)) return value;
+  return undefined;
 }

@@ -1,8 +1,8 @@
-import type { Server as Listener } from 'node:net';
-import { createServer as createListener } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerOptions } from '@grpc/grpc-js';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { Server } from '@grpc/grpc-js';
+import type { AcceptorOptions } from './acceptor.ts';
+import { createAcceptor } from './acceptor.ts';
 
 /** A gRPC server for our own sockets. */
 export interface ApiServer {
@@ -17,8 +17,7 @@ export interface ApiServer {
    */
   retire(): Promise<void>;
   /**
-   * Retires. No new calls; those running may end until `graceMs` is over, then they are cut. A connection whose other side reads
-   * nothing may stay open after that: its last bytes cannot be delivered.
+   * Retires. No new calls; those running may end until `graceMs` is over, then their connections are cut.
    */
   stop(graceMs: number): Promise<void>;
 }
@@ -26,8 +25,18 @@ export interface ApiServer {
 /** How long connections that were cut may take to be gone. */
 const cutMs = 100;
 
-/** `messageMaxBytes` bounds what is received; infinite: not at all. */
-export function createServer(options: { readonly messageMaxBytes: number }): ApiServer {
+/** A connection without calls is closed after this; its client dials again at its next call. */
+const idleTimeoutMs = 5 * 60_000;
+const unlimited: AcceptorOptions = { max: () => Number.POSITIVE_INFINITY, onRefused: () => undefined };
+
+export interface ApiServerOptions {
+  /** Bounds what is received; infinite: not at all. */
+  readonly messageMaxBytes: number;
+  /** Default: as many connections as come. */
+  readonly connections?: AcceptorOptions;
+}
+
+export function createServer(options: ApiServerOptions): ApiServer {
   const grpcOptions: ServerOptions = {
     // A message holds its payload and some names.
     'grpc.max_receive_message_length': Number.isFinite(options.messageMaxBytes)
@@ -37,42 +46,38 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
     'grpc.max_concurrent_streams': 10_000,
     // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.
     'grpc.keepalive_permit_without_calls': 1,
+    'grpc.max_connection_idle_ms': idleTimeoutMs,
     // Nobody asks it, and it counts every call and message.
     'grpc.enable_channelz': 0,
     'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
   };
   const server = new Server(grpcOptions);
-  const listeners = new Set<Listener>();
+  const acceptor = createAcceptor(server, options.connections ?? unlimited);
   let ended: Promise<void> | null = null;
   const retire = (): Promise<void> => {
-    for (const listener of listeners) listener.close();
-    ended ??= new Promise((resolve) => server.tryShutdown(() => resolve()));
+    acceptor.close();
+    // Node 24 calls connections that were handed in closed before they are.
+    ended ??= new Promise<void>((resolve) => server.tryShutdown(() => resolve())).then(acceptor.none);
     return ended;
   };
   return {
     server,
-    bind: (target) =>
-      new Promise((resolve, reject) => {
-        server.bindAsync(target, ServerCredentials.createInsecure(), (error, port) => {
-          if (error === null) resolve(target.startsWith('unix:') ? 0 : port);
-          else reject(new Error(`could not listen at ${target}: ${error.message}`));
-        });
-      }),
-    bindDescriptor: (fd) =>
-      new Promise((resolve, reject) => {
-        const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-        const listener = createListener((socket) => injector.injectConnection(socket));
-        listener.once('error', (error) => {
-          reject(new Error(`could not listen at file descriptor ${fd}: ${error.message}`));
-        });
-        listener.listen({ fd }, resolve);
-        listeners.add(listener);
-      }),
+    bind: async (target) => {
+      const path = /^unix:(.*)$/s.exec(target)?.[1];
+      if (path !== undefined) {
+        await acceptor.listenAtPath(path);
+        return 0;
+      }
+      const { host, port } = hostAndPort(target);
+      return acceptor.listenAtHost(host, port);
+    },
+    bindDescriptor: acceptor.listenAtDescriptor,
     retire,
     stop: async (graceMs) => {
       const cut = new AbortController();
       const cutOff = delay(graceMs, undefined, { signal: cut.signal }).then(async () => {
         server.forceShutdown();
+        acceptor.destroyAll();
         await delay(cutMs, undefined, { signal: cut.signal });
       });
       await Promise.race([retire(), cutOff]);
@@ -80,4 +85,10 @@ export function createServer(options: { readonly messageMaxBytes: number }): Api
       await cutOff.catch(() => undefined);
     },
   };
+}
+
+/** `HOST:PORT`, an IPv6 address in brackets. */
+function hostAndPort(target: string): { readonly host: string; readonly port: number } {
+  const [, host = '', port = ''] = /^\[?(.+?)\]?:(\d+)$/.exec(target) ?? [];
+  return { host, port: Number(port) };
 }

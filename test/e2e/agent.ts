@@ -166,6 +166,13 @@ export function runProcess(
   });
 }
 
+/** As somebody does who is in a hurry: Ctrl-C again and again. Signals that come together count as one. */
+export async function interruptUntilGone(agent: TestAgent): Promise<void> {
+  const hurry = setInterval(() => agent.signal('SIGINT'), 100);
+  await agent.exited;
+  clearInterval(hurry);
+}
+
 /** Waits for a condition; says what it waited for, and what it saw last, when it does not come. */
 export async function until<T>(
   condition: () => T | Promise<T>,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { markOf } from '../../src/os/tree-mark.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, interruptUntilGone, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -219,7 +219,7 @@ test('Ctrl-C twice kills at once, and nothing is left', async () => {
   agent.signal('SIGINT');
   await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
   await expect(client.execute('faults', 'leak', [1])).rejects.toMatchObject({ code: 14 });
-  agent.signal('SIGINT');
+  await interruptUntilGone(agent);
   expect(await agent.exited).toEqual({ code: 0, signal: null });
   await lost;
   expect(processesOf(agent.dir)).toEqual([]);

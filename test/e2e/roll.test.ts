@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, interruptUntilGone, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -103,7 +103,7 @@ test('roll is paused, resumed and aborted; what cannot be is told', async () => 
   // Ctrl-C twice: nothing is waited for.
   agent.signal('SIGINT');
   await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
-  agent.signal('SIGINT');
+  await interruptUntilGone(agent);
   await served;
 });
 

@@ -74,7 +74,7 @@ test.each([
     outputDirectory: testOutput(dir),
     ...options,
   });
-  expect(await spawned.started).toEqual({ ok: false, message: expect.stringMatching(message) });
+  expect(await spawned.started).toMatchObject({ ok: false, message: expect.stringMatching(message) });
   expect(readdirSync(join(dir, 'output')).filter((name) => name.startsWith('w-none'))).toEqual([]);
 });
 

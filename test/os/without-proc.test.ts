@@ -5,7 +5,7 @@ import { sampleWithPidusage } from '../../src/os/memory.ts';
 import { membersOf, readWithPs } from '../../src/os/process-table.ts';
 import { killDescendants } from '../../src/os/tree.ts';
 
-// What serves where there is no /proc (macOS), tried here with ps, pidusage and tree-kill themselves.
+// What serves where there is no /proc (macOS), tried here with ps and pidusage themselves.
 
 test('a tree is found, measured and killed, the child in a session of its own too', async () => {
   const script = 'setsid sleep 1000 & echo $!; wait';

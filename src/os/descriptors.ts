@@ -1,0 +1,10 @@
+import { readText } from './read-text.ts';
+
+/**
+ * How many descriptors this process may have open at once: RLIMIT_NOFILE, whose soft limit Node raises to the hard one when it
+ * starts. Infinite where the system does not tell.
+ */
+export function descriptorLimit(): number {
+  const [, soft] = /^Max open files\s+(\d+|unlimited)/m.exec(readText('/proc/self/limits')) ?? [];
+  return soft === undefined || soft === 'unlimited' ? Number.POSITIVE_INFINITY : Number(soft);
+}

@@ -1,0 +1,123 @@
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { connect as dial } from 'node:net';
+import { join, parse } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, expect, onTestFinished, test } from 'vitest';
+import type { TestAgent } from './agent.ts';
+import { examples, node, processesOf, python, startAgent, until, untilReady } from './agent.ts';
+import type { Connection } from './grpc.ts';
+import { connect } from './grpc.ts';
+
+// What the host does to an agent: limits, signals, output that nobody reads, a disk that hangs.
+
+let agent: TestAgent;
+let client: Connection;
+
+afterEach(async () => {
+  client?.close();
+  await agent?.stop();
+});
+
+const faults = (extra = '') => `
+faults: { app: faults:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 100ms } }, ${extra} }`;
+
+/** Connections that are made and never used, as any user of the host can make them. */
+function strangers(count: number, where: string | { host: string; port: number }): void {
+  const open: Socket[] = [];
+  onTestFinished(() => {
+    for (const socket of open) socket.destroy();
+  });
+  for (let made = 0; made < count; made += 1) {
+    const socket = typeof where === 'string' ? dial(where) : dial(where);
+    socket.on('error', () => undefined).resume();
+    open.push(socket);
+  }
+}
+
+const openFiles = (): number => readdirSync(`/proc/${agent.pid}/fd`).length;
+
+test('an agent with few descriptors keeps its workers, whoever holds connections, and no signal but those for it touches it', async () => {
+  agent = await startAgent(faults('size: 2'), '', undefined, ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', node]);
+  client = connect(agent.socket);
+  const [first] = await untilReady(agent, 'faults', 2);
+  const [host = '', port] = agent.http.split(':');
+  strangers(280, { host, port: Number(port) });
+  strangers(280, agent.socket);
+  await until(() => openFiles() > 150, 'the strangers to be connected', openFiles);
+  for (let count = 0; count < 3; count += 1) {
+    const pid = (await untilReady(agent, 'faults', 2))[0]?.pid ?? 0;
+    process.kill(pid, 'SIGKILL');
+    await until(async () => (await agent.workers('faults')).every((worker) => worker.pid !== pid), 'it to be gone');
+  }
+  await untilReady(agent, 'faults', 2);
+  expect((await client.execute('faults', 'leak', [1])).workerId).not.toBe(first?.worker_id);
+  expect(openFiles()).toBeLessThan(300);
+  expect((await fetch(`http://${agent.http}/readyz`)).status).toBe(200);
+
+  await agent.cli('drain', '--node');
+  await agent.cli('scale', 'faults', '70');
+  await until(() => /may open 300 files, and 71 workers need \d+/.test(agent.output()), 'the warning', agent.output);
+  await agent.cli('scale', 'faults', '1');
+  await agent.cli('resume');
+
+  for (const signal of ['SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGVTALRM', 'SIGPROF', 'SIGIO', 'SIGPWR', 'SIGPIPE'] as const)
+    agent.signal(signal);
+  await untilReady(agent, 'faults', 1);
+  expect(agent.output()).not.toContain('Debugger');
+
+  const running = client.execute('faults', 'sleep', [1.5]);
+  await until(async () => (await agent.workers('faults'))[0]?.in_flight === 1, 'the request to run');
+  // One Ctrl-C under a runner: the terminal's SIGINT, and the runner's SIGTERM.
+  agent.signal('SIGINT');
+  await delay(20);
+  agent.signal('SIGTERM');
+  expect((await running).value).toBe(1.5);
+  expect(await agent.exited).toEqual({ code: 0, signal: null });
+});
+
+test('an error that nobody caught is logged and ends the agent as a crash; its worker lives on for the next agent', async () => {
+  const thrower = "process.on('SIGWINCH', () => { throw new Error('a fault of ours'); });";
+  const program = ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(thrower)}`, node] as const;
+  agent = await startAgent(faults(), '', undefined, program);
+  const [worker] = await untilReady(agent, 'faults', 1);
+  agent.signal('SIGWINCH');
+  expect(await agent.exited).toEqual({ code: 70, signal: null });
+  expect(agent.output()).toMatch(/"level":"error".*the agent crashes.*uncaughtException: Error: a fault of ours/);
+  expect(processesOf(agent.dir)).toContain(worker?.pid);
+  agent = await startAgent(faults(), '', agent.dir);
+  const [adopted] = await untilReady(agent, 'faults', 1);
+  expect(adopted?.pid).toBe(worker?.pid);
+});
+
+test('a state disk that hangs: a ready worker is admitted all the same, the log says why, and the agent ends', async () => {
+  const warm = 'start: { warm_up: sleep, warm_up_args: [1.5] }';
+  agent = await startAgent(faults(warm));
+  client = connect(agent.socket);
+  const ledger = join(agent.dir, 'state/ledger');
+  const name = await until(
+    () => readdirSync(ledger).find((file) => file.endsWith('.json') && isStarting(join(ledger, file))),
+    'the worker to be entered as starting',
+  );
+  // To open a pipe that has no reader takes as long as a disk that does not answer.
+  const hanging = [join(ledger, `${name}.new`), join(agent.dir, 'state/orders.json.new')];
+  execFileSync('mkfifo', hanging);
+  try {
+    await untilReady(agent, 'faults', 1);
+    expect((await client.execute('faults', 'leak', [1])).workerId).toBe(parse(name).name);
+    const said = /the ledger's entry of \S+ could not be renewed: expected the disk to take it within 5 s/;
+    expect(agent.output()).toMatch(said);
+    await agent.cli('scale', 'faults', '1');
+    agent.signal('SIGTERM');
+    // By its own hand: process.exit waits for the threads that hang.
+    expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });
+    expect(agent.output()).toContain("the ledger's disk does not answer");
+  } finally {
+    for (const fifo of hanging) closeSync(openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK));
+  }
+});
+
+function isStarting(path: string): boolean {
+  return readFileSync(path, 'utf8').includes('"state":"starting"');
+}

@@ -1,0 +1,98 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+const dist = (name: string): string => JSON.stringify(new URL(`../../dist/${name}.js`, import.meta.url).pathname);
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'pw-'));
+});
+afterEach(() => rmSync(dir, { recursive: true }));
+
+/** Ends after it has written more than any pipe holds. */
+const talker = (lines: number, end: string): string => `
+import { createLog } from ${dist('log')};
+import { exitProcess } from ${dist('os/exit')};
+const log = createLog({ level: 'info', format: 'json' });
+for (let line = 0; line < ${lines}; line += 1) log.info('x'.repeat(1000), { line });
+${end}`;
+const orderly = 'exitProcess(7, await log.end());';
+
+function run(code: string, stdout: 'pipe' | number) {
+  return spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', stdout, 'inherit'] });
+}
+
+/** A named pipe that is open for both ends: whoever writes to it finds it full, and nobody reads. */
+function fullPipe(): number {
+  const path = join(dir, 'pipe');
+  execFileSync('mkfifo', [path]);
+  return openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+}
+
+test.each([
+  ['at the end', orderly],
+  ['at a crash', 'exitProcess(7, log.endNow());'],
+])('a process whose output nobody reads ends, %s too, through a pipe and through a socket', async (_, end) => {
+  const fd = fullPipe();
+  const ended = (['pipe', fd] as const).map((stdout) => once(run(talker(2_000, end), stdout), 'exit'));
+  expect(await Promise.all(ended)).toEqual([
+    [7, null],
+    [7, null],
+  ]);
+  closeSync(fd);
+});
+
+test('a process whose reader has gone ends, and is not ended by it', async () => {
+  const child = run(talker(2_000, orderly), 'pipe');
+  child.stdout?.destroy();
+  expect(await once(child, 'exit')).toEqual([7, null]);
+});
+
+test('what is read arrives whole and in order, however slowly it is read', async () => {
+  const fd = fullPipe();
+  // Node makes what it passes to a child blocking, for this process too.
+  const reader = openSync(join(dir, 'pipe'), constants.O_RDONLY | constants.O_NONBLOCK);
+  const child = run(talker(500, orderly), fd);
+  let over = false;
+  const exited = once(child, 'exit').then(() => {
+    over = true;
+  });
+  const piece = Buffer.alloc(10_000);
+  let text = '';
+  for (let last = false; ; last = over) {
+    try {
+      for (;;) text += piece.toString('utf8', 0, readSync(reader, piece));
+    } catch {
+      // Empty for now.
+    }
+    if (last) break;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await exited;
+  for (const each of [fd, reader]) closeSync(each);
+  const lines = text.trim().split('\n');
+  expect(lines.map((line) => (JSON.parse(line) as { line: number }).line)).toEqual([...Array(500).keys()]);
+});
+
+test('lines beyond what is held are dropped, and counted when there is room again', async () => {
+  const child = run(talker(12_000, 'process.stdin; setTimeout(() => {}, 100_000);'), 'pipe');
+  let text = '';
+  for await (const data of child.stdout ?? []) {
+    text += data;
+    if (text.includes('were dropped')) break;
+  }
+  child.kill('SIGKILL');
+  expect(text).toMatch(/\d+ log lines were dropped: they were written faster than read/);
+});
+
+test('a file gets every line', async () => {
+  const path = join(dir, 'log');
+  const fd = openSync(path, 'w');
+  expect(await once(run(talker(1_000, orderly), fd), 'exit')).toEqual([7, null]);
+  closeSync(fd);
+  expect(readFileSync(path, 'utf8').trim().split('\n')).toHaveLength(1_000);
+});
