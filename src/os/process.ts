@@ -41,7 +41,8 @@ type Started =
 
 /** Starts a worker as the leader of a session and process group of its own. Throws where its output has no place. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {
-  const { reader, child, identity, why } = withSpareDescriptors(() => start(options));
+  const { reader, child, identified } = withSpareDescriptors(() => start(options));
+  const { identity } = identified;
   let endedAtTicks: number | undefined;
   const exited = child.ended.then(async (end) => {
     if (!end.started) return { code: null, signal: null };
@@ -51,7 +52,7 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   });
   if (identity === undefined) reader.remove();
   return {
-    started: identity === undefined ? notStarted(options, child, why) : Promise.resolve({ ok: true, identity }),
+    started: identity === undefined ? notStarted(options, child, identified) : Promise.resolve({ ok: true, identity }),
     exited,
     endedAtTicks: () => endedAtTicks,
     lastLines: reader.lastLines,
@@ -65,7 +66,7 @@ function start(options: SpawnOptions) {
   const [command, ...args] = inCgroup(options);
   const { cwd, env } = options;
   const child = startProcess(command, args, { cwd, env, stdout, stderr, detached: true });
-  return { reader, child, ...identifyChild(child.pid) };
+  return { reader, child, identified: identifyChild(child.pid) };
 }
 
 /**
@@ -78,30 +79,40 @@ function inCgroup({ command, args, cgroup }: SpawnOptions): [string, ...string[]
   return ['/bin/sh', '-c', script, join(cgroup, 'cgroup.procs'), command, ...args];
 }
 
+interface Identified {
+  readonly identity?: ProcessIdentity;
+  /** Why there is none. */
+  readonly why: string;
+  /** It is for want of descriptors, say. */
+  readonly lacked: boolean;
+}
+
 /** A child that cannot be identified could be signalled by nobody later: it is killed while its number is surely its own. */
-function identifyChild(pid: number | undefined): { readonly identity?: ProcessIdentity; readonly why: string } {
-  if (pid === undefined) return { why: '' };
+function identifyChild(pid: number | undefined): Identified {
+  if (pid === undefined) return { why: '', lacked: false };
   let why = 'it is not in /proc';
+  let lacked = false;
   try {
     const identity = identify(pid);
-    if (identity !== undefined) return { identity, why: '' };
+    if (identity !== undefined) return { identity, why: '', lacked };
   } catch (error) {
     why = (error as Error).message;
+    lacked = isShortage(error);
   }
   signalProven(-pid, 'SIGKILL');
-  return { why: `process ${pid} could not be identified, and was killed: ${why}` };
+  return { why: `process ${pid} could not be identified, and was killed: ${why}`, lacked };
 }
 
 async function notStarted(
   { command, cwd }: SpawnOptions,
   { ended }: StartedProcess,
-  unidentified: string,
+  identified: Identified,
 ): Promise<Started> {
   const end = await ended;
-  const why = end.started ? unidentified : end.error.message;
+  const why = end.started ? identified.why : end.error.message;
   return {
     ok: false,
     message: `could not start ${command} in ${cwd}: ${why}`,
-    isShortage: !end.started && isShortage(end.error),
+    isShortage: end.started ? identified.lacked : isShortage(end.error),
   };
 }

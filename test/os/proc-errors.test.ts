@@ -180,6 +180,6 @@ where('while no descriptors are left', () => {
     const message = expect.stringMatching(
       /could not start sh in .*: process \d+ could not be identified, and was killed: EMFILE/,
     );
-    expect(await spawned.started).toEqual({ ok: false, message });
+    expect(await spawned.started).toEqual({ ok: false, message, isShortage: true });
   });
 });
