@@ -121,6 +121,11 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   return stdout;
 }
 
+/** A process's program and arguments, with spaces between them. */
+export function commandLine(pid: number): string {
+  return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ').trim();
+}
+
 /** Cpu time of a process so far, all its threads, in microseconds (USER_HZ is 100: to 10 ms). */
 export function cpuMicros(pid: number): number {
   const [, , ...fields] = /^(\d+) \(.*\) (.*)$/s.exec(readFileSync(`/proc/${pid}/stat`, 'latin1')) ?? [];

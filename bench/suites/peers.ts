@@ -12,7 +12,7 @@ import { pidIn, recovery } from '../peers/recovery.ts';
 import type { PeerVenv } from '../peers/venv.ts';
 import { installPeers } from '../peers/venv.ts';
 import type { Subject } from '../processes.ts';
-import { cpuMicros, descendantsOf, pause, pssMib, run } from '../processes.ts';
+import { commandLine, cpuMicros, descendantsOf, pause, pssMib, run } from '../processes.ts';
 import type { Report, Table } from '../report.ts';
 import { count, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
@@ -281,8 +281,8 @@ function startTable(found: Found): Omit<Table, 'title'> {
 async function idle(venv: PeerVenv): Promise<Found> {
   const cases = [
     {
-      name: 'pitwarden agent',
-      measure: () => using(startAgent({ one: `size: ${idleWorkers}` }), ({ pid }) => idleCost([pid])),
+      name: 'pitwarden agent and guardian',
+      measure: () => using(startAgent({ one: `size: ${idleWorkers}` }), ({ pid }) => idleCost(ourSupervisors(pid))),
     },
     ...httpPeers.map((peer) => ({
       name: peer.name,
@@ -297,6 +297,15 @@ async function idle(venv: PeerVenv): Promise<Found> {
     })),
   ];
   return measure(cases, 1);
+}
+
+/** The agent and its guardian. */
+function ourSupervisors(agent: number): number[] {
+  const children = descendantsOf(agent);
+  const others = children.filter((pid) => !commandLine(pid).includes('pitwarden.worker'));
+  const found = children.length - others.length;
+  if (found !== idleWorkers) throw new Error(`expected ${idleWorkers} workers below the agent, got ${found}`);
+  return [agent, ...others];
 }
 
 function supervisorsOf({ pid, workers }: RunningPeer): number[] {
