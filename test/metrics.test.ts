@@ -1,5 +1,7 @@
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { unplannedReasons } from '../src/domain/reason.ts';
 import { initialState } from '../src/domain/state.ts';
 import { createMetrics } from '../src/metrics.ts';
 import { nodeConfig, poolConfig, Simulation } from './domain/simulation.ts';
@@ -142,6 +144,12 @@ test('a roll’s workers are each counted once, from the first that waits to the
   // Replaced, replacing, waiting.
   expect([...seen][0]).toBe('0 1 1');
   expect([...seen].at(-1)).toBe('2 0 0');
+});
+
+test('docs/metrics.md asks for the very reasons that nobody plans', () => {
+  const page = readFileSync(new URL('../docs/metrics.md', import.meta.url), 'utf8');
+  const [, asked = ''] = /pitwarden_worker_exits_total\{reason=~"([^"]+)"/.exec(page) ?? [];
+  expect(asked.split('|').sort()).toEqual([...unplannedReasons].sort());
 });
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;
