@@ -55,6 +55,10 @@ def module(file: FileDescriptorProto) -> str:
     nested = [message.name for message in file.message_type if message.nested_type or message.enum_type]
     if file.enum_type or nested or file.dependency:
         raise SystemExit(f"{file.name}: _messages.py makes messages alone: no enums, imports or nested messages")
+    for message in file.message_type:
+        for field in message.field:
+            # Derived from the field's name.
+            field.ClearField("json_name")
     description = file.SerializeToString(deterministic=True)
     lines = "\n".join(f"    {description[n : n + 40]!r}" for n in range(0, len(description), 40))
     return f"""# Made by generate.py from {file.name}.

@@ -351,7 +351,7 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
   });
   its.identity = identity;
   guard(options, its);
-  const output = adoptOutput(options.outputDirectory, workerId, outputTold(options, workerId));
+  const output = adoptOutput(options.outputDirectory, workerId, outputTold(options, workerId, pool.name));
   its.process = {
     endedAtTicks: watched.endedAtTicks,
     lastLines: output.lastLines,
@@ -427,16 +427,24 @@ function spawnProcess(
     }),
     workerId,
     outputDirectory,
-    ...outputTold({ log, nowMs }, workerId),
+    ...outputTold({ log, nowMs }, workerId, pool.name),
   });
 }
 
 /** What a worker writes goes into the log. */
-function outputTold({ log, nowMs }: Pick<HandsOptions, 'log' | 'nowMs'>, workerId: string): OutputOptions {
-  const of = { worker_id: workerId };
+function outputTold(
+  { log, nowMs }: Pick<HandsOptions, 'log' | 'nowMs'>,
+  workerId: string,
+  pool: string,
+): OutputOptions {
+  const of = { pool, worker_id: workerId };
   return {
     nowMs,
-    onLine: (line) => log.info(line.text, { ...of, stream: line.stream }),
+    onLine: ({ text, stream, record }) => {
+      if (record === null) return log.info(text, { ...of, stream });
+      const { level, logger, requestId } = record;
+      return log[level](text, { ...of, stream, logger, ...(requestId === '' ? {} : { request_id: requestId }) });
+    },
     onDropped: (count) => log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, of),
     onSkipped: (bytes) => log.warn(`${workerId}: ${bytes} bytes of output skipped: more than is kept unread`, of),
   };

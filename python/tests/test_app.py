@@ -82,6 +82,9 @@ app.command(name="partial")(functools.partial(add, 1))
 CALLS = [
     ("add", (1, 2), {}, 3),
     ("add", (), {"a": 1}, 1),
+    ("add", (1,), {"b": 2}, 3),
+    ("later", ((1, 2),), {}, [1, 2]),
+    ("later", ({1: 2},), {}, {"1": 2}),
     ("swap-words", (), {"left": "a", "right": "b"}, ["b", "a"]),
     ("count", (3,), {}, [0, 1, 2]),
     ("later", ({"k": (1,)},), {}, {"k": [1]}),
@@ -192,3 +195,9 @@ def test_hooks_run_in_order_and_on_one_loop() -> None:
 def test_context_outside_a_command() -> None:
     with pytest.raises(RuntimeError, match="outside a command"):
         pitwarden.context()
+
+
+def test_call_refuses_what_a_client_would() -> None:
+    for args, kwargs in [((b"x", 1), {}), ((b"x",), {"b": 1}), (({1, 2},), {"b": 1})]:
+        with pytest.raises(pitwarden.InvalidArgument, match="arguments must be JSON"):
+            app.call("add", *args, **kwargs)

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -70,6 +71,11 @@ class FakeExecution:
             self.cancelled.wait(PATIENCE_S)
         if request.command == "fail":
             self._fail(context)
+        if request.command == "too_large":
+            # As grpc-js says it.
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (5 vs 4)")
+        if request.command == "ignore":
+            return pb.ExecuteResponse()
         # What came goes back as it is.
         return pb.ExecuteResponse(payload=request.payload, content_type=request.content_type, worker_id="w-1")
 
@@ -173,6 +179,26 @@ def test_errors_carry_what_the_agent_told(client: pitwarden.Client) -> None:
         assert (error.code, error.message) == (14, "the worker died with the request")
         assert (error.worker_id, error.exit_reason, error.retry_after_s) == ("w-1", "out_of_memory", 0.25)
         assert error.traceback == "é" * 10_000
+
+
+def test_an_error_that_nobody_catches_shows_where_the_command_raised_it(client: pitwarden.Client) -> None:
+    with pytest.raises(pitwarden.Unavailable) as caught:
+        client.call("text", "fail")
+    shown = "".join(traceback.format_exception(caught.type, caught.value, caught.tb))
+    assert "é" * 10_000 in shown
+    assert "The above exception was the direct cause of the following exception" in shown
+
+
+def test_a_command_gets_positional_and_keyword_arguments(agent: FakeExecution, client: pitwarden.Client) -> None:
+    client.call("text", "ignore", 1, "a", b=2)
+    request = agent.requests[0]
+    assert request.content_type == "application/vnd.pitwarden.arguments+json"
+    assert json.loads(request.payload) == {"args": [1, "a"], "kwargs": {"b": 2}}
+
+
+def test_a_message_that_is_too_large_names_the_limit(client: pitwarden.Client) -> None:
+    with pytest.raises(pitwarden.ResourceExhausted, match=r"message\.max_bytes"):
+        client.call("text", "too_large")
 
 
 def test_deadline(agent: FakeExecution, client: pitwarden.Client) -> None:
@@ -365,7 +391,7 @@ def test_closing_a_client_is_no_broken_connection(agent: FakeExecution, wire: Wi
 
 def test_arguments_that_cannot_be_sent(agent: FakeExecution, client: pitwarden.Client) -> None:
     with pytest.raises(pitwarden.InvalidArgument):
-        client.call("text", "echo", 1, b=2)
+        client.call("text", "echo", b"x", b=2)
     with pytest.raises(pitwarden.InvalidArgument):
         client.stream("text", "tokens", {1})
     assert agent.requests == []

@@ -35,7 +35,7 @@ REFUSED = [
     (b"[NaN]", JSON, "NaN is not JSON"),
     (b"[-Infinity]", JSON, "-Infinity is not JSON"),
     (b"[" * 100_000, JSON, "the payload must be JSON: "),
-    (b"", "text/plain", "content_type must be application/json or application/octet-stream, got 'text/plain'"),
+    (b"", "text/plain", "application/vnd.pitwarden.arguments+json, got 'text/plain'"),
 ]
 
 
@@ -76,14 +76,14 @@ def test_encode_result_refuses(value: Any) -> None:
 
 
 def test_arguments_come_back() -> None:
-    for args, kwargs in [((), {}), ((1, "a"), {}), ((), {"a": None}), ((b"x",), {})]:
+    for args, kwargs in [((), {}), ((1, "a"), {}), ((), {"a": None}), ((b"x",), {}), ((1, [2]), {"a": 3})]:
         decoded, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
         assert (tuple(decoded), named) == (args, kwargs)
 
 
 @pytest.mark.parametrize(
     ("args", "kwargs", "words"),
-    [((1,), {"a": 2}, "got both"), ((b"x", 1), {}, "bytes, int"), ((), {"a": math.nan}, "float")],
+    [((b"x",), {"a": 2}, "bytes, int"), ((b"x", 1), {}, "bytes, int"), ((), {"a": math.nan}, "float")],
 )
 def test_encode_arguments_refuses(args: tuple[Any, ...], kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(pitwarden.InvalidArgument, match=words):
@@ -96,3 +96,20 @@ def test_decode_result() -> None:
     assert _codec.decode_result(b"", BYTES) == b""
     with pytest.raises(pitwarden.Internal, match="the result could not be read"):
         _codec.decode_result(b"{", JSON)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"args":[]}',
+        b'{"args":{},"kwargs":{}}',
+        b'{"args":[],"kwargs":[]}',
+        b'{"args":[],"kwargs":{},"a":1}',
+    ],
+)
+def test_arguments_of_both_kinds_are_checked(payload: bytes) -> None:
+    with pytest.raises(pitwarden.InvalidArgument):
+        _codec.decode_arguments(payload, _codec.ARGUMENTS)

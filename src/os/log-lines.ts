@@ -13,6 +13,14 @@ const reportEveryMs = 1_000;
 export interface WorkerLine {
   readonly stream: 'stdout' | 'stderr';
   readonly text: string;
+  /** Where it is a record of the worker's logging. */
+  readonly record: LogRecord | null;
+}
+
+export interface LogRecord {
+  readonly level: 'debug' | 'info' | 'warn' | 'error';
+  readonly logger: string;
+  readonly requestId: string;
 }
 
 export interface LogLinesOptions {
@@ -42,9 +50,10 @@ export function createLogLines(options: LogLinesOptions): LogLines {
     const nowMs = options.nowMs();
     tokens = Math.min(burstLines, tokens + ((nowMs - refilledAtMs) * linesPerSecond) / 1000);
     refilledAtMs = nowMs;
-    if (text !== '') {
-      last.push(text);
-      if (last.length > lastLinesKept) last.shift();
+    const line = readLine(stream, text);
+    if (line.text !== '') {
+      last.push(...(line.record === null ? [line.text] : line.text.split('\n').slice(-lastLinesKept)));
+      if (last.length > lastLinesKept) last.splice(0, last.length - lastLinesKept);
     }
     if (tokens < 1) {
       dropped += 1;
@@ -52,7 +61,7 @@ export function createLogLines(options: LogLinesOptions): LogLines {
     }
     tokens -= 1;
     if (dropped > 0 && nowMs - reportedAtMs >= reportEveryMs) report(nowMs);
-    options.onLine({ stream, text });
+    options.onLine(line);
   };
 
   const report = (nowMs: number): void => {
@@ -72,6 +81,42 @@ export function createLogLines(options: LogLinesOptions): LogLines {
     },
     last: () => last,
   };
+}
+
+/** RS: python/src/pitwarden/_log_records.py begins a record with it. */
+const recordMark = '\u001e';
+/** The numbers of Python's logging module, and what is below each. */
+const debugBelow = 20;
+const infoBelow = 30;
+const warnBelow = 40;
+const nameMaxLength = 256;
+
+/** A line that looks like a record and is none is a line of text: a worker may write what it likes. */
+function readLine(stream: WorkerLine['stream'], text: string): WorkerLine {
+  if (!text.startsWith(recordMark)) return { stream, text, record: null };
+  try {
+    const { level, logger, request_id: requestId, message } = JSON.parse(text.slice(1)) as Record<string, unknown>;
+    if (typeof level === 'number' && typeof message === 'string') {
+      return {
+        stream,
+        text: message,
+        record: { level: levelOf(level), logger: nameOf(logger), requestId: nameOf(requestId) },
+      };
+    }
+  } catch {
+    // No JSON, or no object.
+  }
+  return { stream, text, record: null };
+}
+
+function levelOf(level: number): LogRecord['level'] {
+  if (level < debugBelow) return 'debug';
+  if (level < infoBelow) return 'info';
+  return level < warnBelow ? 'warn' : 'error';
+}
+
+function nameOf(value: unknown): string {
+  return typeof value === 'string' ? value.slice(0, nameMaxLength) : '';
 }
 
 interface Partial {

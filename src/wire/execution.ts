@@ -55,7 +55,12 @@ const unprovenMaxBytes = 1024 * 1024;
 const readBelowBytes = 8 * 1024 * 1024;
 /** Payloads in one message of results; one larger goes alone. gRPC's clients take 4 MiB a message unless told otherwise. */
 const messageBytes = 1024 * 1024;
-const contentTypes: readonly string[] = ['', 'application/json', 'application/octet-stream'];
+const contentTypes: readonly string[] = [
+  '',
+  'application/json',
+  'application/octet-stream',
+  'application/vnd.pitwarden.arguments+json',
+];
 
 export function executionService(source: ExecutionSource): UntypedServiceImplementation {
   return {
@@ -457,7 +462,7 @@ function askOf(
     return refusal(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
   }
   if (!contentTypes.includes(message.content_type)) {
-    const wanted = 'application/json or application/octet-stream';
+    const wanted = contentTypes.filter((type) => type !== '').join(' or ');
     return refusal(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);
   }
   for (const name of ['request_id', 'session_id'] as const) {

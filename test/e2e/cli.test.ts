@@ -141,3 +141,14 @@ test('what the agent says to try can be pasted', async () => {
   expect(command).toBe(`bin/pitwarden status --socket ${agent.socket}`);
   expect(await runProcess('sh', ['-c', `cd ${root} && ${command}`])).toMatchObject({ code: 0, stderr: '' });
 });
+
+test('what a worker logs stands in the agent’s log with its level, and a traceback is one entry', async () => {
+  await agent.cli('call', 'p', 'log', '--args', '["a\\nb"]');
+  const entry = /^\S+ error: p-0-\w+ \| could not use it\n {4}Traceback .*\n( {4}.*\n)+ {4}ValueError: a\n {4}b$/m;
+  await until(
+    () => entry.test(agent.output()),
+    'the traceback',
+    () => agent.output(),
+  );
+  expect(agent.output()).toMatch(/^\S+ p-0-\w+ \| got a\n {4}b$/m);
+});

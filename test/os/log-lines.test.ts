@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import type { WorkerLine } from '../../src/os/log-lines.ts';
 import { createLogLines, lineMaxBytes } from '../../src/os/log-lines.ts';
 
 function reader() {
@@ -48,4 +49,46 @@ test('a flood is counted, told once it may be, and leaves the last lines known',
   lines.push('stdout', Buffer.from('after\n'));
   expect(dropped).toEqual([8_000]);
   expect(seen.at(-1)).toBe('after');
+});
+
+test('a record of the worker’s logging is one entry, with its level, logger and request', () => {
+  const seen: WorkerLine[] = [];
+  const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
+  const say = (text: string): void => lines.push('stderr', Buffer.from(`${text}\n`));
+  const told = { logger: 'app.model', request_id: 'r-1', message: 'failed\nTraceback\nValueError: no' };
+  say(`\u001e${JSON.stringify({ level: 40, ...told })}`);
+  expect(seen).toEqual([
+    { stream: 'stderr', text: told.message, record: { level: 'error', logger: 'app.model', requestId: 'r-1' } },
+  ]);
+  expect(lines.last()).toEqual(['failed', 'Traceback', 'ValueError: no']);
+  for (const level of [5, 10, 20, 25, 30, 50, 1e300]) say(`\u001e${JSON.stringify({ level, message: 'm' })}`);
+  expect(seen.slice(1).map((line) => line.record?.level)).toEqual([
+    ...['debug', 'debug', 'info', 'info', 'warn', 'error', 'error'],
+  ]);
+});
+
+test.each([
+  '\u001e',
+  '\u001enull',
+  '\u001e[]',
+  '\u001e{"level":20}',
+  '\u001e{"level":"20","message":"m"}',
+  '\u001e{"level":20,"message":{"toString":1}}',
+  '\u001e{"level":20,"message":"m"',
+  `\u001e{"level":20,"message":"${'m'.repeat(9_000)}"}`,
+])('what begins like a record and is none is a line of text: %j', (text) => {
+  const seen: WorkerLine[] = [];
+  const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
+  lines.push('stdout', Buffer.from(`${text}\n`));
+  expect(seen).toHaveLength(1);
+  expect(seen[0]?.record).toBeNull();
+  expect(seen[0]?.text.startsWith(text.slice(0, 100))).toBe(true);
+});
+
+test('names in a record are cut, and are texts', () => {
+  const seen: WorkerLine[] = [];
+  const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
+  const told = { level: 20, message: 'm', logger: 'x'.repeat(5_000), request_id: { a: 1 } };
+  lines.push('stdout', Buffer.from(`\u001e${JSON.stringify(told)}\n`));
+  expect(seen[0]?.record).toEqual({ level: 'info', logger: 'x'.repeat(256), requestId: '' });
 });

@@ -13,6 +13,8 @@ from .errors import Internal, InvalidArgument
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
+# Of arguments, where there are both kinds: {"args": [positional], "kwargs": {keyword}}.
+ARGUMENTS = "application/vnd.pitwarden.arguments+json"
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -40,7 +42,17 @@ def decode_arguments(payload: bytes, content_type: str) -> tuple[list[Any], dict
         )
     if content_type == BYTES:
         return [payload], {}
-    raise InvalidArgument(f"content_type must be {JSON} or {BYTES}, got {content_type!r}")
+    if content_type == ARGUMENTS:
+        return _both_kinds(decode(payload))
+    raise InvalidArgument(f"content_type must be {JSON}, {BYTES} or {ARGUMENTS}, got {content_type!r}")
+
+
+def _both_kinds(value: Any) -> tuple[list[Any], dict[str, Any]]:
+    if type(value) is dict and value.keys() == {"args", "kwargs"}:
+        args, kwargs = value["args"], value["kwargs"]
+        if type(args) is list and type(kwargs) is dict:
+            return args, kwargs
+    raise InvalidArgument(f'arguments of {ARGUMENTS} must be {{"args": array, "kwargs": object}}, got something else')
 
 
 def decode(payload: bytes) -> Any:
@@ -69,17 +81,17 @@ def encode(value: Any) -> bytes:
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, str]:
     """The payload that decode_arguments takes apart; raises InvalidArgument."""
-    if args and kwargs:
-        raise InvalidArgument("give either positional or keyword arguments: a request carries one kind, got both")
-    if len(args) == 1 and isinstance(args[0], (bytes, bytearray, memoryview)):
+    if len(args) == 1 and not kwargs and isinstance(args[0], (bytes, bytearray, memoryview)):
         return bytes(args[0]), BYTES
     if not args and not kwargs:
         return b"", JSON
     try:
+        if args and kwargs:
+            return encode({"args": args, "kwargs": kwargs}), ARGUMENTS
         return encode(list(args) if args else kwargs), JSON
     except Internal:
         raise InvalidArgument(
-            "arguments must be JSON (numbers, strings, lists, dicts, no NaN), or one bytes value; "
+            "arguments must be JSON (numbers, strings, lists, dicts, no NaN), or one bytes value alone; "
             f"got {', '.join(type(value).__name__ for value in (*args, *kwargs.values()))}"
         ) from None
 

@@ -168,12 +168,9 @@ class App:
         are raised. A generator's values come back as a list.
         """
         command = self.find(name)
-        positional, named = args, kwargs
-        if not (args and kwargs):
-            decoded, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
-            positional = tuple(decoded)
+        positional, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
         try:
-            return contextvars.copy_context().run(self._run, command, list(positional), named)
+            return contextvars.copy_context().run(self._run, command, positional, named)
         except Refusal as refusal:
             raise refusal.error from None
 

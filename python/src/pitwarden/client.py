@@ -21,7 +21,7 @@ import grpc
 
 from . import _codec, _grpc_settings
 from ._pb import execution_pb2 as pb
-from .errors import Code, Error, FailedPrecondition, error_class
+from .errors import Code, Error, FailedPrecondition, RemoteTraceback, error_class
 
 _EXECUTE = "/pitwarden.v1.Execution/Execute"
 _EXECUTE_STREAM = "/pitwarden.v1.Execution/ExecuteStream"
@@ -48,6 +48,8 @@ _REPEAT_FOR_S = 60.0
 _BROKEN = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _BROKEN_WORDS = ("RST_STREAM", "Stream removed")
 # And where there never was one.
+# What grpc-js says of a message beyond its limit.
+_TOO_LARGE = "message larger than max"
 _REFUSED_WORDS = ("failed to connect", "DNS resolution failed", "empty address list")
 
 
@@ -165,7 +167,7 @@ class Client:
         return other
 
     def call(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Any:
-        """The command's result. Give it positional or keyword arguments, or one bytes value."""
+        """The command's result. Give it positional and keyword arguments, or one bytes value alone."""
         _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
@@ -238,7 +240,12 @@ class Client:
         if told is None:
             # Not the agent's words: gRPC's own, for a deadline that passed here or a socket that nobody holds.
             code = Code(failure.code().value[0])
-            raise error_class(code)(f"{self.target}: {failure.details()}", code=code) from None
+            details = failure.details() or ""
+            if code is Code.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
+                details = (
+                    f"{details}: message.max_bytes in the agent's configuration is what requests and results may have"
+                )
+            raise error_class(code)(f"{self.target}: {details}", code=code) from None
         self._agent.was_there = True
         code = Code(told.code)
         raise error_class(code)(
@@ -249,7 +256,7 @@ class Client:
             worker_id=told.worker_id,
             exit_reason=told.exit_reason,
             retry_after_s=told.retry_after_ms / 1000,
-        ) from None
+        ) from (RemoteTraceback(told.traceback) if told.traceback else None)
 
 
 def _refuse_after_fork() -> None:

@@ -111,6 +111,11 @@ def context() -> Context:
         raise RuntimeError("pitwarden.context() was called outside a command: no request runs here") from None
 
 
+def current_request_id() -> str:
+    entered = _current.get(None)
+    return "" if entered is None else entered.request_id
+
+
 def enter(entered: Context) -> None:
     """To be called in a contextvars.Context that the request has to itself, so nothing has to be undone."""
     _current.set(entered)

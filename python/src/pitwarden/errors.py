@@ -72,6 +72,17 @@ class Error(Exception):
         return (self.__class__, self.args, self.__dict__)
 
 
+class RemoteTraceback(Exception):
+    """The cause of an Error that a Client raised: where it was raised in the worker, in words."""
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.traceback.rstrip()}\n"""'
+
+
 class Cancelled(Error):
     default_code = Code.CANCELLED
 

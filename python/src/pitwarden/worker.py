@@ -31,7 +31,7 @@ import time
 import traceback
 from typing import Callable, NamedTuple, NoReturn, Optional
 
-from . import _fork, _grpc_settings
+from . import _fork, _grpc_settings, _log_records
 from ._absence import Limits
 from ._begun import begun_marker
 from ._limits import limit_resources, mark_descendants
@@ -155,6 +155,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         print(f"pitwarden: {unlimited}", file=sys.stderr)
         return EXIT_APP
     _grpc_settings.apply_at_import()
+    _log_records.begin()
     writes_stacks = write_stacks_on_signal(settings.stacks)
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
@@ -163,6 +164,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         mark_begun = begun_marker(settings.begun)
         hello = _hello(settings, app, marks_begun=mark_begun is not None, writes_stacks=writes_stacks)
         _start(app)
+        _log_records.adopt()
         hello.interpreter_ms = round(interpreter_s * 1000)
         hello.import_ms = round((imported_s - begun_s) * 1000)
         hello.hooks_ms = round((time.monotonic() - imported_s) * 1000)
