@@ -40,6 +40,8 @@ import type { LentSocket } from './os/systemd.ts';
 import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
+import type { RuntimeWatch } from './runtime-watch.ts';
+import { watchRuntime } from './runtime-watch.ts';
 import { version } from './version.ts';
 import { addApi } from './wire/api.ts';
 import type { ControlSource, Listener } from './wire/control.ts';
@@ -209,13 +211,20 @@ export async function startAgent(
     messageMaxBytes: config.messageMaxBytes,
     connections: { max: () => plan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
   });
-  const opened: { http: HttpServer | null } = { http: null };
+  const opened: { http: HttpServer | null; runtime: RuntimeWatch | null } = { http: null, runtime: null };
+  const bindApi = async (): Promise<void> => {
+    await api.bind(`unix:${paths.apiSocket}`);
+    restrictSocket(paths.apiSocket);
+  };
+  const bindLink = async (): Promise<void> => void (await link.bind(`unix:${paths.linkSocket}`));
   /** Of a time in which what runs may end: that of the pool that gives most. */
   const letGo = (): number => {
     const timeoutMs = longestDrainMs(loop.state());
     if (leaving.signal.aborted) return timeoutMs;
     log.info('handing over: no new calls; waiting for those that run', { timeout_ms: timeoutMs });
     leaving.abort();
+    // The sockets go now, which is as it should be.
+    opened.runtime?.close();
     const isBusy = (): boolean => [...loop.state().pools.keys()].some((pool) => isUsed(dispatch.poolStats(pool)));
     const isStopping = (): boolean => isEnding(loop.state());
     const calls = { retired: api.retire(), timeoutMs, readMs: lastAnswersMs, isBusy, isStopping };
@@ -232,6 +241,7 @@ export async function startAgent(
   const close = async (ending: Ending): Promise<boolean> => {
     loop.close();
     leaving.abort();
+    opened.runtime?.close();
     // Who still waits after a handover is cut off without a word, and so asks the next agent.
     if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
@@ -280,8 +290,7 @@ export async function startAgent(
       if (survivor.entry.state === 'ready') dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
     }
     if (lent === null) {
-      await api.bind(`unix:${paths.apiSocket}`);
-      restrictSocket(paths.apiSocket);
+      await bindApi();
     } else {
       await api.bindDescriptor(lent.fd);
     }
@@ -290,7 +299,7 @@ export async function startAgent(
       const source = {
         metrics: metrics.render,
         health: () => loopHealth(loop.lateMs()),
-        readiness: () => readiness(loop),
+        readiness: () => readiness(loop, opened.runtime?.trouble() ?? ''),
       };
       opened.http = await startHttp(config.http, source, {
         maxConnections: () => plan().httpConnections,
@@ -299,7 +308,8 @@ export async function startAgent(
       facts.httpAddress = opened.http.address;
     }
     // At last: from now on workers dial in, of whom the loop is told without a pause.
-    await link.bind(`unix:${paths.linkSocket}`);
+    await bindLink();
+    opened.runtime = watchRuntime({ directory: config.runtimeDir, paths, lent, log, bindApi, bindLink });
   } catch (error) {
     await close('stopped');
     throw error;
@@ -507,9 +517,10 @@ async function bindTcp(api: ApiServer, address: { host: string; port: number }):
   return `${host}:${port}`;
 }
 
-function readiness(loop: Loop): { ok: boolean; text: string } {
+function readiness(loop: Loop, trouble: string): { ok: boolean; text: string } {
   const { node, pools, workers } = loop.state();
   if (node.phase !== 'running') return { ok: false, text: `node is ${node.phase}` };
+  if (trouble !== '') return { ok: false, text: `the runtime directory cannot be used: ${trouble}` };
   const ready = new Set<string>();
   for (const { pool, phase, attached } of workers.values()) if (phase === 'ready' && attached) ready.add(pool);
   const waiting = [...pools.values()].filter((pool) => pool.size > 0 && !ready.has(pool.name)).map((pool) => pool.name);

@@ -1,5 +1,4 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
-import { rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
@@ -32,6 +31,7 @@ import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import type { TreeTarget } from './os/process-table.ts';
+import { removeFile } from './os/remove-file.ts';
 import { resourceLimits } from './os/resource-limits.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
@@ -507,7 +507,7 @@ function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: str
   worker?.link?.close();
   worker?.process?.close();
   worker?.begun.remove();
-  if (worker !== undefined) rmSync(worker.stacksPath, { force: true });
+  if (worker !== undefined) removeFile(worker.stacksPath);
   worker?.cgroup?.remove();
   held.delete(workerId);
 }

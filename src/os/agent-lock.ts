@@ -29,6 +29,16 @@ export function lockDirectory(directory: string): DirectoryLock {
   return { release: () => rmSync(path, { force: true }) };
 }
 
+/** Whether the lock of a directory is there and names this process. */
+export function isLockOurs(directory: string): boolean {
+  try {
+    const { pid, startTime } = JSON.parse(readFileSync(lockPath(directory), 'utf8')) as Partial<ProcessIdentity>;
+    return pid === process.pid && startTime === identify(process.pid)?.startTime;
+  } catch {
+    return false;
+  }
+}
+
 /** The disk is full or read-only. */
 export function isUnwritable(error: unknown): boolean {
   const { code } = error as NodeJS.ErrnoException;

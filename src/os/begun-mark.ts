@@ -1,4 +1,5 @@
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { removeFile } from './remove-file.ts';
 
 /**
  * What a worker says of the requests it began, in a way that outlives its kill: four bytes of a file that it has mapped,
@@ -31,6 +32,6 @@ export function openBegunMark(path: string): BegunMark {
         return null;
       }
     },
-    remove: () => rmSync(path, { force: true }),
+    remove: () => removeFile(path),
   };
 }

@@ -79,7 +79,7 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
 
   /** Anew when the directory was taken away and is there again. */
   const watchIt = (): void => {
-    const inode = statSync(path, { throwIfNoEntry: false })?.ino;
+    const inode = inodeOf(path);
     if (inode === watched?.inode) return;
     watched?.watcher.close();
     watched = null;
@@ -118,4 +118,13 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
       watched?.watcher.close();
     },
   };
+}
+
+/** Undefined: it is not there, or cannot be looked at. */
+function inodeOf(path: string): number | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.ino;
+  } catch {
+    return undefined;
+  }
 }

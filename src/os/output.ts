@@ -1,4 +1,4 @@
-import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { WorkerLine } from './log-lines.ts';
@@ -6,6 +6,7 @@ import { createLogLines } from './log-lines.ts';
 import type { OutputDirectory } from './output-directory.ts';
 import type { OutputFile } from './output-file.ts';
 import { backlogMaxBytes, followFile, pieceBytes } from './output-file.ts';
+import { removeFile } from './remove-file.ts';
 
 /*
  * Workers write to files: they are not stalled or killed by an agent that is slow or gone, and the next one goes on reading
@@ -212,5 +213,5 @@ function pathsOf(directory: string, workerId: string): Paths {
 }
 
 function removeFiles(paths: Paths): void {
-  for (const path of Object.values(paths)) rmSync(path, { force: true });
+  for (const path of Object.values(paths)) removeFile(path);
 }

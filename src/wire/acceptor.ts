@@ -12,7 +12,7 @@ import { limitConnections } from './connection-limit.ts';
  * neither how many there are, nor how long one may stay silent, nor how long its other side may take to hang up.
  */
 export interface Acceptor {
-  /** A unix socket's path. */
+  /** A unix socket's path. Again for a path whose socket was taken away: connections that are open go on. */
   listenAtPath(path: string): Promise<void>;
   /** All addresses of a name; the port that it got. */
   listenAtHost(host: string, port: number): Promise<number>;
@@ -38,6 +38,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
   const listeners = new Set<Listener>();
+  const atPath = new Map<string, Listener>();
   const acceptedAtMs = new Map<Socket, number>();
   const hungUpAtMs = new WeakMap<Socket, number>();
 
@@ -80,7 +81,11 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   };
 
   return {
-    listenAtPath: async (path) => void (await listen({ path }, `unix:${path}`)),
+    listenAtPath: async (path) => {
+      // Its close unlinks the path, so it comes before the new socket is there.
+      atPath.get(path)?.close();
+      atPath.set(path, await listen({ path }, `unix:${path}`));
+    },
     listenAtDescriptor: async (fd) => void (await listen({ fd } as ListenOptions, `file descriptor ${fd}`)),
     listenAtHost: async (host, port) => {
       const addresses = await addressesOf(host);

@@ -1,12 +1,12 @@
-import { execFileSync } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { closeSync, constants, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { connect as dial } from 'node:net';
 import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, expect, onTestFinished, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, node, processesOf, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, node, processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -117,6 +117,66 @@ test('a state disk that hangs: a ready worker is admitted all the same, the log 
     for (const fifo of hanging) closeSync(openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK));
   }
 });
+
+test('a runtime directory that is taken away is made again, and /readyz says so where it cannot be', async () => {
+  agent = await startAgent(faults());
+  client = connect(agent.socket);
+  const [first] = await untilReady(agent, 'faults', 1);
+  await client.execute('faults', 'leak', [1]);
+  const directory = join(agent.dir, 'run');
+  const readyz = async () => {
+    const response = await fetch(`http://${agent.http}/readyz`);
+    return `${response.status} ${await response.text()}`;
+  };
+
+  rmSync(directory, { recursive: true });
+  writeFileSync(directory, 'in the way');
+  await until(
+    async () => /^503 the runtime directory cannot be used: .*run/.test(await readyz()),
+    'it to be said',
+    readyz,
+  );
+  // Connections that were open go on.
+  expect((await client.execute('faults', 'leak', [1])).workerId).toBe(first?.worker_id);
+  rmSync(directory);
+  await until(async () => (await readyz()) === '200 ready\n', 'it to be made again', readyz);
+  expect(agent.output()).toMatch(
+    /something took away what an agent needs there; made again: .*agent.sock, .*link.sock, the lock/,
+  );
+
+  process.kill(first?.pid ?? 0, 'SIGKILL');
+  const [second] = await until(async () => {
+    const ready = await untilReady(agent, 'faults', 1);
+    return ready[0]?.worker_id === first?.worker_id ? undefined : ready;
+  }, 'the next worker');
+  expect((await client.execute('faults', 'leak', [1])).workerId).toBe(second?.worker_id);
+  const rival = [join(root, 'bin/pitwarden'), 'agent', '--config', join(agent.dir, 'pitwarden.yaml'), '--http', 'off'];
+  const refused = await runProcess(node, [
+    ...rival,
+    '--runtime-dir',
+    directory,
+    '--state-dir',
+    join(agent.dir, 'other'),
+  ]);
+  expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(`got one with pid ${agent.pid}`) });
+});
+
+const asFirst = ['--pid', '--fork', '--mount-proc', '--kill-child'];
+const canBeFirst = spawnSync('unshare', [...asFirst, 'true']).status === 0;
+
+test.skipIf(!canBeFirst)(
+  'as process 1 of a container an agent serves, stops, and warns that it reaps nobody',
+  async () => {
+    agent = await startAgent(faults(), '', undefined, ['unshare', ...asFirst, node]);
+    client = connect(agent.socket);
+    await untilReady(agent, 'faults', 1);
+    expect((await client.execute('faults', 'leak', [1])).workerId).toMatch(/^faults-0-/);
+    expect(agent.output()).toMatch(/"level":"warn".*this agent is process 1 of its container.*docker run --init/);
+    const inside = readFileSync(`/proc/${agent.pid}/task/${agent.pid}/children`, 'utf8').trim();
+    process.kill(Number(inside), 'SIGTERM');
+    expect(await agent.exited).toEqual({ code: 0, signal: null });
+  },
+);
 
 function isStarting(path: string): boolean {
   return readFileSync(path, 'utf8').includes('"state":"starting"');
