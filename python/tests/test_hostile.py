@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -156,3 +157,13 @@ def test_a_worker_that_retires_says_so_again_to_the_next_agent(agent: FakeAgent)
     (agent.dir / "go").touch()
     assert json.loads(again.result(running).payload) == "the last answer"
     assert worker.exit()[0] == 0
+
+
+def test_sigterm_is_a_stop_although_its_descriptor_was_closed(agent: FakeAgent) -> None:
+    worker = agent.spawn("hostile:app")
+    link = worker.attach()
+    assert not link.call("close_wakeup").HasField("error")
+    worker.signal(signal.SIGTERM)
+    assert link.leaving()
+    code, stdout, _ = worker.exit()
+    assert (code, stdout) == (0, "first stop hook\n")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from pitwarden._pool import Pool
 
 PATIENCE_S = 30.0
@@ -64,3 +66,39 @@ def test_no_job_is_lost_among_many_givers() -> None:
         giver.start()
     for _ in range(4 * 500 * 2):
         assert done.acquire(timeout=PATIENCE_S)
+
+
+def test_a_job_is_not_lost_when_a_thread_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_runs, go, done = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def first() -> None:
+        first_runs.set()
+        assert go.wait(PATIENCE_S)
+        done.release()
+
+    pool = run([first], threads_max=4)
+    assert first_runs.wait(PATIENCE_S)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more_threads)
+        pool.put([done.release, done.release])
+        go.set()
+        for _ in range(3):
+            assert done.acquire(timeout=PATIENCE_S)
+    # Once there are threads again, jobs that block run side by side.
+    together = threading.Barrier(4 + 1)
+    pool.put([lambda: together.wait(PATIENCE_S)] * 4)
+    together.wait(PATIENCE_S)
+
+
+def test_jobs_that_no_thread_will_ever_run_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    pool: Pool[int] = Pool(lambda _: None, 4, lambda error: told.append(str(error)))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more_threads)
+        pool.put([1, 2])
+    assert told == ["can't start new thread"]
+    assert list(pool.jobs) == [1, 2]
+
+
+def no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -16,12 +16,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
-from queue import SimpleQueue
 from typing import Any, Callable, Optional
 
 from . import _codec, _fork
 from ._call import Call
 from ._line import Line
+from ._originals import SimpleQueue
 from ._pool import Pool
 from .app import App, Command
 from .context import Context, Request, enter
@@ -62,7 +62,7 @@ class Crew:
     def resize(self, concurrency: int) -> None:
         """To be called once, before the first start: threads that run something cannot be taken back."""
         if concurrency > 1:
-            self._pool = Pool(self._answer, concurrency)
+            self._pool = Pool(self._answer, concurrency, self._cannot_run)
             self._jobs = self._pool.jobs
         else:
             sys.setswitchinterval(ALONE_GIL_SWITCH_S)
@@ -103,6 +103,10 @@ class Crew:
             if self._sleeps:
                 self._sleeps = False
                 self._wake.put(None)
+
+    def _cannot_run(self, error: BaseException) -> None:
+        self.take_back()
+        self._retire(f"no thread can be started for its requests: {error}")
 
     def take_back(self) -> None:
         """Gives back what has not begun. Each job is taken out either here or by who runs it."""

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Optional
 
 from . import _fork
+from ._originals import new_event_loop
 from ._output import say
 
 _all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
@@ -64,8 +65,12 @@ class LoopThread:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
-                threading.Thread(target=self._serve, args=(loop,), name="pitwarden-asyncio", daemon=True).start()
+                loop = new_event_loop()
+                try:
+                    threading.Thread(target=self._serve, args=(loop,), name="pitwarden-asyncio", daemon=True).start()
+                except BaseException:
+                    loop.close()
+                    raise
                 self._loop = loop
             return self._loop
 

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from queue import SimpleQueue
 from typing import Callable, Generic, TypeVar
+
+from ._originals import SimpleQueue
 
 Job = TypeVar("Job")
 
 
 class Pool(Generic[Job]):
-    def __init__(self, run: Callable[[Job], object], threads_max: int) -> None:
-        """``run`` must not raise."""
+    def __init__(
+        self,
+        run: Callable[[Job], object],
+        threads_max: int,
+        stranded: Callable[[BaseException], object] = lambda _: None,
+    ) -> None:
+        """``run`` must not raise. ``stranded`` is called when there is no thread and none can be started: nobody runs
+        the jobs that wait."""
+        self._stranded = stranded
         self._run = run
         self._threads_max = threads_max
         # Who takes one out of it, runs it.
@@ -46,9 +54,21 @@ class Pool(Generic[Job]):
             else:
                 self._idle -= 1
         if hiring:
-            threading.Thread(target=self._work, name=f"pitwarden-{self._threads}", daemon=True).start()
+            self._hire()
         else:
             self._calls.put(None)
+
+    def _hire(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=f"pitwarden-{self._threads}", daemon=True).start()
+        # The system has no more threads for this user, or no memory for one. Those that are there run what waits.
+        except Exception as error:
+            with self._lock:
+                self._threads -= 1
+                self._coming = False
+                stranded = self._threads == 0
+            if stranded:
+                self._stranded(error)
 
     def _work(self) -> None:
         while True:

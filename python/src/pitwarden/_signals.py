@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import signal
 import threading
@@ -29,20 +30,33 @@ def on_terminate(stop: Callable[[], object]) -> None:
 
 
 def _watch(reader: int, stop: Callable[[], object]) -> None:
-    while True:
-        # A byte is the number of a signal that came: of any that Python handles.
-        for number in os.read(reader, 64):
-            if number == signal.SIGTERM:
-                stop()
+    # Not when the application has closed all descriptors, or this one: the handler sees to SIGTERM then.
+    with contextlib.suppress(OSError):
+        while True:
+            # A byte is the number of a signal that came: of any that Python handles.
+            for number in os.read(reader, 64):
+                if number == signal.SIGTERM:
+                    stop()
 
 
 def _instead_of_watching(writer: int, stop: Callable[[], object]) -> None:
-    now_theirs = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # What is raised here would be raised in whatever command runs in this thread.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        if not _is_watched(writer):
+            # The handler may interrupt this thread while it holds any lock, so it must not wait for one itself.
+            _thread.start_new_thread(stop, ())
+
+
+def _is_watched(writer: int) -> bool:
+    try:
+        now_theirs = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # The application has closed it.
+    except (OSError, ValueError):
+        return False
     if now_theirs != writer:
         # The application has taken it for itself, as asyncio does for signal handlers in the main thread.
         signal.set_wakeup_fd(now_theirs, warn_on_full_buffer=False)
-        # The handler may interrupt this thread while it holds any lock, so it must not wait for one itself.
-        _thread.start_new_thread(stop, ())
+    return now_theirs == writer
 
 
 def _hold() -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from queue import SimpleQueue
 from typing import Any, Callable, Optional, Protocol
 
 import grpc
 
+from ._originals import SimpleQueue
 from ._pb.link_pb2 import AgentFrame, WorkerFrame
 
 ATTACH = "/pitwarden.v1.WorkerLink/Attach"

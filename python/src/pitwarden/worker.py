@@ -35,6 +35,7 @@ from . import _fork, _grpc_settings, _log_records
 from ._absence import Limits
 from ._begun import begun_marker
 from ._limits import limit_resources, mark_descendants
+from ._originals import who_replaced_threads
 from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
 from ._session import PROTOCOL, Session
@@ -160,6 +161,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
         app = find_app()
+        _refuse_greenlets()
         imported_s = time.monotonic()
         mark_begun = begun_marker(settings.begun)
         hello = _hello(settings, app, marks_begun=mark_begun is not None, writes_stacks=writes_stacks)
@@ -232,6 +234,17 @@ def _age_s() -> float:
         return 0.0
 
 
+def _refuse_greenlets() -> None:
+    package = who_replaced_threads()
+    if package:
+        raise LoadError(
+            f"{package} has put greenlets in the place of threads, and a worker needs real ones to answer its agent "
+            "while a command runs: leave threads as they are (monkey_patch(thread=False) in eventlet, "
+            "patch_all(thread=False) in gevent), or do not patch; for many requests at once there are the pool's "
+            "`concurrency` and async commands"
+        )
+
+
 def _start(app: App) -> None:
     try:
         app.start()
@@ -254,8 +267,11 @@ def _lost(reason: str, leaving: threading.Event) -> NoReturn:
 
 
 def _end(line: str) -> NoReturn:
-    _tell(line)
-    os._exit(EXIT_LINK)
+    try:
+        _tell(line)
+    # Not told, where no thread can be started for it.
+    finally:
+        os._exit(EXIT_LINK)
 
 
 def _tell(line: str) -> None:
