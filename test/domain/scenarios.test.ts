@@ -45,6 +45,23 @@ describe('starting', () => {
     expect(simulation.run(1_000, () => simulation.ready().length === 1)).toBe(true);
   });
 
+  test('a shortage of the host blames no worker and no config: tried again every 5 s, told once, and then all start', () => {
+    const simulation = up(poolConfig({ size: 2 }));
+    simulation.behaviour = { ...healthy, shortage: 'all file descriptors are in use' };
+    simulation.die(simulation.process(simulation.ready()[0]));
+    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2, env: { CHANGED: '1' } })) });
+    const spawns = count(simulation, 'spawn');
+    simulation.run(60_000);
+    expect(count(simulation, 'spawn') - spawns).toBeLessThanOrEqual(13);
+    expect(simulation.kinds().filter((kind) => kind === 'starts_blocked')).toHaveLength(1);
+    expect(simulation.state.node.ledger.error).toBe('all file descriptors are in use');
+    expect(simulation.state.pools.get('p')?.quarantine).toBe('');
+    expect(simulation.ready()).toHaveLength(1);
+    simulation.behaviour = { ...healthy };
+    expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
+    expect(simulation.kinds()).toContain('starts_resumed');
+  });
+
   test('a slot that fails to start holds up no other', () => {
     const simulation = up(poolConfig({ size: 2 }));
     simulation.behaviour = { ...healthy, spawnMs: never };

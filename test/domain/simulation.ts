@@ -52,6 +52,8 @@ export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
 /** How a simulated worker behaves; a test may change it at any time. */
 export interface Behaviour {
   spawnMs: number;
+  /** The host has no room for it: it is not started. */
+  shortage?: string;
   /** Infinite: it is never spawned, and says so. */
   attachMs: number;
   answersPings: boolean;
@@ -273,6 +275,11 @@ export class Simulation {
 
   #spawn(workerId: string): void {
     const behaviour = { ...this.behaviour };
+    const { shortage } = behaviour;
+    if (shortage !== undefined) {
+      this.#tellLater(1, () => ({ type: 'start-blocked', workerId, message: shortage }));
+      return;
+    }
     if (behaviour.spawnMs === Number.POSITIVE_INFINITY) {
       this.#tellLater(1, () => ({ type: 'spawn-failed', workerId, message: 'no such file' }));
       return;
