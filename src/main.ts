@@ -121,6 +121,8 @@ command('version', 'the version of pitwarden', 'safe').action(
 
 // A reader that has seen enough (`| head`) is no error.
 process.stdout.on('error', () => process.exit(exitCode.ok));
+// Nobody reads what went wrong: the exit code still says it.
+process.stderr.on('error', () => undefined);
 
 try {
   await program.parseAsync();
