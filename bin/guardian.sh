@@ -2,20 +2,21 @@
 # comes, it kills the workers that do not leave by themselves, and what those that leave have started. A shell has 1 MiB
 # where Node or Python would have 30; nothing is used here but its own commands, and `sleep`.
 #
-# A number alone proves nothing. A process is signalled when its start time is the recorded one, or when it is in the session
-# of a worker: sessions are inherited at birth and cannot be joined, so one process in it that is older than the worker's
-# end proves the session. A cgroup is proven by its name, which ends in a worker's id that nobody else can have come upon.
+# A number alone proves nothing. A process is signalled when its start time is the recorded one, when it is in the session of a
+# worker, or when it is this user's and carries the mark that a worker leaves to all that it starts (src/os/tree-mark.ts).
+# Sessions are inherited at birth and cannot be joined, so one process in it that is older than the worker's end proves
+# the session. A cgroup is proven by its name, which ends in a worker's id that nobody else can have come upon.
 
 # Fields of proc_pid_stat(5). The name before them may hold parentheses and newlines. A process that is there and cannot be read
 # (the host has no descriptors left, say) is in the state "unknown": it is not gone, and nothing is proven of it.
 read_stat() {
-  text='' state=X session='' born=''
+  text='' state=X parent='' session='' born=''
   [ -e "/proc/$1" ] || return 0
   state=unknown
   while IFS= read -r line || [ -n "$line" ]; do text="$text$line "; done <"/proc/$1/stat"
   [ -n "$text" ] || return 0
   set -- ${text##*)}
-  state=${1:-unknown} session=${4:-} born=${20:-}
+  state=${1:-unknown} parent=${2:-} session=${4:-} born=${20:-}
 }
 
 # Proven to be alive. $1: pid, $2: start time
@@ -53,28 +54,22 @@ is_agent_there() {
   [ -n "$agent" ] && [ -n "$since" ] && is_alive "$agent" "$since"
 }
 
-# A number that the shell can count with. 0 is one, 01 is none: `kill -- -01` would be a signal to all processes.
-is_number() {
-  case $1 in
-    0) ;;
-    '' | 0* | *[!0-9]* | ?????????????????*) return 1 ;;
-  esac
-}
-
-# The first process is nobody's worker, and 0 is the guardian's own group.
-is_worker_pid() {
-  is_number "$1" && [ "$1" -gt 1 ] && [ "$1" -le 4194304 ] && [ "$1" -ne $$ ]
-}
-
-# Lines of the agent: PID START_TIME LIMIT_SECONDS CGROUP; - where there is no cgroup. A later one of a process holds.
+# Lines of the agent: PID START_TIME LIMIT_SECONDS MARK CGROUP; - where there is no cgroup. A later one of a process holds.
 watch() {
   keys='' count=0 forget_at=64
-  while read -r pid start limit cgroup; do
-    is_worker_pid "$pid" && is_number "$start" && is_number "$limit" && [ -n "$cgroup" ] || continue
+  while read -r pid start limit mark cgroup; do
+    # The first process is nobody's worker, 0 is the guardian's own group, and 01 would be one more name of -1, which is all.
+    case $pid in 1 | 0* | "$$" | ????????*) continue ;; esac
+    # What the shell can count with.
+    case $start in 0?* | ?????????????????*) continue ;; esac
+    case $limit in 0?* | ?????????????????*) continue ;; esac
+    case "$pid.$start.$limit.$mark" in *[!0-9.]*) continue ;; esac
+    case $mark in $mark_form) ;; *) continue ;; esac
+    [ -n "$cgroup" ] || continue
     key=${pid}_$start
     eval "known=\${limit_$key-}"
     [ -n "$known" ] || keys="$keys $key" count=$((count + 1))
-    eval "limit_$key=\$limit cgroup_$key=\$cgroup"
+    eval "limit_$key=\$limit mark_$key=\$mark cgroup_$key=\$cgroup"
     [ $count -lt $forget_at ] || keep is_left
   done
 }
@@ -83,11 +78,11 @@ watch() {
 keep() {
   kept='' count=0
   for key in $keys; do
-    eval "limit=\$limit_$key cgroup=\$cgroup_$key seen=\${seen_$key-}" pid=${key%_*} start=${key#*_}
+    eval "limit=\$limit_$key mark=\$mark_$key cgroup=\$cgroup_$key seen=\${seen_$key-}" pid=${key%_*} start=${key#*_}
     if $1; then
       kept="$kept $key" count=$((count + 1))
     else
-      unset "limit_$key" "cgroup_$key" "seen_$key"
+      unset "limit_$key" "mark_$key" "cgroup_$key" "seen_$key"
     fi
   done
   keys=$kept forget_at=$((2 * count + 64))
@@ -133,7 +128,10 @@ end() {
   elif is_populated "$cgroup"; then
     echo 1 >"$cgroup/cgroup.kill"
   elif find_left; then
-    kill -s KILL -- "-$pid" $left
+    [ -z "$proven" ] || kill -s KILL -- "-$pid" $left
+    for entry in $marked; do
+      ! is_alive "${entry%:*}" "${entry#*:}" || kill -s KILL -- "${entry%:*}"
+    done
   else
     return 1
   fi
@@ -145,36 +143,64 @@ kill_worker() {
   kill -s KILL -- "-$pid" "$pid"
 }
 
-# Whether the session of a worker that has ended is proven to be its own, and what is in it.
+# What a worker that has ended has left: what is in its session, where that is proven to be its own, and what has its mark.
 find_left() {
-  left='' proven=''
-  [ -n "$seen" ] || return 1
+  left='' proven='' marked=''
   [ -n "$table" ] || list_processes
   for entry in $table; do
     case $entry in
       "$pid":*)
-        entry=${entry#*:}
-        left="$left ${entry%:*}"
-        [ "${entry#*:}" -gt "$seen" ] || proven=yes
+        process=${entry#*:} process=${process%:*}
+        left="$left ${process%:*}"
+        [ -z "$seen" ] || [ "${process#*:}" -gt "$seen" ] || proven=yes
+        ;;
+      *:"$mark")
+        process=${entry#*:} process=${process%:*}
+        [ "${process#*:}" -lt "$start" ] || marked="$marked $process"
         ;;
     esac
   done
-  [ -n "$proven" ]
+  [ -n "$proven$marked" ]
 }
 
-# SESSION:PID:START_TIME of each
+# SESSION:PID:START_TIME:MARK of each; - where it has no mark, or is not this user's.
 list_processes() {
   set +f
   set -- /proc/[0-9]*
   set -f
   for path; do
     read_stat "${path#/proc/}"
-    case $state in [ZXx] | unknown) ;; *) table="$table $session:${path#/proc/}:$born" ;; esac
+    case $state in [ZXx] | unknown) continue ;; esac
+    found=-
+    # The children of process 2 are the kernel's.
+    [ "$parent" = 2 ] || ! [ -O "$path" ] || read_mark "$path"
+    table="$table $session:${path#/proc/}:$born:$found"
   done
+}
+
+read_mark() {
+  while read -r one two three soft hard unit; do
+    [ "$one $two $three" = 'Max realtime timeout' ] || continue
+    case $hard in
+      *[!0-9]*) ;;
+      $mark_form) [ "$(uids_of "$1")" != "$own_uids" ] || found=$hard ;;
+    esac
+    return
+  done <"$1/limits"
+}
+
+# Real, effective, saved and file system uid: a program that another user started as this one has another first.
+uids_of() {
+  while read -r name uids; do
+    [ "$name" != Uid: ] || echo "$uids"
+  done <"$1/status"
 }
 
 set -f
 trap '' INT TERM HUP QUIT
 lock=$1
+# 19 digits, from 2^62 on.
+mark_form='46[1-8]????????????????'
+own_uids=$(uids_of /proc/$$)
 # On one line: the file is not looked at again, whatever becomes of it.
 watch; outlive; exit

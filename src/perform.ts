@@ -373,9 +373,9 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
 }
 
 /** If this agent goes and none comes, the worker goes by itself in that time, or is made to. */
-function guard({ guardian }: HandsOptions, { identity, pool, cgroup }: Held): void {
+function guard({ guardian }: HandsOptions, { identity, workerId, pool, cgroup }: Held): void {
   const limitMs = pool.orphanTimeoutMs + pool.drain.timeoutMs + pool.drain.killAfterMs;
-  if (identity !== null) guardian.watch(identity, limitMs, cgroup?.path ?? null);
+  if (identity !== null) guardian.watch(identity, workerId, limitMs, cgroup?.path ?? null);
 }
 
 function noteReady(options: HandsOptions, worker: Held | undefined, readyAtMs: number): void {

@@ -11,11 +11,12 @@ import { hasProc, identify, isAlive, isGone } from './identity.ts';
 import { isOwnUser } from './process-user.ts';
 import { readText } from './read-text.ts';
 import { signalProcess } from './signal.ts';
+import { markOf } from './tree-mark.ts';
 
 /** Who kills what is left of this agent's workers when it is gone and no other agent comes: bin/guardian.sh. */
 export interface Guardian {
   /** `limitMs`: how long after this agent's end the worker may live without another one. A later call holds. */
-  watch(identity: ProcessIdentity, limitMs: number, cgroup: string | null): void;
+  watch(identity: ProcessIdentity, workerId: string, limitMs: number, cgroup: string | null): void;
   /** For those who look at it; undefined: it does not run now. */
   pid(): number | undefined;
   /** The guardians of agents before this one are sent away: what they watched is watched by this one. */
@@ -32,6 +33,7 @@ export interface GuardianOptions {
 
 interface Watched {
   readonly identity: ProcessIdentity;
+  readonly workerId: string;
   readonly limitMs: number;
   readonly cgroup: string | null;
 }
@@ -40,7 +42,7 @@ const script = fileURLToPath(new URL('../../bin/guardian.sh', import.meta.url));
 const restartFirstMs = 1_000;
 const restartLongestMs = 60_000;
 /** Unread lines of one that does not read: it is stopped, say. */
-const unreadMaxBytes = 1024 * 1024;
+const unreadMaxBytes = 2 * 1024 * 1024;
 const forgetAtLeast = 64;
 const nameOfRecord = 'guardian.json';
 const guardiansMax = 100;
@@ -79,11 +81,11 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
     for (const each of watched.values()) tell(each);
   };
 
-  const tell = ({ identity: { pid, startTime }, limitMs, cgroup }: Watched): void => {
+  const tell = ({ identity: { pid, startTime }, workerId, limitMs, cgroup }: Watched): void => {
     const stdin = child?.stdin ?? null;
     if (child === null || stdin === null) return;
     const group = cgroup === null || cgroup.includes('\n') ? '-' : cgroup;
-    stdin.write(`${pid} ${startTime} ${Math.ceil(limitMs / 1000)} ${group}\n`);
+    stdin.write(`${pid} ${startTime} ${Math.ceil(limitMs / 1000)} ${markOf(workerId)} ${group}\n`);
     if (stdin.writableLength > unreadMaxBytes) child.kill('SIGKILL');
   };
 
@@ -96,8 +98,8 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
 
   start();
   return {
-    watch: (identity, limitMs, cgroup) => {
-      const each = { identity, limitMs, cgroup };
+    watch: (identity, workerId, limitMs, cgroup) => {
+      const each = { identity, workerId, limitMs, cgroup };
       watched.set(`${identity.pid} ${identity.startTime}`, each);
       if (watched.size >= forgetAt) forgetEnded();
       tell(each);

@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { hasProc, identify } from '../../src/os/identity.ts';
+import { markOf } from '../../src/os/tree-mark.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'pw-'));
 const sleepers = hasProc ? [sleeper(), sleeper()] : [];
@@ -78,7 +79,9 @@ test.skipIf(!hasProc)(
           if (known && /^(0|[1-9]\d{0,15})$/.test(limit)) limits.set(pid, limit);
         }
         const due = [...limits].filter(([, limit]) => limit === '0').map(([pid]) => `-s KILL -- -${pid} ${pid}`);
-        const signals = await signalsFor(lines.map(({ pid, start, limit }) => `${pid} ${start} ${limit} -`));
+        const signals = await signalsFor(
+          lines.map(({ pid, start, limit }) => `${pid} ${start} ${limit} ${markOf('w')} -`),
+        );
         expect(signals.sort()).toEqual(due.sort());
       }),
       { numRuns: 60 },

@@ -15,6 +15,7 @@ import { hasProc, identify, readStat } from '../../src/os/identity.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
+const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
 const cgroups = openCgroups();
 const probe = cgroups.create('probe');
 probe?.remove();
@@ -61,7 +62,7 @@ const where = test.skipIf(!hasProc);
 
 where('those of agents before are sent away once theirs is watched, and nobody else', async () => {
   const { guardian, pid, stateDir } = await guard();
-  guardian.watch(sleeper().identity, 60_000, null);
+  guardian.watch(sleeper().identity, 'w', 60_000, null);
   guardian.close();
   const stranger = sleeper();
   const record = join(stateDir, 'guardian.json');
@@ -84,8 +85,8 @@ where('a worker that cannot leave is killed when its limit is over, not before; 
   writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
   const { child, identity, exited } = sleeper();
   child.kill('SIGSTOP');
-  guardian.watch(identity, 60_000, null);
-  guardian.watch(identity, 2_000, null);
+  guardian.watch(identity, 'w', 60_000, null);
+  guardian.watch(identity, 'w', 2_000, null);
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
   const closedAtMs = performance.now();
   guardian.close();
@@ -97,11 +98,11 @@ where('a worker that cannot leave is killed when its limit is over, not before; 
 where('the whole group dies, and no stranger that has a recorded pid', async () => {
   const { guardian, pid } = await guard();
   const stranger = sleeper();
-  guardian.watch({ ...stranger.identity, startTime: String(Number(stranger.identity.startTime) - 1) }, 0, null);
+  guardian.watch({ ...stranger.identity, startTime: String(Number(stranger.identity.startTime) - 1) }, 'w', 0, null);
   const cwd = mkdtempSync(join(root, 'w-'));
   const { spawned, identity, line } = await shellWorker(cwd, 'sleep 1000 & echo $!; wait', { workerId: 'w' });
   const child = Number(await line(1));
-  guardian.watch(identity, 0, null);
+  guardian.watch(identity, 'w', 0, null);
   guardian.close();
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
   await untilGone(child);
@@ -115,7 +116,7 @@ where('what a worker leaves in its session when it goes by itself is killed', as
   const script = 'sleep 1000 & echo $!; until [ -e go ]; do sleep 0.05; done';
   const { spawned, identity, line } = await shellWorker(cwd, script, { workerId: 'w' });
   const child = Number(await line(1));
-  guardian.watch(identity, 1_000_000, null);
+  guardian.watch(identity, 'w', 1_000_000, null);
   guardian.close();
   await untilItLooked(pid);
   writeFileSync(join(cwd, 'go'), '');
@@ -123,6 +124,32 @@ where('what a worker leaves in its session when it goes by itself is killed', as
   await untilGone(child);
   await untilGone(pid);
 });
+
+where(
+  'a daemon that left everything behind but the mark of its worker is killed, and no stranger with another',
+  async () => {
+    const { guardian, pid } = await guard();
+    const cwd = mkdtempSync(join(root, 'w-'));
+    const daemon = `mark_descendants("$ID"); os.setsid(); os.execve("/bin/sh", ["sh", "-c", "echo $$ > $ID; exec sleep 1000"], {"ID": "$ID"})`;
+    const begin = (
+      id: string,
+    ): string => `ID=${id}; "${python}" -c 'import os; from pitwarden._limits import mark_descendants
+if os.fork() == 0: ${daemon.replaceAll('"$ID"', `"${id}"`)}'; until [ -s ${id} ]; do sleep 0.01; done`;
+    const script = `${begin('p-0-guarded2')}; ${begin('p-1-stranger')}; echo up; until [ -e go ]; do sleep 0.05; done`;
+    const { spawned, identity, line } = await shellWorker(cwd, script, { workerId: 'p-0-guarded2' });
+    await line(1);
+    const [own, stranger] = ['p-0-guarded2', 'p-1-stranger'].map((id) => Number(readFileSync(join(cwd, id), 'utf8')));
+    onTestFinished(() => void process.kill(stranger ?? 0, 'SIGKILL'));
+    guardian.watch(identity, 'p-0-guarded2', 1_000_000, null);
+    guardian.close();
+    await untilItLooked(pid);
+    writeFileSync(join(cwd, 'go'), '');
+    expect(await spawned.exited).toEqual({ code: 0, signal: null });
+    await untilGone(own ?? 0);
+    await untilGone(pid);
+    expect(isRunning(stranger ?? 0)).toBe(true);
+  },
+);
 
 /** Starts in an environment that names no worker, with a session and a parent of its own: only the cgroup leads to it. */
 const escaped = `(setsid env -i PATH="$PATH" sh -c 'echo $$ > own; exec sleep 1000' &); until [ -s own ]; do :; done; echo ready`;
@@ -144,7 +171,7 @@ whereCgroups.for([
   await line(1);
   const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
   expect(isRunning(own)).toBe(true);
-  guardian.watch(identity, limitMs, cgroup.path);
+  guardian.watch(identity, 'w', limitMs, cgroup.path);
   writeFileSync(join(cwd, 'go'), '');
   guardian.close();
   await spawned.exited;
@@ -162,7 +189,7 @@ whereCgroups('a cgroup is left alone that the recorded process is not in', async
   const other = await shellWorker(cwd, 'echo up; exec sleep 1000', { workerId: 'elsewhere', cgroup: cgroup.path });
   await other.line(1);
   const { identity, exited } = sleeper();
-  guardian.watch(identity, 0, cgroup.path);
+  guardian.watch(identity, 'w', 0, cgroup.path);
   guardian.close();
   expect(await exited).toEqual([null, 'SIGKILL']);
   expect(isRunning(other.identity.pid)).toBe(true);
@@ -177,7 +204,7 @@ where('it stands down where another agent has the lock', async () => {
   const { guardian, pid, stateDir } = await guard();
   const lock = lockDirectory(stateDir);
   const { identity } = sleeper();
-  guardian.watch(identity, 0, null);
+  guardian.watch(identity, 'w', 0, null);
   guardian.close();
   await untilGone(pid);
   expect(isRunning(identity.pid)).toBe(true);
@@ -187,7 +214,7 @@ where('it stands down where another agent has the lock', async () => {
 where('agents that die again and again do not keep it: it leaves at the third sight of one', async () => {
   const { guardian, pid, stateDir } = await guard();
   const { identity } = sleeper();
-  guardian.watch(identity, 1_000_000, null);
+  guardian.watch(identity, 'w', 1_000_000, null);
   guardian.close();
   while (isRunning(pid)) {
     const agent = sleeper('1');
@@ -202,7 +229,7 @@ where('another agent that dies soon is no other agent', async () => {
   const agent = sleeper('1');
   writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
   const { identity, exited } = sleeper();
-  guardian.watch(identity, 0, null);
+  guardian.watch(identity, 'w', 0, null);
   guardian.close();
   expect(await Promise.race([agent.exited, exited])).toEqual([0, null]);
   expect(await exited).toEqual([null, 'SIGKILL']);
@@ -212,11 +239,11 @@ where('another agent that dies soon is no other agent', async () => {
 where('a guardian that was killed is started again, and knows all that live', async () => {
   const { guardian, pid, warnings } = await guard();
   const { identity, exited } = sleeper();
-  guardian.watch(identity, 0, null);
+  guardian.watch(identity, 'w', 0, null);
   process.kill(pid, 'SIGKILL');
   await vi.waitFor(() => expect(guardian.pid()).not.toBe(pid));
   const late = sleeper();
-  guardian.watch(late.identity, 0, null);
+  guardian.watch(late.identity, 'w', 0, null);
   await vi.waitFor(() => expect(guardian.pid()).toBeGreaterThan(0), { timeout: 5_000 });
   expect(warnings).toEqual([
     expect.stringMatching(/the guardian of the workers ended by SIGKILL; it is started again/),
@@ -233,11 +260,11 @@ where('workers that are gone leave nothing behind in it', async () => {
   const peakKib = () => Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
   const before = peakKib();
   const { child, identity } = sleeper();
-  guardian.watch(identity, 1_000_000, null);
+  guardian.watch(identity, 'w', 1_000_000, null);
   // No process has the highest pid there can be.
   const gone = { bootId: identity.bootId, pid: 2 ** 22 };
   for (let count = 0; count < 20_000; count += 1) {
-    guardian.watch({ ...gone, startTime: String(count) }, 1_000, `/sys/fs/cgroup/nothing/w-${count}`);
+    guardian.watch({ ...gone, startTime: String(count) }, 'w', 1_000, `/sys/fs/cgroup/nothing/w-${count}`);
   }
   guardian.close();
   await untilItLooked(pid);
