@@ -1,7 +1,7 @@
 import { linkSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ProcessIdentity } from './identity.ts';
-import { identify, isGone } from './identity.ts';
+import { identify, isGone, isOfThisBoot } from './identity.ts';
 
 /** A directory that this agent alone uses, until `release`. */
 export interface DirectoryLock {
@@ -97,14 +97,17 @@ function readIfThere(path: string): string | undefined {
   }
 }
 
-/** A torn or foreign file names no holder. */
+/** A torn or foreign file names no holder, and one of another boot none that lives. */
 function parse(text: string): ProcessIdentity | undefined {
+  const holder = identityIn(text);
+  return holder !== undefined && isOfThisBoot(holder) ? holder : undefined;
+}
+
+function identityIn(text: string): ProcessIdentity | undefined {
   try {
-    const value = JSON.parse(text) as Partial<ProcessIdentity>;
-    const { bootId, pid, startTime } = value;
+    const { bootId, pid, startTime } = JSON.parse(text) as Partial<ProcessIdentity>;
     if (typeof bootId !== 'string' || typeof pid !== 'number' || typeof startTime !== 'string') return undefined;
-    const current = identify(process.pid);
-    return current?.bootId === bootId ? { bootId, pid, startTime } : undefined;
+    return { bootId, pid, startTime };
   } catch {
     return undefined;
   }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Orders } from '../domain/event.ts';
 import { hasProc } from './identity.ts';
+import { isGoneError, isShortageError } from './proc-error.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
 
 /**
@@ -81,7 +82,7 @@ export interface LedgerFound {
 }
 
 export interface Ledger {
-  /** What an earlier agent has left. Never throws for what it finds. */
+  /** What an earlier agent has left. Never throws for what it finds, but where it cannot look: no worker is disowned for that. */
   read(): LedgerFound;
   /** Resolves when the entry is on the disk; rejects where it is not, or not within 5 s. */
   enter(entry: LedgerEntry): Promise<void>;
@@ -231,8 +232,10 @@ function makeFolder(folder: string): void {
 function namesIn(folder: string): readonly string[] {
   try {
     return readdirSync(folder);
-  } catch {
-    return [];
+  } catch (error) {
+    // It could not be made.
+    if (isGoneError(error)) return [];
+    throw error;
   }
 }
 
@@ -281,6 +284,7 @@ function readValue(path: string, expected: string): object | string {
     if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
     text = readFileSync(path, 'utf8');
   } catch (error) {
+    if (isShortageError(error)) throw error;
     return `could not be read: ${(error as NodeJS.ErrnoException).code}`;
   }
   const found = unseal(text, expected, versions);

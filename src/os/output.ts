@@ -6,6 +6,7 @@ import { createLogLines } from './log-lines.ts';
 import type { OutputDirectory } from './output-directory.ts';
 import type { OutputFile } from './output-file.ts';
 import { backlogMaxBytes, followFile, pieceBytes } from './output-file.ts';
+import { isGoneError } from './proc-error.ts';
 import { removeFile } from './remove-file.ts';
 
 /*
@@ -73,7 +74,8 @@ export function adoptOutput(directory: OutputDirectory, workerId: string, option
   const open = (path: string, flags = 0): number | null => {
     try {
       return openSync(path, O_RDWR | O_NOFOLLOW | flags, 0o600);
-    } catch {
+    } catch (error) {
+      if (!isGoneError(error)) directory.onTrouble(`output of ${workerId} is not read: ${(error as Error).message}`);
       return null;
     }
   };

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
@@ -32,6 +32,7 @@ const { identify, isAlive, isGone, readStat, ticksSinceBoot, hasProc } = await i
 const { readProcessTable } = await import('../../src/os/process-table.ts');
 const { isPopulated } = await import('../../src/os/cgroup.ts');
 const { carriesWorkerId } = await import('../../src/os/own-process.ts');
+const { openLedger } = await import('../../src/os/ledger.ts');
 const { lockDirectory } = await import('../../src/os/agent-lock.ts');
 const { watchProcess } = await import('../../src/os/adopted-process.ts');
 const { signalGroup, signalProcess } = await import('../../src/os/signal.ts');
@@ -140,6 +141,28 @@ where('while no descriptors are left', () => {
     writeFileSync(join(path, 'agent.lock'), JSON.stringify(living()));
     fail(new RegExp(`^/proc/${sleeper.pid}/`), 'EMFILE');
     expect(() => lockDirectory(path)).toThrow(`expected no other agent to use it, got one with pid ${sleeper.pid}`);
+  });
+
+  test('a lock is not taken over by who cannot look', () => {
+    const path = mkdtempSync(join(dir, 'lock-'));
+    writeFileSync(join(path, 'agent.lock'), JSON.stringify(living()));
+    fail(/^\/proc\//, 'EMFILE');
+    expect(() => lockDirectory(path)).toThrow('EMFILE');
+    failing.path = null;
+    expect(() => lockDirectory(path)).toThrow(`got one with pid ${sleeper.pid}`);
+  });
+
+  test('no entry of the ledger is set aside or overlooked: the start fails, and the next one finds them', () => {
+    const state = mkdtempSync(join(dir, 'state-'));
+    const ledger = openLedger(state);
+    const file = join(state, 'ledger/p-0-abcdefgh.json');
+    writeFileSync(file, readFileSync(join(import.meta.dirname, '../fixtures/ledger/v1.ledger')));
+    for (const path of [/ledger$/, /abcdefgh\.json$/]) {
+      fail(path, 'EMFILE');
+      expect(() => ledger.read(), `${path}`).toThrow('EMFILE');
+    }
+    failing.path = null;
+    expect(ledger.read().entries).toHaveLength(1);
   });
 
   test('a sweep goes on until it can look, and kills what is there', async () => {
