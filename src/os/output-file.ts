@@ -111,11 +111,12 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     return count;
   };
 
-  /** What is written while the piece is read is lost. */
+  /** What is written while it reads is read too, as far as one piece goes; of more the rest is lost. */
   const keepNewest = (buffer: Buffer, size: number): boolean => {
     const from = Math.max(position, size - pieceBytes);
     if (from > position) skip(from - position);
     position = from;
+    readPiece(buffer);
     readPiece(buffer);
     const end = fstatSync(fd).size;
     const isLineCut = end > position && readSync(fd, buffer, 0, 1, end - 1) === 1 && buffer[0] !== newline;
