@@ -183,16 +183,20 @@ read_mark() {
     [ "$one $two $three" = 'Max realtime timeout' ] || continue
     case $hard in
       *[!0-9]*) ;;
-      $mark_form) [ "$(uids_of "$1")" != "$own_uids" ] || found=$hard ;;
+      $mark_form)
+        read_uids "$1"
+        [ -z "$uids" ] || [ "$uids" != "$own_uids" ] || found=$hard
+        ;;
     esac
     return
   done <"$1/limits"
 }
 
 # Real, effective, saved and file system uid: a program that another user started as this one has another first.
-uids_of() {
-  while read -r name uids; do
-    [ "$name" != Uid: ] || echo "$uids"
+read_uids() {
+  uids=''
+  while read -r name numbers; do
+    [ "$name" != Uid: ] || uids=$numbers
   done <"$1/status"
 }
 
@@ -201,6 +205,7 @@ trap '' INT TERM HUP QUIT
 lock=$1
 # 19 digits, from 2^62 on.
 mark_form='46[1-8]????????????????'
-own_uids=$(uids_of /proc/$$)
+read_uids /proc/$$
+own_uids=$uids
 # On one line: the file is not looked at again, whatever becomes of it.
 watch; outlive; exit
