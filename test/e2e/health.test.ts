@@ -107,6 +107,16 @@ test.each(['deadlock_in_python', 'open_fifo'])(
   },
 );
 
+test('an asyncio loop that stands still while pings are answered: no health, and its stacks say where', async () => {
+  await start('stuck');
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  await client.execute('stuck', 'block_loop');
+  const exit = await ended(worker?.worker_id ?? '');
+  expect(exit.reason).toBe('hung');
+  expect(exit.evidence?.because).toMatch(/^its pings are answered, but its asyncio loop has stood still for \d+ ms/);
+  expect(exit.evidence?.stacks).toContain('run_forever');
+});
+
 test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);

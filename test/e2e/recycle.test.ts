@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -138,4 +138,32 @@ test('reload: pools come, go, grow and change while others serve on; a bad file 
     'both workers to be replaced',
     () => agent.workers('text'),
   );
+});
+
+test('a worker that asks for it is replaced at once, each time: no failure, and no request is lost', async () => {
+  await start(`
+p:
+  app: awkward:app
+  python: ${python}
+  cwd: ${root}test/fixtures
+`);
+  await untilReady(agent, 'p', 1);
+  const answeredBy = new Set<string>();
+  for (let round = 0; round < 4; round += 1) {
+    const { value, workerId } = await client.execute('p', 'retire', ['the model is broken']);
+    expect(value).toBe('the last answer');
+    answeredBy.add(workerId);
+  }
+  expect(answeredBy.size).toBe(4);
+  const ended = await until(
+    async () => {
+      const exits = await agent.json<Record<string, unknown>[]>('exits');
+      return exits.length === 4 ? exits : undefined;
+    },
+    'four exits',
+    () => agent.json('exits'),
+  );
+  for (const exit of ended) expect(exit).toMatchObject({ reason: 'retired', exit_code: 0, unplanned: false });
+  expect(agent.output()).toContain('it asks to be replaced: the model is broken');
+  expect(agent.output()).not.toContain('backing off');
 });
