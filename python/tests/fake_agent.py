@@ -13,10 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
-from typing import IO, Any, Callable, Optional, TypeVar, Union
+from typing import IO, Any, Optional, TypeVar, Union
 
 import grpc
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import zlib
-from typing import Callable
+from collections.abc import Callable
 
 import grpc
 import pytest

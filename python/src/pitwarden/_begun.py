@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import mmap
-from typing import Callable, Optional
+from collections.abc import Callable
+from typing import Optional
 
 
 def begun_marker(path: str) -> Optional[Callable[[int], None]]:

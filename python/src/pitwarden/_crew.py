@@ -15,8 +15,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
-from typing import Any, Callable, Optional
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Optional
 
 from . import _codec, _fork
 from ._call import Call

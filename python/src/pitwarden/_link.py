@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 import traceback
-from typing import Callable, Literal, Optional
+from collections.abc import Callable
+from typing import Literal, Optional
 
 import grpc
 

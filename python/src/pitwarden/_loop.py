@@ -9,8 +9,8 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, Callable, Optional
+from collections.abc import Callable, Coroutine
+from typing import Any, Optional
 
 from . import _fork
 from ._originals import new_event_loop

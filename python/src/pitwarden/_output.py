@@ -9,7 +9,8 @@ import os
 import stat
 import sys
 import threading
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 # What a file may take of the disk, and what is left of it beyond that: the newest.
 FILE_MAX_BYTES = 8 * 1024 * 1024

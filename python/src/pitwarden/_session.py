@@ -15,8 +15,8 @@ _line.py holds one around every call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Callable, Optional
+from collections.abc import Callable, Iterable, Sequence
+from typing import Optional
 
 from ._call import Call, Chunk, Part, Result
 from ._kept import Answer, Kept, held

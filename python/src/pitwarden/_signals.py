@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from typing import Callable
+from collections.abc import Callable
 
 
 def ignore_interrupts() -> None:

@@ -9,8 +9,8 @@ module is not public: where something in it is missing, grpcio's own stream serv
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from typing import Any, Callable, Optional, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Optional, Protocol
 
 import grpc
 

@@ -6,8 +6,8 @@ import contextvars
 import difflib
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Callable, NoReturn, Optional, TypeVar, Union, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NoReturn, Optional, TypeVar, Union, overload
 
 from . import _codec, _fork
 from ._loop import LoopThread

@@ -29,7 +29,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import Callable, NamedTuple, NoReturn, Optional
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn, Optional
 
 from . import _fork, _grpc_settings, _log_records
 from ._absence import Limits
