@@ -82,7 +82,10 @@ def test_it_comes_back_and_says_what_it_holds(agent: FakeAgent, loss: str) -> No
 
 def test_what_ends_while_there_is_no_agent_is_kept(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
-    kept, then = link.request("wait", file="go", keep=True), link.request("wait", file="then", keep=True)
+    requests = [link.make("wait", file="go", keep=True), link.make("wait", file="then", keep=True)]
+    # In one frame: with the first the second has come too.
+    link.send(AgentFrame(requests=requests))
+    kept, then = (request.id for request in requests)
     link.progress(kept)
     agent.kill()
     (agent.dir / "go").touch()
@@ -117,6 +120,8 @@ def test_of_what_is_not_kept_nothing_is_told_where_it_ended_before(agent: FakeAg
     link = agent.spawn().attach()
     running, then = link.request("wait", file="go"), link.request("add", a=1, keep=True)
     link.progress(running)
+    # The second has come too: frames are read in order.
+    link.ping(1)
     agent.kill()
     (agent.dir / "go").touch()
     agent.wait_begun(then)
