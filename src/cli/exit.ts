@@ -16,7 +16,7 @@ export const exitCode = {
 } as const;
 
 /** What `--json` says of an error beyond its message: a gRPC status, and the fields of execution.proto's Error. */
-export type ErrorDetails = Readonly<Record<string, string | number>>;
+export type ErrorDetails = Readonly<Record<string, string | number | boolean>>;
 
 /** Ends a command with a message on stderr and an exit code. */
 export class CliError extends Error {

@@ -357,6 +357,7 @@ function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
   return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
     workerId,
     exitReason: ending.reason,
+    mayHaveBegun: true,
   });
 }
 

@@ -1,7 +1,7 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
 import { arm, nobody, nothing } from './core.ts';
 import type { Request, RequestError } from './request.ts';
-import { refusal } from './request.ts';
+import { code, mayHaveBegun, refusal } from './request.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** How requests end: each once, whoever says it first. */
@@ -10,8 +10,9 @@ import type { DispatchWorker } from './worker.ts';
 const averageWeight = 0.1;
 
 /** The one end of a request: a result when there is no error. */
-export function end(core: Core, request: Request, error: RequestError | null, result?: WorkerResult): void {
+export function end(core: Core, request: Request, failure: RequestError | null, result?: WorkerResult): void {
   if (request.state === 'ended') return;
+  const error = failure === null ? null : { ...failure, mayHaveBegun: failedAfterBegin(request, failure, result) };
   const pool = core.pools.get(request.pool);
   // Its run was over before: what it takes now is no time of the command.
   const isReplay = request.state === 'replaying';
@@ -38,6 +39,12 @@ export function end(core: Core, request: Request, error: RequestError | null, re
     queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
     ranMs: isReplay ? 0 : ranMs,
   });
+}
+
+function failedAfterBegin(request: Request, failure: RequestError, result: WorkerResult | undefined): boolean {
+  // Its worker says that this time the command did not begin. Of an answer that it gave up it cannot know.
+  const refused = result?.ran_us === 0 && failure.code !== code.dataLoss;
+  return refused ? request.attempts > 1 : mayHaveBegun(request);
 }
 
 /** One that was cancelled keeps its place until its worker answers, but not what its caller's call hangs from. */

@@ -3,7 +3,7 @@ import { arm, compact, isAfter, newRequest, nobody, nothing } from './core.ts';
 import { awaitCaller, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
 import { displace, place, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
-import { code, refusal } from './request.ts';
+import { code, mayHaveBegun, refusal } from './request.ts';
 import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.ts';
 
 /**
@@ -115,7 +115,8 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   request.caller = answers;
   // One that was handed the answer has had its end.
   if (before !== null && request.state !== 'ended') {
-    before.error(refusal(code.aborted, 'the request was sent again with its request_id: the answer goes there'));
+    const message = 'the request was sent again with its request_id: the answer goes there';
+    before.error(refusal(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
   }
   request.answers = answers;
   request.streams = ask.streams;
@@ -181,7 +182,7 @@ export function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, 
 }
 
 function lostAnswer({ workerId }: Request): RequestError {
-  return refusal(code.dataLoss, 'the answer is no longer kept', { workerId });
+  return refusal(code.dataLoss, 'the answer is no longer kept', { workerId, mayHaveBegun: true });
 }
 
 /** A kept answer went with its worker. */

@@ -25,11 +25,17 @@ export interface RequestError {
   readonly exitReason: string;
   /** 0: no advice. */
   readonly retryAfterMs: number;
+  /** False: the command surely has not begun, so that sending the request again runs it once. */
+  readonly mayHaveBegun: boolean;
 }
 
 /** An error of pitwarden's own. */
 export function refusal(errorCode: number, message: string, more: Partial<RequestError> = {}): RequestError {
-  return { code: errorCode, type: '', message, traceback: '', workerId: '', exitReason: '', retryAfterMs: 0, ...more };
+  return {
+    ...{ code: errorCode, type: '', message, traceback: '', workerId: '', exitReason: '', retryAfterMs: 0 },
+    mayHaveBegun: false,
+    ...more,
+  };
 }
 
 /** What a caller asks. */
@@ -112,6 +118,12 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   deadlineTick: number;
   nextDue: Request | null;
   previousDue: Request | null;
+}
+
+/** `attempts` counts the sendings of which it is not known that the command did not begin. */
+export function mayHaveBegun({ waits, attempts }: Request): boolean {
+  // One that waits for workers of an earlier agent may be running in one of them.
+  return waits || attempts > 0;
 }
 
 /**

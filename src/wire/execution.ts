@@ -239,7 +239,7 @@ function refuseAnswer(
 ): RequestError | undefined {
   if (payload.length > source.payloadMaxBytes) {
     const message = `result: expected at most ${source.payloadMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
-    return refusal(code.resourceExhausted, message, { workerId });
+    return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: true });
   }
   const would = unreadBytes + payload.length;
   // One answer alone may be as large as any message.
@@ -249,7 +249,7 @@ function refuseAnswer(
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
   const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
   const message = `connection: expected its caller to leave ${most} of answers unread, got ${unreadBytes}`;
-  return refusal(code.resourceExhausted, message, { workerId });
+  return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
 }
 
 /** Many requests over one stream: results that are ready in one turn, or while some are being written, leave together. */

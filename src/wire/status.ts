@@ -23,6 +23,7 @@ export interface ErrorView {
   readonly worker_id: string;
   readonly exit_reason: string;
   readonly retry_after_ms: number;
+  readonly may_have_begun: boolean;
 }
 
 export function errorView(error: RequestError): ErrorView {
@@ -34,6 +35,7 @@ export function errorView(error: RequestError): ErrorView {
     worker_id: error.workerId,
     exit_reason: error.exitReason,
     retry_after_ms: error.retryAfterMs,
+    may_have_begun: error.mayHaveBegun,
   };
 }
 
@@ -43,9 +45,19 @@ export function toStatus(error: RequestError): StatusObject {
   const traceback = cut(view.traceback, trailerMaxBytes.traceback, 'end');
   const metadata = new Metadata();
   metadata.set(errorTrailer, errorMessage.encode({ ...view, message, traceback }));
-  if (error.retryAfterMs > 0) metadata.set(pushbackTrailer, String(error.retryAfterMs));
+  const pushback = pushbackOf(error);
+  if (pushback !== '') metadata.set(pushbackTrailer, pushback);
   const details = error.type === '' ? message : `${error.type}: ${message}`;
   return { code: error.code, details: details.toWellFormed(), metadata };
+}
+
+/**
+ * What a gRPC retry policy obeys (gRFC A6): milliseconds to wait, a negative number: do not retry. Without it the policy
+ * repeats every call that fails with a status on its list, also one whose command ran.
+ */
+function pushbackOf({ mayHaveBegun, retryAfterMs }: RequestError): string {
+  if (mayHaveBegun) return '-1';
+  return retryAfterMs > 0 ? String(retryAfterMs) : '';
 }
 
 /** What a failed call's trailers say; undefined: it was not pitwarden that failed it. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
-import type { FakeWorker } from './host.ts';
+import type { FakeWorker, Told } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
 const [linkIds, first] = [
@@ -557,5 +557,153 @@ describe('sessions', () => {
     const waits = host.submit({ sessionId: 's' });
     host.remove(a);
     expect(waits.sentTo).toEqual([b.id]);
+  });
+});
+
+describe('an error says whether the command may have begun', () => {
+  const death = { reason: 'signal', message: 'ended by SIGKILL', crashed: true };
+  const failed = (ran_us: number, code = 13) => ({
+    ...{ payload: Buffer.alloc(0), content_type: '', ran_us },
+    error: { code, type: '', message: 'm', traceback: '' },
+  });
+  const cases: [string, boolean, (host: Host) => Told][] = [
+    ['no such pool', false, (host) => host.submit({ pool: 'q' })],
+    [
+      'no such command',
+      false,
+      (host) => {
+        host.addWorker();
+        return host.submit({ command: 'other' });
+      },
+    ],
+    [
+      'the queue is full',
+      false,
+      (host) => {
+        for (let i = 0; i < 3; i += 1) host.submit();
+        return host.submit();
+      },
+    ],
+    [
+      'the pool closes',
+      false,
+      (host) => {
+        const told = host.submit();
+        host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
+        return told;
+      },
+    ],
+    [
+      'the pool closes, and a worker of an earlier agent may have the request',
+      true,
+      (host) => {
+        host.dispatch.expectWorker('p', 'old');
+        const told = host.submit({ named: true });
+        host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
+        return told;
+      },
+    ],
+    [
+      'the deadline passes in the queue',
+      false,
+      (host) => {
+        const told = host.submit({ deadlineMs: host.nowMs + 50 });
+        host.pass(100);
+        return told;
+      },
+    ],
+    [
+      'the deadline passes in the worker',
+      true,
+      (host) => {
+        host.addWorker();
+        const told = host.submit({ deadlineMs: host.nowMs + 50 });
+        host.pass(100);
+        return told;
+      },
+    ],
+    [
+      'the worker dies with it',
+      true,
+      (host) => {
+        const worker = host.addWorker();
+        const told = host.submit();
+        host.remove(worker);
+        return told;
+      },
+    ],
+    [
+      'the worker dies before it begins, and then the pool closes',
+      false,
+      (host) => {
+        const worker = host.addWorker({ marksBegun: true });
+        const told = host.submit();
+        host.dispatch.removeWorker(worker.id, { ...death, begunThrough: 0 });
+        host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
+        return told;
+      },
+    ],
+    [
+      'an idempotent one was lost with its worker, and then the pool closes',
+      true,
+      (host) => {
+        const worker = host.addWorker();
+        const told = host.submit({ idempotent: true });
+        host.remove(worker);
+        host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
+        return told;
+      },
+    ],
+    [
+      'another call asks for it',
+      true,
+      (host) => {
+        host.addWorker();
+        const told = host.submit({ requestId: 'a', named: true });
+        host.submit({ requestId: 'a', named: true });
+        return told;
+      },
+    ],
+    [
+      'the command raises',
+      true,
+      (host) => {
+        host.addWorker();
+        const told = host.submit();
+        host.dispatch.onResult('w0', 1, failed(5));
+        return told;
+      },
+    ],
+    [
+      'the worker refuses it',
+      false,
+      (host) => {
+        host.addWorker();
+        const told = host.submit();
+        host.dispatch.onResult('w0', 1, failed(0, 3));
+        return told;
+      },
+    ],
+    [
+      'its worker gave its answer up',
+      true,
+      (host) => {
+        host.addWorker();
+        const told = host.submit({ named: true });
+        host.dispatch.onResult('w0', 1, failed(0, 15));
+        return told;
+      },
+    ],
+  ];
+  test.each(cases)('%s: %s', (_what, may, act) => {
+    expect(act(new Host()).error).toMatchObject({ mayHaveBegun: may });
+  });
+
+  test('what is kept of it for a caller who comes back says so too', () => {
+    const host = new Host();
+    const worker = host.addWorker();
+    host.settle(host.submit({ requestId: 'a', named: true }), false);
+    host.remove(worker);
+    expect(host.submit({ requestId: 'a', named: true }).error).toMatchObject({ code: 14, mayHaveBegun: true });
   });
 });

@@ -6,7 +6,7 @@ import { markOf } from '../../src/os/tree-mark.ts';
 import type { TestAgent } from './agent.ts';
 import { examples, interruptUntilGone, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
-import { connect } from './grpc.ts';
+import { connect, retrying } from './grpc.ts';
 
 let agent: TestAgent;
 let client: Connection;
@@ -299,4 +299,32 @@ test('exits tells how workers ended, newest first, with what they last wrote', a
   const { stdout } = await agent.cli('exits', '--pool', 'faults');
   expect(stdout).toMatch(/^EXITED +WORKER +GEN +PID +REASON +LIVED +DONE +FAILED +MEMORY +HOW\n/);
   expect(stdout).toContain('exited with code 7');
+});
+
+test("gRPC's own retry policy repeats what surely has not begun, and nothing else", async () => {
+  await start(faults('size: 2'));
+  await untilReady(agent, 'faults', 2);
+  const policy = retrying(agent.socket);
+  try {
+    // The command kills its worker: a second run would kill another one.
+    await expect(policy.execute('faults', 'crash', ['SIGKILL'])).rejects.toMatchObject({ code: 14 });
+    await expect(policy.execute('faults', 'raise_error', [])).rejects.toMatchObject({ code: 2 });
+    await untilReady(agent, 'faults', 2);
+    const exits = await agent.json<unknown[]>('exits');
+    expect(exits).toHaveLength(1);
+    const failed = (await agent.workers('faults')).map(({ requests_failed: count }) => count);
+    expect(failed.sort()).toEqual([0, 1]);
+    await client.control('DrainPool', { pool: 'faults' });
+    const told = policy.execute('faults', 'sleep', [0]);
+    const metrics = async () => (await fetch(`http://${agent.http}/metrics`)).text();
+    await until(
+      async () => /pitwarden_requests_total\{pool="faults",outcome="unavailable"\} [2-9]/.test(await metrics()),
+      'the refusal',
+      metrics,
+    );
+    await client.control('ResumeNode');
+    expect((await told).value).toBeTypeOf('number');
+  } finally {
+    policy.close();
+  }
 });

@@ -1,4 +1,4 @@
-import type { ClientReadableStream, ServiceError } from '@grpc/grpc-js';
+import type { ChannelOptions, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { clients } from '../../src/wire/proto.ts';
 import type { ErrorView } from '../../src/wire/status.ts';
@@ -28,10 +28,11 @@ interface Response {
 type Callback = (error: ServiceError | null, response: Response) => void;
 
 /** Plain grpc-js calls to an agent's socket, or HOST:PORT. */
-export function connect(target: string) {
+export function connect(target: string, options: ChannelOptions = {}) {
   const execution = new clients.Execution(
     target.startsWith('/') ? `unix:${target}` : target,
     credentials.createInsecure(),
+    options,
   );
   const control = new clients.Control(target.startsWith('/') ? `unix:${target}` : target, credentials.createInsecure());
   const controls = control as unknown as Record<string, (...args: unknown[]) => void>;
@@ -71,6 +72,15 @@ export function connect(target: string) {
         call?.call(control, request, new Metadata(), { deadline: Date.now() + 10_000 }, done);
       }),
   };
+}
+
+/** The same with a retry policy for every status that one may list. */
+export function retrying(target: string): Connection {
+  const retryPolicy = {
+    ...{ maxAttempts: 5, initialBackoff: '0.05s', maxBackoff: '0.2s', backoffMultiplier: 2 },
+    retryableStatusCodes: ['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'ABORTED', 'UNKNOWN', 'INTERNAL'],
+  };
+  return connect(target, { 'grpc.service_config': JSON.stringify({ methodConfig: [{ name: [{}], retryPolicy }] }) });
 }
 
 export type Connection = ReturnType<typeof connect>;

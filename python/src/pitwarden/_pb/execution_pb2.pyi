@@ -71,7 +71,7 @@ class SubmitResult(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[ExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., more: bool = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "type", "message", "traceback", "worker_id", "exit_reason", "retry_after_ms")
+    __slots__ = ("code", "type", "message", "traceback", "worker_id", "exit_reason", "retry_after_ms", "may_have_begun")
     CODE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class Error(_message.Message):
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EXIT_REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    MAY_HAVE_BEGUN_FIELD_NUMBER: _ClassVar[int]
     code: int
     type: str
     message: str
@@ -86,4 +87,5 @@ class Error(_message.Message):
     worker_id: str
     exit_reason: str
     retry_after_ms: int
-    def __init__(self, code: _Optional[int] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., worker_id: _Optional[str] = ..., exit_reason: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    may_have_begun: bool
+    def __init__(self, code: _Optional[int] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., worker_id: _Optional[str] = ..., exit_reason: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., may_have_begun: bool = ...) -> None: ...
