@@ -6,7 +6,7 @@ import type { FreeWorkers } from './free-workers.ts';
 import { createFreeWorkers } from './free-workers.ts';
 import type { Poison, PoisonLimits } from './poison.ts';
 import { createPoison } from './poison.ts';
-import type { Queue } from './queue.ts';
+import type { Queue, QueueLoad } from './queue.ts';
 import { createQueue } from './queue.ts';
 import type { ServiceRate } from './rate.ts';
 import { createServiceRate } from './rate.ts';
@@ -88,7 +88,12 @@ export interface Pool {
   limits: PoolLimits;
   open: boolean;
   closedBecause: string;
+  /** Of all queues together. */
+  readonly load: QueueLoad;
+  /** Those that any worker may take, and those not looked at yet. */
   readonly queue: Queue;
+  /** Those that wait for one worker (strict affinity), or for any of those that offer their command, while others are free. */
+  readonly parked: Map<DispatchWorker | string, Queue>;
   /** Named requests by id, from their arrival until their callers have the answers or nobody asks any more. */
   readonly named: Map<string, Request>;
   /** Ended without an answer that a worker keeps, and not told to anybody yet; oldest first. */
@@ -128,15 +133,18 @@ export interface Core {
 }
 
 export function newPool(name: string, limits: PoolLimits): Pool {
+  const load: QueueLoad = { requests: 0, bytes: 0 };
   const pool: Pool = {
     name,
     limits,
     open: true,
     closedBecause: '',
-    queue: createQueue(),
+    load,
+    queue: createQueue(load),
+    parked: new Map(),
     named: new Map(),
     untold: new Set(),
-    waiting: createQueue(),
+    waiting: createQueue(load),
     expected: new Set(),
     free: createFreeWorkers(),
     full: createFreeWorkers(),
@@ -152,6 +160,10 @@ export function newPool(name: string, limits: PoolLimits): Pool {
     affinity: createAffinity(),
   };
   return pool;
+}
+
+export function queuesOf(pool: Pool): Queue[] {
+  return [pool.queue, pool.waiting, ...pool.parked.values()];
 }
 
 /** A view of a small part keeps the whole message alive for as long as it waits. */
@@ -192,6 +204,7 @@ export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, time
     counted: false,
     awaitsReplays: 0,
     bareCrc32: null,
+    queue: null,
     nextQueued: null,
     previousQueued: null,
     deadlineTick: -1,

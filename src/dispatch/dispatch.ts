@@ -1,7 +1,7 @@
 import type { RequestNote } from '../domain/evidence.ts';
 import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
-import { arm, compact, isAfter, newPool, newRequest, nextAtMs } from './core.ts';
+import { arm, compact, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
 import { awaitEnd, bare, end, endByWorker, giveUp } from './ends.ts';
 import {
@@ -124,7 +124,11 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     setPool: (name, limits) => {
       const pool = core.pools.get(name);
       if (pool === undefined) core.pools.set(name, newPool(name, limits));
-      else pool.limits = limits;
+      else {
+        pool.limits = limits;
+        // What waited for one worker may go to any when sessions are no longer strict.
+        serveQueue(core, pool);
+      }
     },
     setPoolOpen: (name, gate) => {
       const pool = core.pools.get(name);
@@ -282,6 +286,8 @@ function pauseWorker(core: Core, workerId: string): void {
   displace(pool, worker);
   worker.paused = true;
   if (worker.counters.inFlight === 0) core.options.onIdle(workerId);
+  // Its sessions are anybody's now.
+  serveQueue(core, pool);
 }
 
 function resumeWorker(core: Core, workerId: string): void {
@@ -350,6 +356,7 @@ function onLeaving(core: Core, workerId: string): void {
   if (worker === undefined || pool === undefined) return;
   displace(pool, worker);
   worker.leaving = true;
+  serveQueue(core, pool);
 }
 
 function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
@@ -369,7 +376,7 @@ function removePool(core: Core, name: string): void {
 }
 
 function refuseQueued(core: Core, pool: Pool, why: string): void {
-  for (const queue of [pool.queue, pool.waiting]) {
+  for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
       end(core, request, refusal(code.unavailable, why));
     }
@@ -428,22 +435,22 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   if (worker.maxRequests > 0 && counters.completed + counters.failed === worker.maxRequests) {
     core.options.onBudgetSpent(workerId);
   }
-  if (pool.queue.length > 0) serveQueue(core, pool);
+  if (pool.queue.length > 0 || pool.parked.size > 0) serveQueue(core, pool);
 }
 
 function statsOf(pool: Pool | undefined): PoolStats {
   if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, capacity: 0, completed: 0, failed: 0 };
-  const { queue, waiting, inFlight, capacity, completed, failed } = pool;
-  const queued = queue.length + waiting.length;
-  return { queued, queuedBytes: queue.bytes + waiting.bytes, inFlight, capacity, completed, failed };
+  const { load, inFlight, capacity, completed, failed } = pool;
+  return { queued: load.requests, queuedBytes: load.bytes, inFlight, capacity, completed, failed };
 }
 
 /** By the first of each worker: they stand in the order in which they were sent. */
 function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
   let queuedAtMs = nowMs;
   let sentAtMs = nowMs;
-  for (const first of [pool?.queue.first(), pool?.waiting.first()])
-    if (first != null) queuedAtMs = Math.min(queuedAtMs, first.arrivedAtMs);
+  for (const queue of pool === undefined ? [] : queuesOf(pool)) {
+    queuedAtMs = Math.min(queuedAtMs, queue.first()?.arrivedAtMs ?? nowMs);
+  }
   for (const { running } of pool?.workers ?? []) {
     const [first] = running.values();
     if (first !== undefined) sentAtMs = Math.min(sentAtMs, first.sentAtMs);

@@ -16,7 +16,7 @@ export function end(core: Core, request: Request, failure: RequestError | null, 
   const pool = core.pools.get(request.pool);
   // Its run was over before: what it takes now is no time of the command.
   const isReplay = request.state === 'replaying';
-  if (request.state === 'queued') (request.waits ? pool?.waiting : pool?.queue)?.remove(request);
+  request.queue?.remove(request);
   request.state = 'ended';
   core.deadlines.remove(request);
   const nowMs = core.options.nowMs();

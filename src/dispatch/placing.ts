@@ -2,14 +2,12 @@ import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
 import type { Core, Pool } from './core.ts';
 import { arm } from './core.ts';
 import { end } from './ends.ts';
+import { createQueue } from './queue.ts';
 import type { Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** Which worker gets which request, and what comes back from one that could not begin it. */
-
-/** Queued requests that are looked at for a worker that cannot run the first of them. */
-const skippedMax = 64;
 
 /** A worker that has answered nothing for so long is asked for what waits in it. */
 const recallAfterMs = 10;
@@ -22,26 +20,75 @@ export function unknownCommand(pool: Pool, command: string): RequestError {
   );
 }
 
-/** Gives waiting requests to workers, first come first served. */
+/**
+ * Gives waiting requests to workers, first come first served. While a worker is free, a request that it cannot take is parked
+ * with its like, so that none keeps the next ones from being looked at, and none is looked at again in vain.
+ */
 export function serveQueue(core: Core, pool: Pool): void {
-  let skipped = 0;
-  for (let request = pool.queue.first(); request !== null && skipped < skippedMax; ) {
-    const next: Request | null = request.nextQueued;
-    const worker = workerFor(pool, request);
+  for (;;) {
+    const parked = pool.parked.size > 0 ? firstOfParked(pool) : null;
+    const queued = pool.queue.first();
+    const isParkedFirst = parked !== null && (queued === null || parked.request.arrivedAtMs <= queued.arrivedAtMs);
+    const request = isParkedFirst ? parked.request : queued;
+    if (request === null) return;
+    const worker = isParkedFirst ? parked.worker : workerFor(pool, request);
     if (worker !== null) {
-      pool.queue.remove(request);
+      request.queue?.remove(request);
       request.state = 'moving';
       send(core, pool, worker, request);
     } else if (!pool.commands.has(request.command)) {
       if (pool.workers.size === 0) return;
       end(core, request, unknownCommand(pool, request.command));
     } else if (pool.free.size > 0) {
-      skipped += 1;
+      park(pool, request);
     } else {
       return;
     }
-    request = next;
   }
+}
+
+/** The one that came first of those parked ones that a worker can take now. */
+function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker } | null {
+  let found: { request: Request; worker: DispatchWorker } | null = null;
+  for (const [lane, queue] of pool.parked) {
+    for (let request = queue.first(); ; request = queue.first()) {
+      if (request === null) {
+        pool.parked.delete(lane);
+        break;
+      }
+      const worker = workerFor(pool, request);
+      if (worker !== null) {
+        if (found === null || request.arrivedAtMs < found.request.arrivedAtMs) found = { request, worker };
+        break;
+      }
+      if (pool.workers.size > 0 && !pool.commands.has(request.command)) {
+        // The last worker that offered it has gone: it is refused where the queue is served.
+        queue.remove(request);
+        pool.queue.unshift(request);
+      } else if (laneOf(pool, request) === lane) break;
+      // Its session has another worker by now.
+      else park(pool, request);
+    }
+  }
+  return found;
+}
+
+function park(pool: Pool, request: Request): void {
+  const lane = laneOf(pool, request);
+  let queue = pool.parked.get(lane);
+  if (queue === undefined) {
+    queue = createQueue(pool.load);
+    pool.parked.set(lane, queue);
+  }
+  request.queue?.remove(request);
+  queue.push(request);
+}
+
+/** What it waits for. */
+function laneOf(pool: Pool, request: Request): DispatchWorker | string {
+  const { affinity } = pool.limits;
+  const own = affinity === 'strict' && request.sessionId !== '' ? sessionsWorker(pool, request) : null;
+  return own ?? request.command;
 }
 
 /** One with a place for it, or else one where it need not wait for long. */

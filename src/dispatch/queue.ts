@@ -1,9 +1,14 @@
 import type { Request } from './request.ts';
 
-/** Requests that wait for a worker, first come first served; any of them leaves in O(1). */
+/** What waits in all queues of one pool. */
+export interface QueueLoad {
+  requests: number;
+  bytes: number;
+}
+
+/** Requests that wait for a worker, first come first served; any of them leaves in O(1). A request is in one queue at most. */
 export interface Queue {
   readonly length: number;
-  readonly bytes: number;
   first(): Request | null;
   push(request: Request): void;
   /** Back to the front: it has waited already. */
@@ -11,17 +16,19 @@ export interface Queue {
   remove(request: Request): void;
 }
 
-export function createQueue(): Queue {
+export function createQueue(load: QueueLoad): Queue {
   let head: Request | null = null;
   let tail: Request | null = null;
   let length = 0;
-  let bytes = 0;
-  return {
+  const added = (request: Request): void => {
+    request.queue = queue;
+    length += 1;
+    load.requests += 1;
+    load.bytes += request.payloadBytes;
+  };
+  const queue: Queue = {
     get length() {
       return length;
-    },
-    get bytes() {
-      return bytes;
     },
     first: () => head,
     push: (request) => {
@@ -29,16 +36,14 @@ export function createQueue(): Queue {
       if (tail === null) head = request;
       else tail.nextQueued = request;
       tail = request;
-      length += 1;
-      bytes += request.payloadBytes;
+      added(request);
     },
     unshift: (request) => {
       request.nextQueued = head;
       if (head === null) tail = request;
       else head.previousQueued = request;
       head = request;
-      length += 1;
-      bytes += request.payloadBytes;
+      added(request);
     },
     remove: (request) => {
       if (request.previousQueued === null) head = request.nextQueued;
@@ -47,8 +52,11 @@ export function createQueue(): Queue {
       else request.nextQueued.previousQueued = request.previousQueued;
       request.nextQueued = null;
       request.previousQueued = null;
+      request.queue = null;
       length -= 1;
-      bytes -= request.payloadBytes;
+      load.requests -= 1;
+      load.bytes -= request.payloadBytes;
     },
   };
+  return queue;
 }

@@ -1,5 +1,5 @@
 import type { Core, Pool } from './core.ts';
-import { unknownCommand } from './placing.ts';
+import { unknownCommand, workerFor } from './placing.ts';
 import type { Ask, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
 
@@ -21,16 +21,22 @@ export function refuseAtTheDoor(core: Core, pool: Pool, ask: Ask, nowMs: number)
     const crashes = pool.poison.crashesOf(core.options.fingerprint(ask), nowMs);
     if (crashes > 0) return poisonous(ask.command, crashes);
   }
-  if (pool.queue.length === 0 && pool.free.size > 0 && pool.expected.size === 0) return undefined;
+  if (isTakenAtOnce(pool, ask)) return undefined;
   const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
-  if (pool.queue.length + pool.waiting.length >= maxQueuedRequests) {
+  if (pool.load.requests >= maxQueuedRequests) {
     return queueFull(pool, `queue.max_requests: expected at most ${maxQueuedRequests} requests waiting`);
   }
-  const would = pool.queue.bytes + pool.waiting.bytes + ask.payload.length;
+  const would = pool.load.bytes + ask.payload.length;
   if (would > maxQueuedBytes) {
     return queueFull(pool, `queue.max_bytes: expected at most ${maxQueuedBytes} bytes waiting, got ${would}`);
   }
   return refuseTooLate(pool, ask, nowMs);
+}
+
+/** It would not wait: a hot session that does keeps nobody else out. */
+function isTakenAtOnce(pool: Pool, ask: Ask): boolean {
+  if (pool.free.size === 0 || pool.expected.size > 0 || pool.queue.length > 0) return false;
+  return pool.load.requests === 0 || workerFor(pool, ask) !== null;
 }
 
 /** What cannot be served before its deadline would only be in the way of what can. */
@@ -53,7 +59,7 @@ function advise(waitMs: number): number {
 }
 
 function queueFull(pool: Pool, message: string): RequestError {
-  const waitMs = (pool.averageRunMs * (pool.queue.length + 1)) / Math.max(1, pool.capacity);
+  const waitMs = (pool.averageRunMs * (pool.load.requests + 1)) / Math.max(1, pool.capacity);
   const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
   return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
     retryAfterMs: advise(advised),

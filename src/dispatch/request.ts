@@ -1,3 +1,5 @@
+import type { Queue } from './queue.ts';
+
 /** gRPC status codes (google.rpc.Code) that dispatch itself answers with. */
 export const code = {
   cancelled: 1,
@@ -111,7 +113,8 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   awaitsReplays: number;
   /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */
   bareCrc32: number | null;
-  // Places in its pool's queue and in its deadline's list.
+  // Places in one of its pool's queues and in its deadline's list.
+  queue: Queue | null;
   nextQueued: Request | null;
   previousQueued: Request | null;
   /** -1: in no list. */

@@ -551,12 +551,82 @@ describe('sessions', () => {
     expect(waits.sentTo).toEqual([c.id]);
   });
 
+  test('strict: a hot session that waits keeps no other request from an idle worker, and its own order', () => {
+    const [host, a, b] = twoWorkers('strict');
+    host.dispatch.setPool('p', poolLimits({ affinity: 'strict', maxQueuedRequests: 200, maxQueuedBytes: 10_000 }));
+    host.submit({ sessionId: 'hot' });
+    host.submit();
+    const hot = Array.from({ length: 100 }, () => host.submit({ sessionId: 'hot' }));
+    const other = host.submit();
+    expect(other.sentTo).toEqual([]);
+    host.answer(b, first(b));
+    expect(other.sentTo).toEqual([b.id]);
+    host.answer(b, first(b));
+    // Nobody is kept out by a queue in which only the session waits.
+    expect(host.dispatch.poolStats('p').queued).toBe(100);
+    expect(host.submit().sentTo).toEqual([b.id]);
+    host.answer(a, first(a));
+    expect(hot.map(({ sentTo }) => sentTo.length)).toEqual([1, ...Array(99).fill(0)]);
+    // Its worker goes: any may have it, the oldest first.
+    host.answer(b, first(b));
+    host.remove(a);
+    expect(hot.map(({ sentTo }) => sentTo.at(-1)).slice(0, 3)).toEqual([a.id, b.id, undefined]);
+    while (b.running.size > 0) host.answer(b, first(b));
+    expect(hot.every(({ ends }) => ends === 1)).toBe(true);
+    expect(host.dispatch.poolStats('p')).toMatchObject({ queued: 0, queuedBytes: 0, inFlight: 0 });
+  });
+
+  test('strict: a full queue of one session refuses that session alone', () => {
+    const [host] = twoWorkers('strict');
+    for (let i = 0; i < 4; i += 1) host.submit({ sessionId: 'hot' });
+    expect(host.submit({ sessionId: 'hot' }).error).toMatchObject({ code: 8 });
+    expect(host.submit().sentTo).toEqual(['w1']);
+  });
+
+  test('strict no more, by a reload: what waited for one worker goes to any', () => {
+    const [host, , b] = twoWorkers('strict');
+    host.submit({ sessionId: 's' });
+    const waits = host.submit({ sessionId: 's' });
+    host.dispatch.setPool('p', poolLimits({ affinity: 'off' }));
+    expect(waits.sentTo).toEqual([b.id]);
+  });
+
+  test('strict: a worker that takes no more has no sessions', () => {
+    const [host, a, b] = twoWorkers('strict');
+    host.submit({ sessionId: 's' });
+    const waits = host.submit({ sessionId: 's' });
+    host.dispatch.pauseWorker(a.id);
+    expect(waits.sentTo).toEqual([b.id]);
+  });
+
   test('a worker that is gone has no sessions', () => {
     const [host, a, b] = twoWorkers('strict');
     host.submit({ sessionId: 's' });
     const waits = host.submit({ sessionId: 's' });
     host.remove(a);
     expect(waits.sentTo).toEqual([b.id]);
+  });
+});
+
+describe('while a new version of the application comes in', () => {
+  test('requests for what only busy workers offer keep no other from an idle one', () => {
+    const host = new Host();
+    host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 200, maxQueuedBytes: 10_000 }));
+    const fresh = host.addWorker({ commands: ['c', 'fresh'] });
+    const old = host.addWorker();
+    host.submit({ command: 'fresh' });
+    host.submit();
+    const waiting = Array.from({ length: 100 }, () => host.submit({ command: 'fresh' }));
+    const other = host.submit();
+    host.answer(old, first(old));
+    expect(other.sentTo).toEqual([old.id]);
+    host.answer(fresh, first(fresh));
+    expect(waiting[0]?.sentTo).toEqual([fresh.id]);
+    // Nobody offers it any more.
+    host.remove(fresh);
+    host.answer(old, first(old));
+    expect(waiting.at(-1)?.error).toMatchObject({ code: 5 });
+    expect(host.dispatch.poolStats('p').queued).toBe(0);
   });
 });
 

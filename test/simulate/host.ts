@@ -60,8 +60,8 @@ export class Host {
   #nextPid = 100;
   #nextRequest = 1;
   #maxAttempts = 1;
-  /** Sessions that were strict once may still wait after a reload, until something serves the queue. */
-  #wasStrict = false;
+  /** Which worker had each session's last request, by pool and session. */
+  readonly #sessions = new Map<string, string>();
   readonly #surroundings: Surroundings;
 
   constructor(random: Random, trace: Trace, behave: () => Behaviour) {
@@ -73,6 +73,7 @@ export class Host {
       nowMs: () => this.nowMs,
       later: (ms, work) => this.later(ms, work),
       asked: (requestId) => this.#asked(requestId),
+      served: (pool, sessionId, workerId) => this.#sessions.set(`${pool} ${sessionId}`, workerId),
       frame: (workerId, frame) => this.#receive(workerId, frame),
       linkClosed: (workerId) => this.tell({ type: 'link-closed', workerId }),
       exited: (workerId, exit) => this.tell({ type: 'exited', workerId, exit, lastLines: ['the end'] }),
@@ -286,7 +287,6 @@ export class Host {
 
   #setPool(pool: PoolConfig): void {
     this.#configs.set(pool.name, pool);
-    if (pool.request.affinity === 'strict') this.#wasStrict = true;
     this.#maxAttempts = Math.max(this.#maxAttempts, pool.request.maxAttempts);
     for (const asked of this.open.values()) asked.maxAttempts = this.#maxAttempts;
     this.dispatch.setPool(pool.name, limitsOf(pool));
@@ -399,12 +399,13 @@ export class Host {
 
   /** The numbers are true, no worker has too much, and none is free while what it could serve waits. */
   #checkDispatch(): void {
-    for (const [pool, config] of this.#configs) {
-      let [queued, queuedBytes, inFlight, free] = [0, 0, 0, ''];
+    for (const pool of this.#configs.keys()) {
+      let [queued, queuedBytes, inFlight, free, served] = [0, 0, 0, '', 0];
       for (const { ask, request } of this.open.values()) {
         if (ask.pool !== pool || request === undefined) continue;
         hold(request.state === 'queued' || request.state === 'sent', `request ${ask.requestId} is ${request.state}`);
         if (request.state !== 'queued') continue;
+        if (!this.#waitsForItsSession(ask)) served += 1;
         queued += 1;
         queuedBytes += request.payloadBytes;
       }
@@ -420,9 +421,16 @@ export class Host {
       hold(stats.queued === queued, `pool ${pool}: ${queued} requests wait, its numbers say ${stats.queued}`);
       hold(stats.queuedBytes === queuedBytes, `pool ${pool}: ${queuedBytes} bytes wait, not ${stats.queuedBytes}`);
       hold(stats.inFlight === inFlight, `pool ${pool}: ${inFlight} in flight, its numbers say ${stats.inFlight}`);
-      // A strict session waits for its own worker.
-      const waits = queued > 0 && free !== '' && config.request.affinity !== 'strict' && !this.#wasStrict;
-      hold(!waits, `${free} is free while ${queued} requests of pool ${pool} wait`);
+      const waits = served > 0 && free !== '';
+      hold(!waits, `${free} is free while ${served} requests of pool ${pool} wait that it could serve`);
     }
+  }
+
+  /** A strict session's requests wait while its own worker, which takes more of them, is full. */
+  #waitsForItsSession({ pool, sessionId }: Ask): boolean {
+    if (this.#configs.get(pool)?.request.affinity !== 'strict' || sessionId === '') return false;
+    const own = this.workers.get(this.#sessions.get(`${pool} ${sessionId}`) ?? '');
+    if (own === undefined || !own.admitted) return false;
+    return !own.paused && !own.leaving && own.counters.inFlight >= own.pool.concurrency;
   }
 }

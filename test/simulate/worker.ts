@@ -35,6 +35,8 @@ export interface Surroundings {
   /** Does it later, unless that is never. */
   later(ms: number, work: () => void): void;
   asked(requestId: string): Asked;
+  /** A worker was given a request of a session. */
+  served(pool: string, sessionId: string, workerId: string): void;
   /** A frame arrives at the agent. */
   frame(workerId: string, frame: UpFrame): void;
   linkClosed(workerId: string): void;
@@ -99,6 +101,7 @@ export class SimulatedWorker {
         hold(this.admitted && !this.paused && !this.leaving, `${workerId} was given a request, and takes none`);
         if (this.#unwritten.length === 0) host.later(this.#jitterMs(), () => this.#write());
         this.#unwritten.push(request);
+        if (request.session_id !== '') host.served(this.pool.name, request.session_id, workerId);
       },
       cancel: (linkId) => this.#down(() => this.#cancel(linkId)),
       ack: () => undefined,
