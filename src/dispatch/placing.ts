@@ -139,10 +139,8 @@ export function displace(pool: Pool, worker: DispatchWorker): void {
 }
 
 export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
-  if (worker.commands.get(request.command)?.streams === true && !request.streams) {
-    const message = `command ${request.command} streams its results: expected ExecuteStream or Submit, got Execute`;
-    return end(core, request, refusal(code.invalidArgument, message));
-  }
+  const wrong = refuseStream(worker.commands.get(request.command)?.streams === true, request);
+  if (wrong !== undefined) return end(core, request, wrong);
   const nowMs = core.options.nowMs();
   const linkId = newLinkId(worker);
   const { counters } = worker;
@@ -175,6 +173,16 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
     keep: request.named,
   });
   if (request.paused) worker.link.pause(linkId);
+}
+
+/** A plain call has no place for the results of a command that streams. */
+export function refuseStream(
+  commandStreams: boolean,
+  { command, streams }: Pick<Ask, 'command' | 'streams'>,
+): RequestError | undefined {
+  if (!commandStreams || streams) return undefined;
+  const message = `command ${command} streams its results: expected ExecuteStream or Submit, got Execute`;
+  return refusal(code.invalidArgument, message);
 }
 
 export function setPaused(core: Core, request: Request, paused: boolean): void {

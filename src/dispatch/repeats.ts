@@ -1,7 +1,7 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
 import { arm, compact, isAfter, newRequest, nobody, nothing } from './core.ts';
-import { awaitCaller, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
-import { displace, place, release, requeue, serveQueue, setPaused } from './placing.ts';
+import { awaitCaller, awaitEnd, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
+import { displace, place, refuseStream, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
 import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.ts';
@@ -107,8 +107,12 @@ export function nobodyAsked(core: Core, request: Request): void {
 
 /** A request that is known by its name: its answer goes to who asks now. */
 export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answers: Answers): Request | undefined {
-  if (!isSame(core, request, ask)) {
-    answers.error(refusal(code.invalidArgument, notTheSame(ask.requestId)));
+  const wrong = isSame(core, request, ask)
+    ? refuseStream(streams(pool, request.command), ask)
+    : refusal(code.invalidArgument, notTheSame(ask.requestId));
+  if (wrong !== undefined) {
+    // The call that has it keeps it.
+    answers.error(wrong);
     return undefined;
   }
   const before = request.caller;
@@ -138,6 +142,15 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   arm(core);
   if (worker !== undefined) askAgain(worker, request);
   return request;
+}
+
+/** By any worker that offers it. */
+function streams(pool: Pool, command: string): boolean {
+  for (const worker of pool.workers) {
+    const offered = worker.commands.get(command);
+    if (offered !== undefined) return offered.streams;
+  }
+  return false;
 }
 
 function isSame(core: Core, request: Request, ask: Ask): boolean {
@@ -230,7 +243,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
   // Cancelled, or another of that name runs elsewhere: nobody will ask for this one.
   const isWanted = held.keep && !held.cancelled && (named === undefined || isAsked);
   if (held.ended && !isWanted) return worker.link.ack(held.id);
-  const request = isAsked && isSameAsked(core, named, held) ? named : heldRequest(core, pool, held);
+  const request = isAsked && isSameAsked(core, worker, named, held) ? named : heldRequest(core, pool, held);
   request.workerId = worker.workerId;
   request.linkId = held.id;
   request.sentAtMs = core.options.nowMs() - held.age_ms;
@@ -246,7 +259,10 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
     worker.payloadBytes += request.payloadBytes;
     worker.counters.inFlight += 1;
     pool.inFlight += 1;
-    if (!isWanted) worker.link.cancel(held.id);
+    if (!isWanted) {
+      worker.link.cancel(held.id);
+      awaitEnd(core, request);
+    }
   }
   if (isWanted) index(core, pool, worker, request);
 }
@@ -259,16 +275,21 @@ function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request)
 }
 
 /** A caller waits for it. False: what it asks is something else, and it is told so. */
-function isSameAsked(core: Core, waiting: Request, held: HeldRequest): boolean {
+function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held: HeldRequest): boolean {
   const isSameRequest =
     waiting.command === held.command &&
     waiting.payloadBytes === held.payload_bytes &&
     core.options.checksum(waiting.payload) === held.payload_crc32;
-  if (isSameRequest) {
-    core.pools.get(waiting.pool)?.waiting.remove(waiting);
-    waiting.waits = false;
-  } else end(core, waiting, refusal(code.invalidArgument, notTheSame(held.request_id)));
-  return isSameRequest;
+  const wrong = isSameRequest
+    ? refuseStream(worker.commands.get(held.command)?.streams === true, waiting)
+    : refusal(code.invalidArgument, notTheSame(held.request_id));
+  if (wrong !== undefined) {
+    end(core, waiting, wrong);
+    return false;
+  }
+  core.pools.get(waiting.pool)?.waiting.remove(waiting);
+  waiting.waits = false;
+  return true;
 }
 
 function notTheSame(requestId: string): string {

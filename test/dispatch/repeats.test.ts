@@ -175,6 +175,24 @@ describe('a request that its caller named', () => {
     expect(third.ends).toBe(1);
   });
 
+  test.each(['while it waits', 'while it runs', 'when it has ended'])(
+    'a stream that is asked for %s by a plain call is refused, and goes on',
+    (when) => {
+      const worker = host.addWorker({ commands: ['stream', 'c'] });
+      const asks = { ...named('a'), command: 'stream' };
+      if (when === 'while it waits') host.submit();
+      const first = host.submit({ ...asks, streams: true });
+      if (when === 'when it has ended') {
+        host.dispatch.onResult(worker.id, 1, { ...ok, payload: Buffer.alloc(0) });
+        host.settle(first, false);
+      }
+      const plain = host.submit(asks);
+      expect(plain.error).toMatchObject({ code: 3, message: expect.stringContaining('ExecuteStream') });
+      expect(first.error).toBeUndefined();
+      expect(host.submit({ ...asks, streams: true }).error).toBeUndefined();
+    },
+  );
+
   test('that ends before its replay begins is not told by what came before', () => {
     const worker = host.addWorker({ commands: ['stream'] });
     const asks = { ...named('a'), command: 'stream', streams: true };
@@ -260,6 +278,39 @@ describe('workers of an earlier agent', () => {
     expect(worker.counters.inFlight).toBe(1);
     host.dispatch.onResult('old', 3, ok);
     expect(worker.counters.inFlight).toBe(0);
+  });
+
+  test.each([
+    ['nobody named', { keep: false }],
+    ['was cancelled', { cancelled: true }],
+  ])('what %s, and does not end, is overdue as it would be under the earlier agent', (_what, patch) => {
+    host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
+    const held = resumed(heldRequest(3, 'x', { ...patch, remaining_ms: 200 }));
+    const worker = host.addWorker({ id: 'old', resumed: held });
+    expect(worker.cancelled).toEqual([3]);
+    host.pass(250);
+    expect(host.overdue).toEqual([]);
+    host.pass(100);
+    expect(host.overdue).toEqual(['old']);
+  });
+
+  test('what nobody named, and ends after all, is not overdue', () => {
+    host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
+    host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'x', { keep: false, remaining_ms: 0 })) });
+    host.dispatch.onResult('old', 3, ok);
+    host.pass(5_000);
+    expect(host.overdue).toEqual([]);
+  });
+
+  test('a stream that they run is refused to a plain call that waited for it, and kept for one that streams', () => {
+    host.dispatch.expectWorker('p', 'old');
+    const plain = host.submit({ ...named('a'), command: 'stream' });
+    const held = resumed(heldRequest(3, 'a', { command: 'stream' }));
+    const worker = host.addWorker({ id: 'old', commands: ['stream'], resumed: held });
+    expect(plain.error).toMatchObject({ code: 3, message: expect.stringContaining('ExecuteStream') });
+    host.settle(plain, true);
+    const again = host.submit({ ...named('a'), command: 'stream', streams: true });
+    expect([again.error, worker.replayed]).toEqual([undefined, [3]]);
   });
 
   test('what they give back runs anew when it is asked for', () => {
