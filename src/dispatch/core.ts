@@ -88,6 +88,8 @@ export interface Pool {
   limits: PoolLimits;
   open: boolean;
   closedBecause: string;
+  /** Closed, and nobody will serve what waits. */
+  refusesQueued: boolean;
   /** Of all queues together. */
   readonly load: QueueLoad;
   /** Those that any worker may take, and those not looked at yet. */
@@ -139,6 +141,7 @@ export function newPool(name: string, limits: PoolLimits): Pool {
     limits,
     open: true,
     closedBecause: '',
+    refusesQueued: false,
     load,
     queue: createQueue(load),
     parked: new Map(),

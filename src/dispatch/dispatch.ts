@@ -16,7 +16,7 @@ import {
   setPaused,
   workerFor,
 } from './placing.ts';
-import { poisonous, refuseAtTheDoor, unknownPool } from './refusals.ts';
+import { closedRetryAfterMs, poisonous, refuseAtTheDoor, unknownPool } from './refusals.ts';
 import {
   answeredNamed,
   awaitExpected,
@@ -135,6 +135,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (pool === undefined) return;
       pool.open = gate.open;
       pool.closedBecause = gate.reason;
+      pool.refusesQueued = gate.refuseQueued;
       if (gate.refuseQueued) refuseQueued(core, pool, gate.reason);
     },
     removePool: (name) => removePool(core, name),
@@ -378,7 +379,7 @@ function removePool(core: Core, name: string): void {
 function refuseQueued(core: Core, pool: Pool, why: string): void {
   for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
-      end(core, request, refusal(code.unavailable, why));
+      end(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
     }
   }
 }

@@ -276,6 +276,7 @@ export function requeue(core: Core, pool: Pool, requests: Request[]): void {
     request.state = 'queued';
     request.workerId = '';
     request.sentAtMs = 0;
-    pool.queue.unshift(request);
+    if (pool.refusesQueued) end(core, request, refusal(code.unavailable, pool.closedBecause));
+    else pool.queue.unshift(request);
   }
 }

@@ -5,6 +5,8 @@ import { code, refusal } from './request.ts';
 
 /** What is refused at the door. */
 
+/** When a caller of a closed pool may look again. */
+export const closedRetryAfterMs = 1_000;
 /** Advice to a refused caller stays within this. */
 const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
 
@@ -14,7 +16,7 @@ export function unknownPool(core: Core, ask: Ask): RequestError {
 }
 
 export function refuseAtTheDoor(core: Core, pool: Pool, ask: Ask, nowMs: number): RequestError | undefined {
-  if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: 1_000 });
+  if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
   if (pool.workers.size > 0 && !pool.commands.has(ask.command)) return unknownCommand(pool, ask.command);
   if (ask.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
   if (pool.poison.any) {

@@ -35,7 +35,9 @@ function add(draft: Draft, config: PoolConfig): void {
     size: 0,
     slots: new Map(),
     generations: new Map(),
+    failedStarts: 0,
     open: true,
+    closedBecause: '',
     closingSinceMs: 0,
     lastFailure: null,
   };
@@ -61,7 +63,7 @@ function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   const fingerprint = workerFingerprint(config);
   // A config that is another one has not failed yet.
   const launch = launchFingerprint(config);
-  const chance = launch === pool.launch ? {} : { startFailures: 0, quarantine: '' };
+  const chance = launch === pool.launch ? {} : { startFailures: 0, quarantine: '', failedStarts: 0 };
   const next = putPool(draft, pool, { config, fingerprint, launch, phase, closingSinceMs: 0, ...chance });
   draft.actions.push({ type: 'set-pool', pool: config });
   resize(draft, next, size);

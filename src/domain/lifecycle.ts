@@ -181,7 +181,8 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
         : worker.pid === 0
           ? 'was not started'
           : 'ended; with what status only its parent could tell, an earlier agent';
-  const when = worker.readyAtMs === 0 && unplanned ? ' before it was ready' : '';
+  const late = worker.ending === 'start_timeout' ? ': not ready within start.timeout' : ' before it was ready';
+  const when = worker.readyAtMs === 0 && unplanned ? late : '';
   const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${lastLines.join('\n')}` : '';
   return `${how}${when}${said}`;
 }
@@ -199,7 +200,8 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
   const { failures, delayMs } = nextRestart(slot.failures, budget, life, pool.config.restart, random);
   const nextStartAtMs = Math.max(slot.nextStartAtMs, nowMs + delayMs);
   const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs });
-  putPool(draft, pool, { slots });
+  const failedStarts = pool.failedStarts + (worker.readyAtMs === 0 && worker.launch === pool.launch ? 1 : 0);
+  putPool(draft, pool, { slots, failedStarts });
   if (delayMs > 0) {
     const how = `${failures[budget]} failures in a row (${budget})`;
     const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${how}`;
@@ -238,9 +240,11 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
 
 function forgiveStarts(draft: Draft, pool: Pool, index: number): Pool {
   const slot = pool.slots.get(index);
-  if (slot === undefined || slot.failures.start === 0) return pool;
+  if (slot === undefined || slot.failures.start === 0) {
+    return pool.failedStarts === 0 ? pool : putPool(draft, pool, { failedStarts: 0 });
+  }
   const failures = { ...slot.failures, start: 0 };
-  return putPool(draft, pool, { slots: new Map(pool.slots).set(index, { ...slot, failures }) });
+  return putPool(draft, pool, { slots: new Map(pool.slots).set(index, { ...slot, failures }), failedStarts: 0 });
 }
 
 /** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */

@@ -14,6 +14,7 @@ import { isActive, reviewRoll } from './roll.ts';
 import type { Pool, Slot, Worker } from './state.ts';
 import { newWorker } from './state.ts';
 import { Wake } from './wake.ts';
+import { whyNothingStarts } from './why-nothing-starts.ts';
 
 /** How often a worker's tree is measured, for limits on its memory or only to be seen. Each process costs 20 µs. */
 const sampleEveryMs = { limited: 1_000, unlimited: 2_000 } as const;
@@ -32,7 +33,7 @@ export function reconcile(draft: Draft, name: string): number {
   if (pool === undefined) return wake.atMs;
   if (isClosing(draft, pool)) close(draft, pool, wake);
   else fill(draft, pool, wake);
-  gate(draft, name);
+  gate(draft, name, wake);
   return wake.atMs;
 }
 
@@ -356,15 +357,18 @@ function idSuffix(random: () => number): string {
 }
 
 /** Tells dispatch whether the pool takes requests, when that changed. */
-function gate(draft: Draft, name: string): void {
+function gate(draft: Draft, name: string, wake: Wake): void {
   const pool = draft.pools.get(name);
   if (pool === undefined) return;
-  const why = whyClosed(draft, pool);
+  const closed = whyClosed(draft, pool);
+  const failing = closed === '' ? whyNothingStarts(draft.node, pool, workersOf(draft, name), draft.facts.nowMs) : null;
+  if (failing !== null) wake.at(failing.untilMs);
+  const why = failing?.why ?? closed;
   const open = why === '';
-  if (open === pool.open) return;
-  putPool(draft, pool, { open });
-  // Without a place for a worker nobody would ever serve what waits.
-  const refuseQueued = !open && pool.size === 0 && pool.phase !== 'removed';
+  if (why === pool.closedBecause) return;
+  putPool(draft, pool, { open, closedBecause: why });
+  // Without a worker nobody would serve what waits.
+  const refuseQueued = failing !== null || (!open && pool.size === 0 && pool.phase !== 'removed');
   draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}`, refuseQueued });
 }
 

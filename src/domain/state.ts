@@ -63,8 +63,11 @@ export interface Pool {
   readonly slots: ReadonlyMap<number, Slot>;
   /** Newest generation that each place ever had; a place that was taken away may come back. */
   readonly generations: ReadonlyMap<number, number>;
-  /** Whether dispatch was last told to take requests. */
+  /** Starts in a row that failed, of all its slots; a worker that becomes ready, or another config, forgives them. */
+  readonly failedStarts: number;
+  /** Whether dispatch was last told to take requests, and why not. */
   readonly open: boolean;
+  readonly closedBecause: string;
   /** When it was removed or the node began to stop; 0: neither. */
   readonly closingSinceMs: number;
   readonly lastFailure: { readonly message: string; readonly atMs: number } | null;

@@ -777,3 +777,14 @@ describe('an error says whether the command may have begun', () => {
     expect(host.submit({ requestId: 'a', named: true }).error).toMatchObject({ code: 14, mayHaveBegun: true });
   });
 });
+
+test('what a dying worker gives back to a pool that nobody serves any more is refused, with the cause', () => {
+  const host = new Host();
+  const worker = host.addWorker();
+  const runs = host.submit({ idempotent: true });
+  const waits = host.submit();
+  host.dispatch.setPoolOpen('p', { open: false, reason: 'pool p: its starts fail', refuseQueued: true });
+  expect(waits.error).toMatchObject({ code: 14, message: 'pool p: its starts fail', retryAfterMs: 1_000 });
+  host.remove(worker);
+  expect(runs.error).toMatchObject({ code: 14, message: 'pool p: its starts fail', mayHaveBegun: true });
+});

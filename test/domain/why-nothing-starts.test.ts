@@ -1,0 +1,128 @@
+import { describe, expect, test } from 'vitest';
+import type { PoolConfig } from '../../src/domain/config.ts';
+import { cause } from '../../src/domain/why-nothing-starts.ts';
+import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
+
+const never = Number.POSITIVE_INFINITY;
+
+function gates(simulation: Simulation): { open: boolean; why: string; refuseQueued: boolean }[] {
+  return simulation.actions
+    .filter((action) => action.type === 'gate')
+    .map(({ open, why, refuseQueued }) => ({ open, why, refuseQueued }));
+}
+
+/** Every worker of it ends before it is ready, until `behaviour` says otherwise. */
+function failing(patch: Partial<PoolConfig> = {}): Simulation {
+  const simulation = new Simulation();
+  simulation.behaviour = { ...healthy, attachMs: never };
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, ...patch })) });
+  return simulation;
+}
+
+function failStart(simulation: Simulation): void {
+  expect(
+    simulation.run(10_000, () => simulation.workers().some(({ pid, phase }) => pid > 0 && phase === 'starting')),
+  ).toBe(true);
+  const starting = simulation.workers().find(({ phase }) => phase === 'starting');
+  simulation.die(simulation.process(starting), null);
+  simulation.run(10);
+}
+
+describe('a pool whose starts fail', () => {
+  test('refuses its callers after the second, with the cause, and takes them again when a worker is ready', () => {
+    const simulation = failing();
+    failStart(simulation);
+    expect(gates(simulation)).toEqual([]);
+    failStart(simulation);
+    const why = expect.stringMatching(
+      /^pool p has no ready worker: its starts fail: p-0-\w+: .* before it was ready: the end$/,
+    );
+    expect(gates(simulation)).toEqual([{ open: false, why, refuseQueued: true }]);
+    simulation.behaviour = { ...healthy };
+    expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
+    expect(gates(simulation).at(-1)).toMatchObject({ open: true });
+  });
+
+  test('is as if new with another config', () => {
+    const simulation = failing();
+    failStart(simulation);
+    failStart(simulation);
+    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, app: 'mended:app' })) });
+    expect(gates(simulation).at(-1)).toMatchObject({ open: true });
+  });
+
+  test('goes on serving by a worker that is ready', () => {
+    const simulation = new Simulation();
+    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
+    expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
+    simulation.behaviour = { ...healthy, attachMs: never };
+    simulation.die(simulation.process(simulation.ready()[0]));
+    for (let i = 0; i < 3; i += 1) failStart(simulation);
+    expect(gates(simulation)).toEqual([]);
+    // Its last worker goes too.
+    simulation.die(simulation.process(simulation.ready()[0]));
+    simulation.run(100);
+    expect(gates(simulation).at(-1)).toMatchObject({ open: false, refuseQueued: true });
+  });
+
+  test('a drain is why it is closed, while it drains', () => {
+    const simulation = failing();
+    failStart(simulation);
+    failStart(simulation);
+    simulation.tell({ type: 'drain-pool', pool: 'p' });
+    expect(gates(simulation).at(-1)).toMatchObject({ open: false, why: 'pool p is draining' });
+  });
+});
+
+test('a pool that crashes time and again refuses its callers while it waits long, and not when the next start is near', () => {
+  const restart = { backoffMinMs: 8_000, backoffMaxMs: 8_000, resetAfterMs: 60_000, quarantineAfter: 3 };
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, restart })) });
+  const crash = (): void => {
+    expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
+    simulation.die(simulation.process(simulation.ready()[0]));
+    simulation.run(10);
+  };
+  // The first is replaced at once.
+  crash();
+  expect(gates(simulation)).toEqual([]);
+  crash();
+  const why = expect.stringMatching(/waits before it starts the next \(restart\.backoff\): p-0-\w+: .*: the end$/);
+  expect(gates(simulation)).toEqual([{ open: false, why, refuseQueued: true }]);
+  expect(simulation.run(10_000, () => gates(simulation).at(-1)?.open === true)).toBe(true);
+  expect(simulation.workers()).toEqual([]);
+  expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
+});
+
+const said = (how: string, ...lines: string[]): string => `${how}; its last lines:\n${lines.join('\n')}`;
+
+test.each([
+  ['nothing was written', 'ended by SIGKILL', 'ended by SIGKILL'],
+  [
+    'a traceback: its exception, and the last frame that is the application’s own',
+    said(
+      'exited with code 3',
+      'Traceback (most recent call last):',
+      '  File "/v/lib/python3.11/site-packages/pitwarden/worker.py", line 104, in _load',
+      '    module = importlib.import_module(name)',
+      '  File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module',
+      '  File "<frozen importlib._bootstrap>", line 1204, in _gcd_import',
+      '  File "/srv/app.py", line 3, in <module>',
+      '    import numpyy',
+      "ModuleNotFoundError: No module named 'numpyy'",
+    ),
+    "exited with code 3: ModuleNotFoundError: No module named 'numpyy' (/srv/app.py, line 3)",
+  ],
+  [
+    'an exception of a library, by its full name',
+    said('exited with code 3', '  File "/srv/app.py", line 9, in <module>', 'torch.cuda.OutOfMemoryError: CUDA: 2 GiB'),
+    'exited with code 3: torch.cuda.OutOfMemoryError: CUDA: 2 GiB (/srv/app.py, line 9)',
+  ],
+  [
+    'words of its own: the last of them',
+    said('exited with code 1', 'no licence', '', 'ask somebody'),
+    'exited with code 1: ask somebody',
+  ],
+])('the cause of a failure, when %s', (_what, message, expected) => {
+  expect(cause(message)).toBe(expected);
+});
