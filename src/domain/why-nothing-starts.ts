@@ -22,7 +22,7 @@ export function whyNothingStarts(
   }
   if (workers.some(({ phase }) => phase === 'starting')) return null;
   if (node.ledger.error !== '') {
-    return { why: `has no ready worker, and none is started: the ledger: ${node.ledger.error}`, untilMs: never };
+    return { why: `has no ready worker, and none can be started: ${node.ledger.error}`, untilMs: never };
   }
   const nextStartAtMs = Math.min(...[...pool.slots.values()].map((slot) => slot.nextStartAtMs));
   if (pool.lastFailure === null || nextStartAtMs <= nowMs + worthWaitingMs) return null;

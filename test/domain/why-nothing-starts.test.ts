@@ -94,6 +94,16 @@ test('a pool that crashes time and again refuses its callers while it waits long
   expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
 });
 
+test('a pool whose first worker cannot be entered in the ledger, or finds no room on the host, refuses its callers', () => {
+  const simulation = new Simulation();
+  simulation.behaviour = { ...healthy, spawnMs: never };
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
+  const workerId = simulation.workers()[0]?.id ?? '';
+  simulation.tell({ type: 'start-blocked', workerId, message: 'ENOSPC: no space left' });
+  const why = 'pool p has no ready worker, and none can be started: ENOSPC: no space left';
+  expect(gates(simulation)).toEqual([{ open: false, why, refuseQueued: true }]);
+});
+
 const said = (how: string, ...lines: string[]): string => `${how}; its last lines:\n${lines.join('\n')}`;
 
 test.each([

@@ -178,7 +178,9 @@ text: { app: text:app, python: ${python}, cwd: ${examples} }
   const { pools } = await agent.json<{ pools: { pool: string; last_failure: string }[] }>('status');
   expect(pools.find((pool) => pool.pool === 'broken')?.last_failure).toContain("No module named 'nothing_here'");
   expect(await agent.workers('text')).toMatchObject([{ generation: 1, state: 'WORKER_STATE_READY' }]);
-  await expect(client.execute('broken', 'anything', [], {}, 500)).rejects.toMatchObject({ code: 4 });
+  await expect(client.execute('broken', 'anything', [], {}, 500)).rejects.toMatchObject({
+    ...{ code: 14, message: expect.stringContaining("No module named 'nothing_here'") },
+  });
 });
 
 test('crashing at import backs off: no more starts than the waits allow, and the wait doubles', async () => {
