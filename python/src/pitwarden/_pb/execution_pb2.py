@@ -20,15 +20,15 @@ define(
     b'"\x94\x01\n\x0cSubmitResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x121\n'
     b'\x08response\x18\x02 \x01(\x0b2\x1d.pitwarden.v1.ExecuteRe'
     b'sponseH\x00\x12$\n\x05error\x18\x03 \x01(\x0b2\x13.pitwarden.v1.E'
-    b'rrorH\x00\x12\x0c\n\x04more\x18\x04 \x01(\x08B\t\n\x07outcome"\x87\x01\n\x05Erro'
+    b'rrorH\x00\x12\x0c\n\x04more\x18\x04 \x01(\x08B\t\n\x07outcome"\x9f\x01\n\x05Erro'
     b'r\x12\x0c\n\x04code\x18\x01 \x01(\r\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07message'
     b'\x18\x03 \x01(\t\x12\x11\n\ttraceback\x18\x04 \x01(\t\x12\x11\n\tworker_id\x18\x05'
     b' \x01(\t\x12\x13\n\x0bexit_reason\x18\x06 \x01(\t\x12\x16\n\x0eretry_after'
-    b'_ms\x18\x07 \x01(\r2\xec\x01\n\tExecution\x12F\n\x07Execute\x12\x1c.pit'
-    b'warden.v1.ExecuteRequest\x1a\x1d.pitwarden.v1.'
-    b'ExecuteResponse\x12N\n\rExecuteStream\x12\x1c.pitwa'
-    b'rden.v1.ExecuteRequest\x1a\x1d.pitwarden.v1.Ex'
-    b'ecuteResponse0\x01\x12G\n\x06Submit\x12\x1b.pitwarden.v1'
-    b'.SubmitRequest\x1a\x1c.pitwarden.v1.SubmitResp'
-    b'onse(\x010\x01b\x06proto3',
+    b'_ms\x18\x07 \x01(\r\x12\x16\n\x0emay_have_begun\x18\x08 \x01(\x082\xec\x01\n\tEx'
+    b'ecution\x12F\n\x07Execute\x12\x1c.pitwarden.v1.Execut'
+    b'eRequest\x1a\x1d.pitwarden.v1.ExecuteResponse\x12'
+    b'N\n\rExecuteStream\x12\x1c.pitwarden.v1.ExecuteR'
+    b'equest\x1a\x1d.pitwarden.v1.ExecuteResponse0\x01\x12'
+    b'G\n\x06Submit\x12\x1b.pitwarden.v1.SubmitRequest\x1a\x1c'
+    b'.pitwarden.v1.SubmitResponse(\x010\x01b\x06proto3',
 )
