@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import sys
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from .context import current_request_id
 
@@ -23,7 +23,14 @@ NAME_MAX = 256
 _plain = logging.Formatter("%(message)s")
 
 
-class RecordHandler(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    # Python 3.10 has no brackets here.
+    _StreamHandler = logging.StreamHandler
+
+
+class RecordHandler(_StreamHandler):
     """Writes records as the agent reads them. A formatter that the application chose makes the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
