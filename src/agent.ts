@@ -15,6 +15,7 @@ import type { NodeConfig } from './domain/config.ts';
 import type { State } from './domain/state.ts';
 import type { Exits } from './exits.ts';
 import { createExits } from './exits.ts';
+import { createFailedRequests } from './failed-requests.ts';
 import { lastCalls } from './last-calls.ts';
 import type { Log } from './log.ts';
 import type { Loop } from './loop.ts';
@@ -137,6 +138,7 @@ export async function startAgent(
     clock.nowMs,
     () => loop,
     () => metrics,
+    log,
   );
   const metrics = createMetrics({
     state: () => loop.state(),
@@ -402,7 +404,7 @@ function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
   return locks;
 }
 
-function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () => Metrics): Dispatch {
+function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () => Metrics, log: Log): Dispatch {
   let timer: NodeJS.Timeout | null = null;
   const arm = (atMs: number): void => {
     if (timer !== null) clearTimeout(timer);
@@ -414,6 +416,7 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
     onIdle: (workerId) => loop().tell({ type: 'idle', workerId }),
     onBudgetSpent: (workerId) => loop().tell({ type: 'budget-spent', workerId }),
     onOutcome: (outcome) => metrics().outcome(outcome),
+    onFailed: createFailedRequests(log, nowMs),
     onOverdue: (workerId, message) => loop().tell({ type: 'overdue', workerId, message }),
     onPoisoned: (pool, message) => loop().tell({ type: 'poisoned', pool, message }),
     fingerprint,
@@ -506,7 +509,7 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
     dispatch.onResult(workerId, result.id, result);
   }
   if (frame.returned.length > 0) dispatch.onReturned(workerId, frame.returned);
-  if (frame.progress.length > 0) dispatch.onProgress(workerId);
+  if (frame.progress.length > 0) dispatch.onProgress(workerId, frame.progress);
 }
 
 async function bindTcp(api: ApiServer, address: { host: string; port: number }): Promise<string> {

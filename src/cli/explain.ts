@@ -39,7 +39,14 @@ function tellEvidence(evidence: EvidenceView): void {
 }
 
 function tellRequests(requests: readonly RequestNoteView[]): void {
-  for (const { command, request_id, age_ms, cancelled } of requests) {
-    print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${cancelled ? ', cancelled' : ''}`));
+  for (const request of requests) {
+    const { command, request_id, age_ms, cancelled } = request;
+    const left = cancelled ? ', cancelled' : '';
+    print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${left}${progressOf(request)}`));
   }
+}
+
+function progressOf({ progress, progress_message: message }: RequestNoteView): string {
+  const percent = progress < 0 ? '' : `, ${Math.round(progress * 100)}%`;
+  return message === '' ? percent : `${percent}, ${message}`;
 }

@@ -111,6 +111,8 @@ export interface RequestNoteView {
   readonly request_id: string;
   readonly age_ms: number;
   readonly cancelled: boolean;
+  readonly progress: number;
+  readonly progress_message: string;
 }
 
 export interface ExplanationView {

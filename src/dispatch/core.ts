@@ -10,7 +10,7 @@ import type { Queue, QueueLoad } from './queue.ts';
 import { createQueue } from './queue.ts';
 import type { ServiceRate } from './rate.ts';
 import { createServiceRate } from './rate.ts';
-import type { Answers, Ask, Request } from './request.ts';
+import type { Answers, Ask, Request, RequestError } from './request.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** What the files of dispatch share: its pools, its workers, and the one timer. */
@@ -55,6 +55,8 @@ export interface DispatchOptions {
   /** A worker has ended as many requests as it was given. */
   onBudgetSpent(workerId: string): void;
   onOutcome(outcome: Outcome): void;
+  /** A request failed that a worker had, for another reason than that its caller left. */
+  onFailed(request: Request, error: RequestError): void;
   /** A worker was told long ago that a request's deadline had passed, and still runs it. */
   onOverdue(workerId: string, message: string): void;
   /** A request is refused from now on, for the workers that it crashed. */
@@ -196,6 +198,7 @@ export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, time
     linkId: 0,
     overdue: false,
     paused: false,
+    progress: null,
     expectedMs: 0,
     caller: answers,
     waits: false,

@@ -1,4 +1,4 @@
-import type { RequestNote } from '../domain/evidence.ts';
+import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
 import { arm, compact, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
@@ -37,6 +37,8 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
 
 export type { Outcome, PoolLimits, WorkerResult } from './core.ts';
 
+/** Of what a command reports of its progress. */
+const progressMaxChars = 200;
 /** Timers that come so much later than they were set for: the agent itself was stopped, or very busy. */
 const lateMs = 200;
 
@@ -102,7 +104,8 @@ export interface Dispatch {
   onReturned(workerId: string, linkIds: readonly number[]): void;
   /** Answers that come now from their beginning. */
   onReplayed(workerId: string, linkIds: readonly number[]): void;
-  onProgress(workerId: string): void;
+  /** How far the commands of some of its requests are. */
+  onProgress(workerId: string, reports: readonly (ReportedProgress & { readonly id: number })[]): void;
   poolStats(pool: string): PoolStats;
   /** Ages of the oldest request that waits and of the oldest that a worker has, in ms; 0: there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
@@ -156,9 +159,16 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     onLeaving: (workerId) => onLeaving(core, workerId),
     onReturned: (workerId, linkIds) => onReturned(core, workerId, linkIds),
     onReplayed: (workerId, linkIds) => onReplayed(core, workerId, linkIds),
-    onProgress: (workerId) => {
+    onProgress: (workerId, reports) => {
       const worker = core.workers.get(workerId);
-      if (worker !== undefined) worker.counters.lastEvidenceAtMs = options.nowMs();
+      if (worker === undefined) return;
+      worker.counters.lastEvidenceAtMs = options.nowMs();
+      for (const { id, fraction, message } of reports) {
+        const request = worker.running.get(id);
+        if (request === undefined) continue;
+        const bounded = Number.isFinite(fraction) ? Math.max(-1, Math.min(1, fraction)) : -1;
+        request.progress = { fraction: bounded, message: message.slice(0, progressMaxChars) };
+      }
     },
     poolStats: (name) => statsOf(core.pools.get(name)),
     oldestRequest: (name) => oldestOf(core.pools.get(name), options.nowMs()),
@@ -168,6 +178,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
         requestId: request.requestId,
         ageMs: options.nowMs() - request.sentAtMs,
         cancelled: request.state === 'ended',
+        progress: request.progress,
       })),
   };
 }

@@ -32,6 +32,7 @@ export function end(core: Core, request: Request, failure: RequestError | null, 
   if (request.named) keepAnswer(core, pool, request, error);
   if (request.counted) return;
   request.counted = true;
+  if (error !== null && request.attempts > 0 && error.code !== code.cancelled) core.options.onFailed(request, error);
   core.options.onOutcome({
     pool: request.pool,
     code: told,

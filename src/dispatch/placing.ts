@@ -147,6 +147,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
   request.state = 'sent';
   request.sentAtMs = nowMs;
   request.behind = false;
+  request.progress = null;
   request.awaitsReplays = 0;
   request.skip = request.told;
   request.attempts += 1;

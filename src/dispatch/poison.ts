@@ -32,25 +32,38 @@ interface Suspect {
 export function createPoison(limits: () => PoisonLimits): Poison {
   const suspects = new Map<string, Suspect>();
   let poisonous = 0;
+  /** Of the limits with which `poisonous` was counted. */
+  let countedAfter = -1;
+  /** A reload may have changed how many crashes make a poison. */
+  const recount = (): void => {
+    if (limits().after === countedAfter) return;
+    countedAfter = limits().after;
+    poisonous = 0;
+    for (const suspect of suspects.values()) if (isPoison(suspect)) poisonous += 1;
+  };
   const isPoison = (suspect: Suspect): boolean => limits().after > 0 && suspect.crashes >= limits().after;
   const forget = (fingerprint: string, suspect: Suspect): void => {
     suspects.delete(fingerprint);
-    if (isPoison(suspect)) poisonous = Math.max(0, poisonous - 1);
+    if (isPoison(suspect)) poisonous -= 1;
   };
   return {
     get suspects() {
+      recount();
       return suspects.size > poisonous;
     },
     answered: (fingerprint) => {
+      recount();
       const suspect = suspects.get(fingerprint);
       if (suspect !== undefined) forget(fingerprint, suspect);
     },
     get any() {
+      recount();
       return poisonous > 0;
     },
     crashed: (fingerprint, nowMs) => {
       const { after, forMs } = limits();
       if (after === 0) return false;
+      recount();
       let before = suspects.get(fingerprint);
       if (before !== undefined) forget(fingerprint, before);
       if (before !== undefined && nowMs - before.lastAtMs > forMs) before = undefined;
@@ -64,6 +77,7 @@ export function createPoison(limits: () => PoisonLimits): Poison {
       return isPoison(suspect);
     },
     crashesOf: (fingerprint, nowMs) => {
+      recount();
       const suspect = suspects.get(fingerprint);
       if (suspect === undefined || !isPoison(suspect)) return 0;
       if (nowMs - suspect.lastAtMs < limits().forMs) return suspect.crashes;

@@ -1,3 +1,4 @@
+import type { ReportedProgress } from '../domain/evidence.ts';
 import type { Queue } from './queue.ts';
 
 /** gRPC status codes (google.rpc.Code) that dispatch itself answers with. */
@@ -91,6 +92,8 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   overdue: boolean;
   /** Its caller does not keep up with its chunks. */
   paused: boolean;
+  /** What its command last reported of how far it is. */
+  progress: ReportedProgress | null;
   /** What it adds to its worker's `expectedMs`. */
   expectedMs: number;
   // So that a caller may ask again by the name it gave:

@@ -19,6 +19,14 @@ export interface RequestNote {
   readonly ageMs: number;
   /** Its caller has left, or its deadline passed: its worker was told. */
   readonly cancelled: boolean;
+  /** What its command last reported; null: nothing. */
+  readonly progress: ReportedProgress | null;
+}
+
+export interface ReportedProgress {
+  /** 0 to 1; negative: unknown. */
+  readonly fraction: number;
+  readonly message: string;
 }
 
 export interface Evidence extends ProcessEvidence {

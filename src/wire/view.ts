@@ -256,8 +256,11 @@ export function explainView(verdict: HealthVerdict, requests: readonly RequestNo
   };
 }
 
-function requestNote({ command, requestId, ageMs, cancelled }: RequestNote): object {
-  return { command, request_id: requestId, age_ms: Math.max(0, Math.round(ageMs)), cancelled };
+function requestNote({ command, requestId, ageMs, cancelled, progress }: RequestNote): object {
+  return {
+    ...{ command, request_id: requestId, age_ms: Math.max(0, Math.round(ageMs)), cancelled },
+    ...{ progress: progress?.fraction ?? -1, progress_message: progress?.message ?? '' },
+  };
 }
 
 function evidenceView(evidence: Evidence, toUnixMs: ToUnixMs): object {

@@ -42,7 +42,7 @@ export interface WorkerFrame {
   readonly returned: readonly number[];
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];
   readonly results: readonly LinkResult[];
-  readonly progress: readonly { readonly id: number }[];
+  readonly progress: readonly { readonly id: number; readonly fraction: number; readonly message: string }[];
 }
 
 interface LinkResult {

@@ -788,3 +788,63 @@ test('what a dying worker gives back to a pool that nobody serves any more is re
   host.remove(worker);
   expect(runs.error).toMatchObject({ code: 14, message: 'pool p: its starts fail', mayHaveBegun: true });
 });
+
+test('how many crashes make a poison may change by a reload, up and down, and no count of it drifts', () => {
+  const host = new Host();
+  const poison = (after: number) => host.dispatch.setPool('p', poolLimits({ poison: { after, forMs: 60_000 } }));
+  const crash = (payload: string) => {
+    const worker = host.addWorker();
+    const told = host.submit({ payload: Buffer.from(payload) });
+    host.remove(worker);
+    return told.error?.code;
+  };
+  poison(2);
+  expect([crash('a'), crash('a')]).toEqual([14, 9]);
+  poison(3);
+  // Not poison any more; the third crash makes it one again.
+  expect([crash('a'), crash('b')]).toEqual([9, 14]);
+  poison(4);
+  // Suspected again, and answered: forgiven.
+  const worker = host.addWorker();
+  host.submit({ payload: Buffer.from('a') });
+  host.answer(worker, first(worker), null, 1);
+  host.submit({ payload: Buffer.from('b') });
+  host.answer(worker, first(worker), null, 1);
+  host.dispatch.removeWorker(worker.id, { reason: 'operator', message: 'm', begunThrough: null, crashed: false });
+  expect([crash('a'), crash('a'), crash('a'), crash('b')]).toEqual([14, 14, 14, 14]);
+  poison(3);
+  expect(host.submit({ payload: Buffer.from('a') }).error).toMatchObject({ code: 9 });
+  poison(1);
+  expect(host.submit({ payload: Buffer.from('a') }).error).toMatchObject({ code: 9 });
+  poison(0);
+  expect(host.submit({ payload: Buffer.from('a') }).error).toBeUndefined();
+});
+
+test('requests that fail in workers are told of, once; refusals and cancels are not', () => {
+  const host = new Host();
+  const worker = host.addWorker();
+  host.submit({ requestId: 'fails', named: true });
+  host.answer(worker, first(worker), { code: 2, message: 'm' });
+  host.cancel(host.submit({ requestId: 'cancelled' }));
+  host.answer(worker, first(worker), { code: 1, message: 'm' });
+  host.submit({ requestId: 'refused', pool: 'q' });
+  host.submit({ requestId: 'lost' });
+  host.remove(worker);
+  expect(host.failed).toEqual(['fails', 'lost']);
+});
+
+test('what a command reports of its progress is shown with its request, within bounds', () => {
+  const host = new Host();
+  const worker = host.addWorker();
+  host.submit();
+  const id = first(worker);
+  const seen = () => host.dispatch.requestsOf(worker.id)[0]?.progress;
+  expect(seen()).toBeNull();
+  host.dispatch.onProgress(worker.id, [
+    { id, fraction: 0.5, message: 'half' },
+    { id: id + 1, fraction: 1, message: 'of nobody' },
+  ]);
+  expect(seen()).toEqual({ fraction: 0.5, message: 'half' });
+  host.dispatch.onProgress(worker.id, [{ id, fraction: Number.NaN, message: 'x'.repeat(5_000) }]);
+  expect(seen()).toEqual({ fraction: -1, message: 'x'.repeat(200) });
+});

@@ -74,6 +74,8 @@ export class Host {
   readonly told: Told[] = [];
   readonly workers: FakeWorker[] = [];
   readonly outcomes: Outcome[] = [];
+  /** Ids of requests that failed in workers. */
+  readonly failed: string[] = [];
   readonly idle: string[] = [];
   readonly spent: string[] = [];
   readonly overdue: string[] = [];
@@ -83,6 +85,7 @@ export class Host {
     onIdle: (workerId) => this.idle.push(workerId),
     onBudgetSpent: (workerId) => this.spent.push(workerId),
     onOutcome: (outcome) => this.outcomes.push(outcome),
+    onFailed: ({ requestId }) => this.failed.push(requestId),
     onOverdue: (workerId) => this.overdue.push(workerId),
     onPoisoned: (_pool, message) => this.poisoned.push(message),
     checksum: crc32,

@@ -83,6 +83,7 @@ export class Host {
       onIdle: (workerId) => this.tell({ type: 'idle', workerId }),
       onBudgetSpent: (workerId) => this.tell({ type: 'budget-spent', workerId }),
       onOutcome: () => undefined,
+      onFailed: () => undefined,
       onOverdue: (workerId, message) => this.tell({ type: 'overdue', workerId, message }),
       onPoisoned: (pool, message) => this.tell({ type: 'poisoned', pool, message }),
       checksum: crc32,
