@@ -50,6 +50,7 @@ import { controlService } from './wire/control.ts';
 import { executionService } from './wire/execution.ts';
 import type { HttpServer } from './wire/http.ts';
 import { startHttp } from './wire/http.ts';
+import { createMemoryBudget } from './wire/memory-budget.ts';
 import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
 import type { NodeFacts, Recorded } from './wire/view.ts';
@@ -140,8 +141,12 @@ export async function startAgent(
     () => metrics,
     log,
   );
+  const budget = createMemoryBudget(config.messageBudget);
+  /** Workers are not refused for what callers make the agent hold. */
+  const linkBudget = createMemoryBudget(config.messageBudget);
   const metrics = createMetrics({
     state: () => loop.state(),
+    budgets: { callers: budget, workers: linkBudget },
     nowMs: clock.nowMs,
     poolNumbers: dispatch.poolStats,
     oldestRequest: dispatch.oldestRequest,
@@ -152,6 +157,7 @@ export async function startAgent(
     ledger,
     guardian,
     linkPath: paths.linkSocket,
+    payloadMaxBytes: config.messageMaxBytes,
     cgroups,
     outputDirectory,
     workersMax: () => workersMax(loop.state()),
@@ -204,13 +210,15 @@ export async function startAgent(
   };
 
   const plan = (): DescriptorPlan => planDescriptors(descriptors, workersExpected(loop.state()));
-  // A result that is too large is its caller's trouble: refused here, it would end the link and all requests on it.
+  // Workers refuse results that are too large. One that sends such a frame all the same loses its link.
   const link = createServer({
-    messageMaxBytes: Number.POSITIVE_INFINITY,
+    messageMaxBytes: linkFrameMaxBytes(config),
+    budget: linkBudget,
     connections: { max: () => plan().linkConnections, onRefused: (message) => log.warn(`worker link: ${message}`) },
   });
   const api = createServer({
     messageMaxBytes: config.messageMaxBytes,
+    budget,
     connections: { max: () => plan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
   });
   const opened: { http: HttpServer | null; runtime: RuntimeWatch | null } = { http: null, runtime: null };
@@ -360,6 +368,11 @@ function absolute(word: string, { path, runtimeDir, stateDir }: Config): string 
   const [, flag = '', value = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word) ?? [];
   const whole = resolve(value);
   return [path, runtimeDir, stateDir].includes(whole) ? `${flag}${whole}` : word;
+}
+
+/** One payload goes with up to a frame of others. A kept result may be of a time when message.max_bytes was larger. */
+function linkFrameMaxBytes({ messageMaxBytes }: Config): number {
+  return Math.max(messageMaxBytes, 64 * 1024 * 1024) + 2 * 1024 * 1024;
 }
 
 function recordedOf(held: Held | undefined, revision: number): Recorded | undefined {

@@ -16,6 +16,15 @@ export interface GaugesSource {
   };
   /** Ages in ms of the oldest request that waits and of the oldest that runs; 0: there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
+  /** What callers, and workers, make the agent hold. */
+  readonly budgets: Readonly<Record<'callers' | 'workers', BudgetNumbers>>;
+}
+
+/** Of one memory budget. */
+export interface BudgetNumbers {
+  readonly maxBytes: number;
+  readonly usedBytes: number;
+  readonly refused: number;
 }
 
 type Labels = Readonly<Record<string, string>>;
@@ -211,6 +220,30 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
     const { phase } = node();
     return oneOf(nodePhases, phase === 'stopped' ? 'stopping' : phase);
   });
+  const budgets = Object.entries(source.budgets);
+  const ofBudgets = (read: (budget: BudgetNumbers) => number) => (): Sample[] =>
+    budgets.map(([side, budget]) => [{ side }, read(budget)]);
+  gauge(
+    registry,
+    'pitwarden_message_budget_used_bytes',
+    'Bytes of messages that callers, and workers, make the agent hold.',
+    ['side'],
+    ofBudgets(({ usedBytes }) => usedBytes),
+  );
+  gauge(
+    registry,
+    'pitwarden_message_budget_bytes',
+    'The most that each side may make it hold: message.budget.',
+    ['side'],
+    ofBudgets(({ maxBytes }) => maxBytes),
+  );
+  gauge(
+    registry,
+    'pitwarden_message_budget_refused',
+    'Calls and messages that found no room in the budget since the agent started.',
+    ['side'],
+    ofBudgets(({ refused }) => refused),
+  );
   gauge(
     registry,
     'pitwarden_starts_blocked',

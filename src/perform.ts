@@ -130,6 +130,8 @@ export interface HandsOptions {
   readonly linkPath: string;
   readonly cgroups: Cgroups;
   readonly outputDirectory: OutputDirectory;
+  /** Of a result: `message.max_bytes`. */
+  readonly payloadMaxBytes: number;
   /** How many workers this node may have. */
   workersMax(): number;
   readonly dispatch: Dispatch;
@@ -157,7 +159,7 @@ export function createHands(options: HandsOptions): Hands {
       options.dispatch.onLeaving(workerId);
     },
     warmed: (workerId, result) => warmed(options, held.get(workerId), result),
-    authenticate: (hello) => authenticate(held, hello),
+    authenticate: (hello) => authenticate(held, hello, options.payloadMaxBytes),
   };
 }
 
@@ -513,7 +515,11 @@ function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: str
 }
 
 /** Compared in constant time. */
-function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<Hands['authenticate']> {
+function authenticate(
+  held: Map<string, Held>,
+  hello: WorkerHello,
+  payloadMaxBytes: number,
+): ReturnType<Hands['authenticate']> {
   const worker = held.get(hello.worker_id);
   const given = Buffer.from(hello.token, 'hex');
   if (worker === undefined || given.length !== worker.token.length || !timingSafeEqual(given, worker.token)) {
@@ -533,6 +539,7 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello): ReturnType<H
       keep_results: pool.request.keep.maxResults,
       keep_bytes: pool.request.keep.maxBytes,
       keep_ms: pool.request.keep.forMs,
+      payload_max_bytes: payloadMaxBytes,
     },
   };
 }

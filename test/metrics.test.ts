@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { unplannedReasons } from '../src/domain/reason.ts';
 import { initialState } from '../src/domain/state.ts';
 import { createMetrics } from '../src/metrics.ts';
+import { createMemoryBudget } from '../src/wire/memory-budget.ts';
 import { nodeConfig, poolConfig, Simulation } from './domain/simulation.ts';
 
 function scene(state = initialState(), nowMs = 0) {
@@ -12,6 +13,7 @@ function scene(state = initialState(), nowMs = 0) {
     nowMs: () => nowMs,
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
+    budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1) },
   });
   return { metrics, body: async () => (await metrics.render()).body };
 }

@@ -28,6 +28,8 @@ export interface Config {
   readonly messageMaxBytes: number;
   /** Of answers that one connection leaves unread. */
   readonly unreadMaxBytes: number;
+  /** Bytes of messages that all connections together may make the agent hold. */
+  readonly messageBudget: number;
 }
 
 /** Flags of the command line, which come before the file. */
@@ -245,6 +247,7 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
     log: { level: document.log.level, format: document.log.format ?? 'auto' },
     messageMaxBytes: document.message.max_bytes,
     unreadMaxBytes: document.message.max_unread_bytes,
+    messageBudget: document.message.budget,
   };
 }
 

@@ -157,7 +157,7 @@ const keep = section({
     '60s',
     'How long a request whose caller lost its connection goes on, and how long its answer is kept for a caller that repeats its `request_id`.',
   ),
-  max_results: whole(0, 1_000_000, 1000, 'results', 'How many such answers one worker keeps; 0 keeps none.'),
+  max_results: whole(0, 100_000, 1000, 'results', 'How many such answers one worker keeps; 0 keeps none.'),
   max_bytes: size('16MiB', 'How many bytes of payload these may hold together.'),
 });
 
@@ -282,6 +282,10 @@ export const schema = sectionBody({
   }).meta({ description: 'What the agent writes about itself and its workers.' }),
   message: section({
     max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
+    budget: size(
+      '512MiB',
+      'Bytes of messages that callers together may make the agent hold: arriving, waiting, running, answered and unread. A connection may hold as much as is still free; more is refused with RESOURCE_EXHAUSTED. Workers have a budget of the same size.',
+    ),
     max_unread_bytes: size(
       '256MiB',
       'Bytes of answers that one connection may leave unread; more of them are refused with RESOURCE_EXHAUSTED.',

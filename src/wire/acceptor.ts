@@ -6,6 +6,7 @@ import type { Server } from '@grpc/grpc-js';
 import { ServerCredentials } from '@grpc/grpc-js';
 import type { ConnectionLimitOptions, Evictable } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
+import { closeDeadSessions } from './dead-sessions.ts';
 
 /**
  * Listens for a gRPC server and hands its connections in, so that they are ours to count and to close: grpc-js bounds
@@ -63,6 +64,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     for (const socket of limit.open) if (isOver(socket, nowMs)) socket.destroy();
   }, sweepEveryMs);
   sweep.unref();
+  const endSearch = closeDeadSessions(() => sessionsOf(server));
 
   const listen = async (where: ListenOptions, named: string): Promise<Listener> => {
     const listener = createServer({ noDelay: true }, accept);
@@ -108,6 +110,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     none: limit.none,
     destroyAll: () => {
       clearInterval(sweep);
+      endSearch();
       limit.destroyAll();
     },
   };
@@ -125,18 +128,24 @@ async function addressesOf(host: string): Promise<string[]> {
  * itself: should that move in a later version, none is evicted and new connections are refused at the limit.
  */
 function longestIdle(server: Server): Evictable | undefined {
-  const { sessionIdleTimeouts: sessions } = server as unknown as {
-    readonly sessionIdleTimeouts?: ReadonlyMap<
-      Http2Session,
-      { readonly activeStreams: number; readonly lastIdle: number }
-    >;
-  };
   let found: Http2Session | undefined;
   let idleSinceMs = Number.POSITIVE_INFINITY;
-  for (const [session, { activeStreams, lastIdle }] of sessions ?? []) {
+  for (const [session, { activeStreams, lastIdle }] of sessionsOf(server)) {
     if (activeStreams > 0 || session.destroyed || lastIdle >= idleSinceMs) continue;
     found = session;
     idleSinceMs = lastIdle;
   }
   return found;
+}
+
+interface SessionUse {
+  readonly activeStreams: number;
+  readonly lastIdle: number;
+}
+
+function sessionsOf(server: Server): ReadonlyMap<Http2Session, SessionUse> {
+  const { sessionIdleTimeouts } = server as unknown as {
+    readonly sessionIdleTimeouts?: ReadonlyMap<Http2Session, SessionUse>;
+  };
+  return sessionIdleTimeouts ?? new Map();
 }

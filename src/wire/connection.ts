@@ -1,5 +1,6 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 import type { Answers, Request } from '../dispatch/request.ts';
+import type { MemoryAccount } from './memory-budget.ts';
 import type { Receipts } from './receipts.ts';
 
 /** What the calls of one HTTP/2 connection share. */
@@ -10,6 +11,10 @@ export interface Connection {
   receipts: Receipts<Asked> | undefined;
   /** Payloads of those requests. */
   unprovenBytes: number;
+  /** What the agent holds for it; undefined: its server has no budget, or no call was made yet. */
+  memory: MemoryAccount | undefined;
+  /** Settles when its last compressed message is unfolded. */
+  unfolding: Promise<unknown>;
   /** Undefined: grpc-js does not show it. */
   readonly session: Http2Session | undefined;
 }
@@ -22,6 +27,12 @@ export interface Asked {
   readonly payloadBytes: number;
 }
 
+/** Counts bytes of answers that were written (or, below 0, taken), which count towards the node's budget too. */
+export function addUnread(connection: Connection, bytes: number): void {
+  connection.unreadBytes += bytes;
+  connection.memory?.add(bytes);
+}
+
 const connections = new WeakMap<Http2Session, Connection>();
 
 /**
@@ -29,7 +40,11 @@ const connections = new WeakMap<Http2Session, Connection>();
  * that move in a later version, calls get a connection each.
  */
 export function connectionOf(call: object): Connection {
-  const session = streamOf(call)?.session;
+  return connectionOfStream(streamOf(call));
+}
+
+export function connectionOfStream(stream: ServerHttp2Stream | undefined): Connection {
+  const session = stream?.session;
   if (session === undefined) return newConnection(session);
   let connection = connections.get(session);
   if (connection === undefined) {
@@ -40,7 +55,14 @@ export function connectionOf(call: object): Connection {
 }
 
 function newConnection(session: Http2Session | undefined): Connection {
-  return { unreadBytes: 0, receipts: undefined, unprovenBytes: 0, session };
+  return {
+    unreadBytes: 0,
+    receipts: undefined,
+    unprovenBytes: 0,
+    memory: undefined,
+    unfolding: Promise.resolve(),
+    session,
+  };
 }
 
 /**

@@ -9,7 +9,9 @@ import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../dispatch/request.ts';
 import type { Asked, Connection } from './connection.ts';
-import { connectionOf, howEnded } from './connection.ts';
+import { addUnread, connectionOf, howEnded } from './connection.ts';
+import type { MemoryAccount } from './memory-budget.ts';
+import { UnreadableMessage } from './proto.ts';
 import { createReceipts } from './receipts.ts';
 import { errorView, toStatus } from './status.ts';
 
@@ -43,7 +45,6 @@ interface SubmitMessage {
 }
 
 const nameMaxBytes = 128;
-const itemsMax = 10_000;
 /** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
 const pauseAboveBytes = 1024 * 1024;
 const resumeBelowBytes = 256 * 1024;
@@ -64,16 +65,17 @@ const contentTypes: readonly string[] = [
 
 export function executionService(source: ExecutionSource): UntypedServiceImplementation {
   return {
-    Execute: (call: ServerUnaryCall<ExecuteMessage, object>, callback: sendUnaryData<object>) =>
+    Execute: (call: ServerUnaryCall<ExecuteMessage | UnreadableMessage, object>, callback: sendUnaryData<object>) =>
       execute(source, call, callback),
-    ExecuteStream: (call: ServerWritableStream<ExecuteMessage, object>) => executeStream(source, call),
+    ExecuteStream: (call: ServerWritableStream<ExecuteMessage | UnreadableMessage, object>) =>
+      executeStream(source, call),
     Submit: (call: ServerDuplexStream<SubmitMessage, object>) => submit(source, call),
   };
 }
 
 function execute(
   source: ExecutionSource,
-  call: ServerUnaryCall<ExecuteMessage, object>,
+  call: ServerUnaryCall<ExecuteMessage | UnreadableMessage, object>,
   callback: sendUnaryData<object>,
 ): void {
   const connection = connectionOf(call);
@@ -90,7 +92,7 @@ function execute(
         return wrong.code;
       }
       unread = payload.length;
-      connection.unreadBytes += unread;
+      addUnread(connection, unread);
       callback(null, { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId });
       return 0;
     },
@@ -100,7 +102,7 @@ function execute(
   if (request === undefined) return;
   // Said of every call: when its answer has left, or when its caller has.
   call.on('cancelled', () => {
-    connection.unreadBytes -= unread;
+    addUnread(connection, -unread);
     callOver(source, call, connection, request, answers);
   });
 }
@@ -135,7 +137,10 @@ function awaitReceipt(source: ExecutionSource, connection: Connection, request: 
   connection.receipts.add({ request, answers, payloadBytes });
 }
 
-function executeStream(source: ExecutionSource, call: ServerWritableStream<ExecuteMessage, object>): void {
+function executeStream(
+  source: ExecutionSource,
+  call: ServerWritableStream<ExecuteMessage | UnreadableMessage, object>,
+): void {
   const fail = (error: RequestError): void => {
     call.emit('error', toStatus(error));
   };
@@ -203,19 +208,19 @@ function createUnread(connection: Connection, onLittle: () => void): Unread {
     },
     add: (added) => {
       bytes += added;
-      connection.unreadBytes += added;
+      addUnread(connection, added);
     },
     taken: (takenBytes) => {
       // What was forgotten may be said to be taken after all.
       const known = Math.min(takenBytes, bytes);
       bytes -= known;
-      connection.unreadBytes -= known;
+      addUnread(connection, -known);
       if (!waits || bytes > resumeBelowBytes) return;
       waits = false;
       onLittle();
     },
     forget: () => {
-      connection.unreadBytes -= bytes;
+      addUnread(connection, -bytes);
       bytes = 0;
     },
     isMuch: () => {
@@ -233,7 +238,7 @@ function refuseUnread(source: ExecutionSource, { unreadBytes }: Connection): Req
 
 function refuseAnswer(
   source: ExecutionSource,
-  { unreadBytes }: Connection,
+  { unreadBytes, memory }: Connection,
   payload: Buffer,
   workerId: string,
 ): RequestError | undefined {
@@ -242,8 +247,15 @@ function refuseAnswer(
     return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: true });
   }
   const would = unreadBytes + payload.length;
+  if (memory !== undefined && !memory.fits(payload.length)) return noRoom(memory, payload.length, workerId);
   // One answer alone may be as large as any message.
   return unreadBytes > 0 && would > source.unreadMaxBytes ? readsTooSlowly(source, would, workerId) : undefined;
+}
+
+function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
+  const share = "no more than its share of the agent's memory (message.budget)";
+  const message = `connection: expected it to hold ${share}, got ${bytes} bytes more beside its ${usedBytes}`;
+  return refusal(code.resourceExhausted, message, { workerId });
 }
 
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
@@ -351,25 +363,32 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
         if (!answered) fail(requestId, error, asked);
       },
     };
+    const heldBytes = ask.payload.length + overheadBytes;
+    if (connection.memory?.take(heldBytes) === false)
+      return fail(requestId, noRoom(connection.memory, heldBytes), null);
     const request = source.dispatch.submit(ask, answers);
-    if (request !== undefined && request.state !== 'ended') open.set(requestId, { request, answers });
-    else if (request !== undefined) {
+    if (request !== undefined && request.state !== 'ended') {
+      open.set(requestId, { request, answers, heldBytes });
+      return;
+    }
+    connection.memory?.give(heldBytes);
+    if (request !== undefined) {
       // How it had ended before it was asked for again: that has just been answered.
       const last = results.at(-1);
-      if (last !== undefined) last.asked = { request, answers };
+      if (last !== undefined) last.asked = { request, answers, heldBytes: 0 };
     }
   };
   const forget = (requestId: string): SubmitItem | null => {
     const asked = open.get(requestId) ?? null;
     if (asked !== null && paused.size > 0) paused.delete(asked.request);
     open.delete(requestId);
+    if (asked !== null) connection.memory?.give(asked.heldBytes);
     return asked;
   };
 
-  call.on('data', (message: SubmitMessage) => {
-    if (message.items.length > itemsMax) {
-      const got = message.items.length;
-      call.emit('error', toStatus(refusal(code.invalidArgument, `items: expected at most ${itemsMax}, got ${got}`)));
+  call.on('data', (message: SubmitMessage | UnreadableMessage) => {
+    if (message instanceof UnreadableMessage) {
+      call.emit('error', toStatus(refusal(code.invalidArgument, message.problem)));
       return;
     }
     for (const item of message.items) start(item.request, item.timeout_ms);
@@ -389,14 +408,16 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     source.leaving.removeEventListener('abort', schedule);
     unread.forget();
     const leaves = howEnded(call, connection) === 'cancelled';
-    for (const { request, answers } of [...open.values()]) {
+    const left = [...open.values()];
+    open.clear();
+    for (const { request, answers, heldBytes } of left) {
       if (leaves) source.dispatch.cancel(request, answers);
       else source.dispatch.settle(request, answers, false);
+      connection.memory?.give(heldBytes);
     }
     for (const { asked } of [...underway, ...results]) {
       if (asked !== null) source.dispatch.settle(asked.request, asked.answers, leaves);
     }
-    open.clear();
     results = [];
     underway = [];
   };
@@ -408,6 +429,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
 interface SubmitItem {
   readonly request: Request;
   readonly answers: Answers;
+  /** What it holds of the memory budget. */
+  readonly heldBytes: number;
 }
 
 /** One result of Submit that waits to be written. */
@@ -450,10 +473,11 @@ function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Su
 /** Checks what a caller sent; what it means for pool and command dispatch says. */
 function askOf(
   source: ExecutionSource,
-  message: ExecuteMessage | null,
+  message: ExecuteMessage | UnreadableMessage | null,
   deadlineMs: number,
   streams: boolean,
 ): Ask | RequestError {
+  if (message instanceof UnreadableMessage) return refusal(code.invalidArgument, message.problem);
   if (message === null || message.pool === '')
     return refusal(code.invalidArgument, 'pool: expected a name, got nothing');
   if (message.command === '') return refusal(code.invalidArgument, 'command: expected a name, got nothing');

@@ -5,8 +5,39 @@ import { loadPackageDefinition } from '@grpc/grpc-js';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { loadSync } from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
+import type { FieldBounds } from './field-bounds.ts';
+import { boundsCheck } from './field-bounds.ts';
 
 const protoDir = fileURLToPath(new URL('../../proto/', import.meta.url));
+
+/** What came in place of a message that must not be decoded. */
+export class UnreadableMessage {
+  readonly problem: string;
+  constructor(problem: string) {
+    this.problem = problem;
+  }
+}
+
+/** How often repeated fields may occur in one message. The messages of Control are so small that their size bounds them. */
+const repeated: FieldBounds['repeated'] = {
+  'SubmitRequest.items': 10_000,
+  'SubmitRequest.cancel_request_ids': 10_000,
+  'WorkerFrame.returned': 100_000,
+  'WorkerFrame.chunks': 30_000,
+  'WorkerFrame.results': 30_000,
+  'WorkerFrame.progress': 30_000,
+  'WorkerFrame.replayed': 120_000,
+  'Hello.commands': 1_000,
+  // Above the most that `request.keep.max_results` allows.
+  'Resumed.held': 120_000,
+};
+
+/** Fields of all kinds in one message: what its repeated fields need, with room for fields of later versions. */
+const fieldsMost: Readonly<Record<string, number>> = {
+  ExecuteRequest: 1_000,
+  SubmitRequest: 200_000,
+  WorkerFrame: 2_000_000,
+};
 
 /**
  * The services of proto/, loaded from the files themselves. Messages are plain objects with the proto's field names:
@@ -66,7 +97,7 @@ function lean(service: ServiceDefinition): ServiceDefinition {
       if (!resolvedRequestType || !resolvedResponseType) throw new Error(`proto: expected types of ${method.path}`);
       const codecs = {
         requestSerialize: encoder(resolvedRequestType),
-        requestDeserialize: decoder(resolvedRequestType),
+        requestDeserialize: boundedDecoder(resolvedRequestType),
         responseSerialize: scratchEncoder(resolvedResponseType),
         responseDeserialize: decoder(resolvedResponseType),
       };
@@ -99,6 +130,17 @@ function scratchEncoder(type: protobuf.Type): (message: object) => Buffer {
 
 function decoder(type: protobuf.Type): (bytes: Buffer) => object {
   return (bytes) => type.decode(bytes);
+}
+
+/** An unreadable message is a value and no error: of errors here grpc-js tells callers nothing. */
+function boundedDecoder(type: protobuf.Type): (bytes: Buffer) => object {
+  const fields = fieldsMost[type.name];
+  if (fields === undefined) throw new Error(`proto: expected a bound for the fields of ${type.name}`);
+  const check = boundsCheck(type, { repeated, fields });
+  return (bytes) => {
+    const problem = check(bytes);
+    return problem === undefined ? type.decode(bytes) : new UnreadableMessage(problem);
+  };
 }
 
 function typesOf(parent: protobuf.NamespaceBase): protobuf.Type[] {

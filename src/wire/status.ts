@@ -2,6 +2,7 @@ import type { StatusObject } from '@grpc/grpc-js';
 import { Metadata } from '@grpc/grpc-js';
 import type { RequestError } from '../dispatch/request.ts';
 import { errorMessage } from './proto.ts';
+import { cutBytes } from './worker-words.ts';
 
 /** A request's error as gRPC says it, and back. The one place where the two meet. */
 
@@ -12,7 +13,9 @@ const pushbackTrailer = 'grpc-retry-pushback-ms';
  * Trailers are small: gRPC's C core, under Python and others, refuses those over 8 KiB (grpc.max_metadata_size), and a
  * binary one is a third longer on the line.
  */
-const trailerMaxBytes = { message: 1_000, traceback: 3_000 } as const;
+const trailerMaxBytes = { type: 256, message: 1_000, traceback: 3_000 } as const;
+/** Of grpc-message as it is written: percent-encoding makes three bytes of each that is not plain ASCII. */
+const detailsMaxBytes = 1_500;
 
 /** The fields of execution.proto's Error. */
 export interface ErrorView {
@@ -41,14 +44,15 @@ export function errorView(error: RequestError): ErrorView {
 
 export function toStatus(error: RequestError): StatusObject {
   const view = errorView(error);
-  const message = cut(view.message, trailerMaxBytes.message, 'start');
-  const traceback = cut(view.traceback, trailerMaxBytes.traceback, 'end');
+  const type = cutBytes(view.type, trailerMaxBytes.type);
+  const message = cutBytes(view.message, trailerMaxBytes.message);
+  const traceback = cutBytes(view.traceback, trailerMaxBytes.traceback, 'end');
   const metadata = new Metadata();
-  metadata.set(errorTrailer, errorMessage.encode({ ...view, message, traceback }));
+  metadata.set(errorTrailer, errorMessage.encode({ ...view, type, message, traceback }));
   const pushback = pushbackOf(error);
   if (pushback !== '') metadata.set(pushbackTrailer, pushback);
-  const details = error.type === '' ? message : `${error.type}: ${message}`;
-  return { code: error.code, details: details.toWellFormed(), metadata };
+  const details = type === '' ? message : `${type}: ${message}`;
+  return { code: error.code, details: cutEncoded(details.toWellFormed(), detailsMaxBytes), metadata };
 }
 
 /**
@@ -66,11 +70,15 @@ export function fromMetadata(metadata: Metadata): ErrorView | undefined {
   return Buffer.isBuffer(bytes) ? (errorMessage.decode(bytes) as ErrorView) : undefined;
 }
 
-function cut(text: string, maxBytes: number, keep: 'start' | 'end'): string {
-  const bytes = Buffer.from(text);
-  if (bytes.length <= maxBytes) return text;
-  // A character that the cut went through becomes a replacement character, and is dropped.
-  const kept = keep === 'start' ? bytes.subarray(0, maxBytes) : bytes.subarray(bytes.length - maxBytes);
-  const readable = kept.toString('utf8').replace(keep === 'start' ? /\uFFFD+$/ : /^\uFFFD+/, '');
-  return keep === 'start' ? `${readable}…` : `…${readable}`;
+/** A text that is no longer than this when it is percent-encoded. */
+function cutEncoded(text: string, maxBytes: number): string {
+  if (text.length * 9 <= maxBytes || encodeURI(text).length <= maxBytes) return text;
+  let bytes = encodeURI('…').length;
+  let kept = '';
+  for (const character of text) {
+    bytes += encodeURI(character).length;
+    if (bytes > maxBytes) break;
+    kept += character;
+  }
+  return `${kept}…`;
 }

@@ -1,8 +1,10 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { LinkRequest, RequestLink, Resumed } from '../dispatch/worker.ts';
-import { services } from './proto.ts';
+import { readerOf } from './incoming.ts';
+import { services, UnreadableMessage } from './proto.ts';
 import type { ApiServer } from './server.ts';
+import { checkHello, mendFrame } from './worker-words.ts';
 
 /** Hello of link.proto. */
 export interface WorkerHello {
@@ -40,7 +42,7 @@ export interface WorkerFrame {
   readonly leaving_reason: string;
   readonly replayed: readonly number[];
   readonly returned: readonly number[];
-  readonly chunks: readonly { readonly id: number; readonly payload: Buffer; readonly content_type: string }[];
+  readonly chunks: readonly { readonly id: number; readonly payload: Buffer; content_type: string }[];
   readonly results: readonly LinkResult[];
   readonly progress: readonly { readonly id: number; readonly fraction: number; readonly message: string }[];
 }
@@ -48,7 +50,7 @@ export interface WorkerFrame {
 interface LinkResult {
   readonly id: number;
   readonly payload: Buffer;
-  readonly content_type: string;
+  content_type: string;
   readonly error: { code: number; type: string; message: string; traceback: string } | null;
   readonly ran_us: number;
 }
@@ -69,6 +71,7 @@ export interface WelcomeLimits {
   readonly keep_results: number;
   readonly keep_bytes: number;
   readonly keep_ms: number;
+  readonly payload_max_bytes: number;
 }
 
 export interface WorkerLinkSource {
@@ -86,10 +89,12 @@ const helloTimeoutMs = 10_000;
 const commandsMax = 1_000;
 /** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
 const frameMaxBytes = 1024 * 1024;
+/** Of a frame whose sender has not proven itself: the hello of a worker that keeps 100,000 results has some 20 MiB. */
+const helloMaxBytes = 64 * 1024 * 1024;
 /** With so many acknowledgements a frame is written though there is nothing else to say. */
 const acksMax = 256;
 
-type Call = ServerDuplexStream<WorkerFrame, object>;
+type Call = ServerDuplexStream<WorkerFrame | UnreadableMessage, object>;
 
 /** Serves WorkerLink: a hello makes an attached worker, its frames are passed on until the stream ends. */
 export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
@@ -108,14 +113,22 @@ function attach(source: WorkerLinkSource, call: Call): void {
     () => refuse(status.DEADLINE_EXCEEDED, 'expected a hello, got none in time'),
     helloTimeoutMs,
   );
-  call.on('data', (frame: WorkerFrame) => {
+  const reader = readerOf(call);
+  const frameMost = reader?.maxBytes ?? 0;
+  if (reader !== undefined) reader.maxBytes = Math.min(frameMost, helloMaxBytes);
+  call.on('data', (frame: WorkerFrame | UnreadableMessage) => {
     // Frames that were on their way when it was refused or ended.
     if (over) return;
-    if (link !== undefined) return source.frame(workerId, frame, link);
+    if (frame instanceof UnreadableMessage) return refuse(status.INVALID_ARGUMENT, frame.problem);
+    if (link !== undefined) {
+      mendFrame(frame);
+      return source.frame(workerId, frame, link);
+    }
     clearTimeout(tooLate);
     const checked = check(source, frame.hello);
     if (!checked.ok) return refuse(checked.code, checked.message);
     workerId = checked.hello.worker_id;
+    if (reader !== undefined) reader.maxBytes = frameMost;
     link = createLink(call);
     call.write({ welcome: { protocol, ...checked.welcome } });
     source.attached(checked.hello, link);
@@ -152,6 +165,8 @@ function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
   }
   const known = source.authenticate(hello);
   if (!known.ok) return refused(status.UNAUTHENTICATED, known.message);
+  const problem = checkHello(hello);
+  if (problem !== undefined) return refused(status.INVALID_ARGUMENT, problem);
   if (hello.resumed !== null) countPlainly(hello.resumed);
   return { ok: true, hello, welcome: known.welcome };
 }

@@ -4,6 +4,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { createConnection } from 'node:net';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
 import type { ClientDuplexStream, ServiceError } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
@@ -167,6 +168,41 @@ test('a Submit stream that nobody reads: its generator waits, plain results are 
   signal('SIGTERM');
   expect(await exited).toMatchObject({ code: 0 });
   execution.close();
+  client.close();
+});
+
+test('what many connections make an agent hold stays within twice message.budget and 250 MiB', async () => {
+  const { socket, http, pid } = await start('size: 1', 'message: { budget: 64MiB, max_bytes: 32MiB }');
+  const method = clients.Execution.service['Execute'];
+  const message = method?.requestSerialize({ pool: 'octets', command: 'size_of', ...octets(16 * mib) });
+  const folded = gzipSync(message ?? '');
+  const head = Buffer.alloc(5, 1);
+  head.writeUInt32BE(folded.length, 1);
+  const headers = { 'content-type': 'application/grpc', te: 'trailers', 'grpc-encoding': 'gzip' };
+  const callers = Array.from({ length: 12 }, () => deafCaller(socket));
+  let ended = 0;
+  for (const { session, execute } of callers) {
+    execute([30 * mib]);
+    for (let i = 0; i < 10; i += 1) {
+      const call = session.request({ ':method': 'POST', ':path': method?.path, ...headers });
+      call.on('error', () => undefined);
+      call.on('response', () => {
+        ended += 1;
+      });
+      call.end(Buffer.concat([head, folded]));
+    }
+  }
+  const all = until(
+    () => ended >= 120,
+    'all compressed calls to have an end',
+    () => ended,
+  );
+  expect(await peakRss(pid, all)).toBeLessThan((2 * 64 + 250) * mib);
+  const metrics = await (await fetch(`http://${http}/metrics`)).text();
+  expect(Number(/budget_refused\{side="callers"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0);
+  for (const { session } of callers) session.destroy();
+  const client = connect(socket);
+  expect((await client.execute('octets', 'size_of', undefined, octets(mib))).value).toBe(mib);
   client.close();
 });
 

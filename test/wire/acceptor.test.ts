@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { ServerUnaryCall, ServiceError, sendUnaryData } from '@grpc/grpc-js';
 import { Client, credentials } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import type { ApiServer } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
 
@@ -36,7 +37,7 @@ beforeEach(async () => {
   strangers = [];
   clients = [];
   const connections = { max: () => max, onRefused: (message: string) => refused.push(message) };
-  api = createServer({ messageMaxBytes: 1024, connections });
+  api = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20), connections });
   api.server.addService(
     { Echo: echo },
     {
@@ -111,7 +112,7 @@ test('connections with calls stay, and one too many is closed and told of', asyn
 
 test('a connection that says nothing is closed', async () => {
   vi.useFakeTimers({ toFake: ['setInterval', 'performance'] });
-  const timed = createServer({ messageMaxBytes: 1024 });
+  const timed = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) });
   const port = await timed.bind('127.0.0.1:0');
   const silent = await stranger({ host: '127.0.0.1', port });
   const closed = new Promise((resolve) => silent.once('close', resolve));

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { sendUnaryData } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
 import { afterEach, expect, it } from 'vitest';
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { clients, services } from '../../src/wire/proto.ts';
 import type { ApiServer } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
@@ -18,7 +19,7 @@ afterEach(() => stop?.());
 
 it('keeps answers apart that are coded in the same place, however large', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-proto-'));
-  const api: ApiServer = createServer({ messageMaxBytes: Number.POSITIVE_INFINITY });
+  const api: ApiServer = createServer({ messageMaxBytes: 64 * 1024 * 1024, budget: createMemoryBudget(2 ** 30) });
   const waiting: (() => void)[] = [];
   const sizes = [0, 1, 100, 5_000, 70_000, 300_000, 1_000_000, 3_000_000];
   api.server.addService(services.Execution, {

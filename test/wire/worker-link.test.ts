@@ -122,7 +122,8 @@ function attachCall() {
   });
   attach?.(call);
   const hello = (token: string) => {
-    call.emit('data', { hello: { protocol: 1, worker_id: 'w', token, commands: [], resumed: null } });
+    const versions = { sdk_version: '', python_version: '' };
+    call.emit('data', { hello: { protocol: 1, worker_id: 'w', token, commands: [], resumed: null, ...versions } });
   };
   return { said, call, hello };
 }

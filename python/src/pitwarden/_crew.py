@@ -152,14 +152,14 @@ class Crew:
             args, kwargs = _arguments(call)
             value = command.invoke(args, kwargs)
             if type(value) in _PLAIN:
-                payload, content_type = _result(value)
+                payload, content_type = _result(value, self._line.payload_max_bytes)
             elif command.streams and isinstance(value, Iterator):
                 self._stream(call, value)
                 payload, content_type = b"", ""
             elif isinstance(value, (Awaitable, AsyncIterator)) and _fork.generation == self._generation:
                 return self._await_in_loop(call, command, value)
             else:
-                payload, content_type = _result(value)
+                payload, content_type = _result(value, self._line.payload_max_bytes)
         # Also SystemExit and the like: a command's end is not the worker's.
         except BaseException as exception:
             self._fail(call, exception)
@@ -187,7 +187,7 @@ class Crew:
         room = threading.Event()
         try:
             for value in values:
-                payload, content_type = _result(value)
+                payload, content_type = _result(value, self._line.payload_max_bytes)
                 if _fork.generation != self._generation:
                     _fork.end(None, f"command {call.command}")
                 while not call.cancelled and not self._line.offer(call, payload, content_type, room.set):
@@ -257,7 +257,7 @@ class Crew:
                 await self._stream_async(call, value if isinstance(value, AsyncIterator) else _one_by_one(value))
                 payload, content_type = b"", ""
             else:
-                payload, content_type = _result(value)
+                payload, content_type = _result(value, self._line.payload_max_bytes)
         except asyncio.CancelledError:
             if _fork.generation != self._generation:
                 _fork.end(None, f"command {call.command}")
@@ -275,7 +275,7 @@ class Crew:
         wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, room.set)
         try:
             async for value in values:
-                payload, content_type = _result(value)
+                payload, content_type = _result(value, self._line.payload_max_bytes)
                 if _fork.generation != self._generation:
                     _fork.end(None, f"command {call.command}")
                 while not self._line.offer(call, payload, content_type, wake):
@@ -311,11 +311,17 @@ def _arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:
         raise Refusal(error) from None
 
 
-def _result(value: Any) -> tuple[bytes, str]:
+def _result(value: Any, max_bytes: int) -> tuple[bytes, str]:
+    """``max_bytes``: 0 for no bound."""
     try:
-        return _codec.encode_result(value)
+        payload, content_type = _codec.encode_result(value)
     except Error as error:
         raise Refusal(error) from None
+    if 0 < max_bytes < len(payload):
+        most = f"at most {max_bytes} bytes (message.max_bytes)"
+        told = f"result: expected {most}, got {len(payload)}"
+        raise Refusal(Error(told, code=Code.RESOURCE_EXHAUSTED))
+    return payload, content_type
 
 
 def _cancelled(call: Call) -> Error:

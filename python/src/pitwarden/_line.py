@@ -126,6 +126,11 @@ class Line:
             sending = self._answered()
         self._send(sending)
 
+    @property
+    def payload_max_bytes(self) -> int:
+        """Largest payload that the agent takes; 0: it names none."""
+        return self._session.payload_max_bytes
+
     def finish(self, call: Call, payload: bytes, content_type: str, more: bool = False) -> None:
         """``more``: another request is about to begin."""
         now_s = time.monotonic()

@@ -117,6 +117,8 @@ class Session:
         self._answers: deque[Part] = deque()
         self._chunks = 0
         self._chunk_bytes = 0
+        # Largest payload that the agent takes; 0: it names none.
+        self.payload_max_bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -366,6 +368,7 @@ class Session:
             )
         self._welcomed = True
         self._kept.bound(welcome, now_s)
+        self.payload_max_bytes = welcome.payload_max_bytes
         received.welcome = welcome
         received.made_room = True
         if self._lost_s is None:

@@ -1,0 +1,228 @@
+import type { ServerHttp2Stream } from 'node:http2';
+import { createGunzip, createInflate } from 'node:zlib';
+import type { ServerInterceptingCall, ServerInterceptor } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
+import type { Connection } from './connection.ts';
+import { connectionOfStream } from './connection.ts';
+import type { MemoryAccount, MemoryBudget } from './memory-budget.ts';
+
+/**
+ * Reads messages off a call's stream in place of grpc-js's own reader. That one keeps an object for every piece of a message
+ * that arrives, and unfolds compressed messages in whatever number they come. This one holds a message once, in the size
+ * that its head declares, and only if the memory budget has room for it.
+ */
+
+export interface IncomingOptions {
+  readonly budget: MemoryBudget;
+  /** Largest message of a method, unfolded; `path` is such as /pitwarden.v1.Execution/Submit. */
+  maxBytes(path: string): number;
+}
+
+/** As much of grpc-js's BaseServerInterceptingCall as is used. It is private there: test/wire/incoming.test.ts fails if it moves. */
+interface BaseCall {
+  readonly stream: ServerHttp2Stream;
+  readonly handler: { readonly path: string };
+  readonly incomingEncoding: string;
+  decoder: object;
+  decompressMessage(message: Buffer, encoding: string): Buffer | Promise<Buffer>;
+  sendStatus(status: Status): void;
+}
+
+interface Status {
+  readonly code: status;
+  readonly details: string;
+  readonly metadata: null;
+}
+
+/** A message's first bytes: whether it is compressed, and its length. */
+const headBytes = 5;
+/** What grpc-js, Node and V8 hold for one call beside its messages: some 10 KiB. */
+const callBytes = 10 * 1024;
+/** The state of zlib for one message. */
+const unfolderBytes = 64 * 1024;
+
+/** Makes every call of a server read its messages here. */
+export function boundIncoming({ budget, maxBytes }: IncomingOptions): ServerInterceptor {
+  return (method, call) => {
+    const base = call as unknown as BaseCall;
+    const connection = connectionOfStream(base.stream);
+    connection.memory ??= budget.account();
+    const room = { memory: connection.memory, budget };
+    const reader = new MessageReader(base, connection, room, maxBytes(base.handler.path), method.requestStream);
+    base.decoder = reader;
+    if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
+      base.decompressMessage = (message, encoding) => reader.unfold(message, encoding);
+    }
+    base.stream.once('close', () => reader.close());
+    // As it is: one that wraps it would cost every message two more calls.
+    return call as ServerInterceptingCall;
+  };
+}
+
+/** The reader of a call; undefined: its server bounds nothing. */
+export function readerOf(call: object): MessageReader | undefined {
+  const { call: inner } = call as { readonly call?: { readonly decoder?: object } };
+  return inner?.decoder instanceof MessageReader ? inner.decoder : undefined;
+}
+
+interface Room {
+  readonly memory: MemoryAccount;
+  readonly budget: MemoryBudget;
+}
+
+export class MessageReader {
+  /** Largest message, unfolded. */
+  maxBytes: number;
+  readonly #base: BaseCall;
+  readonly #connection: Connection;
+  readonly #room: Room;
+  /** Of one that streams, who handles a message holds it; that of a single one is held until the call is over. */
+  readonly #isStream: boolean;
+  #heldBytes = 0;
+  readonly #head = Buffer.allocUnsafe(headBytes);
+  #headLength = 0;
+  #message: Buffer | null = null;
+  #messageLength = 0;
+  #isOver = false;
+
+  constructor(base: BaseCall, connection: Connection, room: Room, maxBytes: number, isStream: boolean) {
+    this.#base = base;
+    this.#connection = connection;
+    this.#room = room;
+    this.#isStream = isStream;
+    this.maxBytes = maxBytes;
+    const refused = this.#take(callBytes, 'call');
+    // Once grpc-js has begun the call.
+    if (refused !== undefined) process.nextTick(() => this.#refuse(refused));
+  }
+
+  /** grpc-js calls it with every piece of the stream. Whole messages come back, with their heads. */
+  write(data: Buffer): Buffer[] {
+    const messages: Buffer[] = [];
+    let at = 0;
+    while (at < data.length && !this.#isOver) {
+      if (this.#message === null) {
+        const copied = data.copy(this.#head, this.#headLength, at, at + headBytes - this.#headLength);
+        this.#headLength += copied;
+        at += copied;
+        if (this.#headLength < headBytes) break;
+        this.#message = this.#begin();
+        if (this.#message === null) break;
+      }
+      const message = this.#message;
+      const copied = data.copy(message, this.#messageLength, at);
+      this.#messageLength += copied;
+      at += copied;
+      if (this.#messageLength < message.length) continue;
+      this.#message = null;
+      if (this.#isStream) this.#give(message.length);
+      messages.push(message);
+    }
+    return messages;
+  }
+
+  /** Makes place for the message whose head is here; null: it is refused. */
+  #begin(): Buffer | null {
+    this.#headLength = 0;
+    const bytes = headBytes + this.#head.readUInt32BE(1);
+    const refused =
+      bytes - headBytes > this.maxBytes ? tooLarge(bytes - headBytes, this.maxBytes) : this.#take(bytes, 'message');
+    if (refused !== undefined) {
+      this.#refuse(refused);
+      return null;
+    }
+    const message = Buffer.allocUnsafe(bytes);
+    this.#head.copy(message);
+    this.#messageLength = headBytes;
+    return message;
+  }
+
+  /** The messages of a connection are unfolded one after the other, and each only as far as there is room for it. */
+  unfold(message: Buffer, encoding: string): Buffer | Promise<Buffer> {
+    const folded = message.subarray(headBytes);
+    if (message[0] !== 1) return folded;
+    const unfolded = this.#connection.unfolding.then(() => this.#unfold(folded, encoding));
+    this.#connection.unfolding = unfolded.catch(() => undefined);
+    return unfolded;
+  }
+
+  #unfold(folded: Buffer, encoding: string): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      const unfolder = encoding === 'gzip' ? createGunzip() : createInflate();
+      const parts: Buffer[] = [];
+      let bytes = 0;
+      let takenBytes = 0;
+      const take = (more: number): Status | undefined => {
+        const refused = this.#isOver ? failed('the call is over') : this.#take(more, 'message');
+        if (refused === undefined) takenBytes += more;
+        return refused;
+      };
+      const refuse = (refused: Status): void => {
+        unfolder.destroy();
+        this.#give(takenBytes);
+        takenBytes = 0;
+        reject(refused);
+      };
+      unfolder.on('error', () => refuse(failed('expected a message that can be decompressed, got one that cannot')));
+      unfolder.on('data', (part: Buffer) => {
+        bytes += part.length;
+        // Twice: the parts, and the message that they are joined to.
+        const refused = bytes > this.maxBytes ? tooLarge(bytes, this.maxBytes) : take(2 * part.length);
+        if (refused !== undefined) return refuse(refused);
+        parts.push(part);
+      });
+      unfolder.on('end', () => {
+        this.#give(this.#isStream ? takenBytes : takenBytes - bytes);
+        resolve(Buffer.concat(parts, bytes));
+      });
+      const refused = take(unfolderBytes);
+      if (refused !== undefined) return refuse(refused);
+      unfolder.end(folded);
+    });
+  }
+
+  close(): void {
+    this.#isOver = true;
+    this.#message = null;
+    this.#give(this.#heldBytes);
+  }
+
+  #take(bytes: number, what: string): Status | undefined {
+    const { memory, budget } = this.#room;
+    if (!memory.take(bytes)) return noRoom(budget, what, bytes);
+    this.#heldBytes += bytes;
+    return undefined;
+  }
+
+  #give(bytes: number): void {
+    // What was held is given back at once when the call is over.
+    const known = Math.min(bytes, this.#heldBytes);
+    this.#heldBytes -= known;
+    this.#room.memory.give(known);
+  }
+
+  #refuse(refused: Status): void {
+    this.#isOver = true;
+    this.#base.sendStatus(refused);
+  }
+}
+
+/** In the words of grpc-js, by which clients know it. */
+function tooLarge(bytes: number, maxBytes: number): Status {
+  return exhausted(`Received message larger than max (${bytes} vs ${maxBytes})`);
+}
+
+function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: number): Status {
+  const free = `${usedBytes} of ${maxBytes} bytes (message.budget) are in use`;
+  return exhausted(
+    `${what}: expected no more than this connection's share of the agent's memory, got ${bytes} bytes while ${free}`,
+  );
+}
+
+function exhausted(details: string): Status {
+  return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
+}
+
+function failed(details: string): Status {
+  return { code: status.INTERNAL, details, metadata: null };
+}

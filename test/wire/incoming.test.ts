@@ -1,0 +1,174 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
+import { connect as dial } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import type { sendUnaryData } from '@grpc/grpc-js';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { MemoryBudget } from '../../src/wire/memory-budget.ts';
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
+import { services } from '../../src/wire/proto.ts';
+import type { ApiServer } from '../../src/wire/server.ts';
+import { createServer } from '../../src/wire/server.ts';
+
+const kib = 1024;
+const mib = 1024 * kib;
+const execute = '/pitwarden.v1.Execution/Execute';
+
+let dir: string;
+let path: string;
+let budget: MemoryBudget;
+let api: ApiServer;
+let sessions: ClientHttp2Session[];
+/** Payload sizes of the calls that came to the service, which answers none until `answer` is called. */
+let sizes: number[];
+let waiting: (() => void)[];
+
+beforeEach(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  path = join(dir, 'sock');
+  budget = createMemoryBudget(32 * mib);
+  sessions = [];
+  sizes = [];
+  waiting = [];
+  api = createServer({ messageMaxBytes: 8 * mib, budget });
+  api.server.addService(services.Execution, {
+    Execute: ({ request }: { request: { payload: Buffer } }, done: sendUnaryData<object>) => {
+      sizes.push(request.payload.length);
+      waiting.push(() => done(null, { content_type: String(request.payload.length) }));
+    },
+    ExecuteStream: () => undefined,
+    Submit: () => undefined,
+  });
+  await api.bind(`unix:${path}`);
+});
+
+afterEach(async () => {
+  for (const session of sessions) session.destroy();
+  await api.stop(0);
+  rmSync(dir, { recursive: true });
+});
+
+function connect(): ClientHttp2Session {
+  const session = connectHttp2('http://localhost', { createConnection: () => dial(path) });
+  session.on('error', () => undefined);
+  sessions.push(session);
+  return session;
+}
+
+interface Call {
+  readonly stream: ClientHttp2Stream;
+  status(): { readonly code: string; readonly message: string } | undefined;
+}
+
+function open(session: ClientHttp2Session, headers: Record<string, string> = {}): Call {
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': execute,
+    'content-type': 'application/grpc',
+    ...headers,
+  });
+  let status: { code: string; message: string } | undefined;
+  const take = (fields: Record<string, unknown>): void => {
+    if (fields['grpc-status'] === undefined) return;
+    status = { code: String(fields['grpc-status']), message: decodeURI(String(fields['grpc-message'])) };
+  };
+  stream.on('response', take);
+  stream.on('trailers', take);
+  stream.on('error', () => undefined);
+  stream.resume();
+  return { stream, status: () => status };
+}
+
+function framed(message: Buffer, isCompressed = false): Buffer {
+  const head = Buffer.from([isCompressed ? 1 : 0, 0, 0, 0, 0]);
+  head.writeUInt32BE(message.length, 1);
+  return Buffer.concat([head, message]);
+}
+
+const withPayload = (bytes: number): Buffer =>
+  services.Execution['Execute']?.requestSerialize({ pool: 'p', command: 'c', payload: Buffer.alloc(bytes) }) as Buffer;
+
+test('a message that comes in pieces of one byte is held once, and given back when its call is over', async () => {
+  const { stream } = open(connect());
+  for (const byte of framed(withPayload(300))) {
+    stream.write(Buffer.from([byte]));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(300));
+  expect(budget.usedBytes).toBeLessThan(20 * kib);
+  stream.end();
+  await vi.waitFor(() => expect(sizes).toEqual([300]));
+  waiting.shift()?.();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+});
+
+test('a message is refused by the length that it declares, before it has come', async () => {
+  const call = open(connect());
+  const head = Buffer.from([0, 0xff, 0xff, 0xff, 0xff]);
+  call.stream.write(head);
+  await vi.waitFor(() => expect(call.status()?.code).toBe('8'));
+  expect(call.status()?.message).toBe(`Received message larger than max (${0xffffffff} vs ${8 * mib + 64 * kib})`);
+  call.stream.end();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+});
+
+test('connections that begin large messages get no more than their shares, and a newcomer is served', async () => {
+  const [first, second] = [connect(), connect()];
+  const begun: Call[] = [];
+  for (const session of [first, second]) {
+    for (let i = 0; i < 8; i += 1) {
+      const call = open(session);
+      call.stream.write(framed(withPayload(4 * mib)).subarray(0, 100));
+      begun.push(call);
+    }
+    await vi.waitFor(() => expect(begun.filter((call) => call.status() !== undefined).length).toBeGreaterThan(0));
+  }
+  await vi.waitFor(() => expect(begun.filter((call) => call.status()?.code === '8').length).toBeGreaterThanOrEqual(9));
+  expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
+  expect(budget.refused).toBeGreaterThanOrEqual(9);
+  expect(begun.find((call) => call.status() !== undefined)?.status()?.message).toContain('message.budget');
+  const small = open(connect());
+  small.stream.end(framed(withPayload(mib)));
+  await vi.waitFor(() => expect(sizes).toEqual([mib]));
+  for (const session of [first, second]) session.destroy();
+  await vi.waitFor(() => expect(budget.usedBytes).toBeLessThan(2 * mib));
+});
+
+test('compressed messages unfold only as far as there is room for them', async () => {
+  const session = connect();
+  const folded = framed(gzipSync(withPayload(7 * mib)), true);
+  const calls = Array.from({ length: 20 }, () => {
+    const call = open(session, { 'grpc-encoding': 'gzip' });
+    call.stream.end(folded);
+    return call;
+  });
+  let most = 0;
+  await vi.waitFor(
+    () => {
+      most = Math.max(most, budget.usedBytes);
+      expect(sizes.length + calls.filter((call) => call.status()?.code === '8').length).toBe(20);
+    },
+    { timeout: 10_000, interval: 1 },
+  );
+  expect(sizes.length).toBeGreaterThan(0);
+  expect(sizes.length).toBeLessThan(5);
+  expect(most).toBeLessThanOrEqual(budget.maxBytes);
+  session.destroy();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+  const bomb = open(connect(), { 'grpc-encoding': 'gzip' });
+  bomb.stream.end(framed(gzipSync(Buffer.alloc(100 * mib)), true));
+  await vi.waitFor(() => expect(bomb.status()?.message).toMatch(/larger than max|message.budget/));
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+});
+
+test.each(['gzip', 'deflate'])('what cannot be unfolded by %s ends its call alone', async (encoding) => {
+  const session = connect();
+  const call = open(session, { 'grpc-encoding': encoding });
+  call.stream.end(framed(Buffer.from('no such thing'), true));
+  await vi.waitFor(() => expect(call.status()?.code).toBe('13'));
+  open(session).stream.end(framed(withPayload(5)));
+  await vi.waitFor(() => expect(sizes).toEqual([5]));
+});
