@@ -12,6 +12,8 @@ import { noFailures } from './state.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
+/** Of the last lines of a worker that are told with its end; each alone may have 8 KiB. */
+const saidMaxLength = 4 * 1024;
 
 /** A planned replacement is wanted: the worker goes on serving until its turn comes, which a more pressing reason hastens. */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
@@ -183,8 +185,14 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
           : 'ended; with what status only its parent could tell, an earlier agent';
   const late = worker.ending === 'start_timeout' ? ': not ready within start.timeout' : ' before it was ready';
   const when = worker.readyAtMs === 0 && unplanned ? late : '';
-  const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${lastLines.join('\n')}` : '';
+  const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${newestText(lastLines)}` : '';
   return `${how}${when}${said}`;
+}
+
+/** The end of what it wrote: every view, event and log line that tells of the end carries it. */
+function newestText(lines: readonly string[]): string {
+  const text = lines.join('\n');
+  return text.length <= saidMaxLength ? text : `…${text.slice(-saidMaxLength)}`.toWellFormed();
 }
 
 /** One more failure of its slot, and how long the slot waits before it is filled again. */

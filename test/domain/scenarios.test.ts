@@ -45,6 +45,17 @@ describe('starting', () => {
     expect(simulation.run(1_000, () => simulation.ready().length === 1)).toBe(true);
   });
 
+  test('what a worker wrote last is told with its end, of long lines the newest 4 Ki characters', () => {
+    const simulation = up(poolConfig({ size: 1 }));
+    const [process] = simulation.processes.values();
+    if (process === undefined) throw new Error('expected a process');
+    simulation.die(process, 'SIGSEGV', [...Array.from({ length: 19 }, () => 'x'.repeat(8_192)), 'the newest line']);
+    simulation.run(100);
+    const message = simulation.state.pools.get('p')?.lastFailure?.message ?? '';
+    expect(message).toMatch(/: ended by SIGSEGV.*; its last lines:\n…x+\nthe newest line$/s);
+    expect(message.length).toBeLessThan(4_300);
+  });
+
   test('a shortage of the host blames no worker and no config: tried again every 5 s, told once, and then all start', () => {
     const simulation = up(poolConfig({ size: 2 }));
     simulation.behaviour = { ...healthy, shortage: 'all file descriptors are in use' };

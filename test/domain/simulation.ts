@@ -182,13 +182,13 @@ export class Simulation {
   }
 
   /** The process dies by itself. */
-  die(process: Process, signal: string | null = 'SIGKILL'): void {
+  die(process: Process, signal: string | null = 'SIGKILL', lastLines: readonly string[] = ['the end']): void {
     if (!process.alive) return;
     process.alive = false;
     const { workerId } = process;
     if (process.attached) this.#tellLater(0, () => ({ type: 'link-closed', workerId }));
     const exit = { code: signal === null ? 0 : null, signal };
-    this.#tellLater(1, () => ({ type: 'exited', workerId, exit, lastLines: ['the end'] }));
+    this.#tellLater(1, () => ({ type: 'exited', workerId, exit, lastLines }));
   }
 
   kinds(): string[] {
