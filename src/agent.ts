@@ -38,6 +38,7 @@ import { openLedger } from './os/ledger.ts';
 import { openOutputDirectory } from './os/output-directory.ts';
 import { holdSpares } from './os/spare-descriptors.ts';
 import type { LentSocket } from './os/systemd.ts';
+import { setWakeUp } from './os/timer.ts';
 import type { Hands, Held } from './perform.ts';
 import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
@@ -64,7 +65,8 @@ export interface Agent {
   readonly apiSocket: string;
   /** Every pool of the first config has had all its workers ready. */
   readonly ready: Promise<void>;
-  reload(node: NodeConfig): void;
+  /** `restartNeeded`: keys that changed too, and take effect with the next start. */
+  reload(node: NodeConfig, restartNeeded: readonly string[]): void;
   refuseReload(message: string): void;
   state(): State;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
@@ -334,9 +336,9 @@ export async function startAgent(
     addresses: addressesOf(paths.apiSocket, facts),
     apiSocket: paths.apiSocket,
     ready: ready.promise,
-    reload: (next) => {
+    reload: (config, restartNeeded) => {
       metrics.configTaken(Date.now());
-      loop.tell({ type: 'config', config: next });
+      loop.tell({ type: 'config', config, restartNeeded });
     },
     refuseReload: (message) => loop.tell({ type: 'config-refused', message }),
     state: loop.state,
@@ -421,7 +423,7 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
   let timer: NodeJS.Timeout | null = null;
   const arm = (atMs: number): void => {
     if (timer !== null) clearTimeout(timer);
-    timer = Number.isFinite(atMs) ? setTimeout(() => arm(dispatch.expire()), Math.max(1, atMs - nowMs())) : null;
+    timer = Number.isFinite(atMs) ? setWakeUp(() => arm(dispatch.expire()), Math.max(1, atMs - nowMs())) : null;
     timer?.unref();
   };
   const dispatch = createDispatch({

@@ -4,6 +4,7 @@ import type { State } from './domain/state.ts';
 import { initialState } from './domain/state.ts';
 import type { Step } from './domain/step.ts';
 import { step } from './domain/step.ts';
+import { setWakeUp } from './os/timer.ts';
 
 /** The one loop that owns the state: events are queued, a turn's worth of them is decided at once, then acted upon. */
 export interface Loop {
@@ -30,8 +31,6 @@ export interface Loop {
 const soonMs = 50;
 /** A loop that is later than this makes no progress: systemd's watchdog is no longer fed, and `/healthz` says so. */
 export const lateMaxMs = 3_000;
-/** Node's longest timer; a later wake-up is cut into several. */
-const longestTimerMs = 2 ** 31 - 1;
 
 export function startLoop(facts: () => Facts, act: (actions: readonly Action[], state: State) => void): Loop {
   let state = initialState();
@@ -93,8 +92,7 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     if (timer !== null) clearTimeout(timer);
     timer = null;
     if (closed || delayMs === Number.POSITIVE_INFINITY) return;
-    // Rounded up: a timer that fires a fraction early would find nothing due and be set again.
-    timer = setTimeout(() => turn(), Math.min(longestTimerMs, Math.max(0, Math.ceil(delayMs))));
+    timer = setWakeUp(() => turn(), delayMs);
   };
 
   const tell = (event: Event): void => {

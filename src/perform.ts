@@ -35,7 +35,7 @@ import { removeFile } from './os/remove-file.ts';
 import { resourceLimits } from './os/resource-limits.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
-import type { AttachedWorker, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
+import type { AttachedWorker, LinkLimits, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
@@ -69,7 +69,8 @@ export interface Survivor {
 /** One worker as this agent holds it: everything about it that is not a decision. */
 export interface Held {
   readonly workerId: string;
-  readonly pool: PoolConfig;
+  /** As the config has it now. */
+  pool: PoolConfig;
   readonly counters: WorkerCounters;
   readonly begun: BegunMark;
   readonly cgroup: WorkerCgroup | undefined;
@@ -205,7 +206,8 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
       return forget(options, held, action.workerId);
     case 'set-pool':
       metrics.addPool(action.pool.name);
-      return dispatch.setPool(action.pool.name, limitsOf(action.pool));
+      dispatch.setPool(action.pool.name, limitsOf(action.pool));
+      return limitWorkers(options, held, action.pool);
     case 'gate':
       return dispatch.setPoolOpen(action.pool, {
         open: action.open,
@@ -534,14 +536,31 @@ function authenticate(
     welcome: {
       // What it was started with: it cannot take another one.
       concurrency: entry.concurrency,
-      orphan_timeout_ms: pool.orphanTimeoutMs,
-      drain_timeout_ms: pool.drain.timeoutMs,
-      keep_results: pool.request.keep.maxResults,
-      keep_bytes: pool.request.keep.maxBytes,
-      keep_ms: pool.request.keep.forMs,
+      ...linkLimitsOf(pool),
       payload_max_bytes: payloadMaxBytes,
     },
   };
+}
+
+/** What a worker itself keeps to, and a reload may change. */
+export function linkLimitsOf(pool: PoolConfig): LinkLimits {
+  return {
+    orphan_timeout_ms: pool.orphanTimeoutMs,
+    drain_timeout_ms: pool.drain.timeoutMs,
+    keep_results: pool.request.keep.maxResults,
+    keep_bytes: pool.request.keep.maxBytes,
+    keep_ms: pool.request.keep.forMs,
+  };
+}
+
+/** The workers of a pool whose config has changed, and their guardian, are told what holds from now on. */
+function limitWorkers(options: HandsOptions, held: Map<string, Held>, pool: PoolConfig): void {
+  for (const worker of held.values()) {
+    if (worker.pool.name !== pool.name) continue;
+    worker.pool = pool;
+    guard(options, worker);
+    worker.link?.limit(linkLimitsOf(pool));
+  }
 }
 
 function setPaused(worker: Held | undefined, paused: boolean): void {

@@ -3,6 +3,7 @@ import type { State } from './domain/state.ts';
 import type { Log } from './log.ts';
 import { lateMaxMs } from './loop.ts';
 import type { ServiceManager } from './os/systemd.ts';
+import { setWakeUp } from './os/timer.ts';
 
 /** What the service manager is told of the agent while it runs. */
 export interface Service {
@@ -92,9 +93,9 @@ function keepAlive(manager: ServiceManager, agent: Agent, log: Log): Closable {
     wasLate = isLate;
     if (!isLate) void manager.notify('WATCHDOG=1');
     // Of a process that was stopped for a while and goes on this timer may be the first.
-    timer = setTimeout(tick, watchdogMs * (isLate ? againShare : 0.5));
+    timer = setWakeUp(tick, watchdogMs * (isLate ? againShare : 0.5));
   };
-  let timer = setTimeout(tick, watchdogMs / 2);
+  let timer = setWakeUp(tick, watchdogMs / 2);
   return { close: () => clearTimeout(timer) };
 }
 

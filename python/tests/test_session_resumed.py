@@ -10,7 +10,7 @@ import pytest
 from test_session import Bench, Step, told
 
 from pitwarden._kept import CHUNK_OVERHEAD_BYTES
-from pitwarden._pb.link_pb2 import AgentFrame, LinkRequest, Welcome
+from pitwarden._pb.link_pb2 import AgentFrame, Limits, LinkRequest, Welcome
 from pitwarden._session import CHUNKS_MAX, ProtocolError
 
 FAR = {"keep_results": 1000, "keep_bytes": 1_000_000_000, "keep_ms": 60_000}
@@ -64,6 +64,10 @@ class Lines(Bench):
 
     def kept(self) -> list[int]:
         return list(self.session._kept.answers)
+
+    def limit(self, **bounds: int) -> None:
+        """What a reload of the config changes on a line that is there."""
+        self.receive(AgentFrame(limits=Limits(**{**self.bounds, **bounds})))
 
     def ack(self, *ids: int) -> None:
         self.receive(AgentFrame(acks=ids))
@@ -434,6 +438,21 @@ def check_books(lines: Lines) -> None:
     assert not kept._ended.keys() & kept._given_up.keys()
     assert kept._ended.keys() | kept._given_up.keys() == ended
     assert kept._bytes == sum(answer.bytes for answer in kept.answers.values())
+
+
+def test_a_reload_changes_the_bounds_of_what_is_kept() -> None:
+    lines = Lines(keep_results=3)
+    lines.keep(1, 2, 3)
+    lines.run(1, 2, 3)
+    for id in (1, 2, 3):
+        lines.finish(id)
+    lines.take_ends()
+    lines.limit(keep_results=1)
+    lines.replay(1, 3)
+    assert lines.take_ends() == [(1, DATA_LOSS), (3, 0)]
+    lines.limit(keep_ms=1)
+    lines.later(0.002)
+    assert lines.again() == []
 
 
 @pytest.mark.parametrize("steps", TABLE.values(), ids=TABLE)

@@ -4,6 +4,7 @@ import { startAgent } from '../agent.ts';
 import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
 import { loadApart } from '../config/load-apart.ts';
+import { changedSince } from '../config/next-start.ts';
 import { formatProblems } from '../config/problem.ts';
 import type { Log } from '../log.ts';
 import { createLog } from '../log.ts';
@@ -133,7 +134,7 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
   process.on('SIGINT', stop);
   const reload = createReload({
     load: () => loadApart(options.config, environment(), options),
-    take: (config) => takeReloaded(running, config, started, log),
+    take: (config) => running.reload(config.node, changedSince(started.nextStart, config.nextStart)),
     refuse: (message) => running.refuseReload(message),
     timeoutMs: reloadTimeoutMs,
   });
@@ -151,11 +152,3 @@ const relayedMs = 500;
 
 /** A disk that is slower than that may come late for ever. */
 const reloadTimeoutMs = 10_000;
-
-function takeReloaded(running: Agent, config: Config, started: Config, log: Log): void {
-  const fixed = ['runtimeDir', 'stateDir', 'http', 'listen', 'log', 'messageMaxBytes', 'unreadMaxBytes'] as const;
-  const changed = fixed.filter((key) => JSON.stringify(config[key]) !== JSON.stringify(started[key]));
-  if (changed.length > 0)
-    log.warn(`reload: only pools change while the agent runs; restart it for: ${changed.join(', ')}`);
-  running.reload(config.node);
-}

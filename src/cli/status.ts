@@ -13,6 +13,8 @@ export async function status(options: { readonly socket?: string; readonly json?
   const up = age(node.started_at_ms, Date.now());
   print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
   if (node.ledger_error !== '') print(`no worker can be started: ${node.ledger_error}`);
+  if (node.restart_needed.length > 0)
+    print(`changed, and taken up when the agent starts again: ${node.restart_needed.join(', ')}`);
   if (node.config_error !== '') print(`last reload refused: ${node.config_error}`);
   print('');
   print(table(headings, pools.map(row)));

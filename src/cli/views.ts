@@ -14,6 +14,7 @@ export interface NodeView {
   readonly config_path: string;
   readonly config_error: string;
   readonly ledger_error: string;
+  readonly restart_needed: readonly string[];
 }
 
 export interface PoolView {

@@ -17,6 +17,23 @@ import {
 const yearMs = 365 * 86_400_000;
 const pebibyte = 2 ** 50;
 
+/** When a changed key takes effect after a reload. */
+export const effects = {
+  atOnce: 'at once',
+  /** What running workers were started with. */
+  replacing: 'at once: workers are replaced',
+  nextWorker: 'with the next worker',
+  nextStart: "with the agent's next start",
+} as const;
+
+export type Effect = (typeof effects)[keyof typeof effects];
+
+/** Keys that take effect in this way. */
+export function taking<S extends Shape>(effect: Effect, shape: S): S {
+  const keys = Object.entries(shape).map(([name, key]) => [name, (key as z.ZodType).meta({ takes: effect })] as const);
+  return Object.fromEntries(keys) as unknown as S;
+}
+
 /** A relation between two keys of one section; checked when both are right by themselves. */
 export interface Rule {
   readonly keys: readonly [string, string];
@@ -71,18 +88,32 @@ export function map<V extends z.ZodType>(
     .meta({ propertyNames: { pattern: names } });
 }
 
-export function duration(fallback: string, description: string, minMs = 1) {
-  const parse = (input: unknown) => between(parseDuration(input), minMs, yearMs, formatDuration);
-  return quantity(parse, { type: 'string', pattern: durationPattern })
-    .prefault(fallback)
-    .meta({ description, unit: 'duration' });
+/** Between a worker and its agent durations have 32 bits of milliseconds, which is 49 days. */
+export const linkDurationMaxMs = 30 * 86_400_000;
+
+interface DurationBounds {
+  readonly minMs?: number;
+  readonly maxMs?: number;
 }
 
-export function durationOrOff(fallback: string, description: string) {
-  const parse = (input: unknown) => orOff(input, (some) => between(parseDuration(some), 0, yearMs, formatDuration));
+export function duration(fallback: string, description: string, { minMs = 1, maxMs = yearMs }: DurationBounds = {}) {
+  const parse = (input: unknown) => between(parseDuration(input), minMs, maxMs, formatDuration);
+  return quantity(parse, { type: 'string', pattern: durationPattern })
+    .prefault(fallback)
+    .meta({ description, unit: `duration, ${formatDuration(minMs)} to ${formatDuration(maxMs)}` });
+}
+
+/** 0 is off. */
+export function durationOrOff(
+  fallback: string,
+  description: string,
+  { minMs = 1, maxMs = yearMs }: DurationBounds = {},
+) {
+  const parse = (input: unknown) =>
+    orOff(input, (some) => zeroOr(parseDuration(some), (parsed) => between(parsed, minMs, maxMs, formatDuration)));
   return quantity(parse, { anyOf: [{ type: 'string', pattern: `^off$|${durationPattern}` }, { const: 0 }] })
     .prefault(fallback)
-    .meta({ description, unit: 'duration or `off`' });
+    .meta({ description, unit: `duration, ${formatDuration(minMs)} to ${formatDuration(maxMs)}, or \`off\`` });
 }
 
 export function size(fallback: string, description: string, maxBytes = pebibyte) {
@@ -169,6 +200,11 @@ function orOff(input: unknown, parse: (input: unknown) => Parsed<number>): Parse
   if (input === 'off' || input === 0 || input === '0') return { ok: true, value: 0 };
   if (input === false) return failed('expected a value or off, got false; write off');
   return parse(input);
+}
+
+/** `0s` is off, as `0` is. */
+function zeroOr(parsed: Parsed<number>, check: (parsed: Parsed<number>) => Parsed<number>): Parsed<number> {
+  return parsed.ok && parsed.value === 0 ? parsed : check(parsed);
 }
 
 function between(parsed: Parsed<number>, min: number, max: number, format: (value: number) => string): Parsed<number> {

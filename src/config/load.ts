@@ -5,8 +5,10 @@ import type { z } from 'zod';
 import type { NodeConfig, PoolConfig } from '../domain/config.ts';
 import type { Address } from './address.ts';
 import { parseHttp, parseListen, remoteHttpProblem } from './address.ts';
+import { type SchemaNode, unwrap } from './all-keys.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
+import { type NextStart, nextStartOf } from './next-start.ts';
 import type { Problem } from './problem.ts';
 import { readTextFile } from './read-file.ts';
 import type { Document, PoolDocument } from './schema.ts';
@@ -30,6 +32,8 @@ export interface Config {
   readonly unreadMaxBytes: number;
   /** Bytes of messages that all connections together may make the agent hold. */
   readonly messageBudget: number;
+  /** What a reload cannot change. */
+  readonly nextStart: NextStart;
 }
 
 /** Flags of the command line, which come before the file. */
@@ -186,19 +190,8 @@ function keysAt(path: readonly PropertyKey[]): string[] {
   return shape === undefined ? [] : Object.keys(shape);
 }
 
-interface AnySchema {
-  readonly shape?: Readonly<Record<PropertyKey, unknown>>;
-  readonly def?: { readonly innerType?: unknown; readonly valueType?: unknown };
-}
-
-function unwrap(node: unknown): AnySchema | undefined {
-  let at = node as AnySchema | undefined;
-  while (at?.def?.innerType !== undefined) at = at.def.innerType as AnySchema;
-  return at;
-}
-
-function childOf(node: AnySchema | undefined, key: PropertyKey): unknown {
-  return node?.shape !== undefined && Object.hasOwn(node.shape, key) ? node.shape[key] : node?.def?.valueType;
+function childOf(node: SchemaNode | undefined, key: PropertyKey): unknown {
+  return node?.shape !== undefined && Object.hasOwn(node.shape, key) ? node.shape[String(key)] : node?.def?.valueType;
 }
 
 interface Flags {
@@ -248,7 +241,13 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
     messageMaxBytes: document.message.max_bytes,
     unreadMaxBytes: document.message.max_unread_bytes,
     messageBudget: document.message.budget,
+    nextStart: nextStartOf(document, overriddenBy(flags)),
   };
+}
+
+function overriddenBy(flags: Flags): ReadonlySet<string> {
+  const names = { runtime_dir: flags.runtimeDir, state_dir: flags.stateDir, http: flags.http, listen: flags.listen };
+  return new Set(Object.entries(names).flatMap(([name, value]) => (value === undefined ? [] : [name])));
 }
 
 function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {

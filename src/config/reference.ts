@@ -7,6 +7,7 @@ import { schema } from './schema.ts';
 interface Described {
   readonly description?: string;
   readonly unit?: string;
+  readonly takes?: string;
   /** Default that depends on the machine. */
   readonly fallback?: string;
   readonly default?: unknown;
@@ -62,10 +63,11 @@ Durations are written with their unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\
 (powers of two) or \`KB\`, \`MB\`, \`GB\` (powers of ten). Relative paths start at the folder of the file. The flags of
 \`pitwarden agent\` (\`--runtime-dir\`, \`--state-dir\`, \`--http\`, \`--listen\`) come before the file.
 
-\`SIGHUP\` reads the file again: pools are added, removed (they drain first), resized and changed. Workers whose \`app\`,
-\`python\`, \`cwd\`, \`env\`, \`concurrency\` or \`start.mode\` changed are recycled, the replacement ready first; every other key
-of a pool holds from then on for the workers that are there. Keys outside \`pools\` need a restart. A file with a problem,
-or one that cannot be read within 10 s, changes nothing; \`pitwarden status\` shows the problem.
+\`SIGHUP\` reads the file again: pools are added, removed (they drain first), resized and changed. When a changed key takes effect
+is said in its row. *At once: workers are replaced* means that they are recycled, each with its replacement ready first. *With the next
+worker* means that those that run keep what they were started with. Keys that take effect with the agent's next start are named in
+the log and by \`pitwarden status\`. A file with a problem, or one that cannot be read within 10 s, changes nothing;
+\`pitwarden status\` shows the problem.
 
 A worker's environment is \`env\`, the agent's own \`PITWARDEN_…\` variables, and of the agent's environment only \`PATH\`,
 \`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,
@@ -77,17 +79,17 @@ function described(): Described {
 }
 
 function table(lines: readonly string[]): string {
-  return ['| key | default | unit | meaning |', '| --- | --- | --- | --- |', ...lines].join('\n');
+  return ['| key | default | unit | takes effect | meaning |', '| --- | --- | --- | --- | --- |', ...lines].join('\n');
 }
 
 /** A section's own sentence, then its keys. */
 function rows(path: string, node: Described, parent: Described): string[] {
   const key = path.split('.').at(-1) ?? path;
   const inner = Object.entries(node.properties ?? {}).flatMap(([name, child]) => rows(`${path}.${name}`, child, node));
-  if (inner.length > 0) return [`| **${path}** | | | ${node.description ?? ''} |`, ...inner];
+  if (inner.length > 0) return [`| **${path}** | | | | ${node.description ?? ''} |`, ...inner];
   const unit = node.unit ?? node.enum?.map((word) => `\`${word}\``).join(', ') ?? '';
   return [
-    `| \`${path}\` | ${defaultOf(node, parent.required?.includes(key) === true)} | ${unit} | ${node.description ?? ''} |`,
+    `| \`${path}\` | ${defaultOf(node, parent.required?.includes(key) === true)} | ${unit} | ${node.takes ?? ''} | ${node.description ?? ''} |`,
   ];
 }
 
@@ -97,11 +99,13 @@ function defaultOf(node: Described, required: boolean): string {
   return typeof node.default === 'object' ? '`{}`' : `\`${String(node.default)}\``;
 }
 
+const ourWords: ReadonlySet<string> = new Set(['unit', 'fallback', 'takes']);
+
 function withoutOurWords(node: unknown): unknown {
   if (Array.isArray(node)) return node.map(withoutOurWords);
   if (typeof node !== 'object' || node === null) return node;
   const isMap = 'properties' in node;
-  const kept = Object.entries(node).filter(([key]) => key !== 'unit' && key !== 'fallback');
+  const kept = Object.entries(node).filter(([key]) => !ourWords.has(key));
   return Object.fromEntries(
     kept.map(([key, value]) => [
       key,

@@ -170,7 +170,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
     content_type: request.contentType,
     request_id: request.requestId,
     session_id: request.sessionId,
-    timeout_ms: Math.min(0xffff_ffff, Math.max(1, Math.ceil(request.deadlineMs - nowMs))),
+    timeout_ms: linkTimeout(request.deadlineMs - nowMs),
     keep: request.named,
   });
   if (request.paused) worker.link.pause(linkId);
@@ -184,6 +184,11 @@ export function refuseStream(
   if (!commandStreams || streams) return undefined;
   const message = `command ${command} streams its results: expected ExecuteStream or Submit, got Execute`;
   return refusal(code.invalidArgument, message);
+}
+
+/** A deadline that 32 bits cannot hold is kept by dispatch alone: 0 tells the worker of none. */
+function linkTimeout(ms: number): number {
+  return ms > 0xffff_ffff ? 0 : Math.max(1, Math.ceil(ms));
 }
 
 export function setPaused(core: Core, request: Request, paused: boolean): void {

@@ -100,6 +100,7 @@ export const recordKinds = [
   'node_resumed',
   'node_stopping',
   'config_refused',
+  'restart_needed',
   'starts_blocked',
   'starts_resumed',
 ] as const;

@@ -8,9 +8,10 @@ import { endRoll } from './roll.ts';
 import type { Pool } from './state.ts';
 
 /** Pools come, go and change; the reconciler then does what follows. A config that is loaded is already valid. */
-export function applyConfig(draft: Draft, config: NodeConfig): void {
+export function applyConfig(draft: Draft, config: NodeConfig, restartNeeded: readonly string[]): void {
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
   if (draft.node.configError !== '') putNode(draft, { configError: '' });
+  noteRestartNeeded(draft, restartNeeded);
   setHost(draft, { floorBytes: config.memoryFloorBytes });
   for (const pool of draft.pools.values()) if (!config.pools.has(pool.name)) remove(draft, pool);
   for (const wanted of config.pools.values()) {
@@ -18,6 +19,17 @@ export function applyConfig(draft: Draft, config: NodeConfig): void {
     if (pool === undefined) add(draft, wanted);
     else change(draft, pool, wanted);
   }
+}
+
+/** Keys that hold with the agent's next start are said once, and stay in the node's view. */
+function noteRestartNeeded(draft: Draft, keys: readonly string[]): void {
+  if (keys.join() === draft.node.restartNeeded.join()) return;
+  putNode(draft, { restartNeeded: keys });
+  if (keys.length === 0) return;
+  record(draft, {
+    kind: 'restart_needed',
+    message: `these keys take effect when the agent starts again: ${keys.join(', ')}`,
+  });
 }
 
 function add(draft: Draft, config: PoolConfig): void {

@@ -3,7 +3,8 @@ import type { Exit, Hello, Newborn, PongTold } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
-  | { readonly type: 'config'; readonly config: NodeConfig }
+  /** `restartNeeded`: keys that changed too, and take effect with the agent's next start. */
+  | { readonly type: 'config'; readonly config: NodeConfig; readonly restartNeeded?: readonly string[] }
   | { readonly type: 'config-refused'; readonly message: string }
   /** Live workers that an earlier agent started, of pools that the config has. */
   | { readonly type: 'adopt'; readonly workers: readonly Adopted[] }

@@ -17,6 +17,8 @@ export interface NodeStatus {
   readonly stoppingSinceMs: number;
   /** What was wrong with the last reload; empty when it was taken. */
   readonly configError: string;
+  /** Keys whose values differ from those that the agent was started with, and that it takes only at its start. */
+  readonly restartNeeded: readonly string[];
   readonly host: Host;
   readonly ledger: Ledger;
 }
@@ -263,6 +265,7 @@ export function initialState(): State {
       phase: 'running',
       stoppingSinceMs: 0,
       configError: '',
+      restartNeeded: [],
       host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, reliefs: 0, nextReliefAtMs: 0 },
       ledger: { error: '', nextTryAtMs: 0 },
     },

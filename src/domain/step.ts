@@ -61,7 +61,7 @@ function forgiveLag(draft: Draft, state: State): void {
 function apply(draft: Draft, event: Event): void {
   switch (event.type) {
     case 'config':
-      return applyConfig(draft, event.config);
+      return applyConfig(draft, event.config, event.restartNeeded ?? []);
     case 'config-refused':
       putNode(draft, { configError: event.message });
       return record(draft, { kind: 'config_refused', message: event.message });

@@ -212,6 +212,7 @@ export function nodeView(state: State, facts: NodeFacts): object {
     http_address: facts.httpAddress,
     listen_address: facts.listenAddress,
     config_error: state.node.configError,
+    restart_needed: state.node.restartNeeded,
     memory_available_bytes: state.node.host.availableBytes,
     memory_floor_bytes: state.node.host.floorBytes,
     ledger_error: state.node.ledger.error,

@@ -59,18 +59,24 @@ interface LinkResult {
 export interface AttachedWorker extends RequestLink {
   ping(sequence: number): void;
   drain(): void;
+  /** They hold from now on, in place of those of the welcome. */
+  limit(limits: LinkLimits): void;
   stop(graceMs: number): void;
   close(): void;
 }
 
-/** Welcome of link.proto, but for the protocol. */
-export interface WelcomeLimits {
-  readonly concurrency: number;
+/** Limits of link.proto. */
+export interface LinkLimits {
   readonly orphan_timeout_ms: number;
   readonly drain_timeout_ms: number;
   readonly keep_results: number;
   readonly keep_bytes: number;
   readonly keep_ms: number;
+}
+
+/** Welcome of link.proto, but for the protocol. */
+export interface WelcomeLimits extends LinkLimits {
+  readonly concurrency: number;
   readonly payload_max_bytes: number;
 }
 
@@ -185,6 +191,7 @@ function whole(value: number | { toNumber(): number }): number {
 interface AgentFrame {
   ping?: { sequence: number };
   drain?: object;
+  limits?: LinkLimits;
   recall?: object;
   stop?: { grace_ms: number };
   requests?: LinkRequest[];
@@ -283,6 +290,7 @@ export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'can
     unwritten: () => new Set(requests.map((request) => request.id)),
     ping: (sequence) => say({ ping: { sequence } }),
     drain: () => say({ drain: {} }),
+    limit: (limits) => say({ limits }),
     stop: (graceMs) => say({ stop: { grace_ms: Math.round(graceMs) } }),
     close: () => {
       if (!call.destroyed) call.end();

@@ -3,7 +3,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, processesOf, python, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -48,4 +48,48 @@ test('a file that is no configuration is refused in words, and the agent and its
   await untilReady(agent, 'text', 2);
   expect(await configError()).toBe('');
   expect((await agent.workers('text')).map(({ pid }) => pid)).toContain(before[0]?.pid);
+});
+
+test('a key that takes effect with the next start is named in the log and in status', async () => {
+  const file = join(agent.dir, 'pitwarden.yaml');
+  writeFileSync(file, `node: { id: another }\npools: { ${text('size: 2')} }`);
+  agent.signal('SIGHUP');
+  const needed = async () => (await agent.json<{ node: { restart_needed: string[] } }>('status')).node.restart_needed;
+  await until(async () => (await needed()).length > 0, 'it to be told', agent.output);
+  expect(await needed()).toEqual(['node.id']);
+  expect((await agent.cli('status')).stdout).toContain('taken up when the agent starts again: node.id');
+  expect(agent.output()).toMatch(/"level":"?(40|warn)"?.*restart_needed/);
+});
+
+test('a request with a deadline a year away costs no timer that fires all the time', async () => {
+  const reloads = () => agent.output().split('"pool_changed"').length;
+  const before = reloads();
+  agent.config(text('size: 2, request: { timeout: 365d }'));
+  agent.signal('SIGHUP');
+  await until(() => reloads() > before, 'the reload', agent.output);
+  // A caller without a deadline has the pool's.
+  expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).code).toBe(0);
+  expect(agent.output()).not.toContain('TimeoutOverflowWarning');
+});
+
+test('workers that run take the orphan_timeout and the drain of a reload', async () => {
+  const other = await startAgent(text('size: 1'));
+  await untilReady(other, 'text', 1);
+  other.config(text('size: 1, orphan_timeout: 1s, drain: { timeout: 1s, kill_after: 1m }'));
+  other.signal('SIGHUP');
+  await until(() => other.output().includes('"pool_changed"'), 'the reload', other.output);
+  // The frame with the limits comes before the answer to a request that is asked after them.
+  const asking = connect(other.socket);
+  await asking.execute('text', 'count_words', ['a']);
+  asking.close();
+  other.signal('SIGKILL');
+  await other.exited;
+  // With the limits that it was started with it would wait for a minute, and its guardian for longer.
+  await until(
+    () => processesOf(other.dir).length === 0,
+    'the worker to leave',
+    () => processesOf(other.dir),
+    20_000,
+  );
+  rmSync(other.dir, { recursive: true, force: true });
 });

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from typing import Optional
+from typing import Optional, Union
 
 from ._call import Call, Chunk, Part, Result
-from ._pb.link_pb2 import HeldRequest, LinkError, Welcome
+from ._pb.link_pb2 import HeldRequest, Limits, LinkError, Welcome
 from .errors import Code
 
 # Ids of given-up answers that are remembered at most: each costs about half a KiB. An agent that acknowledges what it
@@ -71,10 +71,10 @@ class Kept:
         self._bytes_max = 0
         self._keep_s = 0.0
 
-    def bound(self, welcome: Welcome, now_s: float) -> None:
-        self._results_max = welcome.keep_results
-        self._bytes_max = welcome.keep_bytes
-        self._keep_s = welcome.keep_ms / 1000
+    def bound(self, limits: Union[Welcome, Limits], now_s: float) -> None:
+        self._results_max = limits.keep_results
+        self._bytes_max = limits.keep_bytes
+        self._keep_s = limits.keep_ms / 1000
         self._trim()
         self.expire(now_s)
 

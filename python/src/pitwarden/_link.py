@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Literal, Optional
+from typing import Literal, Optional, Union
 
 import grpc
 
@@ -18,6 +18,7 @@ from . import _grpc_settings, _output
 from ._absence import Absence, Limits
 from ._crew import Crew
 from ._line import Line
+from ._pb.link_pb2 import Limits as LinkLimits
 from ._pb.link_pb2 import Welcome
 from ._session import ProtocolError, Received, Session
 from ._stream import Stream, StreamError, open_stream
@@ -196,6 +197,8 @@ class Link:
                 if received.welcome is not None:
                     attached = True
                     self._end_absence(received, received.welcome)
+                if received.limits is not None:
+                    self._limit(received.limits)
                 self._act(received)
         except ProtocolError as error:
             raise Refused(str(error)) from None
@@ -228,9 +231,12 @@ class Link:
 
     def _end_absence(self, received: Received, welcome: Welcome) -> None:
         away_s = self._absence.end()
-        self._absence.limits = Limits(welcome.orphan_timeout_ms / 1000, welcome.drain_timeout_ms / 1000)
+        self._limit(welcome)
         if received.concurrency is None:
             self._tell(f"an agent is back after {away_s:.1f} s")
+
+    def _limit(self, limits: Union[Welcome, LinkLimits]) -> None:
+        self._absence.limits = Limits(limits.orphan_timeout_ms / 1000, limits.drain_timeout_ms / 1000)
 
     def _give_up(self, grace_s: float) -> None:
         orphan_s = self._absence.limits.orphan_s

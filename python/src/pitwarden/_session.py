@@ -20,7 +20,7 @@ from typing import Optional
 
 from ._call import Call, Chunk, Part, Result
 from ._kept import Answer, Kept, held
-from ._pb.link_pb2 import AgentFrame, Hello, LinkError, Pong, Progress, Resumed, Welcome, WorkerFrame
+from ._pb.link_pb2 import AgentFrame, Hello, Limits, LinkError, Pong, Progress, Resumed, Welcome, WorkerFrame
 from .errors import Code, Error, bounded
 
 PROTOCOL = 1
@@ -58,6 +58,7 @@ class Received:
         "cancelled",
         "concurrency",
         "draining",
+        "limits",
         "made_room",
         "recalled",
         "resumed",
@@ -68,6 +69,8 @@ class Received:
 
     def __init__(self) -> None:
         self.welcome: Optional[Welcome] = None
+        # They hold from now on, in place of the welcome's.
+        self.limits: Optional[Limits] = None
         # With the first welcome alone.
         self.concurrency: Optional[int] = None
         self.starts: list[Call] = []
@@ -163,6 +166,10 @@ class Session:
             self._welcome(frame, received, now_s)
         elif frame.HasField("welcome"):
             raise ProtocolError("the agent sent a second welcome, expected one")
+        if frame.HasField("limits"):
+            self._kept.bound(frame.limits, now_s)
+            received.limits = frame.limits
+            received.made_room = True
         if frame.HasField("ping"):
             self._ping = frame.ping.sequence
         if self._kept.answers:

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentFrame(_message.Message):
-    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop", "recall", "pauses", "resumes", "acks", "replays")
+    __slots__ = ("welcome", "ping", "cancels", "requests", "drain", "stop", "recall", "pauses", "resumes", "acks", "replays", "limits")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class AgentFrame(_message.Message):
     RESUMES_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     REPLAYS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     ping: Ping
     cancels: _containers.RepeatedScalarFieldContainer[int]
@@ -30,7 +31,8 @@ class AgentFrame(_message.Message):
     resumes: _containers.RepeatedScalarFieldContainer[int]
     acks: _containers.RepeatedScalarFieldContainer[int]
     replays: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ..., acks: _Optional[_Iterable[int]] = ..., replays: _Optional[_Iterable[int]] = ...) -> None: ...
+    limits: Limits
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ..., acks: _Optional[_Iterable[int]] = ..., replays: _Optional[_Iterable[int]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
     __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving", "leaving_reason")
@@ -153,6 +155,20 @@ class Welcome(_message.Message):
     keep_ms: int
     payload_max_bytes: int
     def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., payload_max_bytes: _Optional[int] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms")
+    ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    orphan_timeout_ms: int
+    drain_timeout_ms: int
+    keep_results: int
+    keep_bytes: int
+    keep_ms: int
+    def __init__(self, orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("sequence",)

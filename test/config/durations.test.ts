@@ -1,0 +1,64 @@
+import { describe, expect, test } from 'vitest';
+import { allKeys } from '../../src/config/all-keys.ts';
+import type { PoolConfig } from '../../src/domain/config.ts';
+import { linkLimitsOf } from '../../src/perform.ts';
+import { calmBehaviour } from '../simulate/draw.ts';
+import { Host } from '../simulate/host.ts';
+import { createRandom } from '../simulate/random.ts';
+import { createTrace } from '../simulate/trace.ts';
+import { loadWith, nameOf } from './loading.ts';
+
+// Every duration at its extremes is either refused in words or a pool that comes up, serves, rests and goes.
+
+const durations = allKeys().filter(({ unit }) => unit.startsWith('duration'));
+const never = Number.POSITIVE_INFINITY;
+
+/** Keys that have to follow: a rule of the schema compares them with the one that is changed. */
+function withCompanions(name: string, value: string): Record<string, string> {
+  const last = name.split('.').at(-1) ?? '';
+  if (name.includes('heartbeat')) {
+    const companions = {
+      interval: ['interval', 'timeout', 'busy_limit'],
+      timeout: ['interval', 'timeout', 'busy_limit'],
+    };
+    const keys = companions[last as 'interval'] ?? ['interval', 'timeout', 'busy_limit'];
+    return Object.fromEntries(keys.map((key) => [`pools.*.heartbeat.${key}`, value]));
+  }
+  if (name.includes('backoff')) return { 'pools.*.restart.backoff.min': value, 'pools.*.restart.backoff.max': value };
+  return name.endsWith('max_age') ? { [name]: value, 'pools.*.recycle.min_lifetime': 'off' } : { [name]: value };
+}
+
+test('the walk finds the durations', () => {
+  expect(durations.length).toBeGreaterThan(12);
+});
+
+describe.each(durations.map((key) => [nameOf(key), key.unit]))('%s', (name, unit) => {
+  const [, least = '', most = ''] = /^duration, (\S+) to (\w+)/.exec(unit) ?? [];
+  test.each(['0ms', '1ms', least, '30d', '365d', most])('as %s', async (value) => {
+    const config = await loadWith(withCompanions(name, value));
+    if (typeof config === 'string') expect(config).toMatch(/: expected from \w+ to \w+, got \w+$/m);
+    else live(config.node.pools.get('p'));
+  });
+});
+
+function live(pool: PoolConfig | undefined): void {
+  if (pool === undefined) throw new Error('expected a pool');
+  expect(Math.max(...Object.values(linkLimitsOf(pool)))).toBeLessThan(2 ** 32);
+  const random = createRandom(1);
+  const host = new Host(random, createTrace(), () => ({ ...calmBehaviour(random), attachMs: 200 }));
+  host.tell({ type: 'config', config: { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) } });
+  const isReady = (): boolean => [...host.state.workers.values()].some(({ phase }) => phase === 'ready');
+  expect(host.run(10_000, isReady), 'a worker comes up').toBe(true);
+  const ask = { pool: 'p', command: 'short', sessionId: '', named: false, idempotent: false, streams: false };
+  const asked = host.submit({ ...ask, deadlineMs: never }, '');
+  expect(host.run(10_000, () => asked.ends === 1) && asked.error, 'a request is answered').toBeUndefined();
+  const { steps, nowMs } = host;
+  host.run(30_000);
+  // Ten pings a second with their pongs are the busiest rest.
+  expect((host.steps - steps) / (host.nowMs - nowMs), 'wake-ups a millisecond').toBeLessThan(0.06);
+  host.tell({ type: 'shutdown', how: 'drain' });
+  expect(
+    host.run(10_000, () => host.finished === 1),
+    'it goes',
+  ).toBe(true);
+}
