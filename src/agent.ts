@@ -88,6 +88,8 @@ export type Ending = 'stopped' | 'let-go';
 /** Of files that are none of ours, so many are named in the warning. */
 const foreignNamed = 10;
 const fingerprintedBytes = 64 * 1024;
+/** A large result waits for those of other workers, and longer than this only if one of them does not end. */
+const linkWaitMs = 10_000;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
 /** How long the ledger may take for what it has still to write. A disk that takes longer is not waited for. */
@@ -216,6 +218,7 @@ export async function startAgent(
   const link = createServer({
     messageMaxBytes: linkFrameMaxBytes(config),
     budget: linkBudget,
+    waitForRoomMs: linkWaitMs,
     connections: { max: () => plan().linkConnections, onRefused: (message) => log.warn(`worker link: ${message}`) },
   });
   const api = createServer({

@@ -354,7 +354,7 @@ export const schema = sectionBody({
       max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
       budget: size(
         '512MiB',
-        'Bytes of messages that callers together may make the agent hold: arriving, waiting, running, answered and unread. A connection may hold as much as is still free; more is refused with RESOURCE_EXHAUSTED. Workers have a budget of the same size.',
+        'Bytes of messages that callers together may make the agent hold: arriving, waiting, running, answered and unread. A connection may hold as much as is still free; more is refused with RESOURCE_EXHAUSTED. Workers have a budget of the same size, in which large results wait for one another.',
       ),
       max_unread_bytes: size(
         '256MiB',

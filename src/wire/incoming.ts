@@ -16,6 +16,11 @@ export interface IncomingOptions {
   readonly budget: MemoryBudget;
   /** Largest message of a method, unfolded; `path` is such as /pitwarden.v1.Execution/Submit. */
   maxBytes(path: string): number;
+  /**
+   * How long a large message of a stream may wait for room, in ms; its stream is not read meanwhile. After that it is read all
+   * the same. Default: 0, which refuses a message that finds no room.
+   */
+  readonly waitForRoomMs?: number;
 }
 
 /** As much of grpc-js's BaseServerInterceptingCall as is used. It is private there: test/wire/incoming.test.ts fails if it moves. */
@@ -25,6 +30,7 @@ interface BaseCall {
   readonly incomingEncoding: string;
   decoder: object;
   decompressMessage(message: Buffer, encoding: string): Buffer | Promise<Buffer>;
+  handleDataFrame(data: Buffer): void;
   sendStatus(status: Status): void;
 }
 
@@ -41,13 +47,19 @@ const callBytes = 10 * 1024;
 /** The state of zlib for one message. */
 const unfolderBytes = 64 * 1024;
 
+/**
+ * A message of at most this size does not wait: pongs and ordinary results must not stand behind others' large ones. It is the
+ * size of a frame of small results.
+ */
+const unwaitedBytes = 1024 * 1024 + 64 * 1024;
+
 /** Makes every call of a server read its messages here. */
-export function boundIncoming({ budget, maxBytes }: IncomingOptions): ServerInterceptor {
+export function boundIncoming({ budget, maxBytes, waitForRoomMs = 0 }: IncomingOptions): ServerInterceptor {
   return (method, call) => {
     const base = call as unknown as BaseCall;
     const connection = connectionOfStream(base.stream);
     connection.memory ??= budget.account();
-    const room = { memory: connection.memory, budget };
+    const room = { memory: connection.memory, budget, waitMs: method.requestStream ? waitForRoomMs : 0 };
     const reader = new MessageReader(base, connection, room, maxBytes(base.handler.path), method.requestStream);
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
@@ -68,6 +80,16 @@ export function readerOf(call: object): MessageReader | undefined {
 interface Room {
   readonly memory: MemoryAccount;
   readonly budget: MemoryBudget;
+  readonly waitMs: number;
+}
+
+/** A message whose head has come and that waits for room. */
+interface Waiting {
+  readonly bytes: number;
+  /** The bytes that came after the head. */
+  rest: Buffer;
+  /** Stops waiting for room. */
+  stop(): void;
 }
 
 export class MessageReader {
@@ -83,6 +105,9 @@ export class MessageReader {
   #headLength = 0;
   #message: Buffer | null = null;
   #messageLength = 0;
+  #waiting: Waiting | null = null;
+  /** `write` has returned a message since this was last set to false. */
+  #completed = false;
   #isOver = false;
 
   constructor(base: BaseCall, connection: Connection, room: Room, maxBytes: number, isStream: boolean) {
@@ -99,6 +124,12 @@ export class MessageReader {
   /** grpc-js calls it with every piece of the stream. Whole messages come back, with their heads. */
   write(data: Buffer): Buffer[] {
     const messages: Buffer[] = [];
+    if (this.#waiting !== null) {
+      // grpc-js may read on for a message that came before this one.
+      this.#waiting.rest = Buffer.concat([this.#waiting.rest, data]);
+      this.#base.stream.pause();
+      return messages;
+    }
     let at = 0;
     while (at < data.length && !this.#isOver) {
       if (this.#message === null) {
@@ -106,7 +137,7 @@ export class MessageReader {
         this.#headLength += copied;
         at += copied;
         if (this.#headLength < headBytes) break;
-        this.#message = this.#begin();
+        this.#begin(data.subarray(at));
         if (this.#message === null) break;
       }
       const message = this.#message;
@@ -115,26 +146,70 @@ export class MessageReader {
       at += copied;
       if (this.#messageLength < message.length) continue;
       this.#message = null;
+      this.#completed = true;
       if (this.#isStream) this.#give(message.length);
       messages.push(message);
     }
     return messages;
   }
 
-  /** Makes place for the message whose head is here; null: it is refused. */
-  #begin(): Buffer | null {
+  /** Makes room for the message whose head is here, refuses it, or waits for room. `rest` came after the head. */
+  #begin(rest: Buffer): void {
     this.#headLength = 0;
     const bytes = headBytes + this.#head.readUInt32BE(1);
-    const refused =
-      bytes - headBytes > this.maxBytes ? tooLarge(bytes - headBytes, this.maxBytes) : this.#take(bytes, 'message');
-    if (refused !== undefined) {
-      this.#refuse(refused);
-      return null;
+    if (bytes - headBytes > this.maxBytes) return this.#refuse(tooLarge(bytes - headBytes, this.maxBytes));
+    const { memory, waitMs } = this.#room;
+    if (waitMs > 0) {
+      if (bytes > unwaitedBytes && !memory.fits(bytes)) return this.#wait(bytes, rest);
+      return this.#hold(bytes);
     }
-    const message = Buffer.allocUnsafe(bytes);
-    this.#head.copy(message);
+    if (!memory.take(bytes)) return this.#refuse(noRoom(this.#room.budget, 'message', bytes));
+    this.#heldBytes += bytes;
+    this.#allocate(bytes);
+  }
+
+  /** Holds a message that is not refused. */
+  #hold(bytes: number): void {
+    this.#room.memory.add(bytes);
+    this.#heldBytes += bytes;
+    this.#allocate(bytes);
+  }
+
+  #allocate(bytes: number): void {
+    this.#message = Buffer.allocUnsafe(bytes);
+    this.#head.copy(this.#message);
     this.#messageLength = headBytes;
-    return message;
+  }
+
+  #wait(bytes: number, rest: Buffer): void {
+    const { memory, budget, waitMs } = this.#room;
+    const forget = budget.onGiven(() => {
+      if (memory.fits(bytes)) this.#goOn();
+    });
+    const timer = setTimeout(() => this.#goOn(), waitMs);
+    const stop = (): void => {
+      forget();
+      clearTimeout(timer);
+    };
+    this.#waiting = { bytes, rest, stop };
+    this.#base.stream.pause();
+  }
+
+  /** Reads on where the wait began. */
+  #goOn(): void {
+    const waiting = this.#waiting;
+    if (waiting === null) return;
+    waiting.stop();
+    this.#hold(waiting.bytes);
+    // Not from within the `give` of another stream, which has not finished its own message.
+    setImmediate(() => {
+      if (this.#isOver) return;
+      this.#waiting = null;
+      this.#completed = false;
+      this.#base.handleDataFrame(waiting.rest);
+      // After a whole message grpc-js reads on by itself, once the message has been taken.
+      if (!this.#completed && this.#waiting === null) this.#base.stream.resume();
+    });
   }
 
   /** The messages of a connection are unfolded one after the other, and each only as far as there is room for it. */
@@ -184,6 +259,7 @@ export class MessageReader {
   close(): void {
     this.#isOver = true;
     this.#message = null;
+    this.#waiting?.stop();
     this.#give(this.#heldBytes);
   }
 

@@ -9,6 +9,8 @@ export interface MemoryBudget {
   /** Messages and calls that found no room, since the start. */
   readonly refused: number;
   account(): MemoryAccount;
+  /** Calls `listener` whenever bytes are given back, until the returned function is called. */
+  onGiven(listener: () => void): () => void;
 }
 
 /** What one connection holds. */
@@ -26,8 +28,13 @@ export interface MemoryAccount {
 export function createMemoryBudget(maxBytes: number): MemoryBudget {
   let usedBytes = 0;
   let refused = 0;
+  const listeners = new Set<() => void>();
   return {
     maxBytes,
+    onGiven: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
     get usedBytes() {
       return usedBytes;
     },
@@ -55,7 +62,10 @@ export function createMemoryBudget(maxBytes: number): MemoryBudget {
           return true;
         },
         add,
-        give: (bytes) => add(-bytes),
+        give: (bytes) => {
+          add(-bytes);
+          for (const listener of listeners) listener();
+        },
       };
     },
   };

@@ -40,15 +40,17 @@ export interface ApiServerOptions {
   /** Payload of the largest message that is received. */
   readonly messageMaxBytes: number;
   readonly budget: MemoryBudget;
+  /** How long a large message of a stream may wait for room in the budget, in ms. Default: 0, which refuses it. */
+  readonly waitForRoomMs?: number;
   /** Default: as many connections as come. */
   readonly connections?: AcceptorOptions;
 }
 
 export function createServer(options: ApiServerOptions): ApiServer {
-  const { messageMaxBytes, budget } = options;
+  const { messageMaxBytes, budget, waitForRoomMs } = options;
   const maxBytes = (path: string): number => (carriesPayloads.test(path) ? messageMaxBytes : 0) + namesMaxBytes;
   const grpcOptions: ServerOptions = {
-    interceptors: [boundIncoming({ budget, maxBytes })],
+    interceptors: [boundIncoming({ budget, maxBytes, ...(waitForRoomMs === undefined ? {} : { waitForRoomMs }) })],
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': 10_000,

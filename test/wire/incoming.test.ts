@@ -1,12 +1,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
 import { connect as connectHttp2 } from 'node:http2';
-import { connect as dial } from 'node:net';
+import { connect as dialSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import type { sendUnaryData } from '@grpc/grpc-js';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { ServerDuplexStream, sendUnaryData } from '@grpc/grpc-js';
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import type { MemoryBudget } from '../../src/wire/memory-budget.ts';
 import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { services } from '../../src/wire/proto.ts';
@@ -52,7 +52,7 @@ afterEach(async () => {
 });
 
 function connect(): ClientHttp2Session {
-  const session = connectHttp2('http://localhost', { createConnection: () => dial(path) });
+  const session = connectHttp2('http://localhost', { createConnection: () => dialSocket(path) });
   session.on('error', () => undefined);
   sessions.push(session);
   return session;
@@ -171,4 +171,83 @@ test.each(['gzip', 'deflate'])('what cannot be unfolded by %s ends its call alon
   await vi.waitFor(() => expect(call.status()?.code).toBe('13'));
   open(session).stream.end(framed(withPayload(5)));
   await vi.waitFor(() => expect(sizes).toEqual([5]));
+});
+
+interface LinkFrame {
+  readonly results: readonly { readonly payload: Buffer }[];
+}
+
+interface LinkScene {
+  readonly budget: MemoryBudget;
+  /** Payload sizes of the results that came, in their order. */
+  readonly results: number[];
+  /** Opens the stream of a worker. */
+  dial(): ClientHttp2Stream;
+}
+
+async function openLink(waitForRoomMs: number): Promise<LinkScene> {
+  const linkPath = join(dir, 'link');
+  const linkBudget = createMemoryBudget(16 * mib);
+  const results: number[] = [];
+  const link = createServer({ messageMaxBytes: 8 * mib, budget: linkBudget, waitForRoomMs });
+  link.server.addService(services.WorkerLink, {
+    Attach: (call: ServerDuplexStream<LinkFrame, object>) => {
+      call.on('data', (frame: LinkFrame) => results.push(...frame.results.map(({ payload }) => payload.length)));
+      call.on('end', () => call.end());
+      call.on('error', () => undefined);
+    },
+  });
+  await link.bind(`unix:${linkPath}`);
+  onTestFinished(() => link.stop(0));
+  const dial = (): ClientHttp2Stream => {
+    const session = connectHttp2('http://localhost', { createConnection: () => dialSocket(linkPath) });
+    session.on('error', () => undefined);
+    sessions.push(session);
+    return open(session, { ':path': '/pitwarden.v1.WorkerLink/Attach' }).stream;
+  };
+  return { budget: linkBudget, results, dial };
+}
+
+const withResult = (bytes: number): Buffer =>
+  framed(
+    services.WorkerLink['Attach']?.requestSerialize({ results: [{ id: 1, payload: Buffer.alloc(bytes) }] }) as Buffer,
+  );
+
+test('large results of many workers at once wait for one another, and a small one waits for none', async () => {
+  const { budget: linkBudget, results, dial } = await openLink(60_000);
+  const large = withResult(7 * mib);
+  const slow = [dial(), dial()];
+  for (const stream of slow) stream.write(large.subarray(0, 100));
+  await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
+  for (let worker = 0; worker < 4; worker += 1) {
+    const stream = dial();
+    stream.write(withResult(worker));
+    stream.write(large);
+  }
+  await vi.waitFor(() => expect([...results].sort()).toEqual([0, 1, 2, 3]));
+  expect(linkBudget.usedBytes).toBeLessThan(linkBudget.maxBytes);
+  for (const stream of slow) stream.write(large.subarray(100));
+  await vi.waitFor(() => expect(results.slice(4)).toEqual(Array(6).fill(7 * mib)));
+  expect(linkBudget.refused).toBe(0);
+});
+
+test('a worker that never ends its large result holds up the others for a while, and not for good', async () => {
+  const { budget: linkBudget, results, dial } = await openLink(100);
+  const large = withResult(7 * mib);
+  for (const stream of [dial(), dial()]) stream.write(large.subarray(0, 100));
+  await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
+  const honest = dial();
+  honest.write(large);
+  honest.write(withResult(1));
+  await vi.waitFor(() => expect(results).toEqual([7 * mib, 1]));
+});
+
+test('a worker that goes while its large result waits leaves nothing behind', async () => {
+  const { budget: linkBudget, dial } = await openLink(60_000);
+  const large = withResult(7 * mib);
+  const streams = [dial(), dial(), dial()];
+  for (const stream of streams) stream.write(large.subarray(0, 100));
+  await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
+  for (const stream of streams) stream.destroy();
+  await vi.waitFor(() => expect(linkBudget.usedBytes).toBe(0));
 });
