@@ -1,4 +1,5 @@
 import type { Http2Session } from 'node:http2';
+import { constants } from 'node:http2';
 
 /**
  * Proof that the other side of an HTTP/2 connection has read what was sent: a PING is sent after it, and the other side
@@ -62,6 +63,7 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
   };
   const over = (isRead: boolean): void => {
     clearTimeout(timer);
+    timer = undefined;
     const items = [...pinged, ...written];
     pinged = [];
     written = [];
@@ -71,6 +73,10 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
   // A caller that leaves bytes unread when it closes resets the connection instead.
   socket.once('end', () => {
     if (!session.destroyed && isFlushed(socket)) over(true);
+  });
+  // A client that leaves says so first, and Node then closes the session before the socket ends.
+  session.once('goaway', (errorCode) => {
+    if (errorCode === constants.NGHTTP2_NO_ERROR && isFlushed(socket)) over(true);
   });
   session.once('close', () => over(false));
 

@@ -1,6 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import type { Http2Session } from 'node:http2';
-import { connect as connectHttp2, createServer } from 'node:http2';
+import { connect as connectHttp2, constants, createServer } from 'node:http2';
 import type { Socket } from 'node:net';
 import { connect as connectSocket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -108,6 +108,21 @@ describe('what was written down a connection', () => {
       () => seen,
     );
     expect([seen, pings]).toEqual([[[1, true]], 0]);
+  });
+
+  test.each([
+    ['is read when the other side leaves in order', constants.NGHTTP2_NO_ERROR, true],
+    ['is not read when the other side leaves because of an error', constants.NGHTTP2_INTERNAL_ERROR, false],
+  ])('%s', async (_, errorCode, isRead) => {
+    const { receipts, seen } = record();
+    receipts.add(1);
+    client.goaway(errorCode);
+    await until(
+      () => seen.length === 1,
+      'the end',
+      () => seen,
+    );
+    expect([seen, pings]).toEqual([[[1, isRead]], 0]);
   });
 
   test('is not read when this side ends the connection first', async () => {
