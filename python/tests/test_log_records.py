@@ -74,6 +74,20 @@ def test_where_the_application_wants_them_elsewhere_or_fewer_so_it_is(
     assert [r["level"] for r in err][1:] == levels
 
 
+def test_a_record_that_a_handler_of_the_applications_own_gets_is_told_once_or_by_that_one_alone(
+    agent: FakeAgent,
+) -> None:
+    _, err = said(agent, ("say", "hi"), ("say_in_private", "secret"), how="own")
+    assert short(err)[1:] == SAID
+    assert (agent.dir / "private").read_text() == "secret\n"
+
+
+def test_a_command_may_set_logging_up(agent: FakeAgent) -> None:
+    _, err = said(agent, ("set_up_late", "to a file"), ("say", "hi"))
+    assert [r["message"] for r in err] == ["imported"]
+    assert (agent.dir / "late").read_text().startswith("INFO:app.model:to a file\n")
+
+
 @pytest.mark.parametrize("character", ["x", "\u2603", '"'])
 def test_a_long_record_is_cut_in_its_middle(agent: FakeAgent, character: str) -> None:
     worker = agent.spawn("logs:app")

@@ -7,6 +7,7 @@ A record is one line on stderr or stdout: RS (0x1e), and JSON with `level` (a nu
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -63,12 +64,39 @@ def line(record: logging.LogRecord, message: str) -> str:
     return f"{MARK}{text}\n"
 
 
+class _Otherwise(RecordHandler):
+    """Gets the records that no handler of the application's own gets; a NullHandler does not count."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        logger: Optional[logging.Logger] = logging.getLogger(record.name)
+        while logger is not None:
+            if any(handler is not self and not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+                return False
+            logger = logger.parent if logger.propagate else None
+        return super().filter(record)
+
+
 def begin() -> None:
     """Before the application is loaded: what it logs without any set-up is told, from INFO on."""
     root = logging.getLogger()
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)
-    logging.lastResort = RecordHandler(sys.stderr)
+    logging.lastResort = _Otherwise(sys.stderr)
+    set_up = logging.basicConfig
+
+    @functools.wraps(set_up)
+    def basic_config(*args: Any, **options: Any) -> None:
+        # It does nothing where the root logger has a handler.
+        for handler in root.handlers[:]:
+            if isinstance(handler, _Otherwise):
+                root.removeHandler(handler)
+        try:
+            set_up(*args, **options)
+        finally:
+            adopt()
+
+    # A command may set logging up long after the application was loaded.
+    logging.basicConfig = basic_config
 
 
 def adopt() -> None:
@@ -76,7 +104,8 @@ def adopt() -> None:
     root = logging.getLogger()
     if not root.handlers and logging.lastResort is not None:
         root.addHandler(logging.lastResort)
-    loggers = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    # A copy: other threads may make loggers meanwhile.
+    loggers = [logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
     for logger in [root, *loggers]:
         for handler in logger.handlers:
             # Subclasses write as they please.

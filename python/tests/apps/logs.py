@@ -19,6 +19,11 @@ if how == "format":
     logging.basicConfig(format="%(levelname)s! %(message)s", stream=sys.stdout)
 if how == "file":
     logging.basicConfig(filename=os.path.join(os.environ["TEST_DIR"], "log"))
+if how == "own":
+    log.addHandler(logging.StreamHandler())
+    private = logging.getLogger("private")
+    private.setLevel(logging.DEBUG)
+    private.addHandler(logging.FileHandler(os.path.join(os.environ["TEST_DIR"], "private")))
 if how == "warning":
     logging.getLogger().setLevel(logging.ERROR)
 
@@ -39,6 +44,21 @@ def say(message):
 async def say_later(message):
     log.info("info: %s", message)
     return message
+
+
+@app.command
+def say_in_private(message):
+    logging.getLogger("private").debug(message)
+    return message
+
+
+@app.command
+def set_up_late(message):
+    path = os.path.join(os.environ["TEST_DIR"], "late")
+    logging.basicConfig(filename=path, level=logging.INFO)
+    log.info(message)
+    with open(path) as file:
+        return file.read()
 
 
 @app.command
