@@ -90,7 +90,7 @@ export interface Dispatch {
   /** Its caller's call is over: the caller has read the answer, or may not have. */
   settle(request: Request, answers: Answers, delivered: boolean): void;
   /** An ended request is to be known by its payload's checksum alone. */
-  dropPayload(request: Request): void;
+  dropPayload(request: Request, answers: Answers): void;
   /** Its caller does not keep up: its worker holds the chunks back until `resume`. */
   pause(request: Request): void;
   resume(request: Request): void;
@@ -150,7 +150,9 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     submit: (ask, answers) => submit(core, ask, answers),
     cancel: (request, answers) => cancel(core, request, answers),
     settle: (request, answers, delivered) => settle(core, request, answers, delivered),
-    dropPayload: (request) => bare(core, request),
+    dropPayload: (request, answers) => {
+      if (request.caller === answers && request.state === 'ended') bare(core, request);
+    },
     pause: (request) => setPaused(core, request, true),
     resume: (request) => setPaused(core, request, false),
     expire: () => expire(core),

@@ -126,12 +126,12 @@ function awaitReceipt(source: ExecutionSource, connection: Connection, request: 
   const { dispatch } = source;
   const { session } = connection;
   if (!needsReceipt(request)) return dispatch.settle(request, answers, true);
-  if (session === undefined) return dispatch.settle(request, answers, false);
+  if (session === undefined || session.destroyed) return dispatch.settle(request, answers, false);
   connection.receipts ??= createReceipts<Asked>(session, (asked, isRead) => {
     connection.unprovenBytes -= asked.payloadBytes;
     dispatch.settle(asked.request, asked.answers, isRead);
   });
-  if (connection.unprovenBytes + request.payload.length > unprovenMaxBytes) dispatch.dropPayload(request);
+  if (connection.unprovenBytes + request.payload.length > unprovenMaxBytes) dispatch.dropPayload(request, answers);
   const payloadBytes = request.payload.length;
   connection.unprovenBytes += payloadBytes;
   connection.receipts.add({ request, answers, payloadBytes });
@@ -255,7 +255,7 @@ function refuseAnswer(
 function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected it to hold ${share}, got ${bytes} bytes more beside its ${usedBytes}`;
-  return refusal(code.resourceExhausted, message, { workerId });
+  return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
 }
 
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {

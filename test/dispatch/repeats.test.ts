@@ -50,6 +50,22 @@ describe('a request that its caller named', () => {
     expect([...worker.running.values()][0]?.request.keep).toBe(false);
   });
 
+  test('keeps its payload while it runs for a later call, whatever becomes of the earlier one', () => {
+    const worker = host.addWorker();
+    const first = host.submit(named('a'));
+    const { request, answers } = first;
+    const again = host.submit(named('a'));
+    if (request === undefined || answers === undefined || again.answers === undefined) throw new Error('refused');
+    host.dispatch.dropPayload(request, answers);
+    host.dispatch.dropPayload(request, again.answers);
+    expect(request.payload).toEqual(payload);
+    host.dispatch.onResult(worker.id, 1, ok);
+    host.dispatch.dropPayload(request, answers);
+    expect(request.payload).toEqual(payload);
+    host.dispatch.dropPayload(request, again.answers);
+    expect(request.payload).toHaveLength(0);
+  });
+
   test('goes on when the connection breaks, and answers who asks again', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));

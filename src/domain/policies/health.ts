@@ -129,7 +129,8 @@ function assessLoop(seen: Observations): HealthVerdict {
   const { told, inFlight, pingTimeoutMs, maxMissed, busyMs, busyLimitMs } = seen;
   const stands = `its pings are answered, but its asyncio loop has stood still for ${whole(told.loopLagMs)} ms`;
   const moves = whatMoves(seen);
-  if (inFlight === 0 && moves === '' && told.loopLagMs >= pingTimeoutMs * maxMissed)
+  const lastsLong = told.loopLagMs >= pingTimeoutMs * maxMissed && busyMs >= pingTimeoutMs;
+  if (inFlight === 0 && moves === '' && lastsLong)
     return { health: 'hung', because: `${stands}, and nothing moves: ${whatStands(seen)}`, observations: seen };
   if (busyMs >= busyLimitMs) {
     const because = `${stands}, and for longer than busy_limit (${busyLimitMs} ms)`;
