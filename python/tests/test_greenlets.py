@@ -38,11 +38,15 @@ def test_all_but_threads_may_be_replaced(agent: FakeAgent, package: str, concurr
     assert worker.exit()[0] == 0
 
 
-def test_who_replaced_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _originals.who_replaced_threads() == ""
-
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("_thread", ""), ("gevent.thread", "gevent"), ("eventlet.green.thread", "eventlet"), ("debugger.threads", "")],
+)
+def test_a_debugger_that_wraps_threads_is_no_greenlet(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
     def start_new_thread() -> None: ...
 
-    start_new_thread.__module__ = "gevent.thread"
-    monkeypatch.setattr(_originals._thread, "start_new_thread", start_new_thread)
-    assert _originals.who_replaced_threads() == "gevent"
+    start_new_thread.__module__ = module
+    monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
+    assert _originals.who_replaced_threads() == package

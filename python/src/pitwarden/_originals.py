@@ -22,6 +22,6 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def who_replaced_threads() -> str:
-    """The package whose greenlets stand for threads in this process; empty: none does."""
-    module = getattr(_thread.start_new_thread, "__module__", "") or ""
-    return "" if module == "_thread" else module.partition(".")[0] or "some package"
+    """The package whose greenlets stand for threads in this process; empty: none does. Debuggers wrap real threads."""
+    package = (getattr(_thread.start_new_thread, "__module__", "") or "").partition(".")[0]
+    return package if package in ("gevent", "eventlet") else ""
