@@ -17,6 +17,7 @@ import type { Exits } from './exits.ts';
 import { createExits } from './exits.ts';
 import { createFailedRequests } from './failed-requests.ts';
 import { lastCalls } from './last-calls.ts';
+import { reportRefusals } from './link-refusals.ts';
 import type { Log } from './log.ts';
 import type { Loop } from './loop.ts';
 import { loopHealth, startLoop } from './loop.ts';
@@ -274,7 +275,7 @@ export async function startAgent(
     return isStuck;
   };
   try {
-    serveLink(link, hands, dispatch, loop, log);
+    serveLink(link, hands, dispatch, loop, metrics);
     const health = addApi(
       api.server,
       executionService({
@@ -489,12 +490,12 @@ function actOne(action: Action, records: NodeRecord[], told: Told): void {
   if (action.type === 'finish') told.finish();
 }
 
-function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, log: Log): void {
+function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, metrics: Metrics): void {
   addWorkerLink(link, {
     authenticate: hands.authenticate,
     attached: hands.attach,
     closed: hands.closed,
-    refused: (message) => log.warn(`worker link refused: ${message}`),
+    refused: reportRefusals({ nowMs: systemClock.nowMs, count: metrics.linkRefusal, tell: loop.mention }),
     frame: (workerId, frame, line) => {
       if (hands.isCurrent(workerId, line)) receive(workerId, frame, hands, dispatch, loop);
     },

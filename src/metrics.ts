@@ -6,12 +6,16 @@ import { reasons, recycleReasons } from './domain/reason.ts';
 import type { GaugesSource } from './gauges.ts';
 import { addGauges } from './gauges.ts';
 import { version } from './version.ts';
+import type { RefusalReason } from './wire/worker-link.ts';
+import { refusalReasons } from './wire/worker-link.ts';
 
 export interface Metrics {
   /** A configuration was taken, at this unix time. */
   configTaken(atMs: number): void;
   /** What became of workers and files that an earlier agent left. */
   adoption(outcome: 'adopted' | 'unwanted' | 'dead' | 'unproven' | 'set_aside', count: number): void;
+  /** A hello on the workers' socket was refused. */
+  linkRefusal(reason: RefusalReason): void;
   record(record: NodeRecord): void;
   outcome(outcome: Outcome): void;
   ping(pool: string, roundTripSeconds: number): void;
@@ -81,6 +85,8 @@ export function createMetrics(source: GaugesSource): Metrics {
     'version',
     'node_version',
   ]).set({ version, node_version: process.versions.node }, 1);
+  const refusals = counter('pitwarden_link_refusals_total', "Hellos refused on the workers' socket.", ['reason']);
+  for (const reason of refusalReasons) refusals.inc({ reason }, 0);
   const missed = counter('pitwarden_pings_missed_total', 'Pings not answered within heartbeat.timeout.', ['pool']);
   const roundTrip = histogram(registry, 'pitwarden_ping_round_trip_seconds', 'From a ping to its pong.', pingBuckets);
   const runTime = histogram(
@@ -123,6 +129,7 @@ export function createMetrics(source: GaugesSource): Metrics {
   return {
     configTaken: (atMs) => configTakenAt.set(atMs / 1000),
     adoption: (outcome, count) => adoptions.set({ outcome }, count),
+    linkRefusal: (reason) => refusals.inc({ reason }),
     record: (record) => {
       const { pool, kind, reason } = record;
       if (pool === undefined) return;

@@ -1,4 +1,3 @@
-import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import { expandEnv } from './config/env.ts';
 import type { WorkerCounters } from './dispatch/counters.ts';
@@ -35,7 +34,9 @@ import { removeFile } from './os/remove-file.ts';
 import { resourceLimits } from './os/resource-limits.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
-import type { AttachedWorker, LinkLimits, WelcomeLimits, WorkerHello } from './wire/worker-link.ts';
+import type { AttachedWorker, Authentication, LinkLimits, WorkerHello } from './wire/worker-link.ts';
+import type { WorkerSecret } from './wire/worker-token.ts';
+import { acceptToken, isRepeatedToken, newWorkerSecret } from './wire/worker-token.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
@@ -74,9 +75,7 @@ export interface Held {
   readonly counters: WorkerCounters;
   readonly begun: BegunMark;
   readonly cgroup: WorkerCgroup | undefined;
-  /** With which it proves itself when it dials, again too. */
-  readonly token: Buffer;
-  /** What the ledger says of it. */
+  /** What the ledger says of it. Its verifier is newer here: the ledger gets it with its next entry. */
   entry: LedgerEntry;
   /** An earlier agent started it. */
   readonly adopted: boolean;
@@ -120,8 +119,8 @@ export interface Hands {
   leaving(workerId: string): void;
   /** What a worker says at the end of a request; true: that was its warm-up. */
   warmed(workerId: string, result: WarmUpResult): boolean;
-  /** Whether a hello may attach. */
-  authenticate(hello: WorkerHello): { ok: true; welcome: WelcomeLimits } | { ok: false; message: string };
+  /** Whether a hello may attach. If it may, its token is used up. */
+  authenticate(hello: WorkerHello): Authentication;
 }
 
 export interface HandsOptions {
@@ -238,7 +237,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
 async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolConfig, worker: Newborn): Promise<void> {
   const { tell, ledger } = options;
   const workerId = worker.id;
-  const token = randomBytes(32);
+  const secret = newWorkerSecret();
   let begun: BegunMark;
   try {
     begun = createBegunMark(begunPath(options, workerId));
@@ -246,7 +245,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
     return tell({ type: 'start-blocked', workerId, message: messageOf(error) });
   }
   const cgroup = options.cgroups.create(workerId);
-  const entry = entryOf(options, worker, pool, token);
+  const entry = entryOf(options, worker, pool, secret);
   const its = newHeld(options, { entry, pool, begun, cgroup, adopted: false });
   held.set(workerId, its);
   try {
@@ -257,7 +256,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   let spawned: SpawnedWorker;
   try {
     spawned = spawnProcess(options, workerId, pool, worker.slot, {
-      token,
+      secret: secret.secret,
       begunPath: begun.path,
       cgroup,
     });
@@ -274,7 +273,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   const { identity } = started;
   its.identity = identity;
   guard(options, its);
-  its.entry = { ...entry, ...identityOf(identity), state: 'starting', spawned_at_boot_ms: options.nowMs() };
+  its.entry = { ...its.entry, ...identityOf(identity), state: 'starting', spawned_at_boot_ms: options.nowMs() };
   try {
     await ledger.enter(its.entry);
   } catch (error) {
@@ -297,7 +296,6 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
   return {
     ...its,
     workerId,
-    token: Buffer.from(its.entry.token, 'hex'),
     counters: newCounters(),
     process: null,
     identity: null,
@@ -316,7 +314,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
   };
 }
 
-function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, token: Buffer): LedgerEntry {
+function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, secret: WorkerSecret): LedgerEntry {
   return {
     worker_id: worker.id,
     pool: worker.pool,
@@ -335,7 +333,8 @@ function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, t
     concurrency: pool.concurrency,
     fingerprint: worker.fingerprint,
     launch: worker.launch,
-    token: token.toString('hex'),
+    verifier: secret.verifier,
+    repeats_token: false,
   };
 }
 
@@ -406,9 +405,9 @@ function spawnProcess(
   workerId: string,
   pool: PoolConfig,
   slot: number,
-  born: { readonly token: Buffer; readonly begunPath: string; readonly cgroup: WorkerCgroup | undefined },
+  born: { readonly secret: Buffer; readonly begunPath: string; readonly cgroup: WorkerCgroup | undefined },
 ): SpawnedWorker {
-  const { token, begunPath, cgroup } = born;
+  const { secret, begunPath, cgroup } = born;
   const heldByCgroup = cgroup?.limit(pool.limits) ?? { pids: false, memory: false };
   return spawnWorker({
     command: pool.python,
@@ -418,7 +417,6 @@ function spawnProcess(
     env: workerEnvironment({
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
-      PITWARDEN_TOKEN: token.toString('hex'),
       PITWARDEN_BEGUN: begunPath,
       PITWARDEN_STACKS: stacksPath({ linkPath }, workerId),
       PITWARDEN_WORKER_ID: workerId,
@@ -429,6 +427,7 @@ function spawnProcess(
       PITWARDEN_DRAIN_TIMEOUT_MS: String(pool.drain.timeoutMs),
       PITWARDEN_LIMITS: resourceLimits(pool.limits, heldByCgroup, workersMax()),
     }),
+    secret,
     workerId,
     outputDirectory,
     ...outputTold({ log, nowMs }, workerId, pool.name),
@@ -456,12 +455,6 @@ function outputTold(
 
 function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHello, link: AttachedWorker): void {
   if (worker === undefined) return link.close();
-  const { workerId } = worker;
-  if (worker.link !== null) {
-    // Its end has not been seen here yet.
-    worker.link.close();
-    options.tell({ type: 'link-closed', workerId });
-  }
   worker.link = link;
   worker.hello = hello;
   // It may be quicker than the disk.
@@ -516,21 +509,27 @@ function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: str
   held.delete(workerId);
 }
 
-/** Compared in constant time. */
-function authenticate(
-  held: Map<string, Held>,
-  hello: WorkerHello,
-  payloadMaxBytes: number,
-): ReturnType<Hands['authenticate']> {
+function authenticate(held: Map<string, Held>, hello: WorkerHello, payloadMaxBytes: number): Authentication {
   const worker = held.get(hello.worker_id);
-  const given = Buffer.from(hello.token, 'hex');
-  if (worker === undefined || given.length !== worker.token.length || !timingSafeEqual(given, worker.token)) {
+  if (worker === undefined) {
+    const got = JSON.stringify(hello.worker_id.slice(0, 80));
+    return { ok: false, reason: 'unknown_worker', message: `worker_id: expected a worker of this agent, got ${got}` };
+  }
+  const { pool, entry, workerId } = worker;
+  const refused = { ok: false, worker: { id: workerId, pool: pool.name } } as const;
+  const verifier = nextVerifier(entry, hello.token);
+  if (verifier === null) {
     return {
-      ok: false,
-      message: `worker_id and token: expected those of a worker of this agent, got worker_id "${hello.worker_id}"`,
+      ...refused,
+      reason: 'wrong_token',
+      message: 'a hello was refused: expected a token that only this worker can make, got another',
     };
   }
-  const { pool, entry } = worker;
+  if (worker.link !== null) {
+    const message = 'a second hello was refused: this worker is attached, so another process may have its secret';
+    return { ...refused, reason: 'already_attached', message };
+  }
+  worker.entry = { ...entry, verifier };
   return {
     ok: true,
     welcome: {
@@ -561,6 +560,12 @@ function limitWorkers(options: HandsOptions, held: Map<string, Held>, pool: Pool
     guard(options, worker);
     worker.link?.limit(linkLimitsOf(pool));
   }
+}
+
+/** Null: the token is not this worker's. */
+function nextVerifier({ verifier, repeats_token }: LedgerEntry, token: string): string | null {
+  if (!repeats_token) return acceptToken(token, verifier);
+  return isRepeatedToken(token, verifier) ? verifier : null;
 }
 
 function setPaused(worker: Held | undefined, paused: boolean): void {

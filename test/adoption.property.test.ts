@@ -113,9 +113,10 @@ function write(folder: string, entry: Drawn): void {
     concurrency: 1,
     fingerprint: '',
     launch: '',
-    token: 'ab'.repeat(32),
+    verifier: 'ab'.repeat(32),
+    repeats_token: false,
   };
-  writeFileSync(join(folder, 'ledger', `${entry.worker_id}.json`), seal('pitwarden-ledger', 1, whole));
+  writeFileSync(join(folder, 'ledger', `${entry.worker_id}.json`), seal('pitwarden-ledger', 2, whole));
 }
 
 /** What may be signalled by these entries: the worker's tree, where one of this boot names the worker itself. */

@@ -81,7 +81,7 @@ test('an entry of the first version is adopted', async () => {
   write(entryOf());
   const { survivors } = await adopt();
   expect(survivors).toMatchObject([
-    { identity: worker, entry: { worker_id: workerId, generation: 3, max_requests: 50 } },
+    { identity: worker, entry: { worker_id: workerId, generation: 3, max_requests: 50, repeats_token: true } },
   ]);
   expect(ledger.read().entries).toHaveLength(1);
   expect(isRunning(worker.pid)).toBe(true);

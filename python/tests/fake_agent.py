@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,9 @@ sys.exit(worker.main())
 """,
 )
 APPS = Path(__file__).parent / "apps"
+WORKER_ID = "w-1"
+# Of every worker; an agent makes a new one for each.
+SECRET = bytes(range(32))
 
 # Long enough for a busy machine; only a failing test ever waits so long.
 PATIENCE_S = 30.0
@@ -99,8 +103,7 @@ class FakeAgent:
         contract = {
             "PITWARDEN_BEGUN": str(self.begun_path),
             "PITWARDEN_LINK": str(self.path),
-            "PITWARDEN_TOKEN": "00ff" * 16,
-            "PITWARDEN_WORKER_ID": "w-1",
+            "PITWARDEN_WORKER_ID": WORKER_ID,
             "PITWARDEN_POOL": "test",
             "PITWARDEN_SLOT": "0",
             "PITWARDEN_APP": app,
@@ -291,6 +294,18 @@ class FakeLink:
         self.hang_up()
 
 
+def secret_line(worker_id: str = WORKER_ID) -> bytes:
+    return f"pitwarden-secret {worker_id} {SECRET.hex()}\n".encode()
+
+
+def secret_socket() -> socket.socket:
+    """What an agent gives to a worker at its start."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.sendall(secret_line())
+    return theirs
+
+
 def _remove(parts: Any, id: int) -> None:
     kept = [part for part in parts if part.id != id]
     del parts[:]
@@ -300,7 +315,10 @@ def _remove(parts: Any, id: int) -> None:
 class Worker:
     def __init__(self, agent: FakeAgent, argv: list[str], env: dict[str, str], stdout: Union[int, IO[bytes]]) -> None:
         self._agent = agent
-        self.process = subprocess.Popen(argv, cwd=APPS, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        with secret_socket() as stdin:
+            self.process = subprocess.Popen(
+                argv, cwd=APPS, env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True
+            )
 
     def attach(self, concurrency: int = 1, **said: int) -> FakeLink:
         link = self._agent.next_link()

@@ -15,7 +15,7 @@ from pitwarden._pb.link_pb2 import AgentFrame, LinkRequest, Ping, Welcome
 def test_hello_offers_the_commands(agent: FakeAgent) -> None:
     worker = agent.spawn()
     hello = worker.attach().hello
-    assert (hello.protocol, hello.worker_id, hello.token, hello.pid) == (1, "w-1", "00ff" * 16, worker.process.pid)
+    assert (hello.protocol, hello.worker_id, hello.pid) == (1, "w-1", worker.process.pid)
     commands = {command.name: command for command in hello.commands}
     assert commands["add"].summary == "Adds."
     streams = {name for name, command in commands.items() if command.streams}
@@ -479,7 +479,7 @@ def test_app_run(agent: FakeAgent) -> None:
 
 def test_without_an_agent(agent: FakeAgent) -> None:
     for args in (("-m", "pitwarden.worker"), ("basic.py",)):
-        code, _, stderr = agent.spawn(args=args, PITWARDEN_LINK="", PITWARDEN_TOKEN="").exit()
+        code, _, stderr = agent.spawn(args=args, PITWARDEN_LINK="", PITWARDEN_WORKER_ID="").exit()
         assert code == 2
-        assert "PITWARDEN_LINK, PITWARDEN_TOKEN are not set" in stderr
+        assert "PITWARDEN_LINK, PITWARDEN_WORKER_ID are not set" in stderr
         assert "pitwarden agent" in stderr

@@ -84,6 +84,7 @@ export const recordKinds = [
   'worker_health',
   'slot_backing_off',
   'request_poisoned',
+  'link_refused',
   'pool_added',
   'pool_changed',
   'pool_removed',

@@ -34,6 +34,12 @@ export type Event =
   /** It was told to end a request whose deadline had passed, and did not in time. */
   | { readonly type: 'overdue'; readonly workerId: string; readonly message: string }
   | { readonly type: 'poisoned'; readonly pool: string; readonly message: string }
+  /** Somebody dialled in and was refused; without a worker: as none that this agent knows. */
+  | {
+      readonly type: 'link-refused';
+      readonly worker: { readonly id: string; readonly pool: string } | null;
+      readonly message: string;
+    }
   | { readonly type: 'exited'; readonly workerId: string; readonly exit: Exit; readonly lastLines: readonly string[] }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;

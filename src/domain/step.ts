@@ -102,6 +102,13 @@ function apply(draft: Draft, event: Event): void {
         message: event.message,
         unplanned: true,
       });
+    case 'link-refused':
+      return record(draft, {
+        kind: 'link_refused',
+        ...(event.worker === null ? {} : { pool: event.worker.pool, workerId: event.worker.id }),
+        message: event.message,
+        unplanned: true,
+      });
     case 'exited':
       return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event.lastLines));
     case 'gone':

@@ -1,6 +1,6 @@
 import type { ChildProcess, StdioOptions } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import type { Readable, Writable } from 'node:stream';
+import type { Duplex, Readable, Writable } from 'node:stream';
 import { withSpareDescriptors } from './spare-descriptors.ts';
 
 /*
@@ -18,6 +18,8 @@ export interface ProcessOptions {
   readonly stdin?: 'ignore' | 'pipe' | number;
   readonly stdout?: 'ignore' | 'pipe' | number;
   readonly stderr?: 'ignore' | 'pipe' | number;
+  /** Default: the process gets no descriptor 3. */
+  readonly descriptor3?: 'pipe';
   /** Leads a session and process group of its own. */
   readonly detached?: boolean;
 }
@@ -29,6 +31,7 @@ export interface StartedProcess {
   readonly stdin: Writable | null;
   readonly stdout: Readable | null;
   readonly stderr: Readable | null;
+  readonly descriptor3: Duplex | null;
   /** Settles when the process has exited, or could not be started. Never rejects. */
   readonly ended: Promise<ProcessEnd>;
   kill(signal: NodeJS.Signals): void;
@@ -49,6 +52,7 @@ export interface StartError {
 
 export function startProcess(file: string, args: readonly string[], options: ProcessOptions): StartedProcess {
   const stdio: StdioOptions = [options.stdin ?? 'ignore', options.stdout ?? 'ignore', options.stderr ?? 'ignore'];
+  if (options.descriptor3 !== undefined) stdio.push(options.descriptor3);
   let child: ChildProcess;
   try {
     child = withSpareDescriptors(() =>
@@ -69,13 +73,15 @@ export function startProcess(file: string, args: readonly string[], options: Pro
       if (child.pid === undefined) resolve({ started: false, error: startErrorOf(error) });
     });
   });
-  for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.on('error', () => undefined);
+  const descriptor3 = options.descriptor3 === undefined ? null : ((child.stdio[3] as Duplex | undefined) ?? null);
+  for (const stream of [child.stdin, child.stdout, child.stderr, descriptor3]) stream?.on('error', () => undefined);
   return {
     pid: child.pid,
     // Undefined instead of null after EMFILE.
     stdin: child.stdin ?? null,
     stdout: child.stdout ?? null,
     stderr: child.stderr ?? null,
+    descriptor3,
     ended,
     kill: (signal) => void child.kill(signal),
     unref: () => child.unref(),
@@ -187,6 +193,7 @@ function notStarted(error: StartError): StartedProcess {
     stdin: null,
     stdout: null,
     stderr: null,
+    descriptor3: null,
     ended: Promise.resolve({ started: false, error }),
     kill: () => undefined,
     unref: () => undefined,

@@ -1,3 +1,4 @@
+import { hash as digest } from 'node:crypto';
 import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,9 +15,12 @@ import { unseal, writeSealed } from './sealed-file.ts';
 
 const kind = 'pitwarden-ledger';
 const ordersKind = 'pitwarden-orders';
-/** Written is the last one; read are all. */
-const versions: readonly number[] = [1];
-const version = 1;
+/** Written is the last one; read are all. Version 1 held `token`, which proved the worker itself. */
+const versions: readonly number[] = [1, 2];
+const version = 2;
+const ordersVersions: readonly number[] = [1];
+const ordersVersion = 1;
+const verifier = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** Names become paths: of these nothing else can be made, and files with other names are none of ours. */
 export const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
@@ -54,8 +58,10 @@ const entryFields = z.object({
   /** What of the config it was started with. */
   fingerprint: z.string(),
   launch: z.string(),
-  /** With which it proves itself on its link: a secret. */
-  token: z.string().regex(/^[0-9a-f]{64}$/),
+  /** By which its next token is known (wire/worker-token.ts). No token can be made of it. */
+  verifier,
+  /** An agent that wrote version 1 started it: it sends one token for life, whose hash is the verifier. */
+  repeats_token: z.boolean(),
 });
 
 /** Where there is no /proc an identity is a pid alone. */
@@ -131,7 +137,7 @@ export function openLedger(stateDirectory: string): Ledger {
     const pools = orders.pools.map(({ configSize, ...order }) => ({ ...order, config_size: configSize }));
     unkept = orders;
     await inTurn(ordersPath, () =>
-      writeSealed(ordersPath, ordersKind, version, { node_draining: orders.nodeDraining, pools }),
+      writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools }),
     );
     if (unkept === orders) unkept = null;
   };
@@ -251,18 +257,26 @@ function removeLeftover(path: string): void {
 const entryMaxBytes = 4 * 1024 * 1024;
 
 function readEntry(path: string, name: string): LedgerEntry | string {
-  const value = readValue(path, kind);
+  const value = readValue(path, kind, versions);
   if (typeof value === 'string') return value;
-  const parsed = entrySchema.safeParse(value);
+  const parsed = entrySchema.safeParse(fromVersion1(value));
   if (!parsed.success) return explainIssue(parsed.error);
   if (name !== `${parsed.data.worker_id}.json`)
     return `worker_id: expected that of the file's name, got ${parsed.data.worker_id}`;
   return parsed.data;
 }
 
+/** An entry of version 1 held the token itself; one of a later version is returned as it is. */
+function fromVersion1(value: object): object {
+  const { token, ...entry } = value as { readonly token?: unknown };
+  if (typeof token !== 'string' || !/^[0-9a-f]{64}$/.test(token) || 'verifier' in entry) return value;
+  const verifierOfToken = digest('sha256', Buffer.from(token, 'hex'), 'hex');
+  return { ...entry, verifier: verifierOfToken, repeats_token: true };
+}
+
 function readOrders(path: string): Orders | null | string {
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return null;
-  const value = readValue(path, ordersKind);
+  const value = readValue(path, ordersKind, ordersVersions);
   if (typeof value === 'string') return value;
   const parsed = ordersSchema.safeParse(value);
   if (!parsed.success) return explainIssue(parsed.error);
@@ -273,7 +287,7 @@ function readOrders(path: string): Orders | null | string {
 }
 
 /** Why it cannot be read, as a text. */
-function readValue(path: string, expected: string): object | string {
+function readValue(path: string, expected: string, versions: readonly number[]): object | string {
   let text: string;
   try {
     const stat = lstatSync(path);

@@ -20,6 +20,8 @@ export interface SpawnOptions extends OutputOptions {
   readonly cgroup: string | null;
   /** The whole of its environment. */
   readonly env: Readonly<Record<string, string>>;
+  /** What only the worker may know; 32 bytes. */
+  readonly secret: Buffer;
 }
 
 export interface SpawnedWorker {
@@ -65,8 +67,27 @@ function start(options: SpawnOptions) {
   const { reader, stdout, stderr } = createOutput(options.outputDirectory, options.workerId, options);
   const [command, ...args] = inCgroup(options);
   const { cwd, env } = options;
-  const child = startProcess(command, args, { cwd, env, stdout, stderr, detached: true });
+  const child = startProcess(command, args, {
+    cwd,
+    env,
+    stdout,
+    stderr,
+    stdin: 'pipe',
+    descriptor3: 'pipe',
+    detached: true,
+  });
+  giveSecret(options, child);
   return { reader, child, identified: identifyChild(child.pid) };
+}
+
+/**
+ * The worker reads its secret from descriptor 3 or from descriptor 0: a wrapper around the interpreter may close one of them.
+ * Both are unix sockets, which no other process can open through /proc/PID/fd.
+ */
+function giveSecret({ workerId, secret }: SpawnOptions, { stdin, descriptor3 }: StartedProcess): void {
+  const line = `pitwarden-secret ${workerId} ${secret.toString('hex')}\n`;
+  // The line fits into the socket, so it is written at once. Closing this end leaves it there for the worker.
+  for (const stream of [stdin, descriptor3]) stream?.end(line, () => stream.destroy());
 }
 
 /**

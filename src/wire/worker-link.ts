@@ -80,13 +80,28 @@ export interface WelcomeLimits extends LinkLimits {
   readonly payload_max_bytes: number;
 }
 
+/** Why a hello is refused: the label `reason` of pitwarden_link_refusals_total. */
+export const refusalReasons = ['protocol', 'unknown_worker', 'wrong_token', 'already_attached'] as const;
+export type RefusalReason = (typeof refusalReasons)[number];
+
+export interface LinkRefusal {
+  readonly reason: RefusalReason;
+  readonly message: string;
+  /** Set when the hello named a worker of this agent. */
+  readonly worker?: { readonly id: string; readonly pool: string };
+}
+
+export type Authentication =
+  | { readonly ok: true; readonly welcome: WelcomeLimits }
+  | ({ readonly ok: false } & LinkRefusal);
+
 export interface WorkerLinkSource {
-  /** Whether a hello may attach. */
-  authenticate(hello: WorkerHello): { ok: true; welcome: WelcomeLimits } | { ok: false; message: string };
+  /** Whether a hello may attach. If it may, its token is used up. */
+  authenticate(hello: WorkerHello): Authentication;
   attached(hello: WorkerHello, link: AttachedWorker): void;
   frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
   closed(workerId: string, link: AttachedWorker): void;
-  refused(message: string): void;
+  refused(refusal: LinkRefusal): void;
 }
 
 const protocol = 1;
@@ -100,6 +115,20 @@ const helloMaxBytes = 64 * 1024 * 1024;
 /** With so many acknowledgements a frame is written though there is nothing else to say. */
 const acksMax = 256;
 
+/**
+ * A worker that dials again may be quicker than the news that its link before has ended. A hello waits so long for that; if
+ * the link still lives then, somebody else holds it or sends the hello.
+ */
+const earlierLinkMs = 1_000;
+const lookAgainMs = 20;
+/** Sent to a worker that is refused. All but ALREADY_EXISTS make it leave at once. */
+const statusOf: Readonly<Record<RefusalReason, status>> = {
+  protocol: status.INVALID_ARGUMENT,
+  unknown_worker: status.UNAUTHENTICATED,
+  wrong_token: status.UNAUTHENTICATED,
+  already_attached: status.ALREADY_EXISTS,
+};
+
 type Call = ServerDuplexStream<WorkerFrame | UnreadableMessage, object>;
 
 /** Serves WorkerLink: a hello makes an attached worker, its frames are passed on until the stream ends. */
@@ -110,37 +139,55 @@ export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
 function attach(source: WorkerLinkSource, call: Call): void {
   let workerId = '';
   let link: AttachedWorker | undefined;
+  let hello: WorkerHello | undefined;
   let over = false;
-  const refuse = (code: status, message: string): void => {
-    source.refused(message);
-    call.emit('error', { code, details: message });
+  const refuse = (code: status, refusal: LinkRefusal): void => {
+    source.refused(refusal);
+    call.emit('error', { code, details: refusal.message });
   };
-  const tooLate = setTimeout(
-    () => refuse(status.DEADLINE_EXCEEDED, 'expected a hello, got none in time'),
+  const refuseProtocol = (message: string, code: status = statusOf.protocol): void =>
+    refuse(code, { reason: 'protocol', message });
+  let timer = setTimeout(
+    () => refuseProtocol('expected a hello, got none in time', status.DEADLINE_EXCEEDED),
     helloTimeoutMs,
   );
+  const greet = (checked: WorkerHello, waitUntilMs: number): void => {
+    if (over) return;
+    const known = source.authenticate(checked);
+    if (!known.ok && known.reason === 'already_attached' && performance.now() < waitUntilMs) {
+      timer = setTimeout(() => greet(checked, waitUntilMs), lookAgainMs);
+      return;
+    }
+    if (!known.ok) return refuse(statusOf[known.reason], known);
+    const problem = checkHello(checked);
+    if (problem !== undefined) return refuseProtocol(problem);
+    if (checked.resumed !== null) countPlainly(checked.resumed);
+    workerId = checked.worker_id;
+    if (reader !== undefined) reader.maxBytes = frameMost;
+    link = createLink(call);
+    call.write({ welcome: { protocol, ...known.welcome } });
+    source.attached(checked, link);
+  };
   const reader = readerOf(call);
   const frameMost = reader?.maxBytes ?? 0;
   if (reader !== undefined) reader.maxBytes = Math.min(frameMost, helloMaxBytes);
   call.on('data', (frame: WorkerFrame | UnreadableMessage) => {
     // Frames that were on their way when it was refused or ended.
     if (over) return;
-    if (frame instanceof UnreadableMessage) return refuse(status.INVALID_ARGUMENT, frame.problem);
+    if (frame instanceof UnreadableMessage) return refuseProtocol(frame.problem);
     if (link !== undefined) {
       mendFrame(frame);
       return source.frame(workerId, frame, link);
     }
-    clearTimeout(tooLate);
-    const checked = check(source, frame.hello);
-    if (!checked.ok) return refuse(checked.code, checked.message);
-    workerId = checked.hello.worker_id;
-    if (reader !== undefined) reader.maxBytes = frameMost;
-    link = createLink(call);
-    call.write({ welcome: { protocol, ...checked.welcome } });
-    source.attached(checked.hello, link);
+    clearTimeout(timer);
+    if (hello !== undefined) return refuseProtocol('expected no frame before the welcome');
+    const checked = check(frame.hello);
+    if (!checked.ok) return refuseProtocol(checked.message, checked.code);
+    hello = checked.hello;
+    greet(hello, performance.now() + earlierLinkMs);
   });
   const end = (): void => {
-    clearTimeout(tooLate);
+    clearTimeout(timer);
     if (over) return;
     over = true;
     if (link !== undefined) source.closed(workerId, link);
@@ -153,10 +200,10 @@ function attach(source: WorkerLinkSource, call: Call): void {
 }
 
 type Checked =
-  | { readonly ok: true; readonly hello: WorkerHello; readonly welcome: WelcomeLimits }
+  | { readonly ok: true; readonly hello: WorkerHello }
   | { readonly ok: false; readonly code: status; readonly message: string };
 
-function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
+function check(hello: WorkerHello | null): Checked {
   const refused = (code: status, message: string): Checked => ({ ok: false, code, message });
   if (hello === null) return refused(status.INVALID_ARGUMENT, 'expected a hello as the first frame');
   if (hello.protocol !== protocol) {
@@ -169,12 +216,7 @@ function check(source: WorkerLinkSource, hello: WorkerHello | null): Checked {
     const got = hello.commands.length;
     return refused(status.INVALID_ARGUMENT, `commands: expected at most ${commandsMax}, got ${got}`);
   }
-  const known = source.authenticate(hello);
-  if (!known.ok) return refused(status.UNAUTHENTICATED, known.message);
-  const problem = checkHello(hello);
-  if (problem !== undefined) return refused(status.INVALID_ARGUMENT, problem);
-  if (hello.resumed !== null) countPlainly(hello.resumed);
-  return { ok: true, hello, welcome: known.welcome };
+  return { ok: true, hello };
 }
 
 /** Counts are 64 bits wide, which protobufjs gives as objects of its own. */

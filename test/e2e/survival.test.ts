@@ -1,7 +1,11 @@
+import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
+import { identify } from '../../src/os/identity.ts';
+import type { LedgerEntry } from '../../src/os/ledger.ts';
+import { seal, unseal } from '../../src/os/sealed-file.ts';
 import type { TestAgent, WorkerView } from './agent.ts';
 import { processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
 import { connectDeaf } from './deaf-caller.ts';
@@ -464,6 +468,39 @@ test('a ledger that cannot be written stops new starts, says so, and leaves what
   renameSync(join(stateDir(), 'elsewhere'), join(stateDir(), 'ledger'));
   await untilReady(agent, 'p', 2);
   expect((await agent.cli('status')).stdout).not.toContain('the ledger cannot be written');
+});
+
+test('a worker of an agent that gave it one token for life, in its environment, is taken over again and again', async () => {
+  const pools = survivor();
+  await start(pools);
+  const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [WorkerView];
+  await kill();
+  process.kill(pid, 'SIGKILL');
+  // What such an agent left: an entry of version 1, and a worker that was born with PITWARDEN_TOKEN.
+  const token = 'ab'.repeat(32);
+  const env = {
+    PITWARDEN_LINK: join(agent.dir, 'run/link/link.sock'),
+    PITWARDEN_WORKER_ID: worker_id,
+    PITWARDEN_POOL: 'p',
+    PITWARDEN_APP: 'survivor:app',
+    PITWARDEN_TOKEN: token,
+  };
+  const cwd = join(root, 'test/fixtures');
+  const worker = spawn(python, ['-m', 'pitwarden.worker'], { cwd, env, detached: true, stdio: 'ignore' });
+  const identity = identify(worker.pid ?? 0);
+  const path = join(stateDir(), 'ledger', `${worker_id}.json`);
+  const written = unseal(readFileSync(path, 'utf8'), 'pitwarden-ledger', [2]);
+  if (!written.ok || identity === undefined) throw new Error('no entry, or no process');
+  const { verifier: _, repeats_token: __, ...fields } = written.value as LedgerEntry;
+  const { pid: workerPid, startTime } = identity;
+  writeFileSync(path, seal('pitwarden-ledger', 1, { ...fields, pid: workerPid, start_time: startTime, token }));
+  for (let turn = 0; turn < 2; turn += 1) {
+    await startNext(pools);
+    expect((await untilReady(agent, 'p', 1)).map((ready) => ready.pid)).toEqual([workerPid]);
+    await client.execute('p', 'once', [join(agent.dir, `run-${turn}`)]);
+    expect(runsIn(join(agent.dir, `run-${turn}`))).toBe(1);
+    if (turn === 0) await kill();
+  }
 });
 
 test('garbage in the ledger is set aside, and its worker goes', async () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import {
   chownSync,
   mkdirSync,
@@ -36,7 +37,8 @@ const entry: LedgerEntry = {
   concurrency: 2,
   fingerprint: '["text:app"]',
   launch: '["text:app", null]',
-  token: 'ab'.repeat(32),
+  verifier: 'ab'.repeat(32),
+  repeats_token: false,
 };
 
 beforeEach(() => {
@@ -67,7 +69,7 @@ test('the later word on a worker counts, and none after it is forgotten', async 
   expect(readdirSync(join(state, 'ledger'))).toEqual([]);
 });
 
-test('its files are for their owner alone: they hold tokens', async () => {
+test('its files are for their owner alone', async () => {
   await ledger.enter(entry);
   const { statSync } = await import('node:fs');
   expect(statSync(fileOf(entry.worker_id)).mode & 0o077).toBe(0);
@@ -120,13 +122,14 @@ describe('a whole file with', () => {
     concurrency: [0],
     fingerprint: [{}],
     launch: [[]],
-    token: ['', 'xyz', 'ab'.repeat(31)],
+    verifier: ['', 'xyz', 'ab'.repeat(31)],
+    repeats_token: ['no', 0],
   };
   const cases = Object.entries(wrong).flatMap(([field, values]) =>
     [undefined, ...values].map((value) => [field, value] as const),
   );
   test.each(cases)('%s %s is set aside', (field, value) => {
-    writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...entry, [field]: value }));
+    writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 2, { ...entry, [field]: value }));
     const found = ledger.read();
     expect(found.entries).toEqual([]);
     expect(found.setAside[0]?.why).toContain(field);
@@ -150,7 +153,7 @@ test.skipIf(process.getuid?.() !== 0)("a whole file of another user's, or a link
 
 test('files of another kind or version, folders and leftovers are not in the way', async () => {
   await ledger.enter(entry);
-  writeFileSync(fileOf('text-1-abcdefgh'), seal('pitwarden-ledger', 2, { ...entry, worker_id: 'text-1-abcdefgh' }));
+  writeFileSync(fileOf('text-1-abcdefgh'), seal('pitwarden-ledger', 3, { ...entry, worker_id: 'text-1-abcdefgh' }));
   writeFileSync(fileOf('text-2-abcdefgh'), seal('another-ledger', 1, entry));
   writeFileSync(fileOf('text-3-abcdefgh'), '');
   writeFileSync(join(state, 'ledger/notes.txt'), 'mine');
@@ -161,13 +164,21 @@ test('files of another kind or version, folders and leftovers are not in the way
   expect(found.setAside.map(({ why }) => why)).toHaveLength(4);
   expect(found.foreign).toEqual([join(state, 'ledger/notes.txt')]);
   expect(readFileSync(join(state, 'ledger/notes.txt'), 'utf8')).toBe('mine');
-  expect(found.setAside.find(({ file }) => file.includes('text-1'))?.why).toBe('version: expected one of 1, got 2');
+  expect(found.setAside.find(({ file }) => file.includes('text-1'))?.why).toBe('version: expected one of 1, 2, got 3');
   expect(ledger.read().setAside).toEqual([]);
 });
 
 test('fields that a later agent adds are let be', () => {
-  writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...entry, mood: 'good' }));
+  writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 2, { ...entry, mood: 'good' }));
   expect(ledger.read().entries).toMatchObject([entry]);
+});
+
+test('an entry of version 1 is read: of its token only the hash is kept, by which the worker is known', () => {
+  const { verifier: _, repeats_token: __, ...old } = entry;
+  const token = 'cd'.repeat(32);
+  writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...old, token }));
+  const verifier = createHash('sha256').update(Buffer.from(token, 'hex')).digest('hex');
+  expect(ledger.read().entries).toEqual([{ ...old, verifier, repeats_token: true }]);
 });
 
 test('standing orders are kept likewise', async () => {

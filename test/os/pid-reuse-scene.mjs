@@ -25,6 +25,7 @@ async function startWorker(script) {
     args: ['-c', script],
     cwd: '/',
     cgroup: null,
+    secret: Buffer.alloc(32),
     env: { PATH: process.env.PATH, PITWARDEN_WORKER_ID: workerId },
     nowMs: () => performance.now(),
     onLine: (line) => lines.push(line.text),

@@ -194,6 +194,7 @@ where('while no descriptors are left', () => {
       args: ['-c', `echo $$ > ${pidFile}; sleep 1000`],
       cwd: dir,
       cgroup: null,
+      secret: Buffer.alloc(32),
       env: { PATH: process.env['PATH'] ?? '' },
       nowMs: () => 0,
       onLine: () => undefined,

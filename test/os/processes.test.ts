@@ -65,6 +65,7 @@ test.each([
   const spawned = spawnWorker({
     args: [],
     cgroup: null,
+    secret: Buffer.alloc(32),
     env: {},
     nowMs: () => 0,
     onLine: () => undefined,

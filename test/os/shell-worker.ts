@@ -16,7 +16,12 @@ export function testOutput(directory: string): OutputDirectory {
 export async function shellWorker(
   cwd: string,
   script: string,
-  options: { readonly workerId: string; readonly env?: Record<string, string>; readonly cgroup?: string },
+  options: {
+    readonly workerId: string;
+    readonly env?: Record<string, string>;
+    readonly cgroup?: string;
+    readonly secret?: Buffer;
+  },
 ) {
   const lines: string[] = [];
   const spawned = spawnWorker({
@@ -26,6 +31,7 @@ export async function shellWorker(
     args: ['-c', script],
     cwd,
     cgroup: options.cgroup ?? null,
+    secret: options.secret ?? Buffer.alloc(32),
     env: { PATH: process.env['PATH'] ?? '', PITWARDEN_WORKER_ID: options.workerId, ...options.env },
     nowMs: () => performance.now(),
     onLine: (line) => lines.push(line.text),

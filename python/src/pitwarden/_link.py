@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, Optional, Union
 
 import grpc
@@ -20,6 +20,7 @@ from ._crew import Crew
 from ._line import Line
 from ._pb.link_pb2 import Limits as LinkLimits
 from ._pb.link_pb2 import Welcome
+from ._secret import SecretError, peer_of
 from ._session import ProtocolError, Received, Session
 from ._stream import Stream, StreamError, open_stream
 from .app import App
@@ -69,19 +70,21 @@ class Link:
         path: str,
         session: Session,
         limits: Limits,
+        agent_uids: Collection[int],
         *,
         lost: Callable[[str], object],
         overdue: Callable[[str], object],
         tell: Callable[[str], object],
     ) -> None:
-        """``limits`` hold until an agent says others. All three are called from threads, with words for who reads the
-        worker's stderr: ``lost`` when an agent refuses it, or goes while it stops; ``overdue`` when it was to be gone
-        by now; ``tell`` otherwise."""
+        """``limits`` hold until an agent says others. Nobody is dialled who does not run as one of ``agent_uids``. All
+        three functions are called from threads, with words for who reads the worker's stderr: ``lost`` when an agent
+        refuses it, or goes while it stops; ``overdue`` when it was to be gone by now; ``tell`` otherwise."""
         self._app = app
         self._line = Line(session)
         self._crew = Crew(app, self._line, retire=self.retire, broken=self._leave_at_once)
         app.loop.on_end = self._leave_at_once
         self._path = path
+        self._agent_uids = agent_uids
         self._lost = lost
         self._tell = tell
         self._absence = Absence(limits, self._give_up, lambda: overdue("something still runs and is not waited for"))
@@ -167,9 +170,9 @@ class Link:
 
     def _attach(self) -> bool:
         """Serves one stream until it ends; True: its agent had said welcome."""
-        refusal = _listens(self._path)
-        if refusal is not None:
-            self._reason = f"nobody listens at {self._path}: {refusal}"
+        problem = _look(self._path, self._agent_uids)
+        if problem is not None:
+            self._reason = problem
             return False
         _grpc_settings.used()
         channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
@@ -179,6 +182,8 @@ class Link:
         try:
             self._line.open(frames)
             return self._read(frames)
+        except SecretError as error:
+            raise Refused(str(error)) from None
         finally:
             self._line.detach()
             # Lets go of who waits for the next frame to send.
@@ -248,12 +253,22 @@ class Link:
             self._lost(reason)
 
 
-def _listens(path: str) -> Optional[OSError]:
-    """Why nobody does; a look at the socket costs little of what a channel does."""
+def _look(path: str, agent_uids: Collection[int]) -> Optional[str]:
+    """Why no agent is to be dialled there; a look at the socket costs little of what a channel does.
+
+    Another user who took the place of the socket would get a token that the agent takes.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(CONNECT_S)
             probe.connect(path)
+            listener = peer_of(probe.fileno())
     except OSError as error:
-        return error
-    return None
+        return f"nobody listens at {path}: {error}"
+    if listener is None or listener[1] in agent_uids:
+        return None
+    return f"who listens at {path} is not the agent: expected user {_name(agent_uids)}, got {listener[1]}"
+
+
+def _name(uids: Collection[int]) -> str:
+    return " or ".join(str(uid) for uid in sorted(uids))

@@ -87,11 +87,18 @@ class Received:
 
 
 class Session:
-    def __init__(self, hello: Hello, mark_begun: Optional[Callable[[int], object]] = None) -> None:
-        """``mark_begun`` is told the id of each request before it begins, unless a later one began before."""
+    def __init__(
+        self,
+        hello: Hello,
+        mark_begun: Optional[Callable[[int], object]] = None,
+        next_token: Callable[[], str] = str,
+    ) -> None:
+        """``mark_begun`` is told the id of each request before it begins, unless a later one began before.
+        ``next_token`` makes the token of one hello."""
         self._greeting = hello
         self._hello: Optional[Hello] = hello
         self._mark_begun = mark_begun
+        self._next_token = next_token
         self._begun_through = 0
         self._last_id = 0
         # There is a line, and its agent said welcome. Neither: away.
@@ -218,13 +225,17 @@ class Session:
         self._left_over = set(self._calls)
 
     def resume_hello(self, now_s: float) -> None:
-        """There is a line again: the next frame is a hello, which says what is held once an agent had said welcome."""
+        """There is a line again: the next frame is a hello, which says what is held once an agent had said welcome.
+
+        Raises SecretError when no token is left."""
+        token = self._next_token()
         self._on_line = True
         # Not held, so the new line knows nothing of them.
         self._returned.clear()
         self._leaving = self._left
         self._hello = Hello()
         self._hello.CopyFrom(self._greeting)
+        self._hello.token = token
         if self._lost_s is not None:
             self._kept.expire(now_s)
             self._hello.resumed.CopyFrom(self._resumed(now_s, self._lost_s))

@@ -1,7 +1,6 @@
 """The worker process: `python -m pitwarden.worker`, started by the agent.
 
     PITWARDEN_LINK        path of the unix socket to dial
-    PITWARDEN_TOKEN       proves that the agent started this process; good for its life
     PITWARDEN_BEGUN       path of the four bytes that hold the id of the newest request to begin
     PITWARDEN_STACKS      path of the file for the stacks of a stuck process
     PITWARDEN_WORKER_ID   name of this process
@@ -13,10 +12,12 @@
                           runs may take after that; 60000 and 30000 without them
     PITWARDEN_LIMITS      resource limits to set, see _limits.py
 
+The agent also writes a secret to descriptors 3 and 0, see _secret.py.
+
 A worker that loses its agent goes on with what it holds and waits for the next; see proto/pitwarden/v1/link.proto.
 
-Exit codes: 0 asked to stop, 2 not started by an agent, 3 the application failed to load, 4 the agent is gone or
-refused it.
+Exit codes: 0 asked to stop, 2 not started by an agent or without its secret, 3 the application failed to load,
+4 the agent is gone or refused it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ._limits import limit_resources, mark_descendants
 from ._originals import who_replaced_threads
 from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
+from ._secret import Secret, SecretError, take_secret
 from ._session import PROTOCOL, Session
 from ._signals import ignore_interrupts, on_terminate
 from ._stacks import write_stacks_on_signal
@@ -77,7 +79,7 @@ To try a command without an agent, call it from Python: app.call("name", argumen
 
 class Settings(NamedTuple):
     link: str
-    token: str
+    secret: Secret
     worker_id: str
     begun: str
     stacks: str
@@ -90,17 +92,13 @@ class LoadError(Exception):
 
 
 def main() -> int:
-    settings = _settings()
     app_name = os.environ.get("PITWARDEN_APP", "")
-    if settings is None or not app_name:
-        return _usage()
-    return _serve(settings, lambda: load(app_name))
+    return _serve_agent(lambda: load(app_name)) if app_name else _usage()
 
 
 def serve_app(app: App) -> int:
     """Serves the agent that started this process; returns the code to exit with."""
-    settings = _settings()
-    return _usage() if settings is None else _serve(settings, lambda: app)
+    return _serve_agent(lambda: app)
 
 
 def load(name: str) -> App:
@@ -125,15 +123,16 @@ def load(name: str) -> App:
 
 
 def _settings() -> Optional[Settings]:
-    # Taken out at once, so that no child process and no log of the environment gets to see it.
-    token, begun = os.environ.pop("PITWARDEN_TOKEN", ""), os.environ.pop("PITWARDEN_BEGUN", "")
-    stacks = os.environ.pop("PITWARDEN_STACKS", "")
+    """None: no agent started this process. The application is loaded later: it finds neither paths nor secret."""
+    begun, stacks = os.environ.pop("PITWARDEN_BEGUN", ""), os.environ.pop("PITWARDEN_STACKS", "")
     link, worker_id = os.environ.get("PITWARDEN_LINK", ""), os.environ.get("PITWARDEN_WORKER_ID", "")
     limits = Limits(
         _take_seconds("PITWARDEN_ORPHAN_TIMEOUT_MS", 60.0), _take_seconds("PITWARDEN_DRAIN_TIMEOUT_MS", 30.0)
     )
     resources = os.environ.pop("PITWARDEN_LIMITS", "")
-    return Settings(link, token, worker_id, begun, stacks, limits, resources) if link and token and worker_id else None
+    if not link or not worker_id:
+        return None
+    return Settings(link, take_secret(worker_id), worker_id, begun, stacks, limits, resources)
 
 
 def _take_seconds(name: str, default_s: float) -> float:
@@ -142,10 +141,19 @@ def _take_seconds(name: str, default_s: float) -> float:
 
 
 def _usage() -> int:
-    names = ("PITWARDEN_LINK", "PITWARDEN_TOKEN", "PITWARDEN_WORKER_ID", "PITWARDEN_APP")
+    names = ("PITWARDEN_LINK", "PITWARDEN_WORKER_ID", "PITWARDEN_APP")
     missing = [name for name in names if not os.environ.get(name)]
     print(USAGE.format(missing=", ".join(missing) + (" is" if len(missing) == 1 else " are")), file=sys.stderr)
     return EXIT_USAGE
+
+
+def _serve_agent(find_app: Callable[[], App]) -> int:
+    try:
+        settings = _settings()
+    except SecretError as error:
+        print(f"pitwarden: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return _usage() if settings is None else _serve(settings, find_app)
 
 
 def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
@@ -171,7 +179,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         hello.interpreter_ms = round(interpreter_s * 1000)
         hello.import_ms = round((imported_s - begun_s) * 1000)
         hello.hooks_ms = round((time.monotonic() - imported_s) * 1000)
-        session = Session(hello, mark_begun)
+        session = Session(hello, mark_begun, settings.secret.next_token)
     except LoadError as error:
         _explain(error)
         _flush()
@@ -188,6 +196,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         settings.link,
         session,
         settings.limits,
+        settings.secret.agent_uids,
         lost=lambda reason: _lost(reason, leaving),
         overdue=_end,
         tell=_tell,
@@ -212,7 +221,6 @@ def _hello(settings: Settings, app: App, marks_begun: bool, writes_stacks: bool)
     return Hello(
         protocol=PROTOCOL,
         worker_id=settings.worker_id,
-        token=settings.token,
         pid=os.getpid(),
         commands=[
             Command(name=c.name, streams=c.streams, summary=c.summary, is_async=c.is_async)

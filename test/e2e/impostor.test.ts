@@ -1,0 +1,71 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { TestAgent, WorkerView } from './agent.ts';
+import { python, root, startAgent, until, untilReady } from './agent.ts';
+
+// A worker of pool a that wants to answer the callers of pool b.
+
+let agent: TestAgent;
+let victim: WorkerView;
+const pool = `{ app: impostor:app, python: ${python}, cwd: ${join(root, 'test/fixtures')} }`;
+const pools = `a: ${pool}\nb: ${pool}`;
+
+async function call(name: string, command: string, args: object = {}): Promise<string> {
+  const { code, stdout, stderr } = await agent.cli('call', name, command, '--args', JSON.stringify(args));
+  expect(stderr).toBe('');
+  expect(code).toBe(0);
+  return stdout.trim();
+}
+
+const attach = (token: string) => call('a', 'attach', { worker_id: victim.worker_id, token });
+
+async function refusals(reason: string): Promise<number> {
+  const text = await (await fetch(`http://${agent.http}/metrics`)).text();
+  return Number(new RegExp(`^pitwarden_link_refusals_total\\{reason="${reason}"\\} (\\d+)$`, 'm').exec(text)?.[1]);
+}
+
+beforeAll(async () => {
+  agent = await startAgent(pools);
+  await untilReady(agent, 'a', 1);
+  [victim] = (await untilReady(agent, 'b', 1)) as [WorkerView];
+});
+
+afterAll(() => agent.stop());
+
+test('what a worker finds in /proc and in the files of the agent lets it attach as nobody', async () => {
+  const found = JSON.parse(await call('a', 'find', { pid: victim.pid, folder: agent.dir })) as string[];
+  // The ledger's verifiers and checksums at least, or nothing was looked for.
+  expect(found.length).toBeGreaterThan(1);
+  for (const token of found) expect(await attach(token)).toBe('UNAUTHENTICATED');
+  expect(await refusals('wrong_token')).toBe(found.length);
+  const environ = readFileSync(`/proc/${victim.pid}/environ`, 'latin1');
+  expect(environ).toContain(`PITWARDEN_WORKER_ID=${victim.worker_id}`);
+  expect(environ).not.toMatch(/TOKEN|[0-9a-f]{64}/);
+});
+
+test('a second hello with a good token is refused aloud while the link lives, and the worker serves on', async () => {
+  const token = await call('b', 'give_token_away');
+  expect(await attach(token)).toBe('ALREADY_EXISTS');
+  expect(await refusals('already_attached')).toBe(1);
+  const words = `a second hello was refused: this worker is attached, so another process may have its secret`;
+  await until(() => agent.output().includes(words), 'the log to say so', agent.output);
+  expect(await call('b', 'pid')).toBe(String(victim.pid));
+  const [now] = await agent.workers('b');
+  expect(now).toMatchObject({ worker_id: victim.worker_id, state: 'WORKER_STATE_READY' });
+});
+
+test('under the next agent the worker attaches with a later token, which ends the earlier ones', async () => {
+  const stolen = await call('b', 'give_token_away');
+  agent.signal('SIGKILL');
+  await agent.exited;
+  agent = await startAgent(pools, '', agent.dir);
+  const [again] = await untilReady(agent, 'b', 1);
+  expect(again?.pid).toBe(victim.pid);
+  await untilReady(agent, 'a', 1);
+  expect(await attach(stolen)).toBe('UNAUTHENTICATED');
+  expect(await call('b', 'pid')).toBe(String(victim.pid));
+  const ledger = join(agent.dir, 'state/ledger');
+  const files = readdirSync(ledger).map((name) => readFileSync(join(ledger, name), 'utf8'));
+  expect(files.every((text) => text.includes('"verifier"') && !text.includes('"token"'))).toBe(true);
+});
