@@ -252,7 +252,7 @@ const pool = sectionBody({
     }),
     python: words().prefault('python3').meta({
       description:
-        "Python interpreter; a path with a slash is taken from the config file's folder, a bare name from PATH.",
+        "Python interpreter; a path with a slash is taken from the config file's folder, a bare name from PATH. A wrapper script must leave its standard input or file descriptor 3 to the interpreter.",
       unit: 'path or name',
     }),
     cwd: words().prefault('.').meta({
