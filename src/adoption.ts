@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { NodeConfig } from './domain/config.ts';
 import type { Adopted } from './domain/event.ts';
+import type { Leftover } from './domain/state.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
@@ -81,15 +82,22 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
   };
 }
 
+/** What `clearAway` is to end: until then it may use what belongs to its slot. */
+export function leftoversOf({ unwanted, dead }: Adoption): Leftover[] {
+  const entries = [...unwanted.map(({ entry }) => entry), ...dead];
+  return entries.map(({ worker_id: workerId, pool, slot }) => ({ workerId, pool, slot }));
+}
+
 /**
  * Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. What could not be looked at
- * stays in the ledger, for the next agent. Never rejects.
+ * stays in the ledger, for the next agent. Calls `onSwept` for each of `leftoversOf`, whatever came of it. Never rejects.
  */
 export async function clearAway(
   adoption: Adoption,
   ledger: Ledger,
   cgroups: Cgroups,
   log: Log,
+  onSwept: (workerId: string) => void,
   limits: ClearLimits = usualLimits,
 ): Promise<void> {
   const { unwanted, dead, unproven } = adoption;
@@ -98,6 +106,8 @@ export async function clearAway(
       await sweep();
     } catch (error) {
       return log.error(`${entry.worker_id}: what is left of it could not be swept: ${(error as Error).message}`);
+    } finally {
+      onSwept(entry.worker_id);
     }
     ledger.forget(entry.worker_id);
   };
@@ -105,7 +115,7 @@ export async function clearAway(
   await Promise.all([
     ...unwanted.map((found) => away(found.entry, () => endUnwanted(found, host))),
     ...dead.map((entry) => away(entry, () => sweepDead(entry, host))),
-    ...unproven.map((entry) => away(entry, async () => undefined)),
+    ...unproven.map(async (entry) => ledger.forget(entry.worker_id)),
   ]);
 }
 

@@ -3,7 +3,7 @@ import { setMaxListeners } from 'node:events';
 import { resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
-import { adoptedOf, clearAway, sortOut, tellAdoption } from './adoption.ts';
+import { adoptedOf, clearAway, leftoversOf, sortOut, tellAdoption } from './adoption.ts';
 import type { Config } from './config/load.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 import { createDescriptorCheck, planDescriptors, workersConfigured, workersExpected } from './descriptor-plan.ts';
@@ -334,8 +334,10 @@ export async function startAgent(
   tellAdoption(adoption, log, metrics);
   loop.tell({ type: 'config', config: config.node });
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
-  if (adoption.survivors.length > 0) loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf) });
-  const cleared = clearAway(adoption, ledger, cgroups, log);
+  loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
+  const cleared = clearAway(adoption, ledger, cgroups, log, (workerId) =>
+    loop.tell({ type: 'leftover-swept', workerId }),
+  );
   return {
     addresses: addressesOf(paths.apiSocket, facts),
     apiSocket: paths.apiSocket,

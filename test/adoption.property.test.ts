@@ -138,7 +138,10 @@ test.skipIf(!hasProc)(
         const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
         try {
           const adoption = await sortOut(ledger.read(), config);
-          await clearAway(adoption, ledger, openCgroups(), log, { unwantedGraceMs: 1, sweepTimeoutMs: 1 });
+          await clearAway(adoption, ledger, openCgroups(), log, () => undefined, {
+            unwantedGraceMs: 1,
+            sweepTimeoutMs: 1,
+          });
           await ledger.settled();
           const signalled = kill.mock.calls.map(([number]) => number);
           const allowed = entries.some(isWorkerNamed) ? [...scene.tree, -scene.worker.pid] : [];

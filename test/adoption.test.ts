@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { clearAway, sortOut } from '../src/adoption.ts';
+import { clearAway, leftoversOf, sortOut } from '../src/adoption.ts';
 import { openCgroups } from '../src/os/cgroup.ts';
 import type { ProcessIdentity } from '../src/os/identity.ts';
 import type { Ledger, LedgerEntry } from '../src/os/ledger.ts';
@@ -70,9 +70,14 @@ function write(entry: object, id = workerId): void {
   writeFileSync(join(state, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, entry));
 }
 
-async function adopt() {
+async function adopt(onSwept: () => void = () => undefined) {
   const adoption = await sortOut(ledger.read(), config);
-  await clearAway(adoption, ledger, openCgroups(), log);
+  const swept: string[] = [];
+  await clearAway(adoption, ledger, openCgroups(), log, (id) => {
+    swept.push(id);
+    onSwept();
+  });
+  expect(swept.sort(), 'slots that are free again').toEqual(leftoversOf(adoption).map((left) => left.workerId));
   await ledger.settled();
   return adoption;
 }
@@ -109,7 +114,9 @@ test('one of a pool that is no longer there is ended, tree and all', async () =>
     entryOf({ worker_id: 'gone-0-abcdefgh', pool: 'gone', ...identityFields(stubborn.identity) }),
     'gone-0-abcdefgh',
   );
-  expect((await adopt()).unwanted).toHaveLength(1);
+  const left: boolean[] = [];
+  expect((await adopt(() => left.push(isRunning(child)))).unwanted).toHaveLength(1);
+  expect(left).toEqual([false]);
   expect([isRunning(stubborn.identity.pid), isRunning(child)]).toEqual([false, false]);
   expect(ledger.read().entries).toEqual([]);
   stubborn.spawned.close();
@@ -121,8 +128,9 @@ test('what a dead one has left of its tree is swept', async () => {
   await dies.spawned.exited;
   expect(isRunning(child)).toBe(true);
   write(entryOf({ worker_id: 'p-1-abcdefgh', ...identityFields(dies.identity) }), 'p-1-abcdefgh');
-  expect((await adopt()).dead).toHaveLength(1);
-  expect(isRunning(child)).toBe(false);
+  const left: boolean[] = [];
+  expect((await adopt(() => left.push(isRunning(child)))).dead).toHaveLength(1);
+  expect(left).toEqual([false]);
   dies.spawned.close();
 });
 

@@ -123,7 +123,13 @@ const recycle = section(
       ),
     }),
     ...taking(atOnce, {
-      max_surge: whole(0, 1000, 1, 'workers', 'How many workers above `size` may exist while some are replaced.'),
+      max_surge: whole(
+        0,
+        1000,
+        1,
+        'workers',
+        'How many workers above `size` may exist while some are replaced. With 0 each worker has its `{slot}` (a GPU, a port) to itself: the next one starts there when nothing is left of the last one and of what it has started. Only processes that outlive SIGKILL by 10 s are not waited for; they are logged.',
+      ),
       max_unavailable: whole(
         0,
         1000,
@@ -263,7 +269,9 @@ const pool = sectionBody({
       .prefault({})
       .meta({
         description:
-          'Environment variables; `{slot}` and `{pool}` are filled in, `{{` and `}}` stand for plain braces.',
+          "Environment variables; `{slot}` (the number of the worker's place, from 0) and `{pool}` are filled in, `{{` and `}}` stand for plain braces. " +
+          'With `recycle.max_surge: 0` no two workers have the same `{slot}` at a time; with more, a replacement has the ' +
+          '`{slot}` of the worker that it replaces, beside which it runs: up to 1 + `max_surge` workers share it.',
         unit: 'map of texts',
       }),
   }),

@@ -2,17 +2,30 @@ import type { Draft } from './draft.ts';
 import { putPool, record } from './draft.ts';
 import type { Adopted, Orders } from './event.ts';
 import { noteGoodStart, resize } from './lifecycle.ts';
-import type { Pool, State, Worker } from './state.ts';
+import type { Leftover, Pool, State, Worker } from './state.ts';
 import { newWorker } from './state.ts';
 
 /** Workers that an earlier agent started are whole again once they have dialled in; until then they are as if their links
  * had just closed. */
-export function adopt(draft: Draft, workers: readonly Adopted[]): void {
+export function adopt(draft: Draft, workers: readonly Adopted[], leftovers: readonly Leftover[]): void {
+  setLeftovers(draft, new Map(leftovers.map((leftover) => [leftover.workerId, leftover])));
   for (const each of workers) {
     const pool = draft.pools.get(each.pool);
     if (pool === undefined || draft.workers.has(each.id)) continue;
     take(draft, pool, each);
   }
+}
+
+export function leftoverSwept(draft: Draft, workerId: string): void {
+  if (!draft.node.leftovers.has(workerId)) return;
+  const leftovers = new Map(draft.node.leftovers);
+  leftovers.delete(workerId);
+  setLeftovers(draft, leftovers);
+}
+
+/** Without `putNode`: watchers do not see leftovers. */
+function setLeftovers(draft: Draft, leftovers: ReadonlyMap<string, Leftover>): void {
+  draft.node = { ...draft.node, leftovers };
 }
 
 function take(draft: Draft, pool: Pool, adopted: Adopted): void {

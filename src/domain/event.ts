@@ -1,13 +1,15 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Newborn, PongTold } from './state.ts';
+import type { Exit, Hello, Leftover, Newborn, PongTold } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
   /** `restartNeeded`: keys that changed too, and take effect with the agent's next start. */
   | { readonly type: 'config'; readonly config: NodeConfig; readonly restartNeeded?: readonly string[] }
   | { readonly type: 'config-refused'; readonly message: string }
-  /** Live workers that an earlier agent started, of pools that the config has. */
-  | { readonly type: 'adopt'; readonly workers: readonly Adopted[] }
+  /** Live workers that an earlier agent started, of pools that the config has, and what is left of others. */
+  | { readonly type: 'adopt'; readonly workers: readonly Adopted[]; readonly leftovers: readonly Leftover[] }
+  /** Nothing is left of this worker of an earlier agent, or nothing more can be done about it. */
+  | { readonly type: 'leftover-swept'; readonly workerId: string }
   /** What an earlier agent was told, and the config does not say. */
   | { readonly type: 'recall-orders'; readonly orders: Orders }
   /** It was not started: it could not be entered in the ledger, or the host has no room for a process now. */

@@ -221,35 +221,57 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
   if (replacing !== undefined) reviewRoll(draft, replacing);
 }
 
-/** How many workers a pool has, and how many of them are starting: counted when first asked for, not for each slot anew. */
+interface Counts {
+  total: number;
+  starting: number;
+  /** By slot: its workers until nothing is left of them, and leftovers of an earlier agent's workers. */
+  readonly bySlot: Map<number, number>;
+}
+
+/** How many workers a pool has: counted when first asked for, not for each slot anew. */
 interface Room {
-  counts(): { total: number; starting: number };
+  counts(): Counts;
   /** One more was started. */
-  take(): void;
+  take(slot: number): void;
   /** Something else has changed. */
   recount(): void;
 }
 
 function roomOf(draft: Draft, pool: string): Room {
-  let counted: { total: number; starting: number } | undefined;
-  const count = (): { total: number; starting: number } => {
-    const workers = workersOf(draft, pool);
-    return { total: workers.length, starting: workers.filter((worker) => worker.phase === 'starting').length };
-  };
-  const counts = (): { total: number; starting: number } => {
-    counted ??= count();
+  let counted: Counts | undefined;
+  const counts = (): Counts => {
+    counted ??= countWorkers(draft, pool);
     return counted;
   };
   return {
     counts,
-    take: () => {
+    take: (slot) => {
       counts().total += 1;
       counts().starting += 1;
+      addOne(counts().bySlot, slot);
     },
     recount: () => {
       counted = undefined;
     },
   };
+}
+
+function countWorkers(draft: Draft, pool: string): Counts {
+  const counts: Counts = { total: 0, starting: 0, bySlot: new Map() };
+  for (const worker of draft.workers.values()) {
+    if (worker.pool !== pool) continue;
+    counts.total += 1;
+    if (worker.phase === 'starting') counts.starting += 1;
+    addOne(counts.bySlot, worker.slot);
+  }
+  for (const leftover of draft.node.leftovers.values()) {
+    if (leftover.pool === pool) addOne(counts.bySlot, leftover.slot);
+  }
+  return counts;
+}
+
+function addOne(bySlot: Map<number, number>, slot: number): void {
+  bySlot.set(slot, (bySlot.get(slot) ?? 0) + 1);
 }
 
 function groupBySlot(workers: readonly Worker[]): Map<number, Worker[]> {
@@ -284,7 +306,7 @@ function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wa
   return older.length > 0;
 }
 
-/** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room. */
+/** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room in the pool or the slot. */
 function start(draft: Draft, poolName: string, index: number, room: Room, wake: Wake): boolean {
   const pool = draft.pools.get(poolName);
   const slot = pool?.slots.get(index);
@@ -295,13 +317,16 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
     return false;
   }
   if (!mayEnter(draft, wake)) return false;
-  const { total, starting } = room.counts();
+  const { maxSurge } = pool.config.recycle;
+  const { total, starting, bySlot } = room.counts();
   if (starting >= pool.config.start.parallel) return false;
-  if (total >= pool.size + pool.config.recycle.maxSurge) return false;
+  if (total >= pool.size + maxSurge) return false;
+  // What `{slot}` names (a GPU, a port) is shared by no more than that; each end in the slot leads here again.
+  if ((bySlot.get(index) ?? 0) > maxSurge) return false;
   if (draft.node.ledger.error !== '') putLedgerTry(draft);
   const worker = born(draft, pool, slot);
   draft.workers.set(worker.id, worker);
-  room.take();
+  room.take(index);
   draft.changed.workers.add(worker.id);
   putPool(draft, pool, { generations: new Map(pool.generations).set(index, worker.generation) });
   draft.changed.pools.add(poolName);

@@ -21,6 +21,15 @@ export interface NodeStatus {
   readonly restartNeeded: readonly string[];
   readonly host: Host;
   readonly ledger: Ledger;
+  /** Trees of an earlier agent's workers that are still being ended, by worker id. */
+  readonly leftovers: ReadonlyMap<string, Leftover>;
+}
+
+/** What a worker of an earlier agent left: its processes may still use what belongs to its slot. */
+export interface Leftover {
+  readonly workerId: string;
+  readonly pool: string;
+  readonly slot: number;
 }
 
 /** Whether workers can be entered in the ledger; without that none is started. */
@@ -268,6 +277,7 @@ export function initialState(): State {
       restartNeeded: [],
       host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, reliefs: 0, nextReliefAtMs: 0 },
       ledger: { error: '', nextTryAtMs: 0 },
+      leftovers: new Map(),
     },
     pools: new Map(),
     workers: new Map(),

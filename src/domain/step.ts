@@ -1,5 +1,5 @@
 import type { Action } from './action.ts';
-import { adopt, ordersOf, recallOrders } from './adopt.ts';
+import { adopt, leftoverSwept, ordersOf, recallOrders } from './adopt.ts';
 import { applyConfig } from './apply-config.ts';
 import { applyCommand } from './command.ts';
 import type { MemoryLimits } from './config.ts';
@@ -66,7 +66,9 @@ function apply(draft: Draft, event: Event): void {
       putNode(draft, { configError: event.message });
       return record(draft, { kind: 'config_refused', message: event.message });
     case 'adopt':
-      return adopt(draft, event.workers);
+      return adopt(draft, event.workers, event.leftovers);
+    case 'leftover-swept':
+      return leftoverSwept(draft, event.workerId);
     case 'recall-orders':
       return recallOrders(draft, event.orders);
     case 'start-blocked':

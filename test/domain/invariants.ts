@@ -1,5 +1,5 @@
 import type { Action } from '../../src/domain/action.ts';
-import type { State } from '../../src/domain/state.ts';
+import type { Newborn, State } from '../../src/domain/state.ts';
 
 /** What must hold after any step, whatever came before. */
 export interface StepInvariants {
@@ -66,9 +66,21 @@ function checkSpawn(after: State, action: Action & { type: 'spawn' }, generation
   for (const worker of after.workers.values()) if (worker.pool === action.pool.name) live += 1;
   const most = (pool?.size ?? 0) + (pool?.config.recycle.maxSurge ?? 0);
   hold(live <= most, `live workers at a spawn: expected at most ${most}, got ${live}`);
+  checkSlot(after, action.worker, pool?.config.recycle.maxSurge ?? 0);
   const slot = `${action.pool.name} ${action.worker.slot}`;
   const next = (generations.get(slot) ?? 0) + 1;
   const generation = after.workers.get(action.worker.id)?.generation;
   hold(generation === next, `slot ${slot}: expected its next filling to be generation ${next}, got ${generation}`);
   generations.set(slot, next);
+}
+
+/** What `{slot}` names is shared by a worker and its replacements only, and with `max_surge: 0` by nobody. */
+function checkSlot(after: State, { pool, slot }: Newborn, maxSurge: number): void {
+  const isHere = (each: { readonly pool: string; readonly slot: number }): boolean =>
+    each.pool === pool && each.slot === slot;
+  const workers = [...after.workers.values()].filter(isHere).length;
+  const leftovers = [...after.node.leftovers.values()].filter(isHere).length;
+  const most = 1 + maxSurge;
+  const live = workers + leftovers;
+  hold(live <= most, `workers in slot ${slot} of pool ${pool} at a spawn: expected at most ${most}, got ${live}`);
 }

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Worker } from '../../src/domain/state.ts';
 import type { Behaviour } from './simulation.ts';
@@ -170,4 +170,67 @@ test('while a roll is paused, other reasons have their way', () => {
   simulation.process(other).counters.completed = 10;
   simulation.tell({ type: 'budget-spent', workerId: other?.id ?? '' });
   expect(simulation.run(20_000, () => !simulation.state.workers.has(other?.id ?? ''))).toBe(true);
+});
+
+describe('a slot without surge is filled when nothing of its last worker is left', () => {
+  const recycle = { ...base.recycle, maxSurge: 0, maxUnavailable: 1 };
+  const pool = poolConfig({ size: 2, recycle });
+  const inSlot = (simulation: Simulation, slot: number) =>
+    simulation.workers().filter((worker) => worker.slot === slot);
+
+  test('though another slot has just become free, and there is room in the pool', () => {
+    const simulation = up(pool);
+    const [first, second] = simulation.ready();
+    simulation.process(first).counters.inFlight = 1;
+    simulation.tell({ type: 'recycle-worker', workerId: first?.id ?? '' });
+    expect(inSlot(simulation, 0)).toMatchObject([{ phase: 'draining' }]);
+    simulation.die(simulation.process(second), 'SIGSEGV');
+    simulation.run(1_000);
+    expect(inSlot(simulation, 0)).toMatchObject([{ id: first?.id, phase: 'draining' }]);
+    expect(inSlot(simulation, 1)).toMatchObject([{ generation: 2 }]);
+    simulation.process(first).counters.inFlight = 0;
+    simulation.tell({ type: 'idle', workerId: first?.id ?? '' });
+    expect(simulation.run(5_000, () => simulation.ready().length === 2)).toBe(true);
+  });
+
+  test('its exit alone is not enough: what it has forked is ended first', () => {
+    const simulation = up(pool);
+    const [first, second] = simulation.ready();
+    change(simulation, first, { sweepMs: 8_000 });
+    simulation.die(simulation.process(first), 'SIGSEGV');
+    simulation.die(simulation.process(second), 'SIGSEGV');
+    simulation.run(5_000);
+    expect(inSlot(simulation, 0)).toMatchObject([{ id: first?.id, phase: 'exited' }]);
+    expect(inSlot(simulation, 1)).toMatchObject([{ phase: 'ready', generation: 2 }]);
+    expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
+  });
+
+  test("nor is it filled while what an earlier agent's worker left is being ended", () => {
+    const simulation = new Simulation();
+    const leftovers = [{ workerId: 'p-0-leftover', pool: 'p', slot: 0 }];
+    simulation.tell({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
+    simulation.run(9_000);
+    expect(simulation.workers()).toMatchObject([{ slot: 1, phase: 'ready' }]);
+    simulation.tell({ type: 'leftover-swept', workerId: 'p-0-leftover' });
+    expect(simulation.run(1_000, () => simulation.ready().length === 2)).toBe(true);
+  });
+
+  test('with surge a replacement runs beside it, and no third worker has the number', () => {
+    const simulation = up(poolConfig({ size: 2, recycle: base.recycle }));
+    const [first] = simulation.ready();
+    simulation.process(first).counters.inFlight = 1;
+    simulation.tell({ type: 'recycle-worker', workerId: first?.id ?? '' });
+    expect(simulation.run(5_000, () => inSlot(simulation, 0).length === 2)).toBe(true);
+    expect(simulation.run(5_000, () => inSlot(simulation, 0)[0]?.phase === 'draining')).toBe(true);
+    // The other slot backs off after two crashes: there is room for one more in the pool.
+    for (let crashes = 0; crashes < 2; crashes += 1) {
+      expect(simulation.run(5_000, () => simulation.ready().length === 2)).toBe(true);
+      simulation.die(simulation.process(simulation.ready().find(({ slot }) => slot === 1)));
+      simulation.run(50);
+    }
+    const second = simulation.ready().find(({ slot }) => slot === 0);
+    simulation.tell({ type: 'recycle-worker', workerId: second?.id ?? '' });
+    simulation.run(300);
+    expect(simulation.workers().map(({ id }) => id)).toEqual([first?.id, second?.id]);
+  });
 });

@@ -1,4 +1,5 @@
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
+import type { Leftover } from '../../src/domain/state.ts';
 import type { Random } from './random.ts';
 import type { Behaviour } from './worker.ts';
 
@@ -82,6 +83,15 @@ export function drawBehaviour(random: Random): Behaviour {
     warmUpMs: odd(random.int(1, 300), 9_000, never),
     warmUpFails: !sound && random.chance(0.2),
   };
+}
+
+/** Most agents start on a clean host. */
+export function drawLeftovers(random: Random): (Leftover & { readonly sweptAfterMs: number })[] {
+  const count = random.chance(0.7) ? 0 : random.int(1, 3);
+  return Array.from({ length: count }, (_, index) => {
+    const [pool, slot] = [random.pick(['p', 'q']), random.int(0, 2)];
+    return { workerId: `${pool}-${slot}-left${index}`, pool, slot, sweptAfterMs: random.pick([0, 50, 10_000]) };
+  });
 }
 
 /** What every host comes back to when it is left alone. */

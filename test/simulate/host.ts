@@ -9,7 +9,7 @@ import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
 import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
-import type { State } from '../../src/domain/state.ts';
+import type { Leftover, Newborn, State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import { createStepInvariants, hold } from '../domain/invariants.ts';
@@ -52,6 +52,8 @@ export class Host {
   readonly #timeline = createTimeline();
   readonly #configs = new Map<string, PoolConfig>();
   readonly #spawned = new Set<string>();
+  /** Pool and slot of each worker until nothing is left of it. */
+  readonly #slots = new Map<string, string>();
   #events: Event[] = [];
   #turnAtMs = Number.POSITIVE_INFINITY;
   #wakeAtMs = Number.POSITIVE_INFINITY;
@@ -220,6 +222,7 @@ export class Host {
     this.#trace.note(this.nowMs, action);
     switch (action.type) {
       case 'spawn':
+        this.#checkSlot(action.worker);
         return this.#spawn(action.worker.id, action.pool);
       case 'set-pool':
         return this.#setPool(action.pool);
@@ -230,6 +233,9 @@ export class Host {
       case 'remove-pool':
         this.#configs.delete(action.pool);
         return this.dispatch.removePool(action.pool);
+      case 'forget':
+        this.#slots.delete(action.workerId);
+        break;
       case 'sample-host':
         return this.later(1, () => this.mention({ type: 'host-sampled', availableBytes: this.availableBytes }));
       case 'finish':
@@ -291,6 +297,26 @@ export class Host {
     this.#maxAttempts = Math.max(this.#maxAttempts, pool.request.maxAttempts);
     for (const asked of this.open.values()) asked.maxAttempts = this.#maxAttempts;
     this.dispatch.setPool(pool.name, limitsOf(pool));
+  }
+
+  /** An earlier agent's worker left processes, which are being ended. */
+  leave(leftovers: readonly (Leftover & { readonly sweptAfterMs: number })[]): void {
+    this.tell({ type: 'adopt', workers: [], leftovers });
+    for (const { workerId, pool, slot, sweptAfterMs } of leftovers) {
+      this.#slots.set(workerId, `${pool} ${slot}`);
+      this.later(sweptAfterMs, () => {
+        this.#slots.delete(workerId);
+        this.tell({ type: 'leftover-swept', workerId });
+      });
+    }
+  }
+
+  /** Processes that may use what a slot's number stands for, as the host sees them. */
+  #checkSlot({ id, pool, slot }: Newborn): void {
+    const here = [...this.#slots.values()].filter((each) => each === `${pool} ${slot}`).length;
+    const most = this.#configs.get(pool)?.recycle.maxSurge ?? 0;
+    hold(here <= most, `${id} starts beside ${here} others of its slot: expected at most ${most}`);
+    this.#slots.set(id, `${pool} ${slot}`);
   }
 
   #spawn(workerId: string, pool: PoolConfig): void {

@@ -1,5 +1,5 @@
 import { hold } from '../domain/invariants.ts';
-import { calmBehaviour, drawBehaviour, drawConfig } from './draw.ts';
+import { calmBehaviour, drawBehaviour, drawConfig, drawLeftovers } from './draw.ts';
 import { Host } from './host.ts';
 import type { Random } from './random.ts';
 import { createRandom } from './random.ts';
@@ -41,6 +41,7 @@ export function simulate(seed: number, hours: number): Outcome {
 
 function live(host: Host, random: Random, troubleMs: number): void {
   host.tell({ type: 'config', config: drawConfig(random) });
+  host.leave(drawLeftovers(random));
   const trouble = { over: false };
   repeat(
     host,
