@@ -22,14 +22,12 @@ import type { Guardian } from './os/guardian.ts';
 import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
 import type { Ledger, LedgerEntry } from './os/ledger.ts';
-import type { TreeSample } from './os/memory.ts';
 import { sampleTree } from './os/memory.ts';
 import type { OutputOptions } from './os/output.ts';
 import { adoptOutput } from './os/output.ts';
 import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
-import type { TreeTarget } from './os/process-table.ts';
 import { removeFile } from './os/remove-file.ts';
 import { resourceLimits } from './os/resource-limits.ts';
 import { signalGroup } from './os/signal.ts';
@@ -187,7 +185,7 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
     case 'ping':
       return held.get(action.workerId)?.link?.ping(action.sequence);
     case 'sample':
-      return sample(options, held.get(action.workerId), action.pssAboveBytes);
+      return sample(options, held.get(action.workerId), action);
     case 'send-drain':
       return held.get(action.workerId)?.link?.drain();
     case 'send-stop':
@@ -647,41 +645,29 @@ function sampleHost({ mention, log }: HandsOptions): void {
   );
 }
 
-function sample(options: HandsOptions, worker: Held | undefined, pssAboveBytes: number): void {
+function sample(
+  options: HandsOptions,
+  worker: Held | undefined,
+  { pssAboveBytes, pssBelowBytes }: Action & { readonly type: 'sample' },
+): void {
   if (worker === undefined || worker.identity === null) return;
   const { workerId, identity, cgroup } = worker;
-  const remember = (known: ReadonlyMap<number, string>): void => {
-    worker.known = known;
-  };
-  const target = { identity, workerId, known: worker.known };
-  void measure(target, pssAboveBytes, cgroup?.memoryBytes() ?? 0, remember).then(
+  const cgroupBytes = cgroup?.memoryBytes() ?? 0;
+  const sampled = sampleTree(
+    { identity, workerId, known: worker.known },
+    {
+      // The kernel's account of the cgroup is better than PSS.
+      readsPss: (rssBytes) => cgroupBytes === 0 && (rssBytes >= pssAboveBytes || rssBytes < pssBelowBytes),
+      remember: (known) => {
+        worker.known = known;
+      },
+    },
+  );
+  void sampled.then(
     // Nothing is left of it: its exit says more.
-    (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: taken }),
+    (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: { ...taken, cgroupBytes } }),
     (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
   );
-}
-
-async function measure(
-  target: TreeTarget,
-  pssAboveBytes: number,
-  cgroupBytes: number,
-  remember: Remember,
-): Promise<(TreeSample & { readonly cgroupBytes: number }) | undefined> {
-  const aboveBytes = cgroupBytes > 0 ? Number.POSITIVE_INFINITY : pssAboveBytes;
-  const sampled = await measureTree(target, aboveBytes, remember);
-  return sampled === undefined ? undefined : { ...sampled, cgroupBytes };
-}
-
-type Remember = (known: ReadonlyMap<number, string>) => void;
-
-async function measureTree(
-  target: TreeTarget,
-  pssAboveBytes: number,
-  remember: Remember,
-): Promise<TreeSample | undefined> {
-  const first = await sampleTree(target, { withPss: pssAboveBytes === 0, remember });
-  if (pssAboveBytes === 0 || first === undefined || first.rssBytes < pssAboveBytes) return first;
-  return sampleTree(target, { withPss: true });
 }
 
 function terminate(worker: Held | undefined): void {

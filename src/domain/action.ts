@@ -26,8 +26,13 @@ export type Action =
   | { readonly type: 'pause'; readonly workerId: string }
   | { readonly type: 'resume'; readonly workerId: string }
   | { readonly type: 'ping'; readonly workerId: string; readonly sequence: number }
-  /** Measure its tree; PSS, which is dear, only when RSS is at least `pssAboveBytes`. */
-  | { readonly type: 'sample'; readonly workerId: string; readonly pssAboveBytes: number }
+  /** Measure its tree; PSS, which is dear, only when RSS is at least `pssAboveBytes`, or less than `pssBelowBytes`. */
+  | {
+      readonly type: 'sample';
+      readonly workerId: string;
+      readonly pssAboveBytes: number;
+      readonly pssBelowBytes: number;
+    }
   | { readonly type: 'send-drain'; readonly workerId: string }
   | { readonly type: 'send-stop'; readonly workerId: string; readonly graceMs: number }
   /** SIGTERM to the worker's process group. */

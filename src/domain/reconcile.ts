@@ -20,7 +20,7 @@ import { whyNothingStarts } from './why-nothing-starts.ts';
 const sampleEveryMs = { limited: 1_000, unlimited: 2_000 } as const;
 /** PSS costs a millisecond and is read this seldom, unless RSS has moved, or is over a limit. */
 const pssEverySamples = 60;
-/** RSS has moved when it is so much more than when PSS was last read. */
+/** RSS has moved when it is so much more or less than when PSS was last read. */
 const moved = { factor: 1.1, bytes: 4 * 1024 * 1024 } as const;
 /** How often a pool that closes looks whether its queue is empty yet. */
 const queueCheckMs = 50;
@@ -110,7 +110,9 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
     const { softBytes, hardBytes } = pool.config.recycle.memory;
     const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
     const everyMs = limits.length > 0 ? sampleEveryMs.limited : sampleEveryMs.unlimited;
-    const movedBytes = before.usage.rssAtPssBytes * moved.factor + moved.bytes;
+    const { rssAtPssBytes } = before.usage;
+    const movedBytes = rssAtPssBytes * moved.factor + moved.bytes;
+    const pssBelowBytes = rssAtPssBytes / moved.factor - moved.bytes;
     const pssAboveBytes = before.usage.samples % pssEverySamples === 0 ? 0 : Math.min(movedBytes, ...limits);
     const usage = {
       ...before.usage,
@@ -119,7 +121,7 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
       nextSampleAtMs: (Math.floor(nowMs / everyMs) + 1) * everyMs,
     };
     worker = putWorker(draft, before, { usage });
-    draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes });
+    draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes, pssBelowBytes });
   }
   wake.at(worker.usage.nextSampleAtMs);
   if (watchAtMs < Number.POSITIVE_INFINITY)

@@ -236,11 +236,13 @@ export interface Usage {
   readonly samples: number;
   readonly sampledAtMs: number;
   readonly rssBytes: number;
+  /** As it must be now, by what was last read and what has left RSS since; 0: it was never read. */
   readonly pssBytes: number;
+  /** PSS when it was last read, and RSS at that time. */
+  readonly readPssBytes: number;
+  readonly rssAtPssBytes: number;
   /** 0: its cgroup has no memory controller. */
   readonly cgroupBytes: number;
-  /** RSS when PSS was last read. */
-  readonly rssAtPssBytes: number;
   readonly cpuMs: number;
   /** Share of a core over the last sample. */
   readonly cpu: number;
@@ -326,6 +328,7 @@ export function newWorker(born: Newborn & Pick<Worker, 'deadlineMs' | 'warmUp'>)
       sampledAtMs: 0,
       rssBytes: 0,
       pssBytes: 0,
+      readPssBytes: 0,
       cgroupBytes: 0,
       rssAtPssBytes: 0,
       cpuMs: 0,

@@ -244,12 +244,17 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
   };
 }
 
-/** PSS is read seldom: what has left RSS since has left it too, so that a peak that was freed does not stay in it. */
-function sharesOf(usage: Usage, sample: Sample): Pick<Usage, 'pssBytes' | 'rssAtPssBytes'> {
-  if (sample.pssBytes > 0) return { pssBytes: sample.pssBytes, rssAtPssBytes: sample.rssBytes };
-  const freed = usage.rssAtPssBytes - sample.rssBytes;
-  if (usage.pssBytes === 0 || freed <= 0) return { pssBytes: usage.pssBytes, rssAtPssBytes: usage.rssAtPssBytes };
-  return { pssBytes: Math.max(1, usage.pssBytes - freed), rssAtPssBytes: sample.rssBytes };
+/**
+ * PSS is read seldom. In between it falls by the share that RSS falls by: when forked children end, RSS loses every page that
+ * they shared, and PSS only what was theirs alone.
+ */
+function sharesOf(usage: Usage, sample: Sample): Pick<Usage, 'pssBytes' | 'readPssBytes' | 'rssAtPssBytes'> {
+  if (sample.pssBytes > 0) {
+    return { pssBytes: sample.pssBytes, readPssBytes: sample.pssBytes, rssAtPssBytes: sample.rssBytes };
+  }
+  const { readPssBytes, rssAtPssBytes } = usage;
+  const left = rssAtPssBytes === 0 ? 1 : Math.min(1, sample.rssBytes / rssAtPssBytes);
+  return { pssBytes: Math.ceil(readPssBytes * left), readPssBytes, rssAtPssBytes };
 }
 
 function overdue(draft: Draft, worker: Worker, message: string): void {

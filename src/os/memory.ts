@@ -16,18 +16,23 @@ export interface TreeSample {
   readonly state: string;
 }
 
-/** Undefined: nothing of it is left. `remember` is told of all that is in the tree, to be known by later. */
-export async function sampleTree(
-  target: TreeTarget,
-  options: { readonly withPss: boolean; remember?(known: ReadonlyMap<number, string>): void },
-): Promise<TreeSample | undefined> {
+export interface SampleOptions {
+  /** PSS costs a millisecond a process: whether to read it when the tree has this RSS. */
+  readsPss(rssBytes: number): boolean;
+  /** Is told of all that is in the tree, to be known by later. */
+  remember?(known: ReadonlyMap<number, string>): void;
+}
+
+/** Undefined: nothing of it is left. */
+export async function sampleTree(target: TreeTarget, options: SampleOptions): Promise<TreeSample | undefined> {
   const members = membersOf(await sharedProcessTable(), target);
   if (members.length === 0) return undefined;
   options.remember?.(new Map(members.map((row) => [row.pid, row.startTime])));
   if (!hasProc) return sampleWithPidusage(members);
+  const rssBytes = sum(members.map((row) => row.rssBytes));
   return {
-    rssBytes: sum(members.map((row) => row.rssBytes)),
-    pssBytes: options.withPss ? sum(await Promise.all(members.map(pssOf))) : 0,
+    rssBytes,
+    pssBytes: options.readsPss(rssBytes) ? sum(await Promise.all(members.map(pssOf))) : 0,
     cpuMs: sum(members.map((row) => row.cpuMs)),
     processes: members.length,
     state: members.find((row) => row.pid === target.identity.pid)?.state ?? '',

@@ -24,8 +24,9 @@ import { never, noCounters } from '../../src/domain/policies/policy.ts';
 import { nextRestart } from '../../src/domain/policies/restart.ts';
 import type { Failures, Usage, Worker } from '../../src/domain/state.ts';
 import { noFailures } from '../../src/domain/state.ts';
-import { nodeConfig, poolConfig, Simulation } from './simulation.ts';
+import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
+const mib = 2 ** 20;
 const base = poolConfig();
 /** A worker that has been ready since 1,000. */
 const worker: Worker = (() => {
@@ -366,6 +367,40 @@ test('a peak that was freed leaves PSS at once, though that is read seldom', () 
   };
   expect(sampled(1_000, 700)).toEqual([700, 700]);
   expect(sampled(1_050, 0)).toEqual([700, 700]);
-  expect(sampled(500, 0)).toEqual([200, 200]);
+  expect(sampled(500, 0)).toEqual([350, 350]);
+  expect(sampled(900, 0)).toEqual([630, 630]);
+  expect(sampled(1_200, 0)).toEqual([700, 700]);
   expect(sampled(600, 260)).toEqual([260, 260]);
+});
+
+test('PSS is read again in the sample that shows forked children to have ended', () => {
+  const simulation = new Simulation();
+  // Eight children share nearly all of their parent's pages.
+  simulation.behaviour = { ...healthy, memoryBytes: 9 * 500 * mib, pssBytes: 540 * mib };
+  simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
+  simulation.run(10_000);
+  expect(simulation.ready()[0]?.usage.pssBytes).toBe(540 * mib);
+  const { behaviour } = simulation.process(simulation.ready()[0]);
+  Object.assign(behaviour, { memoryBytes: 500 * mib, pssBytes: 498 * mib });
+  simulation.run(2_500);
+  expect(memoryBytes(simulation.ready()[0]?.usage ?? worker.usage)).toBe(498 * mib);
+});
+
+test('memory_floor finds the leaker whose forked children have just ended', () => {
+  const simulation = new Simulation();
+  simulation.behaviour = { ...healthy, memoryBytes: 9 * 2_000 * mib, pssBytes: 2_040 * mib };
+  simulation.availableBytes = 4_000 * mib;
+  const config = { ...nodeConfig({ ...base, size: 1 }), memoryFloorBytes: 256 * mib };
+  simulation.tell({ type: 'config', config });
+  simulation.run(10_000);
+  expect(simulation.ready()[0]?.usage.pssBytes).toBe(2_040 * mib);
+  // It grows by less than has PSS read again.
+  const leaker = simulation.process(simulation.ready()[0]);
+  simulation.availableBytes = 100 * mib;
+  const isReplaced = () => simulation.workers().some(({ due, ending }) => (due?.reason ?? ending) === 'memory');
+  for (let second = 0; second < 24 && !isReplaced(); second += 1) {
+    Object.assign(leaker.behaviour, { memoryBytes: (2_000 + 8 * second) * mib, pssBytes: (1_998 + 8 * second) * mib });
+    simulation.run(1_000, isReplaced);
+  }
+  expect(isReplaced()).toBe(true);
 });

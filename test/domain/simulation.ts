@@ -65,6 +65,8 @@ export interface Behaviour {
   /** Cpu time per second of the clock. */
   cpu: number;
   memoryBytes: number;
+  /** Its PSS, where that is not its RSS. */
+  pssBytes?: number;
   /** How its warm-up ends. */
   warmUp: 'well' | 'fails' | 'never';
 }
@@ -226,7 +228,11 @@ export class Simulation {
         return;
       case 'sample':
         if (process?.alive)
-          this.#tellLater(1, () => ({ type: 'sampled', workerId: process.workerId, sample: this.#sample(process) }));
+          this.#tellLater(1, () => ({
+            type: 'sampled',
+            workerId: process.workerId,
+            sample: this.#sample(process, action),
+          }));
         return;
       case 'warm-up': {
         const how = process?.behaviour.warmUp ?? 'never';
@@ -268,9 +274,11 @@ export class Simulation {
     this.#frozen.set(process, cpuMs);
   }
 
-  #sample(process: Process): Sample {
+  #sample(process: Process, asked: Action & { readonly type: 'sample' }): Sample {
+    const { memoryBytes: rssBytes, pssBytes = 0 } = process.behaviour;
+    const readsPss = rssBytes >= asked.pssAboveBytes || rssBytes < asked.pssBelowBytes;
     const cpuMs = this.#frozen.get(process) ?? process.behaviour.cpu * (this.nowMs - process.bornAtMs);
-    return { rssBytes: process.behaviour.memoryBytes, pssBytes: 0, cgroupBytes: 0, cpuMs, state: 'S' };
+    return { rssBytes, pssBytes: readsPss ? pssBytes : 0, cgroupBytes: 0, cpuMs, state: 'S' };
   }
 
   #spawn(workerId: string): void {

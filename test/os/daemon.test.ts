@@ -55,7 +55,7 @@ test('a daemon that shed everything but its limits is found by the mark that the
   const workerId = 'p-0-daemon22';
   const program = `mark_descendants('${workerId}'); print(daemon(), flush=True); time.sleep(1000)`;
   const { daemon, end, identity } = await withDaemon(workerId, program);
-  expect((await sampleTree({ identity, workerId }, { withPss: false }))?.processes).toBe(2);
+  expect((await sampleTree({ identity, workerId }, { readsPss: () => false }))?.processes).toBe(2);
   expect(await sweepTree(await end(), { timeoutMs: 5_000 })).toEqual({ survivors: [], suspects: [] });
   expect(isRunning(daemon)).toBe(false);
 });
@@ -72,7 +72,7 @@ test('a daemon without a mark is found when it was seen in the tree while its pa
   const remember = (members: ReadonlyMap<number, string>): void => {
     known = members;
   };
-  while (!known.has(daemon)) await sampleTree({ identity, workerId }, { withPss: false, remember });
+  while (!known.has(daemon)) await sampleTree({ identity, workerId }, { readsPss: () => false, remember });
   writeFileSync(go, '');
   const target = await end();
   expect(await sweepTree({ ...target, known }, { timeoutMs: 5_000 })).toEqual({ survivors: [], suspects: [] });

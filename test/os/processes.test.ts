@@ -108,14 +108,14 @@ test('a sample is of the whole tree; of a tree that is gone there is none', asyn
   const { spawned, identity, line } = await worker('sleep 1000 & echo $!; wait', 'w-3');
   await line(1);
   const target = { identity, workerId: 'w-3' };
-  const sample = await sampleTree(target, { withPss: true });
+  const sample = await sampleTree(target, { readsPss: () => true });
   expect(sample?.processes).toBe(2);
   expect(sample?.rssBytes).toBeGreaterThan(sample?.pssBytes ?? 0);
   expect(sample?.pssBytes).toBeGreaterThan(50_000);
   await sweepTree(target, { timeoutMs: 5_000 });
   await spawned.exited;
   // A look at the system is shared for a moment.
-  while ((await sampleTree(target, { withPss: false })) !== undefined)
+  while ((await sampleTree(target, { readsPss: () => false })) !== undefined)
     await new Promise((resolve) => setImmediate(resolve));
 });
 

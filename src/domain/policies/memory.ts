@@ -26,10 +26,10 @@ export function memoryBytes(measured: Measured): number {
   return { cgroup: cgroupBytes, pss: pssBytes, rss: rssBytes }[memorySource(measured)];
 }
 
-/** The same for points of a line: PSS, which is read seldom, moved by what RSS has moved since. */
+/** The same for points of a line: PSS, which is read seldom, with what RSS has grown by since. */
 export function heldMemory(measured: Measured & Pick<Usage, 'rssAtPssBytes'>): number {
   if (memorySource(measured) !== 'pss') return memoryBytes(measured);
-  return Math.max(0, measured.pssBytes + measured.rssBytes - measured.rssAtPssBytes);
+  return measured.pssBytes + Math.max(0, measured.rssBytes - measured.rssAtPssBytes);
 }
 
 /** What a new sample of `bytes` adds to what is remembered of the ones before. */
