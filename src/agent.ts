@@ -45,6 +45,7 @@ import { createHands, warmUpLinkId } from './perform.ts';
 import { logRecord } from './record-log.ts';
 import type { RuntimeWatch } from './runtime-watch.ts';
 import { watchRuntime } from './runtime-watch.ts';
+import { createSampleFailures } from './sample-failures.ts';
 import { version } from './version.ts';
 import { addApi } from './wire/api.ts';
 import type { ControlSource, Listener } from './wire/control.ts';
@@ -169,6 +170,7 @@ export async function startAgent(
     dispatch,
     log,
     metrics,
+    sampleFailed: createSampleFailures(log, clock.nowMs),
     nowMs: clock.nowMs,
     tell: (event) => loop.tell(event),
     mention: (event) => loop.mention(event),

@@ -15,7 +15,6 @@ import { watchProcess } from './os/adopted-process.ts';
 import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark, openBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
-import { isShortage } from './os/child-process.ts';
 import { workerEnvironment } from './os/environment.ts';
 import { gatherEvidence } from './os/evidence.ts';
 import type { Guardian } from './os/guardian.ts';
@@ -30,6 +29,7 @@ import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import { removeFile } from './os/remove-file.ts';
 import { resourceLimits } from './os/resource-limits.ts';
+import { isShortage } from './os/shortage.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
 import type { AttachedWorker, Authentication, LinkLimits, WorkerHello } from './wire/worker-link.ts';
@@ -135,6 +135,7 @@ export interface HandsOptions {
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
+  sampleFailed(error: unknown): void;
   nowMs(): number;
   tell(event: Event): void;
   /** A fact that nothing hangs on at once. */
@@ -638,11 +639,8 @@ function warmed({ tell }: HandsOptions, worker: Held | undefined, { id, error }:
   return true;
 }
 
-function sampleHost({ mention, log }: HandsOptions): void {
-  void availableMemory().then(
-    (availableBytes) => mention({ type: 'host-sampled', availableBytes }),
-    (error: unknown) => log.error(`the host's memory could not be read: ${messageOf(error)}`),
-  );
+function sampleHost({ mention, sampleFailed }: HandsOptions): void {
+  void availableMemory().then((availableBytes) => mention({ type: 'host-sampled', availableBytes }), sampleFailed);
 }
 
 function sample(
@@ -666,7 +664,7 @@ function sample(
   void sampled.then(
     // Nothing is left of it: its exit says more.
     (taken) => taken !== undefined && options.mention({ type: 'sampled', workerId, sample: { ...taken, cgroupBytes } }),
-    (error: unknown) => options.log.error(`sample failed: ${messageOf(error)}`, { worker_id: workerId }),
+    options.sampleFailed,
   );
 }
 

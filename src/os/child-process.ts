@@ -1,6 +1,7 @@
 import type { ChildProcess, StdioOptions } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import type { Duplex, Readable, Writable } from 'node:stream';
+import { explainShortage, isShortage } from './shortage.ts';
 import { withSpareDescriptors } from './spare-descriptors.ts';
 
 /*
@@ -159,32 +160,11 @@ function collect(stream: Readable | null): { readonly closed: Promise<void>; tex
   return { closed, text: () => Buffer.concat(chunks).toString('utf8', 0, outputMaxBytes) };
 }
 
-/** Errors of the host and its limits: a later start may succeed, and the program is not to blame. */
-const shortages: Readonly<Record<string, string>> = {
-  EMFILE: 'all file descriptors that this process may open are in use',
-  ENFILE: 'all file descriptors of the host are in use',
-  EAGAIN: 'the limit on processes and threads is reached',
-  ENOMEM: 'there is no memory for another process',
-  ENOSPC: 'the disk is full',
-  EDQUOT: 'the disk quota is used up',
-  EROFS: 'the file system is read-only',
-};
-
-/** Whether an error is a shortage of the host and not a fault of what was tried. */
-export function isShortage(error: unknown): boolean {
-  return errnoOf(error) in shortages;
-}
-
 function startErrorOf(error: unknown): StartError {
-  const code = errnoOf(error);
-  const known = code === 'ENOENT' ? 'no such file or folder' : shortages[code];
-  const text = error instanceof Error ? error.message : String(error);
-  return { code, message: known === undefined ? text : code === 'ENOENT' ? known : `${known} (${code})` };
-}
-
-function errnoOf(error: unknown): string {
   const { code } = (error ?? {}) as { readonly code?: unknown };
-  return typeof code === 'string' ? code : '';
+  const errno = typeof code === 'string' ? code : '';
+  const text = error instanceof Error ? error.message : String(error);
+  return { code: errno, message: errno === 'ENOENT' ? 'no such file or folder' : (explainShortage(error) ?? text) };
 }
 
 function notStarted(error: StartError): StartedProcess {

@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Orders } from '../domain/event.ts';
 import { hasProc } from './identity.ts';
-import { isGoneError, isShortageError } from './proc-error.ts';
+import { isGoneError } from './proc-error.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
+import { isShortage } from './shortage.ts';
 
 /**
  * The node's durable record of its workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one of standing orders,
@@ -298,7 +299,7 @@ function readValue(path: string, expected: string, versions: readonly number[]):
     if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    if (isShortageError(error)) throw error;
+    if (isShortage(error)) throw error;
     return `could not be read: ${(error as NodeJS.ErrnoException).code}`;
   }
   const found = unseal(text, expected, versions);

@@ -35,8 +35,11 @@ export interface OutputFileOptions {
 
 /** One stream of one worker: a file that grows at its end and is given back at its beginning. */
 export interface OutputFile {
-  /** Hands on what there is, at most a piece; true: there is more. */
-  read(buffer: Buffer): boolean;
+  /**
+   * Hands on what there is, at most a piece; true: there is more. `mayEmpty`: a file that takes too much of the disk is emptied,
+   * for which more than a piece may be handed on.
+   */
+  read(buffer: Buffer, mayEmpty?: boolean): boolean;
   /** All before it was handed on, in whole lines: who follows the file later goes on here. */
   handedOn(): number;
 }
@@ -64,10 +67,11 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     options.onSkipped(bytes);
   };
 
-  const restart = (): void => {
+  /** `isTorn`: what comes next may be the rest of a line whose beginning is gone. */
+  const restart = (isTorn = false): void => {
     position = 0;
     open = 0;
-    torn = false;
+    torn = isTorn;
     givenBack = 0;
     restarts += 1;
   };
@@ -85,11 +89,11 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     if (open > lineMaxBytes) open = 0;
   };
 
-  const read = (buffer: Buffer): boolean => {
+  const read = (buffer: Buffer, mayEmpty = true): boolean => {
     const { size, blocks } = fstatSync(fd);
     // Somebody emptied it, such as the worker by opening /dev/stdout.
     if (size < position) restart();
-    if (blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
+    if (mayEmpty && blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
     if (size - position > backlogMaxBytes) {
       // One byte more tells whether a line begins there.
       const from = size - backlogMaxBytes - 1;
@@ -97,40 +101,53 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
       position = from;
     }
     const count = readPiece(buffer);
-    giveBack();
+    if (mayEmpty) giveBack(buffer);
     return count > 0 && position < size;
   };
 
   const readPiece = (buffer: Buffer): number => {
     const count = readSync(fd, buffer, 0, pieceBytes, position);
     position += count;
-    const data = withoutHole(buffer.subarray(0, count));
-    const zeros = count - data.length;
-    if (zeros >= blockBytes || (torn && zeros > 0)) skip(zeros);
-    if (data.length > 0) take(data);
+    handOn(buffer.subarray(0, count));
     return count;
   };
 
-  /** What is written while it reads is read too, as far as one piece goes; of more the rest is lost. */
+  const handOn = (piece: Buffer): void => {
+    const data = withoutHole(piece);
+    const zeros = piece.length - data.length;
+    if (zeros >= blockBytes || (torn && zeros > 0)) skip(zeros);
+    if (data.length > 0) take(data);
+  };
+
+  /**
+   * Empties the file and hands on what was newest in it. The newest bytes are copied before the file is emptied and handed on
+   * after, so only what the worker writes in the few microseconds between the read that finds the end and the call that empties
+   * is lost.
+   */
   const keepNewest = (buffer: Buffer, size: number): boolean => {
     const from = Math.max(position, size - pieceBytes);
     if (from > position) skip(from - position);
-    position = from;
-    readPiece(buffer);
-    readPiece(buffer);
-    const end = fstatSync(fd).size;
-    const isLineCut = end > position && readSync(fd, buffer, 0, 1, end - 1) === 1 && buffer[0] !== newline;
-    if (end > position) skip(end - position);
+    const pieces: Buffer[] = [];
+    let [end, count] = [from, 0];
+    do {
+      count = readSync(fd, buffer, 0, pieceBytes, end);
+      pieces.push(Buffer.from(buffer.subarray(0, count)));
+      end += count;
+    } while (count > 0 && end - from < backlogMaxBytes);
+    // More is there only if the worker writes faster than this copies.
+    const leftBytes = count > 0 ? fstatSync(fd).size - end : 0;
+    const isLineCut = leftBytes > 0 && readSync(fd, buffer, 0, 1, end + leftBytes - 1) === 1 && buffer[0] !== newline;
     ftruncateSync(fd, 0);
-    restart();
-    torn = isLineCut;
+    for (const piece of pieces) handOn(piece);
+    if (leftBytes > 0) skip(leftBytes);
+    restart(isLineCut);
     return false;
   };
 
-  const giveBack = (): void => {
+  const giveBack = (buffer: Buffer): void => {
     const end = handedOn();
     if (punching || end - givenBack < giveBackBytes || nowMs() - gaveBackAtMs < giveBackPauseMs) return;
-    if (!space.mayPunch()) return cutOff();
+    if (!space.mayPunch()) return cutOff(buffer);
     punching = true;
     const upTo = end - (end % blockBytes);
     const began = restarts;
@@ -143,15 +160,12 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   };
 
   /**
-   * What the worker writes between the two calls is lost, and what was read of a line without an end should the agent die.
-   * A file that never is quite read loses the rest too at its greatest size.
+   * Empties a file when all of it was read, or at its greatest size: then what was not read is lost but for the newest piece.
+   * Should the agent die, what was read of a line without an end is lost too.
    */
-  const cutOff = (): void => {
-    const unread = fstatSync(fd).size - position;
-    if (unread > 0 && position + unread <= cutOffBytes) return;
-    if (unread > 0) skip(unread);
-    ftruncateSync(fd, 0);
-    restart();
+  const cutOff = (buffer: Buffer): void => {
+    const { size } = fstatSync(fd);
+    if (size === position || size > cutOffBytes) keepNewest(buffer, size);
   };
 
   const handedOn = (): number => position - open;

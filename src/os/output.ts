@@ -105,13 +105,14 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
         }),
   );
   let closed = false;
+  let finishing = false;
 
   const look = (): boolean => {
     if (closed) return false;
     let more = false;
     for (const [index, file] of files.entries()) {
       try {
-        if (file?.read(directory.buffer)) more = true;
+        if (file?.read(directory.buffer, !finishing)) more = true;
       } catch (error) {
         files[index] = null;
         directory.onTrouble(`output of ${workerId} is not read any more: ${(error as Error).message}`);
@@ -135,8 +136,11 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
       return lines.last();
     },
     finish: async () => {
+      // Nothing is emptied meanwhile, so that all that may wait is read.
+      finishing = true;
       // No more than may be waiting: a descendant may write for ever.
       for (let turns = backlogMaxBytes / pieceBytes; look() && turns > 0; turns -= 1) await nextTurn();
+      finishing = false;
       end();
     },
     remove: () => {

@@ -13,11 +13,6 @@ export function isForbiddenError(error: unknown): boolean {
   return code === 'EACCES' || code === 'EPERM';
 }
 
-/** For want of something that may be there a moment later; it says nothing of the file. */
-export function isShortageError(error: unknown): boolean {
-  return ['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'EINTR'].includes(codeOf(error) ?? '');
-}
-
 function codeOf(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException | undefined)?.code;
 }

@@ -1,11 +1,12 @@
 import { join } from 'node:path';
 import type { StartedProcess } from './child-process.ts';
-import { isShortage, startProcess } from './child-process.ts';
+import { startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, ticksSinceBoot } from './identity.ts';
 import type { OutputOptions } from './output.ts';
 import { createOutput } from './output.ts';
 import type { OutputDirectory } from './output-directory.ts';
+import { isShortage } from './shortage.ts';
 import { signalProven } from './signal.ts';
 import { withSpareDescriptors } from './spare-descriptors.ts';
 

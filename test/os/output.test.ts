@@ -21,6 +21,7 @@ import type { OutputReader } from '../../src/os/output.ts';
 import { adoptOutput, createOutput } from '../../src/os/output.ts';
 import { openOutputDirectory } from '../../src/os/output-directory.ts';
 import { backlogMaxBytes, followFile } from '../../src/os/output-file.ts';
+import type { OutputSpace } from '../../src/os/output-space.ts';
 import { shellWorker } from './shell-worker.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -309,22 +310,67 @@ test.skipIf(small === undefined)('on a full disk lines are read all the same, an
   expect(position()).toBe('a line\nand one more\n'.length);
 });
 
-test('a file that is written faster than holes can be made is emptied, and its newest lines are read', () => {
-  const path = join(root, 'flood.out');
-  const fd = openSync(path, 'a+');
-  const lines: string[] = [];
-  let skipped = 0;
-  // A hole that takes for ever, as one does while a gigabyte is written each second.
-  const space = { mayPunch: () => true, punch: () => new Promise<boolean>(() => undefined) };
+/** A hole that takes for ever, as one does while a gigabyte is written each second. */
+const noSpace: OutputSpace = { mayPunch: () => true, punch: () => new Promise<boolean>(() => undefined) };
+
+/** As `followFile` is used while a worker writes; `onLine` may write to the file, as a worker does at any moment. */
+function followAlone(name: string, space: OutputSpace, onLine: (fd: number, line: string) => void = () => undefined) {
+  const fd = openSync(join(root, name), 'a+');
+  const seen = { lines: [] as string[], skipped: 0 };
   const file = followFile(fd, {
     position: 0,
     space,
     nowMs: () => performance.now(),
-    onData: (data) => lines.push(...data.toString().split('\n').filter(Boolean)),
+    onData: (data) => {
+      for (const line of data.toString().split('\n').filter(Boolean)) {
+        seen.lines.push(line);
+        onLine(fd, line);
+      }
+    },
     onSkipped: (bytes) => {
-      skipped += bytes;
+      seen.skipped += bytes;
     },
   });
+  return { fd, file, seen };
+}
+
+test('what a worker writes while its file is emptied is read', () => {
+  // Two pieces, and then the end of its life: each is written when the one before it is being handed on.
+  const later = ['a'.repeat(200_000), 'b'.repeat(200_000), 'the last words'];
+  const { fd, file, seen } = followAlone('emptied.out', noSpace, (to, line) => {
+    const isFirst = seen.lines.length === 1;
+    const next = isFirst || /^[ab]+$/.test(line) ? later.shift() : undefined;
+    if (next !== undefined) writeSync(to, `${next}\n`);
+  });
+  writeSync(fd, manyLines(65 * mebibyte));
+  const buffer = Buffer.alloc(128 * 1024);
+  while (file.read(buffer));
+  while (file.read(buffer));
+  expect(seen.lines.at(-1)).toBe('the last words');
+});
+
+test('of a file that is cut off at its greatest size the newest lines are read', () => {
+  const { fd, file, seen } = followAlone('cut-off.out', { ...noSpace, mayPunch: () => false });
+  writeSync(fd, Buffer.concat([manyLines(33 * mebibyte), Buffer.from('the last words\n')]));
+  const buffer = Buffer.alloc(128 * 1024);
+  while (file.read(buffer));
+  expect(seen.lines.at(-1)).toBe('the last words');
+  expect(statSync(join(root, 'cut-off.out')).size).toBe(0);
+});
+
+test('of a worker that has ended as much is read as may wait, whatever its file takes of the disk', async () => {
+  const { create, out, seen } = openScene();
+  const reader = create();
+  const written = manyLines(80 * mebibyte);
+  appendFileSync(out, written);
+  await reader.finish();
+  expect(seen.lines).toHaveLength(backlogMaxBytes / 8192);
+  expect(number(seen.lines.at(-1))).toBe(written.length / 8192 - 1);
+});
+
+test('a file that is written faster than holes can be made is emptied, and its newest lines are read', () => {
+  const path = join(root, 'flood.out');
+  const { fd, file, seen } = followAlone('flood.out', noSpace);
   const buffer = Buffer.alloc(128 * 1024);
   const piece = Buffer.from(`${'x'.repeat(1023)}\n`.repeat(16 * 1024));
   let most = 0;
@@ -336,8 +382,8 @@ test('a file that is written faster than holes can be made is emptied, and its n
   }
   // What a file may take, and what was written since the look before.
   expect(most).toBeLessThanOrEqual((64 + 16 + 1) * mebibyte);
-  expect(skipped).toBeGreaterThan(1800 * mebibyte);
+  expect(seen.skipped).toBeGreaterThan(1800 * mebibyte);
   while (file.read(buffer));
-  expect(lines.at(-1)).toBe('line 127');
-  expect(new Set(lines.map((line) => line.length))).toEqual(new Set([1023, 6, 7, 8]));
+  expect(seen.lines.at(-1)).toBe('line 127');
+  expect(new Set(seen.lines.map((line) => line.length))).toEqual(new Set([1023, 6, 7, 8]));
 });

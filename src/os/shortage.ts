@@ -1,0 +1,23 @@
+/** Errors of the host and its limits: a later try may succeed, and neither the program nor the file is to blame. */
+const shortages: Readonly<Record<string, string>> = {
+  EMFILE: 'all file descriptors that this process may open are in use',
+  ENFILE: 'all file descriptors of the host are in use',
+  EAGAIN: 'the limit on processes and threads is reached',
+  ENOMEM: 'there is no memory for another process',
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the disk quota is used up',
+  EROFS: 'the file system is read-only',
+  EINTR: 'a signal interrupted it',
+};
+
+/** Whether an error is a shortage of the host and not a fault of what was tried. */
+export function isShortage(error: unknown): boolean {
+  return explainShortage(error) !== undefined;
+}
+
+/** For people, with the errno; undefined: it is no shortage. */
+export function explainShortage(error: unknown): string | undefined {
+  const { code } = (error ?? {}) as { readonly code?: unknown };
+  if (typeof code !== 'string' || !Object.hasOwn(shortages, code)) return undefined;
+  return `${shortages[code]} (${code})`;
+}
