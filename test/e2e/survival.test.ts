@@ -210,8 +210,8 @@ slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: 
   );
 });
 
-test('one that died while no agent was there is forgotten, with what it left', async () => {
-  const pools = survivor('size: 2');
+test('one that died while no agent was there is forgotten, with what it left, and then its place is filled', async () => {
+  const pools = survivor('size: 2\n  recycle: {max_surge: 0, max_unavailable: 1}');
   await start(pools);
   const [first, second] = await untilReady(agent, 'p', 2);
   await kill();
