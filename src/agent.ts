@@ -15,6 +15,7 @@ import type { NodeConfig } from './domain/config.ts';
 import type { State } from './domain/state.ts';
 import type { Exits } from './exits.ts';
 import { createExits } from './exits.ts';
+import { exposureWarnings } from './exposure.ts';
 import { createFailedRequests } from './failed-requests.ts';
 import { lastCalls } from './last-calls.ts';
 import { reportRefusals } from './link-refusals.ts';
@@ -156,6 +157,11 @@ export async function startAgent(
     nowMs: clock.nowMs,
     poolNumbers: dispatch.poolStats,
     oldestRequest: dispatch.oldestRequest,
+    connections: () => ({
+      grpc: api.connections(),
+      worker_link: link.connections(),
+      http: opened.http?.connections() ?? null,
+    }),
   });
   metrics.configTaken(startedAtMs);
   const hands: Hands = createHands({
@@ -194,6 +200,7 @@ export async function startAgent(
     startedAtMs,
     configPath: config.path,
     ...facts,
+    warnings: exposureWarnings(facts),
   });
   const control: ControlSource = {
     state: loop.state,
@@ -332,6 +339,7 @@ export async function startAgent(
     await close('stopped');
     throw error;
   }
+  for (const warning of exposureWarnings(facts)) log.warn(warning);
   guardian.relieve();
   tellAdoption(adoption, log, metrics);
   loop.tell({ type: 'config', config: config.node });

@@ -1,8 +1,9 @@
 import type { Registry } from 'prom-client';
-import { Gauge } from 'prom-client';
+import { Counter, Gauge } from 'prom-client';
 import { memoryBytes } from './domain/policies/memory.ts';
 import { isActive } from './domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from './domain/state.ts';
+import type { ConnectionNumbers } from './wire/connection-limit.ts';
 
 /** What the gauges read when they are scraped. */
 export interface GaugesSource {
@@ -18,6 +19,8 @@ export interface GaugesSource {
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
   /** What callers, and workers, make the agent hold. */
   readonly budgets: Readonly<Record<'callers' | 'workers', BudgetNumbers>>;
+  /** `http` is null while nothing listens there. */
+  connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
 }
 
 /** Of one memory budget. */
@@ -212,6 +215,7 @@ export function addGauges(registry: Registry, source: GaugesSource): void {
     });
   }
   addNodeGauges(registry, source);
+  addConnections(registry, source);
 }
 
 function addNodeGauges(registry: Registry, source: GaugesSource): void {
@@ -237,10 +241,10 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
     ['side'],
     ofBudgets(({ maxBytes }) => maxBytes),
   );
-  gauge(
+  counter(
     registry,
-    'pitwarden_message_budget_refused',
-    'Calls and messages that found no room in the budget since the agent started.',
+    'pitwarden_message_budget_refused_total',
+    'Calls and messages that found no room in the budget.',
     ['side'],
     ofBudgets(({ refused }) => refused),
   );
@@ -266,6 +270,43 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
   );
 }
 
+function addConnections(registry: Registry, source: GaugesSource): void {
+  const each = (read: (numbers: ConnectionNumbers) => number) => (): Sample[] =>
+    Object.entries(source.connections()).map(([surface, numbers]) => [
+      { surface },
+      numbers === null ? 0 : read(numbers),
+    ]);
+  const labels = ['surface'];
+  gauge(
+    registry,
+    'pitwarden_connections',
+    'Open connections.',
+    labels,
+    each(({ open }) => open),
+  );
+  gauge(
+    registry,
+    'pitwarden_connections_limit',
+    'Connections that may be open at once.',
+    labels,
+    each(({ max }) => max),
+  );
+  counter(
+    registry,
+    'pitwarden_connections_refused_total',
+    'New connections that were closed at once, because as many as may be were open and in use.',
+    labels,
+    each(({ refused }) => refused),
+  );
+  counter(
+    registry,
+    'pitwarden_connections_evicted_total',
+    'Idle connections that were closed to make room for a new one.',
+    labels,
+    each(({ evicted }) => evicted),
+  );
+}
+
 function gauge(registry: Registry, name: string, help: string, labels: string[], read: () => readonly Sample[]): void {
   new Gauge({
     name,
@@ -275,6 +316,26 @@ function gauge(registry: Registry, name: string, help: string, labels: string[],
     collect() {
       this.reset();
       for (const [label, value] of read()) this.set(label, value);
+    },
+  });
+}
+
+/** Of a total that something else counts. */
+function counter(
+  registry: Registry,
+  name: string,
+  help: string,
+  labels: string[],
+  read: () => readonly Sample[],
+): void {
+  new Counter({
+    name,
+    help,
+    labelNames: labels,
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [label, value] of read()) this.inc(label, value);
     },
   });
 }

@@ -52,7 +52,7 @@ command('agent', 'run the agent in the foreground', 'safe')
   .option('--runtime-dir <dir>', 'folder of its sockets (config: runtime_dir)')
   .option('--state-dir <dir>', 'folder of what must survive a restart (config: state_dir)')
   .option('--http <host:port>', 'address of /metrics, /healthz and /readyz (config: http)')
-  .option('--listen <host:port>', 'loopback address for gRPC over TCP (config: listen)')
+  .option('--listen <host:port>', 'loopback address for gRPC over TCP, without authentication (config: listen)')
   .action(lazy(async () => (await import('./cli/agent.ts')).agent));
 command('check <file>', 'check a configuration and report all its problems', 'safe').action(
   lazy(async () => (await import('./cli/check.ts')).check),

@@ -13,6 +13,7 @@ function scene(state = initialState(), nowMs = 0) {
     nowMs: () => nowMs,
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
+    connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
     budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1) },
   });
   return { metrics, body: async () => (await metrics.render()).body };
@@ -63,6 +64,34 @@ test('a refusal counts as an outcome, and not as a short wait', async () => {
   expect(text).toContain('pitwarden_requests_total{pool="text",outcome="resource_exhausted"} 1\n');
   expect(text).toContain('pitwarden_queue_seconds_count{pool="text"} 1\n');
   expect(text).toContain('pitwarden_queue_seconds_sum{pool="text"} 2\n');
+});
+
+test('connections are counted by surface, with 0 for a surface on which nothing has happened', async () => {
+  const text = await scene().body();
+  for (const line of [
+    'pitwarden_connections{surface="grpc"} 3',
+    'pitwarden_connections{surface="http"} 0',
+    'pitwarden_connections_limit{surface="grpc"} 4096',
+    'pitwarden_connections_refused_total{surface="grpc"} 2',
+    'pitwarden_connections_refused_total{surface="worker_link"} 0',
+    'pitwarden_connections_refused_total{surface="http"} 0',
+    'pitwarden_connections_evicted_total{surface="grpc"} 1',
+    'pitwarden_connections_evicted_total{surface="http"} 0',
+  ])
+    expect(text).toContain(`${line}\n`);
+});
+
+test('docs/metrics.md has each series, and no other', async () => {
+  const { metrics, body } = scene();
+  metrics.addPool('text');
+  const page = readFileSync(new URL('../docs/metrics.md', import.meta.url), 'utf8');
+  const described = new Set(
+    [...page.matchAll(/^\|(.*?)\| (?:gauge|counter|histogram) \|/gm)].flatMap(([, names = '']) =>
+      [...names.matchAll(/`(pitwarden_\w+)/g)].map(([, name]) => name),
+    ),
+  );
+  const rendered = [...(await body()).matchAll(/^# TYPE (pitwarden_\w+)/gm)].map(([, name = '']) => name);
+  expect([...described].sort()).toEqual(rendered.filter((name) => !name.startsWith('pitwarden_agent_')).sort());
 });
 
 test('the configuration in force has its time, and the build its versions', async () => {

@@ -12,6 +12,7 @@ export async function status(options: { readonly socket?: string; readonly json?
   if (options.json === true) return printJson({ node, pools });
   const up = age(node.started_at_ms, Date.now());
   print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
+  for (const warning of node.warnings) print(`warning: ${warning}`);
   if (node.ledger_error !== '') print(`no worker can be started: ${node.ledger_error}`);
   if (node.restart_needed.length > 0)
     print(`changed, and taken up when the agent starts again: ${node.restart_needed.join(', ')}`);

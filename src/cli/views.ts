@@ -15,6 +15,7 @@ export interface NodeView {
   readonly config_error: string;
   readonly ledger_error: string;
   readonly restart_needed: readonly string[];
+  readonly warnings: readonly string[];
 }
 
 export interface PoolView {

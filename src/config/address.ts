@@ -42,6 +42,6 @@ export function parseAddress(input: unknown): Parsed<Address> {
 }
 
 /** By its spelling: a name other than localhost could resolve to anything. */
-function isLoopback(host: string): boolean {
+export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.[0-9]{1,3}){3}$/.test(host);
 }

@@ -342,7 +342,8 @@ export const schema = sectionBody({
     listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
       .prefault('off')
       .meta({
-        description: 'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one.',
+        description:
+          'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one. It has no authentication: every user and process of this host can run commands there and stop workers, so the agent warns of it at its start and in `status`.',
         unit: '`HOST:PORT` or `off`',
       }),
   }),

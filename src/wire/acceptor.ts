@@ -4,7 +4,7 @@ import type { AddressInfo, Server as Listener, ListenOptions, Socket } from 'nod
 import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
 import { ServerCredentials } from '@grpc/grpc-js';
-import type { ConnectionLimitOptions, Evictable } from './connection-limit.ts';
+import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
 import { closeDeadSessions } from './dead-sessions.ts';
 
@@ -24,6 +24,7 @@ export interface Acceptor {
   /** Settles when all connections are gone. */
   none(): Promise<void>;
   destroyAll(): void;
+  connections(): ConnectionNumbers;
 }
 
 export type AcceptorOptions = Omit<ConnectionLimitOptions, 'evictable'>;
@@ -113,6 +114,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       endSearch();
       limit.destroyAll();
     },
+    connections: limit.numbers,
   };
 }
 

@@ -14,6 +14,16 @@ export interface ConnectionLimitOptions {
   onRefused(message: string): void;
 }
 
+/** What metrics show of one server's connections. */
+export interface ConnectionNumbers {
+  readonly open: number;
+  readonly max: number;
+  /** Closed at once, because all others were in use. */
+  readonly refused: number;
+  /** Idle connections that were closed for a new one. */
+  readonly evicted: number;
+}
+
 export interface ConnectionLimit {
   readonly open: ReadonlySet<Socket>;
   /** False: there is no room, and the socket is closed. */
@@ -21,6 +31,7 @@ export interface ConnectionLimit {
   /** Settles when none is open any more. New ones may come as long as somebody admits them. */
   none(): Promise<void>;
   destroyAll(): void;
+  numbers(): ConnectionNumbers;
 }
 
 const tellEveryMs = 60_000;
@@ -33,6 +44,9 @@ export function limitConnections({ max, evictable, onRefused }: ConnectionLimitO
   const open = new Set<Socket>();
   let waiting: (() => void)[] = [];
   let refused = 0;
+  let evicted = 0;
+  /** Of `refused`, those that a message told of. */
+  let toldRefused = 0;
   let toldAtMs = Number.NEGATIVE_INFINITY;
 
   const refuse = (socket: Socket): void => {
@@ -42,9 +56,9 @@ export function limitConnections({ max, evictable, onRefused }: ConnectionLimitO
     if (nowMs - toldAtMs < tellEveryMs) return;
     toldAtMs = nowMs;
     onRefused(
-      `${refused} new connections were closed: ${open.size} are open and in use, and there is room for no more`,
+      `${refused - toldRefused} new connections were closed: ${open.size} are open and in use, and there is room for no more`,
     );
-    refused = 0;
+    toldRefused = refused;
   };
 
   const forget = (socket: Socket): void => {
@@ -66,6 +80,7 @@ export function limitConnections({ max, evictable, onRefused }: ConnectionLimitO
           return false;
         }
         victim.destroy();
+        evicted += 1;
       }
       open.add(socket);
       socket.once('close', () => forget(socket));
@@ -75,5 +90,6 @@ export function limitConnections({ max, evictable, onRefused }: ConnectionLimitO
     destroyAll: () => {
       for (const socket of open) socket.destroy();
     },
+    numbers: () => ({ open: open.size, max: max(), refused, evicted }),
   };
 }

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { isIP } from 'node:net';
+import type { ConnectionNumbers } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
 
 export interface HttpSource {
@@ -16,6 +17,7 @@ export interface HttpServer {
   /** `HOST:PORT` that it got. */
   readonly address: string;
   close(): Promise<void>;
+  connections(): ConnectionNumbers;
 }
 
 export interface HttpLimits {
@@ -78,6 +80,7 @@ export async function startHttp(
         server.close(() => resolve());
         server.closeAllConnections();
       }),
+    connections: limit.numbers,
   };
 }
 

@@ -3,6 +3,7 @@ import type { ServerOptions } from '@grpc/grpc-js';
 import { Server } from '@grpc/grpc-js';
 import type { AcceptorOptions } from './acceptor.ts';
 import { createAcceptor } from './acceptor.ts';
+import type { ConnectionNumbers } from './connection-limit.ts';
 import { boundIncoming } from './incoming.ts';
 import type { MemoryBudget } from './memory-budget.ts';
 
@@ -22,6 +23,7 @@ export interface ApiServer {
    * Retires. No new calls; those running may end until `graceMs` is over, then their connections are cut.
    */
   stop(graceMs: number): Promise<void>;
+  connections(): ConnectionNumbers;
 }
 
 /** What one client may cancel. */
@@ -95,6 +97,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
       cut.abort();
       await cutOff.catch(() => undefined);
     },
+    connections: acceptor.connections,
   };
 }
 

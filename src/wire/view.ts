@@ -19,6 +19,7 @@ export interface NodeFacts {
   readonly configPath: string;
   readonly httpAddress: string;
   readonly listenAddress: string;
+  readonly warnings: readonly string[];
 }
 
 export interface PoolNumbers {
@@ -213,6 +214,7 @@ export function nodeView(state: State, facts: NodeFacts): object {
     listen_address: facts.listenAddress,
     config_error: state.node.configError,
     restart_needed: state.node.restartNeeded,
+    warnings: facts.warnings,
     memory_available_bytes: state.node.host.availableBytes,
     memory_floor_bytes: state.node.host.floorBytes,
     ledger_error: state.node.ledger.error,

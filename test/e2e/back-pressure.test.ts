@@ -199,7 +199,7 @@ test('what many connections make an agent hold stays within twice message.budget
   );
   expect(await peakRss(pid, all)).toBeLessThan((2 * 64 + 250) * mib);
   const metrics = await (await fetch(`http://${http}/metrics`)).text();
-  expect(Number(/budget_refused\{side="callers"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0);
+  expect(Number(/budget_refused_total\{side="callers"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0);
   for (const { session } of callers) session.destroy();
   const client = connect(socket);
   expect((await client.execute('octets', 'size_of', undefined, octets(mib))).value).toBe(mib);

@@ -150,12 +150,16 @@ test('an interpreter without the SDK: the failure names the missing module', asy
   );
 });
 
-test('--listen takes a free port on loopback and serves the same API; elsewhere is refused', async () => {
+test('--listen takes a free port on loopback, serves the same API there and warns of it; elsewhere is refused', async () => {
   agent = await startAgent(text, 'listen: 127.0.0.1:0');
   await untilReady(agent, 'text', 1);
-  const { node } = await agent.json<{ node: { listen_address: string } }>('status');
+  const { node } = await agent.json<{ node: { listen_address: string; warnings: string[] } }>('status');
   expect(node.listen_address).toMatch(/^127\.0\.0\.1:\d+$/);
   expect(agent.output()).toContain(`gRPC at ${node.listen_address}`);
+  const warning = `listen: gRPC at ${node.listen_address} has no authentication`;
+  expect(node.warnings).toEqual([expect.stringContaining(warning)]);
+  expect(agent.output()).toContain(warning);
+  expect((await agent.cli('status')).stdout).toContain(`warning: ${warning}`);
   const client = connect(node.listen_address);
   expect((await client.execute('text', 'count_words', ['a'])).value).toEqual({ a: 1 });
   client.close();

@@ -96,6 +96,7 @@ test('idle connections of a stranger keep nobody out: the one that is idle for l
   expect(await call(client(port), 'hello')).toBe('hello');
   await vi.waitFor(() => expect(strangers.filter((socket) => !socket.destroyed).length).toBeLessThan(max));
   expect(refused).toEqual([]);
+  expect(api.connections()).toMatchObject({ open: max, max, refused: 0, evicted: 3 * max + 1 });
 });
 
 test('connections with calls stay, and one too many is closed and told of', async () => {
@@ -105,6 +106,7 @@ test('connections with calls stay, and one too many is closed and told of', asyn
   const late = await stranger();
   await new Promise((resolve) => late.once('close', resolve));
   expect(refused).toEqual([expect.stringMatching(/1 new connections were closed: 4 are open and in use/)]);
+  expect(api.connections()).toEqual({ open: max, max, refused: 1, evicted: 0 });
   for (const answer of waiting) answer();
   expect(await Promise.all(busy)).toEqual(Array(max).fill('wait'));
   expect(await call(client(port), 'hello')).toBe('hello');

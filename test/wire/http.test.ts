@@ -79,6 +79,7 @@ test('connections that wait for their answers stay, and one too many is closed a
   }
   expect(refused).toHaveLength(1);
   expect(refused[0]).toMatch(/1 new connections were closed: 4 are open and in use/);
+  expect(server.connections()).toEqual({ open: max, max, refused: 2, evicted: 0 });
   answer();
   expect(await Promise.all(asked)).toEqual(Array(max).fill('HTTP/1.1 200 OK'));
 });
