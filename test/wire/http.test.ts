@@ -71,8 +71,11 @@ test('connections that wait for their answers stay, and one too many is closed a
     await waits;
     return { contentType: 'text/plain', body: 'a 1\n' };
   };
-  const asked = Array.from({ length: max }, () => ask('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'));
-  await vi.waitFor(() => expect(asking).toBe(max));
+  const asked: Promise<string>[] = [];
+  for (let count = 1; count <= max; count += 1) {
+    asked.push(ask('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'));
+    await vi.waitFor(() => expect(asking).toBe(count));
+  }
   for (let count = 0; count < 2; count += 1) {
     const late = await stranger();
     await new Promise((resolve) => late.once('close', resolve).resume());
@@ -82,6 +85,21 @@ test('connections that wait for their answers stay, and one too many is closed a
   expect(server.connections()).toEqual({ open: max, max, refused: 2, evicted: 0 });
   answer();
   expect(await Promise.all(asked)).toEqual(Array(max).fill('HTTP/1.1 200 OK'));
+});
+
+test('pipelined requests for the metrics are answered one by one, and rendered together', async () => {
+  let rendered = 0;
+  metrics = async () => {
+    rendered += 1;
+    return { contentType: 'text/plain', body: 'a 1\n' };
+  };
+  const socket = await stranger('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(100));
+  let answers = '';
+  socket.on('data', (data) => {
+    answers += data;
+  });
+  await vi.waitFor(() => expect(answers.match(/HTTP\/1.1 200 OK/g)).toHaveLength(100));
+  expect(rendered).toBeLessThan(10);
 });
 
 test.each([

@@ -1,0 +1,131 @@
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
+import { connect } from 'node:net';
+import { deflateSync, gzipSync } from 'node:zlib';
+import fc from 'fast-check';
+import type { Bytes } from '../bytes.ts';
+import { build, mutated } from '../bytes.ts';
+import { messages, methodsOf, reflection, wirePieces } from '../messages.ts';
+import type { Surface } from './surface.ts';
+
+/** Calls of every method of every service, with messages that are nearly right. */
+export interface Call {
+  readonly path: string;
+  readonly messages: readonly Bytes[];
+  readonly encoding: string;
+  /** The first byte of each message: 1 says compressed, whatever is true. */
+  readonly flag: number;
+  readonly compress: boolean;
+  /** Added to each declared length. */
+  readonly lengthError: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly ending: 'end' | 'cancel' | 'stay silent';
+  readonly ownConnection: boolean;
+}
+
+const answerWithinMs = 1_000;
+const atOnce = 16;
+
+function callsOf(path: string, valid: fc.Arbitrary<string>): fc.Arbitrary<Call> {
+  const mostly = <T>(usual: T, ...others: T[]): fc.Arbitrary<T> =>
+    fc.oneof({ weight: 6, arbitrary: fc.constant(usual) }, ...others.map((other) => fc.constant(other)));
+  const compress = fc.integer({ min: 0, max: 3 }).map((drawn) => drawn === 0);
+  return compress.chain((compresses) =>
+    fc.record({
+      path: fc.constant(path),
+      messages: fc.array(mutated(valid, wirePieces), { maxLength: 3 }),
+      encoding: compresses ? mostly('gzip', 'deflate') : mostly('identity', 'gzip', 'zstd', 'a'.repeat(5_000)),
+      flag: compresses ? fc.constant(1) : mostly(0, 1, 2, 255),
+      compress: fc.constant(compresses),
+      lengthError: mostly(0, 1, -1, 5, 2 ** 31, 2 ** 32 - 1),
+      headers: mostly<Readonly<Record<string, string>>>(
+        {},
+        { 'grpc-timeout': '0n' },
+        { 'grpc-timeout': '99999999H' },
+        { 'grpc-timeout': '-1S' },
+        { 'content-type': 'text/html' },
+        { 'x-bin': '!!!' },
+        { 'x-long': 'x'.repeat(7_000) },
+      ),
+      ending: mostly('end' as const, 'cancel' as const, 'stay silent' as const),
+      ownConnection: mostly(false, true),
+    }),
+  );
+}
+
+const typed = ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'pitwarden.v1.WorkerLink', 'grpc.health.v1.Health']
+  .flatMap(methodsOf)
+  .map(({ path, request }) => {
+    // Where a message can be large most is to be found.
+    const weight = /Execution|WorkerLink/.test(path) ? 6 : 1;
+    return { weight, arbitrary: callsOf(path, messages(request)) };
+  });
+const reflected = reflection.paths.map((path) => callsOf(path, fc.constantFrom(...reflection.requests)));
+const unknown = callsOf('/pitwarden.v1.Execution/Nothing', fc.constant(''));
+
+export const calls: Surface<Call> = {
+  name: 'calls',
+  cases: fc.oneof(...typed, ...reflected, unknown),
+  most: 150,
+  harmsProbe: false,
+  restarts: false,
+  attack: async (target, cases) => {
+    const shared = new Map<string, ClientHttp2Session>();
+    const sessions: ClientHttp2Session[] = [];
+    const open = (path: string): ClientHttp2Session => {
+      const session = connectHttp2('http://localhost', { createConnection: () => connect(path) });
+      session.on('error', () => undefined);
+      sessions.push(session);
+      return session;
+    };
+    const sessionOf = (call: Call): ClientHttp2Session => {
+      const path = call.path.includes('WorkerLink') ? target.link : target.socket;
+      if (call.ownConnection) return open(path);
+      const before = shared.get(path);
+      if (before !== undefined && !before.destroyed && !before.closed) return before;
+      const made = open(path);
+      shared.set(path, made);
+      return made;
+    };
+    const queue = [...cases];
+    const work = async (): Promise<void> => {
+      for (let call = queue.shift(); call !== undefined; call = queue.shift()) await send(sessionOf(call), call);
+    };
+    await Promise.all(Array.from({ length: atOnce }, work));
+    for (const session of sessions) session.destroy();
+    return undefined;
+  },
+};
+
+function send(session: ClientHttp2Session, call: Call): Promise<void> {
+  return new Promise((resolve) => {
+    const encoding: Record<string, string> = call.encoding === 'identity' ? {} : { 'grpc-encoding': call.encoding };
+    let stream: ClientHttp2Stream;
+    try {
+      const usual = { ':method': 'POST', ':path': call.path, te: 'trailers', 'content-type': 'application/grpc' };
+      stream = session.request({ ...usual, ...encoding, ...call.headers });
+    } catch {
+      // The agent has ended this connection.
+      return resolve();
+    }
+    const late = setTimeout(() => stream.destroy(), answerWithinMs);
+    stream.on('error', () => undefined);
+    stream.on('close', () => {
+      clearTimeout(late);
+      resolve();
+    });
+    stream.resume();
+    for (const message of call.messages) stream.write(framed(message, call));
+    if (call.ending === 'end') stream.end();
+    if (call.ending === 'cancel') setTimeout(() => stream.close(8), 5);
+  });
+}
+
+function framed(message: Bytes, { flag, compress, encoding, lengthError }: Call): Buffer {
+  const plain = build(message);
+  const body = !compress ? plain : encoding === 'deflate' ? deflateSync(plain) : gzipSync(plain);
+  const head = Buffer.alloc(5);
+  head[0] = flag;
+  head.writeUInt32BE((body.length + lengthError) >>> 0, 1);
+  return Buffer.concat([head, body]);
+}

@@ -1,0 +1,143 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { seal } from '../../../src/os/sealed-file.ts';
+import type { Bytes } from '../bytes.ts';
+import { build, mutated } from '../bytes.ts';
+import type { Surface } from './surface.ts';
+
+/** The state folder between two agents: entries of the ledger, the orders, and what does not belong there. */
+interface Between {
+  readonly end: 'SIGKILL' | 'SIGTERM';
+  readonly changes: readonly Change[];
+}
+
+type Change =
+  /** Bytes of one file, as a torn write or a bad disk leaves them. */
+  | { readonly do: 'spoil'; readonly file: number; readonly bytes: Bytes['edits'] }
+  /** One field of one file, under a right sum. `stranger`: pid, start time and boot of a process that is none of ours. */
+  | { readonly do: 'forge'; readonly file: number; readonly field: string; readonly value: unknown }
+  | { readonly do: 'forge stranger'; readonly file: number; readonly copy: boolean }
+  | { readonly do: 'plant'; readonly name: string; readonly kind: 'folder' | 'FIFO' | 'link' | 'text' };
+
+const names = [
+  'p-0-aaaaaaaa.json',
+  'ledger/p-0-aaaaaaaa.json',
+  'ledger/p-1-bbbbbbbb.json.new',
+  'ledger/x',
+  'orders.json.new',
+  'ledger/..json',
+];
+const values = fc.oneof(
+  fc.constantFrom<unknown>(0, 1, 2, -1, 2 ** 22, 1e308, null, [], {}, '', '__proto__', 'x'.repeat(100_000), '../../x'),
+  fc.constantFrom<unknown>([{ pool: 'p', draining: false, size: 2, config_size: 1 }], [{ pool: 'nobody' }], true),
+);
+const fields =
+  'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token node_draining pools'.split(
+    ' ',
+  );
+const file = fc.integer({ min: 0, max: 5 });
+
+export const state: Surface<Between> = {
+  name: 'state',
+  cases: fc.record({
+    end: fc.constantFrom('SIGKILL' as const, 'SIGKILL' as const, 'SIGTERM' as const),
+    changes: fc.array(
+      fc.oneof(
+        fc.record({
+          do: fc.constant('spoil' as const),
+          file,
+          bytes: mutated(fc.constant(''), ['{', '\n', '0']).map(({ edits }) => edits),
+        }),
+        fc.record({ do: fc.constant('forge' as const), file, field: fc.constantFrom(...fields), value: values }),
+        fc.record({ do: fc.constant('forge stranger' as const), file, copy: fc.boolean() }),
+        fc.record({
+          do: fc.constant('plant' as const),
+          name: fc.constantFrom(...names),
+          kind: fc.constantFrom('folder' as const, 'FIFO' as const, 'link' as const, 'text' as const),
+        }),
+      ),
+      { minLength: 1, maxLength: 6 },
+    ),
+  }),
+  most: 2,
+  harmsProbe: true,
+  restarts: true,
+  attack: async (target, cases) => {
+    // A process of this user that no agent has started.
+    const stranger = spawn('sleep', ['600'], { stdio: 'ignore', detached: true });
+    try {
+      for (const { end, changes } of cases) {
+        await target.end(end);
+        for (const change of changes) apply(join(target.folder, 'state'), change, stranger.pid ?? 0);
+        await target.start();
+        // What is wrong with the agent by then is found by who called.
+        await target.control('ResumeNode').catch(() => undefined);
+      }
+      return stranger.exitCode === null && stranger.signalCode === null
+        ? undefined
+        : `a process that is not the agent's: expected it alive, got ended by ${stranger.signalCode}`;
+    } finally {
+      stranger.kill('SIGKILL');
+    }
+  },
+};
+
+function apply(folder: string, change: Change, strangerPid: number): void {
+  if (change.do === 'plant') return plant(join(folder, change.name), change.kind);
+  const ledger = readdirSync(join(folder, 'ledger'))
+    // Not what was planted: to read a FIFO or /dev/zero would hold the fuzzer.
+    .filter((name) => /-\d+-\w{8}\.json$/.test(name) && lstatSync(join(folder, 'ledger', name)).isFile())
+    .sort();
+  const files = [...ledger.map((name) => join(folder, 'ledger', name)), join(folder, 'orders.json')];
+  const path = files[change.file % files.length] ?? '';
+  let text: string;
+  try {
+    text = readFileSync(path, 'latin1');
+  } catch {
+    // No orders have been given.
+    text = '';
+  }
+  if (change.do === 'spoil') return write(path, build({ valid: text, edits: change.bytes }).subarray(0, 2_000_000));
+  const [head = '', body = '{}'] = text.split('\n');
+  const kind = head.split(' ')[0] || 'pitwarden-orders';
+  let value: Record<string, unknown>;
+  try {
+    value = JSON.parse(body) as Record<string, unknown>;
+  } catch {
+    value = {};
+  }
+  if (change.do === 'forge') return write(path, seal(kind, 1, { ...value, [change.field]: change.value }));
+  const stat = readFileSync(`/proc/${strangerPid}/stat`, 'latin1');
+  const forged = {
+    ...value,
+    pid: strangerPid,
+    boot_id: readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim(),
+    start_time: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19],
+  };
+  if (!change.copy) return write(path, seal(kind, 1, forged));
+  const id = `p-7-${String(strangerPid).padStart(8, '0')}`;
+  write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, { ...forged, worker_id: id, pool: 'p' }));
+}
+
+function plant(path: string, kind: 'folder' | 'FIFO' | 'link' | 'text'): void {
+  try {
+    if (kind === 'folder') mkdirSync(path);
+    if (kind === 'FIFO') execFileSync('mkfifo', [path], { stdio: 'ignore' });
+    if (kind === 'link') symlinkSync('/dev/zero', path);
+    if (kind === 'text') writeFileSync(path, 'x', { flag: 'wx' });
+  } catch {
+    // Something stands there already.
+  }
+}
+
+function write(path: string, content: string | Buffer): void {
+  try {
+    // Never into what was planted: a FIFO would hold the fuzzer.
+    writeFileSync(`${path}.fuzz`, content);
+    execFileSync('mv', ['-fT', `${path}.fuzz`, path], { stdio: 'ignore' });
+  } catch {
+    // A folder stands there.
+  }
+}
