@@ -250,11 +250,12 @@ async function isWholeAgain(target: Target): Promise<string | undefined> {
   }
 }
 
-/** What Node prints of an exception that was caught by nobody, or by a last resort. */
+/** What Node prints of an exception that nobody caught, or the agent's own last resort: not what a worker's Python raised. */
 function exceptionIn(output: string): string | undefined {
-  return output
-    .split('\n')
-    .find((line) => /TypeError|RangeError|ReferenceError|uncaught|unhandled|MaxListeners/i.test(line));
+  return output.split('\n').find((line) => {
+    const isOfWorker = line.startsWith('{') && (line.includes('"worker_id"') || !/"level":"(error|fatal)"/.test(line));
+    return !isOfWorker && /TypeError|RangeError|ReferenceError|uncaught|unhandled|MaxListeners/i.test(line);
+  });
 }
 
 export function say(line: string): void {
