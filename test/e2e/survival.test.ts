@@ -476,11 +476,13 @@ test('a worker of an agent that gave it one token for life, in its environment, 
   const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [WorkerView];
   await kill();
   process.kill(pid, 'SIGKILL');
-  // What such an agent left: an entry of version 1, and a worker that was born with PITWARDEN_TOKEN.
+  // What such an agent left: an entry of version 1, and a worker that was born with PITWARDEN_TOKEN. Its id is a new one:
+  // the guardian kills every process that carries the id of the worker that was killed.
+  const workerId = worker_id.replace(/.{8}$/, 'otherone');
   const token = 'ab'.repeat(32);
   const env = {
     PITWARDEN_LINK: join(agent.dir, 'run/link/link.sock'),
-    PITWARDEN_WORKER_ID: worker_id,
+    PITWARDEN_WORKER_ID: workerId,
     PITWARDEN_POOL: 'p',
     PITWARDEN_APP: 'survivor:app',
     PITWARDEN_TOKEN: token,
@@ -488,12 +490,14 @@ test('a worker of an agent that gave it one token for life, in its environment, 
   const cwd = join(root, 'test/fixtures');
   const worker = spawn(python, ['-m', 'pitwarden.worker'], { cwd, env, detached: true, stdio: 'ignore' });
   const identity = identify(worker.pid ?? 0);
-  const path = join(stateDir(), 'ledger', `${worker_id}.json`);
-  const written = unseal(readFileSync(path, 'utf8'), 'pitwarden-ledger', [2]);
+  const path = (id: string) => join(stateDir(), 'ledger', `${id}.json`);
+  const written = unseal(readFileSync(path(worker_id), 'utf8'), 'pitwarden-ledger', [2]);
   if (!written.ok || identity === undefined) throw new Error('no entry, or no process');
   const { verifier: _, repeats_token: __, ...fields } = written.value as LedgerEntry;
   const { pid: workerPid, startTime } = identity;
-  writeFileSync(path, seal('pitwarden-ledger', 1, { ...fields, pid: workerPid, start_time: startTime, token }));
+  rmSync(path(worker_id));
+  const entry = { ...fields, worker_id: workerId, pid: workerPid, start_time: startTime, token };
+  writeFileSync(path(workerId), seal('pitwarden-ledger', 1, entry));
   for (let turn = 0; turn < 2; turn += 1) {
     await startNext(pools);
     expect((await untilReady(agent, 'p', 1)).map((ready) => ready.pid)).toEqual([workerPid]);
