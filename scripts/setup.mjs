@@ -3,18 +3,21 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 const nodeLeast = [20, 19];
 const pythonLeast = [3, 10];
 
-/** `dev`: with what the tests need. */
-export function setUp({ dev = false } = {}) {
+/**
+ * `dev`: with what the tests need. `locked`: with the pinned packages or not at all; without it, an index that does not
+ * serve those is taken as it is, by the ranges of versions.
+ */
+export function setUp({ dev = false, locked = false } = {}) {
   checkNode();
-  installNpmPackages();
-  installPython(dev);
+  installNpmPackages(root, locked);
+  installPython(dev, locked);
   build();
 }
 
@@ -33,6 +36,19 @@ export async function buildAndRun(project, mainFile) {
   await import(pathToFileURL(file).href);
 }
 
+/** Runs a program that may fail without anything on the terminal. Returns what a failed one wrote. */
+function attempt(file, args, cwd) {
+  const { status, error, signal, stdout, stderr } = spawnSync(file, args, {
+    cwd,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+    maxBuffer: 64 * 1024 * 1024,
+  });
+  if (error !== undefined) fail(`could not run ${file}: ${error.message}`);
+  if (status === 0) return undefined;
+  return stderr.trim() || stdout.trim() || `it ended with ${signal ?? status}`;
+}
+
 export class SetupError extends Error {}
 
 function fail(message) {
@@ -49,24 +65,51 @@ function checkNode() {
   fail(`expected Node ${nodeLeast.join('.')} or newer, got ${process.versions.node}`);
 }
 
-function installNpmPackages() {
-  const stamp = join(root, 'node_modules/.pitwarden');
-  const wanted = hash(['package.json', 'package-lock.json'].map(content));
-  if (isCurrent(stamp, wanted)) return;
-  say('installing npm packages');
-  // Not `npm ci`: it refuses a lock file that lacks another platform's optional packages, as mirrors' registries make.
-  run('npm install', 'npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error']);
-  writeFileSync(stamp, wanted);
+/** Installs what the folder's package-lock.json pins, without running any package's install script. */
+export function installNpmPackages(folder, locked) {
+  const stamp = join(folder, 'node_modules/.pitwarden');
+  const wanted = hash(['package.json', 'package-lock.json'].map((name) => readFileSync(join(folder, name))));
+  if (isCurrent(stamp, wanted, locked)) return;
+  say(`installing npm packages${folder === root ? '' : ` in ${relative(root, folder)}`}`);
+  const options = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
+  const refusal = attempt('npm', ['ci', ...options], folder);
+  mkdirSync(join(folder, 'node_modules'), { recursive: true });
+  if (refusal === undefined) return writeFileSync(stamp, wanted);
+
+  const fallback = locked ? undefined : npmFallback(refusal);
+  if (fallback === undefined) fail(`npm ci failed:\n${refusal.trim()}`);
+  say(`npm ci cannot install what package-lock.json pins: ${fallback.because}; ${fallback.instead}`);
+  run('npm install', 'npm', ['install', '--no-save', ...fallback.options, ...options], { cwd: folder });
+  writeFileSync(stamp, byRanges(wanted));
 }
 
-function installPython(dev) {
+/** What to do after `npm ci` ended with these words; undefined where no other way of installing would end better. */
+export function npmFallback(words) {
+  const code = /^npm (?:error|ERR!) code (\w+)$/m.exec(words)?.[1];
+  if (code === 'EUSAGE') {
+    return { because: 'package.json has changed since', instead: 'installing what both allow', options: [] };
+  }
+  if (!['E403', 'E404', 'ETARGET'].includes(code)) return undefined;
+  const [, version, found] = /No matching version found for (\S+)\.$|requested resource '(\S+)'/m.exec(words) ?? [];
+  const named = version ?? found;
+  return {
+    because: `the registry does not serve ${named ?? `one of its packages (${code})`}`,
+    instead: 'installing by the ranges of package.json',
+    options: ['--no-package-lock'],
+  };
+}
+
+function installPython(dev, locked) {
   const venv = join(root, '.venv');
   const python = join(venv, 'bin/python');
   // What the tests need holds what the agent needs: one stamp for each.
-  const sdk = hash([root, content('python/pyproject.toml'), content('examples/requirements.txt')]);
-  const tests = hash([sdk, content('test/requirements.txt')]);
+  const sdk = hash([
+    root,
+    ...['python/pyproject.toml', 'examples/requirements.txt', 'python/requirements.lock'].map(content),
+  ]);
+  const tests = hash([sdk, content('test/requirements.txt'), content('test/requirements.lock')]);
   const stamps = { '.pitwarden': sdk, ...(dev ? { '.pitwarden-dev': tests } : {}) };
-  const current = Object.entries(stamps).every(([name, wanted]) => isCurrent(join(venv, name), wanted));
+  const current = Object.entries(stamps).every(([name, wanted]) => isCurrent(join(venv, name), wanted, locked));
   if (existsSync(python) && current) return;
   // A venv holds absolute paths, so one that came along with a moved checkout is of no use.
   if (!existsSync(python) || !isCurrent(join(venv, '.pitwarden-root'), root)) {
@@ -77,10 +120,40 @@ function installPython(dev) {
     writeFileSync(join(venv, '.pitwarden-root'), root);
   }
   say(`installing Python packages into .venv${dev ? ', those for the tests too' : ''} (pip)`);
+  const pinned = installPythonPackages(python, dev, locked);
+  for (const [name, wanted] of Object.entries(stamps)) {
+    writeFileSync(join(venv, name), pinned ? wanted : byRanges(wanted));
+  }
+}
+
+/** Returns whether the packages are those that the lock file pins. */
+export function installPythonPackages(python, dev, locked) {
+  const lockFile = dev ? 'test/requirements.lock' : 'python/requirements.lock';
+  const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check'];
+  // Wheels alone: to install a source package is to run its code.
+  const refusal = attempt(python, [...pip, '--require-hashes', '--only-binary', ':all:', '-r', lockFile], root);
+  if (refusal === undefined) {
+    // hatchling, which builds the SDK, is among the pinned packages.
+    run('pip install', python, [...pip, '--no-index', '--no-deps', '--no-build-isolation', '-e', './python']);
+    return true;
+  }
+  if (locked) fail(`pip cannot install what ${lockFile} pins:\n${refusal.trim()}`);
+  say(
+    `pip cannot install what ${lockFile} pins: ${pipReason(refusal)}; installing by ranges of versions, without hashes`,
+  );
   const needed = ['-e', './python', '-r', 'examples/requirements.txt'];
   if (dev) needed.push('-e', './python[dev]', '-r', 'test/requirements.txt');
-  run('pip install', python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...needed]);
-  for (const [name, wanted] of Object.entries(stamps)) writeFileSync(join(venv, name), wanted);
+  run('pip install', python, [...pip, ...needed]);
+  return false;
+}
+
+/** Why pip could not install the pinned packages, from what it wrote. */
+export function pipReason(words) {
+  const missing = /No matching distribution found for (\S+)/.exec(words)?.[1];
+  if (missing !== undefined) return `the index has no wheel of ${missing} for this Python and machine`;
+  const differs = /DO NOT MATCH THE HASHES[^\n]*\n\s+(\S+)/.exec(words)?.[1];
+  if (differs !== undefined) return `the index serves another file as ${differs}`;
+  return words.trim().split('\n').at(-1) ?? 'it gave no reason';
 }
 
 function findPython() {
@@ -134,8 +207,15 @@ function hash(parts) {
   return digest.digest('hex');
 }
 
-function isCurrent(stamp, wanted) {
-  return existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted;
+/** The stamp of packages that are not the pinned ones. */
+function byRanges(wanted) {
+  return `${wanted} by ranges`;
+}
+
+function isCurrent(stamp, wanted, locked = true) {
+  if (!existsSync(stamp)) return false;
+  const found = readFileSync(stamp, 'utf8');
+  return found === wanted || (!locked && found === byRanges(wanted));
 }
 
 /** A set-up that fails is told in a sentence, not in a stack. */
@@ -151,8 +231,11 @@ export async function main(work) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await main(() => {
-    if (!process.argv.includes('--build')) return setUp({ dev: process.argv.includes('--dev') });
-    installNpmPackages();
+    const flag = (name) => process.argv.includes(name);
+    const locked = flag('--locked');
+    if (flag('--checks')) return installNpmPackages(join(root, '.ci'), locked);
+    if (!flag('--build')) return setUp({ dev: flag('--dev'), locked });
+    installNpmPackages(root, locked);
     build();
   });
 }
