@@ -154,7 +154,6 @@ export async function startAgent(
   const metrics = createMetrics({
     state: () => loop.state(),
     budgets: { callers: budget, workers: linkBudget },
-    nowMs: clock.nowMs,
     poolNumbers: dispatch.poolStats,
     oldestRequest: dispatch.oldestRequest,
     connections: () => ({

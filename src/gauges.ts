@@ -1,6 +1,7 @@
 import type { Registry } from 'prom-client';
 import { Counter, Gauge } from 'prom-client';
 import { memoryBytes } from './domain/policies/memory.ts';
+import { slotsBackingOff } from './domain/policies/restart.ts';
 import { isActive } from './domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from './domain/state.ts';
 import type { ConnectionNumbers } from './wire/connection-limit.ts';
@@ -8,7 +9,6 @@ import type { ConnectionNumbers } from './wire/connection-limit.ts';
 /** What the gauges read when they are scraped. */
 export interface GaugesSource {
   state(): State;
-  nowMs(): number;
   poolNumbers(pool: string): {
     readonly queued: number;
     readonly queuedBytes: number;
@@ -99,10 +99,7 @@ const ofPools: readonly PoolGauge[] = [
   {
     name: 'pitwarden_slots_backing_off',
     help: 'Slots whose next start waits after failures.',
-    read: ({ pool, source }) => {
-      const nowMs = source.nowMs();
-      return one([...pool.slots.values()].filter((slot) => slot.nextStartAtMs > nowMs).length);
-    },
+    read: ({ pool }) => one(slotsBackingOff(pool)),
   },
   {
     name: 'pitwarden_capacity',

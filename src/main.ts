@@ -94,7 +94,7 @@ talking('stop <worker>', 'stop a worker at once; its pool becomes one smaller', 
 talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new requests', 'changes')
   .option('--node', 'all pools of the node')
   .action(lazy(async () => (await import('./cli/change.ts')).drain));
-talking('resume', 'take requests again after drain of a pool or the node', 'changes').action(
+talking('resume [pool]', 'take requests again after a drain: the pool, or without one the node', 'changes').action(
   lazy(async () => (await import('./cli/change.ts')).resume),
 );
 talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first', 'changes').action(

@@ -1,6 +1,7 @@
 import type { Connection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
+import { ownName, shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
 import { word } from './table.ts';
 import type { NodeView, PoolView, WorkerView } from './views.ts';
@@ -16,7 +17,8 @@ export async function scale(pool: string, size: string, options: ChangeOptions):
   if (!/^\d+$/.test(size)) throw new CliError(exitCode.usage, `SIZE: expected a whole number, got "${size}"`);
   await change(options, async (agent) => {
     const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
-    return { view: scaled, told: `pool ${pool}: size ${scaled.size}` };
+    const still = word(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';
+    return { view: scaled, told: `pool ${pool}: size ${scaled.size}${still}` };
   });
 }
 
@@ -54,8 +56,36 @@ export async function drain(
   });
 }
 
-export async function resume(options: ChangeOptions): Promise<void> {
-  await change(options, async (agent) => tellNode(await agent.call<NodeView>('Control', 'ResumeNode', {})));
+/** Without a pool: the node. Whoever resumes the one is told of the other, which keeps requests away as well. */
+export async function resume(pool: string | undefined, options: ChangeOptions): Promise<void> {
+  await change(options, (agent) =>
+    pool === undefined ? resumeNode(agent, options) : resumePool(agent, pool, options),
+  );
+}
+
+async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Told> {
+  const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
+  const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {});
+  const drained = pools.filter(({ state }) => word(state) === 'draining').map(({ pool }) => pool);
+  const still = drained.map((pool) => `\npool ${pool}: still drained (${resumeHint(options, pool)})`).join('');
+  return { view, told: `${tellNode(view).told}${still}` };
+}
+
+async function resumePool(agent: Connection, pool: string, options: ChangeOptions): Promise<Told> {
+  const view = await agent.call<PoolView>('Control', 'ResumePool', { pool });
+  const node = await agent.call<NodeView>('Control', 'GetNode', {});
+  const still = word(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
+  return { view, told: `pool ${pool}: ${word(view.state)}${still}` };
+}
+
+/** To be pasted into a shell. */
+function resumeHint({ socket }: ChangeOptions, pool?: string): string {
+  const words = [
+    'resume',
+    ...(pool === undefined ? [] : [pool]),
+    ...(socket === undefined ? [] : ['--socket', socket]),
+  ];
+  return `${ownName()} ${words.map(shellWord).join(' ')}`;
 }
 
 export async function recycle(target: string, options: ChangeOptions): Promise<void> {
@@ -68,10 +98,13 @@ export async function recycle(target: string, options: ChangeOptions): Promise<v
   });
 }
 
-async function change(
-  options: ChangeOptions,
-  ask: (agent: Connection) => Promise<{ view: object; told: string }>,
-): Promise<void> {
+/** The message of the agent, and the same in words. */
+interface Told {
+  readonly view: object;
+  readonly told: string;
+}
+
+async function change(options: ChangeOptions, ask: (agent: Connection) => Promise<Told>): Promise<void> {
   const { view, told } = await withAgent(options.socket, ask);
   if (options.json === true) printJson(view);
   else print(told);
@@ -102,11 +135,11 @@ async function find(agent: Connection, target: string): Promise<{ pool?: string;
   return { pool: target, workers: serving.map((worker) => worker.worker_id) };
 }
 
-function tellWorker(view: WorkerView): { view: object; told: string } {
+function tellWorker(view: WorkerView): Told {
   const reason = view.reason === '' ? '' : ` (${view.reason})`;
   return { view, told: `worker ${view.worker_id}: ${word(view.state)}${reason}` };
 }
 
-function tellNode(view: NodeView): { view: object; told: string } {
+function tellNode(view: NodeView): Told {
   return { view, told: `node ${view.node_id}: ${word(view.state)}` };
 }

@@ -1,5 +1,5 @@
 import type { Draft } from './draft.ts';
-import { putPool, record } from './draft.ts';
+import { putNode, putPool, record } from './draft.ts';
 import type { Adopted, Orders } from './event.ts';
 import { noteGoodStart, resize } from './lifecycle.ts';
 import type { Leftover, Pool, State, Worker } from './state.ts';
@@ -8,7 +8,7 @@ import { newWorker } from './state.ts';
 /** Workers that an earlier agent started are whole again once they have dialled in; until then they are as if their links
  * had just closed. */
 export function adopt(draft: Draft, workers: readonly Adopted[], leftovers: readonly Leftover[]): void {
-  setLeftovers(draft, new Map(leftovers.map((leftover) => [leftover.workerId, leftover])));
+  putNode(draft, { leftovers: new Map(leftovers.map((leftover) => [leftover.workerId, leftover])) });
   for (const each of workers) {
     const pool = draft.pools.get(each.pool);
     if (pool === undefined || draft.workers.has(each.id)) continue;
@@ -20,12 +20,7 @@ export function leftoverSwept(draft: Draft, workerId: string): void {
   if (!draft.node.leftovers.has(workerId)) return;
   const leftovers = new Map(draft.node.leftovers);
   leftovers.delete(workerId);
-  setLeftovers(draft, leftovers);
-}
-
-/** Without `putNode`: watchers do not see leftovers. */
-function setLeftovers(draft: Draft, leftovers: ReadonlyMap<string, Leftover>): void {
-  draft.node = { ...draft.node, leftovers };
+  putNode(draft, { leftovers });
 }
 
 function take(draft: Draft, pool: Pool, adopted: Adopted): void {
@@ -71,7 +66,7 @@ export function recallOrders(draft: Draft, orders: Orders): void {
       pool.config.size === order.configSize && order.size !== pool.size ? resize(draft, pool, order.size) : pool;
     if (order.draining) putPool(draft, sized, { phase: 'draining' });
   }
-  if (orders.nodeDraining && draft.node.phase === 'running') draft.node = { ...draft.node, phase: 'draining' };
+  if (orders.nodeDraining && draft.node.phase === 'running') putNode(draft, { phase: 'draining' });
 }
 
 /** What the next agent should know of what this one was told. */

@@ -37,12 +37,20 @@ export function applyCommand(draft: Draft, command: Command): void {
         putPool(draft, pool, { phase: 'draining' });
         record(draft, { kind: 'pool_draining', pool: pool.name, message: 'no new requests' });
       });
+    case 'resume-pool':
+      return withPool(draft, command.pool, (pool) => {
+        if (pool.phase !== 'draining') return;
+        putPool(draft, pool, { phase: 'running' });
+        record(draft, { kind: 'pool_resumed', pool: pool.name, message: 'takes requests again' });
+      });
     case 'drain-node':
       if (draft.node.phase !== 'running') return;
       putNode(draft, { phase: 'draining' });
       return record(draft, { kind: 'node_draining', message: 'no new requests' });
     case 'resume-node':
-      return resume(draft);
+      if (draft.node.phase !== 'draining') return;
+      putNode(draft, { phase: 'running' });
+      return record(draft, { kind: 'node_resumed', message: 'takes requests again' });
     case 'shutdown':
       return shutdown(draft, command.how);
   }
@@ -59,17 +67,11 @@ function withWorker(draft: Draft, workerId: string, use: (worker: Worker, pool: 
   if (worker !== undefined && pool !== undefined) use(worker, pool);
 }
 
+/** A drained pool gets its new size at once, as its workers stay ready, and takes no requests before it is resumed. */
 function scale(draft: Draft, pool: Pool, size: number): void {
-  const before = pool.size;
-  const running = pool.phase === 'draining' ? reopen(draft, pool) : pool;
-  resize(draft, running, size);
-  if (size !== before)
-    record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${before} to ${size} workers` });
-}
-
-function reopen(draft: Draft, pool: Pool): Pool {
-  record(draft, { kind: 'pool_resumed', pool: pool.name, message: 'takes requests again' });
-  return putPool(draft, pool, { phase: 'running' });
+  resize(draft, pool, size);
+  if (size !== pool.size)
+    record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${pool.size} to ${size} workers` });
 }
 
 /** The worker's place goes with it. A worker that is already on its way out has none to take along. */
@@ -91,13 +93,6 @@ function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
   if (worker.phase !== 'ready') return;
   becomeDue(draft, worker, 'operator', 'asked for');
-}
-
-function resume(draft: Draft): void {
-  for (const pool of draft.pools.values()) if (pool.phase === 'draining') reopen(draft, pool);
-  if (draft.node.phase !== 'draining') return;
-  putNode(draft, { phase: 'running' });
-  record(draft, { kind: 'node_resumed', message: 'takes requests again' });
 }
 
 function shutdown(draft: Draft, how: 'drain' | 'now'): void {

@@ -1,6 +1,7 @@
 import type { Action, NodeRecord } from './action.ts';
 import { DomainError } from './error.ts';
 import type { Facts } from './event.ts';
+import { slotsBackingOff } from './policies/restart.ts';
 import type { NodeStatus, Phase, Pool, State, Worker } from './state.ts';
 import { transitions } from './state.ts';
 
@@ -16,7 +17,6 @@ export interface Draft {
     readonly workersGone: Map<string, string>;
     readonly pools: Set<string>;
     readonly poolsGone: Set<string>;
-    node: boolean;
   };
 }
 
@@ -32,7 +32,6 @@ export function draftOf(state: State, facts: Facts): Draft {
       workersGone: new Map(),
       pools: new Set(),
       poolsGone: new Set(),
-      node: false,
     },
   };
 }
@@ -48,7 +47,8 @@ export function putWorker(draft: Draft, worker: Worker, patch: Partial<Worker>):
     next.due !== worker.due ||
     next.ending !== worker.ending ||
     next.pid !== worker.pid ||
-    next.attached !== worker.attached
+    next.attached !== worker.attached ||
+    next.hello !== worker.hello
   ) {
     draft.changed.workers.add(next.id);
     draft.changed.pools.add(next.pool);
@@ -72,6 +72,7 @@ export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
     next.lastFailure !== pool.lastFailure ||
     next.quarantine !== pool.quarantine ||
     next.roll !== pool.roll ||
+    (next.slots !== pool.slots && slotsBackingOff(next) !== slotsBackingOff(pool)) ||
     next.config !== pool.config
   ) {
     draft.changed.pools.add(next.name);
@@ -79,9 +80,9 @@ export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
   return next;
 }
 
+/** Whether a watcher can see the change is found out at the end of the step. */
 export function putNode(draft: Draft, patch: Partial<NodeStatus>): void {
   draft.node = { ...draft.node, ...patch };
-  draft.changed.node = true;
 }
 
 export function record(draft: Draft, entry: Omit<NodeRecord, 'atMs'>): void {

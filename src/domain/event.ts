@@ -80,6 +80,7 @@ export type Command =
   | { readonly type: 'resume-roll'; readonly pool: string }
   | { readonly type: 'abort-roll'; readonly pool: string }
   | { readonly type: 'drain-pool'; readonly pool: string }
+  | { readonly type: 'resume-pool'; readonly pool: string }
   | { readonly type: 'drain-node' }
   | { readonly type: 'resume-node' }
   | { readonly type: 'shutdown'; readonly how: 'drain' | 'now' };

@@ -1,5 +1,5 @@
 import type { Draft } from './draft.ts';
-import { record } from './draft.ts';
+import { putNode, record } from './draft.ts';
 import { becomeDue } from './lifecycle.ts';
 import { heldMemory, memoryBytes, slopeOf } from './policies/memory.ts';
 import type { Host, Worker } from './state.ts';
@@ -101,7 +101,6 @@ function grownBytes({ usage }: Worker): number {
   return heldMemory(usage) - usage.firstBytes;
 }
 
-/** Not put: it is nothing that a watcher sees. */
 export function setHost(draft: Draft, patch: Partial<Host>): void {
-  draft.node = { ...draft.node, host: { ...draft.node.host, ...patch } };
+  putNode(draft, { host: { ...draft.node.host, ...patch } });
 }

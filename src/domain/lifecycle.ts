@@ -206,7 +206,7 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
   const life = { wasReady: worker.readyAtMs > 0, livedMs: worker.readyAtMs > 0 ? nowMs - worker.readyAtMs : 0 };
   const budget: Budget = reason === 'memory_hard' ? 'memory' : worker.readyAtMs === 0 ? 'start' : 'crash';
   const { failures, delayMs } = nextRestart(slot.failures, budget, life, pool.config.restart, random);
-  const nextStartAtMs = Math.max(slot.nextStartAtMs, nowMs + delayMs);
+  const nextStartAtMs = delayMs === 0 ? slot.nextStartAtMs : Math.max(slot.nextStartAtMs, nowMs + delayMs);
   const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs });
   const failedStarts = pool.failedStarts + (worker.readyAtMs === 0 && worker.launch === pool.launch ? 1 : 0);
   putPool(draft, pool, { slots, failedStarts });

@@ -9,6 +9,7 @@ import { mayPing, missedPings, nextPingAtMs, sparedUntilMs } from './policies/he
 import { drawLimits } from './policies/limits.ts';
 import { killPolicies } from './policies/list.ts';
 import { noCounters } from './policies/policy.ts';
+import { slotsBackingOff } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
 import { isActive, reviewRoll } from './roll.ts';
 import type { Pool, Slot, Worker } from './state.ts';
@@ -29,12 +30,25 @@ const queueCheckMs = 50;
 export function reconcile(draft: Draft, name: string): number {
   const wake = new Wake(draft.facts.nowMs);
   for (const worker of workersOf(draft, name)) lookAt(draft, worker, wake);
+  endBackOffs(draft, name, wake);
   const pool = draft.pools.get(name);
   if (pool === undefined) return wake.atMs;
   if (isClosing(draft, pool)) close(draft, pool, wake);
   else fill(draft, pool, wake);
   gate(draft, name, wake);
   return wake.atMs;
+}
+
+/** A back-off ends when its time is over, whether or not a worker can start then: views count those that go on. */
+function endBackOffs(draft: Draft, name: string, wake: Wake): void {
+  const pool = draft.pools.get(name);
+  if (pool === undefined || slotsBackingOff(pool) === 0) return;
+  const slots = new Map(pool.slots);
+  for (const slot of pool.slots.values()) {
+    if (slot.nextStartAtMs > draft.facts.nowMs) wake.at(slot.nextStartAtMs);
+    else if (slot.nextStartAtMs > 0) slots.set(slot.index, { ...slot, nextStartAtMs: 0 });
+  }
+  putPool(draft, pool, { slots });
 }
 
 /** What one worker's own clocks and policies ask for. */

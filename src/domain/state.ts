@@ -103,6 +103,7 @@ export interface Slot {
   readonly index: number;
   /** Unplanned ends in a row, of each kind. */
   readonly failures: Failures;
+  /** End of its back-off; 0: there is none. */
   readonly nextStartAtMs: number;
 }
 

@@ -311,11 +311,35 @@ function finishWhenEmpty(draft: Draft): void {
   draft.actions.push({ type: 'finish' });
 }
 
+/** Whether the node's view has changed, save for what is measured: the host's memory. */
+function hasNodeChanged(draft: Draft, before: State): boolean {
+  const { node, changed } = draft;
+  if (
+    node.phase !== before.node.phase ||
+    node.configError !== before.node.configError ||
+    node.restartNeeded !== before.node.restartNeeded ||
+    node.ledger.error !== before.node.ledger.error ||
+    node.host.floorBytes !== before.node.host.floorBytes ||
+    draft.pools.size !== before.pools.size
+  ) {
+    return true;
+  }
+  if (changed.workers.size + changed.workersGone.size === 0) return false;
+  return draft.workers.size !== before.workers.size || countReady(draft) !== countReady(before);
+}
+
+function countReady({ workers }: Pick<State, 'workers'>): number {
+  let ready = 0;
+  for (const worker of workers.values()) if (worker.phase === 'ready') ready += 1;
+  return ready;
+}
+
 function seal(draft: Draft, before: State, wakeAtMs: number): State {
   const { changed } = draft;
+  const node = hasNodeChanged(draft, before);
   const any =
     changed.workers.size + changed.workersGone.size + changed.pools.size + changed.poolsGone.size > 0 ||
-    changed.node ||
+    node ||
     draft.actions.some((action) => action.type === 'record');
   const revision = any ? before.revision + 1 : before.revision;
   if (any) {
@@ -327,7 +351,7 @@ function seal(draft: Draft, before: State, wakeAtMs: number): State {
         workersGone: [...changed.workersGone].map(([id, pool]) => ({ id, pool })),
         pools: [...changed.pools].filter((name) => draft.pools.has(name)),
         poolsGone: [...changed.poolsGone],
-        node: changed.node,
+        node,
       },
     });
   }

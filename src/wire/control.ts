@@ -95,6 +95,11 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       source.command({ type: 'drain-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
+    ResumePool: unary((request) => {
+      const pool = writablePool(source, request);
+      source.command({ type: 'resume-pool', pool: pool.name });
+      return viewPool(source, pool.name);
+    }),
     RollPool: (call: ServerWritableStream<Request, object>) => rollPool(source, call),
     PauseRoll: unary((request) => onRoll(source, request, 'pause-roll', ['running'])),
     ResumeRoll: unary((request) => onRoll(source, request, 'resume-roll', ['paused'])),
@@ -156,6 +161,23 @@ function refuseWhenStopping(source: ControlSource): void {
     throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
 }
 
+/** Who asks for one more worker wants it to serve, and what was drained on purpose is not opened by the way. */
+function refuseWhenDrained(source: ControlSource, pool: Pool): void {
+  const resizes = 'ScalePool changes its size without that';
+  if (pool.phase === 'draining') {
+    throw new Refusal(
+      status.FAILED_PRECONDITION,
+      `pool ${pool.name}: expected one that takes requests, got one that is draining: ResumePool (pitwarden resume ${pool.name}) ends that; ${resizes}`,
+    );
+  }
+  if (source.state().node.phase === 'draining') {
+    throw new Refusal(
+      status.FAILED_PRECONDITION,
+      `pool ${pool.name}: expected one that takes requests, got one of a node that is draining: ResumeNode (pitwarden resume) ends that; ${resizes}`,
+    );
+  }
+}
+
 function findWorker(source: ControlSource, request: Request): Worker {
   const id = text(request, 'worker_id');
   const worker = source.state().workers.get(id);
@@ -202,9 +224,10 @@ function explain(source: ControlSource, request: Request): object {
 
 function scalePool(source: ControlSource, request: Request): object {
   const pool = writablePool(source, request);
-  const size = Number(request['size'] ?? 0);
-  if (!Number.isInteger(size) || size < 0 || size > maxPoolSize) {
-    throw new Refusal(status.INVALID_ARGUMENT, `size: expected 0 to ${maxPoolSize}, got ${size}`);
+  const { size } = request;
+  // Absent is not 0, which stops all workers: an empty request, or one whose field has another name, must not do that.
+  if (typeof size !== 'number' || size > maxPoolSize) {
+    throw new Refusal(status.INVALID_ARGUMENT, `size: expected 0 to ${maxPoolSize}, got ${size ?? 'none'}`);
   }
   source.command({ type: 'scale', pool: pool.name, size });
   return viewPool(source, pool.name);
@@ -212,6 +235,7 @@ function scalePool(source: ControlSource, request: Request): object {
 
 function startWorker(source: ControlSource, request: Request): object {
   const pool = writablePool(source, request);
+  refuseWhenDrained(source, pool);
   if (pool.size >= maxPoolSize) {
     throw new Refusal(
       status.INVALID_ARGUMENT,
@@ -248,7 +272,7 @@ function viewWorker(source: ControlSource, worker: Worker): object {
 
 function viewPool(source: ControlSource, name: string): object {
   const pool = findPool(source, name);
-  return poolView(pool, source.state(), source.poolNumbers(name), source.nowMs(), source.toUnixMs);
+  return poolView(pool, source.state(), source.poolNumbers(name), source.toUnixMs);
 }
 
 function poolViews(source: ControlSource, only = ''): object[] {
@@ -324,6 +348,12 @@ function rollPool(source: ControlSource, call: ServerWritableStream<Request, obj
 /** A snapshot, then every change. Nothing can come between the two: both happen in one turn. */
 function watch(source: ControlSource, call: ServerWritableStream<Request, object>): void {
   const only = text(call.request, 'pool');
+  try {
+    if (only !== '') findPool(source, only);
+  } catch (error) {
+    call.emit('error', toStatus(error));
+    return;
+  }
   const agentId = source.node().agentId;
   let unread = 0;
   const end = (): void => unsubscribe();

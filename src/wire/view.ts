@@ -4,6 +4,7 @@ import type { Counters } from '../domain/event.ts';
 import type { Evidence, KeptExit, RequestNote } from '../domain/evidence.ts';
 import type { HealthVerdict } from '../domain/policies/health.ts';
 import { limitInMs, memoryBytes, memorySource, slopeOf } from '../domain/policies/memory.ts';
+import { slotsBackingOff } from '../domain/policies/restart.ts';
 import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
 
@@ -122,7 +123,7 @@ export function workerView(
   };
 }
 
-export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: number, toUnixMs: ToUnixMs): object {
+export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixMs: ToUnixMs): object {
   const count = { starting: 0, ready: 0, draining: 0, stopping: 0, exited: 0 };
   const commands = new Map<string, OfferedCommand>();
   for (const worker of state.workers.values()) {
@@ -131,7 +132,6 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: 
     if (worker.phase !== 'ready') continue;
     for (const command of worker.hello?.commands ?? []) commands.set(command.name, command);
   }
-  const backingOff = [...pool.slots.values()].filter((slot) => slot.nextStartAtMs > nowMs).length;
   return {
     pool: pool.name,
     state: poolStates[pool.phase],
@@ -147,7 +147,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, nowMs: 
     requests_failed: numbers.failed,
     commands: [...commands.values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
     app: pool.config.app,
-    slots_backing_off: backingOff,
+    slots_backing_off: slotsBackingOff(pool),
     last_failure: pool.lastFailure?.message ?? '',
     last_failure_at_ms: moment(pool.lastFailure?.atMs ?? 0, toUnixMs),
     quarantine: pool.quarantine,

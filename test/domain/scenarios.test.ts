@@ -566,9 +566,8 @@ describe('gates', () => {
       action.type === 'gate' ? [[action.open, action.why, action.refuseQueued]] : [],
     );
 
-  test('drain and resume', () => {
+  test('a node that is resumed takes requests again, and its workers have stayed', () => {
     const simulation = up(poolConfig());
-    simulation.tell({ type: 'drain-pool', pool: 'p' });
     simulation.tell({ type: 'drain-node' });
     simulation.tell({ type: 'resume-node' });
     simulation.run(10_000);
@@ -577,6 +576,30 @@ describe('gates', () => {
       [true, '', false],
     ]);
     expect(simulation.ready()).toMatchObject([{ generation: 1 }, { generation: 1 }]);
+  });
+
+  test('a pool that was drained by itself takes requests when it is resumed, and not because the node is', () => {
+    const simulation = up(poolConfig());
+    simulation.tell({ type: 'drain-pool', pool: 'p' });
+    simulation.tell({ type: 'drain-node' });
+    simulation.tell({ type: 'resume-node' });
+    expect(gates(simulation)).toEqual([[false, 'pool p is draining', false]]);
+    simulation.tell({ type: 'resume-pool', pool: 'p' });
+    simulation.tell({ type: 'resume-pool', pool: 'p' });
+    expect(gates(simulation)).toEqual([
+      [false, 'pool p is draining', false],
+      [true, '', false],
+    ]);
+    expect(simulation.kinds().filter((kind) => kind === 'pool_resumed')).toHaveLength(1);
+  });
+
+  test('a drained pool that is scaled has its new size at once, and stays drained', () => {
+    const simulation = up(poolConfig());
+    simulation.tell({ type: 'drain-pool', pool: 'p' });
+    simulation.tell({ type: 'scale', pool: 'p', size: 3 });
+    simulation.run(10_000);
+    expect(simulation.ready()).toHaveLength(3);
+    expect(simulation.state.pools.get('p')).toMatchObject({ phase: 'draining', size: 3, open: false });
   });
 
   test('a pool of no size refuses what waits', () => {

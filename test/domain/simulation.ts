@@ -5,6 +5,7 @@ import type { Counters, Event, Sample } from '../../src/domain/event.ts';
 import type { State, Worker } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
+import { createFollower } from './follower.ts';
 import { createStepInvariants } from './invariants.ts';
 
 export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
@@ -110,6 +111,7 @@ export class Simulation {
   readonly actions: Action[] = [];
   readonly #frozen = new Map<Process, number>();
   readonly #invariants = createStepInvariants();
+  readonly #follower = createFollower();
   #later: { atMs: number; order: number; run: () => Event | undefined }[] = [];
   #order = 0;
   #nextPid = 100;
@@ -130,6 +132,7 @@ export class Simulation {
     if (!(next.wakeAtMs >= this.nowMs)) expect(next.wakeAtMs).toBeGreaterThanOrEqual(this.nowMs);
     for (const action of next.actions) this.#act(action);
     this.#invariants.check(before, next.state, next.actions, (workerId) => this.processes.has(workerId));
+    this.#follower.follow(next.state, next.actions);
   }
 
   /** Lets time pass; stops early once `until` holds. False: it never did. */

@@ -111,7 +111,7 @@ const command = fc
     size: fc.nat({ max: 5 }),
     pool: fc.constantFrom('p', 'q', 'nowhere'),
     replace: fc.boolean(),
-    which: fc.nat({ max: 11 }),
+    which: fc.nat({ max: 12 }),
   })
   .map(({ at, size, pool: name, replace, which }) =>
     move(`command ${which} of ${at} or ${name} (${size}, ${replace})`, (simulation) => {
@@ -122,6 +122,7 @@ const command = fc
         { type: 'drain-worker', workerId },
         { type: 'recycle-worker', workerId },
         { type: 'drain-pool', pool: name },
+        { type: 'resume-pool', pool: name },
         { type: 'drain-node' },
         { type: 'resume-node' },
         { type: 'config-refused', message: 'a problem' },
@@ -211,6 +212,7 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
         process.counters.inFlight = 0;
       }
       simulation.tell({ type: 'resume-node' });
+      for (const name of simulation.state.pools.keys()) simulation.tell({ type: 'resume-pool', pool: name });
       const converged = simulation.run(120_000, () =>
         [...simulation.state.pools.values()].every(
           (each) => each.phase === 'running' && simulation.ready(each.name).length >= each.size,

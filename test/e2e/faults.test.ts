@@ -324,7 +324,7 @@ test("gRPC's own retry policy repeats what surely has not begun, and nothing els
       'the refusal',
       metrics,
     );
-    await client.control('ResumeNode');
+    await client.control('ResumePool', { pool: 'faults' });
     expect((await told).value).toBeTypeOf('number');
   } finally {
     policy.close();

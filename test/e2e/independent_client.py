@@ -142,11 +142,15 @@ try:
 except grpc.RpcError as missing:
     assert missing.code() == grpc.StatusCode.NOT_FOUND and "nobody" in missing.details()
 
+code, error = refusal(lambda: next(call(node, "Watch", control_pb2.WatchRequest(pool="nowhere"))))
+assert code == grpc.StatusCode.NOT_FOUND and "faults, text" in error, error
 watch = call(node, "Watch", control_pb2.WatchRequest(pool="text"), timeout=120)
 snapshot = next(watch)
 assert snapshot.WhichOneof("change") == "snapshot" and len(snapshot.snapshot.workers) == 2
 
 # Control: changing
+code, error = refusal(lambda: call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text")))
+assert code == grpc.StatusCode.INVALID_ARGUMENT and error == "size: expected 0 to 1000, got none", error
 scaled = call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text", size=3))
 assert scaled.size == 3
 until(lambda: len(ready("text")) == 3, "three ready workers")
@@ -184,7 +188,12 @@ drained = call(node, "DrainPool", control_pb2.DrainPoolRequest(pool="text"))
 assert drained.state == control_pb2.POOL_STATE_DRAINING and len(ready("text")) == 2
 code, error = failure(lambda: call(run, "Execute", ask("text", "count_words", ["a"])))
 assert code == grpc.StatusCode.UNAVAILABLE and "draining" in error.message, error
-call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text", size=2))
+kept = call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text", size=2))
+assert (kept.size, kept.state) == (2, control_pb2.POOL_STATE_DRAINING), kept
+code, error = refusal(lambda: call(node, "StartWorker", control_pb2.StartWorkerRequest(pool="text")))
+assert code == grpc.StatusCode.FAILED_PRECONDITION and "ResumePool" in error, error
+opened = call(node, "ResumePool", control_pb2.ResumePoolRequest(pool="text"))
+assert opened.state == control_pb2.POOL_STATE_RUNNING, opened
 call(run, "Execute", ask("text", "count_words", ["a"]))
 assert call(node, "DrainNode", control_pb2.DrainNodeRequest()).state == control_pb2.NODE_STATE_DRAINING
 code, error = failure(lambda: call(run, "Execute", ask("faults", "leak", [1])))

@@ -98,12 +98,27 @@ test('kill -9 of a worker: replaced, and answering again', async () => {
   expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).stdout).toBe('{\n  "a": 1\n}\n');
 });
 
-test('drain of a pool refuses calls until it is resumed', async () => {
+test('a drained pool refuses calls until it is resumed, whatever else is scaled, started or resumed', async () => {
   await agent.cli('drain', 'text');
-  const refused = await agent.cli('call', 'text', 'count_words', '--args', '["a"]');
-  expect(refused).toMatchObject({ code: 1, stderr: 'UNAVAILABLE: pool text is draining\n' });
-  await agent.cli('resume');
-  expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).code).toBe(0);
+  const call = () => agent.cli('call', 'text', 'count_words', '--args', '["a"]');
+  const refusal = { code: 1, stderr: 'UNAVAILABLE: pool text is draining\n' };
+  expect(await call()).toMatchObject(refusal);
+  const hint = /still drained \(\S*pitwarden resume text --socket \S+\)\n$/;
+  expect((await agent.cli('scale', 'text', '1')).stdout).toMatch(hint);
+  const { code, stderr } = await agent.cli('start', 'text');
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(/^FAILED_PRECONDITION: .*ResumePool \(pitwarden resume text\)/),
+  ]);
+  expect((await agent.cli('resume')).stdout).toMatch(hint);
+  expect(await call()).toMatchObject(refusal);
+  await agent.cli('drain', '--node');
+  expect((await agent.cli('resume', 'text')).stdout).toMatch(
+    /^pool text: running, but its node is drained \(\S*pitwarden resume --socket \S+\)\n$/,
+  );
+  expect(await call()).toMatchObject(refusal);
+  expect((await agent.cli('resume')).stdout).toMatch(/^node \S+: running\n$/);
+  expect((await call()).code).toBe(0);
 });
 
 test('SIGTERM: exit code 0, and no process is left', async () => {

@@ -130,9 +130,10 @@ function withoutParticulars(text: string): string {
     text
       // What a machine has of cgroups is its own.
       .replaceAll(/(?:each worker is a cgroup below|worker trees are killed by) .*/g, 'HOW TREES ARE KILLED')
+      // Before the host's name, which may be as short as `vm` and stand in an id by chance.
+      .replaceAll(/(\w+)-\d-\w{8}/g, '$1-ID')
       .replaceAll(hostname(), 'my-host')
       .replaceAll(/\d\d:\d\d:\d\d /g, '')
-      .replaceAll(/(\w+)-\d-\w{8}/g, '$1-ID')
       .replaceAll(/unix:\S+/g, 'unix:SOCKET')
       .replaceAll(/ --socket \S+/g, '')
       .replaceAll(/127\.0\.0\.1:\d+/g, 'ADDRESS')

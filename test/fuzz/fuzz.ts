@@ -239,6 +239,7 @@ async function isWholeAgain(target: Target): Promise<string | undefined> {
       ['liar', 1],
       ['probe', 1],
     ] as const) {
+      await target.control('ResumePool', { pool }).catch(() => undefined);
       await target.control('ScalePool', { pool, size }).catch(() => undefined);
     }
     const problem = await target.notWhole();

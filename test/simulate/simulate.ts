@@ -80,6 +80,7 @@ function recover(host: Host, random: Random): void {
   host.availableBytes = 1e9;
   for (const worker of host.workers.values()) kill(worker);
   host.tell({ type: 'resume-node' });
+  for (const pool of host.state.pools.keys()) host.tell({ type: 'resume-pool', pool });
   const isWhole = (): boolean =>
     host.open.size === 0 &&
     [...host.state.pools.values()].every(({ name, phase, size }) => {
@@ -161,8 +162,14 @@ function command(host: Host, random: Random): void {
     if (worker !== undefined) worker.harmed = true;
     return host.tell({ type: 'stop-worker', workerId, replace: random.chance(0.7) });
   }
-  host.tell(random.chance(0.5) ? { type: 'drain-node' } : { type: 'drain-pool', pool });
-  host.later(random.int(0, 5_000), () => host.tell({ type: 'resume-node' }));
+  const [drain, resume] = random.chance(0.5)
+    ? ([{ type: 'drain-node' }, { type: 'resume-node' }] as const)
+    : ([
+        { type: 'drain-pool', pool },
+        { type: 'resume-pool', pool },
+      ] as const);
+  host.tell(drain);
+  host.later(random.int(0, 5_000), () => host.tell(resume));
 }
 
 function roll(host: Host, random: Random, pool: string): void {

@@ -1,5 +1,5 @@
 import type { PoolConfig } from '../config.ts';
-import type { Budget, Failures } from '../state.ts';
+import type { Budget, Failures, Pool } from '../state.ts';
 import { noFailures } from '../state.ts';
 
 /**
@@ -8,6 +8,13 @@ import { noFailures } from '../state.ts';
  * is drawn at random, so that slots that failed together do not start together. A life of `resetAfterMs` forgives what
  * was before.
  */
+/** Slots that wait before their next start. */
+export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
+  let count = 0;
+  for (const slot of pool.slots.values()) if (slot.nextStartAtMs > 0) count += 1;
+  return count;
+}
+
 export function nextRestart(
   before: Failures,
   budget: Budget,

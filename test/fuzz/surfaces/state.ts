@@ -74,6 +74,7 @@ export const state: Surface<Between> = {
         await target.start();
         // What is wrong with the agent by then is found by who called.
         await target.control('ResumeNode').catch(() => undefined);
+        for (const pool of ['p', 'liar', 'probe']) await target.control('ResumePool', { pool }).catch(() => undefined);
       }
       return stranger.exitCode === null && stranger.signalCode === null
         ? undefined
