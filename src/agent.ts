@@ -513,9 +513,6 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
   });
 }
 
-/** The SDK cuts it to 1 KiB; what comes from a worker is not trusted to have been. */
-const leavingReasonMaxLength = 1_024;
-
 function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: Dispatch, loop: Loop): void {
   if (frame.pong !== null) {
     const { sequence, in_flight: running, oldest_request_ms: oldestMs, loop_lag_ms: loopLagMs } = frame.pong;
@@ -529,7 +526,7 @@ function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: D
   }
   if (frame.leaving) {
     hands.leaving(workerId);
-    loop.tell({ type: 'leaving', workerId, asked: frame.leaving_reason.slice(0, leavingReasonMaxLength) });
+    loop.tell({ type: 'leaving', workerId, asked: frame.leaving_reason });
   }
   if (frame.replayed.length > 0) dispatch.onReplayed(workerId, frame.replayed);
   // A stream's chunks stand before its result.

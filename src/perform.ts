@@ -8,7 +8,8 @@ import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event, Orders } from './domain/event.ts';
 import type { Account, Evidence } from './domain/evidence.ts';
-import type { Newborn } from './domain/state.ts';
+import type { Newborn, OfferedCommand } from './domain/state.ts';
+import { evidenceLinesMaxLength } from './domain/text-bounds.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { watchProcess } from './os/adopted-process.ts';
@@ -35,14 +36,12 @@ import { sweepTree } from './os/tree.ts';
 import type { AttachedWorker, Authentication, LinkLimits, WorkerHello } from './wire/worker-link.ts';
 import type { WorkerSecret } from './wire/worker-token.ts';
 import { acceptToken, isRepeatedToken, newWorkerSecret } from './wire/worker-token.ts';
+import { boundByLife } from './wire/worker-words.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
-/** Requests that evidence names, and what it keeps of the last lines: each alone may have 8 KiB. */
+/** Requests that evidence names. */
 const requestsMax = 32;
-const lastLinesMaxChars = 8 * 1024;
-/** Of the first line of a command's docstring. */
-const summaryMaxChars = 200;
 
 /** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
 export const warmUpLinkId = 0xffffffff;
@@ -81,6 +80,8 @@ export interface Held {
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
+  /** The commands of its hello as others are told of them. */
+  offered: readonly OfferedCommand[];
   /** The ledger has its identity: from then on it may be told of. */
   recorded: boolean;
   /** Settles when the ledger has it as ready, or cannot. Until then it holds nothing that the next agent must wait for. */
@@ -151,7 +152,7 @@ export function createHands(options: HandsOptions): Hands {
     adopt: (survivor) => adopt(options, held, survivor),
     isCurrent: (workerId, link) => held.get(workerId)?.link === link,
     closed: (workerId, link) => closed(options, held.get(workerId), link),
-    attach: (hello, link) => attach(options, held.get(hello.worker_id), hello, link),
+    attach: (hello, link) => attach(options, held, hello, link),
     leaving: (workerId) => {
       const worker = held.get(workerId);
       if (worker !== undefined) worker.leaving = true;
@@ -282,7 +283,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   }
   tell({ type: 'spawned', workerId, pid: identity.pid });
   its.recorded = true;
-  if (its.hello !== null) tellAttached(options, its, its.hello);
+  if (its.hello !== null) tellAttached(options, held, its, its.hello);
   const exit = await spawned.exited;
   its.account = cgroup?.account() ?? null;
   const outOfMemory = exit.signal === 'SIGKILL' && its.account !== null && its.account.oomKills > 0;
@@ -300,6 +301,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
     identity: null,
     link: null,
     hello: null,
+    offered: [],
     recorded: its.adopted,
     readyNoted: Promise.resolve(),
     paused: false,
@@ -452,22 +454,40 @@ function outputTold(
   };
 }
 
-function attach(options: HandsOptions, worker: Held | undefined, hello: WorkerHello, link: AttachedWorker): void {
+function attach(options: HandsOptions, held: Map<string, Held>, hello: WorkerHello, link: AttachedWorker): void {
+  const worker = held.get(hello.worker_id);
   if (worker === undefined) return link.close();
+  boundByLife(hello, options.nowMs() - worker.entry.started_at_boot_ms);
   worker.link = link;
   worker.hello = hello;
   // It may be quicker than the disk.
-  if (worker.recorded) tellAttached(options, worker, hello);
+  if (worker.recorded) tellAttached(options, held, worker, hello);
 }
 
-/** The view of a pool has the summaries of up to 1,000 commands. */
-function cutSummary(summary: string): string {
-  return summary.length > summaryMaxChars ? `${summary.slice(0, summaryMaxChars - 1).toWellFormed()}…` : summary;
+/** The same list as that of another worker of the pool which offers the same: 1,000 workers need no 1,000 of them. */
+function offeredBy(held: ReadonlyMap<string, Held>, { pool }: Held, hello: WorkerHello): readonly OfferedCommand[] {
+  const offered = hello.commands.map(({ name, summary, streams }) => ({ name, summary, streams }));
+  for (const other of held.values()) {
+    if (other.pool.name === pool.name && isSameOffer(other.offered, offered)) return other.offered;
+  }
+  return offered;
 }
 
-function tellAttached({ tell }: HandsOptions, { workerId }: Held, hello: WorkerHello): void {
+function isSameOffer(a: readonly OfferedCommand[], b: readonly OfferedCommand[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every(({ name, summary, streams }, index) => {
+      const other = b[index];
+      return other?.name === name && other.summary === summary && other.streams === streams;
+    })
+  );
+}
+
+function tellAttached({ tell }: HandsOptions, held: ReadonlyMap<string, Held>, worker: Held, hello: WorkerHello): void {
+  const { workerId } = worker;
+  worker.offered = offeredBy(held, worker, hello);
   const told = {
-    commands: hello.commands.map(({ name, summary, streams }) => ({ name, summary: cutSummary(summary), streams })),
+    commands: worker.offered,
     sdkVersion: hello.sdk_version,
     pythonVersion: hello.python_version,
     start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },
@@ -707,7 +727,7 @@ function lookThenKill(
 /** The newest lines that fit, the oldest of these cut where it must be. */
 function newestOf(lines: readonly string[]): string[] {
   const kept: string[] = [];
-  let room = lastLinesMaxChars;
+  let room = evidenceLinesMaxLength;
   for (let index = lines.length - 1; index >= 0 && room > 0; index -= 1) {
     const line = (lines[index] ?? '').slice(0, room);
     kept.unshift(line);

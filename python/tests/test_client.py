@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Optional
 
 import grpc
 import pytest
@@ -38,6 +39,7 @@ class FakeExecution:
         # Requests to swallow: they are noted, and never answered.
         self.swallows = 0
         self.swallowed = threading.Semaphore(0)
+        self.may_have_begun: Optional[bool] = None
         self.start()
 
     def start(self) -> None:
@@ -113,6 +115,7 @@ class FakeExecution:
             worker_id="w-1",
             exit_reason="out_of_memory",
             retry_after_ms=250,
+            may_have_begun=self.may_have_begun,
         )
         context.set_trailing_metadata((("pitwarden-error-bin", error.SerializeToString()),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "short")
@@ -179,6 +182,16 @@ def test_errors_carry_what_the_agent_told(client: pitwarden.Client) -> None:
         assert (error.code, error.message) == (14, "the worker died with the request")
         assert (error.worker_id, error.exit_reason, error.retry_after_s) == ("w-1", "out_of_memory", 0.25)
         assert error.traceback == "é" * 10_000
+
+
+@pytest.mark.parametrize(("told", "may"), [(None, True), (True, True), (False, False)])
+def test_a_command_may_have_begun_unless_the_agent_says_that_it_has_not(
+    agent: FakeExecution, client: pitwarden.Client, told: Optional[bool], may: bool
+) -> None:
+    agent.may_have_begun = told
+    with pytest.raises(pitwarden.Unavailable) as caught:
+        client.call("text", "fail")
+    assert caught.value.may_have_begun is may
 
 
 def test_an_error_that_nobody_catches_shows_where_the_command_raised_it(client: pitwarden.Client) -> None:

@@ -1,6 +1,7 @@
 import type { Connection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
+import { listPools, listWorkers } from './lists.ts';
 import { ownName, shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
 import { word } from './table.ts';
@@ -65,7 +66,7 @@ export async function resume(pool: string | undefined, options: ChangeOptions): 
 
 async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Told> {
   const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
-  const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {});
+  const pools = await listPools(agent);
   const drained = pools.filter(({ state }) => word(state) === 'draining').map(({ pool }) => pool);
   const still = drained.map((pool) => `\npool ${pool}: still drained (${resumeHint(options, pool)})`).join('');
   return { view, told: `${tellNode(view).told}${still}` };
@@ -115,7 +116,7 @@ async function change(options: ChangeOptions, ask: (agent: Connection) => Promis
  * a program that asks again must not meet the next worker. A pool's name names no worker, however many the pool has.
  */
 async function workerIdOf(agent: Connection, given: string): Promise<string> {
-  const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', {});
+  const workers = await listWorkers(agent);
   const ids = workers.map((worker) => worker.worker_id);
   if (given === '' || ids.includes(given) || workers.some(({ pool }) => pool === given)) return given;
   const [found, ...others] = ids.filter((id) => id.startsWith(given));
@@ -128,9 +129,9 @@ async function workerIdOf(agent: Connection, given: string): Promise<string> {
 
 /** A pool with its live workers, or a single worker. */
 async function find(agent: Connection, target: string): Promise<{ pool?: string; workers: string[] }> {
-  const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {});
+  const pools = await listPools(agent);
   if (!pools.some((pool) => pool.pool === target)) return { workers: [await workerIdOf(agent, target)] };
-  const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', { pool: target });
+  const workers = await listWorkers(agent, target);
   const serving = workers.filter((worker) => ['starting', 'ready'].includes(word(worker.state)));
   return { pool: target, workers: serving.map((worker) => worker.worker_id) };
 }

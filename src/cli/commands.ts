@@ -1,17 +1,15 @@
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
+import { listPools } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { table } from './table.ts';
-import type { PoolView } from './views.ts';
 
 /** What can be called: the commands that ready workers offer, of all pools or of one. */
 export async function commands(
   pool: string | undefined,
   options: { readonly socket?: string; readonly json?: boolean },
 ): Promise<void> {
-  const { pools } = await withAgent(options.socket, (agent) =>
-    agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {}),
-  );
+  const pools = await withAgent(options.socket, listPools);
   const asked = pools.filter((each) => pool === undefined || each.pool === pool);
   if (asked.length === 0 && pool !== undefined) {
     const names = pools.map((each) => each.pool).join(', ') || 'none';

@@ -1,4 +1,5 @@
 import { withAgent } from './connect.ts';
+import { listExits } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { age, mebibytes, table } from './table.ts';
 import type { ExitView } from './views.ts';
@@ -11,10 +12,7 @@ export interface ExitsOptions {
 
 /** How workers ended, newest first. */
 export async function exits(options: ExitsOptions): Promise<void> {
-  const request = { pool: options.pool ?? '' };
-  const { exits: found } = await withAgent(options.socket, (agent) =>
-    agent.call<{ exits: ExitView[] }>('Control', 'ListExits', request),
-  );
+  const found = await withAgent(options.socket, (agent) => listExits(agent, options.pool));
   if (options.json === true) return printJson(found);
   print(
     table(['EXITED', 'WORKER', 'GEN', 'PID', 'REASON', 'LIVED', 'DONE', 'FAILED', 'MEMORY', 'HOW'], found.map(row)),

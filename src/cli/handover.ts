@@ -3,6 +3,7 @@ import { formatDuration, parseDuration } from '../config/units.ts';
 import type { Connection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
+import { listPools, listWorkers } from './lists.ts';
 import { shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
 import type { HandoverView, NodeView, PoolView, WorkerView } from './views.ts';
@@ -77,9 +78,7 @@ async function look(socket: string | undefined): Promise<Seen | undefined> {
     return await withAgent(socket, async (agent) => {
       const soon = { deadline: Date.now() + askTimeoutMs };
       const node = await agent.call<NodeView>('Control', 'GetNode', {}, soon);
-      const { pools } = await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {}, soon);
-      const { workers } = await agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', {}, soon);
-      return { node, pools, workers };
+      return { node, pools: await listPools(agent, soon), workers: await listWorkers(agent, '', soon) };
     });
   } catch (error) {
     if (error instanceof CliError) return undefined;

@@ -1,4 +1,5 @@
 import { withAgent } from './connect.ts';
+import { listPools } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { age, table, word } from './table.ts';
 import type { NodeView, PoolView } from './views.ts';
@@ -7,7 +8,7 @@ import type { NodeView, PoolView } from './views.ts';
 export async function status(options: { readonly socket?: string; readonly json?: boolean }): Promise<void> {
   const { node, pools } = await withAgent(options.socket, async (agent) => ({
     node: await agent.call<NodeView>('Control', 'GetNode', {}),
-    pools: (await agent.call<{ pools: PoolView[] }>('Control', 'ListPools', {})).pools,
+    pools: await listPools(agent),
   }));
   if (options.json === true) return printJson({ node, pools });
   const up = age(node.started_at_ms, Date.now());

@@ -1,4 +1,5 @@
 import { withAgent } from './connect.ts';
+import { listWorkers } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { age, mebibytes, table, word } from './table.ts';
 import type { WorkerView } from './views.ts';
@@ -10,10 +11,7 @@ export interface WorkersOptions {
 }
 
 export async function workers(options: WorkersOptions): Promise<void> {
-  const request = { pool: options.pool ?? '' };
-  const { workers: found } = await withAgent(options.socket, (agent) =>
-    agent.call<{ workers: WorkerView[] }>('Control', 'ListWorkers', request),
-  );
+  const found = await withAgent(options.socket, (agent) => listWorkers(agent, options.pool));
   if (options.json === true) return printJson(found);
   const nowMs = Date.now();
   print(

@@ -37,8 +37,6 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
 
 export type { Outcome, PoolLimits, WorkerResult } from './core.ts';
 
-/** Of what a command reports of its progress. */
-const progressMaxChars = 200;
 /** Timers that come so much later than they were set for: the agent itself was stopped, or very busy. */
 const lateMs = 200;
 
@@ -168,8 +166,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       for (const { id, fraction, message } of reports) {
         const request = worker.running.get(id);
         if (request === undefined) continue;
-        const bounded = Number.isFinite(fraction) ? Math.max(-1, Math.min(1, fraction)) : -1;
-        request.progress = { fraction: bounded, message: message.slice(0, progressMaxChars) };
+        request.progress = { fraction, message };
       }
     },
     poolStats: (name) => statsOf(core.pools.get(name)),

@@ -230,7 +230,10 @@ export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed
   worker.nextLinkId = resumed.last_id;
   counters.completed = resumed.completed;
   counters.failed = resumed.failed;
-  for (const held of resumed.held) takeHeld(core, pool, worker, held);
+  for (const held of resumed.held) {
+    // A worker that names a link id twice would be counted to have more than it can ever answer.
+    if (!worker.running.has(held.id) && !worker.kept.has(held.id)) takeHeld(core, pool, worker, held);
+  }
   if (worker.maxRequests > 0 && counters.completed + counters.failed >= worker.maxRequests) {
     core.options.onBudgetSpent(worker.workerId);
   }

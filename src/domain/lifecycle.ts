@@ -9,11 +9,10 @@ import { rank, unplannedReasons } from './reason.ts';
 import { endRoll, noteRollFailure } from './roll.ts';
 import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
 import { noFailures } from './state.ts';
+import { lastLinesMaxLength } from './text-bounds.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
-/** Of the last lines of a worker that are told with its end; each alone may have 8 KiB. */
-const saidMaxLength = 4 * 1024;
 
 /** A planned replacement is wanted: the worker goes on serving until its turn comes, which a more pressing reason hastens. */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
@@ -192,7 +191,7 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
 /** The end of what it wrote: every view, event and log line that tells of the end carries it. */
 function newestText(lines: readonly string[]): string {
   const text = lines.join('\n');
-  return text.length <= saidMaxLength ? text : `…${text.slice(-saidMaxLength)}`.toWellFormed();
+  return text.length <= lastLinesMaxLength ? text : `…${text.slice(-lastLinesMaxLength)}`.toWellFormed();
 }
 
 /** One more failure of its slot, and how long the slot waits before it is filled again. */

@@ -1,9 +1,10 @@
 import { readdirSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ProcessEvidence } from '../domain/evidence.ts';
+import { stacksMaxBytes } from '../domain/text-bounds.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, isAlive, readStat } from './identity.ts';
-import { readText } from './read-text.ts';
+import { readStart, readText } from './read-text.ts';
 import { signalProcess } from './signal.ts';
 
 /**
@@ -14,7 +15,6 @@ export const stacksSignal = 44;
 /** A process that is not let run for so long does not get to write anything. */
 const stacksTimeoutMs = 300;
 const lookEveryMs = 10;
-const stacksMaxBytes = 16 * 1024;
 const threadsMax = 64;
 
 /** `stacksPath`: where the worker said that it writes; null: it does not. */
@@ -40,12 +40,12 @@ async function askForStacks(
   let text = '';
   while (performance.now() < endsAtMs) {
     await delay(lookEveryMs);
-    const next = readText(path);
+    const next = readStart(path, stacksMaxBytes);
     // Twice the same: all is written.
     if (next !== '' && next === text) break;
     text = next;
   }
-  return { stacks: text.slice(0, stacksMaxBytes), why: text === '' ? `nothing came within ${stacksTimeoutMs} ms` : '' };
+  return { stacks: text, why: text === '' ? `nothing came within ${stacksTimeoutMs} ms` : '' };
 }
 
 function readThreads(pid: number): string[] {

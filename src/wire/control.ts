@@ -7,6 +7,9 @@ import { assess, observe } from '../domain/policies/health.ts';
 import { noCounters } from '../domain/policies/policy.ts';
 import { isOpen } from '../domain/roll.ts';
 import type { Pool, Roll, State, Worker } from '../domain/state.ts';
+import type { Listed } from './paging.ts';
+import { pageOf, sorted, takeFitting } from './paging.ts';
+import { cutDetails } from './status.ts';
 import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
 import {
   eventView,
@@ -18,6 +21,7 @@ import {
   rollView,
   workerView,
 } from './view.ts';
+import { boundTexts } from './view-bounds.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
@@ -52,6 +56,8 @@ type Request = Readonly<Record<string, unknown>>;
 
 const maxPoolSize = 1_000;
 const rollFailuresMax = 3;
+/** Of a snapshot: its pools, and again its workers. */
+const snapshotPartBytes = 1.5 * 1024 * 1024;
 /** Messages that a watcher may leave unread. */
 const maxUnreadMessages = 10_000;
 
@@ -70,17 +76,22 @@ class Refusal extends Error {
 export function controlService(source: ControlSource): UntypedServiceImplementation {
   return {
     GetNode: unary(() => nodeView(source.state(), source.node())),
-    ListPools: unary(() => ({ pools: poolViews(source), revision: source.state().revision })),
+    ListPools: unary((request) => {
+      const { views, next_page_token } = page(request, listedPools(source));
+      return { pools: views, revision: source.state().revision, next_page_token };
+    }),
     ListWorkers: unary((request) => {
       const pool = text(request, 'pool');
       if (pool !== '') findPool(source, pool);
-      return { workers: workerViews(source, pool), revision: source.state().revision };
+      const { views, next_page_token } = page(request, listedWorkers(source, pool));
+      return { workers: views, revision: source.state().revision, next_page_token };
     }),
     GetWorker: unary((request) => viewWorker(source, findWorker(source, request))),
-    ListExits: unary((request) => ({
-      exits: source.exits(text(request, 'pool')).map((exit) => exitView(exit, source.toUnixMs)),
-    })),
-    GetRegistry: unary(() => registry(source)),
+    ListExits: unary((request) => {
+      const { views, next_page_token } = page(request, listedExits(source, text(request, 'pool')));
+      return { exits: views, next_page_token };
+    }),
+    GetRegistry: unary((request) => registry(source, request)),
     Explain: unary((request) => explain(source, request)),
     ScalePool: unary((request) => scalePool(source, request)),
     StartWorker: unary((request) => startWorker(source, request)),
@@ -114,7 +125,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
 function unary(answer: (request: Request) => object) {
   return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
     try {
-      callback(null, answer(call.request));
+      callback(null, boundTexts(answer(call.request)));
     } catch (error) {
       callback(toStatus(error));
     }
@@ -124,15 +135,15 @@ function unary(answer: (request: Request) => object) {
 function unaryAsync(answer: (request: Request) => Promise<object>) {
   return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
     answer(call.request).then(
-      (message) => callback(null, message),
+      (message) => callback(null, boundTexts(message)),
       (error) => callback(toStatus(error)),
     );
   };
 }
 
 function toStatus(error: unknown): { code: status; details: string } {
-  if (error instanceof Refusal) return { code: error.code, details: error.details };
-  return { code: status.INTERNAL, details: error instanceof Error ? error.message : String(error) };
+  if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details) };
+  return { code: status.INTERNAL, details: cutDetails(error instanceof Error ? error.message : String(error)) };
 }
 
 function text(request: Request, key: string): string {
@@ -185,16 +196,30 @@ function findWorker(source: ControlSource, request: Request): Worker {
   throw new Refusal(status.NOT_FOUND, `worker_id: expected a live worker (ListWorkers names them), got "${id}"`);
 }
 
-function registry(source: ControlSource): object {
+function registry(source: ControlSource, request: Request): object {
   const { workers, revision } = source.state();
   const { nodeId, agentId, startedAtMs } = source.node();
-  const entries = [...workers.values()]
-    .sort((a, b) => (a.id < b.id ? -1 : 1))
-    .flatMap((worker) => {
-      const recorded = worker.pid === 0 ? undefined : source.recorded(worker.id);
-      return recorded === undefined ? [] : [registryEntryView(worker, recorded, source.toUnixMs)];
-    });
-  return { node_id: nodeId, agent_id: agentId, agent_started_at_ms: startedAtMs, revision, workers: entries };
+  const items = [...workers.values()].flatMap((worker) => {
+    const recorded = worker.pid === 0 ? undefined : source.recorded(worker.id);
+    return recorded === undefined ? [] : [{ worker, recorded }];
+  });
+  const { views, next_page_token } = page(request, {
+    items,
+    keyOf: ({ worker }) => [worker.id],
+    view: ({ worker, recorded }) => registryEntryView(worker, recorded, source.toUnixMs),
+  });
+  const node = { node_id: nodeId, agent_id: agentId, agent_started_at_ms: startedAtMs };
+  return { ...node, revision, workers: views, next_page_token };
+}
+
+function page<T>(request: Request, listed: Listed<T>): { views: readonly object[]; next_page_token: string } {
+  const token = text(request, 'page_token');
+  const found = pageOf(listed, { size: Number(request['page_size'] ?? 0), token });
+  if (found === null) {
+    const message = `page_token: expected a next_page_token of this list, got ${JSON.stringify(token.slice(0, 80))}`;
+    throw new Refusal(status.INVALID_ARGUMENT, message);
+  }
+  return { views: found.views, next_page_token: found.nextToken };
 }
 
 function explain(source: ControlSource, request: Request): object {
@@ -275,15 +300,27 @@ function viewPool(source: ControlSource, name: string): object {
   return poolView(pool, source.state(), source.poolNumbers(name), source.toUnixMs);
 }
 
-function poolViews(source: ControlSource, only = ''): object[] {
-  const names = [...source.state().pools.keys()].filter((name) => only === '' || name === only);
-  return names.sort().map((name) => viewPool(source, name));
+function listedPools(source: ControlSource): Listed<string> {
+  return { items: source.state().pools.keys(), keyOf: (name) => [name], view: (name) => viewPool(source, name) };
 }
 
-function workerViews(source: ControlSource, only: string): object[] {
-  const workers = [...source.state().workers.values()].filter((worker) => only === '' || worker.pool === only);
-  workers.sort((a, b) => a.pool.localeCompare(b.pool) || a.slot - b.slot || a.generation - b.generation);
-  return workers.map((worker) => viewWorker(source, worker));
+function listedWorkers(source: ControlSource, only: string): Listed<Worker> {
+  const { workers } = source.state();
+  return {
+    items: [...workers.values()].filter(({ pool }) => only === '' || pool === only),
+    // Two workers may be in one generation: what an earlier agent has left of one, and its successor.
+    keyOf: ({ pool, slot, generation, id }) => [pool, slot, generation, id],
+    view: (worker) => viewWorker(source, worker),
+  };
+}
+
+/** Newest first. */
+function listedExits(source: ControlSource, only: string): Listed<KeptExit> {
+  return {
+    items: source.exits(only),
+    keyOf: ({ exitedAtMs, workerId }) => [-exitedAtMs, workerId],
+    view: (exit) => exitView(exit, source.toUnixMs),
+  };
 }
 
 function onRoll(
@@ -358,7 +395,7 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
   let unread = 0;
   const end = (): void => unsubscribe();
   const send = (revision: number, change: object): void => {
-    if (call.write({ revision, agent_id: agentId, ...change })) unread = 0;
+    if (call.write(boundTexts({ revision, agent_id: agentId, ...change }))) unread = 0;
     else unread += 1;
     if (unread <= maxUnreadMessages) return;
     end();
@@ -372,12 +409,20 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
     unread = 0;
   });
   endWhenLeaving(source, call, end);
-  const snapshot = {
-    node: nodeView(source.state(), source.node()),
-    pools: poolViews(source, only),
-    workers: workerViews(source, only),
-  };
-  send(source.state().revision, { snapshot });
+  sendSnapshot(source, only, send);
+}
+
+/** What does not fit into one message follows as changes. */
+function sendSnapshot(source: ControlSource, only: string, send: (revision: number, change: object) => void): void {
+  const { revision, pools } = source.state();
+  const names = [...pools.keys()].filter((name) => only === '' || name === only).sort();
+  const shown = takeFitting(names, (name) => viewPool(source, name), snapshotPartBytes);
+  const listed = listedWorkers(source, only);
+  const fitting = takeFitting(sorted(listed), listed.view, snapshotPartBytes);
+  const node = nodeView(source.state(), source.node());
+  send(revision, { snapshot: { node, pools: shown.views, workers: fitting.views } });
+  for (const name of shown.rest) send(revision, { pool: viewPool(source, name) });
+  for (const worker of fitting.rest) send(revision, { worker: viewWorker(source, worker) });
 }
 
 function sendChanges(
@@ -437,5 +482,7 @@ async function handover(source: ControlSource, request: Request): Promise<object
   }
   refuseWhenStopping(source);
   const node = nodeView(source.state(), source.node());
-  return { node, workers: workerViews(source, ''), timeout_ms: source.letGo(), command_line: source.commandLine };
+  const listed = listedWorkers(source, '');
+  const { views } = takeFitting(sorted(listed), listed.view);
+  return { node, workers: views, timeout_ms: source.letGo(), command_line: source.commandLine };
 }

@@ -8,6 +8,7 @@ import type {
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../dispatch/request.ts';
+import { requestIdMaxBytes } from '../domain/text-bounds.ts';
 import type { Asked, Connection } from './connection.ts';
 import { addUnread, connectionOf, howEnded } from './connection.ts';
 import type { MemoryAccount } from './memory-budget.ts';
@@ -44,7 +45,6 @@ interface SubmitMessage {
   readonly cancel_request_ids: readonly string[];
 }
 
-const nameMaxBytes = 128;
 /** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
 const pauseAboveBytes = 1024 * 1024;
 const resumeBelowBytes = 256 * 1024;
@@ -491,8 +491,8 @@ function askOf(
   }
   for (const name of ['request_id', 'session_id'] as const) {
     const bytes = Buffer.byteLength(message[name]);
-    if (bytes > nameMaxBytes) {
-      return refusal(code.invalidArgument, `${name}: expected at most ${nameMaxBytes} bytes, got ${bytes}`);
+    if (bytes > requestIdMaxBytes) {
+      return refusal(code.invalidArgument, `${name}: expected at most ${requestIdMaxBytes} bytes, got ${bytes}`);
     }
   }
   return {

@@ -1,8 +1,8 @@
 import type { StatusObject } from '@grpc/grpc-js';
 import { Metadata } from '@grpc/grpc-js';
 import type { RequestError } from '../dispatch/request.ts';
+import { cutBytes, cutEncoded } from './cut-text.ts';
 import { errorMessage } from './proto.ts';
-import { cutBytes } from './worker-words.ts';
 
 /** A request's error as gRPC says it, and back. The one place where the two meet. */
 
@@ -52,7 +52,12 @@ export function toStatus(error: RequestError): StatusObject {
   const pushback = pushbackOf(error);
   if (pushback !== '') metadata.set(pushbackTrailer, pushback);
   const details = type === '' ? message : `${type}: ${message}`;
-  return { code: error.code, details: cutEncoded(details.toWellFormed(), detailsMaxBytes), metadata };
+  return { code: error.code, details: cutDetails(details), metadata };
+}
+
+/** What may stand in grpc-message: a longer one breaks the connection. */
+export function cutDetails(details: string): string {
+  return cutEncoded(details.toWellFormed(), detailsMaxBytes);
 }
 
 /**
@@ -67,18 +72,10 @@ function pushbackOf({ mayHaveBegun, retryAfterMs }: RequestError): string {
 /** What a failed call's trailers say; undefined: it was not pitwarden that failed it. */
 export function fromMetadata(metadata: Metadata): ErrorView | undefined {
   const [bytes] = metadata.get(errorTrailer);
-  return Buffer.isBuffer(bytes) ? (errorMessage.decode(bytes) as ErrorView) : undefined;
-}
-
-/** A text that is no longer than this when it is percent-encoded. */
-function cutEncoded(text: string, maxBytes: number): string {
-  if (text.length * 9 <= maxBytes || encodeURI(text).length <= maxBytes) return text;
-  let bytes = encodeURI('…').length;
-  let kept = '';
-  for (const character of text) {
-    bytes += encodeURI(character).length;
-    if (bytes > maxBytes) break;
-    kept += character;
-  }
-  return `${kept}…`;
+  if (!Buffer.isBuffer(bytes)) return undefined;
+  const { may_have_begun, _may_have_begun, ...told } = errorMessage.decode(bytes) as ErrorView & {
+    /** The loader's own word for whether the field is there. */
+    readonly _may_have_begun?: string;
+  };
+  return { ...told, may_have_begun: _may_have_begun === undefined || may_have_begun };
 }

@@ -7,6 +7,7 @@ import { limitInMs, memoryBytes, memorySource, slopeOf } from '../domain/policie
 import { slotsBackingOff } from '../domain/policies/restart.ts';
 import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
+import { commandsMax } from '../domain/text-bounds.ts';
 
 /** Domain values as messages of control.proto. Field names are the proto's. */
 
@@ -125,12 +126,11 @@ export function workerView(
 
 export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixMs: ToUnixMs): object {
   const count = { starting: 0, ready: 0, draining: 0, stopping: 0, exited: 0 };
-  const commands = new Map<string, OfferedCommand>();
+  const offers = new Set<readonly OfferedCommand[]>();
   for (const worker of state.workers.values()) {
     if (worker.pool !== pool.name) continue;
     count[worker.phase] += 1;
-    if (worker.phase !== 'ready') continue;
-    for (const command of worker.hello?.commands ?? []) commands.set(command.name, command);
+    if (worker.phase === 'ready' && worker.hello !== null) offers.add(worker.hello.commands);
   }
   return {
     pool: pool.name,
@@ -145,7 +145,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
     in_flight: numbers.inFlight,
     requests_completed: numbers.completed,
     requests_failed: numbers.failed,
-    commands: [...commands.values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    commands: commandsOf(offers),
     app: pool.config.app,
     slots_backing_off: slotsBackingOff(pool),
     last_failure: pool.lastFailure?.message ?? '',
@@ -153,6 +153,18 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
     quarantine: pool.quarantine,
     roll: pool.roll === null ? null : rollView(pool.name, pool.roll, state, toUnixMs),
   };
+}
+
+/** Of all workers together; each may offer others, so their number is bounded once more. */
+function commandsOf(offers: ReadonlySet<readonly OfferedCommand[]>): OfferedCommand[] {
+  const commands = new Map<string, OfferedCommand>();
+  for (const offer of offers) {
+    for (const command of offer) {
+      if (commands.size >= commandsMax) break;
+      commands.set(command.name, command);
+    }
+  }
+  return [...commands.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
 export function rollView(pool: string, roll: Roll, state: State, toUnixMs: ToUnixMs): object {

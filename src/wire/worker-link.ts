@@ -107,7 +107,6 @@ export interface WorkerLinkSource {
 const protocol = 1;
 /** A connection that says nothing is no worker of ours. */
 const helloTimeoutMs = 10_000;
-const commandsMax = 1_000;
 /** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
 const frameMaxBytes = 1024 * 1024;
 /** Of a frame whose sender has not proven itself: the hello of a worker that keeps 100,000 results has some 20 MiB. */
@@ -161,7 +160,6 @@ function attach(source: WorkerLinkSource, call: Call): void {
     if (!known.ok) return refuse(statusOf[known.reason], known);
     const problem = checkHello(checked);
     if (problem !== undefined) return refuseProtocol(problem);
-    if (checked.resumed !== null) countPlainly(checked.resumed);
     workerId = checked.worker_id;
     if (reader !== undefined) reader.maxBytes = frameMost;
     link = createLink(call);
@@ -212,21 +210,7 @@ function check(hello: WorkerHello | null): Checked {
       `protocol: expected ${protocol}, got ${hello.protocol}: upgrade the older side`,
     );
   }
-  if (hello.commands.length > commandsMax) {
-    const got = hello.commands.length;
-    return refused(status.INVALID_ARGUMENT, `commands: expected at most ${commandsMax}, got ${got}`);
-  }
   return { ok: true, hello };
-}
-
-/** Counts are 64 bits wide, which protobufjs gives as objects of its own. */
-function countPlainly(resumed: { completed: number; failed: number }): void {
-  resumed.completed = whole(resumed.completed);
-  resumed.failed = whole(resumed.failed);
-}
-
-function whole(value: number | { toNumber(): number }): number {
-  return typeof value === 'number' ? value : value.toNumber();
 }
 
 /** AgentFrame of link.proto; what is absent is not said. */

@@ -25,6 +25,14 @@ interface Response {
   readonly worker_id: string;
 }
 
+/** WatchResponse of control.proto, as far as tests look at it. */
+interface Change {
+  readonly snapshot: { pools: { pool: string }[]; workers: { worker_id: string }[] } | null;
+  readonly pool: { pool: string } | null;
+  readonly worker: { worker_id: string } | null;
+  readonly event: { message: string } | null;
+}
+
 type Callback = (error: ServiceError | null, response: Response) => void;
 
 /** Plain grpc-js calls to an agent's socket, or HOST:PORT. */
@@ -35,7 +43,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
     options,
   );
   const control = new clients.Control(target.startsWith('/') ? `unix:${target}` : target, credentials.createInsecure());
-  const controls = control as unknown as Record<string, (...args: unknown[]) => void>;
+  const controls = control as unknown as Record<string, (...args: unknown[]) => unknown>;
   const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
   const message = (pool: string, command: string, args: unknown, more: object) => ({
     pool,
@@ -63,6 +71,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
       }),
     stream: (pool: string, command: string, args: unknown = [], more: object = {}): ClientReadableStream<Response> =>
       methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
+    watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
     /** A call of Control that takes no arguments, or these. */
     control: <T>(method: string, request: object = {}): Promise<T> =>
       new Promise((resolve, reject) => {

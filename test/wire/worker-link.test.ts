@@ -179,7 +179,7 @@ describe('a second hello while the link lives', () => {
     vi.advanceTimersByTime(30);
     expect(second.errors).toEqual([{ code: status.ALREADY_EXISTS, details: 'second' }]);
     expect(second.frames).toEqual([]);
-    first.call.emit('data', { chunks: [], results: [] });
+    first.call.emit('data', { chunks: [], results: [], progress: [], leaving_reason: '' });
     expect(first.errors).toEqual([]);
     expect(said).toEqual(['attached', 'refused: second', 'frame']);
   });

@@ -256,6 +256,8 @@ class Client:
             worker_id=told.worker_id,
             exit_reason=told.exit_reason,
             retry_after_s=told.retry_after_ms / 1000,
+            # An agent that does not say may not know.
+            may_have_begun=told.may_have_begun or not told.HasField("may_have_begun"),
         ) from (RemoteTraceback(told.traceback) if told.traceback else None)
 
 

@@ -39,6 +39,7 @@ class Error(Exception):
 
     ``type`` and ``traceback`` name the exception that the command raised; both are empty when pitwarden itself refused
     or lost the request. ``worker_id`` had the request, and ``exit_reason`` says why it ended, when that is the cause.
+    ``may_have_begun`` is False when the command surely has not begun, so that sending the request again runs it once.
     """
 
     default_code: ClassVar[Code] = Code.UNKNOWN
@@ -53,6 +54,7 @@ class Error(Exception):
         worker_id: str = "",
         exit_reason: str = "",
         retry_after_s: float = 0.0,
+        may_have_begun: bool = True,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -62,6 +64,7 @@ class Error(Exception):
         self.worker_id = worker_id
         self.exit_reason = exit_reason
         self.retry_after_s = retry_after_s
+        self.may_have_begun = may_have_begun
 
     def __str__(self) -> str:
         subject = f"{self.type}: " if self.type else ""

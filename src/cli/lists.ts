@@ -1,0 +1,29 @@
+import type { CallOptions } from '@grpc/grpc-js';
+import type { Connection } from './connect.ts';
+import type { ExitView, PoolView, WorkerView } from './views.ts';
+
+/** All entries of a list that Control answers in pages. */
+async function list<T>(agent: Connection, method: string, field: string, request: object, options?: CallOptions) {
+  const entries: T[] = [];
+  let page_token = '';
+  do {
+    const page = await agent.call<Record<string, T[]> & { next_page_token: string }>(
+      'Control',
+      method,
+      { ...request, page_token },
+      options,
+    );
+    entries.push(...(page[field] ?? []));
+    page_token = page.next_page_token;
+  } while (page_token !== '');
+  return entries;
+}
+
+export const listPools = (agent: Connection, options?: CallOptions): Promise<PoolView[]> =>
+  list(agent, 'ListPools', 'pools', {}, options);
+
+export const listWorkers = (agent: Connection, pool = '', options?: CallOptions): Promise<WorkerView[]> =>
+  list(agent, 'ListWorkers', 'workers', { pool }, options);
+
+export const listExits = (agent: Connection, pool = ''): Promise<ExitView[]> =>
+  list(agent, 'ListExits', 'exits', { pool });
