@@ -85,7 +85,7 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
 /** What `clearAway` is to end: until then it may use what belongs to its slot. */
 export function leftoversOf({ unwanted, dead }: Adoption): Leftover[] {
   const entries = [...unwanted.map(({ entry }) => entry), ...dead];
-  return entries.map(({ worker_id: workerId, pool, slot }) => ({ workerId, pool, slot }));
+  return entries.map(({ worker_id: workerId, pool, slot, generation }) => ({ workerId, pool, slot, generation }));
 }
 
 /**

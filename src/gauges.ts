@@ -2,8 +2,9 @@ import type { Registry } from 'prom-client';
 import { Counter, Gauge } from 'prom-client';
 import { memoryBytes } from './domain/policies/memory.ts';
 import { slotsBackingOff } from './domain/policies/restart.ts';
-import { isActive } from './domain/roll.ts';
-import type { Health, NodeStatus, Phase, Pool, Roll, State, Worker } from './domain/state.ts';
+import { rollProgress } from './domain/roll.ts';
+import type { Health, NodeStatus, Phase, Pool, State, Worker } from './domain/state.ts';
+import { rollPhases } from './domain/state.ts';
 import type { ConnectionNumbers } from './wire/connection-limit.ts';
 
 /** What the gauges read when they are scraped. */
@@ -52,7 +53,6 @@ const phases: readonly Phase[] = ['starting', 'ready', 'draining', 'stopping', '
 const healths: readonly Health[] = ['unknown', 'well', 'slow', 'busy', 'hung'];
 const nodePhases: readonly NodeStatus['phase'][] = ['running', 'draining', 'stopping'];
 const poolPhases: readonly Pool['phase'][] = ['running', 'draining', 'removed'];
-const rollPhases: readonly Roll['phase'][] = ['running', 'paused', 'done', 'aborted', 'failed'];
 
 const one = (value: number): readonly Sample[] => [[{}, value]];
 const flag = (value: boolean): readonly Sample[] => one(value ? 1 : 0);
@@ -181,14 +181,13 @@ const ofPools: readonly PoolGauge[] = [
     name: 'pitwarden_roll_workers',
     help: "Workers that the pool's last roll is to replace, by how far each is.",
     labels: ['progress'],
-    // Each is counted once: one that drains has been replaced, for its successor serves.
     read: ({ pool: { roll }, workers }) => {
-      const left = workers.filter((worker) => isActive(worker) && roll?.old.has(worker.id));
-      const replacing = left.filter(({ due }) => due?.reason === 'roll').length;
+      const { total, replaced, replacing } =
+        roll === null ? { total: 0, replaced: 0, replacing: 0 } : rollProgress(roll, workers);
       return [
-        [{ progress: 'replaced' }, (roll?.old.size ?? 0) - left.length],
+        [{ progress: 'replaced' }, replaced],
         [{ progress: 'replacing' }, replacing],
-        [{ progress: 'waiting' }, left.length - replacing],
+        [{ progress: 'waiting' }, total - replaced - replacing],
       ];
     },
   },

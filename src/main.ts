@@ -102,6 +102,7 @@ talking('recycle <target>', 'replace a worker, or all of a pool, with its replac
 );
 talking('roll <pool>', 'replace all workers of a pool, and show how far it is', 'changes')
   .option('--max-failures <n>', 'stop when so many replacements have failed (default: 3)')
+  .option('--watch', "show the pool's last roll, and begin none")
   .option('--pause', 'no further replacements')
   .option('--resume', 'go on')
   .option('--abort', 'end it; what is replaced stays so')

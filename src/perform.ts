@@ -397,7 +397,7 @@ function enterAgain({ ledger, log }: HandsOptions, { entry }: Held): Promise<voi
 
 function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
   ledger.keepOrders(orders).catch((error: unknown) => {
-    log.warn(`sizes and drains that were ordered will not outlive this agent: ${messageOf(error)}`);
+    log.warn(`sizes, drains and rolls that were ordered will not outlive this agent: ${messageOf(error)}`);
   });
 }
 

@@ -1,6 +1,9 @@
-import { withAgent } from './connect.ts';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Connection } from './connect.ts';
+import { ConnectionLost, withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
-import { print, printInPlace, printJson } from './print.ts';
+import { ownName, shellWord } from './own-name.ts';
+import { print, printError, printInPlace, printJson } from './print.ts';
 import { word } from './table.ts';
 import type { RollView } from './views.ts';
 
@@ -8,17 +11,23 @@ export interface RollOptions {
   readonly socket?: string;
   readonly json?: boolean;
   readonly maxFailures?: string;
+  readonly watch?: boolean;
   readonly pause?: boolean;
   readonly resume?: boolean;
   readonly abort?: boolean;
 }
 
 const barWidth = 30;
+/** How long the next agent may take to answer: before it starts, the last calls of the one before may end. */
+const waitsForAgentMs = 300_000;
+const lookEveryMs = 100;
 
 /** Replaces all workers of a pool and shows how far it is; Ctrl-C leaves the roll running. */
 export async function roll(pool: string, options: RollOptions): Promise<void> {
   const changes = (['pause', 'resume', 'abort'] as const).filter((name) => options[name] === true);
-  if (changes.length > 1) throw new CliError(exitCode.usage, 'expected one of --pause, --resume and --abort');
+  if (changes.length + (options.watch === true ? 1 : 0) > 1) {
+    throw new CliError(exitCode.usage, 'expected one of --watch, --pause, --resume and --abort');
+  }
   const [change] = changes;
   if (change !== undefined) {
     const method = { pause: 'PauseRoll', resume: 'ResumeRoll', abort: 'AbortRoll' }[change];
@@ -27,14 +36,72 @@ export async function roll(pool: string, options: RollOptions): Promise<void> {
     else print(line(view));
     return;
   }
-  const max_failures = wholeNumber(options.maxFailures ?? '0');
-  const last = await withAgent(options.socket, async (agent) => {
-    let view: RollView | undefined;
-    for await (view of agent.stream<RollView>('Control', 'RollPool', { pool, max_failures })) show(view, options);
-    return view;
-  });
+  const last = await follow(pool, options);
   if (last === undefined || word(last.state) === 'done') return;
   throw new CliError(exitCode.failed, `pool ${pool}: the roll ${word(last.state)}: ${last.message}`);
+}
+
+/** Shows a roll until it ends. When its agent goes, the next one is asked for the same roll. */
+async function follow(pool: string, options: RollOptions): Promise<RollView | undefined> {
+  const begin = { pool, max_failures: wholeNumber(options.maxFailures ?? '0') };
+  let seen: RollView | undefined;
+  let lostAtMs: number | null = null;
+  for (;;) {
+    try {
+      await withAgent(options.socket, async (agent) => {
+        for await (const view of viewsOf(agent, seen, options.watch === true, begin)) {
+          seen = view;
+          lostAtMs = null;
+          show(view, options);
+        }
+      });
+      return seen;
+    } catch (error) {
+      if (seen === undefined) throw error;
+      if (!isOpen(seen)) return seen;
+      if (!isAgentGone(error)) throw lostAtMs === null ? error : notKnown(seen, error);
+      if (lostAtMs === null) tellLoss(seen, options);
+      lostAtMs ??= performance.now();
+      if (performance.now() >= lostAtMs + waitsForAgentMs) throw nobodyCame(seen);
+    }
+    await delay(lookEveryMs);
+  }
+}
+
+function viewsOf(
+  agent: Connection,
+  seen: RollView | undefined,
+  watch: boolean,
+  begin: { readonly pool: string; readonly max_failures: number },
+): AsyncIterable<RollView> {
+  if (seen === undefined && !watch) return agent.stream<RollView>('Control', 'RollPool', begin);
+  return agent.stream<RollView>('Control', 'WatchRoll', { pool: begin.pool, roll_id: seen?.roll_id ?? '' });
+}
+
+function isAgentGone(error: unknown): boolean {
+  return error instanceof ConnectionLost || (error instanceof CliError && error.code === exitCode.noAgent);
+}
+
+/** What the next agent says of a roll that it has not taken up. */
+function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
+  const unknown = error instanceof CliError && ['NOT_FOUND', 'UNIMPLEMENTED'].includes(String(error.details['status']));
+  if (!unknown) return error;
+  const message = `pool ${pool}: the agent that answers now does not know ${roll_id}, so how it ended is not known`;
+  return new CliError(exitCode.failed, `${message}: ${error.message}`, error.details);
+}
+
+function nobodyCame({ pool, roll_id }: RollView): CliError {
+  const goesOn = `${roll_id} goes on when the next one starts: \`${ownName()} roll ${shellWord(pool)} --watch\` shows it`;
+  return new CliError(
+    exitCode.noAgent,
+    `pool ${pool}: the agent is gone, and no other one answers after ${waitsForAgentMs / 60_000} minutes; ${goesOn}`,
+  );
+}
+
+function tellLoss(seen: RollView, { json }: RollOptions): void {
+  if (json === true) return;
+  if (process.stdout.isTTY) printInPlace(line(seen), true);
+  printError(`the agent is gone; ${seen.roll_id} goes on with the next one, which is waited for`);
 }
 
 function wholeNumber(text: string): number {
@@ -46,8 +113,11 @@ function wholeNumber(text: string): number {
 function show(view: RollView, { json }: RollOptions): void {
   if (json === true) return printJson(view);
   if (!process.stdout.isTTY) return print(line(view));
-  const ended = !['running', 'paused'].includes(word(view.state));
-  printInPlace(line(view), ended);
+  printInPlace(line(view), !isOpen(view));
+}
+
+function isOpen({ state }: RollView): boolean {
+  return ['running', 'paused'].includes(word(state));
 }
 
 function line(view: RollView): string {

@@ -38,6 +38,7 @@ export interface PoolView {
 
 export interface RollView {
   readonly pool: string;
+  readonly roll_id: string;
   readonly state: string;
   readonly total: number;
   readonly replaced: number;

@@ -1,7 +1,8 @@
 import type { Draft } from './draft.ts';
-import { putNode, putPool, record } from './draft.ts';
+import { putNode, putPool, record, workersOf } from './draft.ts';
 import type { Adopted, Orders } from './event.ts';
-import { noteGoodStart, resize } from './lifecycle.ts';
+import { becomeDue, noteGoodStart, resize } from './lifecycle.ts';
+import { hasSuccessor } from './roll.ts';
 import type { Leftover, Pool, State, Worker } from './state.ts';
 import { newWorker } from './state.ts';
 
@@ -13,6 +14,31 @@ export function adopt(draft: Draft, workers: readonly Adopted[], leftovers: read
     const pool = draft.pools.get(each.pool);
     if (pool === undefined || draft.workers.has(each.id)) continue;
     take(draft, pool, each);
+  }
+  for (const pool of draft.pools.values()) putPool(draft, pool, { generations: generationsOf(draft, pool) });
+  for (const pool of draft.pools.values()) goOnWithRoll(draft, pool);
+}
+
+/** A worker's successor has a higher generation, also when an earlier agent started the worker and only its leftovers are seen. */
+export function generationsOf({ node }: Draft, pool: Pick<Pool, 'name' | 'generations'>): Map<number, number> {
+  const generations = new Map(pool.generations);
+  for (const leftover of node.leftovers.values()) {
+    if (leftover.pool !== pool.name) continue;
+    generations.set(leftover.slot, Math.max(leftover.generation, generations.get(leftover.slot) ?? 0));
+  }
+  return generations;
+}
+
+/** Of the roll that an earlier agent began: what no longer lives need not be replaced, and what was being replaced still is. */
+function goOnWithRoll(draft: Draft, pool: Pool): void {
+  const { roll } = pool;
+  if (roll === null) return;
+  const workers = workersOf(draft, pool.name);
+  const old = workers.filter((worker) => roll.old.has(worker.id));
+  putPool(draft, pool, { roll: { ...roll, old: new Set(old.map(({ id }) => id)) } });
+  for (const worker of old) {
+    if (worker.phase === 'ready' && hasSuccessor(worker, workers))
+      becomeDue(draft, worker, 'roll', 'its replacement had begun under an earlier agent');
   }
 }
 
@@ -64,7 +90,8 @@ export function recallOrders(draft: Draft, orders: Orders): void {
     if (pool === undefined || pool.phase !== 'running') continue;
     const sized =
       pool.config.size === order.configSize && order.size !== pool.size ? resize(draft, pool, order.size) : pool;
-    if (order.draining) putPool(draft, sized, { phase: 'draining' });
+    const roll = order.roll === null ? null : { ...order.roll, old: new Set(order.roll.old) };
+    putPool(draft, sized, { roll: sized.roll ?? roll, phase: order.draining ? 'draining' : sized.phase });
   }
   if (orders.nodeDraining && draft.node.phase === 'running') putNode(draft, { phase: 'draining' });
 }
@@ -72,15 +99,17 @@ export function recallOrders(draft: Draft, orders: Orders): void {
 /** What the next agent should know of what this one was told. */
 export function ordersOf({ node, pools }: Pick<State, 'node' | 'pools'>): Orders {
   const ordered = [...pools.values()].filter(
-    (pool) => pool.phase !== 'removed' && (pool.phase === 'draining' || pool.size !== pool.config.size),
+    ({ phase, size, config, roll }) =>
+      phase !== 'removed' && (phase === 'draining' || size !== config.size || roll !== null),
   );
   return {
     nodeDraining: node.phase === 'draining',
-    pools: ordered.map(({ name, phase, size, config }) => ({
+    pools: ordered.map(({ name, phase, size, config, roll }) => ({
       pool: name,
       draining: phase === 'draining',
       size,
       configSize: config.size,
+      roll: roll === null ? null : { ...roll, old: [...roll.old] },
     })),
   };
 }

@@ -1,3 +1,4 @@
+import { generationsOf } from './adopt.ts';
 import type { NodeConfig, PoolConfig } from './config.ts';
 import { launchFingerprint, workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
@@ -46,7 +47,7 @@ function add(draft: Draft, config: PoolConfig): void {
     phase: 'running',
     size: 0,
     slots: new Map(),
-    generations: new Map(),
+    generations: generationsOf(draft, { name: config.name, generations: new Map() }),
     failedStarts: 0,
     open: true,
     closedBecause: '',

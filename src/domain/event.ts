@@ -1,5 +1,5 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Leftover, Newborn, PongTold } from './state.ts';
+import type { Exit, Hello, Leftover, Newborn, PongTold, Roll } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
@@ -67,6 +67,13 @@ export interface PoolOrders {
   readonly size: number;
   /** The config's size at that time: once it asks for another one, the order is void. */
   readonly configSize: number;
+  /** The pool's last roll, which may be open; null: there was none. */
+  readonly roll: RollOrder | null;
+}
+
+/** A roll as the next agent learns of it. */
+export interface RollOrder extends Omit<Roll, 'old'> {
+  readonly old: readonly string[];
 }
 
 /** What an operator or the control plane asks for. */

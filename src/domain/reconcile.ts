@@ -1,6 +1,7 @@
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
 import { mayStartBeside } from './host.ts';
+import { idSuffix } from './id.ts';
 import { putLedgerTry } from './ledger.ts';
 import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
 import { mark, replace, replaced } from './planner.ts';
@@ -228,7 +229,7 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
     pool.name,
     (slot) => start(draft, pool.name, slot, room, wake),
     (worker) => {
-      drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+      drainNow(draft, worker, pool, whyReplaced(worker, pool), wake);
       room.recount();
     },
     wake,
@@ -318,8 +319,13 @@ function drainNow(draft: Draft, worker: Worker, pool: Pool, reason: Reason, wake
 /** Once a newer worker of the slot is ready, the older ones drain. False: there are none. */
 function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): boolean {
   const older = replaced(workers);
-  for (const worker of older) drainNow(draft, worker, pool, worker.due?.reason ?? 'operator', wake);
+  for (const worker of older) drainNow(draft, worker, pool, whyReplaced(worker, pool), wake);
   return older.length > 0;
+}
+
+/** An adopted worker may have been due for a reason that its earlier agent alone knew. */
+function whyReplaced({ id, due }: Worker, { roll }: Pool): Reason {
+  return due?.reason ?? (roll?.old.has(id) === true ? 'roll' : 'operator');
 }
 
 /** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room in the pool or the slot. */
@@ -386,15 +392,6 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     deadlineMs: nowMs + launch.config.start.timeoutMs,
     warmUp: launch.config.start.warmUp,
   });
-}
-
-const idAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
-
-/** 40 random bits: ids stay unique over restarts of the agent without anything being remembered. */
-function idSuffix(random: () => number): string {
-  let suffix = '';
-  for (let i = 0; i < 8; i += 1) suffix += idAlphabet[Math.floor(random() * idAlphabet.length)] ?? 'x';
-  return suffix;
 }
 
 /** Tells dispatch whether the pool takes requests, when that changed. */

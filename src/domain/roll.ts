@@ -1,11 +1,12 @@
 import type { Draft } from './draft.ts';
 import { putPool, record, workersOf } from './draft.ts';
+import { idSuffix } from './id.ts';
 import type { Pool, Roll, Worker } from './state.ts';
 
 /** How far a roll is; the fields of control.proto's Roll. */
 export interface RollProgress {
   readonly phase: Roll['phase'];
-  /** Workers to be replaced, and of those: replaced, and being replaced. */
+  /** Workers to be replaced; of those: replaced, and being replaced. A worker that has exited is replaced. */
   readonly total: number;
   readonly replaced: number;
   readonly replacing: number;
@@ -15,16 +16,15 @@ export interface RollProgress {
 
 /** Replaces all that the pool has now, as its tokens allow. One that goes on is begun anew. */
 export function startRoll(draft: Draft, pool: Pool, maxFailures: number): void {
-  const old = new Set(
-    workersOf(draft, pool.name)
-      .filter(isActive)
-      .map((worker) => worker.id),
-  );
+  const old = idsOf(workersOf(draft, pool.name).filter(isActive));
   const roll: Roll = {
+    id: `roll-${idSuffix(draft.facts.random)}`,
     phase: 'running',
     startedAtMs: draft.facts.nowMs,
     endedAtMs: 0,
+    total: old.size,
     old,
+    skipped: 0,
     failures: 0,
     maxFailures,
     message: '',
@@ -50,7 +50,11 @@ export function resumeRoll(draft: Draft, pool: Pool): void {
 export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'failed', message: string): Pool {
   const { roll } = pool;
   if (roll === null || !isOpen(roll)) return pool;
-  const next = putPool(draft, pool, { roll: { ...roll, phase, endedAtMs: draft.facts.nowMs, message } });
+  const workers = workersOf(draft, pool.name);
+  const left = workers.filter((worker) => isToBeReplaced(worker, roll));
+  const old = idsOf(left.filter((worker) => !isActive(worker) || hasSuccessor(worker, workers)));
+  const skipped = left.length - old.size;
+  const next = putPool(draft, pool, { roll: { ...roll, phase, endedAtMs: draft.facts.nowMs, old, skipped, message } });
   const unplanned = phase === 'failed';
   record(draft, { kind: 'roll_ended', pool: pool.name, message: `${phase}: ${message}`, unplanned });
   return next;
@@ -67,27 +71,41 @@ export function noteRollFailure(draft: Draft, worker: Worker, message: string): 
   endRoll(draft, next, 'failed', `${failures} replacements failed; the last one: ${message}`);
 }
 
-/** Ends a roll whose work is done. */
+/** Ends a roll whose work is done: nothing of the old workers runs any more, and every slot has a ready one. */
 export function reviewRoll(draft: Draft, pool: Pool): void {
   const { roll } = pool;
   if (roll === null || !isOpen(roll)) return;
   const workers = workersOf(draft, pool.name);
-  if (workers.some((worker) => isActive(worker) && roll.old.has(worker.id))) return;
+  if (workers.some((worker) => isToBeReplaced(worker, roll))) return;
   const filled = new Set(workers.filter((worker) => worker.phase === 'ready').map((worker) => worker.slot));
   if (![...pool.slots.keys()].every((index) => filled.has(index))) return;
-  endRoll(draft, pool, 'done', `${roll.old.size} workers replaced`);
+  endRoll(draft, pool, 'done', `${roll.total} workers replaced`);
 }
 
 export function rollProgress(roll: Roll, workers: Iterable<Worker>): RollProgress {
-  let remaining = 0;
+  let remaining = roll.skipped;
   let replacing = 0;
   for (const worker of workers) {
-    if (!roll.old.has(worker.id) || worker.phase === 'exited') continue;
-    if (isActive(worker)) remaining += 1;
-    if (worker.due?.reason === 'roll' || worker.ending === 'roll') replacing += 1;
+    if (!isToBeReplaced(worker, roll)) continue;
+    remaining += 1;
+    if (!isActive(worker) || worker.due?.reason === 'roll') replacing += 1;
   }
-  const { phase, failures, message } = roll;
-  return { phase, total: roll.old.size, replaced: roll.old.size - remaining, replacing, failures, message };
+  const { phase, total, failures, message } = roll;
+  return { phase, total, replaced: total - remaining, replacing, failures, message };
+}
+
+/** One of the old workers, which has not exited yet. */
+function isToBeReplaced(worker: Worker, roll: Roll): boolean {
+  return worker.phase !== 'exited' && roll.old.has(worker.id);
+}
+
+/** A newer worker fills its slot, or is about to. */
+export function hasSuccessor({ slot, generation }: Worker, workers: readonly Worker[]): boolean {
+  return workers.some((worker) => worker.slot === slot && worker.generation > generation && isActive(worker));
+}
+
+function idsOf(workers: readonly Worker[]): Set<string> {
+  return new Set(workers.map(({ id }) => id));
 }
 
 export function isOpen(roll: Roll): boolean {

@@ -30,6 +30,7 @@ export interface Leftover {
   readonly workerId: string;
   readonly pool: string;
   readonly slot: number;
+  readonly generation: number;
 }
 
 /** Whether workers can be entered in the ledger; without that none is started. */
@@ -84,14 +85,22 @@ export interface Pool {
   readonly lastFailure: { readonly message: string; readonly atMs: number } | null;
 }
 
-/** Replacing of all workers that a pool had at one moment. */
+export const rollPhases = ['running', 'paused', 'done', 'aborted', 'failed'] as const;
+
+/** Replacement of all workers that a pool had at one moment. A roll that is open when its agent ends goes on in the next one. */
 export interface Roll {
-  readonly phase: 'running' | 'paused' | 'done' | 'aborted' | 'failed';
+  /** Unique for ever. */
+  readonly id: string;
+  readonly phase: (typeof rollPhases)[number];
   readonly startedAtMs: number;
   /** 0: it goes on. */
   readonly endedAtMs: number;
-  /** Those to be replaced. */
+  /** How many workers were to be replaced when it began. */
+  readonly total: number;
+  /** The workers to be replaced, also when they have gone. Of a roll that has ended: those whose replacement had begun. */
   readonly old: ReadonlySet<string>;
+  /** How many workers the roll had not come to when it ended. */
+  readonly skipped: number;
   /** Unplanned ends of those that were started since; at `maxFailures` the roll ends. */
   readonly failures: number;
   readonly maxFailures: number;

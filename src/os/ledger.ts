@@ -3,7 +3,9 @@ import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } f
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Orders } from '../domain/event.ts';
+import type { Orders, PoolOrders, RollOrder } from '../domain/event.ts';
+import { rollPhases } from '../domain/state.ts';
+import { systemClock } from './clock.ts';
 import { hasProc } from './identity.ts';
 import { isGoneError } from './proc-error.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
@@ -74,9 +76,44 @@ const entrySchema = entryFields.refine(
 
 export type LedgerEntry = z.output<typeof entrySchema>;
 
+/** As many as a pool may have (config/schema.ts), and with `max_surge` twice that. */
+const poolSize = count.max(1_000);
+const rollSize = count.max(2_000);
+/** Of the sentence that says how a roll ended, so much is kept. */
+const rollMessageMaxLength = 1_024;
+const uint32 = count.max(2 ** 32 - 1);
+
+const rollSchema = z
+  .object({
+    id: z.string().regex(/^roll-[a-z0-9]{8}$/),
+    phase: z.enum(rollPhases),
+    /** Unix times: those of the monotonic clock would mean nothing to an agent of the next boot. */
+    started_at_ms: count,
+    ended_at_ms: count,
+    total: rollSize,
+    old: z.array(z.string().regex(workerIdPattern)).max(2_000),
+    skipped: rollSize,
+    failures: uint32,
+    max_failures: uint32,
+    message: z.string().max(rollMessageMaxLength),
+  })
+  .refine(({ total, old, skipped }) => old.length + skipped <= total, {
+    path: ['total'],
+    message: 'expected no fewer than the workers in `old` and `skipped`',
+  });
+
 const ordersSchema = z.object({
   node_draining: z.boolean(),
-  pools: z.array(z.object({ pool: z.string(), draining: z.boolean(), size: count, config_size: count })),
+  pools: z.array(
+    z.object({
+      pool: z.string(),
+      draining: z.boolean(),
+      size: poolSize,
+      config_size: poolSize,
+      /** Absent: an earlier agent wrote this. */
+      roll: rollSchema.nullish(),
+    }),
+  ),
 });
 
 export interface LedgerFound {
@@ -135,7 +172,7 @@ export function openLedger(stateDirectory: string): Ledger {
   /** Orders that could not be written: they are when something else can. */
   let unkept: Orders | null = null;
   const keepOrders = async (orders: Orders): Promise<void> => {
-    const pools = orders.pools.map(({ configSize, ...order }) => ({ ...order, config_size: configSize }));
+    const pools = orders.pools.map(poolOrdersToFile);
     unkept = orders;
     await inTurn(ordersPath, () =>
       writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools }),
@@ -283,7 +320,45 @@ function readOrders(path: string): Orders | null | string {
   if (!parsed.success) return explainIssue(parsed.error);
   return {
     nodeDraining: parsed.data.node_draining,
-    pools: parsed.data.pools.map(({ config_size, ...order }) => ({ ...order, configSize: config_size })),
+    pools: parsed.data.pools.map(poolOrdersFromFile),
+  };
+}
+
+type PoolOrdersInFile = z.output<typeof ordersSchema>['pools'][number];
+
+function poolOrdersToFile({ configSize, roll, ...order }: PoolOrders): PoolOrdersInFile {
+  return { ...order, config_size: configSize, roll: roll === null ? null : rollToFile(roll) };
+}
+
+function poolOrdersFromFile({ config_size: configSize, roll, ...order }: PoolOrdersInFile): PoolOrders {
+  return { ...order, configSize, roll: roll == null ? null : rollFromFile(roll) };
+}
+
+function rollToFile({
+  startedAtMs,
+  endedAtMs,
+  maxFailures,
+  old,
+  message,
+  ...roll
+}: RollOrder): z.output<typeof rollSchema> {
+  return {
+    ...roll,
+    old: [...old],
+    started_at_ms: Math.max(0, Math.round(systemClock.toUnixMs(startedAtMs))),
+    ended_at_ms: endedAtMs === 0 ? 0 : Math.max(0, Math.round(systemClock.toUnixMs(endedAtMs))),
+    max_failures: maxFailures,
+    message: message.slice(0, rollMessageMaxLength).toWellFormed(),
+  };
+}
+
+function rollFromFile({ started_at_ms, ended_at_ms, max_failures, ...roll }: z.output<typeof rollSchema>): RollOrder {
+  const toMonotonicMs = (unixMs: number): number => unixMs - systemClock.toUnixMs(0);
+  return {
+    ...roll,
+    startedAtMs: toMonotonicMs(started_at_ms),
+    endedAtMs: ended_at_ms === 0 ? 0 : toMonotonicMs(ended_at_ms),
+    maxFailures: max_failures,
   };
 }
 

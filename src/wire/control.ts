@@ -112,6 +112,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       return viewPool(source, pool.name);
     }),
     RollPool: (call: ServerWritableStream<Request, object>) => rollPool(source, call),
+    WatchRoll: (call: ServerWritableStream<Request, object>) => watchRoll(source, call),
     PauseRoll: unary((request) => onRoll(source, request, 'pause-roll', ['running'])),
     ResumeRoll: unary((request) => onRoll(source, request, 'resume-roll', ['paused'])),
     AbortRoll: unary((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
@@ -344,22 +345,45 @@ function viewRoll(source: ControlSource, pool: string): object | undefined {
   return roll == null ? undefined : rollView(pool, roll, source.state(), source.toUnixMs);
 }
 
-/** Begins a roll and tells how far it is, until it ends or another one takes its place. */
+/** Begins a roll and follows it. */
 function rollPool(source: ControlSource, call: ServerWritableStream<Request, object>): void {
-  let name: string;
-  try {
-    name = writablePool(source, call.request).name;
+  followRoll(source, call, () => {
+    const { name } = writablePool(source, call.request);
     const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
     source.command({ type: 'roll', pool: name, maxFailures });
+    return { name, rollId: source.state().pools.get(name)?.roll?.id };
+  });
+}
+
+/** Follows a roll that was begun before, which may have been by an earlier agent. */
+function watchRoll(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+  followRoll(source, call, () => {
+    const { name, roll } = findPool(source, text(call.request, 'pool'));
+    const wanted = text(call.request, 'roll_id');
+    if (roll !== null && (wanted === '' || wanted === roll.id)) return { name, rollId: roll.id };
+    const last = roll === null ? 'the pool has had none' : `the last one is ${roll.id} (${roll.phase})`;
+    throw new Refusal(status.NOT_FOUND, `roll_id: expected the last roll of pool ${name} (${last}), got "${wanted}"`);
+  });
+}
+
+/** Tells how far the roll is, until it ends or another one takes its place. */
+function followRoll(
+  source: ControlSource,
+  call: ServerWritableStream<Request, object>,
+  choose: () => { readonly name: string; readonly rollId: string | undefined },
+): void {
+  let chosen: ReturnType<typeof choose>;
+  try {
+    chosen = choose();
   } catch (error) {
     call.emit('error', toStatus(error));
     return;
   }
-  const begun = source.state().pools.get(name)?.roll?.old;
+  const { name, rollId } = chosen;
   let told = '';
   const tell = (): void => {
     const roll = source.state().pools.get(name)?.roll;
-    const view = roll?.old === begun ? viewRoll(source, name) : undefined;
+    const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
     if (view === undefined || roll == null) {
       end();
       call.emit('error', {

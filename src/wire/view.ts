@@ -171,6 +171,7 @@ export function rollView(pool: string, roll: Roll, state: State, toUnixMs: ToUni
   const { phase, ...progress } = rollProgress(roll, state.workers.values());
   return {
     pool,
+    roll_id: roll.id,
     state: rollStates[phase],
     ...progress,
     started_at_ms: moment(roll.startedAtMs, toUnixMs),

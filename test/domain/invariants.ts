@@ -1,26 +1,43 @@
 import type { Action } from '../../src/domain/action.ts';
-import type { Newborn, State } from '../../src/domain/state.ts';
+import { isOpen, rollProgress } from '../../src/domain/roll.ts';
+import type { Newborn, Roll, State, Worker } from '../../src/domain/state.ts';
 
 /** What must hold after any step, whatever came before. */
 export interface StepInvariants {
   /** Throws an Error that says what does not hold. */
   check(before: State, after: State, actions: readonly Action[], wasSpawned: (workerId: string) => boolean): void;
+  /** The next agent begins with these workers of the one before, and with what is left of others. */
+  nextAgent(workers: readonly Place[], leftovers: readonly Place[]): void;
 }
+
+type Place = Pick<Newborn, 'pool' | 'slot' | 'generation'>;
 
 export function createStepInvariants(): StepInvariants {
   /** Newest generation of each slot, by pool and slot. */
   const generations = new Map<string, number>();
+  /** The same of what an earlier agent left, which may be gone before its pool comes. */
+  const left = new Map<string, number>();
   const gone = new Set<string>();
+  /** The last roll of each pool, as it was after the last step. */
+  const rolls = new Map<string, Roll>();
   return {
+    nextAgent: (workers, leftovers) => {
+      gone.clear();
+      generations.clear();
+      left.clear();
+      for (const each of leftovers) raise(left, each);
+      for (const each of workers) raise(generations, each);
+    },
     check: (before, after, actions, wasSpawned) => {
       checkReasons(before, after);
+      checkRolls(before, after, rolls);
       checkGenerations(after);
       for (const action of actions) {
         if (action.type === 'forget') gone.add(action.workerId);
         if (action.type === 'remove-pool') {
           for (const slot of generations.keys()) if (slot.startsWith(`${action.pool} `)) generations.delete(slot);
         }
-        if (action.type === 'spawn') checkSpawn(after, action, generations);
+        if (action.type === 'spawn') checkSpawn(after, action, generations, left);
         if (action.type === 'terminate' || action.type === 'kill') {
           hold(wasSpawned(action.workerId), `${action.type} of ${action.workerId}, which was never spawned`);
           hold(!gone.has(action.workerId) || before.workers.has(action.workerId), `${action.type} of one that is gone`);
@@ -51,6 +68,37 @@ function checkReasons(before: State, after: State): void {
   }
 }
 
+/** A roll replaces the workers that there were when it began, and no others, and its account only goes forward. */
+function checkRolls(before: State, after: State, rolls: Map<string, Roll>): void {
+  for (const name of rolls.keys()) if (!after.pools.has(name)) rolls.delete(name);
+  for (const { name, roll } of after.pools.values()) {
+    const last = rolls.get(name);
+    hold(last === undefined || roll !== null, `pool ${name} has forgotten ${last?.id}`);
+    if (roll === null) continue;
+    rolls.set(name, roll);
+    if (last?.id === roll.id) checkOneRoll(last, roll);
+    const { total, replaced, replacing } = rollProgress(roll, after.workers.values());
+    const isAccount = replaced >= 0 && replacing >= 0 && replaced + replacing <= total;
+    hold(isAccount, `${roll.id}: ${replaced} replaced and ${replacing} being replaced, of ${total}`);
+    const isDone = replaced === total && replacing === 0;
+    hold(roll.phase !== 'done' || isDone, `${roll.id} is done with ${replaced} of ${total} replaced`);
+  }
+  for (const [id, worker] of after.workers) {
+    const old = before.workers.get(id);
+    const isRolled = (each: Worker | undefined): boolean => each?.due?.reason === 'roll' || each?.ending === 'roll';
+    if (!isRolled(worker) || isRolled(old)) continue;
+    const of = [before, after].map(({ pools }) => pools.get(worker.pool)?.roll?.old.has(id));
+    hold(of.includes(true), `${id} is replaced for a roll that it is no old worker of`);
+  }
+}
+
+function checkOneRoll(last: Roll, roll: Roll): void {
+  hold(roll.total === last.total, `${roll.id}: its total became ${roll.total}, from ${last.total}`);
+  hold(roll.failures >= last.failures, `${roll.id}: its failures became ${roll.failures}, from ${last.failures}`);
+  hold(isOpen(last) || roll.phase === last.phase, `${roll.id}: ${last.phase} became ${roll.phase}`);
+  for (const id of roll.old) hold(last.old.has(id), `${roll.id}: ${id} became an old worker`);
+}
+
 function checkGenerations(after: State): void {
   const seen = new Set<string>();
   for (const { pool, slot, generation } of after.workers.values()) {
@@ -60,7 +108,17 @@ function checkGenerations(after: State): void {
   }
 }
 
-function checkSpawn(after: State, action: Action & { type: 'spawn' }, generations: Map<string, number>): void {
+function raise(generations: Map<string, number>, { pool, slot, generation }: Place): void {
+  const key = `${pool} ${slot}`;
+  generations.set(key, Math.max(generation, generations.get(key) ?? 0));
+}
+
+function checkSpawn(
+  after: State,
+  action: Action & { type: 'spawn' },
+  generations: Map<string, number>,
+  left: ReadonlyMap<string, number>,
+): void {
   const pool = after.pools.get(action.pool.name);
   let live = 0;
   for (const worker of after.workers.values()) if (worker.pool === action.pool.name) live += 1;
@@ -68,10 +126,12 @@ function checkSpawn(after: State, action: Action & { type: 'spawn' }, generation
   hold(live <= most, `live workers at a spawn: expected at most ${most}, got ${live}`);
   checkSlot(after, action.worker, pool?.config.recycle.maxSurge ?? 0);
   const slot = `${action.pool.name} ${action.worker.slot}`;
-  const next = (generations.get(slot) ?? 0) + 1;
-  const generation = after.workers.get(action.worker.id)?.generation;
-  hold(generation === next, `slot ${slot}: expected its next filling to be generation ${next}, got ${generation}`);
-  generations.set(slot, next);
+  const known = generations.get(slot) ?? 0;
+  const next = known + 1;
+  const { generation } = action.worker;
+  const isNext = generation === next || generation === Math.max(known, left.get(slot) ?? 0) + 1;
+  hold(isNext, `slot ${slot}: expected its next filling to be generation ${next}, got ${generation}`);
+  generations.set(slot, generation);
 }
 
 /** What `{slot}` names is shared by a worker and its replacements only, and with `max_surge: 0` by nobody. */

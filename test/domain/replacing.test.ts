@@ -207,7 +207,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
 
   test("nor is it filled while what an earlier agent's worker left is being ended", () => {
     const simulation = new Simulation();
-    const leftovers = [{ workerId: 'p-0-leftover', pool: 'p', slot: 0 }];
+    const leftovers = [{ workerId: 'p-0-leftover', pool: 'p', slot: 0, generation: 1 }];
     simulation.tell({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
     simulation.run(9_000);
     expect(simulation.workers()).toMatchObject([{ slot: 1, phase: 'ready' }]);

@@ -1,8 +1,8 @@
 import { expect } from 'vitest';
 import type { Action } from '../../src/domain/action.ts';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
-import type { Counters, Event, Sample } from '../../src/domain/event.ts';
-import type { State, Worker } from '../../src/domain/state.ts';
+import type { Adopted, Counters, Event, Orders, Sample } from '../../src/domain/event.ts';
+import type { Leftover, State, Worker } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import { createFollower } from './follower.ts';
@@ -112,7 +112,13 @@ export class Simulation {
   readonly #frozen = new Map<Process, number>();
   readonly #invariants = createStepInvariants();
   readonly #follower = createFollower();
-  #later: { atMs: number; order: number; run: () => Event | undefined }[] = [];
+  /** What the next agent will find: workers, orders, and the config. */
+  readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
+  #orders: Orders | null = null;
+  #config: Event | null = null;
+  /** Agents so far: what was on its way to one that has died reaches nobody. */
+  #agents = 0;
+  #later: { atMs: number; order: number; agent: number | null; run: () => Event | undefined }[] = [];
   #order = 0;
   #nextPid = 100;
   #seed = 12_345;
@@ -121,6 +127,10 @@ export class Simulation {
   /** Steps now with these events. */
   tell(...events: Event[]): void {
     const before = this.state;
+    for (const event of events) {
+      if (event.type === 'config') this.#config = event;
+      if (event.type === 'adopt') this.#invariants.nextAgent(event.workers, event.leftovers);
+    }
     const next = step(before, events, {
       nowMs: this.nowMs,
       random: () => this.#random(),
@@ -156,9 +166,38 @@ export class Simulation {
       }
       idle = 0;
       this.#later = this.#later.filter((entry) => entry !== next);
+      if (next.agent !== null && next.agent !== this.#agents) continue;
       const event = next.run();
       if (event !== undefined) this.tell(event);
     }
+  }
+
+  /** The agent is killed; the next one finds its ledger and its orders, and adopts what lives. */
+  restart(): void {
+    if (this.#config?.type !== 'config') return;
+    const { pools } = this.#config.config;
+    this.#agents += 1;
+    const [workers, leftovers]: [Adopted[], Leftover[]] = [[], []];
+    for (const entry of this.#ledger.values()) {
+      const process = this.processes.get(entry.id);
+      if (process?.alive && pools.has(entry.pool)) {
+        workers.push({ ...entry, pid: process.pid });
+        if (process.attached) this.#laterOf(process, 20, () => this.#attach(process));
+        process.attached = false;
+      } else {
+        leftovers.push({ workerId: entry.id, pool: entry.pool, slot: entry.slot, generation: entry.generation });
+        this.#tellLater(process?.behaviour.sweepMs ?? 1, () => {
+          if (process !== undefined) process.alive = false;
+          this.#ledger.delete(entry.id);
+          return { type: 'leftover-swept', workerId: entry.id };
+        });
+      }
+    }
+    this.state = initialState();
+    // As they are read from the disk.
+    const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
+    const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];
+    this.tell(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
   }
 
   #earliest() {
@@ -202,12 +241,31 @@ export class Simulation {
 
   #tellLater(ms: number, run: () => Event | undefined): void {
     if (ms === Number.POSITIVE_INFINITY) return;
-    this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, run });
+    this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, agent: this.#agents, run });
+  }
+
+  /** What a process does by itself, whichever agent there is by then. */
+  #laterOf(process: Process, ms: number, run: () => Event | undefined): void {
+    if (ms === Number.POSITIVE_INFINITY) return;
+    const ifAlive = (): Event | undefined => (process.alive ? run() : undefined);
+    this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, agent: null, run: ifAlive });
   }
 
   #act(action: Action): void {
     this.actions.push(action);
-    if (action.type === 'spawn') return this.#spawn(action.worker.id);
+    if (action.type === 'spawn') {
+      this.#ledger.set(action.worker.id, { ...action.worker, spawnedAtMs: this.nowMs, readyAtMs: 0 });
+      return this.#spawn(action.worker.id);
+    }
+    if (action.type === 'note-orders') {
+      this.#orders = action.orders;
+      return;
+    }
+    if (action.type === 'note-ready') {
+      const entry = this.#ledger.get(action.workerId);
+      if (entry !== undefined) this.#ledger.set(entry.id, { ...entry, readyAtMs: action.readyAtMs });
+    }
+    if (action.type === 'forget') this.#ledger.delete(action.workerId);
     if (action.type === 'sample-host') {
       return this.#tellLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
     }
@@ -249,13 +307,15 @@ export class Simulation {
         if (process !== undefined) process.draining = true;
         return;
       case 'send-stop':
-        if (process !== undefined) this.#tellLater(process.behaviour.stopMs, () => this.#leave(process, null));
+        if (process !== undefined) this.#laterOf(process, process.behaviour.stopMs, () => this.#leave(process, null));
         return;
       case 'terminate':
-        if (process !== undefined) this.#tellLater(process.behaviour.termMs, () => this.#leave(process, 'SIGTERM'));
+        if (process !== undefined)
+          this.#laterOf(process, process.behaviour.termMs, () => this.#leave(process, 'SIGTERM'));
         return;
       case 'kill':
-        if (process !== undefined) this.#tellLater(process.behaviour.killMs, () => this.#leave(process, 'SIGKILL'));
+        if (process !== undefined)
+          this.#laterOf(process, process.behaviour.killMs, () => this.#leave(process, 'SIGKILL'));
         return;
       case 'sweep':
         this.#tellLater(process?.behaviour.sweepMs ?? 1, () => ({
@@ -307,20 +367,21 @@ export class Simulation {
     };
     this.processes.set(workerId, process);
     this.#tellLater(behaviour.spawnMs, () => ({ type: 'spawned', workerId, pid: process.pid }));
-    this.#tellLater(behaviour.attachMs, () => {
-      if (!process.alive) return undefined;
-      process.attached = true;
-      return {
-        type: 'attached',
-        workerId,
-        hello: {
-          commands: [{ name: 'c', summary: '', streams: false }],
-          sdkVersion: '1',
-          pythonVersion: '3',
-          start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
-        },
-      };
-    });
+    this.#laterOf(process, behaviour.attachMs, () => this.#attach(process));
+  }
+
+  #attach(process: Process): Event {
+    process.attached = true;
+    return {
+      type: 'attached',
+      workerId: process.workerId,
+      hello: {
+        commands: [{ name: 'c', summary: '', streams: false }],
+        sdkVersion: '1',
+        pythonVersion: '3',
+        start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
+      },
+    };
   }
 
   #random(): number {

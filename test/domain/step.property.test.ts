@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
+import { isOpen } from '../../src/domain/roll.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 // The invariants themselves are checked by the simulation at each step; see invariants.ts.
@@ -182,6 +183,8 @@ const reload = fc
     ),
   );
 
+const restart = fc.constant(move('the agent is killed and the next one starts', (simulation) => simulation.restart()));
+
 const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 6, arbitrary: wait },
   { weight: 3, arbitrary: command },
@@ -191,6 +194,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 2, arbitrary: work },
   { weight: 1, arbitrary: reload },
   { weight: 1, arbitrary: lag },
+  { weight: 1, arbitrary: restart },
   { weight: 1, arbitrary: memory },
 );
 
@@ -219,6 +223,11 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
         ),
       );
       expect(converged, 'a calm host has as many ready workers as each pool should').toBe(true);
+      for (const { name } of simulation.state.pools.values()) simulation.tell({ type: 'resume-roll', pool: name });
+      const rolled = simulation.run(120_000, () =>
+        [...simulation.state.pools.values()].every(({ roll }) => roll === null || !isOpen(roll)),
+      );
+      expect(rolled, 'on a calm host each roll comes to its end').toBe(true);
 
       simulation.tell({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
       expect(

@@ -12,6 +12,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Orders, RollOrder } from '../../src/domain/event.ts';
+import { systemClock } from '../../src/os/clock.ts';
 import type { Ledger, LedgerEntry } from '../../src/os/ledger.ts';
 import { openLedger } from '../../src/os/ledger.ts';
 import { seal } from '../../src/os/sealed-file.ts';
@@ -182,7 +184,7 @@ test('an entry of version 1 is read: of its token only the hash is kept, by whic
 });
 
 test('standing orders are kept likewise', async () => {
-  const orders = { nodeDraining: true, pools: [{ pool: 'text', draining: false, size: 4, configSize: 2 }] };
+  const orders = { nodeDraining: true, pools: [{ pool: 'text', draining: false, size: 4, configSize: 2, roll: null }] };
   expect(ledger.read().orders).toBeNull();
   await ledger.keepOrders(orders);
   expect(openLedger(state).read().orders).toEqual(orders);
@@ -191,6 +193,66 @@ test('standing orders are kept likewise', async () => {
   ledger.forgetOrders();
   await ledger.settled();
   expect(ledger.read().orders).toBeNull();
+});
+
+const openRoll: RollOrder = {
+  ...{ id: 'roll-abcdefgh', phase: 'running', startedAtMs: systemClock.nowMs() - 5_000, endedAtMs: 0, total: 3 },
+  ...{ old: ['text-0-abcdefgh', 'text-1-abcdefgh'], skipped: 0, failures: 1, maxFailures: 3, message: '' },
+};
+const rollOrders = (roll: RollOrder): Orders => ({
+  nodeDraining: false,
+  pools: [{ pool: 'text', draining: false, size: 2, configSize: 2, roll }],
+});
+const rollInFile = (patch: object) => {
+  const roll = {
+    ...{ id: 'roll-abcdefgh', phase: 'running', started_at_ms: 1, ended_at_ms: 0, total: 3, old: ['text-0-abcdefgh'] },
+    ...{ skipped: 0, failures: 0, max_failures: 3, message: '', ...patch },
+  };
+  return { node_draining: false, pools: [{ pool: 'text', draining: false, size: 2, config_size: 2, roll }] };
+};
+
+test('a roll is kept with the orders, by the wall clock: the next agent may be one of another boot', async () => {
+  await ledger.keepOrders(rollOrders(openRoll));
+  expect(readFileSync(join(state, 'orders.json'), 'utf8')).toMatch(/"started_at_ms":1\d{12},/);
+  const [found] = openLedger(state).read().orders?.pools ?? [];
+  const { startedAtMs = 0, ...rest } = found?.roll ?? {};
+  const { startedAtMs: begunAtMs, ...expected } = openRoll;
+  expect(rest).toEqual(expected);
+  expect(Math.abs(startedAtMs - begunAtMs)).toBeLessThan(100);
+});
+
+test('how a roll ended is kept in a bounded sentence', async () => {
+  const message = `3 replacements failed; the last one: ${'😀'.repeat(10_000)}`;
+  await ledger.keepOrders(rollOrders({ ...openRoll, phase: 'failed', endedAtMs: systemClock.nowMs(), message }));
+  const roll = ledger.read().orders?.pools[0]?.roll;
+  expect(roll).toMatchObject({ phase: 'failed', message: expect.stringMatching(/^3 replacements failed/) });
+  expect(roll?.message.length).toBeLessThanOrEqual(1_024);
+});
+
+test('orders of an agent that kept no rolls are read', () => {
+  const pool = { pool: 'text', draining: true, size: 4, config_size: 2 };
+  writeFileSync(join(state, 'orders.json'), seal('pitwarden-orders', 1, { node_draining: false, pools: [pool] }));
+  expect(ledger.read().orders?.pools).toEqual([{ pool: 'text', draining: true, size: 4, configSize: 2, roll: null }]);
+});
+
+test.each([
+  ['a phase that is none', rollInFile({ phase: 'odd' }), /^pools.0.roll.phase: /],
+  ['an id that is none', rollInFile({ id: '__proto__' }), /^pools.0.roll.id: /],
+  ['ids that are no workers', rollInFile({ old: ['../../x'] }), /^pools.0.roll.old.0: /],
+  ['too many workers', rollInFile({ total: 2_000, old: Array(2_001).fill('t-0-abcdefgh') }), /^pools.0.roll.old: /],
+  ['fewer in all than each', rollInFile({ total: 0 }), /^pools.0.roll.total: expected no fewer than/],
+  ['a sentence without end', rollInFile({ message: 'x'.repeat(100_000) }), /^pools.0.roll.message: /],
+  ['a failure count that fits no message', rollInFile({ failures: 2 ** 40 }), /^pools.0.roll.failures: /],
+  [
+    'a size that no pool has',
+    { node_draining: false, pools: [{ pool: 'text', draining: false, size: 2e9, config_size: 2 }] },
+    /^pools.0.size: /,
+  ],
+])('orders with %s are set aside, in words', (_, value, why) => {
+  writeFileSync(join(state, 'orders.json'), seal('pitwarden-orders', 1, value));
+  const found = ledger.read();
+  expect(found.orders).toBeNull();
+  expect(found.setAside[0]?.why).toMatch(why);
 });
 
 test('orders that could not be written are written when something else can', async () => {

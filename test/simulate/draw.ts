@@ -90,7 +90,14 @@ export function drawLeftovers(random: Random): (Leftover & { readonly sweptAfter
   const count = random.chance(0.7) ? 0 : random.int(1, 3);
   return Array.from({ length: count }, (_, index) => {
     const [pool, slot] = [random.pick(['p', 'q']), random.int(0, 2)];
-    return { workerId: `${pool}-${slot}-left${index}`, pool, slot, sweptAfterMs: random.pick([0, 50, 10_000]) };
+    const generation = random.int(1, 3);
+    return {
+      workerId: `${pool}-${slot}-left${index}`,
+      pool,
+      slot,
+      generation,
+      sweptAfterMs: random.pick([0, 50, 10_000]),
+    };
   });
 }
 

@@ -301,6 +301,7 @@ export class Host {
 
   /** An earlier agent's worker left processes, which are being ended. */
   leave(leftovers: readonly (Leftover & { readonly sweptAfterMs: number })[]): void {
+    this.#invariants.nextAgent([], leftovers);
     this.tell({ type: 'adopt', workers: [], leftovers });
     for (const { workerId, pool, slot, sweptAfterMs } of leftovers) {
       this.#slots.set(workerId, `${pool} ${slot}`);

@@ -1,0 +1,8 @@
+const alphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
+
+/** 40 random bits: ids stay unique over restarts of the agent without anything being remembered. */
+export function idSuffix(random: () => number): string {
+  let suffix = '';
+  for (let i = 0; i < 8; i += 1) suffix += alphabet[Math.floor(random() * alphabet.length)] ?? 'x';
+  return suffix;
+}
