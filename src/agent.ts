@@ -48,7 +48,7 @@ import type { RuntimeWatch } from './runtime-watch.ts';
 import { watchRuntime } from './runtime-watch.ts';
 import { createSampleFailures } from './sample-failures.ts';
 import { version } from './version.ts';
-import { addApi } from './wire/api.ts';
+import { addApi, afterStart } from './wire/api.ts';
 import type { ControlSource, Listener } from './wire/control.ts';
 import { controlService } from './wire/control.ts';
 import { executionService } from './wire/execution.ts';
@@ -139,6 +139,9 @@ export async function startAgent(
   const exits = createExits();
   const ended = newSignal<Ending>();
   const ready = newSignal<void>();
+  /** The first step is done: pools and workers are known. */
+  const started = newSignal<void>();
+  let isStarted = false;
   const leaving = new AbortController();
   // Each open stream listens.
   setMaxListeners(0, leaving.signal);
@@ -295,7 +298,7 @@ export async function startAgent(
         unreadMaxBytes: config.unreadMaxBytes,
         leaving: leaving.signal,
       }),
-      controlService(control),
+      afterStart(controlService(control), started.promise),
     );
     const tellReady = (): void => {
       if (!isFullyReady(loop)) return;
@@ -323,7 +326,8 @@ export async function startAgent(
       const source = {
         metrics: metrics.render,
         health: () => loopHealth(loop.lateMs()),
-        readiness: () => readiness(loop, opened.runtime?.trouble() ?? ''),
+        readiness: () =>
+          isStarted ? readiness(loop, opened.runtime?.trouble() ?? '') : { ok: false, text: 'the agent is starting' },
       };
       opened.http = await startHttp(config.http, source, {
         maxConnections: () => plan().httpConnections,
@@ -344,6 +348,11 @@ export async function startAgent(
   loop.tell({ type: 'config', config: config.node });
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
   loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
+  // After the loop's turn, which decides on all of these.
+  setImmediate(() => {
+    isStarted = true;
+    started.resolve();
+  });
   const cleared = clearAway(adoption, ledger, cgroups, log, (workerId) =>
     loop.tell({ type: 'leftover-swept', workerId }),
   );

@@ -10,6 +10,27 @@ export interface Api {
   setServing(serving: boolean): void;
 }
 
+/** Lets calls wait until the agent knows its pools and workers: until then, it would say that there are none. */
+export function afterStart(
+  service: UntypedServiceImplementation,
+  started: Promise<void>,
+): UntypedServiceImplementation {
+  let hasStarted = false;
+  void started.then(() => {
+    hasStarted = true;
+  });
+  const wait =
+    (handle: Handle): Handle =>
+    (call, ...rest) => {
+      if (hasStarted) return handle(call, ...rest);
+      // Who has left by then wants nothing any more.
+      void started.then(() => call.cancelled || handle(call, ...rest));
+    };
+  return Object.fromEntries(Object.entries(service).map(([name, handle]) => [name, wait(handle as Handle)]));
+}
+
+type Handle = (call: { readonly cancelled: boolean }, ...rest: unknown[]) => void;
+
 /** Puts Execution, Control, health and reflection onto a server. */
 export function addApi(
   server: Server,

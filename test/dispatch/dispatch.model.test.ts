@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
+import { timeLimit } from '../time-limit.ts';
 import type { FakeWorker, Told } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
@@ -144,7 +145,7 @@ test('whatever happens in whatever order: one end for each request, no worker ov
     host.nowMs += 1e9;
     expect(host.dispatch.expire(), 'nothing is left to be timed').toBe(Number.POSITIVE_INFINITY);
   });
-  fc.assert(property, { numRuns: 2000 });
+  fc.assert(property, { numRuns: 2000, ...timeLimit });
 });
 
 /** Two workers that have shown command c to be short, so that requests are sent ahead of their turn. */

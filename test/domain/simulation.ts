@@ -111,7 +111,7 @@ export class Simulation {
   readonly actions: Action[] = [];
   readonly #frozen = new Map<Process, number>();
   readonly #invariants = createStepInvariants();
-  readonly #follower = createFollower();
+  #follower = createFollower();
   /** What the next agent will find: workers, orders, and the config. */
   readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
   #orders: Orders | null = null;
@@ -194,6 +194,7 @@ export class Simulation {
       }
     }
     this.state = initialState();
+    this.#follower = createFollower();
     // As they are read from the disk.
     const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
     const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];

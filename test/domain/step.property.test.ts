@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
 import { isOpen } from '../../src/domain/roll.ts';
+import { timeLimit } from '../time-limit.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 // The invariants themselves are checked by the simulation at each step; see invariants.ts.
@@ -239,7 +240,7 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
       expect([...simulation.processes.values()].filter((process) => process.alive)).toEqual([]);
     },
   );
-  fc.assert(property, { numRuns: 500 });
+  fc.assert(property, { numRuns: 500, ...timeLimit });
 });
 
 test('facts about workers that nobody knows change nothing', () => {

@@ -171,6 +171,12 @@ rolled = list(call(node, "RollPool", control_pb2.RollPoolRequest(pool="text"), t
 assert rolled[0].state == control_pb2.ROLL_STATE_RUNNING and rolled[0].total == 2 and rolled[0].replaced == 0, rolled[0]
 assert rolled[-1].state == control_pb2.ROLL_STATE_DONE and rolled[-1].replaced == 2, rolled[-1]
 assert new.worker_id not in [w.worker_id for w in ready("text")] and len(ready("text")) == 2
+rolls = {roll.roll_id for roll in rolled}
+watched = list(call(node, "WatchRoll", control_pb2.WatchRollRequest(pool="text", roll_id=rolled[0].roll_id)))
+assert len(rolls) == 1 and watched == [rolled[-1]], (rolls, watched)
+other = control_pb2.WatchRollRequest(pool="text", roll_id="roll-aaaaaaaa")
+code, error = refusal(lambda: list(call(node, "WatchRoll", other)))
+assert code == grpc.StatusCode.NOT_FOUND and rolled[0].roll_id in error, error
 code, error = refusal(lambda: call(node, "PauseRoll", control_pb2.PauseRollRequest(pool="text")))
 assert code == grpc.StatusCode.FAILED_PRECONDITION and "got done" in error, error
 again = call(node, "RollPool", control_pb2.RollPoolRequest(pool="text", max_failures=1), timeout=120)

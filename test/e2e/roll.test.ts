@@ -1,6 +1,19 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, interruptUntilGone, python, root, startAgent, until, untilReady } from './agent.ts';
+import {
+  examples,
+  followAgent,
+  interruptUntilGone,
+  node,
+  python,
+  root,
+  startAgent,
+  until,
+  untilReady,
+} from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -44,13 +57,104 @@ test('roll replaces every worker under load, loses no request, and shows how far
   expect(rolled).toMatchObject({ code: 0, stderr: '' });
   const lines = rolled.stdout.trim().split('\n');
   expect(lines[0]).toMatch(/^text \[\.{30}\] 0 of 3 replaced, 1 in progress \(running\)$/);
-  expect(lines.at(-1)).toMatch(/^text \[#{30}\] 3 of 3 replaced, \d in progress \(done: 3 workers replaced\)$/);
+  expect(lines.at(-1)).toMatch(/^text \[#{30}\] 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/);
   const after = await untilReady(agent, 'text', 3);
   const old = new Set(before.map((worker) => worker.worker_id));
   expect(after.filter((worker) => old.has(worker.worker_id))).toEqual([]);
   expect(answered).toBeGreaterThan(0);
   const exits = await agent.json<{ reason: string }[]>('exits');
   expect(exits.map((exit) => exit.reason)).toEqual(['roll', 'roll', 'roll']);
+});
+
+// Each worker is ready a second after its start: a roll of three takes as long as it takes to kill an agent in its midst.
+const slow = `
+slow:
+  app: slow_start:app
+  python: ${python}
+  cwd: ${root}test/fixtures
+  env: { SECONDS: '1' }
+  size: 3
+`;
+
+async function replacedSoFar(count: number): Promise<void> {
+  await until(
+    async () =>
+      (await agent.workers('slow')).filter(({ generation, state }) => generation > 1 && isReady(state)).length ===
+      count,
+    `${count} of the new workers`,
+    async () => [await agent.workers('slow'), agent.output().slice(-3000)],
+  );
+}
+
+const isReady = (state: string): boolean => state === 'WORKER_STATE_READY';
+
+/** Every worker was replaced, once: the first ones are gone, and each slot is in its second generation. */
+async function expectReplacedOnce(before: readonly { readonly worker_id: string }[]): Promise<void> {
+  const after = await untilReady(agent, 'slow', 3);
+  const old = new Set(before.map(({ worker_id }) => worker_id));
+  expect(after.filter(({ worker_id }) => old.has(worker_id))).toEqual([]);
+  expect(after.map(({ generation }) => generation)).toEqual([2, 2, 2]);
+}
+
+test('the agent is killed in the midst of a roll: the next one goes on with it, and who watched sees it done', async () => {
+  await start(slow);
+  const before = await untilReady(agent, 'slow', 3);
+  const rolled = agent.cli('roll', 'slow');
+  await replacedSoFar(1);
+  agent.signal('SIGKILL');
+  await agent.exited;
+  agent = await startAgent(slow, '', agent.dir);
+  const { code, stdout, stderr } = await rolled;
+  const lines = stdout.trim().split('\n');
+  expect([code, lines.at(-1)]).toEqual([
+    0,
+    expect.stringMatching(/ 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/),
+  ]);
+  const [, rollId = 'none'] = /^the agent is gone; (roll-[a-z0-9]{8}) goes on with the next one/.exec(stderr) ?? [];
+  expect(agent.output()).not.toContain('"roll_started"');
+  await expectReplacedOnce(before);
+
+  // Its result is kept, and can be asked for by its id.
+  const watched = await agent.json<{ roll_id: string; state: string; started_at_ms: number }>(
+    'roll',
+    'slow',
+    '--watch',
+  );
+  expect(watched).toMatchObject({ roll_id: rollId, state: 'ROLL_STATE_DONE', total: 3, replaced: 3 });
+  expect(Math.abs(Date.now() - watched.started_at_ms)).toBeLessThan(120_000);
+
+  // Another roll, of which the next agent finds nothing.
+  const lost = agent.cli('roll', 'slow');
+  await until(() => agent.output().includes('"roll_started"'), 'the second roll');
+  agent.signal('SIGKILL');
+  await agent.exited;
+  rmSync(join(agent.dir, 'state/orders.json'), { force: true });
+  agent = await startAgent(slow, '', agent.dir);
+  expect(await lost).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(
+      /pool slow: the agent that answers now does not know roll-\w{8}, .*NOT_FOUND: roll_id: .*the pool has had none/,
+    ),
+  });
+});
+
+test('a roll goes on over a handover; its caller waits in the lent socket for the next agent', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  writeFileSync(join(dir, 'pitwarden.yaml'), `pools:\n${slow.replace(/^(?=.)/gm, '  ')}`);
+  const flags = ['--runtime-dir', join(dir, 'run'), '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'];
+  const holder = [join(root, 'test/fixtures/holds_socket.py'), join(dir, 'run/agent.sock'), node];
+  const run = [join(root, 'bin/pitwarden'), 'agent', '--config', join(dir, 'pitwarden.yaml'), ...flags];
+  agent = await followAgent(python, [...holder, ...run], dir);
+  const before = await untilReady(agent, 'slow', 3);
+  const rolled = agent.cli('roll', 'slow');
+  await replacedSoFar(1);
+  expect(await agent.cli('handover')).toMatchObject({ code: 0, stderr: '' });
+  const { code, stdout } = await rolled;
+  expect([code, stdout.trim().split('\n').at(-1)]).toEqual([
+    0,
+    expect.stringMatching(/ 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/),
+  ]);
+  await expectReplacedOnce(before);
 });
 
 test('a changed config that does not start is given up for the last good one, which serves on', async () => {

@@ -21,7 +21,7 @@ test('a client that grpcio-tools alone made drives every call of Execution and C
   const { code, stdout, stderr } = await runProcess(python, [script, join(root, 'proto'), agent.socket]);
   expect(stderr).toBe('');
   expect(code).toBe(0);
-  expect(JSON.parse(stdout)).toHaveLength(25);
+  expect(JSON.parse(stdout)).toHaveLength(26);
 });
 
 test('health and reflection answer as gRPC tools expect', async () => {
