@@ -57,7 +57,7 @@ async function follow(pool: string, options: RollOptions): Promise<RollView | un
       });
       return seen;
     } catch (error) {
-      if (seen === undefined) throw error;
+      if (seen === undefined) throw error instanceof ConnectionLost ? mayHaveBegun(pool, error) : error;
       if (!isOpen(seen)) return seen;
       if (!isAgentGone(error)) throw lostAtMs === null ? error : notKnown(seen, error);
       if (lostAtMs === null) tellLoss(seen, options);
@@ -88,6 +88,12 @@ function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
   if (!unknown) return error;
   const message = `pool ${pool}: the agent that answers now does not know ${roll_id}, so how it ended is not known`;
   return new CliError(exitCode.failed, `${message}: ${error.message}`, error.details);
+}
+
+/** The agent went before it told the roll's id. */
+function mayHaveBegun(pool: string, error: ConnectionLost): CliError {
+  const hint = `if the roll had begun, \`${ownName()} roll ${shellWord(pool)} --watch\` shows it`;
+  return new CliError(exitCode.failed, `${error.message}; ${hint}`, error.details);
 }
 
 function nobodyCame({ pool, roll_id }: RollView): CliError {

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-import type { TestAgent } from './agent.ts';
+import type { TestAgent, WorkerView } from './agent.ts';
 import {
   examples,
   followAgent,
@@ -76,17 +76,25 @@ slow:
   size: 3
 `;
 
-async function replacedSoFar(count: number): Promise<void> {
+/** Waits until the first worker of this generation is ready. */
+async function untilBegun(generation: number): Promise<void> {
+  const list = () => client.control<{ workers: WorkerView[] }>('ListWorkers', { pool: 'slow' });
   await until(
     async () =>
-      (await agent.workers('slow')).filter(({ generation, state }) => generation > 1 && isReady(state)).length ===
-      count,
-    `${count} of the new workers`,
-    async () => [await agent.workers('slow'), agent.output().slice(-3000)],
+      (await list()).workers.some((each) => each.generation === generation && each.state === 'WORKER_STATE_READY'),
+    `a ready worker of generation ${generation}`,
+    async () => [await list(), agent.output().slice(-3000)],
   );
 }
 
-const isReady = (state: string): boolean => state === 'WORKER_STATE_READY';
+async function killAndStartNext(between = (): void => undefined): Promise<void> {
+  agent.signal('SIGKILL');
+  await agent.exited;
+  between();
+  agent = await startAgent(slow, '', agent.dir);
+  client.close();
+  client = connect(agent.socket);
+}
 
 /** Every worker was replaced, once: the first ones are gone, and each slot is in its second generation. */
 async function expectReplacedOnce(before: readonly { readonly worker_id: string }[]): Promise<void> {
@@ -100,10 +108,8 @@ test('the agent is killed in the midst of a roll: the next one goes on with it, 
   await start(slow);
   const before = await untilReady(agent, 'slow', 3);
   const rolled = agent.cli('roll', 'slow');
-  await replacedSoFar(1);
-  agent.signal('SIGKILL');
-  await agent.exited;
-  agent = await startAgent(slow, '', agent.dir);
+  await untilBegun(2);
+  await killAndStartNext();
   const { code, stdout, stderr } = await rolled;
   const lines = stdout.trim().split('\n');
   expect([code, lines.at(-1)]).toEqual([
@@ -125,11 +131,8 @@ test('the agent is killed in the midst of a roll: the next one goes on with it, 
 
   // Another roll, of which the next agent finds nothing.
   const lost = agent.cli('roll', 'slow');
-  await until(() => agent.output().includes('"roll_started"'), 'the second roll');
-  agent.signal('SIGKILL');
-  await agent.exited;
-  rmSync(join(agent.dir, 'state/orders.json'), { force: true });
-  agent = await startAgent(slow, '', agent.dir);
+  await untilBegun(3);
+  await killAndStartNext(() => rmSync(join(agent.dir, 'state/orders.json')));
   expect(await lost).toMatchObject({
     code: 1,
     stderr: expect.stringMatching(
@@ -147,9 +150,11 @@ test('a roll goes on over a handover; its caller waits in the lent socket for th
   agent = await followAgent(python, [...holder, ...run], dir);
   const before = await untilReady(agent, 'slow', 3);
   const rolled = agent.cli('roll', 'slow');
-  await replacedSoFar(1);
-  expect(await agent.cli('handover')).toMatchObject({ code: 0, stderr: '' });
-  const { code, stdout } = await rolled;
+  client = connect(agent.socket);
+  await untilBegun(2);
+  await client.control('Handover');
+  const { code, stdout, stderr } = await rolled;
+  expect(stderr).toMatch(/^the agent is gone; roll-/);
   expect([code, stdout.trim().split('\n').at(-1)]).toEqual([
     0,
     expect.stringMatching(/ 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/),
