@@ -393,7 +393,7 @@ function followRoll(
       return;
     }
     const text = JSON.stringify(view);
-    if (text !== told) call.write(view);
+    if (text !== told) call.write(boundTexts(view));
     told = text;
     if (isOpen(roll)) return;
     end();
