@@ -121,7 +121,8 @@ export async function startAgent(
   const ledger = openLedger(config.stateDir);
   const found = ledger.read();
   const adoption = await sortOut(found, config.node);
-  const left = clearRuntimeDirectory(paths, new Set(adoption.survivors.map(({ entry }) => entry.worker_id)));
+  const notAdopted = new Set(adoption.survivors.map(({ entry }) => entry.worker_id));
+  const left = clearRuntimeDirectory(paths, notAdopted);
   warnOfForeign([...left, ...found.foreign], log);
   const cgroups = openCgroups();
   log.info(cgroups.report);
@@ -274,7 +275,8 @@ export async function startAgent(
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
     const last = [
       outputDirectory.close,
-      () => clearRuntimeDirectory(paths, new Set(hands.held.keys())),
+      // Also of those that a start that failed has not taken over.
+      () => clearRuntimeDirectory(paths, new Set([...hands.held.keys(), ...notAdopted])),
       cgroups.close,
       guardian.close,
     ];
@@ -313,6 +315,7 @@ export async function startAgent(
     for (const pool of config.node.pools.values()) dispatch.setPool(pool.name, limitsOf(pool));
     for (const survivor of adoption.survivors) {
       hands.adopt(survivor);
+      notAdopted.delete(survivor.entry.worker_id);
       // One that was not ready was never given a request.
       if (survivor.entry.state === 'ready') dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
     }

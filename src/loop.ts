@@ -56,10 +56,13 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     const now = facts();
     const next = decideOn(events, now, wish);
     state = next.state;
-    act(next.actions, state);
-    // What came up while this was done has been waiting since then, at most.
-    dueAtMs = queue.length > 0 ? now.nowMs : next.wakeAtMs;
-    arm(next.wakeAtMs - now.nowMs);
+    try {
+      act(next.actions, state);
+    } finally {
+      // What came up while this was done has been waiting since then, at most.
+      dueAtMs = queue.length > 0 ? now.nowMs : next.wakeAtMs;
+      arm(next.wakeAtMs - now.nowMs);
+    }
   };
 
   const decideOn = (events: readonly Event[], now: Facts, wish: Event | null): Step => {

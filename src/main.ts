@@ -120,8 +120,14 @@ command('version', 'the version of pitwarden', 'safe').action(
   }),
 );
 
-// A reader that has seen enough (`| head`) is no error.
-process.stdout.on('error', () => process.exit(exitCode.ok));
+process.stdout.on('error', ({ code, message }: NodeJS.ErrnoException) => {
+  // A reader that has seen enough (`| head`) is no error.
+  if (code === 'EPIPE') process.exit(exitCode.ok);
+  const problem = `stdout: expected it to take all that is printed, got ${message}`;
+  if (wantsJson) printErrorJson({ message: problem, exit_code: exitCode.failed });
+  else printError(problem);
+  process.exit(exitCode.failed);
+});
 // Nobody reads what went wrong: the exit code still says it.
 process.stderr.on('error', () => undefined);
 

@@ -1,10 +1,10 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { Facts } from '../src/domain/event.ts';
 import { loopHealth, startLoop } from '../src/loop.ts';
 import { nodeConfig, poolConfig } from './domain/simulation.ts';
 
 /** A loop whose clock stands still but for `advance`, and whose steps can be made to fail. */
-function scene() {
+function scene(act: () => void = () => undefined) {
   let nowMs = 1_000;
   let failing = false;
   const facts = (): Facts => ({
@@ -16,7 +16,7 @@ function scene() {
     counters: () => undefined,
     queued: () => 0,
   });
-  const loop = startLoop(facts, () => undefined);
+  const loop = startLoop(facts, act);
   return {
     loop,
     advance: (ms: number) => {
@@ -75,5 +75,18 @@ test('facts that were queued when a wish could not be decided are decided withou
   await new Promise((resolve) => setImmediate(resolve));
   expect(loop.state().node.phase).toBe('draining');
   expect([...loop.state().pools.keys()]).toEqual(['p']);
+  loop.close();
+});
+
+test('a loop goes on waking up when something that it was to do throws', async () => {
+  let acted = 0;
+  const { loop, advance } = scene(() => {
+    acted += 1;
+    if (acted === 1) throw new Error('as asked for');
+  });
+  const pool = poolConfig({ size: 1, start: { ...poolConfig().start, timeoutMs: 20 } });
+  expect(() => loop.decide({ type: 'config', config: nodeConfig(pool) })).toThrow('as asked for');
+  advance(60_000);
+  await vi.waitFor(() => expect(acted).toBeGreaterThan(1), { timeout: 5_000 });
   loop.close();
 });

@@ -91,18 +91,23 @@ function cancelOnSignal(): AbortSignal {
 async function untilAnswered(forMs: number, leaving: AbortSignal, ask: () => Promise<void>): Promise<void> {
   let lostAtMs: number | null = null;
   for (;;) {
+    if (leaving.aborted) throw cancelled();
     const askedAtMs = performance.now();
     try {
       return await ask();
     } catch (error) {
-      if (leaving.aborted) throw new CliError(exitCode.interrupted, 'cancelled');
+      if (leaving.aborted) throw cancelled();
       const nowMs = performance.now();
       // One that lasted was a connection: from its loss on an agent is waited for.
       if (lostAtMs === null || nowMs - askedAtMs > connectedMs) lostAtMs = nowMs;
       if (!(error instanceof ConnectionLost) || nowMs >= lostAtMs + forMs) throw error;
     }
-    await delay(repeatEveryMs);
+    await delay(repeatEveryMs, undefined, { signal: leaving }).catch(() => undefined);
   }
+}
+
+function cancelled(): CliError {
+  return new CliError(exitCode.interrupted, 'cancelled');
 }
 
 /** What the command is called with. */

@@ -77,6 +77,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
         });
         const cancel = (): void => call.cancel();
         signal?.addEventListener('abort', cancel);
+        if (signal?.aborted === true) cancel();
       }),
     stream: async function* <T>(
       service: Service,
@@ -88,6 +89,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
       const call = methodOf<Streaming>(service, method)(request, new Metadata(), options);
       const cancel = (): void => call.cancel();
       signal?.addEventListener('abort', cancel);
+      if (signal?.aborted === true) cancel();
       try {
         for await (const message of call) yield message as T;
       } catch (error) {

@@ -1,7 +1,8 @@
-import { linkSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, isGone, isOfThisBoot } from './identity.ts';
+import { readSmallFile } from './read-file.ts';
 
 /** A directory that this agent alone uses, until `release`. */
 export interface DirectoryLock {
@@ -32,7 +33,7 @@ export function lockDirectory(directory: string): DirectoryLock {
 /** Whether the lock of a directory is there and names this process. */
 export function isLockOurs(directory: string): boolean {
   try {
-    const { pid, startTime } = JSON.parse(readFileSync(lockPath(directory), 'utf8')) as Partial<ProcessIdentity>;
+    const { pid, startTime } = JSON.parse(readLock(lockPath(directory))) as Partial<ProcessIdentity>;
     return pid === process.pid && startTime === identify(process.pid)?.startTime;
   } catch {
     return false;
@@ -47,7 +48,11 @@ export function isUnwritable(error: unknown): boolean {
 
 /** On a disk that is full there is room where the lock of an agent that is no more was. */
 function writeOwn(own: string, path: string, directory: string): void {
-  const write = (): void => writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600 });
+  const write = (): void => {
+    // Whatever had this name is of a process that is no more.
+    rmSync(own, { force: true });
+    writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600, flag: 'wx' });
+  };
   try {
     write();
   } catch (error) {
@@ -84,13 +89,20 @@ function dropStale(path: string, directory: string): void {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
     throw error;
   }
-  if (readFileSync(aside, 'utf8') !== found) tryLink(aside, path);
+  if (readLock(aside) !== found) tryLink(aside, path);
   unlinkSync(aside);
+}
+
+/** An identity has some 120 bytes. */
+const lockMaxBytes = 4096;
+
+function readLock(path: string): string {
+  return readSmallFile(path, lockMaxBytes).toString('utf8');
 }
 
 function readIfThere(path: string): string | undefined {
   try {
-    return readFileSync(path, 'utf8');
+    return readLock(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;

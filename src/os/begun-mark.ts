@@ -1,4 +1,5 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
+import { readSmallFile } from './read-file.ts';
 import { removeFile } from './remove-file.ts';
 
 /**
@@ -24,7 +25,7 @@ export function openBegunMark(path: string): BegunMark {
     path,
     read: () => {
       try {
-        const bytes = readFileSync(path);
+        const bytes = readSmallFile(path, Uint32Array.BYTES_PER_ELEMENT);
         return bytes.length === Uint32Array.BYTES_PER_ELEMENT
           ? (new Uint32Array(new Uint8Array(bytes).buffer)[0] ?? null)
           : null;

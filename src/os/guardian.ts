@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,7 @@ import { searchPath, startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, identify, isAlive, isGone } from './identity.ts';
 import { isOwnUser } from './process-user.ts';
+import { readSmallFile } from './read-file.ts';
 import { readText } from './read-text.ts';
 import { signalProcess } from './signal.ts';
 import { markOf } from './tree-mark.ts';
@@ -46,6 +47,7 @@ const unreadMaxBytes = 2 * 1024 * 1024;
 const forgetAtLeast = 64;
 const nameOfRecord = 'guardian.json';
 const guardiansMax = 100;
+const recordMaxBytes = 64 * 1024;
 
 /** Never throws: an agent without a guardian is an agent all the same. Without /proc nothing proves a process: no guardian. */
 export function startGuardian({ directory, log }: GuardianOptions): Guardian {
@@ -121,7 +123,7 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
 /** Those that may still be there, oldest first: an agent may die before it has sent those of its predecessors away. */
 function readGuardians(path: string): readonly ProcessIdentity[] {
   try {
-    const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    const value: unknown = JSON.parse(readSmallFile(path, recordMaxBytes).toString('utf8'));
     return Array.isArray(value) ? value.filter(isIdentity).slice(-guardiansMax) : [];
   } catch {
     return [];
@@ -130,7 +132,11 @@ function readGuardians(path: string): readonly ProcessIdentity[] {
 
 function writeGuardians(path: string, guardians: readonly ProcessIdentity[]): void {
   try {
-    writeFileSync(path, JSON.stringify(guardians), { mode: 0o600 });
+    // Beside its place: something else than a file may stand there, such as a FIFO, and a write to that would wait.
+    const beside = `${path}.new`;
+    rmSync(beside, { force: true });
+    writeFileSync(beside, JSON.stringify(guardians), { mode: 0o600, flag: 'wx' });
+    renameSync(beside, path);
   } catch {
     // They find out for themselves that there is another agent, though not at once.
   }

@@ -7,6 +7,7 @@ import type { Orders, PoolOrders, RollOrder } from '../domain/event.ts';
 import { rollPhases } from '../domain/state.ts';
 import { systemClock } from './clock.ts';
 import { hasProc } from './identity.ts';
+import { limitAtOnce } from './limit-at-once.ts';
 import { isGoneError } from './proc-error.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
 import { isShortage } from './shortage.ts';
@@ -160,7 +161,7 @@ export function openLedger(stateDirectory: string): Ledger {
   makeFolder(folder);
   /** What is being written, by file: each waits for the one before. */
   const underway = new Map<string, Promise<void>>();
-  const limited = limitAtOnce(writesAtOnce);
+  const limited = limitAtOnce(writesAtOnce, { waitingMax, refusal: 'the disk does not answer' });
   const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
     const next = (): Promise<void> => limited(work);
     const done = (underway.get(path) ?? Promise.resolve()).then(next, next);
@@ -200,25 +201,6 @@ export function openLedger(stateDirectory: string): Ledger {
     settled: async () => {
       while (underway.size > 0) await Promise.all(underway.values());
     },
-  };
-}
-
-/** Runs as many at once, the others in the order in which they came. */
-function limitAtOnce(most: number): (work: () => Promise<void>) => Promise<void> {
-  let running = 0;
-  const waiting: (() => void)[] = [];
-  return async (work) => {
-    if (waiting.length >= waitingMax) throw new Error('the disk does not answer');
-    if (running >= most) await new Promise<void>((resolve) => waiting.push(resolve));
-    else running += 1;
-    try {
-      await work();
-    } finally {
-      const next = waiting.shift();
-      // The next one takes this place.
-      if (next === undefined) running -= 1;
-      else next();
-    }
   };
 }
 

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import pidusage from 'pidusage';
 import { hasProc } from './identity.ts';
+import { limitAtOnce } from './limit-at-once.ts';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { membersOf, sharedProcessTable } from './process-table.ts';
@@ -32,15 +33,22 @@ export async function sampleTree(target: TreeTarget, options: SampleOptions): Pr
   const rssBytes = sum(members.map((row) => row.rssBytes));
   return {
     rssBytes,
-    pssBytes: options.readsPss(rssBytes) ? sum(await Promise.all(members.map(pssOf))) : 0,
+    pssBytes: options.readsPss(rssBytes) ? await sumPss(members) : 0,
     cpuMs: sum(members.map((row) => row.cpuMs)),
     processes: members.length,
     state: members.find((row) => row.pid === target.identity.pid)?.state ?? '',
   };
 }
 
+/** Node opens files before it reads those that it has open, and a worker may have thousands of processes. */
+const limited = limitAtOnce(4);
+
+export async function sumPss(members: readonly Pick<ProcessRow, 'pid' | 'rssBytes'>[]): Promise<number> {
+  return sum(await Promise.all(members.map((row) => limited(() => pssOf(row)))));
+}
+
 /** Shared pages count by their share: Pss of smaps_rollup, see proc_pid_smaps(5). */
-async function pssOf(row: ProcessRow): Promise<number> {
+async function pssOf(row: Pick<ProcessRow, 'pid' | 'rssBytes'>): Promise<number> {
   try {
     const match = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${row.pid}/smaps_rollup`, 'latin1'));
     return match === null ? row.rssBytes : Number(match[1]) * 1024;

@@ -24,6 +24,8 @@ const lookEveryMs = 20;
 const turnMs = 2;
 /** Whatever the watch says: an event may be lost, or the directory taken away. */
 const slowLookEveryMs = 2_000;
+/** Troubles that are known to have been told; some name a worker, and workers come and go. */
+const toldMax = 1_000;
 
 /** `onTrouble` is told, once each, what does not work as well here as it might. */
 export function openOutputDirectory(path: string, options: { onTrouble(message: string): void }): OutputDirectory {
@@ -36,6 +38,7 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
 
   const onTrouble = (message: string): void => {
     if (!told.has(message)) options.onTrouble(message);
+    if (told.size >= toldMax) told.clear();
     told.add(message);
   };
 

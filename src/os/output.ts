@@ -163,7 +163,7 @@ interface Positions {
 function createPositions(fd: number | null): Positions {
   const saved = Buffer.alloc(2 * positionBytes);
   const next = Buffer.alloc(saved.length);
-  const isThere = fd !== null && readSync(fd, saved, 0, saved.length, 0) === saved.length;
+  const isThere = fd !== null && readAll(fd, saved);
   if (!isThere) saved.fill(0);
   const write = (bytes: Buffer): void => {
     try {
@@ -184,6 +184,15 @@ function createPositions(fd: number | null): Positions {
       if (!next.equals(saved)) write(next);
     },
   };
+}
+
+/** False: it has fewer bytes, or cannot be read, as a FIFO that a worker put there cannot at a position. */
+function readAll(fd: number, bytes: Buffer): boolean {
+  try {
+    return readSync(fd, bytes, 0, bytes.length, 0) === bytes.length;
+  } catch {
+    return false;
+  }
 }
 
 /** Told of at most once a second. */

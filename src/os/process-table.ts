@@ -5,6 +5,7 @@ import type { ProcessIdentity, ProcessStat } from './identity.ts';
 import { hasProc, isDead, isOfThisBoot, readStat, ticksPerSecond } from './identity.ts';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
 import { isOwnUser } from './process-user.ts';
+import { readText } from './read-text.ts';
 import { markOf, readMark } from './tree-mark.ts';
 
 /** One process of the system. */
@@ -257,7 +258,8 @@ const closedEnvironment = '\0';
 
 /** The size of a memory page, from the kernel's own account of this process. */
 function readPageBytes(): number {
-  const match = /^KernelPageSize:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/smaps', 'latin1'));
+  // A kernel may be built without this file.
+  const match = /^KernelPageSize:\s+(\d+) kB$/m.exec(readText('/proc/self/smaps'));
   return match === null ? 4096 : Number(match[1]) * 1024;
 }
 

@@ -41,7 +41,8 @@ export function openServiceManager(variables: Variables, failed: (message: strin
   };
   const isMeant = (pid: string): boolean => pid === String(process.pid);
   const watchdogPid = take('WATCHDOG_PID');
-  const watchdogMs = Number(take('WATCHDOG_USEC')) / 1000;
+  // What is no number asks for no watchdog.
+  const watchdogMs = (Number(take('WATCHDOG_USEC')) || 0) / 1000;
   const [listenPid, count, names] = [take('LISTEN_PID'), Number(take('LISTEN_FDS')), take('LISTEN_FDNAMES')];
   return {
     watchdogMs: watchdogPid === '' || isMeant(watchdogPid) ? watchdogMs : 0,

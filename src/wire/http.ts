@@ -38,6 +38,7 @@ export async function startHttp(
   source: HttpSource,
   limits: HttpLimits,
 ): Promise<HttpServer> {
+  /** Connections with a request that is not answered yet. */
   const busy = new Set<Socket>();
   const limit = limitConnections({
     max: limits.maxConnections,
@@ -52,8 +53,11 @@ export async function startHttp(
   const shared = { ...source, metrics: shareMetrics(source) };
   let isAllowedHost = (_: string): boolean => true;
   const server = createServer(timeouts, (request, response) => {
-    busy.add(request.socket);
-    response.once('close', () => busy.delete(request.socket));
+    const { socket } = request;
+    // No scraper asks again before it is answered. A thousand such requests fit into one read, and their answers into no memory.
+    if (busy.has(socket)) return void socket.destroy();
+    busy.add(socket);
+    response.once('close', () => busy.delete(socket));
     if (isAllowedHost(request.headers.host ?? '')) void answer(shared, request, response);
     else misdirected(request, response);
   });
@@ -85,17 +89,30 @@ export async function startHttp(
   };
 }
 
-/**
- * Requests that one turn of the event loop brings (over a thousand fit into one pipelined read) are answered by one rendering, which
- * takes milliseconds. Callers of the gRPC API get their turn before the next one.
- */
+/** To render the metrics takes milliseconds: after that so many times as long belongs to other callers. */
+const restShare = 4;
+
+/** Requests that come while the metrics may not be rendered yet share the next rendering. */
 function shareMetrics(source: HttpSource): HttpSource['metrics'] {
   let next: ReturnType<HttpSource['metrics']> | null = null;
+  let restsUntilMs = 0;
+  const render: HttpSource['metrics'] = async () => {
+    next = null;
+    const startedAtMs = performance.now();
+    try {
+      return await source.metrics();
+    } finally {
+      const endedAtMs = performance.now();
+      restsUntilMs = endedAtMs + restShare * (endedAtMs - startedAtMs);
+    }
+  };
   return () => {
-    next ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
-      next = null;
-      return source.metrics();
-    });
+    const waitMs = restsUntilMs - performance.now();
+    // Not at once in any case: all requests of this turn of the event loop share it.
+    next ??= new Promise<void>((resolve) => {
+      if (waitMs > 0) setTimeout(resolve, waitMs);
+      else setImmediate(resolve);
+    }).then(render);
     return next;
   };
 }

@@ -22,3 +22,11 @@ test.each([
   rmSync(dir, { recursive: true });
   expect(status).toBe(code);
 });
+
+test('an output that takes nothing is an error, and not the end of a reader that has seen enough', () => {
+  const full = openSync('/dev/full', 'w');
+  const { status, stderr } = spawnSync(process.execPath, [program, 'version'], { stdio: ['ignore', full, 'pipe'] });
+  closeSync(full);
+  expect(stderr.toString()).toMatch(/^stdout: expected it to take all that is printed, got ENOSPC/);
+  expect(status).toBe(1);
+});

@@ -1,11 +1,11 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { memoryBytes, memorySource } from '../../src/domain/policies/memory.ts';
 import { cgroupMemory } from '../../src/os/cgroup.ts';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
-import { sampleTree } from '../../src/os/memory.ts';
+import { sampleTree, sumPss } from '../../src/os/memory.ts';
 import { sharedProcessTable } from '../../src/os/process-table.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { shellWorker } from './shell-worker.ts';
@@ -81,4 +81,21 @@ describe('of cgroup, PSS and RSS the best that is known is taken', () => {
     writeFileSync(join(cgroup, 'memory.stat'), 'anon 3000\nfile 2000\nactive_file 800\ninactive_file 1200\n');
     expect(cgroupMemory(cgroup)).toBe(3800);
   });
+});
+
+test('a tree of many processes is measured with a few open files at a time', async () => {
+  const openFiles = (): number => readdirSync('/proc/self/fd').length;
+  const before = openFiles();
+  let most = 0;
+  const rows = Array.from({ length: 300 }, () => ({ pid: process.pid, rssBytes: 1 }));
+  let isDone = false;
+  const measuring = sumPss(rows).finally(() => {
+    isDone = true;
+  });
+  while (!isDone) {
+    most = Math.max(most, openFiles());
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  expect(await measuring).toBeGreaterThan(300 * mib);
+  expect(most - before).toBeLessThan(16);
 });

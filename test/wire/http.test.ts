@@ -53,6 +53,8 @@ async function ask(text: string): Promise<string> {
   return answer.split('\r\n', 1)[0] ?? '';
 }
 
+const metricsRequest = 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n';
+
 test('idle connections of a stranger keep nobody out: the oldest gives way', async () => {
   for (let count = 0; count < 3 * max; count += 1) await stranger(count % 2 === 0 ? '' : 'GET /metrics HTTP/1.1\r\n');
   expect((await fetch(`http://${server.address}/healthz`)).status).toBe(200);
@@ -87,19 +89,46 @@ test('connections that wait for their answers stay, and one too many is closed a
   expect(await Promise.all(asked)).toEqual(Array(max).fill('HTTP/1.1 200 OK'));
 });
 
-test('pipelined requests for the metrics are answered one by one, and rendered together', async () => {
-  let rendered = 0;
-  metrics = async () => {
-    rendered += 1;
-    return { contentType: 'text/plain', body: 'a 1\n' };
-  };
-  const socket = await stranger('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(100));
+test.each(['/metrics', '/healthz', '/nothing'])(
+  'a connection with pipelined requests for %s is closed',
+  async (path) => {
+    const one = `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+    const socket = await stranger(one.repeat(1_000));
+    let answers = '';
+    socket.on('data', (data) => {
+      answers += data;
+    });
+    await new Promise((resolve) => socket.once('close', resolve));
+    expect(answers.match(/HTTP\/1.1 /g)?.length ?? 0).toBeLessThanOrEqual(1);
+  },
+);
+
+test('a connection serves one request after the other', async () => {
+  const socket = await stranger();
   let answers = '';
   socket.on('data', (data) => {
     answers += data;
   });
-  await vi.waitFor(() => expect(answers.match(/HTTP\/1.1 200 OK/g)).toHaveLength(100));
-  expect(rendered).toBeLessThan(10);
+  for (let count = 1; count <= 5; count += 1) {
+    socket.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    await vi.waitFor(() => expect(answers.match(/\r\nok\n/g)).toHaveLength(count));
+  }
+});
+
+test('callers who ask for metrics without a pause leave most of the time to others', async () => {
+  let renderedMs = 0;
+  metrics = async () => {
+    const startedAtMs = performance.now();
+    while (performance.now() - startedAtMs < 10);
+    renderedMs += performance.now() - startedAtMs;
+    return { contentType: 'text/plain', body: 'a 1\n' };
+  };
+  const startedAtMs = performance.now();
+  const caller = async (): Promise<void> => {
+    for (let count = 0; count < 10; count += 1) expect(await ask(metricsRequest)).toBe('HTTP/1.1 200 OK');
+  };
+  await Promise.all([caller(), caller(), caller()]);
+  expect(renderedMs / (performance.now() - startedAtMs)).toBeLessThan(0.4);
 });
 
 test.each([

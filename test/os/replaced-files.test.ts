@@ -1,0 +1,91 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
+import { stacksMaxBytes } from '../../src/domain/text-bounds.ts';
+import { isLockOurs, lockDirectory } from '../../src/os/agent-lock.ts';
+import { openBegunMark } from '../../src/os/begun-mark.ts';
+import { gatherEvidence } from '../../src/os/evidence.ts';
+import { startGuardian } from '../../src/os/guardian.ts';
+import { identify } from '../../src/os/identity.ts';
+import { adoptOutput } from '../../src/os/output.ts';
+import { openOutputDirectory } from '../../src/os/output-directory.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'pw-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+/** What a worker can put in the place of a file that the agent reads. */
+const replacements: Readonly<Record<string, (path: string) => void>> = {
+  'a FIFO': (path) => {
+    execFileSync('mkfifo', [path]);
+    // Whoever waits for a writer gets one after a second, so that this test fails then instead of never ending.
+    const writer = spawn('sh', ['-c', 'sleep 1; exec 3> "$0"', path], { stdio: 'ignore' });
+    onTestFinished(() => void writer.kill('SIGKILL'));
+  },
+  'a folder': (path) => mkdirSync(path),
+  'a link to a device without an end': (path) => symlinkSync('/dev/zero', path),
+  'a file that is too large': (path) => writeFileSync(path, Buffer.alloc(5 * 1024 * 1024, '0')),
+};
+
+/** How long `work` held everything else up, in ms. */
+function heldUpMs(work: () => unknown): number {
+  const startedAtMs = performance.now();
+  work();
+  return performance.now() - startedAtMs;
+}
+
+for (const [what, replace] of Object.entries(replacements)) {
+  const place = (name: string): { folder: string; path: string } => {
+    const folder = mkdtempSync(join(root, 'replaced-'));
+    const path = join(folder, name);
+    replace(path);
+    return { folder, path };
+  };
+
+  test(`${what} in the place of a worker's begun mark says nothing and holds nothing up`, () => {
+    const { path } = place('w.begun');
+    const mark = openBegunMark(path);
+    expect(heldUpMs(() => expect(mark.read()).toBeNull())).toBeLessThan(500);
+  });
+
+  test(`${what} in the place of a worker's stacks holds nothing up`, async () => {
+    const { path } = place('w.stacks');
+    const worker = spawn('sh', ['-c', 'trap "" 44; while :; do sleep 10; done'], { stdio: 'ignore' });
+    onTestFinished(() => void worker.kill('SIGKILL'));
+    const identity = identify(worker.pid ?? 0);
+    if (identity === undefined) throw new Error('sh: expected a process');
+    const startedAtMs = performance.now();
+    const { stacks } = await gatherEvidence(identity, path);
+    expect(stacks.length).toBeLessThanOrEqual(stacksMaxBytes);
+    expect(performance.now() - startedAtMs).toBeLessThan(900);
+  });
+
+  test(`${what} in the place of the lock is told of at once`, () => {
+    const { folder, path } = place('agent.lock');
+    const message = /expected a regular file|expected at most|EISDIR|ELOOP/;
+    expect(heldUpMs(() => expect(() => lockDirectory(folder)).toThrow(message))).toBeLessThan(500);
+    expect(() => lockDirectory(folder)).toThrow(path);
+    expect(isLockOurs(folder)).toBe(false);
+  });
+
+  test(`${what} in the place of the guardian's record does not hold up the start`, () => {
+    const { folder } = place('guardian.json');
+    expect(heldUpMs(() => startGuardian({ directory: folder, log: { warn: () => undefined } }).close())).toBeLessThan(
+      900,
+    );
+  });
+
+  test(`${what} in the place of a worker's output does not keep the next agent from the worker`, async () => {
+    for (const name of ['w.out', 'w.err', 'w.read']) {
+      const { folder } = place(name);
+      const directory = openOutputDirectory(folder, { onTrouble: () => undefined });
+      onTestFinished(() => directory.close());
+      const told = { nowMs: () => performance.now(), onLine: () => undefined };
+      const output = adoptOutput(directory, 'w', { ...told, onDropped: () => undefined, onSkipped: () => undefined });
+      expect(output.lastLines().length).toBeLessThan(30);
+      await output.finish();
+      output.remove();
+    }
+  });
+}
