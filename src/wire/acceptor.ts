@@ -1,12 +1,15 @@
 import { lookup } from 'node:dns/promises';
-import type { Http2Session } from 'node:http2';
+import type { Http2Server, Http2Session } from 'node:http2';
 import type { AddressInfo, Server as Listener, ListenOptions, Socket } from 'node:net';
 import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
 import { ServerCredentials } from '@grpc/grpc-js';
+import { limitResets } from './cancels.ts';
+import { connectionOfSession } from './connection.ts';
 import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
 import { closeDeadSessions } from './dead-sessions.ts';
+import { createFairReading } from './fair-reading.ts';
 
 /**
  * Listens for a gRPC server and hands its connections in, so that they are ours to count and to close: grpc-js bounds
@@ -38,6 +41,15 @@ const sweepEveryMs = 2_500;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const reading = createFairReading();
+  for (const http2Server of http2ServersOf(server)) {
+    http2Server.on('session', (session) => {
+      const connection = connectionOfSession(session);
+      connection.worked = reading.add(session);
+      connection.wasReset = limitResets(session);
+      session.on('stream', connection.worked);
+    });
+  }
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
@@ -150,4 +162,10 @@ function sessionsOf(server: Server): ReadonlyMap<Http2Session, SessionUse> {
     readonly sessionIdleTimeouts?: ReadonlyMap<Http2Session, SessionUse>;
   };
   return sessionIdleTimeouts ?? new Map();
+}
+
+/** What an injector hands its connections to; grpc-js keeps it to itself. */
+function http2ServersOf(server: Server): Iterable<Http2Server> {
+  const { http2Servers } = server as unknown as { readonly http2Servers?: ReadonlyMap<Http2Server, unknown> };
+  return http2Servers?.keys() ?? [];
 }

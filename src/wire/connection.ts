@@ -15,6 +15,10 @@ export interface Connection {
   memory: MemoryAccount | undefined;
   /** Settles when its last compressed message is unfolded. */
   unfolding: Promise<unknown>;
+  /** Called for each call and each piece of a message that comes: see fair-reading.ts. */
+  worked: () => void;
+  /** Called for each call that ended by a reset: see cancels.ts. */
+  wasReset: () => void;
   /** Undefined: grpc-js does not show it. */
   readonly session: Http2Session | undefined;
 }
@@ -45,7 +49,10 @@ export function connectionOf(call: object): Connection {
 
 export function connectionOfStream(stream: ServerHttp2Stream | undefined): Connection {
   const session = stream?.session;
-  if (session === undefined) return newConnection(session);
+  return session === undefined ? newConnection(session) : connectionOfSession(session);
+}
+
+export function connectionOfSession(session: Http2Session): Connection {
   let connection = connections.get(session);
   if (connection === undefined) {
     connection = newConnection(session);
@@ -61,6 +68,8 @@ function newConnection(session: Http2Session | undefined): Connection {
     unprovenBytes: 0,
     memory: undefined,
     unfolding: Promise.resolve(),
+    worked: () => undefined,
+    wasReset: () => undefined,
     session,
   };
 }

@@ -124,6 +124,7 @@ export class MessageReader {
   /** grpc-js calls it with every piece of the stream. Whole messages come back, with their heads. */
   write(data: Buffer): Buffer[] {
     const messages: Buffer[] = [];
+    this.#connection.worked();
     if (this.#waiting !== null) {
       // grpc-js may read on for a message that came before this one.
       this.#waiting.rest = Buffer.concat([this.#waiting.rest, data]);
@@ -257,6 +258,7 @@ export class MessageReader {
   }
 
   close(): void {
+    if (this.#base.stream.rstCode !== 0) this.#connection.wasReset();
     this.#isOver = true;
     this.#message = null;
     this.#waiting?.stop();

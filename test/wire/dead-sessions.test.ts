@@ -8,9 +8,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import type { ApiServer } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
-
-const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-const settings = frame(4, 0, 0, Buffer.alloc(0));
+import { call, cancel, frame, opening, repeat } from './http2-frames.ts';
 
 let dir: string;
 let path: string;
@@ -28,29 +26,11 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-function frame(type: number, flags: number, stream: number, payload: Buffer): Buffer {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head[3] = type;
-  head[4] = flags;
-  head.writeUInt32BE(stream, 5);
-  return Buffer.concat([head, payload]);
-}
-
-const literal = (name: string, value: string): Buffer =>
-  Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value)]);
-const headers = Buffer.concat([
-  literal(':method', 'POST'),
-  literal(':scheme', 'http'),
-  literal(':path', '/none'),
-  literal('content-type', 'application/grpc'),
-]);
-
 async function dialled(): Promise<Socket> {
   const socket = dial(path).on('error', () => undefined);
   socket.resume();
   await new Promise((resolve) => socket.once('connect', resolve));
-  socket.write(Buffer.concat([preface, settings]));
+  socket.write(opening);
   return socket;
 }
 
@@ -60,14 +40,7 @@ test.each<[string, Buffer]>([
   ['data on the stream that has none', frame(0, 0, 0, Buffer.from('x'))],
   ['a frame that is too large', frame(0, 0, 1, Buffer.alloc(17_000))],
   ['an end in the middle of a frame', frame(0, 0, 1, Buffer.alloc(1_000)).subarray(0, 500)],
-  [
-    'two thousand calls that are reset at once',
-    Buffer.concat(
-      Array.from({ length: 2_000 }, (_, index) =>
-        Buffer.concat([frame(1, 4, 1 + 2 * index, headers), frame(3, 0, 1 + 2 * index, Buffer.from([0, 0, 0, 8]))]),
-      ),
-    ),
-  ],
+  ['two thousand calls that are reset at once', repeat(2_000, (n) => Buffer.concat([call(n, '/none'), cancel(n)]))],
 ])(
   'a connection whose client left after %s is closed',
   async (_, bytes) => {
