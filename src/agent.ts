@@ -93,6 +93,8 @@ const foreignNamed = 10;
 const fingerprintedBytes = 64 * 1024;
 /** A large result waits for those of other workers, and longer than this only if one of them does not end. */
 const linkWaitMs = 10_000;
+/** A worker has one call at a time, beside those that are just ending. */
+const linkCallsPerConnection = 16;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
 /** How long the ledger may take for what it has still to write. A disk that takes longer is not waited for. */
@@ -232,6 +234,7 @@ export async function startAgent(
     messageMaxBytes: linkFrameMaxBytes(config),
     budget: linkBudget,
     waitForRoomMs: linkWaitMs,
+    callsPerConnection: linkCallsPerConnection,
     connections: { max: () => plan().linkConnections, onRefused: (message) => log.warn(`worker link: ${message}`) },
   });
   const api = createServer({
@@ -516,6 +519,7 @@ function actOne(action: Action, records: NodeRecord[], told: Told): void {
 function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, metrics: Metrics): void {
   addWorkerLink(link, {
     authenticate: hands.authenticate,
+    check: hands.check,
     attached: hands.attach,
     closed: hands.closed,
     refused: reportRefusals({ nowMs: systemClock.nowMs, count: metrics.linkRefusal, tell: loop.mention }),

@@ -33,7 +33,14 @@ import { resourceLimits } from './os/resource-limits.ts';
 import { isShortage } from './os/shortage.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
-import type { AttachedWorker, Authentication, LinkLimits, WorkerHello } from './wire/worker-link.ts';
+import type {
+  AttachedWorker,
+  Authentication,
+  HelloClaim,
+  LinkLimits,
+  LinkRefusal,
+  WorkerHello,
+} from './wire/worker-link.ts';
 import type { WorkerSecret } from './wire/worker-token.ts';
 import { acceptToken, isRepeatedToken, newWorkerSecret } from './wire/worker-token.ts';
 import { boundByLife } from './wire/worker-words.ts';
@@ -120,6 +127,8 @@ export interface Hands {
   warmed(workerId: string, result: WarmUpResult): boolean;
   /** Whether a hello may attach. If it may, its token is used up. */
   authenticate(hello: WorkerHello): Authentication;
+  /** What is wrong with a hello whose rest has not come; its token is not used up. Undefined: nothing. */
+  check(claim: HelloClaim): LinkRefusal | undefined;
 }
 
 export interface HandsOptions {
@@ -160,6 +169,10 @@ export function createHands(options: HandsOptions): Hands {
     },
     warmed: (workerId, result) => warmed(options, held.get(workerId), result),
     authenticate: (hello) => authenticate(held, hello, options.payloadMaxBytes),
+    check: (claim) => {
+      const proof = prove(held, claim);
+      return proof.ok ? undefined : proof;
+    },
   };
 }
 
@@ -529,35 +542,44 @@ function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: str
 }
 
 function authenticate(held: Map<string, Held>, hello: WorkerHello, payloadMaxBytes: number): Authentication {
-  const worker = held.get(hello.worker_id);
-  if (worker === undefined) {
-    const got = JSON.stringify(hello.worker_id.slice(0, 80));
-    return { ok: false, reason: 'unknown_worker', message: `worker_id: expected a worker of this agent, got ${got}` };
-  }
-  const { pool, entry, workerId } = worker;
-  const refused = { ok: false, worker: { id: workerId, pool: pool.name } } as const;
-  const verifier = nextVerifier(entry, hello.token);
-  if (verifier === null) {
-    return {
-      ...refused,
-      reason: 'wrong_token',
-      message: 'a hello was refused: expected a token that only this worker can make, got another',
-    };
-  }
+  const proof = prove(held, hello);
+  if (!proof.ok) return proof;
+  const { worker, verifier } = proof;
   if (worker.link !== null) {
     const message = 'a second hello was refused: this worker is attached, so another process may have its secret';
-    return { ...refused, reason: 'already_attached', message };
+    return { ok: false, reason: 'already_attached', message, worker: nameOf(worker) };
   }
-  worker.entry = { ...entry, verifier };
+  worker.entry = { ...worker.entry, verifier };
   return {
     ok: true,
     welcome: {
       // What it was started with: it cannot take another one.
-      concurrency: entry.concurrency,
-      ...linkLimitsOf(pool),
+      concurrency: worker.entry.concurrency,
+      ...linkLimitsOf(worker.pool),
       payload_max_bytes: payloadMaxBytes,
     },
   };
+}
+
+type Proof =
+  | { readonly ok: true; readonly worker: Held; readonly verifier: string }
+  | ({ readonly ok: false } & LinkRefusal);
+
+/** Whose hello it is; `verifier` is that of the worker's next token. */
+function prove(held: Map<string, Held>, { worker_id: workerId, token }: HelloClaim): Proof {
+  const worker = held.get(workerId);
+  if (worker === undefined) {
+    const got = JSON.stringify(workerId.slice(0, 80));
+    return { ok: false, reason: 'unknown_worker', message: `worker_id: expected a worker of this agent, got ${got}` };
+  }
+  const verifier = nextVerifier(worker.entry, token);
+  if (verifier !== null) return { ok: true, worker, verifier };
+  const message = 'a hello was refused: expected a token that only this worker can make, got another';
+  return { ok: false, reason: 'wrong_token', message, worker: nameOf(worker) };
+}
+
+function nameOf({ workerId, pool }: Held): { readonly id: string; readonly pool: string } {
+  return { id: workerId, pool: pool.name };
 }
 
 /** What a worker itself keeps to, and a reload may change. */

@@ -53,6 +53,9 @@ const unfolderBytes = 64 * 1024;
  */
 const unwaitedBytes = 1024 * 1024 + 64 * 1024;
 
+/** As much of a message as `Unproven.admit` is shown. */
+const beginningBytes = 1024;
+
 /** Makes every call of a server read its messages here. */
 export function boundIncoming({ budget, maxBytes, waitForRoomMs = 0 }: IncomingOptions): ServerInterceptor {
   return (method, call) => {
@@ -77,16 +80,25 @@ export function readerOf(call: object): MessageReader | undefined {
   return inner?.decoder instanceof MessageReader ? inner.decoder : undefined;
 }
 
+/** How large the messages of a sender are that has not proven itself. */
+export interface Unproven {
+  /** A message of more bytes is read only if its beginning is admitted. */
+  readonly maxBytes: number;
+  /** Asked with the first bytes of such a message. False: the call has been ended. */
+  admit(beginning: Buffer): boolean;
+}
+
 interface Room {
   readonly memory: MemoryAccount;
   readonly budget: MemoryBudget;
   readonly waitMs: number;
 }
 
-/** A message whose head has come and that waits for room. */
+/** A message whose beginning has come and that waits for room. */
 interface Waiting {
   readonly bytes: number;
-  /** The bytes that came after the head. */
+  /** Its first bytes, and those that came after them. */
+  readonly beginning: Buffer;
   rest: Buffer;
   /** Stops waiting for room. */
   stop(): void;
@@ -95,6 +107,8 @@ interface Waiting {
 export class MessageReader {
   /** Largest message, unfolded. */
   maxBytes: number;
+  /** Null: who sends is known. */
+  unproven: Unproven | null = null;
   readonly #base: BaseCall;
   readonly #connection: Connection;
   readonly #room: Room;
@@ -105,6 +119,8 @@ export class MessageReader {
   #headLength = 0;
   #message: Buffer | null = null;
   #messageLength = 0;
+  /** `#message` is only the beginning of a message of so many bytes; 0: it is a whole message. */
+  #unadmittedBytes = 0;
   #waiting: Waiting | null = null;
   /** `write` has returned a message since this was last set to false. */
   #completed = false;
@@ -146,6 +162,11 @@ export class MessageReader {
       this.#messageLength += copied;
       at += copied;
       if (this.#messageLength < message.length) continue;
+      if (this.#unadmittedBytes > 0) {
+        this.#admit(message, data.subarray(at));
+        if (this.#message === null) break;
+        continue;
+      }
       this.#message = null;
       this.#completed = true;
       if (this.#isStream) this.#give(message.length);
@@ -159,30 +180,49 @@ export class MessageReader {
     this.#headLength = 0;
     const bytes = headBytes + this.#head.readUInt32BE(1);
     if (bytes - headBytes > this.maxBytes) return this.#refuse(tooLarge(bytes - headBytes, this.maxBytes));
+    if (this.unproven !== null && bytes - headBytes > this.unproven.maxBytes) {
+      this.#unadmittedBytes = bytes;
+      this.#allocate(headBytes + beginningBytes, this.#head);
+    } else {
+      this.#makeRoom(bytes, this.#head, rest);
+    }
+  }
+
+  /** The beginning of a large message of somebody unproven has come. */
+  #admit(beginning: Buffer, rest: Buffer): void {
+    const bytes = this.#unadmittedBytes;
+    this.#unadmittedBytes = 0;
+    this.#message = null;
+    if (this.unproven?.admit(beginning.subarray(headBytes)) === false) this.#isOver = true;
+    else this.#makeRoom(bytes, beginning, rest);
+  }
+
+  /** `beginning` and `rest` are what has come of it. */
+  #makeRoom(bytes: number, beginning: Buffer, rest: Buffer): void {
     const { memory, waitMs } = this.#room;
     if (waitMs > 0) {
-      if (bytes > unwaitedBytes && !memory.fits(bytes)) return this.#wait(bytes, rest);
-      return this.#hold(bytes);
+      if (bytes > unwaitedBytes && !memory.fits(bytes)) return this.#wait(bytes, beginning, rest);
+      // A worker's small frames are not refused.
+      if (this.unproven === null || bytes > unwaitedBytes) return this.#hold(bytes, beginning);
     }
     if (!memory.take(bytes)) return this.#refuse(noRoom(this.#room.budget, 'message', bytes));
     this.#heldBytes += bytes;
-    this.#allocate(bytes);
+    this.#allocate(bytes, beginning);
   }
 
   /** Holds a message that is not refused. */
-  #hold(bytes: number): void {
+  #hold(bytes: number, beginning: Buffer): void {
     this.#room.memory.add(bytes);
     this.#heldBytes += bytes;
-    this.#allocate(bytes);
+    this.#allocate(bytes, beginning);
   }
 
-  #allocate(bytes: number): void {
+  #allocate(bytes: number, beginning: Buffer): void {
     this.#message = Buffer.allocUnsafe(bytes);
-    this.#head.copy(this.#message);
-    this.#messageLength = headBytes;
+    this.#messageLength = beginning.copy(this.#message);
   }
 
-  #wait(bytes: number, rest: Buffer): void {
+  #wait(bytes: number, beginning: Buffer, rest: Buffer): void {
     const { memory, budget, waitMs } = this.#room;
     const forget = budget.onGiven(() => {
       if (memory.fits(bytes)) this.#goOn();
@@ -192,7 +232,7 @@ export class MessageReader {
       forget();
       clearTimeout(timer);
     };
-    this.#waiting = { bytes, rest, stop };
+    this.#waiting = { bytes, beginning: Buffer.from(beginning), rest, stop };
     this.#base.stream.pause();
   }
 
@@ -201,7 +241,7 @@ export class MessageReader {
     const waiting = this.#waiting;
     if (waiting === null) return;
     waiting.stop();
-    this.#hold(waiting.bytes);
+    this.#hold(waiting.bytes, waiting.beginning);
     // Not from within the `give` of another stream, which has not finished its own message.
     setImmediate(() => {
       if (this.#isOver) return;
@@ -243,7 +283,8 @@ export class MessageReader {
       unfolder.on('data', (part: Buffer) => {
         bytes += part.length;
         // Twice: the parts, and the message that they are joined to.
-        const refused = bytes > this.maxBytes ? tooLarge(bytes, this.maxBytes) : take(2 * part.length);
+        const most = this.unproven?.maxBytes ?? this.maxBytes;
+        const refused = bytes > most ? tooLarge(bytes, most) : take(2 * part.length);
         if (refused !== undefined) return refuse(refused);
         parts.push(part);
       });

@@ -43,6 +43,8 @@ export interface ApiServerOptions {
   readonly budget: MemoryBudget;
   /** How long a large message of a stream may wait for room in the budget, in ms. Default: 0, which refuses it. */
   readonly waitForRoomMs?: number;
+  /** How many calls one connection may have at once. Default: 10,000. */
+  readonly callsPerConnection?: number;
   /** Default: as many connections as come. */
   readonly connections?: AcceptorOptions;
 }
@@ -54,7 +56,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
     interceptors: [boundIncoming({ budget, maxBytes, ...(waitForRoomMs === undefined ? {} : { waitForRoomMs }) })],
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
-    'grpc.max_concurrent_streams': 10_000,
+    'grpc.max_concurrent_streams': options.callsPerConnection ?? 10_000,
     // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.
     'grpc.keepalive_permit_without_calls': 1,
     'grpc.max_connection_idle_ms': idleTimeoutMs,

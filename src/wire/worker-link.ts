@@ -1,5 +1,6 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
+import protobuf from 'protobufjs';
 import type { LinkRequest, RequestLink, Resumed } from '../dispatch/worker.ts';
 import { readerOf } from './incoming.ts';
 import { services, UnreadableMessage } from './proto.ts';
@@ -91,6 +92,9 @@ export interface LinkRefusal {
   readonly worker?: { readonly id: string; readonly pool: string };
 }
 
+/** What a worker proves itself with. */
+export type HelloClaim = Pick<WorkerHello, 'worker_id' | 'token'>;
+
 export type Authentication =
   | { readonly ok: true; readonly welcome: WelcomeLimits }
   | ({ readonly ok: false } & LinkRefusal);
@@ -98,6 +102,8 @@ export type Authentication =
 export interface WorkerLinkSource {
   /** Whether a hello may attach. If it may, its token is used up. */
   authenticate(hello: WorkerHello): Authentication;
+  /** What is wrong with a hello of which no more has come; its token is not used up. Undefined: it is a worker's of ours. */
+  check(claim: HelloClaim): LinkRefusal | undefined;
   attached(hello: WorkerHello, link: AttachedWorker): void;
   frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
   closed(workerId: string, link: AttachedWorker): void;
@@ -109,7 +115,9 @@ const protocol = 1;
 const helloTimeoutMs = 10_000;
 /** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
 const frameMaxBytes = 1024 * 1024;
-/** Of a frame whose sender has not proven itself: the hello of a worker that keeps 100,000 results has some 20 MiB. */
+/** Of the frame of somebody who has not proven itself, unless its beginning has the token of a worker of ours. */
+const unprovenMaxBytes = 1024 * 1024;
+/** The hello of a worker that keeps 100,000 results has some 20 MiB. */
 const helloMaxBytes = 64 * 1024 * 1024;
 /** With so many acknowledgements a frame is written though there is nothing else to say. */
 const acksMax = 256;
@@ -128,14 +136,19 @@ const statusOf: Readonly<Record<RefusalReason, status>> = {
   already_attached: status.ALREADY_EXISTS,
 };
 
+/** Field numbers of link.proto, with the wire type of a text or message. */
+const tag = { hello: (1 << 3) | 2, workerId: (2 << 3) | 2, token: (3 << 3) | 2 } as const;
+
 type Call = ServerDuplexStream<WorkerFrame | UnreadableMessage, object>;
 
 /** Serves WorkerLink: a hello makes an attached worker, its frames are passed on until the stream ends. */
 export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
-  api.server.addService(services.WorkerLink, { Attach: (call: Call) => attach(source, call) });
+  const large = new Set<string>();
+  api.server.addService(services.WorkerLink, { Attach: (call: Call) => attach(source, call, large) });
 }
 
-function attach(source: WorkerLinkSource, call: Call): void {
+/** `large`: the workers whose large hellos are arriving; each may send one at a time. */
+function attach(source: WorkerLinkSource, call: Call, large: Set<string>): void {
   let workerId = '';
   let link: AttachedWorker | undefined;
   let hello: WorkerHello | undefined;
@@ -161,14 +174,42 @@ function attach(source: WorkerLinkSource, call: Call): void {
     const problem = checkHello(checked);
     if (problem !== undefined) return refuseProtocol(problem);
     workerId = checked.worker_id;
-    if (reader !== undefined) reader.maxBytes = frameMost;
+    if (reader !== undefined) {
+      reader.maxBytes = frameMost;
+      reader.unproven = null;
+    }
     link = createLink(call);
     call.write({ welcome: { protocol, ...known.welcome } });
     source.attached(checked, link);
   };
   const reader = readerOf(call);
   const frameMost = reader?.maxBytes ?? 0;
-  if (reader !== undefined) reader.maxBytes = Math.min(frameMost, helloMaxBytes);
+  let largeWorkerId = '';
+  const admit = (beginning: Buffer): boolean => {
+    const claim = claimOf(beginning);
+    if (claim === undefined) {
+      refuseProtocol(
+        `expected at most ${unprovenMaxBytes} bytes in a first frame without a token at its beginning, got more`,
+      );
+      return false;
+    }
+    const refusal = source.check(claim);
+    if (refusal !== undefined) {
+      refuse(statusOf[refusal.reason], refusal);
+      return false;
+    }
+    if (large.has(claim.worker_id)) {
+      refuse(statusOf.already_attached, { reason: 'already_attached', message: 'a second large hello was refused' });
+      return false;
+    }
+    largeWorkerId = claim.worker_id;
+    large.add(largeWorkerId);
+    return true;
+  };
+  if (reader !== undefined) {
+    reader.maxBytes = Math.min(frameMost, helloMaxBytes);
+    reader.unproven = { maxBytes: unprovenMaxBytes, admit };
+  }
   call.on('data', (frame: WorkerFrame | UnreadableMessage) => {
     // Frames that were on their way when it was refused or ended.
     if (over) return;
@@ -188,6 +229,7 @@ function attach(source: WorkerLinkSource, call: Call): void {
     clearTimeout(timer);
     if (over) return;
     over = true;
+    if (largeWorkerId !== '') large.delete(largeWorkerId);
     if (link !== undefined) source.closed(workerId, link);
     if (!call.destroyed) call.end();
   };
@@ -195,6 +237,25 @@ function attach(source: WorkerLinkSource, call: Call): void {
   call.on('cancelled', end);
   call.on('close', end);
   call.on('error', end);
+}
+
+/** `hello`, `worker_id` and `token` of link.proto stand at the beginning of a frame, whose rest has not come. */
+function claimOf(beginning: Buffer): HelloClaim | undefined {
+  const reader = protobuf.Reader.create(beginning);
+  let workerId: string | undefined;
+  try {
+    if (reader.uint32() !== tag.hello) return undefined;
+    reader.uint32();
+    for (;;) {
+      const field = reader.uint32();
+      if (field === tag.workerId) workerId = reader.string();
+      else if (field === tag.token)
+        return workerId === undefined ? undefined : { worker_id: workerId, token: reader.string() };
+      else reader.skipType(field & 7);
+    }
+  } catch {
+    return undefined;
+  }
 }
 
 type Checked =

@@ -107,6 +107,7 @@ function attachScene() {
   let attached = false;
   const api = { server: { addService: (_: unknown, { Attach }: { Attach: typeof attach }) => (attach = Attach) } };
   addWorkerLink(api as never, {
+    check: () => undefined,
     authenticate: ({ token }) => {
       if (token !== 'right') return { ok: false, reason: 'wrong_token', message: 'token' };
       if (attached) return { ok: false, reason: 'already_attached', message: 'second' };
