@@ -12,6 +12,7 @@ import { createDispatch } from './dispatch/dispatch.ts';
 import { limitsOf } from './dispatch/limits.ts';
 import type { Action, NodeRecord } from './domain/action.ts';
 import type { NodeConfig } from './domain/config.ts';
+import type { KeptExit } from './domain/evidence.ts';
 import type { State } from './domain/state.ts';
 import type { Exits } from './exits.ts';
 import { createExits } from './exits.ts';
@@ -60,6 +61,7 @@ import { createServer } from './wire/server.ts';
 import type { NodeFacts, Recorded } from './wire/view.ts';
 import type { WorkerFrame } from './wire/worker-link.ts';
 import { addWorkerLink } from './wire/worker-link.ts';
+import { logStacksAtShutdown } from './worker-evidence.ts';
 
 /** A running agent. */
 export interface Agent {
@@ -140,6 +142,7 @@ export async function startAgent(
   });
   listeners.add(() => checkDescriptors(workersExpected(loop.state())));
   const exits = createExits();
+  const logStacks = logStacksAtShutdown(log);
   const ended = newSignal<Ending>();
   const ready = newSignal<void>();
   /** The first step is done: pools and workers are known. */
@@ -193,7 +196,8 @@ export async function startAgent(
       counters: (workerId) => hands.held.get(workerId)?.counters,
       queued: (pool) => dispatch.poolStats(pool).queued,
     }),
-    (actions) => act(actions, { hands, log, metrics, listeners, exits, finish: () => ended.resolve('stopped') }),
+    (actions) =>
+      act(actions, { hands, log, metrics, listeners, exits, logStacks, finish: () => ended.resolve('stopped') }),
   );
 
   const facts = { httpAddress: '', listenAddress: '' };
@@ -483,6 +487,7 @@ interface Told {
   readonly metrics: Metrics;
   readonly listeners: ReadonlySet<Listener>;
   readonly exits: Exits;
+  logStacks(exit: KeptExit): void;
   finish(): void;
 }
 
@@ -510,7 +515,9 @@ function actOne(action: Action, records: NodeRecord[], told: Told): void {
   if (action.type === 'keep-exit') {
     const held = told.hands.held.get(action.exit.workerId);
     const { evidence = null, account = null } = held ?? {};
-    told.exits.keep({ ...action.exit, evidence, account });
+    const exit = { ...action.exit, evidence, account };
+    told.exits.keep(exit);
+    told.logStacks(exit);
   }
   if (action.type === 'publish') for (const listener of told.listeners) listener(action.changes, records);
   if (action.type === 'finish') told.finish();

@@ -7,9 +7,8 @@ import { limitsOf } from './dispatch/limits.ts';
 import type { Action } from './domain/action.ts';
 import type { PoolConfig } from './domain/config.ts';
 import type { Event, Orders } from './domain/event.ts';
-import type { Account, Evidence } from './domain/evidence.ts';
+import type { Account } from './domain/evidence.ts';
 import type { Newborn, OfferedCommand } from './domain/state.ts';
-import { evidenceLinesMaxLength } from './domain/text-bounds.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { watchProcess } from './os/adopted-process.ts';
@@ -17,7 +16,6 @@ import type { BegunMark } from './os/begun-mark.ts';
 import { createBegunMark, openBegunMark } from './os/begun-mark.ts';
 import type { Cgroups, WorkerCgroup } from './os/cgroup.ts';
 import { workerEnvironment } from './os/environment.ts';
-import { gatherEvidence } from './os/evidence.ts';
 import type { Guardian } from './os/guardian.ts';
 import { availableMemory } from './os/host-memory.ts';
 import type { ProcessIdentity } from './os/identity.ts';
@@ -44,11 +42,11 @@ import type {
 import type { WorkerSecret } from './wire/worker-token.ts';
 import { acceptToken, isRepeatedToken, newWorkerSecret } from './wire/worker-token.ts';
 import { boundByLife } from './wire/worker-words.ts';
+import type { InspectedWorker } from './worker-evidence.ts';
+import { finishEvidence, inspect } from './worker-evidence.ts';
 
 /** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
 const sweepTimeoutMs = 10_000;
-/** Requests that evidence names. */
-const requestsMax = 32;
 
 /** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
 export const warmUpLinkId = 0xffffffff;
@@ -72,7 +70,7 @@ export interface Survivor {
 }
 
 /** One worker as this agent holds it: everything about it that is not a decision. */
-export interface Held {
+export interface Held extends InspectedWorker {
   readonly workerId: string;
   /** As the config has it now. */
   pool: PoolConfig;
@@ -100,9 +98,6 @@ export interface Held {
   warming: boolean;
   /** It said that it takes no requests any more. */
   leaving: boolean;
-  readonly stacksPath: string;
-  /** What it was seen to do before it was killed. */
-  evidence: Evidence | null;
   /** Of its cgroup, when its process had ended. */
   account: Account | null;
   /** What was in its tree at the last sample: start times by pid. */
@@ -207,8 +202,13 @@ function perform(options: HandsOptions, held: Map<string, Held>, action: Action)
       return held.get(action.workerId)?.link?.stop(action.graceMs);
     case 'terminate':
       return terminate(held.get(action.workerId));
+    case 'inspect': {
+      const worker = held.get(action.workerId);
+      if (worker !== undefined) void inspect(options, worker, action.because);
+      return;
+    }
     case 'kill':
-      if (action.stuck !== '') return lookThenKill(options, held.get(action.workerId), action);
+      if (action.stuck !== '') return inspectThenKill(options, held.get(action.workerId), action);
       return sweep(options, held.get(action.workerId), action);
     case 'sweep':
       return sweep(options, held.get(action.workerId), action);
@@ -300,8 +300,9 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   const exit = await spawned.exited;
   its.account = cgroup?.account() ?? null;
   const outOfMemory = exit.signal === 'SIGKILL' && its.account !== null && its.account.oomKills > 0;
+  const place = await finishEvidence(options, its, exit);
   const lastLines = [...spawned.lastLines()];
-  tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines });
+  tell({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines, place });
 }
 
 function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begun' | 'cgroup' | 'adopted'>): Held {
@@ -323,6 +324,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
     leaving: false,
     stacksPath: stacksPath(options, workerId),
     evidence: null,
+    inspection: null,
     account: null,
     known: new Map(),
   };
@@ -384,8 +386,9 @@ function adopt(options: HandsOptions, held: Map<string, Held>, { entry, identity
   void watched.exited.then(async () => {
     its.account = its.cgroup?.account() ?? null;
     await output.finish();
-    const lastLines = [...output.lastLines()];
-    options.tell({ type: 'exited', workerId, exit: { code: null, signal: null }, lastLines });
+    const exit = { code: null, signal: null };
+    const place = await finishEvidence(options, its, exit);
+    options.tell({ type: 'exited', workerId, exit, lastLines: [...output.lastLines()], place });
   });
 }
 
@@ -722,40 +725,15 @@ function stacksPath({ linkPath }: Pick<HandsOptions, 'linkPath'>, workerId: stri
   return join(dirname(linkPath), `${workerId}.stacks`);
 }
 
-/** Whatever the look at it brings, or if it fails: the kill comes. */
-function lookThenKill(
+/** Whatever the inspection brings: the kill comes. */
+function inspectThenKill(
   options: HandsOptions,
   worker: Held | undefined,
   { workerId, stuck }: Action & { readonly type: 'kill' },
 ): void {
   const kill = (): void => sweep(options, worker, { type: 'kill', workerId });
-  if (worker === undefined || worker.identity === null) return kill();
-  const path = worker.hello?.writes_stacks === true ? worker.stacksPath : null;
-  const requests = options.dispatch.requestsOf(workerId).slice(0, requestsMax);
-  const takenAtMs = options.nowMs();
-  void gatherEvidence(worker.identity, path).then(
-    (seen) => {
-      const lastLines = newestOf(worker.process?.lastLines() ?? []);
-      worker.evidence = { takenAtMs, because: stuck, requests, lastLines, ...seen };
-      kill();
-    },
-    (error: unknown) => {
-      options.log.error(`no evidence of ${workerId}: ${messageOf(error)}`, { worker_id: workerId });
-      kill();
-    },
-  );
-}
-
-/** The newest lines that fit, the oldest of these cut where it must be. */
-function newestOf(lines: readonly string[]): string[] {
-  const kept: string[] = [];
-  let room = evidenceLinesMaxLength;
-  for (let index = lines.length - 1; index >= 0 && room > 0; index -= 1) {
-    const line = (lines[index] ?? '').slice(0, room);
-    kept.unshift(line);
-    room -= line.length;
-  }
-  return kept;
+  if (worker === undefined) return kill();
+  void inspect(options, worker, stuck).then(kill);
 }
 
 function sweep(

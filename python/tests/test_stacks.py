@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from pitwarden._stacks import SIGNAL, write_stacks_on_signal
+from pitwarden._stacks import SIGNAL, write_stacks
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="real-time signals are Linux's")
 
 
 def test_a_path_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    assert not write_stacks_on_signal("")
-    assert not write_stacks_on_signal(str(tmp_path / "nowhere" / "file"))
+    assert not write_stacks("")
+    assert not write_stacks(str(tmp_path / "nowhere" / "file"))
 
 
 def test_stacks_of_all_threads_are_written_while_c_code_holds_the_gil(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import ctypes, sys, threading, time
-        from pitwarden._stacks import write_stacks_on_signal
-        assert write_stacks_on_signal(sys.argv[1])
+        from pitwarden._stacks import write_stacks
+        assert write_stacks(sys.argv[1])
         def other_thread(): time.sleep(60)
         threading.Thread(target=other_thread, daemon=True).start()
         def holds_the_gil():
@@ -53,3 +54,66 @@ def test_stacks_of_all_threads_are_written_while_c_code_holds_the_gil(tmp_path: 
     finally:
         process.kill()
         process.wait()
+
+
+def run(program: str, path: Path, **env: str) -> tuple[int, str, str]:
+    """Status, what the stacks file has, and stderr of a program that writes its stacks there."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=60,
+    )
+    return done.returncode, path.read_text(), done.stderr
+
+
+CRASH = """
+    import ctypes, os, signal, sys
+    from pitwarden._stacks import SIGNAL, write_stacks
+    assert write_stacks(sys.argv[1])
+    def crash(): ctypes.string_at(0)
+"""
+
+
+def test_a_crash_writes_the_stacks_and_the_process_dies_of_its_signal(tmp_path: Path) -> None:
+    status, written, _ = run(CRASH + "    crash()\n", tmp_path / "stacks")
+    assert status == -signal.SIGSEGV
+    assert written.startswith("Fatal Python error: Segmentation fault")
+    assert "in crash\n" in written
+
+
+def test_a_forked_child_writes_nothing_into_its_parents_file(tmp_path: Path) -> None:
+    program = """
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getpid(), SIGNAL)
+        crash()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
+    assert os.path.getsize(sys.argv[1]) == 0
+    crash()
+"""
+    status, written, _ = run(CRASH + program, tmp_path / "stacks")
+    assert status == -signal.SIGSEGV
+    assert written.count("Fatal Python error") == 1
+
+
+def test_a_descriptor_that_the_application_closed_and_got_again_is_left_alone(tmp_path: Path) -> None:
+    program = """
+    os.closerange(3, 100)
+    theirs = [os.open(sys.argv[1] + str(n), os.O_CREAT | os.O_RDWR) for n in range(5)]
+    child = os.fork()
+    if child == 0:
+        for descriptor in theirs: os.write(descriptor, b"theirs")
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    status, _, errors = run(CRASH + program, tmp_path / "stacks")
+    assert status == 0, errors
+    assert [(tmp_path / f"stacks{n}").read_text() for n in range(5)] == ["theirs"] * 5
+
+
+def test_stacks_that_the_application_wants_on_stderr_stay_there(tmp_path: Path) -> None:
+    _, written, errors = run(CRASH + "    crash()\n", tmp_path / "stacks", PYTHONFAULTHANDLER="1")
+    assert written == ""
+    assert "in crash\n" in errors

@@ -30,8 +30,9 @@ function tellExit(exit: ExitView): void {
 }
 
 function tellEvidence(evidence: EvidenceView): void {
-  print(`\nbefore it was killed, ${new Date(evidence.taken_at_ms).toISOString()}: ${evidence.because}`);
-  print(`process state ${evidence.state || 'unknown'}; its threads (id, name, state, kernel function):`);
+  print(`\nits state at ${new Date(evidence.taken_at_ms).toISOString()}: ${evidence.because}`);
+  // A crash leaves no process to look at.
+  if (evidence.state !== '') print(`process state ${evidence.state}; its threads (id, name, state, kernel function):`);
   for (const thread of evidence.threads) print(printableLine(`  ${thread}`));
   tellRequests(evidence.requests);
   print(evidence.stacks === '' ? `no Python stacks: ${evidence.stacks_missing}` : `\n${evidence.stacks.trimEnd()}`);

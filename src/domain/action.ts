@@ -37,11 +37,13 @@ export type Action =
   | { readonly type: 'send-stop'; readonly workerId: string; readonly graceMs: number }
   /** SIGTERM to the worker's process group. */
   | { readonly type: 'terminate'; readonly workerId: string }
+  /** Note what it is doing: it will be killed if it does not go in the next moment. */
+  | { readonly type: 'inspect'; readonly workerId: string; readonly because: string }
   /** SIGKILL to the group, and to whatever of its tree left the group. */
   | {
       readonly type: 'kill';
       readonly workerId: string;
-      /** Why it is thought to be stuck: look at it before it is killed. Empty: no need. */
+      /** Why it is thought to be stuck: note what it is doing before it is killed. Empty: no need, or that is done. */
       readonly stuck: string;
     }
   /** The process has exited: kill what is left of its tree, and say gone. */

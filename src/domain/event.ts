@@ -42,7 +42,14 @@ export type Event =
       readonly worker: { readonly id: string; readonly pool: string } | null;
       readonly message: string;
     }
-  | { readonly type: 'exited'; readonly workerId: string; readonly exit: Exit; readonly lastLines: readonly string[] }
+  | {
+      readonly type: 'exited';
+      readonly workerId: string;
+      readonly exit: Exit;
+      readonly lastLines: readonly string[];
+      /** Where in its application's code it hung or crashed; empty or absent: unknown. */
+      readonly place?: string;
+    }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;
 

@@ -1,12 +1,12 @@
 import type { ExitRecord } from './action.ts';
 
-/** What a stuck process is seen to do before it is killed. */
+/** What a process that hangs is seen to do before it is killed, or what it did when it crashed. */
 export interface ProcessEvidence {
-  /** Of its main process, as in proc_pid_stat(5); empty: unknown. */
+  /** Of its main process, as in proc_pid_stat(5); empty: unknown, as after a crash. */
   readonly state: string;
   /** Each of its threads, as `TID NAME STATE WCHAN`: the kernel function it sleeps in, 0 for none or unknown. */
   readonly threads: readonly string[];
-  /** Python stacks of all threads by faulthandler; empty: why there are none is in `stacksMissing`. */
+  /** Python stacks of threads by faulthandler (os/stacks.ts); empty: why there are none is in `stacksMissing`. */
   readonly stacks: string;
   readonly stacksMissing: string;
 }
@@ -32,7 +32,7 @@ export interface ReportedProgress {
 export interface Evidence extends ProcessEvidence {
   /** Monotonic. */
   readonly takenAtMs: number;
-  /** The verdict. */
+  /** Why it was killed, or that it crashed. */
   readonly because: string;
   /** What it had, oldest first. */
   readonly requests: readonly RequestNote[];
@@ -49,7 +49,7 @@ export interface Account {
   readonly peakBytes: number;
 }
 
-/** How a worker ended, with what was seen of it if it was stuck. */
+/** How a worker ended, with what it was doing if it hung or crashed. */
 export interface KeptExit extends ExitRecord {
   /** Of its cgroup, where it had one: of the whole tree, to the end. */
   readonly account: Account | null;

@@ -13,6 +13,10 @@ import { lastLinesMaxLength } from './text-bounds.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
+/** How long before the SIGKILL of a stop the worker is inspected, at most; os/evidence.ts takes no longer. */
+const inspectMaxMs = 300;
+/** Kills of workers that may hang: what they are doing is worth knowing. */
+const inspectedReasons: ReadonlySet<Reason> = new Set(['hung', 'overdue', 'start_timeout', 'link_lost']);
 
 /** A planned replacement is wanted: the worker goes on serving until its turn comes, which a more pressing reason hastens. */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
@@ -60,11 +64,12 @@ export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reas
   if (worker.phase === 'stopping' || worker.phase === 'exited') return;
   const ending = worker.ending ?? reason;
   const rung: Rung = worker.attached ? 'stop' : 'term';
-  const deadlineMs = draft.facts.nowMs + pool.config.drain.killAfterMs / 2;
+  const halfMs = pool.config.drain.killAfterMs / 2;
+  const deadlineMs = draft.facts.nowMs + halfMs - (rung === 'term' ? inspectMsOf(pool) : 0);
   const next = putWorker(draft, worker, { phase: 'stopping', ending, rung, deadlineMs });
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
   if (rung === 'stop') {
-    draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: pool.config.drain.killAfterMs / 2 });
+    draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: halfMs });
   } else {
     terminate(draft, next);
   }
@@ -80,9 +85,16 @@ export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reas
 /** The next rung of the ladder, its time having come. */
 export function climb(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase !== 'stopping') return;
+  const { nowMs } = draft.facts;
+  const inspectMs = inspectMsOf(pool);
   if (worker.rung === 'stop') {
-    const deadlineMs = draft.facts.nowMs + pool.config.drain.killAfterMs / 2;
+    const deadlineMs = nowMs + pool.config.drain.killAfterMs / 2 - inspectMs;
     terminate(draft, putWorker(draft, worker, { rung: 'term', deadlineMs }));
+    return;
+  }
+  if (worker.rung === 'term' && inspectMs > 0) {
+    putWorker(draft, worker, { rung: 'inspect', deadlineMs: nowMs + inspectMs });
+    if (worker.pid > 0) draft.actions.push({ type: 'inspect', workerId: worker.id, because: 'did not go when asked' });
     return;
   }
   kill(
@@ -94,15 +106,22 @@ export function climb(draft: Draft, worker: Worker, pool: Pool): void {
   );
 }
 
+/** It is inspected within its grace time, so that its SIGKILL comes no later for it. */
+function inspectMsOf(pool: Pool): number {
+  return Math.min(inspectMaxMs, pool.config.drain.killAfterMs / 4);
+}
+
 export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, detail: string): void {
   if (worker.phase === 'exited') return;
   const ending = worker.ending ?? reason;
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
-  putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs: draft.facts.nowMs + killAgainMs });
+  const killedBecause = worker.killedBecause || detail;
+  const deadlineMs = draft.facts.nowMs + killAgainMs;
+  putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs, killedBecause });
   // Counted now and not when it is seen to be dead: its slot is free to be filled from now on.
   if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker, reason, detail);
   // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
-  const stuck = worker.phase !== 'stopping' && (reason === 'hung' || reason === 'overdue') ? detail : '';
+  const stuck = worker.phase !== 'stopping' && inspectedReasons.has(reason) ? detail : '';
   if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id, stuck });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
 }
@@ -111,15 +130,21 @@ function terminate(draft: Draft, worker: Worker): void {
   if (worker.pid > 0) draft.actions.push({ type: 'terminate', workerId: worker.id });
 }
 
+/** What a worker that has ended left to say how. */
+interface Traces {
+  readonly lastLines: readonly string[];
+  readonly place?: string;
+}
+
 /** Its process is seen to have ended, or was never there. What remains of its tree is swept. */
-export function exited(draft: Draft, worker: Worker, told: Exit, lastLines: readonly string[], failed?: Reason): void {
+export function exited(draft: Draft, worker: Worker, told: Exit, traces: Traces, failed?: Reason): void {
   if (worker.phase === 'exited') return;
   // The kernel may have killed a child of it some time ago; this SIGKILL was the agent's.
   const exit = worker.rung === 'kill' ? { code: told.code, signal: told.signal } : told;
   const ending = worker.ending ?? failed ?? reasonOf(exit);
   const unplanned = unplannedReasons.has(ending);
   putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
-  const message = exitMessage(worker, exit, lastLines, unplanned);
+  const message = exitMessage(worker, exit, traces, unplanned);
   draft.actions.push(
     { type: 'release', workerId: worker.id, reason: ending, message, crashed: unplanned },
     { type: 'sweep', workerId: worker.id },
@@ -173,7 +198,7 @@ function exitRecord(
   };
 }
 
-function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], unplanned: boolean): string {
+function exitMessage(worker: Worker, exit: Exit, { lastLines, place = '' }: Traces, unplanned: boolean): string {
   const how =
     exit.signal !== null
       ? `ended by ${exit.signal}${exit.outOfMemory === true ? ', by the kernel, which was out of memory' : ''}`
@@ -182,10 +207,11 @@ function exitMessage(worker: Worker, exit: Exit, lastLines: readonly string[], u
         : worker.pid === 0
           ? 'was not started'
           : 'ended; with what status only its parent could tell, an earlier agent';
-  const late = worker.ending === 'start_timeout' ? ': not ready within start.timeout' : ' before it was ready';
+  const late = worker.ending === 'start_timeout' ? `: ${worker.killedBecause}` : ' before it was ready';
   const when = worker.readyAtMs === 0 && unplanned ? late : '';
+  const where = place === '' ? '' : `, in ${place}`;
   const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${newestText(lastLines)}` : '';
-  return `${how}${when}${said}`;
+  return `${how}${when}${where}${said}`;
 }
 
 /** The end of what it wrote: every view, event and log line that tells of the end carries it. */

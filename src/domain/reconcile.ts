@@ -171,8 +171,9 @@ function climbLater(draft: Draft, workerId: string, wake: Wake): void {
 
 function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   if (draft.facts.nowMs < worker.deadlineMs) return wake.at(worker.deadlineMs);
-  const what = worker.attached ? 'not warm' : 'not attached';
-  kill(draft, worker, pool, 'start_timeout', `${what} within ${Math.round(worker.deadlineMs - worker.startedAtMs)} ms`);
+  const seconds = Math.round((worker.deadlineMs - worker.startedAtMs) / 100) / 10;
+  const what = worker.attached ? 'its warm-up has not ended' : 'its import or a start hook has not ended';
+  kill(draft, worker, pool, 'start_timeout', `not ready within ${seconds} s (start.timeout): ${what}`);
   climbLater(draft, worker.id, wake);
 }
 

@@ -161,6 +161,8 @@ export interface Worker {
   /** Start timeout, drain timeout, or the next rung of the ladder; 0: none. */
   readonly deadlineMs: number;
   readonly rung: Rung | null;
+  /** Why it was killed, in words; empty: it was not. */
+  readonly killedBecause: string;
   readonly linkLostAtMs: number;
   readonly attached: boolean;
   /** What it runs before it is ready. */
@@ -181,7 +183,7 @@ export interface Due {
 }
 
 /** Rungs of the ladder below a drain, mildest first. */
-export type Rung = 'stop' | 'term' | 'kill';
+export type Rung = 'stop' | 'term' | 'inspect' | 'kill';
 
 /** A worker's own limits, drawn at birth. 0: no limit. */
 export interface Limits {
@@ -315,6 +317,7 @@ export function newWorker(born: Newborn & Pick<Worker, 'deadlineMs' | 'warmUp'>)
     due: null,
     ending: null,
     rung: null,
+    killedBecause: '',
     linkLostAtMs: 0,
     attached: false,
     hello: null,

@@ -112,7 +112,7 @@ function apply(draft: Draft, event: Event): void {
         unplanned: true,
       });
     case 'exited':
-      return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event.lastLines));
+      return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event));
     case 'gone':
       return withWorker(draft, event.workerId, (worker) => gone(draft, worker, event.survivors));
     default:
@@ -136,7 +136,7 @@ function spawned(draft: Draft, worker: Worker, pid: number): void {
 }
 
 function spawnFailed(draft: Draft, worker: Worker, message: string): void {
-  exited(draft, worker, { code: null, signal: null }, [message], 'start_failed');
+  exited(draft, worker, { code: null, signal: null }, { lastLines: [message] }, 'start_failed');
 }
 
 function attached(draft: Draft, worker: Worker, hello: Hello): void {

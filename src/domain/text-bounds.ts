@@ -26,8 +26,8 @@ export const tracebackMaxBytes = 16 * 1024;
 export const progressMessageMaxLength = 200;
 export const leavingReasonMaxLength = 1_024;
 
-/** The last lines that a worker wrote: in the message of its end, and in the evidence of one that was stuck. */
+/** The last lines that a worker wrote: in the message of its end, and in the evidence of one that hung or crashed. */
 export const lastLinesMaxLength = 4 * 1024;
 export const evidenceLinesMaxLength = 8 * 1024;
-/** Python stacks of a stuck worker. */
+/** Python stacks of a worker that hung or crashed. */
 export const stacksMaxBytes = 16 * 1024;

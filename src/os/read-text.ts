@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readFileSync, readSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { isGoneError } from './proc-error.ts';
 
 /**
@@ -20,22 +20,5 @@ export function readIfThere(path: string): string | undefined {
   } catch (error) {
     if (isGoneError(error)) return undefined;
     throw error;
-  }
-}
-
-/**
- * The first bytes of a file that somebody else writes, so that it may be of any length, or no file at all; empty where it
- * cannot be read.
- */
-export function readStart(path: string, maxBytes: number): string {
-  let fd = -1;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    const bytes = Buffer.alloc(maxBytes);
-    return bytes.toString('utf8', 0, readSync(fd, bytes, 0, maxBytes, 0));
-  } catch {
-    return '';
-  } finally {
-    if (fd >= 0) closeSync(fd);
   }
 }

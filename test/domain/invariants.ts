@@ -38,7 +38,7 @@ export function createStepInvariants(): StepInvariants {
           for (const slot of generations.keys()) if (slot.startsWith(`${action.pool} `)) generations.delete(slot);
         }
         if (action.type === 'spawn') checkSpawn(after, action, generations, left);
-        if (action.type === 'terminate' || action.type === 'kill') {
+        if (action.type === 'terminate' || action.type === 'inspect' || action.type === 'kill') {
           hold(wasSpawned(action.workerId), `${action.type} of ${action.workerId}, which was never spawned`);
           hold(!gone.has(action.workerId) || before.workers.has(action.workerId), `${action.type} of one that is gone`);
         }

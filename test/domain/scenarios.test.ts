@@ -39,7 +39,11 @@ describe('starting', () => {
     simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
     simulation.run(5_100);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'start_timeout' }));
-    expect(simulation.state.pools.get('p')?.lastFailure?.message).toContain('the end');
+    const why = 'not ready within 5 s (start.timeout): its import or a start hook has not ended';
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'kill', stuck: why }));
+    expect(simulation.state.pools.get('p')?.lastFailure?.message).toMatch(
+      /: ended by SIGKILL: not ready within 5 s .*; its last lines:\nthe end$/,
+    );
     expect(simulation.workers()).toHaveLength(0);
     simulation.behaviour = { ...healthy };
     expect(simulation.run(1_000, () => simulation.ready().length === 1)).toBe(true);
@@ -54,6 +58,16 @@ describe('starting', () => {
     const message = simulation.state.pools.get('p')?.lastFailure?.message ?? '';
     expect(message).toMatch(/: ended by SIGSEGV.*; its last lines:\n…x+\nthe newest line$/s);
     expect(message.length).toBeLessThan(4_300);
+  });
+
+  test('where a worker crashed, or hung before it was killed, is told with its end', () => {
+    const simulation = up(poolConfig({ size: 1 }));
+    const { workerId } = simulation.process(simulation.ready()[0]);
+    const exit = { code: null, signal: 'SIGSEGV' };
+    simulation.tell({ type: 'exited', workerId, exit, lastLines: [], place: 'f (/app.py, line 3)' });
+    expect(simulation.state.pools.get('p')?.lastFailure?.message).toMatch(
+      /: ended by SIGSEGV, in f \(\/app.py, line 3\)$/,
+    );
   });
 
   test('a shortage of the host blames no worker and no config: tried again every 5 s, told once, and then all start', () => {
@@ -403,7 +417,7 @@ describe("the host's memory", () => {
 });
 
 describe('ending', () => {
-  test('the ladder: drain until its timeout, stop message, SIGTERM, SIGKILL', () => {
+  test('the ladder: drain until its timeout, stop message, SIGTERM, an inspection within the grace time, SIGKILL', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const [worker] = simulation.ready();
     const process = simulation.process(worker);
@@ -413,13 +427,50 @@ describe('ending', () => {
     const times: Record<string, number> = {};
     const sinceMs = simulation.nowMs;
     simulation.run(30_000, () => {
-      for (const type of ['send-drain', 'send-stop', 'terminate', 'kill']) {
+      for (const type of ['send-drain', 'send-stop', 'terminate', 'inspect', 'kill']) {
         if (count(simulation, type) > 0) times[type] ??= simulation.nowMs - sinceMs;
       }
       return simulation.workers().length === 0;
     });
-    expect(times).toEqual({ 'send-drain': 0, 'send-stop': 10_000, terminate: 12_000, kill: 14_000 });
+    expect(times).toEqual({ 'send-drain': 0, 'send-stop': 10_000, terminate: 12_000, inspect: 13_700, kill: 14_000 });
+    expect(count(simulation, 'inspect')).toBe(1);
+    expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, stuck: '' });
     expect(simulation.state.pools.get('p')?.size).toBe(0);
+  });
+
+  test.each([0, 1, 100, 60_000])(
+    'with kill_after: %i ms a worker that ignores all is killed then, and no later',
+    (killAfterMs) => {
+      const simulation = up(poolConfig({ size: 1, drain: { timeoutMs: 1_000, killAfterMs } }));
+      const process = simulation.process(simulation.ready()[0]);
+      Object.assign(process.behaviour, { stopMs: never, termMs: never });
+      const sinceMs = simulation.nowMs;
+      simulation.tell({ type: 'stop-worker', workerId: process.workerId, replace: false });
+      simulation.run(100_000, () => count(simulation, 'kill') > 0);
+      expect(simulation.nowMs - sinceMs).toBe(killAfterMs);
+    },
+  );
+
+  test('one that goes while it is inspected is not killed', () => {
+    const simulation = up(poolConfig({ size: 1 }));
+    const process = simulation.process(simulation.ready()[0]);
+    Object.assign(process.behaviour, { stopMs: 3_800, termMs: never });
+    simulation.tell({ type: 'stop-worker', workerId: process.workerId, replace: false });
+    simulation.run(10_000, () => simulation.workers().length === 0);
+    expect(count(simulation, 'inspect')).toBe(1);
+    expect(count(simulation, 'kill')).toBe(0);
+  });
+
+  test('told to end at once: killed without an inspection, a stop that is under way too', () => {
+    const simulation = up(poolConfig({ size: 2 }));
+    const [first, second] = simulation.ready();
+    for (const worker of [first, second])
+      Object.assign(simulation.process(worker).behaviour, { stopMs: never, termMs: never });
+    simulation.tell({ type: 'stop-worker', workerId: first?.id ?? '', replace: false });
+    simulation.tell({ type: 'shutdown', how: 'now' });
+    for (const worker of [first, second])
+      expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, stuck: '' });
+    expect(count(simulation, 'inspect')).toBe(0);
   });
 
   test('scaling down drains the highest slots', () => {

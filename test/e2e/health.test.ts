@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
@@ -196,5 +196,75 @@ test('explain tells the signals of a live worker, and what it expected when ther
     code: 1,
     stderr:
       'NOT_FOUND: worker_id: expected a live worker (ListWorkers) or one that ended lately (ListExits), got "nobody"\n',
+  });
+});
+
+describe('starts, stops and crashes', () => {
+  const pool = (name: string, hangs: string, keys: string): string =>
+    `${name}: { app: hanging:app, python: ${python}, cwd: ${root}test/fixtures, env: { HANGS: ${hangs} }, ${keys} }`;
+
+  /** How the first worker of a pool to end has ended. */
+  const firstExit = (name: string) =>
+    until(
+      async () => {
+        const { exits } = await client.control<{
+          exits: (Explained['exit'] & { worker_id: string; message: string })[];
+        }>('ListExits', { pool: name });
+        return exits.at(-1);
+      },
+      `a worker of ${name} to end`,
+      () => agent.output().slice(-3000),
+    );
+
+  test('a start or a stop that hangs shows where, before it is killed', async () => {
+    agent = await startAgent(
+      [
+        ...['import', 'hook', 'deaf'].map((at) => pool(`at_${at}`, at, 'start: { timeout: 2s }')),
+        pool('stops', 'thread', 'drain: { kill_after: 2s }'),
+      ].join('\n'),
+    );
+    client = connect(agent.socket);
+    const [leaving] = await untilReady(agent, 'stops', 1);
+    await agent.cli('stop', leaving?.worker_id ?? '');
+    for (const name of ['at_import', 'at_hook']) {
+      const exit = await firstExit(name);
+      expect(exit.reason).toBe('start_timeout');
+      expect(exit.message).toMatch(
+        /not ready within 2 s \(start\.timeout\).*, in connect_to_database \(.*hanging\.py, line \d+\)/,
+      );
+      expect(exit.evidence?.stacks).toContain('in connect_to_database');
+      const { stdout } = await agent.cli('explain', exit.worker_id);
+      expect(stdout).toContain('in connect_to_database');
+      expect(stdout).toMatch(/its state at \S+: not ready within 2 s/);
+    }
+    // Without a handler the signal would have ended it.
+    expect(await firstExit('at_deaf')).toMatchObject({
+      message: expect.stringContaining('ended by SIGKILL'),
+      evidence: { stacks: '', stacks_missing: 'it does not write them, or not yet' },
+    });
+    const stopped = await firstExit('stops');
+    expect(stopped).toMatchObject({ reason: 'operator', message: expect.stringMatching(/SIGKILL, in housekeeping/) });
+    expect(stopped.evidence).toMatchObject({ because: 'did not go when asked' });
+    expect(stopped.evidence?.stacks).toContain('in housekeeping');
+  });
+
+  test('a crash shows its Python stack and its request, and one of a forked child is not taken for it', async () => {
+    agent = await startAgent([pool('crashes', 'no', ''), pool('forks', 'no', '')].join('\n'));
+    client = connect(agent.socket);
+    await untilReady(agent, 'crashes', 1);
+    await expect(client.execute('crashes', 'crash')).rejects.toMatchObject({
+      told: {
+        exit_reason: 'signal',
+        message: expect.stringMatching(/ended by SIGSEGV, in crash \(.*hanging\.py, line \d+\)/),
+      },
+    });
+    const crashed = await firstExit('crashes');
+    expect(crashed.evidence).toMatchObject({ because: 'it crashed with SIGSEGV', requests: [{ command: 'crash' }] });
+    expect(crashed.evidence?.stacks).toMatch(/^Fatal Python error: Segmentation fault\n[\s\S]*in crash\n/);
+    const { stdout } = await agent.cli('explain', crashed.worker_id);
+    expect(stdout).toMatch(/it crashed with SIGSEGV\nrequest \S+ \(crash\)[\s\S]*in crash\n/);
+    await untilReady(agent, 'forks', 1);
+    await expect(client.execute('forks', 'crash_in_child_then_die')).rejects.toMatchObject({ code: 14 });
+    expect(await firstExit('forks')).toMatchObject({ message: expect.stringContaining('SIGKILL'), evidence: null });
   });
 });

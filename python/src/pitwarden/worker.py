@@ -2,7 +2,7 @@
 
     PITWARDEN_LINK        path of the unix socket to dial
     PITWARDEN_BEGUN       path of the four bytes that hold the id of the newest request to begin
-    PITWARDEN_STACKS      path of the file for the stacks of a stuck process
+    PITWARDEN_STACKS      path of the file for the stacks of a process that hangs or crashes
     PITWARDEN_WORKER_ID   name of this process
     PITWARDEN_POOL        its pool
     PITWARDEN_SLOT        its place in the pool: 0, 1, …
@@ -43,7 +43,7 @@ from ._pb.link_pb2 import Command, Hello
 from ._secret import Secret, SecretError, take_secret
 from ._session import PROTOCOL, Session
 from ._signals import ignore_interrupts, on_terminate
-from ._stacks import write_stacks_on_signal
+from ._stacks import write_stacks
 from ._version import __version__
 from .app import App
 
@@ -166,7 +166,7 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
         return EXIT_APP
     _grpc_settings.apply_at_import()
     _log_records.begin()
-    writes_stacks = write_stacks_on_signal(settings.stacks)
+    writes_stacks = write_stacks(settings.stacks)
     interpreter_s, begun_s = _age_s(), time.monotonic()
     try:
         app = find_app()
