@@ -231,7 +231,11 @@ test('SIGTERM lets the running request finish, refuses new ones, and exits 0', a
   await start(faults());
   await untilReady(agent, 'faults', 1);
   const running = client.execute('faults', 'sleep', [1.5]);
-  await until(async () => (await agent.workers('faults'))[0]?.in_flight === 1, 'the request to run');
+  // Not by the command line, which on a busy machine takes longer to start than the request to run.
+  const inFlight = async () =>
+    (await client.control<{ workers: { in_flight: number }[] }>('ListWorkers', { pool: 'faults' })).workers[0]
+      ?.in_flight;
+  await until(async () => (await inFlight()) === 1, 'the request to run', inFlight);
   agent.signal('SIGTERM');
   expect((await running).value).toBe(1.5);
   expect(await agent.exited).toEqual({ code: 0, signal: null });
