@@ -192,6 +192,47 @@ def test_hooks_run_in_order_and_on_one_loop() -> None:
     assert [seen[0], *seen[2:]] == ["start 1", "stop 2", "stop 1"]
 
 
+def test_tasks_that_are_left_on_the_loop_are_cancelled_after_the_stop_hooks_and_waited_for(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    hooked = pitwarden.App()
+    tasks = []
+
+    async def flusher() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            print("last batch flushed")
+
+    async def fails() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("the batch is lost")
+
+    @hooked.on_start
+    async def begin() -> None:
+        tasks.extend([asyncio.create_task(flusher()), asyncio.create_task(fails())])
+
+    @hooked.on_stop
+    def end() -> None:
+        print("stop hook")
+
+    @hooked.command
+    async def ok() -> bool:
+        return True
+
+    with hooked:
+        pass
+    assert capsys.readouterr().out == "stop hook\nlast batch flushed\n"
+    assert [record.message.splitlines()[0] for record in caplog.records] == [
+        "a task failed when it was cancelled at the end of the application"
+    ]
+    # The loop can be used again.
+    assert hooked.call("ok") is True
+
+
 def test_context_outside_a_command() -> None:
     with pytest.raises(RuntimeError, match="outside a command"):
         pitwarden.context()

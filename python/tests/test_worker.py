@@ -276,6 +276,23 @@ def test_every_stop_hook_runs(agent: FakeAgent) -> None:
     assert "RuntimeError: second hook fails" in stderr
 
 
+@pytest.mark.parametrize(
+    ("lingers", "told"),
+    [
+        ("thread", "pitwarden: the end waits for threads that are no daemons: housekeeping\n"),
+        ("atexit", "pitwarden: the end waits for exit handlers (atexit)\n"),
+        ("nothing", ""),
+    ],
+)
+def test_what_the_application_left_ends_with_it_or_is_named(agent: FakeAgent, lingers: str, told: str) -> None:
+    worker = agent.spawn("lingering:app", LINGERS=lingers)
+    worker.attach().stop()
+    code, stdout, stderr = worker.exit()
+    # As asyncio.run does it: tasks, then generators.
+    assert (code, stdout) == (0, "last batch flushed\ngenerator closed\n")
+    assert stderr == told
+
+
 def test_drain_changes_nothing_for_what_runs(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()

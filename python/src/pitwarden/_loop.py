@@ -25,6 +25,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._thread_id = 0
+        self._ended = False
         self._starting = threading.Lock()
         self._probe_sent_s: Optional[float] = None
         self._lag_ms = 0
@@ -42,6 +43,21 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Waits for the coroutine, which sees the caller's context variables."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop()).result()
+
+    def cancel_tasks(self) -> None:
+        """Cancels what still runs on the loop, as asyncio.run does at its end, and waits until it has ended."""
+        if self._answers:
+            self.run(_cancel_all_but_this())
+
+    def close_generators(self) -> None:
+        """The same for async generators that nobody has read to their end. The loop is not used any more after that."""
+        loop = self._loop
+        if loop is not None and self._answers:
+            self.run(loop.shutdown_asyncgens())
+
+    @property
+    def _answers(self) -> bool:
+        return self._loop is not None and not self._ended and self._thread_id != threading.get_ident()
 
     def lag_ms(self) -> int:
         """How long the loop last took to come round; asking also measures again, so nothing polls."""
@@ -80,6 +96,7 @@ class LoopThread:
         reason = ""
         while not reason:
             reason = self._serve_once(loop)
+        self._ended = True
         say(reason)
         if self.on_end is not None:
             self.on_end(reason)
@@ -105,7 +122,7 @@ class LoopThread:
 
     def _forked(self) -> None:
         """In a child of the process that runs the loop: the child has no such thread, or is nothing but that thread."""
-        loop, self._loop = self._loop, None
+        loop, self._loop, self._ended = self._loop, None, False
         self._starting = threading.Lock()
         self._probe_sent_s, self._lag_ms = None, 0
         if loop is None or self._thread_id != threading.get_ident():
@@ -117,6 +134,19 @@ class LoopThread:
             ready.appendleft(asyncio.Handle(_fork.end, (None, "an async command"), loop))
         else:
             loop.call_soon(_fork.end, None, "an async command")
+
+
+async def _cancel_all_but_this() -> None:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            message = "a task failed when it was cancelled at the end of the application"
+            loop.call_exception_handler({"message": message, "exception": error, "task": task})
 
 
 def _after_fork_in_child() -> None:

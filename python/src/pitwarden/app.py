@@ -185,7 +185,10 @@ class App:
             self._run_hook(hook)
 
     def stop(self) -> None:
-        """Runs every stop hook; the first exception is raised when all have had their turn."""
+        """Runs every stop hook and cancels what still runs on the asyncio loop.
+
+        The first exception is raised when all have had their turn.
+        """
         failure: Optional[BaseException] = None
         for hook in reversed(self._stop_hooks):
             try:
@@ -193,6 +196,7 @@ class App:
             # Also SystemExit: one hook's end is not the others'.
             except BaseException as error:
                 failure = failure or error
+        self.loop.cancel_tasks()
         if failure is not None:
             raise failure
 

@@ -36,6 +36,7 @@ from typing import NamedTuple, NoReturn, Optional
 from . import _fork, _grpc_settings, _log_records
 from ._absence import Limits
 from ._begun import begun_marker
+from ._ending import say_what_delays_the_end
 from ._limits import limit_resources, mark_descendants
 from ._originals import who_replaced_threads
 from ._output import survive_full_disk
@@ -206,12 +207,14 @@ def _serve(settings: Settings, find_app: Callable[[], App]) -> int:
     leaving.set()
     try:
         app.stop()
+        app.loop.close_generators()
     # Also SystemExit: the worker leaves anyway, and the agent is still to be told so.
     except BaseException:
         print("pitwarden: a stop hook failed", file=sys.stderr)
         traceback.print_exc()
     link.leave()
     _flush()
+    say_what_delays_the_end()
     return EXIT_LINK if link.orphaned else EXIT_STOPPED
 
 

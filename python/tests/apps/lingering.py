@@ -1,0 +1,43 @@
+"""Has things of its own that outlive its stop hooks: LINGERS=thread or atexit."""
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+
+import pitwarden
+
+app = pitwarden.App()
+lingers = os.environ["LINGERS"]
+
+
+def housekeeping() -> None:
+    time.sleep(1.5)
+
+
+if lingers == "thread":
+    threading.Thread(target=housekeeping, name="housekeeping").start()
+if lingers == "atexit":
+    atexit.register(time.sleep, 1.5)
+
+
+async def numbers():
+    try:
+        yield 1
+        yield 2
+    finally:
+        print("generator closed", flush=True)
+
+
+@app.on_start
+async def begin() -> None:
+    async def flusher() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("last batch flushed", flush=True)
+
+    app.flusher = asyncio.create_task(flusher())
+    app.numbers = numbers()
+    await anext(app.numbers)
