@@ -76,6 +76,7 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
     launch: entry.launch,
     pid: identity.pid,
     startedAtMs: entry.started_at_boot_ms,
+    concurrency: entry.concurrency,
     spawnedAtMs: entry.spawned_at_boot_ms === 0 ? entry.started_at_boot_ms : entry.spawned_at_boot_ms,
     readyAtMs: entry.state === 'ready' ? entry.ready_at_boot_ms : 0,
     limits: { maxAgeMs: entry.max_age_ms, maxRequests: entry.max_requests },

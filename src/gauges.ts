@@ -145,7 +145,7 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_memory_bytes',
-    help: "Memory of the pool's process trees: PSS, or RSS where that is unknown.",
+    help: "Memory of the pool's process trees: by their cgroups, else PSS, else RSS.",
     read: ({ workers }) => one(workers.reduce((sum, { usage }) => sum + memoryBytes(usage), 0)),
   },
   {

@@ -2,7 +2,7 @@ import type { Histogram } from 'prom-client';
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { Outcome } from './dispatch/dispatch.ts';
 import type { NodeRecord } from './domain/action.ts';
-import { reasons, recycleReasons } from './domain/reason.ts';
+import { dueReasons, reasons } from './domain/reason.ts';
 import type { GaugesSource } from './gauges.ts';
 import { addGauges } from './gauges.ts';
 import { version } from './version.ts';
@@ -152,7 +152,7 @@ export function createMetrics(source: GaugesSource): Metrics {
       roundTrip.of(pool);
       for (const series of [starts, missed]) series.inc({ pool }, 0);
       for (const reason of reasons) exits.inc({ pool, reason }, 0);
-      for (const reason of recycleReasons) recycles.inc({ pool, reason }, 0);
+      for (const reason of dueReasons) recycles.inc({ pool, reason }, 0);
     },
     forgetPool: (pool) => {
       ofPool.delete(pool);

@@ -258,7 +258,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
     return tell({ type: 'start-blocked', workerId, message: messageOf(error) });
   }
   const cgroup = options.cgroups.create(workerId);
-  const entry = entryOf(options, worker, pool, secret);
+  const entry = entryOf(options, worker, secret);
   const its = newHeld(options, { entry, pool, begun, cgroup, adopted: false });
   held.set(workerId, its);
   try {
@@ -330,7 +330,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
   };
 }
 
-function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, secret: WorkerSecret): LedgerEntry {
+function entryOf({ agentId }: HandsOptions, worker: Newborn, secret: WorkerSecret): LedgerEntry {
   return {
     worker_id: worker.id,
     pool: worker.pool,
@@ -346,7 +346,7 @@ function entryOf({ agentId }: HandsOptions, worker: Newborn, pool: PoolConfig, s
     ready_at_boot_ms: 0,
     max_age_ms: worker.limits.maxAgeMs,
     max_requests: worker.limits.maxRequests,
-    concurrency: pool.concurrency,
+    concurrency: worker.concurrency,
     fingerprint: worker.fingerprint,
     launch: worker.launch,
     verifier: secret.verifier,

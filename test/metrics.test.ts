@@ -29,6 +29,7 @@ test('a pool’s labelled series start at 0, so that the first of a kind is an i
     'pitwarden_worker_exits_total{pool="text",reason="signal"} 0',
     'pitwarden_worker_exits_total{pool="text",reason="hung"} 0',
     'pitwarden_worker_recycles_total{pool="text",reason="memory"} 0',
+    'pitwarden_worker_recycles_total{pool="text",reason="retired"} 0',
     'pitwarden_pings_missed_total{pool="text"} 0',
     'pitwarden_requests_total{pool="text",outcome="ok"} 0',
     'pitwarden_requests_total{pool="text",outcome="unavailable"} 0',

@@ -1,4 +1,4 @@
-import { printableLine } from '../domain/printable.ts';
+import { printableEntry, printableLine } from '../domain/printable.ts';
 import { withAgent } from './connect.ts';
 import { print, printJson } from './print.ts';
 import { table, word } from './table.ts';
@@ -24,27 +24,39 @@ export async function explain(workerId: string, options: { readonly socket?: str
   if (exit !== null) tellExit(exit);
 }
 
+/** Of the requests that a worker has, the oldest are shown. */
+const requestsMax = 32;
+
 function tellExit(exit: ExitView): void {
-  print(`${exit.worker_id}  ended ${new Date(exit.exited_at_ms).toISOString()} (${exit.reason}): ${exit.message}`);
+  const ended = new Date(exit.exited_at_ms).toISOString();
+  print(printableEntry(`${exit.worker_id}  ended ${ended} (${exit.reason}): ${exit.message}`));
   if (exit.evidence !== null) tellEvidence(exit.evidence);
 }
 
 function tellEvidence(evidence: EvidenceView): void {
-  print(`\nits state at ${new Date(evidence.taken_at_ms).toISOString()}: ${evidence.because}`);
+  const takenAt = new Date(evidence.taken_at_ms).toISOString();
+  print(`\n${printableEntry(`its state at ${takenAt}: ${evidence.because}`)}`);
   // A crash leaves no process to look at.
   if (evidence.state !== '') print(`process state ${evidence.state}; its threads (id, name, state, kernel function):`);
   for (const thread of evidence.threads) print(printableLine(`  ${thread}`));
   tellRequests(evidence.requests);
-  print(evidence.stacks === '' ? `no Python stacks: ${evidence.stacks_missing}` : `\n${evidence.stacks.trimEnd()}`);
-  if (evidence.last_lines.length > 0) print(`\nits last lines:\n${evidence.last_lines.join('\n')}`);
+  const { stacks, stacks_missing: missing, last_lines: lastLines } = evidence;
+  print(stacks === '' ? `no Python stacks: ${missing}` : `\nits Python stacks:\n${indented(stacks.trimEnd())}`);
+  if (lastLines.length > 0) print(`\nits last lines:\n${indented(lastLines.join('\n'))}`);
+}
+
+/** What a worker wrote, so that none of its lines passes for one of ours. */
+function indented(text: string): string {
+  return text.replaceAll(/^/gm, '  ');
 }
 
 function tellRequests(requests: readonly RequestNoteView[]): void {
-  for (const request of requests) {
+  for (const request of requests.slice(0, requestsMax)) {
     const { command, request_id, age_ms, cancelled } = request;
     const left = cancelled ? ', cancelled' : '';
     print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${left}${progressOf(request)}`));
   }
+  if (requests.length > requestsMax) print(`… and ${requests.length - requestsMax} younger requests; --json shows all`);
 }
 
 function progressOf({ progress, progress_message: message }: RequestNoteView): string {

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Connection } from './connect.ts';
 import { ConnectionLost, withAgent } from './connect.ts';
+import { shortLine } from './excerpt.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName, shellWord } from './own-name.ts';
 import { print, printError, printInPlace, printJson } from './print.ts';
@@ -43,7 +44,7 @@ export async function roll(pool: string, options: RollOptions): Promise<void> {
 
 /** Shows a roll until it ends. When its agent goes, the next one is asked for the same roll. */
 async function follow(pool: string, options: RollOptions): Promise<RollView | undefined> {
-  const begin = { pool, max_failures: wholeNumber(options.maxFailures ?? '0') };
+  const begin = { pool, max_failures: options.maxFailures === undefined ? 0 : failuresMax(options.maxFailures) };
   let seen: RollView | undefined;
   let lostAtMs: number | null = null;
   for (;;) {
@@ -110,9 +111,10 @@ function tellLoss(seen: RollView, { json }: RollOptions): void {
   printError(`the agent is gone; ${seen.roll_id} goes on with the next one, which is waited for`);
 }
 
-function wholeNumber(text: string): number {
-  if (/^\d{1,6}$/.test(text)) return Number(text);
-  throw new CliError(exitCode.usage, `--max-failures: expected a whole number, got "${text}"`);
+/** To the agent 0 is its default, which is not what a 0 on the command line asks for. */
+function failuresMax(text: string): number {
+  if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
+  throw new CliError(exitCode.usage, `--max-failures: expected a whole number from 1, got "${text}"`);
 }
 
 /** On a terminal one line that changes, elsewhere a line for each change. */
@@ -131,7 +133,8 @@ function line(view: RollView): string {
   const full = Math.round(share * barWidth);
   const bar = `${'#'.repeat(full)}${'.'.repeat(barWidth - full)}`;
   const failures = view.failures === 0 ? '' : `, ${view.failures} failed`;
-  const why = view.message === '' ? '' : `: ${view.message}`;
+  // The line may take the place of another one; a failure's further lines come with the error.
+  const why = view.message === '' ? '' : `: ${shortLine(view.message.split('\n', 1)[0] ?? '')}`;
   const done = `${view.replaced} of ${view.total} replaced, ${view.replacing} in progress${failures}`;
   return `${view.pool} [${bar}] ${done} (${word(view.state)}${why})`;
 }

@@ -1,4 +1,5 @@
 import { withAgent } from './connect.ts';
+import { excerpt } from './excerpt.ts';
 import { listPools } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { age, table, word } from './table.ts';
@@ -14,18 +15,26 @@ export async function status(options: { readonly socket?: string; readonly json?
   const up = age(node.started_at_ms, Date.now());
   print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
   for (const warning of node.warnings) print(`warning: ${warning}`);
-  if (node.ledger_error !== '') print(`no worker can be started: ${node.ledger_error}`);
+  if (node.ledger_error !== '') print(excerpt(`no worker can be started: ${node.ledger_error}`));
   if (node.restart_needed.length > 0)
     print(`changed, and taken up when the agent starts again: ${node.restart_needed.join(', ')}`);
-  if (node.config_error !== '') print(`last reload refused: ${node.config_error}`);
+  if (node.config_error !== '') print(excerpt(`last reload refused: ${node.config_error}`));
   print('');
   print(table(headings, pools.map(row)));
-  for (const pool of pools) {
-    if (pool.quarantine !== '') print(`\n${pool.pool}: its last good config is kept: ${pool.quarantine}`);
-    if (pool.last_failure !== '' && pool.workers_ready < pool.size) {
-      print(`\n${pool.pool}: last failure: ${pool.last_failure}`);
-    }
-  }
+  const troubles = pools.flatMap(troublesOf);
+  for (const trouble of troubles.slice(0, troublesMax)) print(`\n${excerpt(trouble)}`);
+  const left = troubles.length - troublesMax;
+  if (left > 0) print(`\n… and ${left} more troubles of pools; --json shows all of them, and whole`);
+}
+
+/** Shown for people: so many broken pools have one cause. */
+const troublesMax = 20;
+
+function troublesOf({ pool, quarantine, last_failure, workers_ready, size }: PoolView): string[] {
+  return [
+    ...(quarantine === '' ? [] : [`${pool}: its last good config is kept: ${quarantine}`]),
+    ...(last_failure === '' || workers_ready >= size ? [] : [`${pool}: last failure: ${last_failure}`]),
+  ];
 }
 
 const headings = [

@@ -1,8 +1,8 @@
-import { printableLine } from '../domain/printable.ts';
+import { shortLine } from './excerpt.ts';
 
 /** Rows under their headings, columns aligned, for a terminal. */
 export function table(headings: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
-  const lines = [headings, ...rows].map((row) => row.map((cell) => printableLine(String(cell))));
+  const lines = [headings, ...rows].map((row) => row.map((cell) => shortLine(String(cell))));
   const widths = headings.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
   const draw = (line: readonly string[]): string =>
     line

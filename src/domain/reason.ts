@@ -50,6 +50,9 @@ export const recycleReasons: readonly Reason[] = [
   'idle',
 ];
 
+/** Reasons that the event `worker_due` gives, which a metric counts: a worker that leaves by itself is replaced as well. */
+export const dueReasons: readonly Reason[] = [...recycleReasons, 'retired'];
+
 /** Lower is more pressing. */
 export function rank(reason: Reason): number {
   return recycleReasons.indexOf(reason);

@@ -389,6 +389,7 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
     fingerprint: launch.fingerprint,
     launch: launch.launch,
     startedAtMs: nowMs,
+    concurrency: launch.config.concurrency,
     limits: drawLimits(pool.config, rank, pool.size, random),
     deadlineMs: nowMs + launch.config.start.timeoutMs,
     warmUp: launch.config.start.warmUp,

@@ -153,6 +153,8 @@ export interface Worker {
   readonly spawnedAtMs: number;
   /** 0 until ready. */
   readonly readyAtMs: number;
+  /** Requests that it may have at once: what it was started with, whatever the config says by now. */
+  readonly concurrency: number;
   readonly limits: Limits;
   /** A planned replacement it waits for; it goes on serving meanwhile. */
   readonly due: Due | null;
@@ -303,7 +305,7 @@ export function initialState(): State {
 /** What is known of a worker before it is spawned. */
 export type Newborn = Pick<
   Worker,
-  'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'limits'
+  'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'concurrency' | 'limits'
 >;
 
 /** A worker at its birth: nothing is known of it but what it is to be. */

@@ -115,7 +115,7 @@ export function workerView(
     cpu: worker.usage.cpu,
     memory_slope_bytes_per_s: slopeOf(worker.usage.history),
     memory_limit_in_ms: finite(limitInMs(worker.usage, limits)),
-    concurrency: pool?.concurrency ?? 0,
+    concurrency: worker.concurrency,
     sdk_version: worker.hello?.sdkVersion ?? '',
     python_version: worker.hello?.pythonVersion ?? '',
     start_interpreter_ms: worker.hello?.start.interpreterMs ?? 0,

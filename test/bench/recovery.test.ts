@@ -9,7 +9,12 @@ test('the process that answered is killed, and the next answer counts when anoth
   const worker = spawn('sleep', ['60']);
   const ended = once(worker, 'exit');
   const answers = [worker.pid, undefined, undefined, process.pid];
-  const measured = await recovery(async () => answers.shift());
+  const measured = await recovery(async () => {
+    const answer = answers.shift();
+    // Another process answers once this one is gone, which a busy machine takes a while to see to.
+    if (answer === process.pid) await ended;
+    return answer;
+  });
   expect(await ended).toEqual([null, 'SIGKILL']);
   expect(measured).toEqual({ ms: expect.any(Number) });
   expect(answers).toEqual([]);

@@ -1,4 +1,5 @@
 import type { Action } from '../../src/domain/action.ts';
+import { dueReasons } from '../../src/domain/reason.ts';
 import { isOpen, rollProgress } from '../../src/domain/roll.ts';
 import type { Newborn, Roll, State, Worker } from '../../src/domain/state.ts';
 
@@ -41,6 +42,12 @@ export function createStepInvariants(): StepInvariants {
         if (action.type === 'terminate' || action.type === 'inspect' || action.type === 'kill') {
           hold(wasSpawned(action.workerId), `${action.type} of ${action.workerId}, which was never spawned`);
           hold(!gone.has(action.workerId) || before.workers.has(action.workerId), `${action.type} of one that is gone`);
+        }
+        if (action.type === 'record' && action.record.kind === 'worker_due') {
+          hold(
+            dueReasons.some((reason) => reason === action.record.reason),
+            `worker_due of ${action.record.reason}`,
+          );
         }
         if (action.type === 'finish') hold(after.workers.size === 0, 'the agent finishes with workers left');
       }

@@ -205,7 +205,7 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
     fc.array(anyMove, { maxLength: 40, size: 'max' }),
     fc.boolean(),
     (first, moves, atOnce) => {
-      const simulation = new Simulation();
+      const simulation = new Simulation(null);
       simulation.tell({ type: 'config', config: nodeConfig(first) });
       for (const { play } of moves) play(simulation);
 
@@ -241,6 +241,17 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
     },
   );
   fc.assert(property, { numRuns: 500, ...timeLimit });
+});
+
+test('whatever happens: who follows Watch believes what lists show', () => {
+  const property = fc.property(pool, fc.array(anyMove, { maxLength: 40, size: 'max' }), (first, moves) => {
+    const simulation = new Simulation();
+    simulation.tell({ type: 'config', config: nodeConfig(first) });
+    for (const { play } of moves) play(simulation);
+    simulation.tell({ type: 'shutdown', how: 'drain' });
+    simulation.run(30_000);
+  });
+  fc.assert(property, { numRuns: 150, ...timeLimit });
 });
 
 test('facts about workers that nobody knows change nothing', () => {

@@ -198,7 +198,8 @@ test('roll is paused, resumed and aborted; what cannot be is told', async () => 
     stderr: 'FAILED_PRECONDITION: pool text: expected a roll that is running, got none\n',
   });
   expect((await agent.cli('roll', 'nowhere')).stderr).toMatch(/^NOT_FOUND: pool: expected one of this node's pools/);
-  expect(await agent.cli('roll', 'text', '--max-failures', 'x')).toMatchObject({ code: 2 });
+  for (const wrong of ['x', '0'])
+    expect(await agent.cli('roll', 'text', '--max-failures', wrong)).toMatchObject({ code: 2 });
   const rolling = agent.cli('roll', 'text');
   await until(() => agent.output().includes('"roll_started"'), 'the roll to begin');
   for (const [change, state] of [

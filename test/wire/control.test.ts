@@ -89,7 +89,7 @@ function addWorkers(pool: string, count: number, commandsEach: number): void {
     const id = `${pool}-${slot}`;
     const born = newWorker({
       ...{ id, pool, slot, generation: 1, fingerprint: '', launch: '', startedAtMs: 1 },
-      ...{ limits: { maxAgeMs: 0, maxRequests: 0 }, deadlineMs: 0, warmUp: null },
+      ...{ concurrency: 1, limits: { maxAgeMs: 0, maxRequests: 0 }, deadlineMs: 0, warmUp: null },
     });
     const commands = Array.from({ length: slot < 2 ? commandsEach : 0 }, (_, index) => ({
       name: `${slot}-${index}-${'n'.repeat(180)}`,
