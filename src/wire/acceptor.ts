@@ -10,6 +10,7 @@ import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './con
 import { limitConnections } from './connection-limit.ts';
 import { closeDeadSessions } from './dead-sessions.ts';
 import { createFairReading } from './fair-reading.ts';
+import { shortenTimeout } from './long-timeouts.ts';
 
 /**
  * Listens for a gRPC server and hands its connections in, so that they are ours to count and to close: grpc-js bounds
@@ -47,7 +48,11 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       const connection = connectionOfSession(session);
       connection.worked = reading.add(session);
       connection.wasReset = limitResets(session);
-      session.on('stream', connection.worked);
+      // Before Node hands the call to grpc-js.
+      session.prependListener('stream', (_, headers) => {
+        connection.worked();
+        shortenTimeout(headers);
+      });
     });
   }
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
