@@ -1,3 +1,4 @@
+import { withoutLastLines } from '../domain/why-nothing-starts.ts';
 import { withAgent } from './connect.ts';
 import { listExits } from './lists.ts';
 import { print, printJson } from './print.ts';
@@ -20,7 +21,6 @@ export async function exits(options: ExitsOptions): Promise<void> {
 }
 
 function row(exit: ExitView): (string | number)[] {
-  const [how = ''] = exit.message.split('\n', 1);
   return [
     new Date(exit.exited_at_ms).toISOString().slice(0, 19),
     exit.worker_id,
@@ -31,6 +31,6 @@ function row(exit: ExitView): (string | number)[] {
     exit.requests_completed,
     exit.requests_failed,
     mebibytes(exit.memory_bytes),
-    how.replace(/; its last lines:$/, ''),
+    withoutLastLines(exit.message),
   ];
 }

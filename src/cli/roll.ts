@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { withoutLastLines } from '../domain/why-nothing-starts.ts';
 import type { Connection } from './connect.ts';
 import { ConnectionLost, withAgent } from './connect.ts';
 import { shortLine } from './excerpt.ts';
@@ -134,7 +135,7 @@ function line(view: RollView): string {
   const bar = `${'#'.repeat(full)}${'.'.repeat(barWidth - full)}`;
   const failures = view.failures === 0 ? '' : `, ${view.failures} failed`;
   // The line may take the place of another one; a failure's further lines come with the error.
-  const why = view.message === '' ? '' : `: ${shortLine(view.message.split('\n', 1)[0] ?? '')}`;
+  const why = view.message === '' ? '' : `: ${shortLine(withoutLastLines(view.message).split('\n', 1)[0] ?? '')}`;
   const done = `${view.replaced} of ${view.total} replaced, ${view.replacing} in progress${failures}`;
   return `${view.pool} [${bar}] ${done} (${word(view.state)}${why})`;
 }

@@ -1,4 +1,5 @@
 import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
+import { withoutLastLines } from '../domain/why-nothing-starts.ts';
 import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
 import { arm, compact, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
@@ -371,7 +372,7 @@ function onLeaving(core: Core, workerId: string): void {
 }
 
 function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
-  const [how] = ending.message.split('\n', 1);
+  const how = withoutLastLines(ending.message);
   return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
     workerId,
     exitReason: ending.reason,

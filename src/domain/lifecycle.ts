@@ -10,6 +10,7 @@ import { endRoll, noteRollFailure } from './roll.ts';
 import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
 import { noFailures } from './state.ts';
 import { lastLinesMaxLength } from './text-bounds.ts';
+import { saidAfter } from './why-nothing-starts.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
@@ -210,7 +211,7 @@ function exitMessage(worker: Worker, exit: Exit, { lastLines, place = '' }: Trac
   const late = worker.ending === 'start_timeout' ? `: ${worker.killedBecause}` : ' before it was ready';
   const when = worker.readyAtMs === 0 && unplanned ? late : '';
   const where = place === '' ? '' : `, in ${place}`;
-  const said = unplanned && lastLines.length > 0 ? `; its last lines:\n${newestText(lastLines)}` : '';
+  const said = unplanned && lastLines.length > 0 ? `${saidAfter}${newestText(lastLines)}` : '';
   return `${how}${when}${where}${said}`;
 }
 

@@ -34,12 +34,19 @@ function causeOf({ lastFailure }: Pool): string {
   return lastFailure === null ? 'how is not known yet' : cause(lastFailure.message);
 }
 
-const saidAfter = '; its last lines:\n';
+/** In the message of a worker's end, between how it ended and what it wrote last. */
+export const saidAfter = '; its last lines:\n';
 const frame = /^\s*File "(?<file>[^"]+)", line (?<line>\d+)/;
 /** An exception as Python prints it last, or a line of the SDK's own. */
 const sentence = /^(?:[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration|Warning|Group)\b.*|pitwarden: .*)$/;
 /** Whoever imports an application stands in the traceback too. */
 const notTheirs = /[/\\](?:pitwarden|importlib)[/\\]|^<frozen /;
+
+/** How a worker ended, without what it wrote last. */
+export function withoutLastLines(message: string): string {
+  const at = message.indexOf(saidAfter);
+  return at < 0 ? message : message.slice(0, at);
+}
 
 /** Of a failure's message: how it ended, and the sentence that says why with its file and line, where it wrote one. */
 export function cause(message: string): string {

@@ -261,7 +261,7 @@ export class Host {
     const begunThrough = worker.marksBegun ? worker.begunThrough : null;
     this.dispatch.removeWorker(worker.id, {
       reason,
-      message: 'ended by SIGKILL\nits last lines',
+      message: 'ended by SIGKILL; its last lines:\na line of it',
       crashed,
       begunThrough,
     });
