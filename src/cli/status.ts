@@ -30,9 +30,10 @@ export async function status(options: { readonly socket?: string; readonly json?
 /** Shown for people: so many broken pools have one cause. */
 const troublesMax = 20;
 
-function troublesOf({ pool, quarantine, last_failure, workers_ready, size }: PoolView): string[] {
+function troublesOf({ pool, quarantine, waiting_slots, last_failure, workers_ready, size }: PoolView): string[] {
   return [
     ...(quarantine === '' ? [] : [`${pool}: its last good config is kept: ${quarantine}`]),
+    ...(waiting_slots === '' ? [] : [`${pool}: ${waiting_slots}`]),
     ...(last_failure === '' || workers_ready >= size ? [] : [`${pool}: last failure: ${last_failure}`]),
   ];
 }

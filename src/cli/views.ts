@@ -34,6 +34,7 @@ export interface PoolView {
   readonly slots_backing_off: number;
   readonly last_failure: string;
   readonly quarantine: string;
+  readonly waiting_slots: string;
 }
 
 export interface RollView {

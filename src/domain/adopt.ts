@@ -10,6 +10,7 @@ import { newWorker } from './state.ts';
  * had just closed. */
 export function adopt(draft: Draft, workers: readonly Adopted[], leftovers: readonly Leftover[]): void {
   putNode(draft, { leftovers: new Map(leftovers.map((leftover) => [leftover.workerId, leftover])) });
+  for (const { pool } of leftovers) noteLeftovers(draft, pool);
   for (const each of workers) {
     const pool = draft.pools.get(each.pool);
     if (pool === undefined || draft.workers.has(each.id)) continue;
@@ -43,10 +44,17 @@ function goOnWithRoll(draft: Draft, pool: Pool): void {
 }
 
 export function leftoverSwept(draft: Draft, workerId: string): void {
-  if (!draft.node.leftovers.has(workerId)) return;
+  const leftover = draft.node.leftovers.get(workerId);
+  if (leftover === undefined) return;
   const leftovers = new Map(draft.node.leftovers);
   leftovers.delete(workerId);
   putNode(draft, { leftovers });
+  noteLeftovers(draft, leftover.pool);
+}
+
+/** The pool's view names what its empty slots wait for. */
+function noteLeftovers(draft: Draft, pool: string): void {
+  if (draft.pools.has(pool)) draft.changed.pools.add(pool);
 }
 
 function take(draft: Draft, pool: Pool, adopted: Adopted): void {

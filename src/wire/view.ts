@@ -8,6 +8,7 @@ import { slotsBackingOff } from '../domain/policies/restart.ts';
 import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Worker } from '../domain/state.ts';
 import { commandsMax } from '../domain/text-bounds.ts';
+import { waitingSlots } from '../domain/waiting-slots.ts';
 
 /** Domain values as messages of control.proto. Field names are the proto's. */
 
@@ -151,6 +152,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
     last_failure: pool.lastFailure?.message ?? '',
     last_failure_at_ms: moment(pool.lastFailure?.atMs ?? 0, toUnixMs),
     quarantine: pool.quarantine,
+    waiting_slots: waitingSlots(pool, state),
     roll: pool.roll === null ? null : rollView(pool.name, pool.roll, state, toUnixMs),
   };
 }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Worker } from '../../src/domain/state.ts';
+import { waitingSlots } from '../../src/domain/waiting-slots.ts';
 import type { Behaviour } from './simulation.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
@@ -178,12 +179,28 @@ describe('a slot without surge is filled when nothing of its last worker is left
   const inSlot = (simulation: Simulation, slot: number) =>
     simulation.workers().filter((worker) => worker.slot === slot);
 
+  const waiting = (simulation: Simulation) => {
+    const only = poolOf(simulation);
+    return only === undefined ? 'no pool' : waitingSlots(only, simulation.state);
+  };
+
+  test('many slots that wait are counted, and only the first are named', () => {
+    const simulation = up({ ...pool, size: 9 });
+    for (const worker of simulation.ready()) change(simulation, worker, { sweepMs: 8_000 });
+    for (const worker of simulation.ready()) simulation.die(simulation.process(worker), 'SIGSEGV');
+    simulation.run(2_000);
+    expect(waiting(simulation)).toMatch(/^slot 0 .*; slot 1 .*; slot 2 .*\(exited\); so do 6 more slots \(recycle/);
+  });
+
   test('though another slot has just become free, and there is room in the pool', () => {
     const simulation = up(pool);
     const [first, second] = simulation.ready();
     simulation.process(first).counters.inFlight = 1;
     simulation.tell({ type: 'recycle-worker', workerId: first?.id ?? '' });
     expect(inSlot(simulation, 0)).toMatchObject([{ phase: 'draining' }]);
+    expect(waiting(simulation)).toBe(
+      `slot 0 waits until nothing is left of ${first?.id} (draining) (recycle.max_surge: 0)`,
+    );
     simulation.die(simulation.process(second), 'SIGSEGV');
     simulation.run(1_000);
     expect(inSlot(simulation, 0)).toMatchObject([{ id: first?.id, phase: 'draining' }]);
@@ -191,6 +208,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     simulation.process(first).counters.inFlight = 0;
     simulation.tell({ type: 'idle', workerId: first?.id ?? '' });
     expect(simulation.run(5_000, () => simulation.ready().length === 2)).toBe(true);
+    expect(waiting(simulation)).toBe('');
   });
 
   test('its exit alone is not enough: what it has forked is ended first', () => {
@@ -211,6 +229,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     simulation.tell({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
     simulation.run(9_000);
     expect(simulation.workers()).toMatchObject([{ slot: 1, phase: 'ready' }]);
+    expect(waiting(simulation)).toContain('slot 0 waits until nothing is left of p-0-leftover (of an earlier agent)');
     simulation.tell({ type: 'leftover-swept', workerId: 'p-0-leftover' });
     expect(simulation.run(1_000, () => simulation.ready().length === 2)).toBe(true);
   });

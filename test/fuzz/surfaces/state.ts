@@ -33,6 +33,37 @@ const values = fc.oneof(
   fc.constantFrom<unknown>(0, 1, 2, -1, 2 ** 22, 1e308, null, [], {}, '', '__proto__', 'x'.repeat(100_000), '../../x'),
   fc.constantFrom<unknown>([{ pool: 'p', draining: false, size: 2, config_size: 1 }], [{ pool: 'nobody' }], true),
 );
+/** The orders are the last of the files. */
+const ordersFile = -1;
+/** What may stand there of a roll. */
+const rolls = fc
+  .oneof(
+    fc.constantFrom<unknown>(
+      { total: 1e308 },
+      { total: 1 },
+      { old: ['p-0-aaaaaaaa', '../../x'] },
+      { phase: 'done' },
+      {},
+    ),
+    fc.constantFrom<unknown>(
+      { old: Array(3_000).fill('p-0-aaaaaaaa') },
+      { id: '__proto__' },
+      { message: 'x'.repeat(1e5) },
+    ),
+  )
+  .map((patch) => {
+    const roll = {
+      id: 'roll-aaaaaaaa',
+      phase: 'running',
+      started_at_ms: 1,
+      ended_at_ms: 0,
+      total: 2,
+      old: [],
+      skipped: 0,
+    };
+    const whole = { ...roll, failures: 0, max_failures: 3, message: '', ...(patch as object) };
+    return [{ pool: 'p', draining: false, size: 2, config_size: 2, roll: whole }];
+  });
 const fields =
   'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token node_draining pools'.split(
     ' ',
@@ -51,6 +82,12 @@ export const state: Surface<Between> = {
           bytes: mutated(fc.constant(''), ['{', '\n', '0']).map(({ edits }) => edits),
         }),
         fc.record({ do: fc.constant('forge' as const), file, field: fc.constantFrom(...fields), value: values }),
+        fc.record({
+          do: fc.constant('forge' as const),
+          file: fc.constant(ordersFile),
+          field: fc.constant('pools'),
+          value: rolls,
+        }),
         fc.record({ do: fc.constant('forge stranger' as const), file, copy: fc.boolean() }),
         fc.record({
           do: fc.constant('plant' as const),
@@ -92,7 +129,7 @@ function apply(folder: string, change: Change, strangerPid: number): void {
     .filter((name) => /-\d+-\w{8}\.json$/.test(name) && lstatSync(join(folder, 'ledger', name)).isFile())
     .sort();
   const files = [...ledger.map((name) => join(folder, 'ledger', name)), join(folder, 'orders.json')];
-  const path = files[change.file % files.length] ?? '';
+  const path = files.at(change.file % files.length) ?? '';
   let text: string;
   try {
     text = readFileSync(path, 'latin1');
@@ -101,7 +138,7 @@ function apply(folder: string, change: Change, strangerPid: number): void {
     text = '';
   }
   if (change.do === 'spoil') return write(path, build({ valid: text, edits: change.bytes }).subarray(0, 2_000_000));
-  const [head = '', body = '{}'] = text.split('\n');
+  const [head = '', body = '{"node_draining":false}'] = text.split('\n');
   const kind = head.split(' ')[0] || 'pitwarden-orders';
   let value: Record<string, unknown>;
   try {

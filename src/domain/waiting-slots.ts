@@ -1,0 +1,35 @@
+import { isActive } from './roll.ts';
+import type { Pool, State } from './state.ts';
+
+/** Slots that are told one by one. */
+const namedMax = 3;
+
+/**
+ * Which slots stay empty because of what is left in them, and what that is, in one sentence; empty: none does. A slot takes a
+ * worker only while at most `max_surge` others are in it.
+ */
+export function waitingSlots(pool: Pool, { node, workers }: Pick<State, 'node' | 'workers'>): string {
+  const { maxSurge } = pool.config.recycle;
+  const filled = new Set<number>();
+  const left = new Map<number, string[]>();
+  const note = (slot: number, what: string): void => {
+    const found = left.get(slot);
+    if (found === undefined) left.set(slot, [what]);
+    else found.push(what);
+  };
+  for (const worker of workers.values()) {
+    if (worker.pool !== pool.name) continue;
+    if (isActive(worker)) filled.add(worker.slot);
+    else note(worker.slot, `${worker.id} (${worker.phase})`);
+  }
+  for (const { pool: name, slot, workerId } of node.leftovers.values()) {
+    if (name === pool.name) note(slot, `${workerId} (of an earlier agent)`);
+  }
+  const waiting = [...left]
+    .filter(([slot, what]) => pool.slots.has(slot) && !filled.has(slot) && what.length > maxSurge)
+    .sort(([a], [b]) => a - b)
+    .map(([slot, what]) => `slot ${slot} waits until nothing is left of ${what.join(', ')}`);
+  if (waiting.length === 0) return '';
+  const more = waiting.length > namedMax ? `; so do ${waiting.length - namedMax} more slots` : '';
+  return `${waiting.slice(0, namedMax).join('; ')}${more} (recycle.max_surge: ${maxSurge})`;
+}
