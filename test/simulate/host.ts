@@ -7,7 +7,7 @@ import type { Ask } from '../../src/dispatch/request.ts';
 import { code } from '../../src/dispatch/request.ts';
 import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
-import type { Event } from '../../src/domain/event.ts';
+import type { Adopted, Event, Orders } from '../../src/domain/event.ts';
 import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
 import type { Leftover, Newborn, State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
@@ -44,7 +44,7 @@ export class Host {
   readonly open = new Map<string, Asked>();
   readonly #known = new Map<string, Asked>();
   readonly workers = new Map<string, SimulatedWorker>();
-  readonly dispatch: Dispatch;
+  dispatch: Dispatch;
   readonly random: Random;
   readonly #trace: Trace;
   readonly #invariants = createStepInvariants();
@@ -54,6 +54,12 @@ export class Host {
   readonly #spawned = new Set<string>();
   /** Pool and slot of each worker until nothing is left of it. */
   readonly #slots = new Map<string, string>();
+  /** What the next agent will find: workers, orders, and the config. */
+  readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
+  #orders: Orders | null = null;
+  #config: Event | null = null;
+  /** Agents so far: what one was about to do when it died is not done. */
+  #agents = 0;
   #events: Event[] = [];
   #turnAtMs = Number.POSITIVE_INFINITY;
   #wakeAtMs = Number.POSITIVE_INFINITY;
@@ -80,7 +86,11 @@ export class Host {
       linkClosed: (workerId) => this.tell({ type: 'link-closed', workerId }),
       exited: (workerId, exit) => this.tell({ type: 'exited', workerId, exit, lastLines: ['the end'] }),
     };
-    this.dispatch = createDispatch({
+    this.dispatch = this.#newDispatch();
+  }
+
+  #newDispatch(): Dispatch {
+    return createDispatch({
       nowMs: () => this.nowMs,
       onIdle: (workerId) => this.tell({ type: 'idle', workerId }),
       onBudgetSpent: (workerId) => this.tell({ type: 'budget-spent', workerId }),
@@ -96,6 +106,7 @@ export class Host {
 
   /** Decided in this turn. */
   tell(event: Event): void {
+    if (event.type === 'config') this.#config = event;
     this.#events.push(event);
     this.#turnAtMs = this.nowMs;
   }
@@ -108,6 +119,64 @@ export class Host {
 
   later(ms: number, work: () => void): void {
     this.#timeline.at(this.nowMs + Math.max(0, ms), work);
+  }
+
+  /** As `later`, unless this agent is dead by then. */
+  #laterHere(ms: number, work: () => void): void {
+    const agent = this.#agents;
+    this.later(ms, () => {
+      if (agent === this.#agents) work();
+    });
+  }
+
+  /** The agent is killed. The next one finds its ledger and its orders, and adopts what lives; callers are lost with the old one. */
+  restart(): void {
+    if (this.#config?.type !== 'config') return;
+    this.#trace.note(this.nowMs, 'the agent is killed');
+    const { pools } = this.#config.config;
+    this.#agents += 1;
+    this.state = initialState();
+    this.#events = [];
+    this.#turnAtMs = this.#wakeAtMs = this.#expireAtMs = Number.POSITIVE_INFINITY;
+    this.#sessions.clear();
+    this.#configs.clear();
+    for (const asked of this.open.values()) {
+      asked.ends += 1;
+      this.ended.set('lost with its agent', (this.ended.get('lost with its agent') ?? 0) + 1);
+    }
+    this.open.clear();
+    this.dispatch = this.#newDispatch();
+    const [workers, leftovers]: [Adopted[], Leftover[]] = [[], []];
+    for (const entry of this.#ledger.values()) {
+      const worker = this.workers.get(entry.id);
+      const wasAttached = worker?.attached === true;
+      const goesOn = worker?.loseAgent() === true;
+      if (worker?.alive === true && pools.has(entry.pool)) {
+        workers.push({ ...entry, pid: worker.pid });
+        if (!goesOn) worker.harmed = true;
+        else if (wasAttached) worker.dialAgain(() => this.#attach(worker));
+      } else {
+        leftovers.push({ workerId: entry.id, pool: entry.pool, slot: entry.slot, generation: entry.generation });
+        this.#laterHere(this.random.pick([0, 50, 5_000]), () => this.#sweepLeftover(entry.id));
+      }
+    }
+    this.#invariants.nextAgent(workers, leftovers);
+    this.tell(this.#config);
+    // As they are read from the disk.
+    if (this.#orders !== null) {
+      this.tell({ type: 'recall-orders', orders: JSON.parse(JSON.stringify(this.#orders)) as Orders });
+    }
+    this.tell({ type: 'adopt', workers, leftovers });
+    // It listens to nobody before that.
+    this.#turn();
+  }
+
+  #sweepLeftover(workerId: string): void {
+    this.workers.get(workerId)?.die('SIGKILL');
+    this.workers.delete(workerId);
+    this.#slots.delete(workerId);
+    this.#ledger.delete(workerId);
+    this.tell({ type: 'leftover-swept', workerId });
   }
 
   /** Lets time pass; stops early once `until` holds. False: it never did. */
@@ -223,6 +292,7 @@ export class Host {
     switch (action.type) {
       case 'spawn':
         this.#checkSlot(action.worker);
+        this.#ledger.set(action.worker.id, { ...action.worker, spawnedAtMs: this.nowMs, readyAtMs: 0 });
         return this.#spawn(action.worker.id, action.pool);
       case 'set-pool':
         return this.#setPool(action.pool);
@@ -235,9 +305,18 @@ export class Host {
         return this.dispatch.removePool(action.pool);
       case 'forget':
         this.#slots.delete(action.workerId);
+        this.#ledger.delete(action.workerId);
         break;
+      case 'note-ready': {
+        const entry = this.#ledger.get(action.workerId);
+        if (entry !== undefined) this.#ledger.set(entry.id, { ...entry, readyAtMs: action.readyAtMs });
+        return;
+      }
+      case 'note-orders':
+        this.#orders = action.orders;
+        return;
       case 'sample-host':
-        return this.later(1, () => this.mention({ type: 'host-sampled', availableBytes: this.availableBytes }));
+        return this.#laterHere(1, () => this.mention({ type: 'host-sampled', availableBytes: this.availableBytes }));
       case 'finish':
         this.finished += 1;
         return;
@@ -249,7 +328,7 @@ export class Host {
     const worker = 'workerId' in action ? this.workers.get(action.workerId) : undefined;
     if (action.type === 'sweep') {
       const { workerId } = action;
-      this.later(worker?.behaviour.sweepMs ?? 0, () => this.tell({ type: 'gone', workerId, survivors: [] }));
+      this.#laterHere(worker?.behaviour.sweepMs ?? 0, () => this.tell({ type: 'gone', workerId, survivors: [] }));
     }
     if (worker !== undefined) this.#performFor(worker, action);
   }
@@ -258,7 +337,7 @@ export class Host {
     const { workerId } = worker;
     switch (action.type) {
       case 'admit':
-        return this.#admit(worker, action.maxRequests);
+        return this.#admit(worker, action.maxRequests, action.paused);
       case 'pause':
         worker.paused = true;
         return this.dispatch.pauseWorker(workerId);
@@ -270,7 +349,7 @@ export class Host {
       case 'sample':
         return this.#sample(worker);
       case 'warm-up':
-        return this.later(worker.behaviour.warmUpMs, () => {
+        return this.#laterHere(worker.behaviour.warmUpMs, () => {
           const error = worker.behaviour.warmUpFails ? 'ValueError: cold' : '';
           if (worker.alive) this.tell({ type: 'warmed', workerId, error });
         });
@@ -323,34 +402,41 @@ export class Host {
   #spawn(workerId: string, pool: PoolConfig): void {
     const behaviour = this.behave();
     if (behaviour.spawnMs === Number.POSITIVE_INFINITY) {
-      this.later(1, () => this.tell({ type: 'spawn-failed', workerId, message: 'no such file' }));
+      this.#laterHere(1, () => this.tell({ type: 'spawn-failed', workerId, message: 'no such file' }));
       return;
     }
     this.#spawned.add(workerId);
     const worker = new SimulatedWorker(this.#surroundings, workerId, this.#nextPid++, pool, behaviour);
     this.workers.set(workerId, worker);
-    this.later(behaviour.spawnMs, () => this.tell({ type: 'spawned', workerId, pid: worker.pid }));
+    this.#laterHere(behaviour.spawnMs, () => this.tell({ type: 'spawned', workerId, pid: worker.pid }));
     this.later(behaviour.spawnMs + behaviour.diesMs, () => {
       worker.harmed = true;
       worker.die(null, 1);
     });
     this.later(behaviour.spawnMs + behaviour.attachMs, () => {
-      // A token serves once, and a worker that was forgotten has none.
-      if (!worker.alive || this.workers.get(workerId) !== worker) return;
-      worker.attached = true;
-      const hello = {
-        commands: Object.entries(commandModels).map(([name, { streams }]) => ({ name, summary: '', streams })),
-        sdkVersion: '1',
-        pythonVersion: '3',
-        start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
-      };
-      this.tell({ type: 'attached', workerId, hello });
+      this.#attach(worker);
     });
   }
 
-  #admit(worker: SimulatedWorker, maxRequests: number): void {
+  #attach(worker: SimulatedWorker): void {
+    const { workerId } = worker;
+    // A token serves once, and a worker that was forgotten, or is ended as a leftover, has none.
+    if (!worker.alive || this.workers.get(workerId) !== worker || this.state.node.leftovers.has(workerId)) return;
+    worker.attached = true;
+    worker.dials += 1;
+    const hello = {
+      commands: Object.entries(commandModels).map(([name, { streams }]) => ({ name, summary: '', streams })),
+      sdkVersion: '1',
+      pythonVersion: '3',
+      start: { interpreterMs: 0, importMs: 0, hooksMs: 0 },
+    };
+    this.tell({ type: 'attached', workerId, hello });
+  }
+
+  #admit(worker: SimulatedWorker, maxRequests: number, paused: boolean): void {
     if (!worker.attached || worker.leaving) return;
     worker.admitted = true;
+    worker.paused = paused;
     const commands = Object.entries(commandModels).map(([name, { streams, isAsync }]) => {
       return [name, { streams, isAsync }] as const;
     });
@@ -364,8 +450,8 @@ export class Host {
       begunThrough: () => (worker.behaviour.marksBegun ? worker.begunThrough : null),
       counters: worker.counters,
       link: worker.link,
-      resumed: null,
-      paused: false,
+      resumed: worker.dials > 1 ? worker.resumed() : null,
+      paused,
     });
   }
 
@@ -380,7 +466,7 @@ export class Host {
       cpuMs: burnedMs,
       state: burnedMs > 0 ? 'R' : 'S',
     };
-    this.later(this.random.int(0, 20), () => this.mention({ type: 'sampled', workerId: worker.workerId, sample }));
+    this.#laterHere(this.random.int(0, 20), () => this.mention({ type: 'sampled', workerId: worker.workerId, sample }));
   }
 
   /** As src/agent.ts does. */

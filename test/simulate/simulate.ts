@@ -1,3 +1,4 @@
+import { isOpen } from '../../src/domain/roll.ts';
 import { hold } from '../domain/invariants.ts';
 import { calmBehaviour, drawBehaviour, drawConfig, drawLeftovers } from './draw.ts';
 import { Host } from './host.ts';
@@ -80,16 +81,22 @@ function recover(host: Host, random: Random): void {
   host.availableBytes = 1e9;
   for (const worker of host.workers.values()) kill(worker);
   host.tell({ type: 'resume-node' });
-  for (const pool of host.state.pools.keys()) host.tell({ type: 'resume-pool', pool });
+  for (const pool of host.state.pools.keys()) {
+    host.tell({ type: 'resume-pool', pool });
+    host.tell({ type: 'resume-roll', pool });
+  }
   const isWhole = (): boolean =>
     host.open.size === 0 &&
-    [...host.state.pools.values()].every(({ name, phase, size }) => {
+    [...host.state.pools.values()].every(({ name, phase, size, roll }) => {
       const ready = [...host.state.workers.values()].filter(
         (worker) => worker.pool === name && worker.phase === 'ready',
       );
-      return phase === 'running' && ready.length >= size;
+      return phase === 'running' && ready.length >= size && (roll === null || !isOpen(roll));
     });
-  hold(host.run(calmMs, isWhole), 'a calm host: expected whole pools and no request left, got none in time');
+  hold(
+    host.run(calmMs, isWhole),
+    'a calm host: expected whole pools, ended rolls and no request left, got none in time',
+  );
 }
 
 function shutDown(host: Host, random: Random): void {
@@ -130,10 +137,13 @@ function ask(host: Host, random: Random): void {
   );
   const { request } = asked;
   if (request === undefined) return;
-  if (random.chance(0.05)) host.later(random.int(0, 500), () => host.dispatch.cancel(request, asked.answers));
+  const { dispatch } = host;
+  // The next agent knows nothing of it.
+  const later = (ms: number, work: () => void): void => host.later(ms, () => host.dispatch === dispatch && work());
+  if (random.chance(0.05)) later(random.int(0, 500), () => dispatch.cancel(request, asked.answers));
   if (request.streams && random.chance(0.3)) {
-    host.dispatch.pause(request);
-    host.later(random.int(0, 2_000), () => host.dispatch.resume(request));
+    dispatch.pause(request);
+    later(random.int(0, 2_000), () => dispatch.resume(request));
   }
 }
 
@@ -214,6 +224,10 @@ const disturbances: readonly Disturbance[] = [
   },
   /** The agent itself is held up. */
   (host, random) => host.lag(random.pick([50, 300, 2_000, 10_000])),
+  /** The agent is killed, and the next one takes over. */
+  (host, random) => {
+    if (random.chance(0.3)) host.restart();
+  },
   /** All workers of the host die at once. */
   (host, random) => {
     if (random.chance(0.1)) for (const worker of host.workers.values()) kill(worker);

@@ -1,5 +1,5 @@
 import { newCounters } from '../../src/dispatch/counters.ts';
-import type { LinkRequest, RequestLink } from '../../src/dispatch/worker.ts';
+import type { LinkRequest, RequestLink, Resumed } from '../../src/dispatch/worker.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import { hold } from '../domain/invariants.ts';
 import type { Asked, CommandModel } from './asked.ts';
@@ -65,6 +65,7 @@ export class SimulatedWorker {
   readonly bornAtMs: number;
   alive = true;
   attached = false;
+  dials = 0;
   /** Dispatch may give it requests: admitted, and neither paused nor leaving nor released. */
   admitted = false;
   paused = false;
@@ -84,6 +85,9 @@ export class SimulatedWorker {
   readonly pool: PoolConfig;
   readonly behaviour: Behaviour;
   #stopping = false;
+  #lastId = 0;
+  /** Links so far: what was on its way on one that has closed is lost. */
+  #links = 0;
   #unwritten: LinkRequest[] = [];
   #downFreeAtMs = 0;
   #upFreeAtMs = 0;
@@ -135,6 +139,30 @@ export class SimulatedWorker {
     if (random.chance(0.05)) this.#host.later(lateMs + 500, () => this.#host.exited(this.workerId, exit));
   }
 
+  /** Its agent is gone, and its link with it. False: it leaves, and dials nobody any more. */
+  loseAgent(): boolean {
+    this.#links += 1;
+    this.attached = this.admitted = this.paused = false;
+    this.#unwritten = [];
+    this.waiting.length = 0;
+    Object.assign(this.counters, newCounters());
+    return this.alive && !this.#stopping && !this.leaving;
+  }
+
+  /** It dials the next agent, once it can. */
+  dialAgain(dialled: () => void): void {
+    this.#own(this.#host.random.int(0, 500), dialled);
+  }
+
+  /** What it tells the next agent of what it runs: its callers are gone, and nobody will ask for it. */
+  resumed(): Resumed {
+    const held = [...this.running.values()].map(({ linkId, asked, begunAtMs, cancelled }) => ({
+      ...{ id: linkId, request_id: asked.ask.requestId, command: asked.ask.command, keep: false, ended: false },
+      ...{ remaining_ms: 0, age_ms: this.#host.nowMs() - begunAtMs, payload_bytes: 0, payload_crc32: 0, cancelled },
+    }));
+    return { last_id: this.#lastId, completed: 0, failed: 0, held };
+  }
+
   freeze(ms: number, burnsCpu: boolean): void {
     this.frozenUntilMs = Math.max(this.frozenUntilMs, this.#host.nowMs() + ms);
     this.burnsCpu = burnsCpu;
@@ -169,14 +197,19 @@ export class SimulatedWorker {
   #down(work: () => void): void {
     const nowMs = this.#host.nowMs();
     this.#downFreeAtMs = Math.max(this.#downFreeAtMs, nowMs + this.#jitterMs());
-    this.#own(this.#downFreeAtMs - nowMs, work);
+    const link = this.#links;
+    this.#own(this.#downFreeAtMs - nowMs, () => {
+      if (link === this.#links) work();
+    });
   }
 
   #up(frame: UpFrame): void {
     const nowMs = this.#host.nowMs();
     this.#upFreeAtMs = Math.max(this.#upFreeAtMs, nowMs + this.#jitterMs());
     const saidBefore = this.#upFreeAtMs;
+    const link = this.#links;
     this.#host.later(saidBefore - nowMs, () => {
+      if (link !== this.#links) return;
       // What a dead process said last arrives, or is lost; nothing overtakes it.
       if (this.alive || this.#host.random.chance(0.7)) this.#host.frame(this.workerId, frame);
     });
@@ -190,6 +223,7 @@ export class SimulatedWorker {
 
   #receive(requests: readonly LinkRequest[]): void {
     for (const request of requests) {
+      this.#lastId = request.id;
       const asked = this.#host.asked(request.request_id);
       const model = commandModels[request.command];
       if (model === undefined) throw new Error(`no command ${request.command}`);
