@@ -219,6 +219,7 @@ export async function startAgent(
     poolNumbers: dispatch.poolStats,
     exits: exits.list,
     requestsOf: dispatch.requestsOf,
+    progressOf: dispatch.progressOf,
     nowMs: clock.nowMs,
     toUnixMs: clock.toUnixMs,
     command: loop.decide,

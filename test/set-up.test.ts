@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,7 +27,9 @@ async function withFailing(program: string, words: string | undefined, call: str
   const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', code], {
     env,
   }).catch((error: { stdout: string; stderr: string }) => error);
-  return { said: stdout + stderr, calls: readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n') };
+  const calls = readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n');
+  rmSync(folder, { recursive: true });
+  return { said: stdout + stderr, calls };
 }
 
 const npm = (words?: string, locked = false) => {

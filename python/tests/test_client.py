@@ -84,6 +84,11 @@ class FakeExecution:
     def _stream(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> Iterator[pb.ExecuteResponse]:
         self._note(request, context)
         context.add_callback(self.cancelled.set)
+        if request.command == "report":
+            for percent in (10, 90):
+                yield pb.ExecuteResponse(progress=pb.ProgressReport(fraction=percent / 100, message=f"{percent} %"))
+            yield pb.ExecuteResponse(payload=b"7", content_type=JSON)
+            return
         for number in range(3):
             if request.command == "break" and number == 2:
                 self._swallow(context)
@@ -160,6 +165,32 @@ def test_options(agent: FakeExecution, client: pitwarden.Client) -> None:
     assert (second.idempotent, second.session_id, second.request_id == "r") == (False, "", False)
     # gRPC rounds what it sends.
     assert agent.time_left_s[0] < 21 < agent.time_left_s[1]
+
+
+def test_progress_reaches_who_asks_for_it(agent: FakeExecution, client: pitwarden.Client) -> None:
+    seen: list[tuple[float, str]] = []
+    asking = client.options(on_progress=lambda fraction, message: seen.append((fraction, message)))
+    assert asking.call("text", "report") == 7
+    assert list(asking.stream("text", "report")) == [7]
+    assert seen == [(0.1, "10 %"), (0.9, "90 %")] * 2
+    client.call("text", "echo")
+    assert [request.progress for request in agent.requests] == [True, True, False]
+
+
+def test_a_call_with_progress_takes_one_value(agent: FakeExecution, client: pitwarden.Client) -> None:
+    asking = client.options(on_progress=lambda fraction, message: None)
+    with pytest.raises(pitwarden.InvalidArgument, match=r"expected Client\.stream, got Client\.call"):
+        asking.call("text", "for_ever")
+    assert agent.cancelled.wait(PATIENCE_S)
+
+
+def test_what_a_progress_callback_raises_cancels_the_request(agent: FakeExecution, client: pitwarden.Client) -> None:
+    def refuse(fraction: float, message: str) -> None:
+        raise KeyError(message)
+
+    with pytest.raises(KeyError, match="10 %"):
+        client.options(on_progress=refuse).call("text", "report")
+    assert agent.cancelled.wait(PATIENCE_S)
 
 
 def test_stream(client: pitwarden.Client) -> None:

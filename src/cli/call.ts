@@ -6,7 +6,8 @@ import { parseDuration } from '../config/units.ts';
 import { ConnectionLost, withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
 import { layOut } from './json-layout.ts';
-import { printBytes, printForeignJson, printText } from './print.ts';
+import { printBytes, printForeignJson, printNote, printText } from './print.ts';
+import { progressWords } from './progress.ts';
 
 export interface CallCommandOptions {
   readonly socket?: string;
@@ -15,6 +16,7 @@ export interface CallCommandOptions {
   readonly stdin?: boolean;
   readonly bytes?: boolean;
   readonly stream?: boolean;
+  readonly progress?: boolean;
   readonly timeout?: string;
   readonly json?: boolean;
   readonly idempotent?: boolean;
@@ -26,6 +28,8 @@ interface Response {
   readonly payload: Buffer;
   readonly content_type: string;
   readonly worker_id: string;
+  /** Set: no result, but how far the command is. */
+  readonly progress: { readonly fraction: number; readonly message: string } | null;
 }
 
 /** Without a deadline an agent that went away is waited for this long. */
@@ -45,13 +49,14 @@ export async function call(pool: string, command: string, options: CallCommandOp
     idempotent: options.idempotent === true,
     session_id: options.session ?? '',
     request_id: options.requestId ?? randomUUID(),
+    progress: options.progress === true,
   };
   const leaving = cancelOnSignal();
   await withAgent(options.socket, async (agent) => {
     const callOptions = timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
     const shown = { count: 0, workerId: '' };
     await untilAnswered(timeoutMs ?? waitsForAgentMs, leaving, async () => {
-      if (options.stream !== true) {
+      if (options.stream !== true && options.progress !== true) {
         return show(await agent.call<Response>('Execution', 'Execute', request, callOptions, leaving), options);
       }
       // Asked again, the agent begins with the first value.
@@ -63,6 +68,10 @@ export async function call(pool: string, command: string, options: CallCommandOp
         callOptions,
         leaving,
       )) {
+        if (response.progress !== null) {
+          showProgress(response.progress);
+          continue;
+        }
         seen += 1;
         if (seen <= shown.count) {
           const isOther = response.worker_id !== shown.workerId && options.idempotent !== true;
@@ -171,6 +180,11 @@ function timeoutOf(flag: string | undefined): number | undefined {
   const parsed = parseDuration(flag);
   if (!parsed.ok) throw new CliError(exitCode.usage, `--timeout: ${parsed.message}`);
   return parsed.value;
+}
+
+function showProgress({ fraction, message }: { readonly fraction: number; readonly message: string }): void {
+  const words = progressWords(fraction, message);
+  if (words !== '') printNote(`progress: ${words}`);
 }
 
 function show({ payload, content_type }: Response, { json, stream }: CallCommandOptions): void {

@@ -1,6 +1,7 @@
 import { printableEntry, printableLine } from '../domain/printable.ts';
 import { withAgent } from './connect.ts';
 import { print, printJson } from './print.ts';
+import { progressWords } from './progress.ts';
 import { table, word } from './table.ts';
 import type { EvidenceView, ExitView, ExplanationView, RequestNoteView } from './views.ts';
 
@@ -54,12 +55,9 @@ function tellRequests(requests: readonly RequestNoteView[]): void {
   for (const request of requests.slice(0, requestsMax)) {
     const { command, request_id, age_ms, cancelled } = request;
     const left = cancelled ? ', cancelled' : '';
-    print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${left}${progressOf(request)}`));
+    const words = progressWords(request.progress, request.progress_message);
+    const reported = words === '' ? '' : `, ${words}`;
+    print(printableLine(`request ${request_id} (${command}) for ${age_ms} ms${left}${reported}`));
   }
   if (requests.length > requestsMax) print(`… and ${requests.length - requestsMax} younger requests; --json shows all`);
-}
-
-function progressOf({ progress, progress_message: message }: RequestNoteView): string {
-  const percent = progress < 0 ? '' : `, ${Math.round(progress * 100)}%`;
-  return message === '' ? percent : `${percent}, ${message}`;
 }

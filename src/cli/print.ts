@@ -1,4 +1,4 @@
-import { printable, printableJson } from '../domain/printable.ts';
+import { printable, printableJson, printableLine } from '../domain/printable.ts';
 import { isJournal, withPriority } from '../os/journal.ts';
 
 /** Of syslog(3). */
@@ -43,6 +43,11 @@ export function printError(message: string): void {
   // A unit's commands, such as its ExecReload, write their errors to the journal.
   const shown = isJournal(process.env['JOURNAL_STREAM'], 2) ? withPriority(text, errorPriority) : text;
   process.stderr.write(`${shown}\n`);
+}
+
+/** Beside the answer on stdout: what is worth knowing while it is waited for. */
+export function printNote(line: string): void {
+  process.stderr.write(`${printableLine(line)}\n`);
 }
 
 export function printErrorJson(error: object): void {

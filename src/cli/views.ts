@@ -66,6 +66,8 @@ export interface WorkerView {
   readonly memory_bytes: number;
   readonly memory_source: string;
   readonly cpu: number;
+  readonly progress: number;
+  readonly progress_message: string;
 }
 
 export interface HandoverView {

@@ -1,6 +1,7 @@
 import { withAgent } from './connect.ts';
 import { listWorkers } from './lists.ts';
 import { print, printJson } from './print.ts';
+import { progressWords } from './progress.ts';
 import { age, mebibytes, table, word } from './table.ts';
 import type { WorkerView } from './views.ts';
 
@@ -36,6 +37,7 @@ const headings = [
   'PING',
   'MEMORY',
   'CPU',
+  'PROGRESS',
 ];
 
 function row(worker: WorkerView, nowMs: number): (string | number)[] {
@@ -53,5 +55,12 @@ function row(worker: WorkerView, nowMs: number): (string | number)[] {
     worker.ping_round_trip_ms === 0 ? '-' : `${worker.ping_round_trip_ms.toFixed(1)}ms`,
     worker.memory_source === '' ? '-' : `${mebibytes(worker.memory_bytes)} ${worker.memory_source}`,
     `${Math.round(worker.cpu * 100)}%`,
+    progressOf(worker),
   ];
+}
+
+/** Of a long message as much as a column has room for. */
+function progressOf({ progress, progress_message }: WorkerView): string {
+  const words = progressWords(progress, progress_message);
+  return words.length > 40 ? `${words.slice(0, 39)}…` : words || '-';
 }

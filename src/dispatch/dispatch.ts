@@ -110,6 +110,8 @@ export interface Dispatch {
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
   /** What a worker has, oldest first; for people, not for the path of requests. */
   requestsOf(workerId: string): readonly RequestNote[];
+  /** What the oldest of its requests that reports its progress has last reported. */
+  progressOf(workerId: string): ReportedProgress | null;
 }
 
 export function createDispatch(options: DispatchOptions): Dispatch {
@@ -168,6 +170,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
         const request = worker.running.get(id);
         if (request === undefined) continue;
         request.progress = { fraction, message };
+        if (request.state === 'sent') request.caller?.progress?.(request.progress);
       }
     },
     poolStats: (name) => statsOf(core.pools.get(name)),
@@ -180,6 +183,12 @@ export function createDispatch(options: DispatchOptions): Dispatch {
         cancelled: request.state === 'ended',
         progress: request.progress,
       })),
+    progressOf: (workerId) => {
+      for (const { progress } of core.workers.get(workerId)?.running.values() ?? []) {
+        if (progress !== null) return progress;
+      }
+      return null;
+    },
   };
 }
 

@@ -141,6 +141,7 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   core.deadlines.add(request, request.deadlineMs);
   arm(core);
   if (worker !== undefined) askAgain(worker, request);
+  if (request.state === 'sent' && request.progress !== null) answers.progress?.(request.progress);
   return request;
 }
 

@@ -67,6 +67,8 @@ export interface Answers {
    */
   result(payload: Buffer, contentType: string, workerId: string): number;
   error(error: RequestError): void;
+  /** Where the caller asked for it: how far the command says it is. */
+  progress?(report: ReportedProgress): void;
 }
 
 /** One request on its way: made by `submit`, ended by its one answer. */

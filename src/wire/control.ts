@@ -2,7 +2,7 @@ import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServi
 import { status } from '@grpc/grpc-js';
 import type { Changes, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
-import type { KeptExit, RequestNote } from '../domain/evidence.ts';
+import type { KeptExit, ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import { assess, observe } from '../domain/policies/health.ts';
 import { noCounters } from '../domain/policies/policy.ts';
 import { isOpen } from '../domain/roll.ts';
@@ -17,6 +17,7 @@ import {
   explainView,
   nodeView,
   poolView,
+  progressView,
   registryEntryView,
   rollView,
   workerView,
@@ -34,6 +35,7 @@ export interface ControlSource {
   /** How workers ended, newest first; of all pools where none is named. */
   exits(pool: string): readonly KeptExit[];
   requestsOf(workerId: string): readonly RequestNote[];
+  progressOf(workerId: string): ReportedProgress | null;
   nowMs(): number;
   toUnixMs(monotonicMs: number): number;
   /** Decides on the command before it returns; what follows from it happens afterwards. */
@@ -293,7 +295,10 @@ function onNode(source: ControlSource, command: Command): object {
 
 function viewWorker(source: ControlSource, worker: Worker): object {
   const pool = source.state().pools.get(worker.pool)?.config;
-  return workerView(worker, pool, source.counters(worker.id), source.toUnixMs);
+  return {
+    ...workerView(worker, pool, source.counters(worker.id), source.toUnixMs),
+    ...progressView(source.progressOf(worker.id)),
+  };
 }
 
 function viewPool(source: ControlSource, name: string): object {

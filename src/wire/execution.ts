@@ -12,6 +12,8 @@ import { requestIdMaxBytes } from '../domain/text-bounds.ts';
 import type { Asked, Connection } from './connection.ts';
 import { addUnread, connectionOf, howEnded } from './connection.ts';
 import type { MemoryAccount } from './memory-budget.ts';
+import type { ProgressRelay } from './progress-relay.ts';
+import { createProgressRelay } from './progress-relay.ts';
 import { UnreadableMessage } from './proto.ts';
 import { createReceipts } from './receipts.ts';
 import { errorView, toStatus } from './status.ts';
@@ -38,6 +40,7 @@ interface ExecuteMessage {
   readonly request_id: string;
   readonly session_id: string;
   readonly idempotent: boolean;
+  readonly progress: boolean;
 }
 
 interface SubmitMessage {
@@ -170,19 +173,34 @@ function executeStream(
     fail(error);
     if (request !== undefined) source.dispatch.cancel(request, answers);
   };
+  const relay = ask.reports
+    ? createProgressRelay((report, written) => {
+        if (over || call.cancelled || call.destroyed) return;
+        const bytes = overheadBytes + report.message.length;
+        unread.add(bytes);
+        call.write({ request_id: ask.requestId, progress: report }, () => {
+          unread.taken(bytes);
+          written();
+        });
+      })
+    : null;
   const answers: Answers = {
     chunk: write,
     result: (payload, contentType, workerId) => {
+      relay?.close();
       const told = contentType === '' ? 0 : write(payload, contentType, workerId);
       if (told === 0) call.end();
       return told;
     },
     error: (error) => {
+      relay?.close();
       if (!over && !call.destroyed) fail(error);
     },
   };
+  if (relay !== null) answers.progress = relay.report;
   const request: Request | undefined = source.dispatch.submit(ask, answers);
   call.on('cancelled', () => {
+    relay?.close();
     unread.forget();
     if (request !== undefined) callOver(source, call, connection, request, answers);
   });
@@ -269,6 +287,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   const connection = connectionOf(call);
   const open = new Map<string, SubmitItem>();
   const paused = new Set<Request>();
+  /** Of requests whose callers asked for reports, by request_id. */
+  const relays = new Map<string, ProgressRelay>();
   let results: Answered[] = [];
   /** Being written. */
   let underway: readonly Answered[] = [];
@@ -301,6 +321,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     let bytes = 0;
     for (const answered of batch) {
       bytes += answered.bytes;
+      answered.written?.();
       if (answered.asked !== null) awaitReceipt(source, connection, answered.asked.request, answered.asked.answers);
     }
     unread.taken(bytes);
@@ -313,9 +334,14 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     setImmediate(flush);
   };
   /** `asked`: the last word on it. */
-  const answer = (result: object, payloadBytes: number, asked: SubmitItem | null): void => {
+  const answer = (
+    result: object,
+    payloadBytes: number,
+    asked: SubmitItem | null,
+    whenWritten: (() => void) | null = null,
+  ): void => {
     const bytes = payloadBytes + overheadBytes;
-    results.push({ result, bytes, asked });
+    results.push({ result, bytes, asked, written: whenWritten });
     unread.add(bytes);
     schedule();
   };
@@ -366,6 +392,13 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     const heldBytes = ask.payload.length + overheadBytes;
     if (connection.memory?.take(heldBytes) === false)
       return fail(requestId, noRoom(connection.memory, heldBytes), null);
+    if (ask.reports) {
+      const relay = createProgressRelay((report, whenWritten) =>
+        answer({ request_id: requestId, progress: report, more: true }, report.message.length, null, whenWritten),
+      );
+      relays.set(requestId, relay);
+      answers.progress = relay.report;
+    }
     const request = source.dispatch.submit(ask, answers);
     if (request !== undefined && request.state !== 'ended') {
       open.set(requestId, { request, answers, heldBytes });
@@ -382,8 +415,14 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     const asked = open.get(requestId) ?? null;
     if (asked !== null && paused.size > 0) paused.delete(asked.request);
     open.delete(requestId);
+    if (relays.size > 0) closeRelay(requestId);
     if (asked !== null) connection.memory?.give(asked.heldBytes);
     return asked;
+  };
+
+  const closeRelay = (requestId: string): void => {
+    relays.get(requestId)?.close();
+    relays.delete(requestId);
   };
 
   call.on('data', (message: SubmitMessage | UnreadableMessage) => {
@@ -407,6 +446,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   const over = (): void => {
     source.leaving.removeEventListener('abort', schedule);
     unread.forget();
+    for (const relay of relays.values()) relay.close();
+    relays.clear();
     const leaves = howEnded(call, connection) === 'cancelled';
     const left = [...open.values()];
     open.clear();
@@ -438,6 +479,8 @@ interface Answered {
   readonly result: object;
   readonly bytes: number;
   asked: SubmitItem | null;
+  /** Called when it was written. */
+  readonly written: (() => void) | null;
 }
 
 /** As many as one message may hold, at least one; the same array when that is all of them. */
@@ -470,13 +513,18 @@ function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Su
   );
 }
 
+interface CheckedAsk extends Ask {
+  /** The caller wants to know what its command reports of its progress. */
+  readonly reports: boolean;
+}
+
 /** Checks what a caller sent; what it means for pool and command dispatch says. */
 function askOf(
   source: ExecutionSource,
   message: ExecuteMessage | UnreadableMessage | null,
   deadlineMs: number,
   streams: boolean,
-): Ask | RequestError {
+): CheckedAsk | RequestError {
   if (message instanceof UnreadableMessage) return refusal(code.invalidArgument, message.problem);
   if (message === null || message.pool === '')
     return refusal(code.invalidArgument, 'pool: expected a name, got nothing');
@@ -488,6 +536,10 @@ function askOf(
   if (!contentTypes.includes(message.content_type)) {
     const wanted = contentTypes.filter((type) => type !== '').join(' or ');
     return refusal(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);
+  }
+  if (message.progress && !streams) {
+    const wanted = 'expected false in Execute, which has no place for reports (ExecuteStream and Submit have)';
+    return refusal(code.invalidArgument, `progress: ${wanted}, got true`);
   }
   for (const name of ['request_id', 'session_id'] as const) {
     const bytes = Buffer.byteLength(message[name]);
@@ -506,6 +558,7 @@ function askOf(
     idempotent: message.idempotent,
     deadlineMs,
     streams,
+    reports: message.progress,
   };
 }
 

@@ -1,7 +1,7 @@
 import type { NodeRecord } from '../domain/action.ts';
 import type { MemoryLimits, PoolConfig } from '../domain/config.ts';
 import type { Counters } from '../domain/event.ts';
-import type { Evidence, KeptExit, RequestNote } from '../domain/evidence.ts';
+import type { Evidence, KeptExit, ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { HealthVerdict } from '../domain/policies/health.ts';
 import { limitInMs, memoryBytes, memorySource, slopeOf } from '../domain/policies/memory.ts';
 import { slotsBackingOff } from '../domain/policies/restart.ts';
@@ -277,8 +277,12 @@ export function explainView(verdict: HealthVerdict, requests: readonly RequestNo
 function requestNote({ command, requestId, ageMs, cancelled, progress }: RequestNote): object {
   return {
     ...{ command, request_id: requestId, age_ms: Math.max(0, Math.round(ageMs)), cancelled },
-    ...{ progress: progress?.fraction ?? -1, progress_message: progress?.message ?? '' },
+    ...progressView(progress),
   };
+}
+
+export function progressView(progress: ReportedProgress | null): object {
+  return { progress: progress?.fraction ?? -1, progress_message: progress?.message ?? '' };
 }
 
 function evidenceView(evidence: Evidence, toUnixMs: ToUnixMs): object {

@@ -846,3 +846,29 @@ test('what a command reports of its progress is shown with its request', () => {
   ]);
   expect(seen()).toEqual({ fraction: 0.5, message: 'half' });
 });
+
+test('a caller gets what its command reports while it runs, and one that asks again the newest report', () => {
+  const host = new Host();
+  const worker = host.addWorker();
+  const [half, most] = [
+    { fraction: 0.5, message: 'half' },
+    { fraction: 0.9, message: 'most' },
+  ];
+  const told = host.submit({ requestId: 'r', named: true });
+  const id = first(worker);
+  expect(host.dispatch.progressOf(worker.id)).toBeNull();
+  host.dispatch.onProgress(worker.id, [{ id, ...half }]);
+  expect(told.reports).toEqual([half]);
+  expect(host.dispatch.progressOf(worker.id)).toEqual(half);
+
+  host.settle(told, false);
+  host.dispatch.onProgress(worker.id, [{ id, ...most }]);
+  const again = host.submit({ requestId: 'r', named: true });
+  expect([told.reports, again.reports]).toEqual([[half], [most]]);
+
+  host.cancel(again);
+  host.dispatch.onProgress(worker.id, [{ id, ...half }]);
+  expect(again.reports).toEqual([most]);
+  host.answer(worker, id);
+  expect(host.dispatch.progressOf(worker.id)).toBeNull();
+});

@@ -5,6 +5,7 @@ import type { Dispatch, Outcome, PoolLimits } from '../../src/dispatch/dispatch.
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
+import type { ReportedProgress } from '../../src/domain/evidence.ts';
 
 /** One request as its caller sees it. */
 export interface Told {
@@ -12,6 +13,7 @@ export interface Told {
   request: Request | undefined;
   answers: Answers | undefined;
   readonly chunks: string[];
+  readonly reports: ReportedProgress[];
   result: string | undefined;
   error: RequestError | undefined;
   /** Results and errors; more than one would be a lie. */
@@ -118,6 +120,7 @@ export class Host {
       request: undefined,
       answers: undefined,
       chunks: [],
+      reports: [],
       result: undefined,
       error: undefined,
       ends: 0,
@@ -136,6 +139,7 @@ export class Host {
         told.ends += 1;
         told.error = error;
       },
+      progress: (report) => told.reports.push(report),
     };
     told.request = this.dispatch.submit(ask, told.answers);
     return told;

@@ -1,9 +1,12 @@
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Readable } from 'node:stream';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { node, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { connect } from './grpc.ts';
 
 // What goes in and out of the command line arrives as it is, and what others wrote cannot harm whoever reads it.
 
@@ -26,6 +29,83 @@ afterAll(async () => {
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
 const acts = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/;
 const evil = ['x\r12:00:00 pool safe added: all is well\u001b[K \u001b]0;title\u0007\u009b8m\u202e'];
+
+describe('what a command reports of its progress', () => {
+  const gateOf = (name: string) => join(dir, name);
+  const waits = (name: string) => ['report', JSON.stringify([gateOf(name)])] as const;
+
+  test('is shown on stderr by `call --progress`, and by `workers`', async () => {
+    const [command, args] = waits('cli');
+    const call = agent.cli('call', 'p', command, '--args', args, '--progress');
+    await until(async () => (await agent.cli('workers')).stdout.includes('42%, shard \\x1b[31m2 of 5'), 'the report');
+    const [worker] = JSON.parse((await agent.cli('workers', '--pool', 'p', '--json')).stdout) as object[];
+    expect(worker).toMatchObject({ progress: 0.42, progress_message: expect.stringContaining('2 of 5') });
+    writeFileSync(gateOf('cli'), '');
+    const { code, stdout, stderr } = await call;
+    expect({ code, stdout }).toEqual({ code: 0, stdout: 'done\n' });
+    expect(stderr.trimEnd().split('\n').at(-1)).toBe('progress: 42%, shard \\x1b[31m2 of 5');
+    expect((await agent.cli('workers')).stdout).not.toContain('42%');
+  });
+
+  const newest = { fraction: 0.42, message: 'shard \u001b[31m2 of 5' };
+
+  test('reaches callers of ExecuteStream and Submit who ask for it', async () => {
+    const caller = connect(agent.socket);
+    const [command, args] = waits('streams');
+    const request = { pool: 'p', command, payload: Buffer.from(args), progress: true, request_id: 'asks' };
+    const submits = caller.submit();
+    submits.write({ items: [{ request }] });
+    submits.end();
+    const stream = caller.stream('q', command, JSON.parse(args), { progress: true });
+    const [streamed, submitted] = [collect<Streamed>(stream), collect<Submitted>(submits)];
+    await until(
+      () => streamed.messages.at(-1)?.progress?.message === newest.message,
+      'the newest report in the stream',
+    );
+    const last = () => submitted.messages.at(-1)?.results.at(-1);
+    await until(() => last()?.progress?.message === newest.message, 'the newest report of Submit');
+    expect(streamed.messages.at(-1)).toMatchObject({ progress: newest, content_type: '' });
+    expect(last()).toMatchObject({ request_id: 'asks', progress: newest, outcome: 'progress', more: true });
+    writeFileSync(gateOf('streams'), '');
+    await Promise.all([streamed.end, submitted.end]);
+    expect(streamed.messages.at(-1)).toMatchObject({ payload: Buffer.from('"done"'), progress: null });
+    expect(last()).toMatchObject({ response: { payload: Buffer.from('"done"') }, outcome: 'response', more: false });
+    // Thousands of reports were made within some tens of milliseconds.
+    expect(streamed.messages.length).toBeLessThan(100);
+    caller.close();
+  });
+
+  test('reaches nobody who does not ask, and Execute has no place for it', async () => {
+    const caller = connect(agent.socket);
+    const [command, args] = waits('silent');
+    const streamed = collect<Streamed>(caller.stream('p', command, JSON.parse(args)));
+    await until(async () => (await agent.cli('workers')).stdout.includes('42%'), 'the report');
+    writeFileSync(gateOf('silent'), '');
+    await streamed.end;
+    expect(streamed.messages).toMatchObject([{ payload: Buffer.from('"done"'), progress: null }]);
+    await expect(caller.execute('p', command, JSON.parse(args), { progress: true })).rejects.toMatchObject({
+      code: 3,
+      message: expect.stringContaining('progress: expected false in Execute'),
+    });
+    caller.close();
+  });
+
+  test('reaches the callback of a Python client, whose call returns the one result', async () => {
+    const script = `
+import sys, pathlib, pitwarden
+gate = pathlib.Path(sys.argv[2])
+def seen(fraction, message):
+    print(fraction, ascii(message))
+    if fraction == 0.42:
+        gate.touch()
+with pitwarden.Client(sys.argv[1]) as client:
+    print(client.options(on_progress=seen).call("p", "report", str(gate)))
+`;
+    const { code, stdout, stderr } = await runProcess(python, ['-c', script, agent.socket, gateOf('python')]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/0.42 'shard \\x1b\[31m2 of 5'\ndone\n$/);
+  });
+});
 
 test('a result is printed as the worker sent it: large integers, 1.0 and the order of keys', async () => {
   const row = '{"id":9007199254740993,"10":"ten","2":"two","ratio":1.0}';
@@ -152,3 +232,17 @@ test('what a worker logs stands in the agent’s log with its level, and a trace
   );
   expect(agent.output()).toMatch(/^\S+ p-0-\w+ \| got a\n {4}b$/m);
 });
+
+interface Streamed {
+  readonly progress?: { readonly message: string } | null;
+}
+
+interface Submitted {
+  readonly results: readonly Streamed[];
+}
+
+function collect<Message>(stream: Readable) {
+  const messages: Message[] = [];
+  stream.on('data', (message: Message) => messages.push(message));
+  return { messages, end: once(stream, 'end') };
+}

@@ -1,4 +1,4 @@
-import type { ChannelOptions, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
+import type { ChannelOptions, ClientDuplexStream, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { clients } from '../../src/wire/proto.ts';
 import type { ErrorView } from '../../src/wire/status.ts';
@@ -72,6 +72,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
     stream: (pool: string, command: string, args: unknown = [], more: object = {}): ClientReadableStream<Response> =>
       methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
     watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
+    submit: (): ClientDuplexStream<object, object> => methods['Submit']?.() as never,
     /** A call of Control that takes no arguments, or these. */
     control: <T>(method: string, request: object = {}): Promise<T> =>
       new Promise((resolve, reject) => {

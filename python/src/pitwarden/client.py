@@ -8,13 +8,14 @@ says what that promises and what it cannot.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import random
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn, Optional
 
 import grpc
@@ -59,6 +60,7 @@ class _Options(NamedTuple):
     session_id: str = ""
     request_id: str = ""
     repeat_for_s: Optional[float] = None
+    on_progress: Optional[Callable[[float, str], None]] = None
 
 
 class _Agent:
@@ -150,6 +152,7 @@ class Client:
         session_id: str = "",
         request_id: str = "",
         repeat_for_s: Optional[float] = None,
+        on_progress: Optional[Callable[[float, str], None]] = None,
     ) -> Client:
         """The same client, for calls with these options.
 
@@ -160,14 +163,21 @@ class Client:
         A request whose connection broke is sent again until ``timeout_s`` is over. ``repeat_for_s`` bounds the seconds
         without a connection meanwhile: None is 60 without a ``timeout_s``, and no bound of its own with one; 0 never
         sends anything again.
+
+        ``on_progress`` is called with the fraction (0 to 1; negative: unknown) and the message that the command last
+        reported by ``context().progress()``, at most ten times a second. It runs in the thread that waits for the
+        result; for a stream, while the next value is waited for. What it raises cancels the request, and the call
+        raises it.
         """
         other = Client.__new__(Client)
         other.__dict__.update(self.__dict__)
-        other._options = _Options(timeout_s, idempotent, session_id, request_id, repeat_for_s)
+        other._options = _Options(timeout_s, idempotent, session_id, request_id, repeat_for_s, on_progress)
         return other
 
     def call(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Any:
         """The command's result. Give it positional and keyword arguments, or one bytes value alone."""
+        if self._options.on_progress is not None:
+            return _only(self.stream(pool, command, *args, **kwargs), command)
         _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
@@ -212,6 +222,7 @@ class Client:
             request_id=self._options.request_id or uuid.uuid4().hex,
             session_id=self._options.session_id,
             idempotent=self._options.idempotent,
+            progress=self._options.on_progress is not None,
         )
 
     def _values(self, request: pb.ExecuteRequest, attempts: _Attempts, responses: Any) -> Iterator[Any]:
@@ -219,7 +230,7 @@ class Client:
         try:
             while True:
                 try:
-                    for number, response in enumerate(responses):
+                    for number, response in enumerate(self._results(responses)):
                         self._agent.was_there = True
                         if number < yielded and response.worker_id != worker_id and not request.idempotent:
                             raise _another_run()
@@ -234,6 +245,14 @@ class Client:
                     responses = self._execute_stream(request, timeout=attempts.timeout_s)
         finally:
             responses.cancel()
+
+    def _results(self, responses: Any) -> Iterator[pb.ExecuteResponse]:
+        """Without the reports among them, which go where they are wanted."""
+        for response in responses:
+            if not response.HasField("progress"):
+                yield response
+            elif self._options.on_progress is not None:
+                self._options.on_progress(response.progress.fraction, response.progress.message)
 
     def _raise(self, failure: Any) -> NoReturn:
         told = _told(failure)
@@ -259,6 +278,16 @@ class Client:
             # An agent that does not say may not know.
             may_have_begun=told.may_have_begun or not told.HasField("may_have_begun"),
         ) from (RemoteTraceback(told.traceback) if told.traceback else None)
+
+
+def _only(values: Any, command: str) -> Any:
+    """The value of a command that returns one; a generator command's values are for ``stream``."""
+    with contextlib.closing(values):
+        found = list(itertools.islice(values, 2))
+    if len(found) == 1:
+        return found[0]
+    told = f"command {command} streams its results: expected Client.stream, got Client.call"
+    raise error_class(Code.INVALID_ARGUMENT)(told, code=Code.INVALID_ARGUMENT)
 
 
 def _refuse_after_fork() -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("pool", "command", "payload", "content_type", "request_id", "session_id", "idempotent")
+    __slots__ = ("pool", "command", "payload", "content_type", "request_id", "session_id", "idempotent", "progress")
     POOL_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class ExecuteRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     pool: str
     command: str
     payload: bytes
@@ -22,19 +23,30 @@ class ExecuteRequest(_message.Message):
     request_id: str
     session_id: str
     idempotent: bool
-    def __init__(self, pool: _Optional[str] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., session_id: _Optional[str] = ..., idempotent: bool = ...) -> None: ...
+    progress: bool
+    def __init__(self, pool: _Optional[str] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., session_id: _Optional[str] = ..., idempotent: bool = ..., progress: bool = ...) -> None: ...
+
+class ProgressReport(_message.Message):
+    __slots__ = ("fraction", "message")
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    fraction: float
+    message: str
+    def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
-    __slots__ = ("payload", "content_type", "request_id", "worker_id")
+    __slots__ = ("payload", "content_type", "request_id", "worker_id", "progress")
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     content_type: str
     request_id: str
     worker_id: str
-    def __init__(self, payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    progress: ProgressReport
+    def __init__(self, payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., request_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., progress: _Optional[_Union[ProgressReport, _Mapping]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
     __slots__ = ("items", "cancel_request_ids")
@@ -59,16 +71,18 @@ class SubmitResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[SubmitResult, _Mapping]]] = ...) -> None: ...
 
 class SubmitResult(_message.Message):
-    __slots__ = ("request_id", "response", "error", "more")
+    __slots__ = ("request_id", "response", "error", "progress", "more")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     response: ExecuteResponse
     error: Error
+    progress: ProgressReport
     more: bool
-    def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[ExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., more: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[ExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., progress: _Optional[_Union[ProgressReport, _Mapping]] = ..., more: bool = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "type", "message", "traceback", "worker_id", "exit_reason", "retry_after_ms", "may_have_begun")
