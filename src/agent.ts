@@ -39,6 +39,7 @@ import {
 import { startGuardian } from './os/guardian.ts';
 import { openLedger } from './os/ledger.ts';
 import { openOutputDirectory } from './os/output-directory.ts';
+import { tasksOfAll } from './os/resource-limits.ts';
 import { holdSpares } from './os/spare-descriptors.ts';
 import type { LentSocket } from './os/systemd.ts';
 import { setWakeUp } from './os/timer.ts';
@@ -180,7 +181,7 @@ export async function startAgent(
     payloadMaxBytes: config.messageMaxBytes,
     cgroups,
     outputDirectory,
-    workersMax: () => workersMax(loop.state()),
+    tasksOfAll: () => tasksOfAll(loop.state().pools.values()),
     dispatch,
     log,
     metrics,
@@ -421,10 +422,6 @@ function recordedOf(held: Held | undefined, revision: number): Recorded | undefi
 
 function longestDrainMs({ pools }: State): number {
   return Math.max(0, ...[...pools.values()].map(({ config }) => config.drain.timeoutMs));
-}
-
-function workersMax({ pools }: State): number {
-  return [...pools.values()].reduce((sum, { size, config }) => sum + size + config.recycle.maxSurge, 0);
 }
 
 function isUsed({ queued, inFlight }: PoolStats): boolean {

@@ -27,7 +27,7 @@ import type { OutputDirectory } from './os/output-directory.ts';
 import type { SpawnedWorker } from './os/process.ts';
 import { spawnWorker } from './os/process.ts';
 import { removeFile } from './os/remove-file.ts';
-import { resourceLimits } from './os/resource-limits.ts';
+import { resourceLimits, whyNotLimited } from './os/resource-limits.ts';
 import { isShortage } from './os/shortage.ts';
 import { signalGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
@@ -98,6 +98,8 @@ export interface Held extends InspectedWorker {
   warming: boolean;
   /** It said that it takes no requests any more. */
   leaving: boolean;
+  /** `tasks` of link.proto, as it was last told. */
+  tasksTold: number;
   /** Of its cgroup, when its process had ended. */
   account: Account | null;
   /** What was in its tree at the last sample: start times by pid. */
@@ -135,8 +137,8 @@ export interface HandsOptions {
   readonly outputDirectory: OutputDirectory;
   /** Of a result: `message.max_bytes`. */
   readonly payloadMaxBytes: number;
-  /** How many workers this node may have. */
-  workersMax(): number;
+  /** How many processes and threads all workers may have together; 0: any number. */
+  tasksOfAll(): number;
   readonly dispatch: Dispatch;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -163,7 +165,7 @@ export function createHands(options: HandsOptions): Hands {
       options.dispatch.onLeaving(workerId);
     },
     warmed: (workerId, result) => warmed(options, held.get(workerId), result),
-    authenticate: (hello) => authenticate(held, hello, options.payloadMaxBytes),
+    authenticate: (hello) => authenticate(held, hello, options),
     check: (claim) => {
       const proof = prove(held, claim);
       return proof.ok ? undefined : proof;
@@ -266,6 +268,7 @@ async function spawn(options: HandsOptions, held: Map<string, Held>, pool: PoolC
   } catch (error) {
     return tell({ type: 'start-blocked', workerId, message: unwritten(error) });
   }
+  raiseTasks(options, held);
   let spawned: SpawnedWorker;
   try {
     spawned = spawnProcess(options, workerId, pool, worker.slot, {
@@ -323,6 +326,7 @@ function newHeld(options: HandsOptions, its: Pick<Held, 'entry' | 'pool' | 'begu
     warming: false,
     leaving: false,
     stacksPath: stacksPath(options, workerId),
+    tasksTold: 0,
     evidence: null,
     inspection: null,
     account: null,
@@ -418,7 +422,7 @@ function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
 }
 
 function spawnProcess(
-  { log, linkPath, outputDirectory, nowMs, workersMax }: HandsOptions,
+  { log, linkPath, outputDirectory, nowMs, tasksOfAll }: HandsOptions,
   workerId: string,
   pool: PoolConfig,
   slot: number,
@@ -426,6 +430,7 @@ function spawnProcess(
 ): SpawnedWorker {
   const { secret, begunPath, cgroup } = born;
   const heldByCgroup = cgroup?.limit(pool.limits) ?? { pids: false, memory: false };
+  warnOfNoLimit(log, pool, whyNotLimited(pool.limits, heldByCgroup, tasksOfAll(), process.geteuid?.() ?? -1));
   return spawnWorker({
     command: pool.python,
     args: ['-m', 'pitwarden.worker'],
@@ -442,7 +447,7 @@ function spawnProcess(
       PITWARDEN_APP: pool.app,
       PITWARDEN_ORPHAN_TIMEOUT_MS: String(pool.orphanTimeoutMs),
       PITWARDEN_DRAIN_TIMEOUT_MS: String(pool.drain.timeoutMs),
-      PITWARDEN_LIMITS: resourceLimits(pool.limits, heldByCgroup, workersMax()),
+      PITWARDEN_LIMITS: resourceLimits(pool.limits, heldByCgroup, tasksOfAll()),
     }),
     secret,
     workerId,
@@ -450,6 +455,15 @@ function spawnProcess(
     ...outputTold({ log, nowMs }, workerId, pool.name),
   });
 }
+
+/** Once for each configuration of a pool. */
+function warnOfNoLimit(log: Log, pool: PoolConfig, why: string | undefined): void {
+  if (why === undefined || unlimited.has(pool)) return;
+  unlimited.add(pool);
+  log.warn(`pool ${pool.name}: limits.pids (${pool.limits.pids}) does not hold: ${why}`, { pool: pool.name });
+}
+
+const unlimited = new WeakSet<PoolConfig>();
 
 /** What a worker writes goes into the log. */
 function outputTold(
@@ -544,7 +558,11 @@ function forget({ ledger }: HandsOptions, held: Map<string, Held>, workerId: str
   held.delete(workerId);
 }
 
-function authenticate(held: Map<string, Held>, hello: WorkerHello, payloadMaxBytes: number): Authentication {
+function authenticate(
+  held: Map<string, Held>,
+  hello: WorkerHello,
+  { payloadMaxBytes, tasksOfAll }: Pick<HandsOptions, 'payloadMaxBytes' | 'tasksOfAll'>,
+): Authentication {
   const proof = prove(held, hello);
   if (!proof.ok) return proof;
   const { worker, verifier } = proof;
@@ -553,12 +571,13 @@ function authenticate(held: Map<string, Held>, hello: WorkerHello, payloadMaxByt
     return { ok: false, reason: 'already_attached', message, worker: nameOf(worker) };
   }
   worker.entry = { ...worker.entry, verifier };
+  worker.tasksTold = tasksOfAll();
   return {
     ok: true,
     welcome: {
       // What it was started with: it cannot take another one.
       concurrency: worker.entry.concurrency,
-      ...linkLimitsOf(worker.pool),
+      ...linkLimitsOf(worker.pool, worker.tasksTold),
       payload_max_bytes: payloadMaxBytes,
     },
   };
@@ -586,13 +605,14 @@ function nameOf({ workerId, pool }: Held): { readonly id: string; readonly pool:
 }
 
 /** What a worker itself keeps to, and a reload may change. */
-export function linkLimitsOf(pool: PoolConfig): LinkLimits {
+export function linkLimitsOf(pool: PoolConfig, tasks: number): LinkLimits {
   return {
     orphan_timeout_ms: pool.orphanTimeoutMs,
     drain_timeout_ms: pool.drain.timeoutMs,
     keep_results: pool.request.keep.maxResults,
     keep_bytes: pool.request.keep.maxBytes,
     keep_ms: pool.request.keep.forMs,
+    tasks,
   };
 }
 
@@ -602,7 +622,18 @@ function limitWorkers(options: HandsOptions, held: Map<string, Held>, pool: Pool
     if (worker.pool.name !== pool.name) continue;
     worker.pool = pool;
     guard(options, worker);
-    worker.link?.limit(linkLimitsOf(pool));
+    worker.tasksTold = options.tasksOfAll();
+    worker.link?.limit(linkLimitsOf(pool, worker.tasksTold));
+  }
+}
+
+/** Before there are more workers: those that run are told what all may have then, or the new ones would take their share. */
+function raiseTasks({ tasksOfAll }: HandsOptions, held: Map<string, Held>): void {
+  const tasks = tasksOfAll();
+  for (const worker of held.values()) {
+    if (worker.link === null || worker.pool.limits.pids === 0 || worker.tasksTold === tasks) continue;
+    worker.tasksTold = tasks;
+    worker.link.limit(linkLimitsOf(worker.pool, tasks));
   }
 }
 

@@ -70,13 +70,14 @@ function write(entry: object, id = workerId): void {
   writeFileSync(join(state, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, entry));
 }
 
-async function adopt(onSwept: () => void = () => undefined) {
+async function adopt(onSwept: () => void = () => undefined, unwantedGraceMs = 10_000) {
   const adoption = await sortOut(ledger.read(), config);
   const swept: string[] = [];
-  await clearAway(adoption, ledger, openCgroups(), log, (id) => {
+  const told = (id: string): void => {
     swept.push(id);
     onSwept();
-  });
+  };
+  await clearAway(adoption, ledger, openCgroups(), log, told, { unwantedGraceMs, sweepTimeoutMs: 10_000 });
   expect(swept.sort(), 'slots that are free again').toEqual(leftoversOf(adoption).map((left) => left.workerId));
   await ledger.settled();
   return adoption;
@@ -115,12 +116,14 @@ test('one of a pool that is no longer there is ended, tree and all', async () =>
     'gone-0-abcdefgh',
   );
   const left: boolean[] = [];
-  expect((await adopt(() => left.push(isRunning(child)))).unwanted).toHaveLength(1);
+  // It is stopped, so that it would use all the time that it gets.
+  const adoption = await adopt(() => left.push(isRunning(child)), 200);
+  expect(adoption.unwanted).toHaveLength(1);
   expect(left).toEqual([false]);
   expect([isRunning(stubborn.identity.pid), isRunning(child)]).toEqual([false, false]);
   expect(ledger.read().entries).toEqual([]);
   stubborn.spawned.close();
-}, 20_000);
+});
 
 test('what a dead one has left of its tree is swept', async () => {
   const dies = await shellWorker(state, 'sleep 1000 & echo $!; exit', { workerId: 'p-1-abcdefgh' });

@@ -80,3 +80,61 @@ def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
             os.kill(child, 9)
     """
     assert run(program) == "denied after 20"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the kernel counts no processes of root: another user is needed")
+def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_started() -> None:
+    program = """
+        import os, resource, threading
+        from pitwarden import _limits
+        os.setuid(65533)
+        each, threads = 32, 12
+
+        def work(orders, answers):
+            # What the agent says of one worker, and then of eight.
+            assert _limits.limit_resources(f"tasks={each}") is None
+            os.write(answers, b"l")
+            os.read(orders, 1)
+            _limits.raise_tasks(8 * each)
+            try:
+                for _ in range(threads):
+                    threading.Thread(target=threading.Event().wait, daemon=True).start()
+                os.write(answers, b"y")
+            except RuntimeError:
+                os.write(answers, b"n")
+            os.read(ends, 1)
+            os._exit(0)
+
+        orders, ordered = os.pipe()
+        ends, ended = os.pipe()
+        answered, answers = os.pipe()
+        for _ in range(8):
+            if os.fork() == 0:
+                work(orders, answers)
+            os.read(answered, 1)
+        found = b""
+        for _ in range(8):
+            os.write(ordered, b".")
+            found += os.read(answered, 1)
+        print(found.decode())
+        os.write(ended, b"." * 8)
+    """
+    assert run(program) == "y" * 8
+
+
+def test_a_raised_limit_of_tasks_is_never_lowered_and_only_raised_where_there_was_one() -> None:
+    program = """
+        import resource
+        from pitwarden import _limits
+        soft = lambda: resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        hard = min(20_000, soft())
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        _limits.raise_tasks(5)
+        print(soft() == hard)
+        assert _limits.limit_resources("tasks=500") is None
+        before = soft() - 500
+        for value in (700, 600, 0):
+            _limits.raise_tasks(value)
+            print(soft() - before if value else soft() == hard)
+    """
+    assert run(program) == "True\n700\n700\nTrue"

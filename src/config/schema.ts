@@ -240,7 +240,7 @@ const limits = section(
     pids: wholeOrOff(
       'off',
       'processes and threads',
-      "How many processes and threads a worker's tree may have. Without a pids controller the kernel counts them for the agent's user as a whole, and not for root: then this many for each worker that the node may have, beyond those that the user has when the worker starts.",
+      "How many processes and threads a worker's tree may have. Without a pids controller the kernel counts them for the agent's user as a whole, and not for root: then the workers of all pools together may have what their limits add up to, and nothing is limited while a pool has no `limits.pids`. The agent warns where it cannot hold.",
     ),
     memory: sizeOrOff(
       'off',

@@ -73,6 +73,7 @@ export interface LinkLimits {
   readonly keep_results: number;
   readonly keep_bytes: number;
   readonly keep_ms: number;
+  readonly tasks: number;
 }
 
 /** Welcome of link.proto, but for the protocol. */

@@ -43,7 +43,7 @@ describe.each(durations.map((key) => [nameOf(key), key.unit]))('%s', (name, unit
 
 function live(pool: PoolConfig | undefined): void {
   if (pool === undefined) throw new Error('expected a pool');
-  expect(Math.max(...Object.values(linkLimitsOf(pool)))).toBeLessThan(2 ** 32);
+  expect(Math.max(...Object.values(linkLimitsOf(pool, 0)))).toBeLessThan(2 ** 32);
   const random = createRandom(1);
   const host = new Host(random, createTrace(), () => ({ ...calmBehaviour(random), attachMs: 200 }));
   host.tell({ type: 'config', config: { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) } });

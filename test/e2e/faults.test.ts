@@ -60,6 +60,14 @@ test('the limits of a pool hold in its workers, and a worker marks what it start
   const [, cgroup] = /^0::(.*)$/m.exec(readFileSync(`/proc/${worker?.pid}/cgroup`, 'latin1')) ?? [];
   const held = existsSync(join('/sys/fs/cgroup', cgroup ?? '', 'memory.max'));
   expect(limits).toMatch(held ? /^Max data size +unlimited/m : /^Max data size +1073741824 +1073741824 /m);
+  if (existsSync(join('/sys/fs/cgroup', cgroup ?? '', 'pids.max'))) return;
+
+  // The kernel counts a user's processes: with more workers each may see more of them.
+  const processes = () =>
+    Number(/^Max processes +(\d+)/m.exec(readFileSync(`/proc/${worker?.pid}/limits`, 'latin1'))?.[1]);
+  const before = processes();
+  await agent.cli('scale', 'faults', '3');
+  await until(() => processes() === before + 2 * 500, 'the limit of the first worker to be raised');
 });
 
 test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced', async () => {

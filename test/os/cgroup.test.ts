@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { cgroupAccount, limitCgroup, openCgroups } from '../../src/os/cgroup.ts';
 import { membersOf, readProcessTable } from '../../src/os/process-table.ts';
-import { resourceLimits } from '../../src/os/resource-limits.ts';
+import { resourceLimits, tasksOfAll, whyNotLimited } from '../../src/os/resource-limits.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
@@ -109,7 +109,8 @@ test('limits are written where a controller holds them; for the others the worke
   const heldByNone = limitCgroup(bare, limits);
   expect(heldByNone).toEqual({ pids: false, memory: false });
   expect(readdirSync(bare)).toEqual([]);
-  expect(resourceLimits(limits, heldByNone, 4)).toBe('open_files=256 data_bytes=1073741824 tasks=200');
+  expect(resourceLimits(limits, heldByNone, 200)).toBe('open_files=256 data_bytes=1073741824 tasks=200');
+  expect(resourceLimits(limits, heldByNone, 0)).toBe('open_files=256 data_bytes=1073741824');
   const full = mkdtempSync(join(dir, 'cgroup-'));
   for (const name of ['pids.max', 'memory.max', 'memory.oom.group']) writeFileSync(join(full, name), 'max');
   const held = limitCgroup(full, limits);
@@ -118,10 +119,27 @@ test('limits are written where a controller holds them; for the others the worke
     parseInt(readFileSync(join(full, name), 'utf8'), 10),
   );
   expect(written).toEqual([50, 2 ** 30, 1]);
-  expect(resourceLimits(limits, held, 4)).toBe('open_files=256');
+  expect(resourceLimits(limits, held, 200)).toBe('open_files=256');
   const none = { pids: 0, memoryBytes: 0, openFiles: 0 };
   expect(limitCgroup(full, none)).toEqual({ pids: false, memory: false });
-  expect(resourceLimits(none, heldByNone, 4)).toBe('');
+  expect(resourceLimits(none, heldByNone, 200)).toBe('');
+});
+
+test('without a pids controller all workers together may have what the pools’ limits add up to, or any number', () => {
+  const pool = (pids: number, size: number, maxSurge = 0) => ({
+    size,
+    config: { limits: { pids }, recycle: { maxSurge } },
+  });
+  expect(tasksOfAll([pool(32, 8, 1), pool(500, 2)])).toBe(32 * 9 + 1_000);
+  // Workers of the second would use up what those of the first may have.
+  expect(tasksOfAll([pool(32, 8, 1), pool(0, 1)])).toBe(0);
+  expect(tasksOfAll([pool(32, 8, 1), pool(0, 0)])).toBe(32 * 9);
+  const [held, none] = [{ pids: true }, { pids: false }];
+  expect(whyNotLimited({ pids: 32 }, held, 0, 0)).toBeUndefined();
+  expect(whyNotLimited({ pids: 0 }, none, 0, 0)).toBeUndefined();
+  expect(whyNotLimited({ pids: 32 }, none, 288, 1000)).toBeUndefined();
+  expect(whyNotLimited({ pids: 32 }, none, 0, 1000)).toContain('it holds if each pool has a limits.pids');
+  expect(whyNotLimited({ pids: 32 }, none, 288, 0)).toContain('not those of root');
 });
 
 test("the kernel's word on memory is read where a controller gives it", () => {

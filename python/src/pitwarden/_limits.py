@@ -39,7 +39,8 @@ def limit_resources(text: str) -> Optional[str]:
     """Applies PITWARDEN_LIMITS, `NAME=NUMBER …`; returns why one could not be, in words.
 
     ``open_files`` and ``data_bytes`` are limits of each process. ``tasks`` is how many processes and threads this user
-    may have beyond those that it has now: the kernel counts them for the user as a whole, and not at all for root.
+    may have beyond those that it has now: the kernel counts them for the user as a whole, and not at all for root. It
+    is a soft limit, which ``raise_tasks`` raises when there are more workers.
     """
     if not text:
         return None
@@ -54,12 +55,46 @@ def limit_resources(text: str) -> Optional[str]:
         elif name == "data_bytes":
             done = _set(resource.RLIMIT_DATA, value)
         elif name == "tasks":
-            done = _set(resource.RLIMIT_NPROC, _tasks_of_user() + value)
+            done = _limit_tasks(value)
         else:
             continue
         if not done:
             return f"limits: {name} could not be set to {value}"
     return None
+
+
+_tasks_before: Optional[int] = None
+
+
+def _limit_tasks(value: int) -> bool:
+    global _tasks_before
+    import resource
+
+    _tasks_before = _tasks_of_user()
+    wanted = _tasks_before + value
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def raise_tasks(value: int) -> None:
+    """Where ``tasks`` was limited: to so many more than there were then, or, for 0, to any number. Never lowers it."""
+    if _tasks_before is None:
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft == hard:
+        return
+    wanted = hard if value == 0 else _tasks_before + value
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if wanted == resource.RLIM_INFINITY or wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NPROC, (wanted, hard))
 
 
 def _set(kind: int, value: int) -> bool:

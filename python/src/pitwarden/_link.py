@@ -17,6 +17,7 @@ import grpc
 from . import _grpc_settings, _output
 from ._absence import Absence, Limits
 from ._crew import Crew
+from ._limits import raise_tasks
 from ._line import Line
 from ._pb.link_pb2 import Limits as LinkLimits
 from ._pb.link_pb2 import Welcome
@@ -242,6 +243,7 @@ class Link:
 
     def _limit(self, limits: Union[Welcome, LinkLimits]) -> None:
         self._absence.limits = Limits(limits.orphan_timeout_ms / 1000, limits.drain_timeout_ms / 1000)
+        raise_tasks(limits.tasks)
 
     def _give_up(self, grace_s: float) -> None:
         orphan_s = self._absence.limits.orphan_s

@@ -137,7 +137,7 @@ class Command(_message.Message):
     def __init__(self, name: _Optional[str] = ..., streams: bool = ..., summary: _Optional[str] = ..., is_async: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "concurrency", "orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "payload_max_bytes")
+    __slots__ = ("protocol", "concurrency", "orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "payload_max_bytes", "tasks")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +146,7 @@ class Welcome(_message.Message):
     KEEP_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEP_MS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     concurrency: int
     orphan_timeout_ms: int
@@ -154,21 +155,24 @@ class Welcome(_message.Message):
     keep_bytes: int
     keep_ms: int
     payload_max_bytes: int
-    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., payload_max_bytes: _Optional[int] = ...) -> None: ...
+    tasks: int
+    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., payload_max_bytes: _Optional[int] = ..., tasks: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms")
+    __slots__ = ("orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "tasks")
     ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULTS_FIELD_NUMBER: _ClassVar[int]
     KEEP_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     orphan_timeout_ms: int
     drain_timeout_ms: int
     keep_results: int
     keep_bytes: int
     keep_ms: int
-    def __init__(self, orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ...) -> None: ...
+    tasks: int
+    def __init__(self, orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., tasks: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("sequence",)
