@@ -62,6 +62,7 @@ function sourceOf(): ControlSource {
     poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 }),
     exits: (pool) => exits.filter((exit) => pool === '' || exit.pool === pool),
     requestsOf: () => [],
+    progressOf: () => null,
     nowMs: () => 1,
     toUnixMs: (ms) => ms,
     command: () => undefined,
