@@ -20,6 +20,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 }),
     exits: () => [],
     requestsOf: () => [],
+    progressOf: () => null,
     nowMs: () => simulation.nowMs,
     toUnixMs: (ms) => ms,
     command: (command) => simulation.tell(command),
