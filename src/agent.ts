@@ -98,6 +98,8 @@ const fingerprintedBytes = 64 * 1024;
 const linkWaitMs = 10_000;
 /** A worker has one call at a time, beside those that are just ending. */
 const linkCallsPerConnection = 16;
+/** How often callers' messages that arrive slowly are looked at. */
+const lookAtStalledMs = 10_000;
 /** How long the last answers may take to reach their callers. */
 const lastAnswersMs = 2_000;
 /** How long the ledger may take for what it has still to write. A disk that takes longer is not waited for. */
@@ -246,6 +248,7 @@ export async function startAgent(
   const api = createServer({
     messageMaxBytes: config.messageMaxBytes,
     budget,
+    lookAtStalledMs,
     connections: { max: () => plan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
   });
   const opened: { http: HttpServer | null; runtime: RuntimeWatch | null } = { http: null, runtime: null };

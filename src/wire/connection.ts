@@ -37,6 +37,16 @@ export function addUnread(connection: Connection, bytes: number): void {
   connection.memory?.add(bytes);
 }
 
+/**
+ * Counts an answer as unread until `taken` is called. False: the connection may not leave so much more unread.
+ */
+export function tryAddUnread(connection: Connection, bytes: number): boolean {
+  const { memory } = connection;
+  if (memory !== undefined && !memory.take(bytes)) return false;
+  connection.unreadBytes += bytes;
+  return true;
+}
+
 const connections = new WeakMap<Http2Session, Connection>();
 
 /**

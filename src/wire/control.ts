@@ -1,4 +1,4 @@
-import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { Changes, NodeRecord } from '../domain/action.ts';
 import type { Command, Counters } from '../domain/event.ts';
@@ -7,6 +7,7 @@ import { assess, observe } from '../domain/policies/health.ts';
 import { noCounters } from '../domain/policies/policy.ts';
 import { isOpen } from '../domain/roll.ts';
 import type { Pool, Roll, State, Worker } from '../domain/state.ts';
+import { changing, reading, writerOf } from './control-answers.ts';
 import type { Listed } from './paging.ts';
 import { pageOf, sorted, takeFitting } from './paging.ts';
 import { cutDetails } from './status.ts';
@@ -22,7 +23,6 @@ import {
   rollView,
   workerView,
 } from './view.ts';
-import { boundTexts } from './view-bounds.ts';
 
 /** What Control needs of the agent. */
 export interface ControlSource {
@@ -77,72 +77,56 @@ class Refusal extends Error {
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
   return {
-    GetNode: unary(() => nodeView(source.state(), source.node())),
-    ListPools: unary((request) => {
+    GetNode: read(() => nodeView(source.state(), source.node())),
+    ListPools: read((request) => {
       const { views, next_page_token } = page(request, listedPools(source));
       return { pools: views, revision: source.state().revision, next_page_token };
     }),
-    ListWorkers: unary((request) => {
+    ListWorkers: read((request) => {
       const pool = text(request, 'pool');
       if (pool !== '') findPool(source, pool);
       const { views, next_page_token } = page(request, listedWorkers(source, pool));
       return { workers: views, revision: source.state().revision, next_page_token };
     }),
-    GetWorker: unary((request) => viewWorker(source, findWorker(source, request))),
-    ListExits: unary((request) => {
+    GetWorker: read((request) => viewWorker(source, findWorker(source, request))),
+    ListExits: read((request) => {
       const { views, next_page_token } = page(request, listedExits(source, text(request, 'pool')));
       return { exits: views, next_page_token };
     }),
-    GetRegistry: unary((request) => registry(source, request)),
-    Explain: unary((request) => explain(source, request)),
-    ScalePool: unary((request) => scalePool(source, request)),
-    StartWorker: unary((request) => startWorker(source, request)),
-    StopWorker: unary((request) => {
+    GetRegistry: read((request) => registry(source, request)),
+    Explain: read((request) => explain(source, request)),
+    ScalePool: change((request) => scalePool(source, request)),
+    StartWorker: change((request) => startWorker(source, request)),
+    StopWorker: change((request) => {
       const replace = request['replace'] === true;
       return onWorker(source, request, (workerId) => ({ type: 'stop-worker', workerId, replace }));
     }),
-    DrainWorker: unary((request) => onWorker(source, request, (workerId) => ({ type: 'drain-worker', workerId }))),
-    RecycleWorker: unary((request) => onWorker(source, request, (workerId) => ({ type: 'recycle-worker', workerId }))),
-    DrainPool: unary((request) => {
+    DrainWorker: change((request) => onWorker(source, request, (workerId) => ({ type: 'drain-worker', workerId }))),
+    RecycleWorker: change((request) => onWorker(source, request, (workerId) => ({ type: 'recycle-worker', workerId }))),
+    DrainPool: change((request) => {
       const pool = writablePool(source, request);
       source.command({ type: 'drain-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
-    ResumePool: unary((request) => {
+    ResumePool: change((request) => {
       const pool = writablePool(source, request);
       source.command({ type: 'resume-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
     RollPool: (call: ServerWritableStream<Request, object>) => rollPool(source, call),
     WatchRoll: (call: ServerWritableStream<Request, object>) => watchRoll(source, call),
-    PauseRoll: unary((request) => onRoll(source, request, 'pause-roll', ['running'])),
-    ResumeRoll: unary((request) => onRoll(source, request, 'resume-roll', ['paused'])),
-    AbortRoll: unary((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
-    DrainNode: unary(() => onNode(source, { type: 'drain-node' })),
-    ResumeNode: unary(() => onNode(source, { type: 'resume-node' })),
+    PauseRoll: change((request) => onRoll(source, request, 'pause-roll', ['running'])),
+    ResumeRoll: change((request) => onRoll(source, request, 'resume-roll', ['paused'])),
+    AbortRoll: change((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
+    DrainNode: change(() => onNode(source, { type: 'drain-node' })),
+    ResumeNode: change(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
-    Handover: unaryAsync((request) => handover(source, request)),
+    Handover: change((request) => handover(source, request)),
   };
 }
 
-function unary(answer: (request: Request) => object) {
-  return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
-    try {
-      callback(null, boundTexts(answer(call.request)));
-    } catch (error) {
-      callback(toStatus(error));
-    }
-  };
-}
-
-function unaryAsync(answer: (request: Request) => Promise<object>) {
-  return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
-    answer(call.request).then(
-      (message) => callback(null, boundTexts(message)),
-      (error) => callback(toStatus(error)),
-    );
-  };
-}
+const read = (answer: (request: Request) => object) => reading(answer, toStatus);
+const change = (answer: (request: Request) => object | Promise<object>) => changing(answer, toStatus);
 
 function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details) };
@@ -386,6 +370,7 @@ function followRoll(
   }
   const { name, rollId } = chosen;
   let told = '';
+  const write = writerOf(call);
   const tell = (): void => {
     const roll = source.state().pools.get(name)?.roll;
     const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
@@ -398,7 +383,7 @@ function followRoll(
       return;
     }
     const text = JSON.stringify(view);
-    if (text !== told) call.write(boundTexts(view));
+    if (text !== told && !write(view)) return end();
     told = text;
     if (isOpen(roll)) return;
     end();
@@ -423,9 +408,11 @@ function watch(source: ControlSource, call: ServerWritableStream<Request, object
   const agentId = source.node().agentId;
   let unread = 0;
   const end = (): void => unsubscribe();
+  const write = writerOf(call);
   const send = (revision: number, change: object): void => {
-    if (call.write(boundTexts({ revision, agent_id: agentId, ...change }))) unread = 0;
-    else unread += 1;
+    if (!write({ revision, agent_id: agentId, ...change })) return end();
+    if (!call.writableNeedDrain) return;
+    unread += 1;
     if (unread <= maxUnreadMessages) return;
     end();
     call.emit('error', {

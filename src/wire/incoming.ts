@@ -1,10 +1,14 @@
 import type { ServerHttp2Stream } from 'node:http2';
 import { createGunzip, createInflate } from 'node:zlib';
-import type { ServerInterceptingCall, ServerInterceptor } from '@grpc/grpc-js';
+import type { Metadata, ServerInterceptingCall, ServerInterceptor } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
+import { code, refusal } from '../dispatch/request.ts';
 import type { Connection } from './connection.ts';
 import { connectionOfStream } from './connection.ts';
 import type { MemoryAccount, MemoryBudget } from './memory-budget.ts';
+import type { StallWatch } from './stall-watch.ts';
+import { createStallWatch } from './stall-watch.ts';
+import { toStatus } from './status.ts';
 
 /**
  * Reads messages off a call's stream in place of grpc-js's own reader. That one keeps an object for every piece of a message
@@ -21,6 +25,8 @@ export interface IncomingOptions {
    * the same. Default: 0, which refuses a message that finds no room.
    */
   readonly waitForRoomMs?: number;
+  /** How often messages that arrive slowly are looked at, in ms: see stall-watch.ts. Default: they may take for ever. */
+  readonly lookAtStalledMs?: number;
 }
 
 /** As much of grpc-js's BaseServerInterceptingCall as is used. It is private there: test/wire/incoming.test.ts fails if it moves. */
@@ -28,6 +34,7 @@ interface BaseCall {
   readonly stream: ServerHttp2Stream;
   readonly handler: { readonly path: string };
   readonly incomingEncoding: string;
+  readonly metadata: { readonly internalRepr?: ReadonlyMap<string, readonly (string | Buffer)[]> };
   decoder: object;
   decompressMessage(message: Buffer, encoding: string): Buffer | Promise<Buffer>;
   handleDataFrame(data: Buffer): void;
@@ -37,13 +44,15 @@ interface BaseCall {
 interface Status {
   readonly code: status;
   readonly details: string;
-  readonly metadata: null;
+  readonly metadata: Metadata | null;
 }
 
 /** A message's first bytes: whether it is compressed, and its length. */
 const headBytes = 5;
-/** What grpc-js, Node and V8 hold for one call beside its messages: some 10 KiB. */
+/** What grpc-js, Node and V8 hold for one call beside its headers and messages: some 10 KiB. */
 const callBytes = 10 * 1024;
+/** What a caller that found no room is advised to wait. */
+const retryAfterMs = 100;
 /** The state of zlib for one message. */
 const unfolderBytes = 64 * 1024;
 
@@ -57,12 +66,14 @@ const unwaitedBytes = 1024 * 1024 + 64 * 1024;
 const beginningBytes = 1024;
 
 /** Makes every call of a server read its messages here. */
-export function boundIncoming({ budget, maxBytes, waitForRoomMs = 0 }: IncomingOptions): ServerInterceptor {
+export function boundIncoming(options: IncomingOptions): ServerInterceptor {
+  const { budget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
+  const stalls = lookAtStalledMs === undefined ? null : createStallWatch(lookAtStalledMs);
   return (method, call) => {
     const base = call as unknown as BaseCall;
     const connection = connectionOfStream(base.stream);
     connection.memory ??= budget.account();
-    const room = { memory: connection.memory, budget, waitMs: method.requestStream ? waitForRoomMs : 0 };
+    const room = { memory: connection.memory, budget, waitMs: method.requestStream ? waitForRoomMs : 0, stalls };
     const reader = new MessageReader(base, connection, room, maxBytes(base.handler.path), method.requestStream);
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
@@ -92,6 +103,7 @@ interface Room {
   readonly memory: MemoryAccount;
   readonly budget: MemoryBudget;
   readonly waitMs: number;
+  readonly stalls: StallWatch | null;
 }
 
 /** A message whose beginning has come and that waits for room. */
@@ -132,7 +144,7 @@ export class MessageReader {
     this.#room = room;
     this.#isStream = isStream;
     this.maxBytes = maxBytes;
-    const refused = this.#take(callBytes, 'call');
+    const refused = this.#take(callBytes + headerBytes(base), 'call');
     // Once grpc-js has begun the call.
     if (refused !== undefined) process.nextTick(() => this.#refuse(refused));
   }
@@ -168,11 +180,33 @@ export class MessageReader {
         continue;
       }
       this.#message = null;
+      this.#room.stalls?.delete(this);
       this.#completed = true;
       if (this.#isStream) this.#give(message.length);
       messages.push(message);
     }
+    if (this.#message !== null) this.#room.stalls?.add(this);
     return messages;
+  }
+
+  /** Bytes of the message that arrives, of which there are `receivedBytes`. */
+  get receivedBytes(): number {
+    return this.#messageLength;
+  }
+
+  /** The agent itself reads no more of it for now. */
+  get isPaused(): boolean {
+    return this.#base.stream.isPaused();
+  }
+
+  /** The message that arrives has come too slowly for too long, and keeps the room for it from others. */
+  giveUpMessage(): void {
+    if (this.#message === null) return;
+    const { length } = this.#message;
+    const expected = `message: expected ${length} bytes without a pause, got ${this.#messageLength}`;
+    this.#message = null;
+    this.#refuse(exhausted(`${expected} and then next to nothing for too long`));
+    this.#give(this.#heldBytes);
   }
 
   /** Makes room for the message whose head is here, refuses it, or waits for room. `rest` came after the head. */
@@ -302,6 +336,7 @@ export class MessageReader {
     if (this.#base.stream.rstCode !== 0) this.#connection.wasReset();
     this.#isOver = true;
     this.#message = null;
+    this.#room.stalls?.delete(this);
     this.#waiting?.stop();
     this.#give(this.#heldBytes);
   }
@@ -326,9 +361,18 @@ export class MessageReader {
   }
 }
 
+function headerBytes({ metadata }: BaseCall): number {
+  let bytes = 0;
+  for (const [name, values] of metadata.internalRepr ?? []) {
+    for (const value of values) bytes += name.length + value.length;
+  }
+  return bytes;
+}
+
 /** In the words of grpc-js, by which clients know it. */
 function tooLarge(bytes: number, maxBytes: number): Status {
-  return exhausted(`Received message larger than max (${bytes} vs ${maxBytes})`);
+  const details = `Received message larger than max (${bytes} vs ${maxBytes})`;
+  return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
 }
 
 function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: number): Status {
@@ -338,8 +382,10 @@ function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: numb
   );
 }
 
+/** Nothing of the call has begun: it may be made again. */
 function exhausted(details: string): Status {
-  return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
+  const { metadata = null } = toStatus(refusal(code.resourceExhausted, details, { retryAfterMs }));
+  return { code: status.RESOURCE_EXHAUSTED, details, metadata };
 }
 
 function failed(details: string): Status {

@@ -27,6 +27,8 @@ export interface ApiServer {
   connections(): ConnectionNumbers;
 }
 
+/** Headers of one call. */
+const headersMaxBytes = 16 * 1024;
 /** How long connections that were cut may take to be gone. */
 const cutMs = 100;
 
@@ -45,6 +47,8 @@ export interface ApiServerOptions {
   readonly waitForRoomMs?: number;
   /** How many calls one connection may have at once. Default: 10,000. */
   readonly callsPerConnection?: number;
+  /** How often messages that arrive slowly are looked at, in ms; see stall-watch.ts. Default: they may take for ever. */
+  readonly lookAtStalledMs?: number;
   /** Default: as many connections as come. */
   readonly connections?: AcceptorOptions;
 }
@@ -52,8 +56,10 @@ export interface ApiServerOptions {
 export function createServer(options: ApiServerOptions): ApiServer {
   const { messageMaxBytes, budget, waitForRoomMs } = options;
   const maxBytes = (path: string): number => (carriesPayloads.test(path) ? messageMaxBytes : 0) + namesMaxBytes;
+  const waits = waitForRoomMs === undefined ? {} : { waitForRoomMs };
+  const looks = options.lookAtStalledMs === undefined ? {} : { lookAtStalledMs: options.lookAtStalledMs };
   const grpcOptions: ServerOptions = {
-    interceptors: [boundIncoming({ budget, maxBytes, ...(waitForRoomMs === undefined ? {} : { waitForRoomMs }) })],
+    interceptors: [boundIncoming({ budget, maxBytes, ...waits, ...looks })],
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': options.callsPerConnection ?? 10_000,
@@ -65,7 +71,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
     'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
   };
   const server = new Server(grpcOptions);
-  allowCancels(server);
+  setHttp2Limits(server);
   const acceptor = createAcceptor(server, options.connections ?? unlimited);
   let ended: Promise<void> | null = null;
   const retire = (): Promise<void> => {
@@ -102,10 +108,19 @@ export function createServer(options: ApiServerOptions): ApiServer {
   };
 }
 
-/** grpc-js has no option for what one client may cancel: test/wire/cancels.test.ts fails if this moves. */
-function allowCancels(server: Server): void {
-  const { commonServerOptions } = server as unknown as { readonly commonServerOptions?: object };
-  if (commonServerOptions !== undefined) Object.assign(commonServerOptions, cancelOptions);
+/**
+ * grpc-js has no options for these: test/wire/cancels.test.ts and incoming.test.ts fail if this moves.
+ *
+ * HPACK makes 64 KiB of headers, which Node allows, from some bytes a call, and a connection may have 10,000 calls. No gRPC
+ * client sends more than 16 KiB unless it is told to; a call with more is reset (ENHANCE_YOUR_CALM, which clients show as
+ * RESOURCE_EXHAUSTED).
+ */
+function setHttp2Limits(server: Server): void {
+  const { commonServerOptions } = server as unknown as { readonly commonServerOptions?: Record<string, unknown> };
+  if (commonServerOptions === undefined) return;
+  const settings = commonServerOptions['settings'] as object | undefined;
+  const limited = { ...settings, maxHeaderListSize: headersMaxBytes };
+  Object.assign(commonServerOptions, cancelOptions, { settings: limited });
 }
 
 /** `HOST:PORT`, an IPv6 address in brackets. */

@@ -35,8 +35,9 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     simulation,
     ask: (method: string, request: object) =>
       new Promise<Record<string, unknown>>((resolve, reject) => {
-        service[method]?.({ request }, (error: object | null, answer: Record<string, unknown>) =>
-          error === null ? resolve(answer) : reject(error),
+        service[method]?.(
+          Object.assign(new EventEmitter(), { request }),
+          (error: object | null, answer: Record<string, unknown>) => (error === null ? resolve(answer) : reject(error)),
         );
       }),
     /** The error that a streaming call ends with; undefined: it goes on. */

@@ -1,7 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
+import type { ClientHttp2Session } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
+import { connect as dialSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import type { NodeRecord } from '../../src/domain/action.ts';
 import type { Evidence, KeptExit } from '../../src/domain/evidence.ts';
 import { printable } from '../../src/domain/printable.ts';
@@ -11,6 +14,7 @@ import { step } from '../../src/domain/step.ts';
 import { lastLinesMaxLength, viewTextMaxBytes } from '../../src/domain/text-bounds.ts';
 import type { ControlSource, Listener } from '../../src/wire/control.ts';
 import { controlService } from '../../src/wire/control.ts';
+import type { MemoryBudget } from '../../src/wire/memory-budget.ts';
 import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { services } from '../../src/wire/proto.ts';
 import type { ApiServer } from '../../src/wire/server.ts';
@@ -31,6 +35,7 @@ let state: State;
 let exits: KeptExit[];
 let listeners: Set<Listener>;
 let source: ControlSource;
+let budget: MemoryBudget;
 
 beforeEach(async () => {
   dir = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -38,7 +43,8 @@ beforeEach(async () => {
   exits = [];
   listeners = new Set();
   source = sourceOf();
-  api = createServer({ messageMaxBytes: 1024 * kib, budget: createMemoryBudget(512 * 1024 * kib) });
+  budget = createMemoryBudget(64 * 1024 * kib);
+  api = createServer({ messageMaxBytes: 1024 * kib, budget });
   api.server.addService(services.Control, controlService(source));
   await api.bind(`unix:${join(dir, 'sock')}`);
   client = connect(join(dir, 'sock'));
@@ -250,4 +256,63 @@ test('an error names all pools of a large node, and what the caller asked for, w
     .catch((error: Error) => error);
   expect(failure).toMatchObject({ code: 5 });
   expect(encodeURI((failure as Error).message).length).toBeLessThan(2_000);
+});
+
+/** A client that takes no answers: only trailers reach it. */
+function deafClient(): ClientHttp2Session {
+  const createConnection = () => dialSocket(join(dir, 'sock'));
+  const session = connectHttp2('http://localhost', { createConnection, settings: { initialWindowSize: 0 } });
+  session.on('error', () => undefined);
+  onTestFinished(() => session.destroy());
+  return session;
+}
+
+/** The status of a call that takes no arguments; undefined: it has no end yet. */
+function begin(session: ClientHttp2Session, method: string): () => string | undefined {
+  const headers = { ':method': 'POST', ':path': `/pitwarden.v1.Control/${method}`, 'content-type': 'application/grpc' };
+  const stream = session.request(headers);
+  let code: string | undefined;
+  const take = (fields: Record<string, unknown>): void => {
+    if (fields['grpc-status'] !== undefined) code = String(fields['grpc-status']);
+  };
+  stream.on('response', take);
+  stream.on('trailers', take);
+  stream.on('error', () => undefined);
+  stream.end(Buffer.alloc(5));
+  return () => code;
+}
+
+test('answers that nobody reads count towards the budget, and are refused beyond a share of it', async () => {
+  exits = Array.from({ length: 1_000 }, (_, index) => exitOf(index, { message: '語'.repeat(lastLinesMaxLength) }));
+  const deaf = deafClient();
+  const calls = Array.from({ length: 60 }, () => begin(deaf, 'ListExits'));
+  await vi.waitFor(() => expect(calls.filter((code) => code() === '8').length).toBeGreaterThan(40), {
+    timeout: 10_000,
+  });
+  expect(budget.usedBytes).toBeGreaterThan(20 * 1024 * kib);
+  expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
+  // Others are served, even by an agent whose budget is all but full.
+  const full = budget.account();
+  full.add(budget.maxBytes - budget.usedBytes - 50 * kib);
+  expect(await client.control('GetNode')).toMatchObject({ node_id: 'n' });
+  full.give(full.usedBytes);
+  deaf.destroy();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+});
+
+test('a watcher that reads nothing is ended before it holds more than its share', async () => {
+  const deaf = deafClient();
+  const code = begin(deaf, 'Watch');
+  await vi.waitFor(() => expect(listeners.size).toBe(1));
+  const none = { workers: [], workersGone: [], pools: [], poolsGone: [], node: false };
+  const record: NodeRecord = { kind: 'worker_exited', atMs: 1, pool: 'p', workerId: 'w', message: huge };
+  for (let event = 0; event < 5_000; event += 1) {
+    for (const listener of listeners) listener({ revision: 2, ...none }, [record]);
+  }
+  expect(listeners.size).toBe(0);
+  expect(budget.usedBytes).toBeGreaterThan(20 * 1024 * kib);
+  expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
+  expect(code()).toBeUndefined();
+  deaf.destroy();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });

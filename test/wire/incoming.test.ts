@@ -1,17 +1,20 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
-import { connect as connectHttp2 } from 'node:http2';
+import type { ClientHttp2Session, ClientHttp2Stream, IncomingHttpHeaders } from 'node:http2';
+import { connect as connectHttp2, constants } from 'node:http2';
 import { connect as dialSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { ServerDuplexStream, sendUnaryData } from '@grpc/grpc-js';
+import { Metadata } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import type { MemoryBudget } from '../../src/wire/memory-budget.ts';
 import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { services } from '../../src/wire/proto.ts';
-import type { ApiServer } from '../../src/wire/server.ts';
+import type { ApiServer, ApiServerOptions } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
+import type { ErrorView } from '../../src/wire/status.ts';
+import { fromMetadata } from '../../src/wire/status.ts';
 
 const kib = 1024;
 const mib = 1024 * kib;
@@ -33,7 +36,11 @@ beforeEach(async () => {
   sessions = [];
   sizes = [];
   waiting = [];
-  api = createServer({ messageMaxBytes: 8 * mib, budget });
+  await serve();
+});
+
+async function serve(options: Partial<ApiServerOptions> = {}): Promise<void> {
+  api = createServer({ messageMaxBytes: 8 * mib, budget, ...options });
   api.server.addService(services.Execution, {
     Execute: ({ request }: { request: { payload: Buffer } }, done: sendUnaryData<object>) => {
       sizes.push(request.payload.length);
@@ -43,7 +50,7 @@ beforeEach(async () => {
     Submit: () => undefined,
   });
   await api.bind(`unix:${path}`);
-});
+}
 
 afterEach(async () => {
   for (const session of sessions) session.destroy();
@@ -60,7 +67,7 @@ function connect(): ClientHttp2Session {
 
 interface Call {
   readonly stream: ClientHttp2Stream;
-  status(): { readonly code: string; readonly message: string } | undefined;
+  status(): { readonly code: string; readonly message: string; readonly error: ErrorView | undefined } | undefined;
 }
 
 function open(session: ClientHttp2Session, headers: Record<string, string> = {}): Call {
@@ -70,10 +77,11 @@ function open(session: ClientHttp2Session, headers: Record<string, string> = {})
     'content-type': 'application/grpc',
     ...headers,
   });
-  let status: { code: string; message: string } | undefined;
+  let status: { code: string; message: string; error: ErrorView | undefined } | undefined;
   const take = (fields: Record<string, unknown>): void => {
     if (fields['grpc-status'] === undefined) return;
-    status = { code: String(fields['grpc-status']), message: decodeURI(String(fields['grpc-message'])) };
+    const error = fromMetadata(Metadata.fromHttp2Headers(fields as IncomingHttpHeaders));
+    status = { code: String(fields['grpc-status']), message: decodeURI(String(fields['grpc-message'])), error };
   };
   stream.on('response', take);
   stream.on('trailers', take);
@@ -135,6 +143,54 @@ test('connections that begin large messages get no more than their shares, and a
   await vi.waitFor(() => expect(sizes).toEqual([mib]));
   for (const session of [first, second]) session.destroy();
   await vi.waitFor(() => expect(budget.usedBytes).toBeLessThan(2 * mib));
+});
+
+test('a refusal for want of room says that nothing has begun, and when to try again', async () => {
+  const session = connect();
+  const calls = Array.from({ length: 8 }, () => open(session));
+  for (const { stream } of calls) stream.write(framed(withPayload(4 * mib)).subarray(0, 100));
+  await vi.waitFor(() => expect(calls.some((call) => call.status() !== undefined)).toBe(true));
+  const refused = calls.find((call) => call.status() !== undefined)?.status();
+  expect(refused?.error).toMatchObject({ code: 8, may_have_begun: false, retry_after_ms: 100 });
+  expect(refused?.error?.message).toContain('message.budget');
+});
+
+test('a message that stalls is given up after three looks, and with it what was held for the rest of it', async () => {
+  await api.stop(0);
+  await serve({ lookAtStalledMs: 200 });
+  const call = open(connect());
+  call.stream.write(framed(withPayload(4 * mib)).subarray(0, 100));
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(4 * mib));
+  await vi.waitFor(() => expect(call.status()?.code).toBe('8'), { timeout: 10_000 });
+  expect(call.status()?.error).toMatchObject({ may_have_begun: false });
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+});
+
+test('a large message that comes slowly is read to its end', async () => {
+  await api.stop(0);
+  await serve({ lookAtStalledMs: 200 });
+  const call = open(connect());
+  const whole = framed(withPayload(mib));
+  const piece = 80 * kib;
+  for (let at = 0; at < whole.length; at += piece) {
+    call.stream.write(whole.subarray(at, at + piece));
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  call.stream.end();
+  await vi.waitFor(() => expect(sizes).toEqual([mib]));
+});
+
+test('headers are counted, and no call may have more than 16 KiB of them', async () => {
+  const session = connect();
+  const calls = Array.from({ length: 100 }, () => open(session, { 'x-large': 'x'.repeat(12 * kib) }));
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(100 * 12 * kib));
+  for (const { stream } of calls) stream.destroy();
+  await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
+  const larger = open(session, { 'x-large': 'x'.repeat(20 * kib) });
+  await new Promise((resolve) => larger.stream.once('close', resolve));
+  expect(larger.stream.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  open(session).stream.end(framed(withPayload(5)));
+  await vi.waitFor(() => expect(sizes).toEqual([5]));
 });
 
 test('compressed messages unfold only as far as there is room for them', async () => {

@@ -1,0 +1,56 @@
+/**
+ * Messages of which a part has come and the rest does not: each keeps room in the memory budget for all of it. A message
+ * that comes at less than 64 KiB a look, three looks in a row, is given up.
+ */
+export interface StallWatch {
+  /** A part of a message has come. */
+  add(message: ArrivingMessage): void;
+  /** It is whole, or over. */
+  delete(message: ArrivingMessage): void;
+}
+
+export interface ArrivingMessage {
+  readonly receivedBytes: number;
+  /** Nobody reads it for now: what does not come then is not its sender's fault. */
+  readonly isPaused: boolean;
+  giveUpMessage(): void;
+}
+
+/** With a look every 10 s: slower than a modem. */
+const expectedBytes = 64 * 1024;
+const slowLooksMax = 3;
+
+interface Seen {
+  bytes: number;
+  slowLooks: number;
+}
+
+export function createStallWatch(lookEveryMs: number): StallWatch {
+  const arriving = new Map<ArrivingMessage, Seen>();
+  let timer: NodeJS.Timeout | null = null;
+  const look = (): void => {
+    for (const [message, seen] of arriving) {
+      if (message.isPaused || message.receivedBytes - seen.bytes >= expectedBytes) seen.slowLooks = 0;
+      else seen.slowLooks += 1;
+      seen.bytes = message.receivedBytes;
+      if (seen.slowLooks < slowLooksMax) continue;
+      arriving.delete(message);
+      message.giveUpMessage();
+    }
+    timer = null;
+    if (arriving.size > 0) arm();
+  };
+  const arm = (): void => {
+    timer = setTimeout(look, lookEveryMs).unref();
+  };
+  return {
+    add: (message) => {
+      if (arriving.has(message)) return;
+      arriving.set(message, { bytes: message.receivedBytes, slowLooks: 0 });
+      if (timer === null) arm();
+    },
+    delete: (message) => {
+      if (arriving.size > 0) arriving.delete(message);
+    },
+  };
+}
