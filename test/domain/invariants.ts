@@ -67,8 +67,11 @@ function checkReasons(before: State, after: State): void {
   for (const [id, worker] of after.workers) {
     const old = before.workers.get(id);
     if (old?.ending && worker.ending !== old.ending) throw new Error(`${id}: ${old.ending} became ${worker.ending}`);
-    // So does what it is due for, save that a roll which ended, or a config that was given up, takes its wish back.
-    const withdrawn = worker.due === null && (old?.due?.reason === 'roll' || old?.due?.reason === 'config');
+    // So does what it is due for, save that a roll which ended, or a config that was given up, takes its wish back. A roll
+    // that runs may then have its turn in the same step.
+    const takenBack = old?.due?.reason === 'roll' || old?.due?.reason === 'config';
+    const nowRolled = worker.due?.reason === 'roll' && after.pools.get(worker.pool)?.roll?.old.has(id) === true;
+    const withdrawn = takenBack && (worker.due === null || nowRolled);
     if (old?.due && worker.due?.reason !== old.due.reason && !withdrawn) {
       throw new Error(`${id}: its due reason changed from ${old.due.reason} to ${worker.due?.reason}`);
     }
