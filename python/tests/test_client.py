@@ -449,17 +449,18 @@ TARGETS = [
     (None, {"XDG_RUNTIME_DIR": "/run/user/7"}, 0, "unix:/run/pitwarden/agent.sock"),
     (None, {"XDG_RUNTIME_DIR": "/run/user/7"}, 7, "unix:/run/user/7/pitwarden/agent.sock"),
     (None, {}, 7, "unix:/tmp/pitwarden-7/agent.sock"),
+    (None, {"TMPDIR": "/none/", "TEMP": "/other"}, 7, "unix:/none/pitwarden-7/agent.sock"),
+    ("/C#/50%/a.sock", {}, 7, "unix:/C%23/50%25/a.sock"),
+    ("unix:/C%23/a.sock", {}, 7, "unix:/C%23/a.sock"),
 ]
 
 
 @pytest.mark.parametrize(("named", "env", "uid", "target"), TARGETS)
 def test_target(monkeypatch: pytest.MonkeyPatch, named: str | None, env: dict[str, str], uid: int, target: str) -> None:
-    for name in ("PITWARDEN_SOCKET", "XDG_RUNTIME_DIR"):
+    for name in ("PITWARDEN_SOCKET", "XDG_RUNTIME_DIR", "TMPDIR", "TMP", "TEMP"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(client_module.os, "geteuid", lambda: uid)
     monkeypatch.setattr(client_module.os, "getuid", lambda: uid)
-    monkeypatch.setattr(client_module.tempfile, "gettempdir", lambda: "/tmp")
     with pitwarden.Client(named) as client:
         assert client.target == target

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import Any, NamedTuple, Optional
 
-from . import _fork
-
 
 class Setting(NamedTuple):
     value: str
@@ -33,9 +31,6 @@ _SETTINGS = {
 
 # What stood in the environment instead of what is set now.
 _before: dict[str, Optional[str]] = {}
-
-# The process in which the SDK made its first channel, as _fork counts them.
-_used_in: Optional[int] = None
 
 
 class _GrpcImport(MetaPathFinder):
@@ -83,15 +78,3 @@ def restore() -> None:
 def supports_forks() -> bool:
     cygrpc: Any = sys.modules.get("grpc._cython.cygrpc")
     return bool(getattr(cygrpc, "_GRPC_ENABLE_FORK_SUPPORT", False))
-
-
-def used() -> None:
-    """The SDK makes a channel."""
-    global _used_in
-    if _used_in is None:
-        _used_in = _fork.generation
-
-
-def is_lost_to_a_fork() -> bool:
-    """gRPC ran in the process of which this one was forked, and has no threads here: whatever is called would hang."""
-    return _used_in is not None and _used_in != _fork.generation and not supports_forks()

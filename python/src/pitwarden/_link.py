@@ -14,8 +14,9 @@ from typing import Literal, Optional, Union
 
 import grpc
 
-from . import _grpc_settings, _output
+from . import _grpc_forks, _grpc_settings, _output
 from ._absence import Absence, Limits
+from ._address import Address, AddressError
 from ._crew import Crew
 from ._limits import raise_tasks
 from ._line import Line
@@ -38,6 +39,9 @@ LINE_MIN_S = 1.0
 
 # The agent is at its end, or stopped, when its socket takes no connection for so long.
 CONNECT_S = 1.0
+
+# A worker that has tried to reach its agent for so long says why it cannot.
+WHY_NOT_AFTER_S = 0.5
 
 # Statuses by which an agent says that it will never have this worker.
 REFUSALS = ("UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
@@ -93,6 +97,8 @@ class Link:
         self._phase: Literal["serving", "retiring", "stopping", "overdue", "leaving"] = "serving"
         # Why there is no agent.
         self._reason = ""
+        # What failed is not that no agent is there.
+        self._somebody_listens = False
         # No stream is open.
         self._hung_up = threading.Event()
         self._hung_up.set()
@@ -152,11 +158,19 @@ class Link:
         try:
             self._absence.begin()
             pause_s = PAUSE_MIN_S
+            absent_s, was_attached, said_why = time.monotonic(), False, False
             while not self._leaves:
                 dialled_s = time.monotonic()
                 attached = self._attach()
-                if attached and not self._leaves:
-                    self._begin_absence()
+                if attached:
+                    absent_s, was_attached, said_why = time.monotonic(), True, False
+                    if not self._leaves:
+                        self._begin_absence()
+                # That the agent is away was said when it went.
+                elif not said_why and (self._somebody_listens or not was_attached):
+                    said_why = time.monotonic() - absent_s > WHY_NOT_AFTER_S
+                    if said_why:
+                        self._tell(f"{self._reason}; trying on")
                 if attached and time.monotonic() - dialled_s > LINE_MIN_S:
                     pause_s = PAUSE_MIN_S
                 # So that the workers of one agent do not all come at once.
@@ -171,12 +185,29 @@ class Link:
 
     def _attach(self) -> bool:
         """Serves one stream until it ends; True: its agent had said welcome."""
-        problem = _look(self._path, self._agent_uids)
-        if problem is not None:
-            self._reason = problem
+        self._somebody_listens = False
+        try:
+            address = Address(self._path)
+        except (AddressError, OSError) as error:
+            self._reason = f"the agent cannot be dialled: {error}"
             return False
-        _grpc_settings.used()
-        channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
+        try:
+            try:
+                problem = _look(self._path, address.path, self._agent_uids)
+            except OSError as error:
+                self._reason = f"nobody listens at {self._path}: {error}"
+                return False
+            self._somebody_listens = True
+            if problem is not None:
+                self._reason = problem
+                return False
+            return self._serve_stream(address)
+        finally:
+            address.close()
+
+    def _serve_stream(self, address: Address) -> bool:
+        channel = grpc.insecure_channel(address.target, options=_OPTIONS)
+        _grpc_forks.opened(channel)
         _grpc_settings.restore()
         frames = open_stream(channel, functools.partial(self._line.sent, self._line.next_number))
         self._hung_up.clear()
@@ -190,6 +221,7 @@ class Link:
             # Lets go of who waits for the next frame to send.
             frames.end()
             channel.close()
+            _grpc_forks.closed(channel)
             self._hung_up.set()
 
     def _read(self, frames: Stream) -> bool:
@@ -255,18 +287,15 @@ class Link:
             self._lost(reason)
 
 
-def _look(path: str, agent_uids: Collection[int]) -> Optional[str]:
-    """Why no agent is to be dialled there; a look at the socket costs little of what a channel does.
+def _look(path: str, dialled: str, agent_uids: Collection[int]) -> Optional[str]:
+    """Why it is not to be dialled; raises OSError where nobody listens. A look costs little of what a channel does.
 
     Another user who took the place of the socket would get a token that the agent takes.
     """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CONNECT_S)
-            probe.connect(path)
-            listener = peer_of(probe.fileno())
-    except OSError as error:
-        return f"nobody listens at {path}: {error}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_S)
+        probe.connect(dialled)
+        listener = peer_of(probe.fileno())
     if listener is None or listener[1] in agent_uids:
         return None
     return f"who listens at {path} is not the agent: expected user {_name(agent_uids)}, got {listener[1]}"

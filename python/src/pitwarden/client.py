@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,9 +19,11 @@ from typing import Any, NamedTuple, NoReturn, Optional
 
 import grpc
 
-from . import _codec, _grpc_settings
+from . import _codec, _grpc_forks
+from ._address import Address, AddressError, path_of, unix_address
 from ._pb import execution_pb2 as pb
-from .errors import Code, Error, FailedPrecondition, RemoteTraceback, error_class
+from ._trust import SocketTrust
+from .errors import Code, Error, FailedPrecondition, InvalidArgument, RemoteTraceback, Unavailable, error_class
 
 _EXECUTE = "/pitwarden.v1.Execution/Execute"
 _EXECUTE_STREAM = "/pitwarden.v1.Execution/ExecuteStream"
@@ -66,10 +67,18 @@ class _Options(NamedTuple):
 class _Agent:
     """What the clients of one channel know of their agent."""
 
-    __slots__ = ("was_there",)
+    __slots__ = ("trust", "was_there")
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Optional[SocketTrust]) -> None:
+        """``trust``: of its unix socket, if it has one with a path."""
+        self.trust = trust
         self.was_there = False
+
+    def check(self) -> None:
+        """To be called before each attempt: by now somebody else may listen there."""
+        problem = None if self.trust is None else self.trust.problem()
+        if problem is not None:
+            raise FailedPrecondition(problem)
 
 
 class _Attempts:
@@ -133,16 +142,25 @@ class Client:
     """
 
     def __init__(self, target: Optional[str] = None) -> None:
-        """``target`` is a gRPC target or the path of a unix socket; None: that of the agent on this machine."""
-        self.target = _target(target)
+        """``target`` is a gRPC target or the path of a unix socket; None: that of the agent on this machine, and in a
+        worker that of its own agent.
+
+        A socket that another user may have put there is not dialled: it must belong to root, to this user, or to the
+        owner of its folder if you name it, and its folder must be closed to others.
+        """
         _refuse_after_fork()
-        _grpc_settings.used()
-        self._channel = grpc.insecure_channel(self.target, options=_OPTIONS)
+        named = target or os.environ.get("PITWARDEN_SOCKET", "")
+        path = _socket_path(named)
+        self.target = named if path is None else unix_address(path)
+        self._address = None if path is None else _address_of(path)
+        dialled, options = (self.target, ()) if self._address is None else (self._address.target, self._address.options)
+        self._channel = grpc.insecure_channel(dialled, options=(*_OPTIONS, *options))
+        _grpc_forks.opened(self._channel)
         encode, decode = pb.ExecuteRequest.SerializeToString, pb.ExecuteResponse.FromString
         self._execute = self._channel.unary_unary(_EXECUTE, encode, decode)
         self._execute_stream = self._channel.unary_stream(_EXECUTE_STREAM, encode, decode)
         self._options = _Options()
-        self._agent = _Agent()
+        self._agent = _Agent(None if path is None else SocketTrust(path, named=named != ""))
 
     def options(
         self,
@@ -182,6 +200,7 @@ class Client:
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
         while True:
+            self._agent.check()
             try:
                 with _open_channel():
                     response = self._execute(request, timeout=attempts.timeout_s)
@@ -200,11 +219,15 @@ class Client:
         _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
         attempts = _Attempts(self._options, self._agent)
+        self._agent.check()
         return self._values(request, attempts, self._execute_stream(request, timeout=attempts.timeout_s))
 
     def close(self) -> None:
         """Ends what is still running, of every client that came from this one by ``options``."""
         self._channel.close()
+        _grpc_forks.closed(self._channel)
+        if self._address is not None:
+            self._address.close()
 
     def __enter__(self) -> Client:
         return self
@@ -241,6 +264,7 @@ class Client:
                 except grpc.RpcError as failure:
                     if not attempts.goes_on(failure):
                         self._raise(failure)
+                self._agent.check()
                 with _open_channel():
                     responses = self._execute_stream(request, timeout=attempts.timeout_s)
         finally:
@@ -291,10 +315,11 @@ def _only(values: Any, command: str) -> Any:
 
 
 def _refuse_after_fork() -> None:
-    if _grpc_settings.is_lost_to_a_fork():
+    if _grpc_forks.is_lost():
         raise FailedPrecondition(
             "a Client does not work in this process: it was forked from one in which gRPC runs, as it does in every "
-            'worker. Start it another way (multiprocessing.get_context("spawn")), or make the call in the parent'
+            'worker. Start it another way (multiprocessing.get_context("spawn")), make the call in the parent, or, '
+            "outside of a worker, close every Client before the fork"
         )
 
 
@@ -336,15 +361,32 @@ def _was_refused(failure: Any) -> bool:
     return (failure.details() or "").startswith(_REFUSED_WORDS)
 
 
-def _target(named: Optional[str]) -> str:
-    target = named or os.environ.get("PITWARDEN_SOCKET", "") or _default_socket()
-    return f"unix:{target}" if target.startswith(("/", "./", "../")) else target
+def _socket_path(named: str) -> Optional[str]:
+    """None: another kind of target."""
+    if not named:
+        return _default_socket()
+    return named if named.startswith(("/", "./", "../")) else path_of(named)
+
+
+def _address_of(path: str) -> Address:
+    try:
+        return Address(path)
+    except AddressError as error:
+        raise InvalidArgument(str(error)) from None
+    except OSError as error:
+        raise Unavailable(f"{unix_address(path)}: {error}") from None
 
 
 def _default_socket() -> str:
     # As the agent chooses its runtime_dir.
-    if os.geteuid() == 0:
+    if os.getuid() == 0:
         return "/run/pitwarden/agent.sock"
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    own = os.path.join(tempfile.gettempdir(), f"pitwarden-{os.getuid()}")
-    return os.path.join(runtime, "pitwarden", "agent.sock") if runtime else os.path.join(own, "agent.sock")
+    folder = os.path.join(runtime, "pitwarden") if runtime else f"{_temporary_folder()}/pitwarden-{os.getuid()}"
+    return os.path.join(folder, "agent.sock")
+
+
+def _temporary_folder() -> str:
+    """As Node finds it, and so the agent. tempfile's is another where it cannot be written to."""
+    folder = next(filter(None, map(os.environ.get, ("TMPDIR", "TMP", "TEMP"))), "/tmp")
+    return folder.rstrip("/")
