@@ -59,6 +59,7 @@ import { startHttp } from './wire/http.ts';
 import { createMemoryBudget } from './wire/memory-budget.ts';
 import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
+import { unixAddress } from './wire/unix-address.ts';
 import type { NodeFacts, Recorded } from './wire/view.ts';
 import type { WorkerFrame } from './wire/worker-link.ts';
 import { addWorkerLink } from './wire/worker-link.ts';
@@ -93,6 +94,8 @@ export type Ending = 'stopped' | 'let-go';
 
 /** Of files that are none of ours, so many are named in the warning. */
 const foreignNamed = 10;
+const lentGroup =
+  "socket_group changes nothing: the API's socket is of the service manager; set SocketGroup= and SocketMode= in its unit";
 const fingerprintedBytes = 64 * 1024;
 /** A large result waits for those of other workers, and longer than this only if one of them does not end. */
 const linkWaitMs = 10_000;
@@ -121,7 +124,8 @@ export async function startAgent(
   const checkDescriptors = createDescriptorCheck(descriptors, log);
   checkDescriptors(workersConfigured(config.node));
   holdSpares();
-  const paths = prepareRuntimeDirectory(config.runtimeDir, lent, log.warn);
+  const paths = prepareRuntimeDirectory(config.runtimeDir, { lent, group: config.socketGroup, warn: log.warn });
+  if (lent !== null && config.socketGroup !== null) log.warn(lentGroup);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
   const agentId = randomUUID();
@@ -180,6 +184,7 @@ export async function startAgent(
     ledger,
     guardian,
     linkPath: paths.linkSocket,
+    apiSocket: paths.apiSocket,
     payloadMaxBytes: config.messageMaxBytes,
     cgroups,
     outputDirectory,
@@ -254,7 +259,7 @@ export async function startAgent(
   const opened: { http: HttpServer | null; runtime: RuntimeWatch | null } = { http: null, runtime: null };
   const bindApi = async (): Promise<void> => {
     await api.bind(`unix:${paths.apiSocket}`);
-    restrictSocket(paths.apiSocket);
+    restrictSocket(paths.apiSocket, config.socketGroup);
   };
   const bindLink = async (): Promise<void> => void (await link.bind(`unix:${paths.linkSocket}`));
   /** Of a time in which what runs may end: that of the pool that gives most. */
@@ -352,7 +357,10 @@ export async function startAgent(
     }
     // At last: from now on workers dial in, of whom the loop is told without a pause.
     await bindLink();
-    opened.runtime = watchRuntime({ directory: config.runtimeDir, paths, lent, log, bindApi, bindLink });
+    opened.runtime = watchRuntime({
+      directory: config.runtimeDir,
+      ...{ paths, lent, group: config.socketGroup, log, bindApi, bindLink },
+    });
   } catch (error) {
     await close('stopped');
     throw error;
@@ -591,7 +599,7 @@ function isFullyReady(loop: Loop): boolean {
 }
 
 function addressesOf(socket: string, facts: { httpAddress: string; listenAddress: string }): string[] {
-  const addresses = [`gRPC at unix:${socket}`];
+  const addresses = [`gRPC at ${socket === '' ? "the service manager's socket" : unixAddress(socket)}`];
   if (facts.listenAddress !== '') addresses.push(`gRPC at ${facts.listenAddress}`);
   if (facts.httpAddress !== '') addresses.push(`http://${facts.httpAddress}/metrics`);
   return addresses;

@@ -133,6 +133,8 @@ export interface HandsOptions {
   readonly ledger: Ledger;
   readonly guardian: Guardian;
   readonly linkPath: string;
+  /** Where a Client in a worker finds this agent; empty: at no path. */
+  readonly apiSocket: string;
   readonly cgroups: Cgroups;
   readonly outputDirectory: OutputDirectory;
   /** Of a result: `message.max_bytes`. */
@@ -422,7 +424,7 @@ function noteOrders({ ledger, log }: HandsOptions, orders: Orders): void {
 }
 
 function spawnProcess(
-  { log, linkPath, outputDirectory, nowMs, tasksOfAll }: HandsOptions,
+  { log, linkPath, apiSocket, outputDirectory, nowMs, tasksOfAll }: HandsOptions,
   workerId: string,
   pool: PoolConfig,
   slot: number,
@@ -439,6 +441,7 @@ function spawnProcess(
     env: workerEnvironment({
       ...expandEnv(pool, slot),
       PITWARDEN_LINK: linkPath,
+      ...(apiSocket === '' ? {} : { PITWARDEN_SOCKET: apiSocket }),
       PITWARDEN_BEGUN: begunPath,
       PITWARDEN_STACKS: stacksPath({ linkPath }, workerId),
       PITWARDEN_WORKER_ID: workerId,

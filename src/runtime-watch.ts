@@ -20,6 +20,8 @@ export interface RuntimeWatchOptions {
   readonly paths: RuntimeDirectory;
   /** The API's socket of the service manager; null: it is ours. */
   readonly lent: { readonly path: string } | null;
+  /** The group that may use the API's socket; null: none may. */
+  readonly group: number | null;
   readonly log: Pick<Log, 'warn' | 'error'>;
   bindApi(): Promise<void>;
   bindLink(): Promise<void>;
@@ -35,7 +37,7 @@ interface OwnSocket {
 
 /** To be called once the sockets are there. */
 export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
-  const { directory, paths, lent, log } = options;
+  const { directory, paths, lent, group, log } = options;
   const socketOf = (path: string, bind: () => Promise<void>): OwnSocket => ({ path, inode: inodeOf(path), bind });
   const link = socketOf(paths.linkSocket, options.bindLink);
   const sockets = lent === null ? [socketOf(paths.apiSocket, options.bindApi), link] : [link];
@@ -53,7 +55,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
   };
 
   const restore = async (lost: readonly OwnSocket[], isLocked: boolean): Promise<void> => {
-    prepareRuntimeDirectory(directory, lent, log.warn);
+    prepareRuntimeDirectory(directory, { lent, group, warn: log.warn });
     // Throws where another agent has taken the directory meanwhile.
     if (!isLocked) lockDirectory(directory);
     for (const socket of lost) {

@@ -112,6 +112,6 @@ def test_a_listener_of_another_user_gets_no_token(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen()
         uid = os.geteuid()
-        assert _look(path, {uid}) is None
-        problem = _look(path, {uid + 1, uid + 2})
+        assert _look(path, path, {uid}) is None
+        problem = _look(path, path, {uid + 1, uid + 2})
     assert problem == f"who listens at {path} is not the agent: expected user {uid + 1} or {uid + 2}, got {uid}"

@@ -2,8 +2,11 @@ import { connect } from 'node:net';
 import { resolve } from 'node:path';
 import type { CallOptions, Client, ClientReadableStream, ClientUnaryCall, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata, status } from '@grpc/grpc-js';
+import { socketPathMaxBytes } from '../domain/socket-path.ts';
+import { socketProblem, whoMayConnect } from '../os/socket-trust.ts';
 import { clients } from '../wire/proto.ts';
 import { fromMetadata } from '../wire/status.ts';
+import { pathOfUnixAddress } from '../wire/unix-address.ts';
 import { defaultSocketPath } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName } from './own-name.ts';
@@ -37,14 +40,23 @@ export class ConnectionLost extends CliError {}
 /** What the agent may take to answer a question about itself. */
 const controlTimeoutMs = 10_000;
 
-export function socketPath(flag: string | undefined): string {
-  const named = flag ?? process.env['PITWARDEN_SOCKET'];
-  return named === undefined || named === '' ? defaultSocketPath() : resolve(named);
+interface AgentSocket {
+  readonly path: string;
+  /** By the user, and not by default. */
+  readonly named: boolean;
+}
+
+function agentSocket(flag: string | undefined): AgentSocket {
+  const named = flag ?? process.env['PITWARDEN_SOCKET'] ?? '';
+  if (named === '') return { path: defaultSocketPath(), named: false };
+  return { path: resolve(pathOfUnixAddress(named) ?? named), named: true };
 }
 
 /** Connects, or says that no agent runs there. */
 export async function connectAgent(flag: string | undefined): Promise<Connection> {
-  const path = socketPath(flag);
+  const socket = agentSocket(flag);
+  refuse(socket);
+  const { path } = socket;
   await probe(path);
   const open = new Map<Service, Client>();
   const clientOf = (service: Service): Client => {
@@ -115,6 +127,17 @@ export async function withAgent<T>(flag: string | undefined, use: (agent: Connec
   }
 }
 
+/** What is not to be dialled, or cannot be: Node cuts a long path off, and grpc-js takes no line breaks. */
+function refuse({ path, named }: AgentSocket): void {
+  const bytes = Buffer.byteLength(path);
+  if (bytes > socketPathMaxBytes || /[\n\r\u2028\u2029]/.test(path)) {
+    const wanted = `expected a socket's path of at most ${socketPathMaxBytes} bytes and without line breaks, got ${bytes}`;
+    throw new CliError(exitCode.usage, `${path}: ${wanted} bytes; name it by a symbolic link with --socket PATH`);
+  }
+  const problem = socketProblem(path, named);
+  if (problem !== undefined) throw new CliError(exitCode.noAgent, problem);
+}
+
 /** gRPC's own message for a socket that nobody holds helps no one. */
 function probe(path: string): Promise<void> {
   return new Promise((done, fail) => {
@@ -123,12 +146,21 @@ function probe(path: string): Promise<void> {
       socket.destroy();
       done();
     });
-    socket.once('error', (error: NodeJS.ErrnoException) => {
-      const why = error.code === 'EACCES' ? 'this user may not connect to it (it is 0660)' : 'no agent runs there';
-      const hint = `start one with \`${ownName()} agent --config FILE\`, or name its socket with --socket PATH`;
-      fail(new CliError(exitCode.noAgent, `${path}: ${why} (${error.code}); ${hint}`));
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => {
+      fail(new CliError(exitCode.noAgent, `${path}: ${code === 'EACCES' ? mayNot(path) : noAgent(code)}`));
     });
   });
+}
+
+function noAgent(code: string | undefined): string {
+  const start = `start one with \`${ownName()} agent --config FILE\``;
+  return `no agent runs there (${code}); ${start}, or name its socket with --socket PATH`;
+}
+
+function mayNot(path: string): string {
+  const remedy =
+    "who runs the agent names a group that may with socket_group in its configuration (under systemd: the socket's SocketGroup=)";
+  return `this user may not connect to it (EACCES): ${whoMayConnect(path)}; ${remedy}`;
 }
 
 /** Without words of the agent it is gRPC's own: nobody answered. */

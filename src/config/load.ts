@@ -3,11 +3,13 @@ import { access, stat } from 'node:fs/promises';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { NodeConfig, PoolConfig } from '../domain/config.ts';
+import { socketPathProblem } from '../domain/socket-path.ts';
 import type { Address } from './address.ts';
 import { parseHttp, parseListen, remoteHttpProblem } from './address.ts';
 import { type SchemaNode, unwrap } from './all-keys.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
+import { groupIdOf } from './group.ts';
 import { type NextStart, nextStartOf } from './next-start.ts';
 import type { Problem } from './problem.ts';
 import { readTextFile } from './read-file.ts';
@@ -23,6 +25,8 @@ export interface Config {
   readonly path: string;
   readonly runtimeDir: string;
   readonly stateDir: string;
+  /** The group that may use the API's socket beside the agent's own user; null: none may. */
+  readonly socketGroup: number | null;
   /** Null: off. */
   readonly http: Address | null;
   readonly listen: Address | null;
@@ -59,9 +63,6 @@ export type Loaded =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly problems: readonly Problem[] };
 
-/** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
-const socketPathMaxBytes = 107;
-
 /** Problems that are told of one file. To find the place of each takes time, and more of them help nobody. */
 const problemsMax = 100;
 
@@ -96,7 +97,10 @@ async function parseConfig(text: string, { file, path, env, overrides }: Source)
   const flags = readFlags(overrides, env);
   problems.push(...flags.problems);
   if (!parsed.success) return refused(problems);
-  const config = toConfig(parsed.data, path, env, flags);
+  const group = await groupIdOf(parsed.data.socket_group);
+  if (!group.ok) problems.push(problemAt(file, source, ['socket_group'], 'value', group.message));
+  const config = toConfig(parsed.data, path, env, flags, group.ok ? group.value : null);
+  problems.push(...runtimeDirProblems(config, flags, { file, source }));
   problems.push(...httpProblems(parsed.data, config, flags, { file, source }));
   problems.push(...(await checkMachine(config, file, source, env)));
   return problems.length > 0 ? refused(problems) : { ok: true, config };
@@ -114,6 +118,18 @@ function refused(problems: readonly Problem[]): Loaded {
   if (more <= 0 || first === undefined) return { ok: false, problems: sorted };
   const last = problemOfFile(first.file, `and ${more} more problems`);
   return { ok: false, problems: [...sorted.slice(0, problemsMax), last] };
+}
+
+function runtimeDirProblems(
+  { runtimeDir }: Config,
+  flags: Flags,
+  { file, source }: { readonly file: string; readonly source: SourceDocument },
+): Problem[] {
+  const tooLong = socketPathProblem(runtimeDir, Buffer.byteLength);
+  if (tooLong === undefined) return [];
+  if (flags.runtimeDir !== undefined) return [problemOfFile('--runtime-dir', tooLong)];
+  const message = `${tooLong}; name a shorter one with --runtime-dir DIR (config: runtime_dir)`;
+  return [problemAt(file, source, ['runtime_dir'], 'value', message)];
 }
 
 /** The HTTP server asks nobody who he is: to serve it beyond loopback has to be meant. */
@@ -221,7 +237,13 @@ function readFlags(overrides: Overrides, env: LoadEnvironment): Flags {
   };
 }
 
-function toConfig(document: Document, path: string, env: LoadEnvironment, flags: Flags): Config {
+function toConfig(
+  document: Document,
+  path: string,
+  env: LoadEnvironment,
+  flags: Flags,
+  socketGroup: number | null,
+): Config {
   const folder = dirname(path);
   const folderOf = (configured: string | undefined, fallback: string): string =>
     configured === undefined ? fallback : resolve(folder, configured);
@@ -235,6 +257,7 @@ function toConfig(document: Document, path: string, env: LoadEnvironment, flags:
     path,
     runtimeDir: flags.runtimeDir ?? folderOf(document.runtime_dir, defaultRuntimeDir(env)),
     stateDir: flags.stateDir ?? folderOf(document.state_dir, defaultStateDir(env)),
+    socketGroup,
     http: flags.http === undefined ? document.http : flags.http,
     listen: flags.listen === undefined ? document.listen : flags.listen,
     log: { level: document.log.level, format: document.log.format ?? 'auto' },
@@ -308,7 +331,7 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
   };
 }
 
-/** What the schema cannot see: folders and interpreters that must be there, and the length of socket paths. */
+/** What the schema cannot see: folders and interpreters that must be there. */
 async function checkMachine(
   config: Config,
   file: string,
@@ -316,12 +339,6 @@ async function checkMachine(
   env: LoadEnvironment,
 ): Promise<Problem[]> {
   const problems: Problem[] = [];
-  const socket = join(config.runtimeDir, 'agent.sock');
-  const bytes = Buffer.byteLength(socket);
-  if (bytes > socketPathMaxBytes) {
-    const message = `expected a folder whose socket path has at most ${socketPathMaxBytes} bytes, got ${bytes}: ${socket}`;
-    problems.push(problemAt(file, source, ['runtime_dir'], 'value', message));
-  }
   const machine = createMachine(env);
   for (const pool of config.node.pools.values()) {
     if (problems.length > problemsMax) break;

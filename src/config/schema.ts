@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import { addressPattern, parseHttp, parseListen } from './address.ts';
 import { parseArguments } from './arguments.ts';
 import { parseEnvValue } from './env.ts';
+import { parseGroup } from './group.ts';
 import {
   choice,
   duration,
@@ -316,6 +317,14 @@ export const schema = sectionBody({
       fallback:
         '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
     }),
+    socket_group: quantity(parseGroup, { anyOf: [{ type: 'string' }, { type: 'integer', minimum: 0 }] })
+      .optional()
+      .meta({
+        description:
+          "Group whose members may call the agent: `agent.sock` is then open to it (mode 0660), and the runtime directory may be entered by it. The agent's user has to be in it. A socket of systemd keeps the group of its unit (`SocketGroup=`).",
+        unit: 'name or number',
+        fallback: "none: only the agent's own user and root may call (mode 0600)",
+      }),
     state_dir: words().optional().meta({
       description: 'Folder of what must survive a restart of the agent.',
       unit: 'path',

@@ -1,6 +1,7 @@
 import type { Stats } from 'node:fs';
-import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, parse } from 'node:path';
+import { socketNames, socketPathProblem } from '../domain/socket-path.ts';
 import { workerIdPattern } from './ledger.ts';
 
 export interface RuntimeDirectory {
@@ -14,42 +15,40 @@ export interface RuntimeDirectory {
   readonly output: string;
 }
 
-/** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. */
-const socketPathMaxBytes = 107;
-
 const runtimeRemedy = 'name another folder with --runtime-dir DIR (config: runtime_dir)';
 const stateRemedy = 'name another folder with --state-dir DIR (config: state_dir)';
 
-/**
- * Makes the directory, 0750, and refuses one that other users could have prepared. `lent`: the API's socket exists already.
- * `warn` is told of each folder that was there and open to others, since it is closed to them from now on.
- */
+export interface RuntimeDirectoryOptions {
+  /** The API's socket, which exists already; null: it is made here. */
+  readonly lent?: { readonly path: string } | null;
+  /** The group that may use the API's socket; null: none may. */
+  readonly group?: number | null;
+  /** Told of each folder that was there and open to others, since it is closed to them from now on. */
+  readonly warn?: (message: string) => void;
+}
+
+/** Makes the directory, 0750, and refuses one that other users could have prepared. */
 export function prepareRuntimeDirectory(
   directory: string,
-  lent: { readonly path: string } | null = null,
-  warn: (message: string) => void = () => undefined,
+  { lent = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
 ): RuntimeDirectory {
+  const tooLong = socketPathProblem(directory, Buffer.byteLength);
+  if (tooLong !== undefined) throw new Error(`${directory}: ${tooLong}; ${runtimeRemedy}`);
   makeOwn(directory, 0o750, runtimeRemedy);
-  const link = join(directory, 'link');
+  const linkSocket = join(directory, socketNames.link);
   const output = join(directory, 'output');
-  for (const path of [link, output]) {
+  for (const path of [dirname(linkSocket), output]) {
     makeOwn(path, 0o700, runtimeRemedy);
     const { mode } = lstatSync(path);
     if ((mode & 0o077) === 0) continue;
     chmodSync(path, 0o700);
     warn(`${path} was open to others (mode ${modeText(mode)}), and is closed to them now: workers' files are in it`);
   }
-  const apiSocket = lent?.path ?? join(directory, 'agent.sock');
-  const linkSocket = join(link, 'link.sock');
+  if (lent === null && group !== null) letGroupEnter(directory, group, warn);
+  const apiSocket = lent?.path ?? join(directory, socketNames.api);
   for (const path of lent === null ? [apiSocket, linkSocket] : [linkSocket]) {
     if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
       throw new Error(`${path}: expected a socket or nothing, got something else; ${runtimeRemedy}`);
-    }
-  }
-  for (const path of [apiSocket, linkSocket]) {
-    const bytes = Buffer.byteLength(path);
-    if (bytes > socketPathMaxBytes) {
-      throw new Error(`${path}: expected a socket path of at most ${socketPathMaxBytes} bytes, got ${bytes}`);
     }
   }
   return { apiSocket, linkSocket, isLent: lent !== null, output };
@@ -111,9 +110,42 @@ function namesIn(directory: string): readonly string[] {
   }
 }
 
-/** Who may connect: this user and its group, 0660. */
-export function restrictSocket(path: string): void {
-  chmodSync(path, 0o660);
+/** Who may connect to a socket that only this user could until now: this user, and the group if there is one. */
+export function restrictSocket(path: string, group: number | null): void {
+  if (group !== null) giveTo(path, group);
+  chmodSync(path, group === null ? 0o600 : 0o660);
+}
+
+function letGroupEnter(directory: string, group: number, warn: (message: string) => void): void {
+  const { gid, mode } = lstatSync(directory);
+  if (gid !== group) giveTo(directory, group);
+  if ((mode & 0o050) !== 0o050) chmodSync(directory, (mode & 0o777) | 0o050);
+  const closed = foldersAbove(directory).find((folder) => !mayEnter(folder, group));
+  if (closed === undefined) return;
+  warn(
+    `members of group ${group} (socket_group) cannot reach the socket: ${closed} is closed to them; ${runtimeRemedy}`,
+  );
+}
+
+function foldersAbove(directory: string): string[] {
+  const above = dirname(directory);
+  return above === directory ? [] : [...foldersAbove(above), above];
+}
+
+function mayEnter(folder: string, group: number): boolean {
+  const { gid, mode } = statSync(folder);
+  return (mode & (gid === group ? 0o010 : 0o001)) !== 0;
+}
+
+function giveTo(path: string, group: number): void {
+  try {
+    chownSync(path, -1, group);
+  } catch (error) {
+    const uid = process.geteuid?.();
+    const wanted = `expected that user ${uid} may give it to group ${group} (socket_group)`;
+    const remedy = 'make that user a member of the group (usermod -aG GROUP USER), or name a group that it is in';
+    throw new Error(`${path}: ${wanted}, got ${(error as NodeJS.ErrnoException).code}; ${remedy}`);
+  }
 }
 
 function makeOwn(directory: string, mode: number, remedy: string): void {

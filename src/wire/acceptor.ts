@@ -89,7 +89,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     await new Promise<void>((resolve, reject) => {
       const refused = (error: Error): void => reject(new Error(`could not listen at ${named}: ${error.message}`));
       listener.once('error', refused);
-      listener.listen(where, () => {
+      listenPrivately(listener, where, () => {
         listener.off('error', refused);
         // An accept that fails for want of descriptors is tried again with the next connection.
         listener.on('error', (error) => options.onRefused(`a connection at ${named} failed: ${error.message}`));
@@ -104,7 +104,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     listenAtPath: async (path) => {
       // Its close unlinks the path, so it comes before the new socket is there.
       atPath.get(path)?.close();
-      atPath.set(path, await listen({ path }, `unix:${path}`));
+      atPath.set(path, await listen({ path }, path));
     },
     listenAtDescriptor: async (fd) => void (await listen({ fd } as ListenOptions, `file descriptor ${fd}`)),
     listenAtHost: async (host, port) => {
@@ -133,6 +133,19 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     },
     connections: limit.numbers,
   };
+}
+
+/**
+ * A unix socket is made closed to all other users, and not only closed to them afterwards. Node makes it before `listen`
+ * returns, so nothing else of this thread is made under this mask.
+ */
+function listenPrivately(listener: Listener, where: ListenOptions, listening: () => void): void {
+  const mask = process.umask(0o077);
+  try {
+    listener.listen(where, listening);
+  } finally {
+    process.umask(mask);
+  }
 }
 
 async function addressesOf(host: string): Promise<string[]> {

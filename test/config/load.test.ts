@@ -144,8 +144,25 @@ describe('each problem is told with its place, what was expected and what came',
     [
       'a long socket path',
       `runtime_dir: /tmp/${'x'.repeat(110)}\npools: {}`,
-      [/expected a folder whose socket path has at most 107 bytes, got 126/],
+      [
+        /expected a folder in which each socket's path has at most 107 bytes, got 126: .*agent.sock; name a shorter one/,
+      ],
     ],
+    [
+      'a socket path of which only that of the workers is too long',
+      `runtime_dir: /${'x'.repeat(94)}\npools: {}`,
+      [
+        /^1:14: runtime_dir: expected .* at most 107 bytes, got 110: .*link\/link\.sock; name .* with --runtime-dir DIR/,
+      ],
+    ],
+    [
+      'a group that is not there',
+      'socket_group: no-such-group\npools: {}',
+      [
+        /^1:15: socket_group: expected a group of this host, got "no-such-group", which is not in .*; make it with groupadd/,
+      ],
+    ],
+    ['no group', 'socket_group: -1\npools: {}', [/expected the name of a group or its number, got -1/]],
   ];
   test.each(cases)('%s', async (_, text, expected) => {
     const found = await problems(text);
@@ -180,6 +197,11 @@ test('flags come before the file, and their problems name them', async () => {
     ok: true,
     config: { http: { host: '127.0.0.1', port: 2 }, runtimeDir: join(dir, 'r'), stateDir: '/s', listen: null },
   });
+  expect(await problems('pools: {}', { runtimeDir: `/${'x'.repeat(94)}` })).toEqual([
+    expect.stringMatching(
+      /^--runtime-dir: expected a folder in which each socket's path has at most 107 bytes, got 110/,
+    ),
+  ]);
   expect(await problems('pools: {}', { listen: 'example.org:1' })).toEqual([
     '--listen: expected a loopback address, got "example.org": TCP outside loopback needs mTLS, which is not there yet',
   ]);
@@ -199,6 +221,17 @@ test('a file that is not there, a folder, and bytes that are no text', async () 
     ok: false,
     problems: [{ message: expect.stringContaining('UTF-8') }],
   });
+});
+
+test('a group is named by its name or its number, and none by default', async () => {
+  const groupOf = async (line: string) => {
+    const loaded = await load(`${line}\npools: {}`);
+    return loaded.ok ? loaded.config.socketGroup : formatProblems(loaded.problems);
+  };
+  expect(await groupOf('')).toBe(null);
+  expect(await groupOf('socket_group: root')).toBe(0);
+  expect(await groupOf('socket_group: 4242')).toBe(4242);
+  expect(await groupOf("socket_group: '4242'")).toBe(4242);
 });
 
 test('what is left out has its default; paths start at the folder of the file', async () => {

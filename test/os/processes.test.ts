@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
 import {
+  chmodSync,
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -10,11 +12,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { lockDirectory } from '../../src/os/agent-lock.ts';
-import { clearRuntimeDirectory, prepareRuntimeDirectory } from '../../src/os/directories.ts';
+import { clearRuntimeDirectory, prepareRuntimeDirectory, restrictSocket } from '../../src/os/directories.ts';
 import { workerEnvironment } from '../../src/os/environment.ts';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { identify, isAlive } from '../../src/os/identity.ts';
@@ -171,7 +174,7 @@ test('only names that are ours are taken from the runtime directory: the rest is
   for (const name of [...theirs, 'output/2024/january.csv', 'output/p-0-cccccccc.out'])
     writeFileSync(join(runtime, name), 'theirs');
   const warnings: string[] = [];
-  const paths = prepareRuntimeDirectory(runtime, null, (message) => warnings.push(message));
+  const paths = prepareRuntimeDirectory(runtime, { warn: (message) => warnings.push(message) });
   expect(warnings).toEqual([
     expect.stringMatching(/link was open to others \(mode 0755\), and is closed/),
     expect.stringMatching(/output was open to others/),
@@ -194,6 +197,53 @@ test('what stands where a socket belongs and is none is refused, and not removed
   expect(readFileSync(join(runtime, 'agent.sock'), 'utf8')).toBe('theirs');
 });
 
+test('only this user may call, unless a group is named: that may enter the runtime directory, and call', async () => {
+  const runtime = join(dir, 'grouped');
+  const modeOf = (path: string) => (statSync(path).mode & 0o777).toString(8);
+  const listener = createServer();
+  const { apiSocket } = prepareRuntimeDirectory(runtime);
+  chmodSync(runtime, 0o700);
+  await new Promise<void>((done) => listener.listen(apiSocket, done));
+  restrictSocket(apiSocket, null);
+  expect([modeOf(runtime), modeOf(apiSocket)]).toEqual(['700', '600']);
+  const group = process.getgroups?.().at(-1) ?? 0;
+  const warnings: string[] = [];
+  chmodSync(dir, 0o700);
+  prepareRuntimeDirectory(runtime, { group, warn: (message) => warnings.push(message) });
+  restrictSocket(apiSocket, group);
+  expect([modeOf(runtime), modeOf(apiSocket)]).toEqual(['750', '660']);
+  expect([statSync(runtime).gid, statSync(apiSocket).gid]).toEqual([group, group]);
+  expect(['link', 'output'].map((name) => modeOf(join(runtime, name)))).toEqual(['700', '700']);
+  expect(warnings).toEqual(
+    statSync(dir).gid === group
+      ? [expect.stringContaining(`${dir} is closed to them`)]
+      : [
+          expect.stringMatching(
+            /^members of group \d+ \(socket_group\) cannot reach the socket: .* is closed to them; name/,
+          ),
+        ],
+  );
+  listener.close();
+});
+
+test.runIf(process.geteuid?.() === 0)(
+  'a group that the agent may not give its socket to is refused, with a remedy',
+  () => {
+    const runtime = join(dir, 'ungrouped');
+    prepareRuntimeDirectory(runtime);
+    chmodSync(dir, 0o755);
+    chownSync(runtime, 4242, 4242);
+    process.seteuid?.(4242);
+    try {
+      expect(() => restrictSocket(runtime, 4343)).toThrow(
+        /expected that user 4242 may give it to group 4343 \(socket_group\), got EPERM; make that user a member/,
+      );
+    } finally {
+      process.seteuid?.(0);
+    }
+  },
+);
+
 test('the runtime directory is closed to others, and one that others could have made is refused', () => {
   const runtime = join(dir, 'run');
   expect(prepareRuntimeDirectory(runtime)).toEqual({
@@ -207,7 +257,11 @@ test('the runtime directory is closed to others, and one that others could have 
   expect(statSync(runtime).mode & 0o007).toBe(0);
   symlinkSync(runtime, join(dir, 'linked'));
   expect(() => prepareRuntimeDirectory(join(dir, 'linked'))).toThrow('expected a directory, got something else');
+  const longest = join(dir, 'x'.repeat(107 - Buffer.byteLength(join(dir, '/link/link.sock')) - 1));
+  expect(prepareRuntimeDirectory(longest).linkSocket).toHaveLength(107);
+  // That of the API alone would do.
+  expect(() => prepareRuntimeDirectory(`${longest}x`)).toThrow('got 108');
   expect(() => prepareRuntimeDirectory(join(dir, 'x'.repeat(90)))).toThrow(
-    /expected a socket path of at most 107 bytes, got \d+/,
+    /expected a folder in which each socket's path has at most 107 bytes, got \d+: .*; name another folder/,
   );
 });

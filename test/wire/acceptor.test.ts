@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { connect as dial } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -89,6 +89,20 @@ function call(made: Client, text: string): Promise<string> {
     );
   });
 }
+
+test('a socket is closed to other users from the moment that it is there', async () => {
+  const mask = process.umask(0);
+  const other = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) });
+  try {
+    const bound = other.bind(`unix:${path}.other`);
+    expect(statSync(`${path}.other`).mode & 0o777).toBe(0o700);
+    await bound;
+    expect(process.umask()).toBe(0);
+  } finally {
+    process.umask(mask);
+    await other.stop(0);
+  }
+});
 
 test('idle connections of a stranger keep nobody out: the one that is idle for longest gives way', async () => {
   const port = await api.bind('127.0.0.1:0');
