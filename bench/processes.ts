@@ -6,7 +6,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 /** A process under test, in a process group of its own. */
 export interface Subject {
   readonly pid: number;
+  /** The end of what it has printed. */
   output(): string;
+  /** How many characters it has printed in all. */
+  printed(): number;
   /** SIGTERM and wait; SIGKILL for one that is still there after ten seconds. */
   stop(): Promise<void>;
 }
@@ -35,8 +38,11 @@ export async function startSubject(file: string, args: readonly string[], option
   });
   running.add(child);
   let output = '';
+  let printed = 0;
   const keep = (data: Buffer): void => {
-    output = (output + data.toString()).slice(-100_000);
+    const text = data.toString();
+    printed += text.length;
+    output = (output + text).slice(-1_000_000);
   };
   child.stdout.on('data', keep);
   child.stderr.on('data', keep);
@@ -61,6 +67,7 @@ export async function startSubject(file: string, args: readonly string[], option
   return {
     pid,
     output: () => output,
+    printed: () => printed,
     stop: async () => {
       if (!running.has(child)) return;
       process.kill(pid, 'SIGTERM');

@@ -28,7 +28,12 @@ export interface Target {
   readonly configText: string;
   pid(): number;
   httpPort(): number;
+  /** The end of what it has printed. */
   output(): string;
+  /** How many characters it has printed. */
+  printed(): number;
+  /** What it has printed since it had printed so many, as far as that is kept. */
+  outputSince(printed: number): string;
   /** Why it is no healthy process; undefined: it is one. */
   dead(): string | undefined;
   start(): Promise<void>;
@@ -73,6 +78,7 @@ export function prepareTarget(): Target {
   };
   const [control, execution] = [client('Control'), client('Execution')];
   let agent: Subject | undefined;
+  let httpPort = 0;
   const pid = (): number => agent?.pid ?? 0;
   const ask = <T>(of: Client, method: string, request: object, withinMs: number): Promise<T> =>
     new Promise((resolve, reject) => {
@@ -84,13 +90,22 @@ export function prepareTarget(): Target {
     });
   const target: Target = {
     ...{ folder, socket, link: path('run/link/link.sock'), config, lies, configText, pid },
-    httpPort: () => Number(/http:\/\/127\.0\.0\.1:(\d+)/.exec(agent?.output() ?? '')?.[1] ?? 0),
+    httpPort: () => httpPort,
     output: () => agent?.output() ?? '',
+    printed: () => agent?.printed() ?? 0,
+    outputSince: (printed) => {
+      const all = agent?.output() ?? '';
+      const fresh = (agent?.printed() ?? 0) - printed;
+      // Of a new agent all is new.
+      return fresh < 0 ? all : all.slice(Math.max(0, all.length - fresh));
+    },
     dead: () => (existsSync(`/proc/${pid()}/fd`) && stateOf(pid()) !== 'Z' ? undefined : 'the agent has ended'),
     start: async () => {
       rmSync(collector, { force: true });
       const options = { ready: /listening: http/, readyWithinMs: 30_000, env: { COLLECT_SOCKET: collector } };
       agent = await startSubject(process.execPath, args, options);
+      httpPort = Number(/http:\/\/127\.0\.0\.1:(\d+)/.exec(agent.output())?.[1]);
+      if (!(httpPort > 0)) throw new Error(`the agent: expected its HTTP port in\n${agent.output()}`);
     },
     end: async (signal) => {
       const ended = pid();

@@ -3,13 +3,14 @@ import fc from 'fast-check';
 import { pause } from '../../bench/processes.ts';
 import type { Target, Use } from './agent.ts';
 import { budgetMib, prepareTarget } from './agent.ts';
-import type { Probe } from './probe.ts';
+import type { Probe, Probed } from './probe.ts';
 import { p99, startProbe } from './probe.ts';
-import { calls } from './surfaces/calls.ts';
+import { bombs, calls } from './surfaces/calls.ts';
 import { config } from './surfaces/config.ts';
 import { frames } from './surfaces/frames.ts';
 import { http } from './surfaces/http.ts';
 import { liars } from './surfaces/liars.ts';
+import { repeatedCalls, repeatedConnections } from './surfaces/repeats.ts';
 import { state } from './surfaces/state.ts';
 import type { Surface } from './surfaces/surface.ts';
 
@@ -29,12 +30,16 @@ const descriptorsMore = 8;
 const peakMoreMib = 4 * budgetMib;
 const backWithinMs = 25_000;
 const wholeWithinMs = 30_000;
+const newAgentProbedMs = 500;
 const shrinkForMs = 90_000;
 /** A round too slow to judge in one go counts only if most of so many goes are too slow. */
 const latencyGoes = 3;
 
 // biome-ignore lint/suspicious/noExplicitAny: each surface takes its own cases alone
-const surfaces: readonly Surface<any>[] = [calls, frames, liars, http, config, calls, state];
+const surfaces: readonly Surface<any>[] = [
+  ...[calls, frames, liars, http, config, bombs],
+  ...[state, repeatedCalls, calls, repeatedConnections],
+];
 
 export interface FuzzOptions {
   readonly seed: number;
@@ -56,7 +61,8 @@ export async function fuzz({ seed, seconds, round, surface }: FuzzOptions): Prom
   const chosen = surfaces.filter(({ name }) => surface === null || name === surface);
   const lab = new Lab();
   try {
-    for (let index = round ?? 0; performance.now() < endsAtMs || index === round; index += 1) {
+    // In a short time, or on a slow machine, still one round of each.
+    for (let index = round ?? 0; index < chosen.length || performance.now() < endsAtMs || index === round; index += 1) {
       const next = chosen[index % chosen.length];
       if (next === undefined)
         throw new Error(`--surface: expected one of ${surfaces.map(({ name }) => name).join(', ')}`);
@@ -115,7 +121,8 @@ class Lab {
   summary = '';
   #target: Target | null = null;
   #probe: Probe | null = null;
-  #rest: Use = { heldMib: 0, descriptors: 0 };
+  /** What the first agent in this folder had at rest; those that follow it must do with as much. */
+  #rest: Use | null = null;
 
   /** What is wrong after these cases. */
   async go<Case>(surface: Surface<Case>, cases: readonly Case[]): Promise<string | undefined> {
@@ -135,6 +142,7 @@ class Lab {
     const [target, probe] = [this.#target, this.#probe];
     this.#target = null;
     this.#probe = null;
+    this.#rest = null;
     // With a dead agent its calls end at once.
     if (target !== null && probe !== null) await probe.end();
     await target?.clear();
@@ -145,20 +153,21 @@ class Lab {
     target.forgetPeak();
     const beganMib = target.peakMib();
     await this.#probe?.take();
-    const said = target.output().length;
+    const printed = target.printed();
     const attacked = await surface
       .attack(target, cases)
-      .catch((error: Error) => `the attack broke off: ${error.message}`);
+      .catch((error: Error) => `the attack broke off: ${error.stack}`);
     if (target.dead() !== undefined)
-      return { text: `the agent has ended:\n${target.output().slice(-3_000)}`, isLatency: false };
-    const probed = (await this.#probe?.take()) ?? [];
+      return { text: `the agent has ended:\n${(attacked ?? target.output()).slice(-3_000)}`, isLatency: false };
+    const during = (await this.#probe?.take()) ?? [];
+    const notWhole = attacked ?? (await isWholeAgain(target));
+    if (notWhole !== undefined) return { text: notWhole, isLatency: false };
+    // What a new agent found may hold up its callers as well.
+    const probed = surface.restarts ? await this.#probeFor(target, newAgentProbedMs) : during;
     const problem =
-      attacked ??
-      (await isWholeAgain(target)) ??
-      exceptionIn(target.output().slice(said)) ??
+      exceptionIn(target.outputSince(printed)) ??
       (surface.harmsProbe ? undefined : probed.find(({ error }) => error !== '')?.error) ??
-      // Of a new agent the one before says nothing.
-      (surface.restarts ? undefined : await this.#isBack(target, beganMib));
+      (await this.#isBack(target, surface.restarts ? 0 : beganMib));
     if (problem !== undefined) return { text: problem, isLatency: false };
     const answered = probed.filter(({ error }) => error === '');
     const judged = p99(answered.map(({ judgedMs }) => judgedMs));
@@ -180,12 +189,15 @@ class Lab {
       if (problem !== undefined) throw new Error(`a new agent: ${problem}\n${this.#target.output().slice(-3_000)}`);
     }
     const target = this.#target;
-    if (restarts) {
-      await this.#probe?.end();
-      this.#probe = null;
-      return target;
-    }
-    if (this.#probe !== null) return target;
+    await this.#startProbe(target);
+    if (!restarts) return target;
+    await this.#probe?.end();
+    this.#probe = null;
+    return target;
+  }
+
+  async #startProbe(target: Target): Promise<Probe> {
+    if (this.#probe !== null) return this.#probe;
     const workerId = await target.execute('probe', 'echo', 10_000);
     const worker = (await target.workers('probe')).find((each) => each.worker_id === workerId);
     const bareSocket = join(target.folder, 'bare.sock');
@@ -193,11 +205,18 @@ class Lab {
       ...{ socket: target.socket, bareSocket, agentPid: target.pid(), workerPid: worker?.pid ?? target.pid() },
     });
     await pause(500);
-    this.#rest = await target.use();
-    return target;
+    this.#rest ??= await target.use();
+    return this.#probe;
+  }
+
+  async #probeFor(target: Target, ms: number): Promise<readonly Probed[]> {
+    const probe = await this.#startProbe(target);
+    await pause(ms);
+    return probe.take();
   }
 
   async #isBack(target: Target, beganMib: number): Promise<string | undefined> {
+    const rest = this.#rest ?? { heldMib: 0, descriptors: 0 };
     const peakMib = target.peakMib();
     if (peakMib - beganMib > peakMoreMib) {
       return (
@@ -208,8 +227,8 @@ class Lab {
     const endsAtMs = performance.now() + backWithinMs;
     for (;;) {
       const now = await target.use();
-      const heldMib = now.heldMib - this.#rest.heldMib;
-      const descriptors = now.descriptors - this.#rest.descriptors;
+      const heldMib = now.heldMib - rest.heldMib;
+      const descriptors = now.descriptors - rest.descriptors;
       if (heldMib <= heldMoreMib && descriptors <= descriptorsMore) return undefined;
       if (performance.now() > endsAtMs) {
         return (

@@ -50,6 +50,12 @@ const words: Readonly<Record<string, readonly string[]>> = {
 /** Numbers that a healthy agent obeys at a price: a thousand workers are not what is looked for. */
 const small: readonly string[] = ['size'];
 
+/** A message of pitwarden.v1, as latin1. */
+export function encoded(name: string, fields: object): string {
+  const type = protos.lookupType(`pitwarden.v1.${name}`);
+  return Buffer.from(type.encode(type.fromObject(fields)).finish()).toString('latin1');
+}
+
 /** A message of this type with some of its fields set, encoded, as latin1. */
 export function messages(type: protobuf.Type): fc.Arbitrary<string> {
   return objects(type, 3).map((message) => Buffer.from(type.encode(message).finish()).toString('latin1'));
@@ -97,6 +103,40 @@ function valuesOf(field: protobuf.Field, depth: number): fc.Arbitrary<unknown> {
       // Link ids count from 1, so small numbers are those of requests that there are.
       return fc.oneof(fc.integer({ min: 0, max: 12 }), fc.constantFrom(2 ** 31, 2 ** 32 - 1, -1, 2 ** 53));
   }
+}
+
+/** Items of one repeated field: the bytes before them, one of them, and how often it stands there. */
+export interface ManyItems {
+  readonly field: string;
+  readonly head: string;
+  readonly item: string;
+  readonly times: number;
+}
+
+/** For each repeated field of a message, and of the messages in it, the message that has as many empty items as that. */
+export function manyItems(type: protobuf.Type, times: number, depth = 3): ManyItems[] {
+  return type.fieldsArray.flatMap((field): ManyItems[] => {
+    const isMessage = field.resolvedType instanceof protobuf.Type;
+    const tag = varint((field.id << 3) | 2);
+    const found: ManyItems[] = [];
+    if (field.repeated && (isMessage || field.type === 'string' || field.type === 'bytes')) {
+      found.push({ field: `${type.name}.${field.name}`, head: '', item: `${tag}\0`, times });
+    } else if (field.repeated) {
+      // Packed numbers: each is one byte.
+      found.push({ field: `${type.name}.${field.name}`, head: tag + varint(2 * times), item: '\0\0', times });
+    }
+    if (!(field.resolvedType instanceof protobuf.Type) || depth === 0) return found;
+    for (const inner of manyItems(field.resolvedType, times, depth - 1)) {
+      const bytes = inner.head.length + inner.item.length * times;
+      found.push({ ...inner, head: tag + varint(bytes) + inner.head });
+    }
+    return found;
+  });
+}
+
+function varint(value: number): string {
+  const writer = new protobuf.Writer();
+  return Buffer.from(writer.uint32(value).finish()).toString('latin1');
 }
 
 /** Empty items of repeated fields 1 to 6, nesting without an end, over-long numbers, groups, lengths that lie. */

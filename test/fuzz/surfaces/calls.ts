@@ -5,7 +5,7 @@ import { deflateSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';
-import { messages, methodsOf, reflection, wirePieces } from '../messages.ts';
+import { manyItems, messages, methodsOf, reflection, wirePieces } from '../messages.ts';
 import type { Surface } from './surface.ts';
 
 /** Calls of every method of every service, with messages that are nearly right. */
@@ -25,6 +25,7 @@ export interface Call {
 
 const answerWithinMs = 1_000;
 const atOnce = 16;
+const bombItems = 4_000_000;
 
 function callsOf(path: string, valid: fc.Arbitrary<string>): fc.Arbitrary<Call> {
   const mostly = <T>(usual: T, ...others: T[]): fc.Arbitrary<T> =>
@@ -53,13 +54,12 @@ function callsOf(path: string, valid: fc.Arbitrary<string>): fc.Arbitrary<Call> 
   );
 }
 
-const typed = ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'pitwarden.v1.WorkerLink', 'grpc.health.v1.Health']
-  .flatMap(methodsOf)
-  .map(({ path, request }) => {
-    // Where a message can be large most is to be found.
-    const weight = /Execution|WorkerLink/.test(path) ? 6 : 1;
-    return { weight, arbitrary: callsOf(path, messages(request)) };
-  });
+const services = ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'pitwarden.v1.WorkerLink', 'grpc.health.v1.Health'];
+const typed = services.flatMap(methodsOf).map(({ path, request }) => {
+  // Where a message can be large most is to be found.
+  const weight = /Execution|WorkerLink/.test(path) ? 6 : 1;
+  return { weight, arbitrary: callsOf(path, messages(request)) };
+});
 const reflected = reflection.paths.map((path) => callsOf(path, fc.constantFrom(...reflection.requests)));
 const unknown = callsOf('/pitwarden.v1.Execution/Nothing', fc.constant(''));
 
@@ -97,7 +97,36 @@ export const calls: Surface<Call> = {
   },
 };
 
-function send(session: ClientHttp2Session, call: Call): Promise<void> {
+/** Each unfolds to less than a message may have, all of them at once to several times the budget. */
+const unfolding: Bytes = { valid: '', edits: [{ do: 'insert', at: 0, text: '\0', times: 40_000_000 }] };
+const unfoldedAtOnce: readonly Call[] = Array.from({ length: atOnce }, () => ({
+  ...{ path: '/pitwarden.v1.Execution/Execute', messages: [unfolding], encoding: 'gzip', flag: 1, compress: true },
+  ...{ lengthError: 0, headers: {}, ending: 'end', ownConnection: true },
+}));
+
+/** Of each repeated field of each request as many empty items as a few megabytes hold, plain and compressed. */
+export const bombs: Surface<readonly Call[]> = {
+  ...{ name: 'bombs', most: 1, harmsProbe: false, restarts: false },
+  cases: fc.constant([
+    ...unfoldedAtOnce,
+    ...services.flatMap(methodsOf).flatMap(({ path, request }) =>
+      manyItems(request, bombItems).flatMap(({ head, item, times: itemTimes }) =>
+        [false, true].map(
+          (compress): Call => ({
+            path,
+            messages: [{ valid: head, edits: [{ do: 'insert', at: 1, text: item, times: itemTimes }] }],
+            ...{ encoding: compress ? 'gzip' : 'identity', flag: compress ? 1 : 0, compress, lengthError: 0 },
+            ...{ headers: {}, ending: 'end', ownConnection: true },
+          }),
+        ),
+      ),
+    ),
+  ]),
+  attack: (target, [all = []]) => calls.attack(target, all),
+};
+
+/** Settles when the call has ended; after a second it is given up. */
+export function send(session: ClientHttp2Session, call: Call): Promise<void> {
   return new Promise((resolve) => {
     const encoding: Record<string, string> = call.encoding === 'identity' ? {} : { 'grpc-encoding': call.encoding };
     let stream: ClientHttp2Stream;
@@ -122,10 +151,19 @@ function send(session: ClientHttp2Session, call: Call): Promise<void> {
 }
 
 function framed(message: Bytes, { flag, compress, encoding, lengthError }: Call): Buffer {
-  const plain = build(message);
-  const body = !compress ? plain : encoding === 'deflate' ? deflateSync(plain) : gzipSync(plain);
+  const body = compress ? folded(message, encoding) : build(message);
   const head = Buffer.alloc(5);
   head[0] = flag;
   head.writeUInt32BE((body.length + lengthError) >>> 0, 1);
   return Buffer.concat([head, body]);
+}
+
+/** Of messages that are sent more than once. */
+const gzipped = new WeakMap<Bytes, Buffer>();
+
+function folded(message: Bytes, encoding: string): Buffer {
+  if (encoding === 'deflate') return deflateSync(build(message));
+  const made = gzipped.get(message) ?? gzipSync(build(message));
+  gzipped.set(message, made);
+  return made;
 }

@@ -17,7 +17,10 @@ interface Reload {
   readonly pauseMs: number;
 }
 
-const texts = fc.constantFrom(
+/** Of a configuration that is taken nothing is printed. */
+const refusedWithinMs = 400;
+
+const texts = [
   '',
   'node: { id: other }\n',
   '  more: { app: "fuzz_app:app", size: 0, env: { A: "{slot}" } }\n',
@@ -26,7 +29,7 @@ const texts = fc.constantFrom(
   '  p: { app: "x:y" }\n',
   'pools: {}\n',
   'pools: { a: { app: "x:y", size: 0, max_age: -1s, queue: { max_requests: 1e99 } } }\n',
-);
+];
 const pieces = [
   '[',
   '{',
@@ -53,23 +56,35 @@ export const config: Surface<Reload> = {
         fc.constant(file),
       ),
     ),
-    text: mutated(texts, pieces),
+    text: mutated(fc.constantFrom(...texts), pieces),
     alone: fc.boolean(),
-    pauseMs: fc.constantFrom(0, 50, 50, 200),
+    pauseMs: fc.constantFrom(0, 50, 300, 300),
   }),
   most: 10,
   harmsProbe: true,
   restarts: false,
   attack: async (target, cases) => {
+    // As they are, one after the other: of what is drawn, a file may be replaced before it is read.
+    for (const valid of texts) {
+      place(target, { file: 'text', text: { valid, edits: [] }, alone: false, pauseMs: 0 });
+      await reload(target, refusedWithinMs);
+    }
     for (const each of cases) {
       place(target, each);
-      if (target.dead() === undefined) process.kill(target.pid(), 'SIGHUP');
-      await pause(each.pauseMs);
+      await reload(target, each.pauseMs);
     }
     place(target, null);
     return valid(target);
   },
 };
+
+async function reload(target: Target, pauseMs: number): Promise<void> {
+  if (target.dead() !== undefined) return;
+  const printed = target.printed();
+  const endsAtMs = performance.now() + pauseMs;
+  process.kill(target.pid(), 'SIGHUP');
+  while (performance.now() < endsAtMs && !target.outputSince(printed).includes('config_refused')) await pause(10);
+}
 
 /** The valid file again, and that the agent takes it: of a file that cannot be read it learns within 10 s. */
 async function valid(target: Target): Promise<string | undefined> {

@@ -11,7 +11,9 @@ import type { Surface } from './surface.ts';
 interface Lies {
   /** Put behind the bytes of the true hello. */
   readonly hello: Bytes;
+  /** Well-formed: the link goes on after them. */
   readonly frames: readonly Bytes[];
+  readonly lastFrame: Bytes;
   readonly ending: 'serve' | 'exit';
   readonly requests: number;
 }
@@ -21,6 +23,7 @@ const requestWithinMs = 1_500;
 
 const [attach] = methodsOf('pitwarden.v1.WorkerLink');
 if (attach === undefined) throw new Error('proto: expected a method of WorkerLink');
+const wellFormed = messages(attach.request).map((valid): Bytes => ({ valid, edits: [] }));
 const frame = mutated(messages(attach.request), wirePieces);
 const truth: fc.Arbitrary<Bytes> = fc.constant({ valid: '', edits: [] });
 
@@ -28,7 +31,8 @@ export const liars: Surface<Lies> = {
   name: 'liars',
   cases: fc.record({
     hello: fc.oneof({ weight: 3, arbitrary: truth }, frame),
-    frames: fc.array(frame, { minLength: 1, maxLength: 12 }),
+    frames: fc.array(wellFormed, { minLength: 20, maxLength: 40, size: 'max' }),
+    lastFrame: frame,
     ending: fc.constantFrom('serve' as const, 'exit' as const),
     requests: fc.integer({ min: 0, max: 6 }),
   }),
@@ -43,11 +47,14 @@ export const liars: Surface<Lies> = {
   },
 };
 
-async function lie(target: Target, { hello, frames, ending, requests }: Lies): Promise<void> {
+async function lie(target: Target, { hello, frames, lastFrame, ending, requests }: Lies): Promise<void> {
   const told = `${target.lies}.told`;
   rmSync(told, { force: true });
   const base64 = (bytes: Bytes): string => build(bytes).toString('base64');
-  writeFileSync(target.lies, JSON.stringify({ hello: base64(hello), frames: frames.map(base64), ending }));
+  writeFileSync(
+    target.lies,
+    JSON.stringify({ hello: base64(hello), frames: [...frames, lastFrame].map(base64), ending }),
+  );
   await replaceLiar(target);
   const calls = Array.from({ length: requests }, (_, index) =>
     target.execute('liar', index % 2 === 0 ? 'wait' : 'echo', requestWithinMs).catch(() => ''),

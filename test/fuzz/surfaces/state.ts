@@ -1,7 +1,9 @@
+import type { ChildProcess } from 'node:child_process';
 import { execFileSync, spawn } from 'node:child_process';
 import { lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { pause } from '../../../bench/processes.ts';
 import { seal } from '../../../src/os/sealed-file.ts';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';
@@ -18,6 +20,8 @@ type Change =
   | { readonly do: 'spoil'; readonly file: number; readonly bytes: Bytes['edits'] }
   /** One field of one file, under a right sum. `stranger`: pid, start time and boot of a process that is none of ours. */
   | { readonly do: 'forge'; readonly file: number; readonly field: string; readonly value: unknown }
+  /** Of an entry as many copies as it has fields, each with another field forged: one start of an agent tries them all. */
+  | { readonly do: 'forge each'; readonly file: number; readonly value: unknown }
   | { readonly do: 'forge stranger'; readonly file: number; readonly copy: boolean }
   | { readonly do: 'plant'; readonly name: string; readonly kind: 'folder' | 'FIFO' | 'link' | 'text' };
 
@@ -65,7 +69,7 @@ const rolls = fc
     return [{ pool: 'p', draining: false, size: 2, config_size: 2, roll: whole }];
   });
 const fields =
-  'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token node_draining pools'.split(
+  'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms spawned_at_boot_ms ready_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token verifier repeats_token node_draining pools'.split(
     ' ',
   );
 const file = fc.integer({ min: 0, max: 5 });
@@ -88,6 +92,8 @@ export const state: Surface<Between> = {
           field: fc.constant('pools'),
           value: rolls,
         }),
+        fc.record({ do: fc.constant('forge each' as const), file, value: values }),
+        fc.record({ do: fc.constant('forge each' as const), file, value: values }),
         fc.record({ do: fc.constant('forge stranger' as const), file, copy: fc.boolean() }),
         fc.record({
           do: fc.constant('plant' as const),
@@ -111,16 +117,23 @@ export const state: Surface<Between> = {
         await target.start();
         // What is wrong with the agent by then is found by who called.
         await target.control('ResumeNode').catch(() => undefined);
+        if (hasEnded(stranger)) break;
         for (const pool of ['p', 'liar', 'probe']) await target.control('ResumePool', { pool }).catch(() => undefined);
       }
-      return stranger.exitCode === null && stranger.signalCode === null
-        ? undefined
-        : `a process that is not the agent's: expected it alive, got ended by ${stranger.signalCode}`;
+      // The agent may be about to signal it.
+      await pause(50);
+      return hasEnded(stranger)
+        ? `a process that is not the agent's: expected it alive, got ended by ${stranger.signalCode}`
+        : undefined;
     } finally {
       stranger.kill('SIGKILL');
     }
   },
 };
+
+function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
+  return exitCode !== null || signalCode !== null;
+}
 
 function apply(folder: string, change: Change, strangerPid: number): void {
   if (change.do === 'plant') return plant(join(folder, change.name), change.kind);
@@ -147,6 +160,14 @@ function apply(folder: string, change: Change, strangerPid: number): void {
     value = {};
   }
   if (change.do === 'forge') return write(path, seal(kind, 1, { ...value, [change.field]: change.value }));
+  if (change.do === 'forge each') {
+    for (const [index, field] of fields.entries()) {
+      const id = `p-${index + 10}-forgedxx`;
+      const forged = { ...value, worker_id: id, pool: 'p', slot: index + 10, [field]: change.value };
+      write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, forged));
+    }
+    return;
+  }
   const stat = readFileSync(`/proc/${strangerPid}/stat`, 'latin1');
   const forged = {
     ...value,
