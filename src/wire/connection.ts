@@ -37,14 +37,51 @@ export function addUnread(connection: Connection, bytes: number): void {
   connection.memory?.add(bytes);
 }
 
-/**
- * Counts an answer as unread until `taken` is called. False: the connection may not leave so much more unread.
- */
+/** False: the connection may not leave so much more unread, and nothing was counted. */
 export function tryAddUnread(connection: Connection, bytes: number): boolean {
   const { memory } = connection;
   if (memory !== undefined && !memory.take(bytes)) return false;
   connection.unreadBytes += bytes;
   return true;
+}
+
+/** The unread answers of one call, which count as those of its connection. */
+export interface CallUnread {
+  readonly bytes: number;
+  add(bytes: number): void;
+  /** False: the connection may not leave so much more unread, and nothing was counted. */
+  tryAdd(bytes: number): boolean;
+  taken(bytes: number): void;
+  /** The call is over: its caller takes no more. */
+  forget(): void;
+}
+
+export function unreadOfCall(connection: Connection): CallUnread {
+  let bytes = 0;
+  return {
+    get bytes() {
+      return bytes;
+    },
+    add: (added) => {
+      bytes += added;
+      addUnread(connection, added);
+    },
+    tryAdd: (added) => {
+      if (!tryAddUnread(connection, added)) return false;
+      bytes += added;
+      return true;
+    },
+    taken: (takenBytes) => {
+      // grpc-js may report a message as written after the call is over.
+      const known = Math.min(takenBytes, bytes);
+      bytes -= known;
+      addUnread(connection, -known);
+    },
+    forget: () => {
+      addUnread(connection, -bytes);
+      bytes = 0;
+    },
+  };
 }
 
 const connections = new WeakMap<Http2Session, Connection>();

@@ -1,7 +1,8 @@
 import type { ServerUnaryCall, ServerWritableStream, StatusObject, sendUnaryData } from '@grpc/grpc-js';
 import { code, refusal } from '../dispatch/request.ts';
 import type { Connection } from './connection.ts';
-import { addUnread, connectionOf, tryAddUnread } from './connection.ts';
+import { addUnread, connectionOf, tryAddUnread, unreadOfCall } from './connection.ts';
+import { roomRetryAfterMs } from './memory-budget.ts';
 import { toStatus } from './status.ts';
 import { boundTexts, bytesAtMost } from './view-bounds.ts';
 
@@ -17,7 +18,6 @@ export type RefusalOf = (error: unknown) => Partial<StatusObject>;
 
 /** An answer of this size is given even if the budget is full, unless others of its connection are unread. */
 const smallBytes = 64 * 1024;
-const retryAfterMs = 100;
 
 /** A method that only reads: its answer is refused if it finds no room. */
 export function reading(answer: Answer, refusalOf: RefusalOf) {
@@ -62,30 +62,22 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
 
 /** Writes messages to a stream. False: its caller leaves too much unread, and the call has been ended for that. */
 export function writerOf(call: ServerWritableStream<Request, object>): (message: object) => boolean {
-  const connection = connectionOf(call);
-  let unread = 0;
+  const unread = unreadOfCall(connectionOf(call));
   let over = false;
   call.on('cancelled', () => {
     over = true;
-    addUnread(connection, -unread);
-    unread = 0;
+    unread.forget();
   });
   return (message) => {
     if (over) return false;
     const view = boundTexts(message);
     const bytes = bytesAtMost(view);
-    if (!tryAddUnread(connection, bytes)) {
+    if (!unread.tryAdd(bytes)) {
       over = true;
       call.emit('error', noRoom());
       return false;
     }
-    unread += bytes;
-    call.write(view, () => {
-      // What a call that is over had left was given back with it.
-      const known = Math.min(bytes, unread);
-      unread -= known;
-      addUnread(connection, -known);
-    });
+    call.write(view, () => unread.taken(bytes));
     return true;
   };
 }
@@ -93,5 +85,5 @@ export function writerOf(call: ServerWritableStream<Request, object>): (message:
 function noRoom(): Partial<StatusObject> {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected its unread answers to take ${share}: read them, and ask again`;
-  return toStatus(refusal(code.resourceExhausted, message, { retryAfterMs }));
+  return toStatus(refusal(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));
 }

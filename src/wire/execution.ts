@@ -9,8 +9,8 @@ import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../dispatch/request.ts';
 import { requestIdMaxBytes } from '../domain/text-bounds.ts';
-import type { Asked, Connection } from './connection.ts';
-import { addUnread, connectionOf, howEnded } from './connection.ts';
+import type { Asked, CallUnread, Connection } from './connection.ts';
+import { addUnread, connectionOf, howEnded, unreadOfCall } from './connection.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 import type { ProgressRelay } from './progress-relay.ts';
 import { createProgressRelay } from './progress-relay.ts';
@@ -207,42 +207,28 @@ function executeStream(
 }
 
 /** What one call's caller has not taken yet. */
-interface Unread {
-  readonly bytes: number;
-  add(bytes: number): void;
-  taken(bytes: number): void;
-  /** The call is over. */
-  forget(): void;
+interface Unread extends Omit<CallUnread, 'tryAdd'> {
   /** So much that the workers that make more of it should wait; `onLittle` is called when they may go on. */
   isMuch(): boolean;
 }
 
 function createUnread(connection: Connection, onLittle: () => void): Unread {
-  let bytes = 0;
+  const unread = unreadOfCall(connection);
   let waits = false;
   return {
     get bytes() {
-      return bytes;
+      return unread.bytes;
     },
-    add: (added) => {
-      bytes += added;
-      addUnread(connection, added);
-    },
-    taken: (takenBytes) => {
-      // What was forgotten may be said to be taken after all.
-      const known = Math.min(takenBytes, bytes);
-      bytes -= known;
-      addUnread(connection, -known);
-      if (!waits || bytes > resumeBelowBytes) return;
+    add: unread.add,
+    taken: (bytes) => {
+      unread.taken(bytes);
+      if (!waits || unread.bytes > resumeBelowBytes) return;
       waits = false;
       onLittle();
     },
-    forget: () => {
-      addUnread(connection, -bytes);
-      bytes = 0;
-    },
+    forget: unread.forget,
     isMuch: () => {
-      if (bytes > pauseAboveBytes) waits = true;
+      if (unread.bytes > pauseAboveBytes) waits = true;
       return waits;
     },
   };

@@ -6,6 +6,7 @@ import { code, refusal } from '../dispatch/request.ts';
 import type { Connection } from './connection.ts';
 import { connectionOfStream } from './connection.ts';
 import type { MemoryAccount, MemoryBudget } from './memory-budget.ts';
+import { roomRetryAfterMs } from './memory-budget.ts';
 import type { StallWatch } from './stall-watch.ts';
 import { createStallWatch } from './stall-watch.ts';
 import { toStatus } from './status.ts';
@@ -51,8 +52,6 @@ interface Status {
 const headBytes = 5;
 /** What grpc-js, Node and V8 hold for one call beside its headers and messages: some 10 KiB. */
 const callBytes = 10 * 1024;
-/** What a caller that found no room is advised to wait. */
-const retryAfterMs = 100;
 /** The state of zlib for one message. */
 const unfolderBytes = 64 * 1024;
 
@@ -384,7 +383,7 @@ function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: numb
 
 /** Nothing of the call has begun: it may be made again. */
 function exhausted(details: string): Status {
-  const { metadata = null } = toStatus(refusal(code.resourceExhausted, details, { retryAfterMs }));
+  const { metadata = null } = toStatus(refusal(code.resourceExhausted, details, { retryAfterMs: roomRetryAfterMs }));
   return { code: status.RESOURCE_EXHAUSTED, details, metadata };
 }
 

@@ -25,6 +25,9 @@ export interface MemoryAccount {
   give(bytes: number): void;
 }
 
+/** What a caller that found no room is advised to wait. */
+export const roomRetryAfterMs = 100;
+
 export function createMemoryBudget(maxBytes: number): MemoryBudget {
   let usedBytes = 0;
   let refused = 0;
