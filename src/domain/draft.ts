@@ -89,8 +89,8 @@ export function record(draft: Draft, entry: Omit<NodeRecord, 'atMs'>): void {
   draft.actions.push({ type: 'record', record: { atMs: draft.facts.nowMs, ...entry } });
 }
 
-export function workersOf(draft: Draft, pool: string): Worker[] {
+export function workersOf({ workers }: Pick<State, 'workers'>, pool: string): Worker[] {
   const found: Worker[] = [];
-  for (const worker of draft.workers.values()) if (worker.pool === pool) found.push(worker);
+  for (const worker of workers.values()) if (worker.pool === pool) found.push(worker);
   return found;
 }

@@ -1,14 +1,14 @@
 import { isActive } from './roll.ts';
-import type { Pool, State } from './state.ts';
+import type { Leftover, Pool, Worker } from './state.ts';
 
 /** Slots that are told one by one. */
 const namedMax = 3;
 
 /**
  * Which slots stay empty because of what is left in them, and what that is, in one sentence; empty: none does. A slot takes a
- * worker only while at most `max_surge` others are in it.
+ * worker only while at most `max_surge` others are in it. `workers` are the pool's.
  */
-export function waitingSlots(pool: Pool, { node, workers }: Pick<State, 'node' | 'workers'>): string {
+export function waitingSlots(pool: Pool, workers: readonly Worker[], leftovers: Iterable<Leftover>): string {
   const { maxSurge } = pool.config.recycle;
   const filled = new Set<number>();
   const left = new Map<number, string[]>();
@@ -17,12 +17,11 @@ export function waitingSlots(pool: Pool, { node, workers }: Pick<State, 'node' |
     if (found === undefined) left.set(slot, [what]);
     else found.push(what);
   };
-  for (const worker of workers.values()) {
-    if (worker.pool !== pool.name) continue;
+  for (const worker of workers) {
     if (isActive(worker)) filled.add(worker.slot);
     else note(worker.slot, `${worker.id} (${worker.phase})`);
   }
-  for (const { pool: name, slot, workerId } of node.leftovers.values()) {
+  for (const { pool: name, slot, workerId } of leftovers) {
     if (name === pool.name) note(slot, `${workerId} (of an earlier agent)`);
   }
   const waiting = [...left]

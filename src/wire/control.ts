@@ -331,7 +331,7 @@ function onRoll(
 
 function viewRoll(source: ControlSource, pool: string): object | undefined {
   const roll = source.state().pools.get(pool)?.roll;
-  return roll == null ? undefined : rollView(pool, roll, source.state(), source.toUnixMs);
+  return roll == null ? undefined : rollView(pool, roll, source.state().workers.values(), source.toUnixMs);
 }
 
 /** Begins a roll and follows it. */

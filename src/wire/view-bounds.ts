@@ -17,8 +17,15 @@ function bound(value: unknown): unknown {
 
 function boundAll(values: readonly unknown[]): readonly unknown[] {
   // Most lists need nothing, and may be the state's own.
-  const at = values.findIndex((value) => bound(value) !== value);
-  return at < 0 ? values : values.map(bound);
+  let copy: unknown[] | undefined;
+  for (const [index, value] of values.entries()) {
+    const bounded = bound(value);
+    if (bounded !== value) {
+      copy ??= [...values];
+      copy[index] = bounded;
+    }
+  }
+  return copy ?? values;
 }
 
 function boundFields(view: object): object {

@@ -1,5 +1,6 @@
 import type { NodeRecord } from '../domain/action.ts';
 import type { MemoryLimits, PoolConfig } from '../domain/config.ts';
+import { workersOf } from '../domain/draft.ts';
 import type { Counters } from '../domain/event.ts';
 import type { Evidence, KeptExit, ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { HealthVerdict } from '../domain/policies/health.ts';
@@ -128,8 +129,8 @@ export function workerView(
 export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixMs: ToUnixMs): object {
   const count = { starting: 0, ready: 0, draining: 0, stopping: 0, exited: 0 };
   const offers = new Set<readonly OfferedCommand[]>();
-  for (const worker of state.workers.values()) {
-    if (worker.pool !== pool.name) continue;
+  const workers = workersOf(state, pool.name);
+  for (const worker of workers) {
     count[worker.phase] += 1;
     if (worker.phase === 'ready' && worker.hello !== null) offers.add(worker.hello.commands);
   }
@@ -152,8 +153,8 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
     last_failure: pool.lastFailure?.message ?? '',
     last_failure_at_ms: moment(pool.lastFailure?.atMs ?? 0, toUnixMs),
     quarantine: pool.quarantine,
-    waiting_slots: waitingSlots(pool, state),
-    roll: pool.roll === null ? null : rollView(pool.name, pool.roll, state, toUnixMs),
+    waiting_slots: waitingSlots(pool, workers, state.node.leftovers.values()),
+    roll: pool.roll === null ? null : rollView(pool.name, pool.roll, workers, toUnixMs),
   };
 }
 
@@ -169,8 +170,8 @@ function commandsOf(offers: ReadonlySet<readonly OfferedCommand[]>): OfferedComm
   return [...commands.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-export function rollView(pool: string, roll: Roll, state: State, toUnixMs: ToUnixMs): object {
-  const { phase, ...progress } = rollProgress(roll, state.workers.values());
+export function rollView(pool: string, roll: Roll, workers: Iterable<Worker>, toUnixMs: ToUnixMs): object {
+  const { phase, ...progress } = rollProgress(roll, workers);
   return {
     pool,
     roll_id: roll.id,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
+import { workersOf } from '../../src/domain/draft.ts';
 import type { Worker } from '../../src/domain/state.ts';
 import { waitingSlots } from '../../src/domain/waiting-slots.ts';
 import type { Behaviour } from './simulation.ts';
@@ -181,7 +182,9 @@ describe('a slot without surge is filled when nothing of its last worker is left
 
   const waiting = (simulation: Simulation) => {
     const only = poolOf(simulation);
-    return only === undefined ? 'no pool' : waitingSlots(only, simulation.state);
+    return only === undefined
+      ? 'no pool'
+      : waitingSlots(only, workersOf(simulation.state, only.name), simulation.state.node.leftovers.values());
   };
 
   test('many slots that wait are counted, and only the first are named', () => {

@@ -2,12 +2,6 @@ import type { PoolConfig } from '../config.ts';
 import type { Budget, Failures, Pool } from '../state.ts';
 import { noFailures } from '../state.ts';
 
-/**
- * How long a slot waits after an unplanned end. A worker that had been ready and is the first to fail is replaced at
- * once; after that the wait doubles from `backoffMinMs` to `backoffMaxMs`, for each kind of failure by itself. Half of it
- * is drawn at random, so that slots that failed together do not start together. A life of `resetAfterMs` forgives what
- * was before.
- */
 /** Slots that wait before their next start. */
 export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
   let count = 0;
@@ -15,6 +9,12 @@ export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
   return count;
 }
 
+/**
+ * How long a slot waits after an unplanned end. A worker that had been ready and is the first to fail is replaced at
+ * once; after that the wait doubles from `backoffMinMs` to `backoffMaxMs`, for each kind of failure by itself. Half of it
+ * is drawn at random, so that slots that failed together do not start together. A life of `resetAfterMs` forgives what
+ * was before.
+ */
 export function nextRestart(
   before: Failures,
   budget: Budget,
