@@ -154,7 +154,6 @@ export async function startAgent(
   const ready = newSignal<void>();
   /** The first step is done: pools and workers are known. */
   const started = newSignal<void>();
-  let isStarted = false;
   const leaving = new AbortController();
   // Each open stream listens.
   setMaxListeners(0, leaving.signal);
@@ -317,7 +316,7 @@ export async function startAgent(
         unreadMaxBytes: config.unreadMaxBytes,
         leaving: leaving.signal,
       }),
-      afterStart(controlService(control), started.promise),
+      afterStart(controlService(control), started),
     );
     const tellReady = (): void => {
       if (!isFullyReady(loop)) return;
@@ -347,7 +346,9 @@ export async function startAgent(
         metrics: metrics.render,
         health: () => loopHealth(loop.lateMs()),
         readiness: () =>
-          isStarted ? readiness(loop, opened.runtime?.trouble() ?? '') : { ok: false, text: 'the agent is starting' },
+          started.isResolved()
+            ? readiness(loop, opened.runtime?.trouble() ?? '')
+            : { ok: false, text: 'the agent is starting' },
       };
       opened.http = await startHttp(config.http, source, {
         maxConnections: () => plan().httpConnections,
@@ -357,10 +358,8 @@ export async function startAgent(
     }
     // At last: from now on workers dial in, of whom the loop is told without a pause.
     await bindLink();
-    opened.runtime = watchRuntime({
-      directory: config.runtimeDir,
-      ...{ paths, lent, group: config.socketGroup, log, bindApi, bindLink },
-    });
+    const { runtimeDir: directory, socketGroup: group } = config;
+    opened.runtime = watchRuntime({ directory, paths, lent, group, log, bindApi, bindLink });
   } catch (error) {
     await close('stopped');
     throw error;
@@ -372,10 +371,7 @@ export async function startAgent(
   if (found.orders !== null) loop.tell({ type: 'recall-orders', orders: found.orders });
   loop.tell({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
   // After the loop's turn, which decides on all of these.
-  setImmediate(() => {
-    isStarted = true;
-    started.resolve();
-  });
+  setImmediate(() => started.resolve());
   const cleared = clearAway(adoption, ledger, cgroups, log, (workerId) =>
     loop.tell({ type: 'leftover-swept', workerId }),
   );
@@ -623,10 +619,18 @@ async function settlesWithin(work: Promise<unknown>, timeoutMs: number): Promise
   return settled;
 }
 
-function newSignal<T>(): { readonly promise: Promise<T>; resolve(value: T): void } {
-  let resolve = (_: T): void => undefined;
+function newSignal<T>(): { readonly promise: Promise<T>; isResolved(): boolean; resolve(value: T): void } {
+  let settle = (_: T): void => undefined;
+  let isResolved = false;
   const promise = new Promise<T>((done) => {
-    resolve = done;
+    settle = done;
   });
-  return { promise, resolve };
+  return {
+    promise,
+    isResolved: () => isResolved,
+    resolve: (value) => {
+      isResolved = true;
+      settle(value);
+    },
+  };
 }

@@ -13,18 +13,14 @@ export interface Api {
 /** Lets calls wait until the agent knows its pools and workers: until then, it would say that there are none. */
 export function afterStart(
   service: UntypedServiceImplementation,
-  started: Promise<void>,
+  started: { readonly promise: Promise<void>; isResolved(): boolean },
 ): UntypedServiceImplementation {
-  let hasStarted = false;
-  void started.then(() => {
-    hasStarted = true;
-  });
   const wait =
     (handle: Handle): Handle =>
     (call, ...rest) => {
-      if (hasStarted) return handle(call, ...rest);
-      // Who has left by then wants nothing any more.
-      void started.then(() => call.cancelled || handle(call, ...rest));
+      if (started.isResolved()) return handle(call, ...rest);
+      // A caller that has left by then wants no answer.
+      void started.promise.then(() => call.cancelled || handle(call, ...rest));
     };
   return Object.fromEntries(Object.entries(service).map(([name, handle]) => [name, wait(handle as Handle)]));
 }
