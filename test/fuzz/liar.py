@@ -89,5 +89,6 @@ def _told() -> None:
         pass
 
 
+# The link takes whatever has a stream's methods; the liar's sends bytes that are no frames.
 _link.open_stream = LyingStream  # type: ignore[assignment]
 sys.exit(worker.main())

@@ -22,6 +22,7 @@ import { createServer } from '../../src/wire/server.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import type { Connection } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
+import { statusOf } from './call-end.ts';
 
 const kib = 1024;
 /** Three bytes each. */
@@ -271,15 +272,8 @@ function deafClient(): ClientHttp2Session {
 function begin(session: ClientHttp2Session, method: string): () => string | undefined {
   const headers = { ':method': 'POST', ':path': `/pitwarden.v1.Control/${method}`, 'content-type': 'application/grpc' };
   const stream = session.request(headers);
-  let code: string | undefined;
-  const take = (fields: Record<string, unknown>): void => {
-    if (fields['grpc-status'] !== undefined) code = String(fields['grpc-status']);
-  };
-  stream.on('response', take);
-  stream.on('trailers', take);
-  stream.on('error', () => undefined);
   stream.end(Buffer.alloc(5));
-  return () => code;
+  return statusOf(stream);
 }
 
 test('answers that nobody reads count towards the budget, and are refused beyond a share of it', async () => {

@@ -13,6 +13,7 @@ import type { ApiServer } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
 import type { LinkRefusal } from '../../src/wire/worker-link.ts';
 import { addWorkerLink } from '../../src/wire/worker-link.ts';
+import { statusOf } from './call-end.ts';
 
 const mib = 2 ** 20;
 
@@ -87,15 +88,9 @@ function attach(headers: Record<string, string> = {}): Attach {
   close.push(() => session.destroy());
   const usual = { ':method': 'POST', ':path': '/pitwarden.v1.WorkerLink/Attach', 'content-type': 'application/grpc' };
   const stream = session.request({ ...usual, ...headers });
-  let status: string | undefined;
-  const take = (fields: Record<string, unknown>): void => {
-    if (fields['grpc-status'] !== undefined) status = String(fields['grpc-status']);
-  };
-  stream.on('response', take);
-  stream.on('trailers', take);
-  stream.on('error', () => undefined);
+  const status = statusOf(stream);
   stream.resume();
-  return { stream, status: () => status };
+  return { stream, status };
 }
 
 test.each<[string, Buffer, string, string]>([

@@ -15,6 +15,7 @@ import type { ApiServer, ApiServerOptions } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
 import type { ErrorView } from '../../src/wire/status.ts';
 import { fromMetadata } from '../../src/wire/status.ts';
+import { endOf } from './call-end.ts';
 
 const kib = 1024;
 const mib = 1024 * kib;
@@ -77,17 +78,15 @@ function open(session: ClientHttp2Session, headers: Record<string, string> = {})
     'content-type': 'application/grpc',
     ...headers,
   });
-  let status: { code: string; message: string; error: ErrorView | undefined } | undefined;
-  const take = (fields: Record<string, unknown>): void => {
-    if (fields['grpc-status'] === undefined) return;
-    const error = fromMetadata(Metadata.fromHttp2Headers(fields as IncomingHttpHeaders));
-    status = { code: String(fields['grpc-status']), message: decodeURI(String(fields['grpc-message'])), error };
-  };
-  stream.on('response', take);
-  stream.on('trailers', take);
-  stream.on('error', () => undefined);
+  const end = endOf(stream);
   stream.resume();
-  return { stream, status: () => status };
+  const status = () => {
+    const fields = end();
+    if (fields === undefined) return undefined;
+    const error = fromMetadata(Metadata.fromHttp2Headers(fields as IncomingHttpHeaders));
+    return { code: String(fields['grpc-status']), message: decodeURI(String(fields['grpc-message'])), error };
+  };
+  return { stream, status };
 }
 
 function framed(message: Buffer, isCompressed = false): Buffer {
