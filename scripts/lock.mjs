@@ -21,25 +21,10 @@ function lockNpm(folder) {
 function lockPython(lockFile, inputs, options = []) {
   // What builds the SDK is no dependency of it, and yet it is installed.
   const build = 'hatchling>=1.21\neditables\n';
-  const args = [
-    'pip',
-    'compile',
-    '--quiet',
-    '--universal',
-    '--python-version',
-    '3.10',
-    '--generate-hashes',
-    '--upgrade',
-  ];
-  const plain = [
-    '--no-emit-index-url',
-    '--no-emit-find-links',
-    '--no-annotate',
-    '--no-header',
-    '--output-file',
-    lockFile,
-  ];
-  const { status, stderr } = spawnSync(uv, [...args, ...plain, ...options, ...inputs, '-'], {
+  const pins = ['--universal', '--python-version', '3.10', '--generate-hashes', '--upgrade'];
+  const plain = ['--no-emit-index-url', '--no-emit-find-links', '--no-annotate', '--no-header'];
+  const args = ['pip', 'compile', '--quiet', ...pins, ...plain, ...options, '--output-file', lockFile, ...inputs, '-'];
+  const { status, stderr } = spawnSync(uv, args, {
     cwd: root,
     input: build,
     encoding: 'utf8',

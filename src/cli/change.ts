@@ -19,7 +19,7 @@ export async function scale(pool: string, size: string, options: ChangeOptions):
   await change(options, async (agent) => {
     const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
     const still = word(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';
-    return { view: scaled, told: `pool ${pool}: size ${scaled.size}${still}` };
+    return { view: scaled, words: `pool ${pool}: size ${scaled.size}${still}` };
   });
 }
 
@@ -29,14 +29,14 @@ export async function start(pool: string, options: ChangeOptions): Promise<void>
       pool,
     });
     const worker = started.worker_id === '' ? `slot ${started.slot}, when its turn comes` : started.worker_id;
-    return { view: started, told: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
+    return { view: started, words: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
   });
 }
 
 export async function stop(workerId: string, options: ChangeOptions & { readonly replace?: boolean }): Promise<void> {
   await change(options, async (agent) => {
     const request = { worker_id: await workerIdOf(agent, workerId), replace: options.replace === true };
-    return tellWorker(await agent.call<WorkerView>('Control', 'StopWorker', request));
+    return describeWorker(await agent.call<WorkerView>('Control', 'StopWorker', request));
   });
 }
 
@@ -48,35 +48,35 @@ export async function drain(
     throw new CliError(exitCode.usage, 'expected a pool, a worker id, or --node');
   }
   await change(options, async (agent) => {
-    if (target === undefined) return tellNode(await agent.call<NodeView>('Control', 'DrainNode', {}));
+    if (target === undefined) return describeNode(await agent.call<NodeView>('Control', 'DrainNode', {}));
     const { pool, workers } = await find(agent, target);
     if (pool === undefined)
-      return tellWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0] }));
+      return describeWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0] }));
     const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool });
-    return { view: drained, told: `pool ${pool}: ${word(drained.state)}` };
+    return { view: drained, words: `pool ${pool}: ${word(drained.state)}` };
   });
 }
 
-/** Without a pool: the node. Whoever resumes the one is told of the other, which keeps requests away as well. */
+/** Without a pool: the node. The answer also names the other drains, which still keep requests away. */
 export async function resume(pool: string | undefined, options: ChangeOptions): Promise<void> {
   await change(options, (agent) =>
     pool === undefined ? resumeNode(agent, options) : resumePool(agent, pool, options),
   );
 }
 
-async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Told> {
+async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
   const pools = await listPools(agent);
   const drained = pools.filter(({ state }) => word(state) === 'draining').map(({ pool }) => pool);
   const still = drained.map((pool) => `\npool ${pool}: still drained (${resumeHint(options, pool)})`).join('');
-  return { view, told: `${tellNode(view).told}${still}` };
+  return { view, words: `${describeNode(view).words}${still}` };
 }
 
-async function resumePool(agent: Connection, pool: string, options: ChangeOptions): Promise<Told> {
+async function resumePool(agent: Connection, pool: string, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<PoolView>('Control', 'ResumePool', { pool });
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   const still = word(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
-  return { view, told: `pool ${pool}: ${word(view.state)}${still}` };
+  return { view, words: `pool ${pool}: ${word(view.state)}${still}` };
 }
 
 /** To be pasted into a shell. */
@@ -95,20 +95,20 @@ export async function recycle(target: string, options: ChangeOptions): Promise<v
     const views: WorkerView[] = [];
     for (const worker_id of workers)
       views.push(await agent.call<WorkerView>('Control', 'RecycleWorker', { worker_id }));
-    return { view: views, told: views.map((view) => tellWorker(view).told).join('\n') };
+    return { view: views, words: views.map((view) => describeWorker(view).words).join('\n') };
   });
 }
 
-/** The message of the agent, and the same in words. */
-interface Told {
+/** The answer of the agent, and the same in words. */
+interface Changed {
   readonly view: object;
-  readonly told: string;
+  readonly words: string;
 }
 
-async function change(options: ChangeOptions, ask: (agent: Connection) => Promise<Told>): Promise<void> {
-  const { view, told } = await withAgent(options.socket, ask);
+async function change(options: ChangeOptions, ask: (agent: Connection) => Promise<Changed>): Promise<void> {
+  const { view, words } = await withAgent(options.socket, ask);
   if (options.json === true) printJson(view);
-  else print(told);
+  else print(words);
 }
 
 /**
@@ -136,11 +136,11 @@ async function find(agent: Connection, target: string): Promise<{ pool?: string;
   return { pool: target, workers: serving.map((worker) => worker.worker_id) };
 }
 
-function tellWorker(view: WorkerView): Told {
+function describeWorker(view: WorkerView): Changed {
   const reason = view.reason === '' ? '' : ` (${view.reason})`;
-  return { view, told: `worker ${view.worker_id}: ${word(view.state)}${reason}` };
+  return { view, words: `worker ${view.worker_id}: ${word(view.state)}${reason}` };
 }
 
-function tellNode(view: NodeView): Told {
-  return { view, told: `node ${view.node_id}: ${word(view.state)}` };
+function describeNode(view: NodeView): Changed {
+  return { view, words: `node ${view.node_id}: ${word(view.state)}` };
 }

@@ -127,7 +127,9 @@ export async function withAgent<T>(flag: string | undefined, use: (agent: Connec
   }
 }
 
-/** What is not to be dialled, or cannot be: Node cuts a long path off, and grpc-js takes no line breaks. */
+/**
+ * Throws if the socket must not be dialled, or cannot be: Node cuts long paths off in silence, and grpc-js takes no line breaks.
+ */
 function refuse({ path, named }: AgentSocket): void {
   const bytes = Buffer.byteLength(path);
   if (bytes > socketPathMaxBytes || /[\n\r\u2028\u2029]/.test(path)) {

@@ -25,7 +25,7 @@ export async function explain(workerId: string, options: { readonly socket?: str
   if (exit !== null) tellExit(exit);
 }
 
-/** Of the requests that a worker has, the oldest are shown. */
+/** The command line shows this many of a worker's requests, the oldest ones. */
 const requestsMax = 32;
 
 function tellExit(exit: ExitView): void {
@@ -46,7 +46,7 @@ function tellEvidence(evidence: EvidenceView): void {
   if (lastLines.length > 0) print(`\nits last lines:\n${indented(lastLines.join('\n'))}`);
 }
 
-/** What a worker wrote, so that none of its lines passes for one of ours. */
+/** Indents a worker's text, so that none of its lines can pass for a line of the command line itself. */
 function indented(text: string): string {
   return text.replaceAll(/^/gm, '  ');
 }

@@ -84,7 +84,7 @@ function isAgentGone(error: unknown): boolean {
   return error instanceof ConnectionLost || (error instanceof CliError && error.code === exitCode.noAgent);
 }
 
-/** What the next agent says of a roll that it has not taken up. */
+/** The error of a roll that the next agent does not know; other errors stay as they are. */
 function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
   const unknown = error instanceof CliError && ['NOT_FOUND', 'UNIMPLEMENTED'].includes(String(error.details['status']));
   if (!unknown) return error;

@@ -1,9 +1,13 @@
 import { withAgent } from './connect.ts';
+import { shortLine } from './excerpt.ts';
 import { listWorkers } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { progressWords } from './progress.ts';
 import { age, mebibytes, table, word } from './table.ts';
 import type { WorkerView } from './views.ts';
+
+/** The column cuts longer progress messages to this. */
+const progressMaxLength = 40;
 
 export interface WorkersOptions {
   readonly socket?: string;
@@ -59,8 +63,6 @@ function row(worker: WorkerView, nowMs: number): (string | number)[] {
   ];
 }
 
-/** Of a long message as much as a column has room for. */
 function progressOf({ progress, progress_message }: WorkerView): string {
-  const words = progressWords(progress, progress_message);
-  return words.length > 40 ? `${words.slice(0, 39)}…` : words || '-';
+  return shortLine(progressWords(progress, progress_message), progressMaxLength) || '-';
 }

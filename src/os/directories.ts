@@ -23,7 +23,7 @@ export interface RuntimeDirectoryOptions {
   readonly lent?: { readonly path: string } | null;
   /** The group that may use the API's socket; null: none may. */
   readonly group?: number | null;
-  /** Told of each folder that was there and open to others, since it is closed to them from now on. */
+  /** Called for each folder that was open to other users: it is closed to them from now on. */
   readonly warn?: (message: string) => void;
 }
 

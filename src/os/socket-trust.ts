@@ -36,7 +36,7 @@ export function socketProblem(path: string, named: boolean, uid = process.geteui
       return `${path}: ${wanted}, got mode ${modeText(socket)}: ${remedy}`;
     }
   } catch {
-    // Who dials is told what is wrong.
+    // Nothing can be looked at here: the attempt to connect says why.
     return undefined;
   }
   return undefined;

@@ -25,11 +25,11 @@ _TASKS = "/proc/self/task"
 
 class _State:
     def __init__(self) -> None:
-        # Those of the SDK that are open.
+        # The SDK's open channels.
         self.channels: weakref.WeakSet[Any] = weakref.WeakSet()
-        # Its threads may still run, though no channel is open.
+        # gRPC's threads may still run, though no channel is open.
         self.may_run = False
-        # Until when a fork waits for them.
+        # A fork waits for gRPC's threads until this time.
         self.wait_until_s = 0.0
         self.runs_at_fork = False
         self.is_lost = False

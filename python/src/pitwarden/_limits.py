@@ -71,11 +71,9 @@ def _limit_tasks(value: int) -> bool:
     import resource
 
     _tasks_before = _tasks_of_user()
-    wanted = _tasks_before + value
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NPROC, (_within(hard, _tasks_before + value), hard))
     except (OSError, ValueError):
         return False
     return True
@@ -90,9 +88,7 @@ def raise_tasks(value: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft == hard:
         return
-    wanted = hard if value == 0 else _tasks_before + value
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
+    wanted = hard if value == 0 else _within(hard, _tasks_before + value)
     if wanted == resource.RLIM_INFINITY or wanted > soft:
         resource.setrlimit(resource.RLIMIT_NPROC, (wanted, hard))
 
@@ -103,12 +99,17 @@ def _set(kind: int, value: int) -> bool:
 
     try:
         _, hard = resource.getrlimit(kind)
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
+        value = _within(hard, value)
         resource.setrlimit(kind, (value, value))
     except (OSError, ValueError):
         return False
     return True
+
+
+def _within(hard: int, value: int) -> int:
+    import resource
+
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def _tasks_of_user() -> int:

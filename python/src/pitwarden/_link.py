@@ -97,7 +97,7 @@ class Link:
         self._phase: Literal["serving", "retiring", "stopping", "overdue", "leaving"] = "serving"
         # Why there is no agent.
         self._reason = ""
-        # What failed is not that no agent is there.
+        # The last attempt reached a socket that somebody listens at, and failed after that.
         self._somebody_listens = False
         # No stream is open.
         self._hung_up = threading.Event()

@@ -63,7 +63,7 @@ def _problem_of(path: str, named: bool) -> Optional[str]:
                 "command this agent; close it with chmod o-rwx (in a systemd socket unit: SocketMode=0660)"
             )
     except (OSError, ValueError):
-        # Who dials is told what is wrong.
+        # Nothing can be looked at here: the attempt to connect says why.
         return None
     return None
 
