@@ -190,6 +190,12 @@ export async function until<T>(
   }
 }
 
+/** What the agent logs may reach the test after what it answers. */
+export async function untilLogged({ output }: TestAgent, wanted: string | RegExp): Promise<void> {
+  const isThere = (): boolean => (typeof wanted === 'string' ? output().includes(wanted) : wanted.test(output()));
+  await until(isThere, `the log to have ${wanted}`, output);
+}
+
 export async function untilReady(agent: TestAgent, pool: string, count: number): Promise<WorkerView[]> {
   return until(
     async () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { node, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { node, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 
 // What goes in and out of the command line arrives as it is, and what others wrote cannot harm whoever reads it.
@@ -230,7 +230,7 @@ test('what a worker logs stands in the agent’s log with its level, and a trace
     'the traceback',
     () => agent.output(),
   );
-  expect(agent.output()).toMatch(/^\S+ p-0-\w+ \| got a\n {4}b$/m);
+  await untilLogged(agent, /^\S+ p-0-\w+ \| got a\n {4}b$/m);
 });
 
 interface Streamed {

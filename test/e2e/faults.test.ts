@@ -4,7 +4,17 @@ import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { markOf } from '../../src/os/tree-mark.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, interruptUntilGone, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
+import {
+  examples,
+  interruptUntilGone,
+  processesOf,
+  python,
+  root,
+  startAgent,
+  until,
+  untilLogged,
+  untilReady,
+} from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect, retrying } from './grpc.ts';
 
@@ -82,7 +92,7 @@ test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced',
     'the replacement',
     () => agent.output().slice(-3000),
   );
-  expect(agent.output()).toMatch(/reason":"hung"/);
+  await untilLogged(agent, /reason":"hung"/);
   await client.execute('faults', 'leak', [1]);
 });
 

@@ -6,7 +6,18 @@ import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, expect, onTestFinished, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, node, processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import {
+  examples,
+  node,
+  processesOf,
+  python,
+  root,
+  runProcess,
+  startAgent,
+  until,
+  untilLogged,
+  untilReady,
+} from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -107,12 +118,12 @@ test('a state disk that hangs: a ready worker is admitted all the same, the log 
     await untilReady(agent, 'faults', 1);
     expect((await client.execute('faults', 'leak', [1])).workerId).toBe(parse(name).name);
     const said = /the ledger's entry of \S+ could not be renewed: expected the disk to take it within 5 s/;
-    expect(agent.output()).toMatch(said);
+    await untilLogged(agent, said);
     await agent.cli('scale', 'faults', '1');
     agent.signal('SIGTERM');
     // By its own hand: process.exit waits for the threads that hang.
     expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });
-    expect(agent.output()).toContain("the ledger's disk does not answer");
+    await untilLogged(agent, "the ledger's disk does not answer");
   } finally {
     for (const fifo of hanging) closeSync(openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK));
   }
@@ -140,7 +151,8 @@ test('a runtime directory that is taken away is made again, and /readyz says so 
   expect((await client.execute('faults', 'leak', [1])).workerId).toBe(first?.worker_id);
   rmSync(directory);
   await until(async () => (await readyz()) === '200 ready\n', 'it to be made again', readyz);
-  expect(agent.output()).toMatch(
+  await untilLogged(
+    agent,
     /something took away what an agent needs there; made again: .*agent.sock, .*link.sock, the lock/,
   );
 
@@ -171,7 +183,7 @@ test.skipIf(!canBeFirst)(
     client = connect(agent.socket);
     await untilReady(agent, 'faults', 1);
     expect((await client.execute('faults', 'leak', [1])).workerId).toMatch(/^faults-0-/);
-    expect(agent.output()).toMatch(/"level":"warn".*this agent is process 1 of its container.*docker run --init/);
+    await untilLogged(agent, /"level":"warn".*this agent is process 1 of its container.*docker run --init/);
     const inside = readFileSync(`/proc/${agent.pid}/task/${agent.pid}/children`, 'utf8').trim();
     process.kill(Number(inside), 'SIGTERM');
     expect(await agent.exited).toEqual({ code: 0, signal: null });

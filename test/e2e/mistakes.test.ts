@@ -4,7 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import {
+  examples,
+  processesOf,
+  python,
+  root,
+  runProcess,
+  startAgent,
+  until,
+  untilLogged,
+  untilReady,
+} from './agent.ts';
 import { connect } from './grpc.ts';
 
 // What people do wrong, and what they are told.
@@ -155,10 +165,10 @@ test('--listen takes a free port on loopback, serves the same API there and warn
   await untilReady(agent, 'text', 1);
   const { node } = await agent.json<{ node: { listen_address: string; warnings: string[] } }>('status');
   expect(node.listen_address).toMatch(/^127\.0\.0\.1:\d+$/);
-  expect(agent.output()).toContain(`gRPC at ${node.listen_address}`);
+  await untilLogged(agent, `gRPC at ${node.listen_address}`);
   const warning = `listen: gRPC at ${node.listen_address} has no authentication`;
   expect(node.warnings).toEqual([expect.stringContaining(warning)]);
-  expect(agent.output()).toContain(warning);
+  await untilLogged(agent, warning);
   expect((await agent.cli('status')).stdout).toContain(`warning: ${warning}`);
   const client = connect(node.listen_address);
   expect((await client.execute('text', 'count_words', ['a'])).value).toEqual({ a: 1 });

@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, python, root, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -63,7 +63,7 @@ text:
     () => agent.workers('text'),
   );
   expect(second.slot).toBe(first?.slot);
-  expect(agent.output()).toContain('(ttl)');
+  await untilLogged(agent, '(ttl)');
 });
 
 test('a worker that leaks past its soft limit is recycled and no request fails; past its hard limit it is killed', async () => {
@@ -85,7 +85,7 @@ faults:
     'another worker to answer',
     () => agent.output().slice(-2000),
   );
-  expect(agent.output()).toMatch(/reason":"memory"/);
+  await untilLogged(agent, /reason":"memory"/);
   expect(agent.output()).not.toContain('memory_hard');
 
   // One request that is there until the kill: between two of them the kill could find the worker idle.
@@ -164,6 +164,6 @@ p:
     () => agent.json('exits'),
   );
   for (const exit of ended) expect(exit).toMatchObject({ reason: 'retired', exit_code: 0, unplanned: false });
-  expect(agent.output()).toContain('it asks to be replaced: the model is broken');
+  await untilLogged(agent, 'it asks to be replaced: the model is broken');
   expect(agent.output()).not.toContain('backing off');
 });

@@ -3,7 +3,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, startAgent, until, untilReady } from './agent.ts';
+import { examples, processesOf, python, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
@@ -58,7 +58,7 @@ test('a key that takes effect with the next start is named in the log and in sta
   await until(async () => (await needed()).length > 0, 'it to be told', agent.output);
   expect(await needed()).toEqual(['node.id']);
   expect((await agent.cli('status')).stdout).toContain('taken up when the agent starts again: node.id');
-  expect(agent.output()).toMatch(/"level":"?(40|warn)"?.*restart_needed/);
+  await untilLogged(agent, /"level":"?(40|warn)"?.*restart_needed/);
 });
 
 test('a request with a deadline a year away costs no timer that fires all the time', async () => {

@@ -7,7 +7,7 @@ import { identify } from '../../src/os/identity.ts';
 import type { LedgerEntry } from '../../src/os/ledger.ts';
 import { seal, unseal } from '../../src/os/sealed-file.ts';
 import type { TestAgent, WorkerView } from './agent.ts';
-import { processesOf, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { processesOf, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connectDeaf } from './deaf-caller.ts';
 import type { Answer, Connection } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
@@ -108,7 +108,7 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
   expect(after.map(({ started_at_ms: at }) => Math.round(at / 100)).sort()).toEqual(
     before.map(({ started_at_ms: at }) => Math.round(at / 100)).sort(),
   );
-  expect(agent.output()).toMatch(/workers of an earlier agent: 3 adopted, 0 ended/);
+  await untilLogged(agent, /workers of an earlier agent: 3 adopted, 0 ended/);
   const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
   expect(metrics).toContain('pitwarden_adoptions{outcome="adopted"} 3');
   // Pings and memory.
@@ -219,7 +219,7 @@ test('one that died while no agent was there is forgotten, with what it left, an
   await startNext(pools);
   const ready = await untilReady(agent, 'p', 2);
   expect(ready.map(({ pid }) => pid)).toContain(second?.pid);
-  expect(agent.output()).toMatch(/1 adopted, 0 ended, for no pool wants them, 1 had died/);
+  await untilLogged(agent, /1 adopted, 0 ended, for no pool wants them, 1 had died/);
 });
 
 test('one whose pool is gone from the config is ended', async () => {
@@ -516,6 +516,6 @@ test('garbage in the ledger is set aside, and its worker goes', async () => {
   await startNext(survivor());
   await until(() => !processesOf(agent.dir).includes(first?.pid ?? 0), 'the unknown worker to leave', agent.output);
   await untilReady(agent, 'p', 1);
-  expect(agent.output()).toMatch(/1 files set aside/);
-  expect(agent.output()).toMatch(/left alone, since it is none of ours: \S*\/ledger\/a folder/);
+  await untilLogged(agent, /1 files set aside/);
+  await untilLogged(agent, /left alone, since it is none of ours: \S*\/ledger\/a folder/);
 });
