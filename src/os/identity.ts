@@ -66,11 +66,20 @@ function look(identity: ProcessIdentity): 'alive' | 'gone' | 'unknown' {
 export function ticksSinceBoot(): number | undefined {
   if (!hasProc) return undefined;
   try {
-    return Math.floor(Number(readFileSync('/proc/uptime', 'latin1').split(' ', 1)[0]) * ticksPerSecond);
+    return ticksOfUptime(readFileSync('/proc/uptime', 'latin1'));
   } catch {
     // Needs no descriptor, and may be up to a second early: then less is proven by it, never too much.
     return Math.floor(uptime()) * ticksPerSecond;
   }
+}
+
+/**
+ * Of the text of /proc/uptime, whose first number is in hundredths of a second, rounded down: ticks, as it happens. Rounded here
+ * and not cut, since as a fraction one number in fifteen is less than its digits say, and a tick less would deny a process that
+ * was born in it.
+ */
+export function ticksOfUptime(text: string): number {
+  return Math.round(Number.parseFloat(text) * ticksPerSecond);
 }
 
 export function isDead(state: string): boolean {

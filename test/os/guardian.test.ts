@@ -291,16 +291,17 @@ where('it holds nothing of the agent, and is no worker', async () => {
   openSync(join(root, 'a file of the agent'), 'w');
   const { guardian, pid } = await guard();
   const links = (path: string, fds: readonly string[]) => fds.map((fd) => readlinkSync(`${path}/fd/${fd}`));
-  const ofGuardian = readdirSync(`/proc/${pid}/fd`);
-  // What whoever runs the tests lets all descend from it inherit is not the agent's: it lacks O_CLOEXEC here too.
-  const inherited = ofGuardian.filter((fd) => Number(fd) > 2 && isInheritable(fd));
-  const open = links(
-    `/proc/${pid}`,
-    ofGuardian.filter((fd) => !inherited.includes(fd)),
-  );
-  expect(links(`/proc/${pid}`, inherited)).toEqual(links('/proc/self', inherited));
   const script = join(import.meta.dirname, '../../bin/guardian.sh');
-  expect(open.sort()).toEqual(['/dev/null', '/dev/null', script, expect.stringMatching(/^socket:/)].sort());
+  // Right after its signals are ignored it reads its own user id, and closes that file again.
+  await vi.waitFor(() => {
+    const ofGuardian = readdirSync(`/proc/${pid}/fd`);
+    // What whoever runs the tests lets all descend from it inherit is not the agent's: it lacks O_CLOEXEC here too.
+    const inherited = ofGuardian.filter((fd) => Number(fd) > 2 && isInheritable(fd));
+    const own = ofGuardian.filter((fd) => !inherited.includes(fd));
+    expect(links(`/proc/${pid}`, inherited)).toEqual(links('/proc/self', inherited));
+    const expected = ['/dev/null', '/dev/null', script, expect.stringMatching(/^socket:/)];
+    expect(links(`/proc/${pid}`, own).sort()).toEqual(expected.sort());
+  });
   expect(readFileSync(`/proc/${pid}/environ`, 'latin1')).not.toContain('PITWARDEN');
   const { session, pgrp } = readStat(pid) ?? {};
   expect([session, pgrp]).toEqual([pid, pid]);

@@ -1,0 +1,12 @@
+import { expect, test } from 'vitest';
+import { ticksOfUptime } from '../../src/os/identity.ts';
+
+test('the ticks of an uptime are those that its digits say', () => {
+  const wrong: string[] = [];
+  for (let ticks = 0; ticks < 200_000; ticks += 1) {
+    const text = `${Math.floor(ticks / 100)}.${String(ticks % 100).padStart(2, '0')} 12.34\n`;
+    if (ticksOfUptime(text) !== ticks) wrong.push(text);
+  }
+  expect(wrong).toEqual([]);
+  expect(ticksOfUptime('90210234.57 180420468.01\n')).toBe(9_021_023_457);
+});
