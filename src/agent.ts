@@ -56,6 +56,7 @@ import { controlService } from './wire/control.ts';
 import { executionService } from './wire/execution.ts';
 import type { HttpServer } from './wire/http.ts';
 import { startHttp } from './wire/http.ts';
+import type { MemoryBudget } from './wire/memory-budget.ts';
 import { createMemoryBudget } from './wire/memory-budget.ts';
 import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
@@ -157,13 +158,14 @@ export async function startAgent(
   const leaving = new AbortController();
   // Each open stream listens.
   setMaxListeners(0, leaving.signal);
+  const budget = createMemoryBudget(config.messageBudget);
   const dispatch = createAgentDispatch(
     clock.nowMs,
     () => loop,
     () => metrics,
+    budget,
     log,
   );
-  const budget = createMemoryBudget(config.messageBudget);
   /** Workers are not refused for what callers make the agent hold. */
   const linkBudget = createMemoryBudget(config.messageBudget);
   const metrics = createMetrics({
@@ -458,7 +460,13 @@ function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
   return locks;
 }
 
-function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () => Metrics, log: Log): Dispatch {
+function createAgentDispatch(
+  nowMs: () => number,
+  loop: () => Loop,
+  metrics: () => Metrics,
+  budget: MemoryBudget,
+  log: Log,
+): Dispatch {
   let timer: NodeJS.Timeout | null = null;
   const arm = (atMs: number): void => {
     if (timer !== null) clearTimeout(timer);
@@ -476,6 +484,7 @@ function createAgentDispatch(nowMs: () => number, loop: () => Loop, metrics: () 
     fingerprint,
     checksum: crc32,
     onDeadline: arm,
+    unclaimed: budget.account(),
   });
   return dispatch;
 }

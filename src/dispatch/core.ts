@@ -67,6 +67,15 @@ export interface DispatchOptions {
   fingerprint(request: Pick<Ask, 'command' | 'payload'>): string;
   /** `expire` wants to be called then, and no earlier time was asked for. */
   onDeadline(atMs: number): void;
+  /** Counts what is held for callers who have left, towards the node's memory budget. */
+  readonly unclaimed: UnclaimedBytes;
+}
+
+/** As much of a memory account as dispatch needs. */
+export interface UnclaimedBytes {
+  fits(bytes: number): boolean;
+  add(bytes: number): void;
+  give(bytes: number): void;
 }
 
 /** What a worker says at the end of a request; null: no error. */
@@ -171,9 +180,13 @@ export function queuesOf(pool: Pool): Queue[] {
   return [pool.queue, pool.waiting, ...pool.parked.values()];
 }
 
+/** What is smaller is a part of memory that Node shares out, and a copy would be one too. */
+const sharedBytes = Buffer.poolSize;
+
 /** A view of a small part keeps the whole message alive for as long as it waits. */
 export function compact(payload: Buffer): Buffer {
-  return payload.length * 4 < payload.buffer.byteLength ? Buffer.from(payload) : payload;
+  const { byteLength } = payload.buffer;
+  return byteLength > sharedBytes && payload.length * 2 < byteLength ? Buffer.from(payload) : payload;
 }
 
 export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: number): Request {
@@ -208,6 +221,7 @@ export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, time
     told: 0,
     skip: 0,
     counted: false,
+    unclaimedBytes: 0,
     awaitsReplays: 0,
     bareCrc32: null,
     queue: null,

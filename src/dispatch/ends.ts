@@ -2,6 +2,7 @@ import type { Core, Pool, WorkerResult } from './core.ts';
 import { arm, nobody, nothing } from './core.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
+import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** How requests end: each once, whoever says it first. */
@@ -77,8 +78,10 @@ export function bare(core: Core, request: Request): void {
 /** An ended request whose caller is not there: how it ended is kept for when it asks again. */
 function keepAnswer(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
   request.endError = error;
-  if (request.caller !== null || pool?.named.get(request.requestId) !== request) return;
+  if (request.caller !== null) return;
+  if (pool?.named.get(request.requestId) !== request) return dropUnclaimed(core, request);
   bare(core, request);
+  countUnclaimed(core, request);
   if (!request.answered) pool.untold.add(request);
   awaitCaller(core, request);
 }

@@ -5,6 +5,7 @@ import { end } from './ends.ts';
 import { createQueue } from './queue.ts';
 import type { Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
+import { claim } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** Which worker gets which request, and what comes back from one that could not begin it. */
@@ -249,6 +250,7 @@ export function recallFromStalled(core: Core, nowMs: number): void {
 function forgetBare(core: Core, pool: Pool, request: Request): void {
   request.state = 'ended';
   core.deadlines.remove(request);
+  claim(core, request);
   if (pool.named.get(request.requestId) === request) pool.named.delete(request.requestId);
 }
 

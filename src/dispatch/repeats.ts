@@ -4,6 +4,7 @@ import { awaitCaller, awaitEnd, bare, end, endByWorker, giveUp, keepIn } from '.
 import { displace, place, refuseStream, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
+import { claim, countUnclaimed, dropUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
 import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.ts';
 
 /**
@@ -37,11 +38,17 @@ export function settle(core: Core, request: Request, answers: Answers, delivered
 function abandon(core: Core, request: Request): void {
   request.caller = null;
   request.answers = nobody;
+  // Where memory has no room for one that waits, it is new to a caller that asks again, whose connection then holds it.
+  if (request.state === 'queued' && !core.options.unclaimed.fits(unclaimedBytesOf(request))) {
+    return nobodyAsked(core, request);
+  }
   if (request.state === 'replaying') request.state = 'ended';
   if (request.state === 'ended') bare(core, request);
   // What it did not read of a stream is wanted by nobody now.
   setPaused(core, request, false);
   core.deadlines.remove(request);
+  request.payload = compact(request.payload);
+  countUnclaimed(core, request);
   awaitCaller(core, request);
   boundKept(core, request);
 }
@@ -84,6 +91,7 @@ function forgetNamed(core: Core, request: Request): void {
   if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
   pool?.untold.delete(request);
   request.caller = null;
+  dropUnclaimed(core, request);
   if (!request.answered) return;
   const worker = core.workers.get(request.workerId);
   if (worker === undefined) return;
@@ -97,7 +105,7 @@ function letKeptGo(core: Core, worker: DispatchWorker, request: Request): void {
   if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
 }
 
-/** The time in which its caller could have come back is over. */
+/** The time in which its caller could have come back is over, or it is not kept for so long. */
 export function nobodyAsked(core: Core, request: Request): void {
   if (request.state === 'ended') return forgetNamed(core, request);
   const named = core.pools.get(request.pool)?.named;
@@ -117,6 +125,7 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   }
   const before = request.caller;
   request.caller = answers;
+  claim(core, request);
   // One that was handed the answer has had its end.
   if (before !== null && request.state !== 'ended') {
     const message = 'the request was sent again with its request_id: the answer goes there';
@@ -204,7 +213,9 @@ export function loseKept(core: Core, pool: Pool, request: Request, error: Reques
   request.answered = false;
   if (request.state === 'replaying') return end(core, request, error);
   request.endError = error;
-  if (request.caller === null) pool.untold.add(request);
+  if (request.caller !== null) return;
+  pool.untold.add(request);
+  countUnclaimed(core, request);
 }
 
 /** It may be one that a worker from before has: that is known once those have dialled in. */
@@ -275,6 +286,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
 function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   pool.named.set(request.requestId, request);
   if (request.caller !== null) return askAgain(worker, request);
+  countUnclaimed(core, request);
   awaitCaller(core, request);
 }
 

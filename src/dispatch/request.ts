@@ -114,6 +114,8 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   skip: number;
   /** The metrics have it. */
   counted: boolean;
+  /** What it adds to the bytes that are held for callers who have left: see unclaimed.ts. */
+  unclaimedBytes: number;
   /** Replays that were asked for and have not begun: what comes until then is void. */
   awaitsReplays: number;
   /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */

@@ -6,6 +6,7 @@ import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import type { ReportedProgress } from '../../src/domain/evidence.ts';
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 
 /** One request as its caller sees it. */
 export interface Told {
@@ -82,6 +83,8 @@ export class Host {
   readonly spent: string[] = [];
   readonly overdue: string[] = [];
   readonly poisoned: string[] = [];
+  readonly budget = createMemoryBudget(1024 * 1024);
+  readonly unclaimed = this.budget.account();
   readonly dispatch: Dispatch = createDispatch({
     nowMs: () => this.nowMs,
     onIdle: (workerId) => this.idle.push(workerId),
@@ -95,6 +98,7 @@ export class Host {
     onDeadline: (atMs) => {
       this.armedAtMs = atMs;
     },
+    unclaimed: this.unclaimed,
   });
 
   constructor() {

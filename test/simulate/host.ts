@@ -12,6 +12,7 @@ import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
 import type { Leftover, Newborn, State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { createStepInvariants, hold } from '../domain/invariants.ts';
 import type { Asked } from './asked.ts';
 import { commandModels } from './asked.ts';
@@ -101,6 +102,7 @@ export class Host {
       checksum: crc32,
       fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
       onDeadline: (atMs) => this.#arm(atMs),
+      unclaimed: createMemoryBudget(512 * 1024 * 1024).account(),
     });
   }
 

@@ -1,0 +1,139 @@
+import fc from 'fast-check';
+import { beforeEach, expect, test } from 'vitest';
+import type { Request } from '../../src/dispatch/request.ts';
+import { timeLimit } from '../time-limit.ts';
+import type { Told } from './host.ts';
+import { Host, poolLimits } from './host.ts';
+
+const kib = 1024;
+const payload = Buffer.alloc(100 * kib, 'x');
+const named = (requestId: string) => ({ requestId, named: true, payload });
+let host: Host;
+
+beforeEach(() => {
+  host = new Host();
+  host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9 }));
+});
+
+test('the payload of a named request whose caller has left counts, until its caller is back', () => {
+  const told = host.submit(named('a'));
+  expect(host.unclaimed.usedBytes).toBe(0);
+  host.settle(told, false);
+  expect(host.unclaimed.usedBytes).toBeGreaterThan(payload.length);
+  host.submit(named('a'));
+  expect(host.unclaimed.usedBytes).toBe(0);
+});
+
+test('of an ended request whose caller has left its names count, until it is forgotten', () => {
+  const worker = host.addWorker();
+  host.settle(host.submit(named('a')), false);
+  host.answer(worker, 1);
+  expect(host.unclaimed.usedBytes).toBeGreaterThan(0);
+  expect(host.unclaimed.usedBytes).toBeLessThan(4 * kib);
+  host.pass(500);
+  host.pass(500);
+  expect(host.unclaimed.usedBytes).toBe(0);
+});
+
+test('a forgotten request keeps no payload, though its worker still has it', () => {
+  const worker = host.addWorker({ concurrency: 3 });
+  const [late, cancelled] = [host.submit(named('a')), host.submit(named('b'))];
+  host.settle(late, false);
+  host.cancel(cancelled);
+  host.pass(600);
+  expect(worker.cancelled.toSorted()).toEqual([1, 2]);
+  expect(late.request?.payload).toHaveLength(0);
+  expect(cancelled.request?.payload).toHaveLength(0);
+  expect(host.unclaimed.usedBytes).toBe(0);
+});
+
+test('one that waits, and for which there is no room, is let go, and runs for who asks again', () => {
+  const all = Array.from({ length: 12 }, (_, i) => host.submit(named(String(i))));
+  for (const told of all) host.settle(told, false);
+  expect(host.unclaimed.usedBytes).toBeLessThanOrEqual(host.budget.maxBytes / 2);
+  expect(host.dispatch.poolStats('p').queued).toBe(5);
+  expect(all.map(({ ends }) => ends)).toEqual(Array(12).fill(0));
+  const worker = host.addWorker({ concurrency: 12 });
+  const again = Array.from({ length: 12 }, (_, i) => host.submit(named(String(i))));
+  for (const linkId of [...worker.running.keys()]) host.answer(worker, linkId);
+  expect(again.map(({ result }) => result)).toEqual(Array(12).fill('done'));
+  expect(host.unclaimed.usedBytes).toBe(0);
+});
+
+test('one that runs is kept, though there is no room for it', () => {
+  host.addWorker();
+  const told = host.submit(named('a'));
+  const other = host.budget.account();
+  other.add(host.budget.maxBytes);
+  host.settle(told, false);
+  expect(host.budget.usedBytes).toBeGreaterThan(host.budget.maxBytes + payload.length);
+});
+
+const index = fc.nat({ max: 20 });
+const moves = fc.array(
+  fc.tuple(
+    fc.constantFrom('submit', 'submit', 'leave', 'leave', 'read', 'cancel', 'answer', 'kill', 'back', 'wait', 'add'),
+    index,
+    index,
+  ),
+  { maxLength: 60 },
+);
+
+test('whatever happens: each payload without a caller is counted, and in the end nothing is', () => {
+  const play = (on: Host, what: string, at: number, which: number): void => {
+    const told = on.told[at % Math.max(1, on.told.length)];
+    const living = on.workers.filter(({ removed }) => !removed);
+    const worker = living[at % Math.max(1, living.length)];
+    const linkId = [...(worker?.running.keys() ?? [])][which % Math.max(1, worker?.running.size ?? 0)];
+    if (what === 'submit') on.submit({ ...named(`r${at % 6}`), payload: Buffer.alloc(at % 2 === 0 ? 10 : 90 * kib) });
+    else if (what === 'add') on.addWorker({ concurrency: 2, marksBegun: true });
+    else if (what === 'wait') on.pass(which * 40);
+    else if (what === 'leave' && told !== undefined) on.settle(told, false);
+    else if (what === 'read' && told !== undefined) on.settle(told, true);
+    else if (what === 'cancel' && told !== undefined) on.cancel(told);
+    else if (what === 'kill' && worker !== undefined) on.remove(worker);
+    else if (what === 'answer' && worker !== undefined && linkId !== undefined) on.answer(worker, linkId);
+    else if (what === 'back' && worker !== undefined) breakLine(on, worker);
+  };
+  const property = fc.property(moves, (drawn) => {
+    const on = new Host();
+    on.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9, keepMax: 3 }));
+    for (const [what, at, which] of drawn) {
+      play(on, what, at, which);
+      expect(on.unclaimed.usedBytes).toBeGreaterThanOrEqual(payloadsWithoutCaller(on.told));
+      expect(on.unclaimed.usedBytes).toBe(sum(requestsOf(on.told), ({ unclaimedBytes }) => unclaimedBytes));
+    }
+    for (const told of on.told) on.settle(told, true);
+    for (let i = 0; i < 10; i += 1) on.pass(400);
+    expect(on.unclaimed.usedBytes).toBe(0);
+    expect(payloadsWithoutCaller(on.told)).toBe(0);
+  });
+  fc.assert(property, { numRuns: 2_000, ...timeLimit });
+});
+
+/** It dials again, and knows of what it was sent, or of half of it. */
+function breakLine(on: Host, worker: Host['workers'][number]): void {
+  const held = [...worker.running].map(([id, { request }]) => ({
+    ...{ id, request_id: request.request_id, command: 'c', keep: true, ended: id % 2 === 0, cancelled: false },
+    ...{ remaining_ms: 900, age_ms: 100, payload_bytes: request.payload.length, payload_crc32: 0 },
+  }));
+  worker.removed = true;
+  on.reattach(worker, { last_id: 1_000, completed: 0, failed: 0, held });
+}
+
+function requestsOf(all: readonly Told[]): Set<Request> {
+  return new Set(all.flatMap(({ request }) => (request === undefined ? [] : [request])));
+}
+
+function payloadsWithoutCaller(all: readonly Told[]): number {
+  return sum(
+    [...requestsOf(all)].filter(({ caller }) => caller === null),
+    ({ payload: held }) => held.length,
+  );
+}
+
+function sum<T>(items: Iterable<T>, bytes: (item: T) => number): number {
+  let total = 0;
+  for (const item of items) total += bytes(item);
+  return total;
+}
