@@ -180,15 +180,6 @@ export function queuesOf(pool: Pool): Queue[] {
   return [pool.queue, pool.waiting, ...pool.parked.values()];
 }
 
-/** What is smaller is a part of memory that Node shares out, and a copy would be one too. */
-const sharedBytes = Buffer.poolSize;
-
-/** A view of a small part keeps the whole message alive for as long as it waits. */
-export function compact(payload: Buffer): Buffer {
-  const { byteLength } = payload.buffer;
-  return byteLength > sharedBytes && payload.length * 2 < byteLength ? Buffer.from(payload) : payload;
-}
-
 export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: number): Request {
   return {
     pool: ask.pool,

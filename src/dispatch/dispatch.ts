@@ -2,7 +2,7 @@ import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import { withoutLastLines } from '../domain/why-nothing-starts.ts';
 import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
-import { arm, compact, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
+import { arm, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
 import { awaitEnd, bare, end, endByWorker, giveUp } from './ends.ts';
 import {
@@ -221,7 +221,6 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
     send(core, pool, worker, request);
   } else {
     request.state = 'queued';
-    request.payload = compact(request.payload);
     pool.queue.push(request);
     serveQueue(core, pool);
   }

@@ -1,5 +1,5 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
-import { arm, compact, isAfter, newRequest, nobody, nothing } from './core.ts';
+import { arm, isAfter, newRequest, nobody, nothing } from './core.ts';
 import { awaitCaller, awaitEnd, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
 import { displace, place, refuseStream, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
@@ -47,7 +47,6 @@ function abandon(core: Core, request: Request): void {
   // What it did not read of a stream is wanted by nobody now.
   setPaused(core, request, false);
   core.deadlines.remove(request);
-  request.payload = compact(request.payload);
   countUnclaimed(core, request);
   awaitCaller(core, request);
   boundKept(core, request);
@@ -172,7 +171,7 @@ function isSame(core: Core, request: Request, ask: Ask): boolean {
 /** What a worker held is known by its checksum alone until its caller brings the payload again. */
 function supply(request: Request, ask: Ask): void {
   if (request.bareCrc32 === null || request.state === 'ended') return;
-  request.payload = compact(ask.payload);
+  request.payload = ask.payload;
   request.contentType = ask.contentType;
   request.bareCrc32 = null;
 }
@@ -222,7 +221,6 @@ export function loseKept(core: Core, pool: Pool, request: Request, error: Reques
 export function awaitExpected(pool: Pool, request: Request): void {
   request.state = 'queued';
   request.waits = true;
-  request.payload = compact(request.payload);
   pool.waiting.push(request);
 }
 

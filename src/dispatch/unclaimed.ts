@@ -8,7 +8,12 @@ import type { Request } from './request.ts';
  */
 
 /** The objects and map entries of one request. */
-const requestBytes = 1024;
+const objectBytes = 1024;
+
+/** What a request holds beside its payload. */
+export function requestBytesOf({ command, requestId, sessionId }: Request): number {
+  return objectBytes + command.length + requestId.length + sessionId.length;
+}
 
 /** Called where a request without a caller begins to be kept, or keeps less or more than before. */
 export function countUnclaimed(core: Core, request: Request): void {
@@ -26,10 +31,10 @@ export function dropUnclaimed(core: Core, request: Request): void {
   setUnclaimed(core, request, 0);
 }
 
-export function unclaimedBytesOf({ payload, command, requestId, sessionId, endError }: Request): number {
-  const texts = command.length + requestId.length + sessionId.length;
+export function unclaimedBytesOf(request: Request): number {
+  const { payload, endError } = request;
   const error = endError === null ? 0 : endError.message.length + endError.traceback.length;
-  return requestBytes + payload.length + texts + error;
+  return requestBytesOf(request) + payload.length + error;
 }
 
 function setUnclaimed(core: Core, request: Request, bytes: number): void {

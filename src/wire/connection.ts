@@ -9,7 +9,7 @@ export interface Connection {
   unreadBytes: number;
   /** Answers to named requests that were written and are not proven to be read; undefined: there were none yet. */
   receipts: Receipts<Asked> | undefined;
-  /** Payloads of those requests. */
+  /** Payloads of those requests, which count towards the node's budget too. */
   unprovenBytes: number;
   /** What the agent holds for it; undefined: its server has no budget, or no call was made yet. */
   memory: MemoryAccount | undefined;
@@ -29,6 +29,8 @@ export interface Asked {
   readonly answers: Answers;
   /** What of its payload is still held. */
   readonly payloadBytes: number;
+  /** That, and the rest of the request. */
+  readonly heldBytes: number;
 }
 
 /** Counts bytes of answers that were written (or, below 0, taken), which count towards the node's budget too. */

@@ -8,9 +8,12 @@ import type {
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../dispatch/request.ts';
+import { requestBytesOf } from '../dispatch/unclaimed.ts';
 import { requestIdMaxBytes } from '../domain/text-bounds.ts';
+import { compact } from './compact.ts';
 import type { Asked, CallUnread, Connection } from './connection.ts';
 import { addUnread, connectionOf, howEnded, unreadOfCall } from './connection.ts';
+import { readerOf } from './incoming.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 import type { ProgressRelay } from './progress-relay.ts';
 import { createProgressRelay } from './progress-relay.ts';
@@ -130,14 +133,20 @@ function awaitReceipt(source: ExecutionSource, connection: Connection, request: 
   const { session } = connection;
   if (!needsReceipt(request)) return dispatch.settle(request, answers, true);
   if (session === undefined || session.destroyed) return dispatch.settle(request, answers, false);
+  const { memory } = connection;
   connection.receipts ??= createReceipts<Asked>(session, (asked, isRead) => {
     connection.unprovenBytes -= asked.payloadBytes;
+    memory?.give(asked.heldBytes);
     dispatch.settle(asked.request, asked.answers, isRead);
   });
-  if (connection.unprovenBytes + request.payload.length > unprovenMaxBytes) dispatch.dropPayload(request, answers);
+  const { payload } = request;
+  const fits = connection.unprovenBytes + payload.length <= unprovenMaxBytes && memory?.fits(payload.length) !== false;
+  if (!fits) dispatch.dropPayload(request, answers);
   const payloadBytes = request.payload.length;
+  const heldBytes = requestBytesOf(request) + payloadBytes;
   connection.unprovenBytes += payloadBytes;
-  connection.receipts.add({ request, answers, payloadBytes });
+  memory?.add(heldBytes);
+  connection.receipts.add({ request, answers, payloadBytes, heldBytes });
 }
 
 function executeStream(
@@ -160,8 +169,10 @@ function executeStream(
       return wrong.code;
     }
     const bytes = payload.length + overheadBytes;
+    // What waits behind others is not to keep the worker's whole frame.
+    const own = unread.bytes > 0 ? compact(payload) : payload;
     unread.add(bytes);
-    const response = { payload, content_type: contentType, request_id: ask.requestId, worker_id: workerId };
+    const response = { payload: own, content_type: contentType, request_id: ask.requestId, worker_id: workerId };
     call.write(response, () => unread.taken(bytes));
     if (unread.isMuch() && request !== undefined) source.dispatch.pause(request);
     return 0;
@@ -281,6 +292,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   let scheduled = false;
   let writing = false;
   let ended = false;
+  let isOver = false;
   const unread = createUnread(connection, () => {
     for (const request of paused) source.dispatch.resume(request);
     paused.clear();
@@ -308,7 +320,11 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     for (const answered of batch) {
       bytes += answered.bytes;
       answered.written?.();
-      if (answered.asked !== null) awaitReceipt(source, connection, answered.asked.request, answered.asked.answers);
+      if (answered.asked !== null) {
+        const { request, answers, heldBytes } = answered.asked;
+        connection.memory?.give(heldBytes);
+        awaitReceipt(source, connection, request, answers);
+      }
     }
     unread.taken(bytes);
     if (call.isPaused() && unread.bytes <= readBelowBytes) call.resume();
@@ -319,13 +335,15 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     scheduled = true;
     setImmediate(flush);
   };
-  /** `asked`: the last word on it. */
+  /** `asked`: the last word on it, which holds what the request held until it is written. */
   const answer = (
     result: object,
     payloadBytes: number,
     asked: SubmitItem | null,
     whenWritten: (() => void) | null = null,
   ): void => {
+    // An error, to a request that is cancelled when its call is over.
+    if (isOver) return;
     const bytes = payloadBytes + overheadBytes;
     results.push({ result, bytes, asked, written: whenWritten });
     unread.add(bytes);
@@ -340,7 +358,8 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     const ask = wrong ?? askOf(source, message, deadlineMs, true);
     if ('code' in ask) return fail(requestId, ask, null);
     const response = (payload: Buffer, contentType: string, workerId: string): object => ({
-      payload,
+      // What waits is not to keep the worker's whole frame.
+      payload: writing ? compact(payload) : payload,
       content_type: contentType,
       request_id: requestId,
       worker_id: workerId,
@@ -373,6 +392,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       error: (error) => {
         const asked = forget(requestId);
         if (!answered) fail(requestId, error, asked);
+        else if (asked !== null) connection.memory?.give(asked.heldBytes);
       },
     };
     const heldBytes = ask.payload.length + overheadBytes;
@@ -402,7 +422,6 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     if (asked !== null && paused.size > 0) paused.delete(asked.request);
     open.delete(requestId);
     if (relays.size > 0) closeRelay(requestId);
-    if (asked !== null) connection.memory?.give(asked.heldBytes);
     return asked;
   };
 
@@ -411,7 +430,9 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     relays.delete(requestId);
   };
 
+  const reader = readerOf(call);
   call.on('data', (message: SubmitMessage | UnreadableMessage) => {
+    reader?.messageHandled();
     if (message instanceof UnreadableMessage) {
       call.emit('error', toStatus(refusal(code.invalidArgument, message.problem)));
       return;
@@ -431,6 +452,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
   source.leaving.addEventListener('abort', schedule);
   const over = (): void => {
     source.leaving.removeEventListener('abort', schedule);
+    isOver = true;
     unread.forget();
     for (const relay of relays.values()) relay.close();
     relays.clear();
@@ -438,12 +460,14 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
     const left = [...open.values()];
     open.clear();
     for (const { request, answers, heldBytes } of left) {
+      connection.memory?.give(heldBytes);
       if (leaves) source.dispatch.cancel(request, answers);
       else source.dispatch.settle(request, answers, false);
-      connection.memory?.give(heldBytes);
     }
     for (const { asked } of [...underway, ...results]) {
-      if (asked !== null) source.dispatch.settle(asked.request, asked.answers, leaves);
+      if (asked === null) continue;
+      connection.memory?.give(asked.heldBytes);
+      source.dispatch.settle(asked.request, asked.answers, leaves);
     }
     results = [];
     underway = [];
@@ -536,7 +560,7 @@ function askOf(
   return {
     pool: message.pool,
     command: message.command,
-    payload: message.payload,
+    payload: compact(message.payload),
     contentType: message.content_type,
     requestId: message.request_id === '' ? source.newRequestId() : message.request_id,
     named: message.request_id !== '',

@@ -126,6 +126,11 @@ export class MessageReader {
   /** Of one that streams, who handles a message holds it; that of a single one is held until the call is over. */
   readonly #isStream: boolean;
   #heldBytes = 0;
+  /** Of a stream: bytes of the messages that are whole and not handled yet. */
+  readonly #unhandled: number[] = [];
+  /** Messages that were handled, and those that were given to `unfold`. */
+  #handledCount = 0;
+  #unfoldedCount = 0;
   readonly #head = Buffer.allocUnsafe(headBytes);
   #headLength = 0;
   #message: Buffer | null = null;
@@ -181,11 +186,17 @@ export class MessageReader {
       this.#message = null;
       this.#room.stalls?.delete(this);
       this.#completed = true;
-      if (this.#isStream) this.#give(message.length);
+      if (this.#isStream) this.#unhandled.push(message.length);
       messages.push(message);
     }
     if (this.#message !== null) this.#room.stalls?.add(this);
     return messages;
+  }
+
+  /** Called by the service of a stream with each message that it takes, which the service holds from now on. */
+  messageHandled(): void {
+    this.#handledCount += 1;
+    this.#give(this.#unhandled.shift() ?? 0);
   }
 
   /** Bytes of the message that arrives, of which there are `receivedBytes`. */
@@ -289,13 +300,16 @@ export class MessageReader {
   /** The messages of a connection are unfolded one after the other, and each only as far as there is room for it. */
   unfold(message: Buffer, encoding: string): Buffer | Promise<Buffer> {
     const folded = message.subarray(headBytes);
+    const count = this.#unfoldedCount;
+    this.#unfoldedCount += 1;
     if (message[0] !== 1) return folded;
-    const unfolded = this.#connection.unfolding.then(() => this.#unfold(folded, encoding));
+    const unfolded = this.#connection.unfolding.then(() => this.#unfold(folded, encoding, count));
     this.#connection.unfolding = unfolded.catch(() => undefined);
     return unfolded;
   }
 
-  #unfold(folded: Buffer, encoding: string): Promise<Buffer> {
+  /** `count`: messages that came before it. */
+  #unfold(folded: Buffer, encoding: string, count: number): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const unfolder = encoding === 'gzip' ? createGunzip() : createInflate();
       const parts: Buffer[] = [];
@@ -322,13 +336,21 @@ export class MessageReader {
         parts.push(part);
       });
       unfolder.on('end', () => {
-        this.#give(this.#isStream ? takenBytes : takenBytes - bytes);
+        this.#give(takenBytes - bytes);
+        if (this.#isStream) this.#replaceUnhandled(count - this.#handledCount, bytes);
         resolve(Buffer.concat(parts, bytes));
       });
       const refused = take(unfolderBytes);
       if (refused !== undefined) return refuse(refused);
       unfolder.end(folded);
     });
+  }
+
+  /** In place of the compressed message the unfolded one is held. */
+  #replaceUnhandled(index: number, bytes: number): void {
+    const foldedBytes = this.#unhandled[index] ?? 0;
+    this.#unhandled[index] = bytes;
+    this.#give(foldedBytes);
   }
 
   close(): void {

@@ -212,6 +212,7 @@ function attach(source: WorkerLinkSource, call: Call, large: Set<string>): void 
     reader.unproven = { maxBytes: unprovenMaxBytes, admit };
   }
   call.on('data', (frame: WorkerFrame | UnreadableMessage) => {
+    reader?.messageHandled();
     // Frames that were on their way when it was refused or ended.
     if (over) return;
     if (frame instanceof UnreadableMessage) return refuseProtocol(frame.problem);

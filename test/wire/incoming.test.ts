@@ -8,6 +8,7 @@ import { gzipSync } from 'node:zlib';
 import type { ServerDuplexStream, sendUnaryData } from '@grpc/grpc-js';
 import { Metadata } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
+import { readerOf } from '../../src/wire/incoming.ts';
 import type { MemoryBudget } from '../../src/wire/memory-budget.ts';
 import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { services } from '../../src/wire/proto.ts';
@@ -247,7 +248,10 @@ async function openLink(waitForRoomMs: number): Promise<LinkScene> {
   const link = createServer({ messageMaxBytes: 8 * mib, budget: linkBudget, waitForRoomMs });
   link.server.addService(services.WorkerLink, {
     Attach: (call: ServerDuplexStream<LinkFrame, object>) => {
-      call.on('data', (frame: LinkFrame) => results.push(...frame.results.map(({ payload }) => payload.length)));
+      call.on('data', (frame: LinkFrame) => {
+        readerOf(call)?.messageHandled();
+        results.push(...frame.results.map(({ payload }) => payload.length));
+      });
       call.on('end', () => call.end());
       call.on('error', () => undefined);
     },
