@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { sampleWithPidusage } from '../../src/os/memory.ts';
 import { membersOf, readWithPs } from '../../src/os/process-table.ts';
 import { killDescendants } from '../../src/os/tree.ts';
@@ -24,6 +24,12 @@ test('a tree is found, measured and killed, the child in a session of its own to
   const exited = once(parent, 'exit');
   await killDescendants(pid);
   await exited;
-  const left = (await readWithPs()).filter((row) => members.some((member) => member.pid === row.pid));
-  expect(left, `started ${line.toString()}`).toEqual([]);
+  // A signal is sent, and on a busy machine the process ends some time after it.
+  await vi.waitFor(
+    async () => {
+      const left = (await readWithPs()).filter((row) => members.some((member) => member.pid === row.pid));
+      expect(left, `started ${line.toString()}`).toEqual([]);
+    },
+    { timeout: 10_000 },
+  );
 });
