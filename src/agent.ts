@@ -26,7 +26,7 @@ import { loopHealth, startLoop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { DirectoryLock } from './os/agent-lock.ts';
-import { isUnwritable, lockDirectory } from './os/agent-lock.ts';
+import { isUnwritable, lockDirectory, lockHolder } from './os/agent-lock.ts';
 import { openCgroups } from './os/cgroup.ts';
 import { systemClock } from './os/clock.ts';
 import { descriptorLimit } from './os/descriptors.ts';
@@ -293,8 +293,12 @@ export async function startAgent(
     await Promise.all([api.stop(lastAnswersMs), link.stop(0), opened.http?.close()]);
     const last = [
       outputDirectory.close,
-      // Also of those that a start that failed has not taken over.
-      () => clearRuntimeDirectory(paths, new Set([...hands.held.keys(), ...notAdopted])),
+      () => {
+        // Something took the directory away, and another agent has it: its files are not ours to clear away.
+        if (lockHolder(config.runtimeDir) !== 'us') return;
+        // Also of those that a start that failed has not taken over.
+        clearRuntimeDirectory(paths, new Set([...hands.held.keys(), ...notAdopted]));
+      },
       cgroups.close,
       guardian.close,
     ];

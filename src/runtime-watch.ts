@@ -1,6 +1,6 @@
 import { lstatSync, rmSync } from 'node:fs';
 import type { Log } from './log.ts';
-import { isLockOurs, lockDirectory } from './os/agent-lock.ts';
+import { lockDirectory, lockHolder } from './os/agent-lock.ts';
 import type { RuntimeDirectory } from './os/directories.ts';
 import { prepareRuntimeDirectory } from './os/directories.ts';
 
@@ -47,7 +47,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
 
   const look = async (): Promise<void> => {
     const lost = sockets.filter(({ path, inode }) => inodeOf(path) !== inode);
-    const isLocked = isLockOurs(directory);
+    const isLocked = lockHolder(directory) !== 'nobody or another';
     if (lost.length > 0 || !isLocked) await restore(lost, isLocked);
     if (lent !== null && lent.path !== '' && inodeOf(lent.path) === undefined) {
       throw new Error(`${lent.path}, the service manager's socket, is gone: restart its socket unit`);

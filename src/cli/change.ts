@@ -15,7 +15,9 @@ export interface ChangeOptions {
 }
 
 export async function scale(pool: string, size: string, options: ChangeOptions): Promise<void> {
-  if (!/^\d+$/.test(size)) throw new CliError(exitCode.usage, `SIZE: expected a whole number, got "${size}"`);
+  // What is right the agent says; of a number that fits into no field protobuf would send the lowest 32 bits.
+  if (!/^\d{1,9}$/.test(size))
+    throw new CliError(exitCode.usage, `SIZE: expected a whole number of at most 9 digits, got "${size}"`);
   await change(options, async (agent) => {
     const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
     const still = word(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, isGone, isOfThisBoot } from './identity.ts';
 import { readSmallFile } from './read-file.ts';
+import { isShortage } from './shortage.ts';
 
 /** A directory that this agent alone uses, until `release`. */
 export interface DirectoryLock {
@@ -27,16 +28,19 @@ export function lockDirectory(directory: string): DirectoryLock {
   } finally {
     rmSync(own, { force: true });
   }
-  return { release: () => rmSync(path, { force: true }) };
+  // Something may have taken it away, and another agent may have the directory by now.
+  return { release: () => lockHolder(directory) === 'us' && rmSync(path, { force: true }) };
 }
 
-/** Whether the lock of a directory is there and names this process. */
-export function isLockOurs(directory: string): boolean {
+/** Whom the lock of a directory names. Unknown: the host has no descriptor to read it with, say. */
+export function lockHolder(directory: string): 'us' | 'nobody or another' | 'unknown' {
   try {
-    const { pid, startTime } = JSON.parse(readLock(lockPath(directory))) as Partial<ProcessIdentity>;
-    return pid === process.pid && startTime === identify(process.pid)?.startTime;
-  } catch {
-    return false;
+    const found = readIfThere(lockPath(directory));
+    const holder = found === undefined ? undefined : identityIn(found);
+    const isUs = holder?.pid === process.pid && holder.startTime === identify(process.pid)?.startTime;
+    return isUs ? 'us' : 'nobody or another';
+  } catch (error) {
+    return isShortage(error) ? 'unknown' : 'nobody or another';
   }
 }
 

@@ -13,9 +13,15 @@ export interface BegunMark {
   remove(): void;
 }
 
-/** Throws where the file cannot be made. */
+/** Throws where the file cannot be made, and then leaves none. */
 export function createBegunMark(path: string): BegunMark {
-  writeFileSync(path, Buffer.alloc(Uint32Array.BYTES_PER_ELEMENT), { mode: 0o600 });
+  try {
+    writeFileSync(path, Buffer.alloc(Uint32Array.BYTES_PER_ELEMENT), { mode: 0o600 });
+  } catch (error) {
+    // On a disk that is full each try would leave a file of its own.
+    removeFile(path);
+    throw error;
+  }
   return openBegunMark(path);
 }
 

@@ -122,12 +122,14 @@ function nameOf(value: unknown): string {
 interface Partial {
   decoder: StringDecoder;
   text: string;
+  /** That `text` was made of. */
+  bytes: number;
   /** More came than is kept. */
   cut: boolean;
 }
 
 function newPartial(): Partial {
-  return { decoder: new StringDecoder('utf8'), text: '', cut: false };
+  return { decoder: new StringDecoder('utf8'), text: '', bytes: 0, cut: false };
 }
 
 function split(part: Partial, data: Buffer, emit: (text: string) => void): void {
@@ -136,6 +138,7 @@ function split(part: Partial, data: Buffer, emit: (text: string) => void): void 
     append(part, data.subarray(start, end));
     emit(trim(part.text + part.decoder.end(), part.cut));
     part.text = '';
+    part.bytes = 0;
     part.cut = false;
     start = end + 1;
   }
@@ -143,9 +146,11 @@ function split(part: Partial, data: Buffer, emit: (text: string) => void): void 
 }
 
 function append(part: Partial, data: Buffer): void {
-  const room = lineMaxBytes - part.text.length;
+  const room = lineMaxBytes - part.bytes;
   if (data.length > room) part.cut = true;
-  if (room > 0) part.text += part.decoder.write(data.length > room ? data.subarray(0, room) : data);
+  const kept = data.length > room ? data.subarray(0, room) : data;
+  part.bytes += kept.length;
+  part.text += part.decoder.write(kept);
 }
 
 function trim(text: string, cut: boolean): string {

@@ -93,6 +93,8 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     const { size, blocks } = fstatSync(fd);
     // Somebody emptied it, such as the worker by opening /dev/stdout.
     if (size < position) restart();
+    // It set this size, and did not write so much: Node can read no further than that.
+    if (size > Number.MAX_SAFE_INTEGER) return empty(size);
     if (mayEmpty && blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
     if (size - position > backlogMaxBytes) {
       // One byte more tells whether a line begins there.
@@ -103,6 +105,13 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     const count = readPiece(buffer);
     if (mayEmpty) giveBack(buffer);
     return count > 0 && position < size;
+  };
+
+  const empty = (size: number): boolean => {
+    ftruncateSync(fd, 0);
+    skip(size - position);
+    restart();
+    return true;
   };
 
   const readPiece = (buffer: Buffer): number => {

@@ -13,7 +13,9 @@ export async function writeSealed(path: string, kind: string, version: number, v
   const text = seal(kind, version, value);
   const beside = `${path}.new`;
   try {
-    const file = await open(beside, 'w', 0o600);
+    // Whatever has this name, left by a writer that died or put there by somebody, is taken away and not written through.
+    await rm(beside, { force: true });
+    const file = await open(beside, 'wx', 0o600);
     try {
       await file.writeFile(text);
       await file.sync();

@@ -7,14 +7,23 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals 
   return signalProven(identity.pid, signal);
 }
 
-/** The same for the process group that it leads; itself alone where it leads none. */
+/** The same for the process group that it leads; itself alone where it leads none, or where that cannot be told. */
 export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): boolean {
   if (!isAlive(identity)) return false;
   return signalProven(leadsGroup(identity) ? -identity.pid : identity.pid, signal);
 }
 
 function leadsGroup({ pid }: ProcessIdentity): boolean {
-  return !hasProc || readStat(pid)?.pgrp === pid;
+  return !hasProc || groupOf(pid) === pid;
+}
+
+/** Undefined: it is gone, or /proc cannot be read, for which the last descriptor may have been taken a moment ago. */
+function groupOf(pid: number): number | undefined {
+  try {
+    return readStat(pid)?.pgrp;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -39,6 +48,7 @@ function isSignallable(number: number): boolean {
   const id = Math.abs(number);
   if (!Number.isInteger(id) || id < 2 || id === process.pid) return false;
   if (number > 0 || !hasProc) return true;
-  ownGroup ??= readStat(process.pid)?.pgrp;
-  return id !== ownGroup;
+  ownGroup ??= groupOf(process.pid);
+  // Where our own group cannot be told, no group is signalled.
+  return ownGroup !== undefined && id !== ownGroup;
 }

@@ -1,13 +1,14 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { connect as dial } from 'node:net';
 import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, expect, onTestFinished, test } from 'vitest';
-import type { TestAgent } from './agent.ts';
+import type { TestAgent, WorkerView } from './agent.ts';
 import {
   examples,
+  followAgent,
   node,
   processesOf,
   python,
@@ -79,7 +80,12 @@ test('an agent with few descriptors keeps its workers, whoever holds connections
   expect(agent.output()).not.toContain('Debugger');
 
   const running = client.execute('faults', 'sleep', [1.5]);
-  await until(async () => (await agent.workers('faults'))[0]?.in_flight === 1, 'the request to run');
+  // By a call, since a command of its own may take longer than the request.
+  const runs = async () => {
+    const { workers } = await client.control<{ workers: WorkerView[] }>('ListWorkers');
+    return workers[0]?.in_flight === 1;
+  };
+  await until(runs, 'the request to run');
   // One Ctrl-C under a runner: the terminal's SIGINT, and the runner's SIGTERM.
   agent.signal('SIGINT');
   await delay(20);
@@ -104,15 +110,20 @@ test('an error that nobody caught is logged and ends the agent as a crash; its w
 
 test('a state disk that hangs: a ready worker is admitted all the same, the log says why, and the agent ends', async () => {
   const warm = 'start: { warm_up: sleep, warm_up_args: [1.5] }';
-  agent = await startAgent(faults(warm));
+  // To open a pipe that has no reader takes as long as a disk that does not answer: beside a pipe nothing of this name is written.
+  const hangs = `import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module';
+    const { open } = fs.promises;
+    fs.promises.open = (path, ...rest) => fs.existsSync(path + '.hangs') ? open(path + '.hangs', 'w') : open(path, ...rest);
+    syncBuiltinESMExports();`;
+  const program = ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(hangs)}`, node] as const;
+  agent = await startAgent(faults(warm), '', undefined, program);
   client = connect(agent.socket);
   const ledger = join(agent.dir, 'state/ledger');
   const name = await until(
     () => readdirSync(ledger).find((file) => file.endsWith('.json') && isStarting(join(ledger, file))),
     'the worker to be entered as starting',
   );
-  // To open a pipe that has no reader takes as long as a disk that does not answer.
-  const hanging = [join(ledger, `${name}.new`), join(agent.dir, 'state/orders.json.new')];
+  const hanging = [join(ledger, `${name}.new.hangs`), join(agent.dir, 'state/orders.json.new.hangs')];
   execFileSync('mkfifo', hanging);
   try {
     await untilReady(agent, 'faults', 1);
@@ -171,6 +182,32 @@ test('a runtime directory that is taken away is made again, and /readyz says so 
     join(agent.dir, 'other'),
   ]);
   expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(`got one with pid ${agent.pid}`) });
+});
+
+test('an agent whose runtime directory another agent has by now leaves that one its files at its end', async () => {
+  const old = await startAgent(faults());
+  const directory = join(old.dir, 'run');
+  // It would make the directory again within two seconds.
+  old.signal('SIGSTOP');
+  rmSync(directory, { recursive: true });
+  const flags = ['--runtime-dir', directory, '--state-dir', join(old.dir, 'other'), '--http', '127.0.0.1:0'];
+  const config = join(old.dir, 'pitwarden.yaml');
+  agent = await followAgent(node, [join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags], old.dir);
+  const [worker] = await untilReady(agent, 'faults', 1);
+  const files = () => ['link', 'output'].flatMap((folder) => readdirSync(join(directory, folder))).sort();
+  const before = files().filter((name) => name !== 'link.sock');
+
+  old.signal('SIGCONT');
+  await untilLogged(old, `got one with pid ${agent.pid}`);
+  old.signal('SIGTERM');
+  expect(await old.exited).toEqual({ code: 0, signal: null });
+  expect(before).toContain(`${worker?.worker_id}.begun`);
+  expect(files()).toEqual(expect.arrayContaining(before));
+  expect(JSON.parse(readFileSync(join(directory, 'agent.lock'), 'utf8'))).toMatchObject({ pid: agent.pid });
+  // Node unlinks the path of a socket that it closes, whoever's socket is there by now.
+  await until(() => existsSync(agent.socket), 'the socket to be made again');
+  expect(await agent.workers()).toMatchObject([{ worker_id: worker?.worker_id }]);
+  expect(agent.output()).not.toContain('the lock');
 });
 
 const asFirst = ['--pid', '--fork', '--mount-proc', '--kill-child'];

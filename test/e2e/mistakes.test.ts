@@ -80,7 +80,9 @@ test('wrong arguments: exit code 2, and what was expected', async () => {
     [['call', 'text', 'x', '--args', '[]', '--stdin'], /expected one of --args, --file and --stdin, got several/],
     [['call', 'text', 'x', '--file', join(dir, 'none')], /--file: ENOENT/],
     [['call', 'text', 'x', '--timeout', '5'], /--timeout: expected a duration .* did you mean 5s\?/],
-    [['scale', 'text', 'two'], /SIZE: expected a whole number, got "two"/],
+    [['scale', 'text', 'two'], /SIZE: expected a whole number of at most 9 digits, got "two"/],
+    // 2^32 + 3: of a number of 32 bits the last ones are 3.
+    [['scale', 'text', '4294967299'], /SIZE: expected a whole number of at most 9 digits, got "4294967299"/],
     [['drain'], /expected a pool, a worker id, or --node/],
   ];
   for (const [args, message] of cases) {

@@ -39,6 +39,13 @@ test('a line without an end is cut, and holds no more than that', () => {
   expect(seen).toEqual([`${'x'.repeat(lineMaxBytes)}… (cut)`, 'next']);
 });
 
+test('a line of characters of several bytes is cut once: what comes after the cut is not put behind it', () => {
+  const { lines, seen } = reader();
+  lines.push('stdout', Buffer.from('é'.repeat(lineMaxBytes)));
+  lines.push('stdout', Buffer.from('the end of it\nnext\n'));
+  expect(seen).toEqual([`${'é'.repeat(lineMaxBytes / 2)}… (cut)`, 'next']);
+});
+
 test('a flood is counted, told once it may be, and leaves the last lines known', () => {
   const { lines, seen, dropped, clock } = reader();
   for (let i = 0; i < 10_000; i += 1) lines.push('stdout', Buffer.from(`line ${i}\n`));

@@ -249,6 +249,25 @@ test.each([
   expect(existsSync(path)).toBe(true);
 });
 
+// A tmpfs, on which runtime directories are mostly, takes sizes up to 2^63.
+const roomy = mkdtempSync('/dev/shm/pw-');
+afterAll(() => rmSync(roomy, { recursive: true, force: true }));
+const mayBeHuge = spawnSync('truncate', ['-s', '9223372036854775807', join(roomy, 'probe')]).status === 0;
+
+test.skipIf(!mayBeHuge)('the size of a file that no number holds keeps nobody from reading on', () => {
+  const { create, out, seen, troubles } = openScene(mkdtempSync(join(roomy, 'output-')));
+  const reader = create();
+  appendFileSync(out, 'before\n');
+  expect(reader.lastLines()).toEqual(['before']);
+  spawnSync('truncate', ['-s', '9223372036854775000', out]);
+  reader.lastLines();
+  appendFileSync(out, 'after\n');
+  readAll(reader, seen, 'after');
+  expect(seen.lines).toEqual(['before', 'after']);
+  expect(seen.skipped).toBeGreaterThan(Number.MAX_SAFE_INTEGER);
+  expect(troubles).toEqual([]);
+});
+
 test('a file that somebody emptied is read from its beginning', () => {
   const { create, out, seen } = openScene();
   const reader = create();

@@ -4,13 +4,15 @@ import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 
-/** What the next reads of files whose path matches fail with. */
-const failing = vi.hoisted(() => ({ path: null as RegExp | null, code: '' }));
+/** What the next reads of files whose path matches fail with, after so many that do not. */
+const failing = vi.hoisted(() => ({ path: null as RegExp | null, code: '', after: 0 }));
 
 vi.mock('node:fs', async (original) => {
   const real = await original<typeof import('node:fs')>();
   const failIfTold = (path: unknown): void => {
     if (failing.path === null || typeof path !== 'string' || !failing.path.test(path)) return;
+    failing.after -= 1;
+    if (failing.after >= 0) return;
     throw Object.assign(new Error(`${failing.code}: as asked for, '${path}'`), { code: failing.code });
   };
   const wrap =
@@ -33,7 +35,7 @@ const { readProcessTable } = await import('../../src/os/process-table.ts');
 const { isPopulated } = await import('../../src/os/cgroup.ts');
 const { carriesWorkerId } = await import('../../src/os/own-process.ts');
 const { openLedger } = await import('../../src/os/ledger.ts');
-const { lockDirectory } = await import('../../src/os/agent-lock.ts');
+const { lockDirectory, lockHolder } = await import('../../src/os/agent-lock.ts');
 const { watchProcess } = await import('../../src/os/adopted-process.ts');
 const { signalGroup, signalProcess } = await import('../../src/os/signal.ts');
 const { sweepTree } = await import('../../src/os/tree.ts');
@@ -56,8 +58,8 @@ function living() {
   return identity;
 }
 
-function fail(path: RegExp, code: string): void {
-  Object.assign(failing, { path, code });
+function fail(path: RegExp, code: string, after = 0): void {
+  Object.assign(failing, { path, code, after });
 }
 
 const where = describe.skipIf(!hasProc);
@@ -134,6 +136,29 @@ where('while no descriptors are left', () => {
     failing.path = null;
     watched.look();
     await watched.exited;
+  });
+
+  test('the last one may go at any read of a signal, which then is sent to fewer processes and is no error', () => {
+    const identity = living();
+    for (const after of [1, 2, 3]) {
+      fail(/^\/proc\//, 'ENFILE', after);
+      expect(() => signalGroup(identity, 'SIGCONT'), `after ${after} reads`).not.toThrow();
+    }
+  });
+
+  test('a lock that cannot be read is not taken for lost', () => {
+    const path = mkdtempSync(join(dir, 'lock-'));
+    const lock = lockDirectory(path);
+    expect(lockHolder(path)).toBe('us');
+    fail(/agent\.lock$/, 'ENFILE');
+    expect(lockHolder(path)).toBe('unknown');
+    failing.path = null;
+    writeFileSync(join(path, 'agent.lock'), JSON.stringify(living()));
+    expect(lockHolder(path)).toBe('nobody or another');
+    lock.release();
+    expect(readFileSync(join(path, 'agent.lock'), 'utf8')).toBe(JSON.stringify(living()));
+    rmSync(join(path, 'agent.lock'));
+    expect(lockHolder(path)).toBe('nobody or another');
   });
 
   test('the lock of a live agent is not taken over', () => {

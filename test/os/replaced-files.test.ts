@@ -1,16 +1,17 @@
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { stacksMaxBytes } from '../../src/domain/text-bounds.ts';
-import { isLockOurs, lockDirectory } from '../../src/os/agent-lock.ts';
-import { openBegunMark } from '../../src/os/begun-mark.ts';
+import { lockDirectory, lockHolder } from '../../src/os/agent-lock.ts';
+import { createBegunMark, openBegunMark } from '../../src/os/begun-mark.ts';
 import { gatherEvidence } from '../../src/os/evidence.ts';
 import { startGuardian } from '../../src/os/guardian.ts';
 import { identify } from '../../src/os/identity.ts';
 import { adoptOutput } from '../../src/os/output.ts';
 import { openOutputDirectory } from '../../src/os/output-directory.ts';
+import { writeSealed } from '../../src/os/sealed-file.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -66,7 +67,7 @@ for (const [what, replace] of Object.entries(replacements)) {
     const message = /expected a regular file|expected at most|EISDIR|ELOOP/;
     expect(heldUpMs(() => expect(() => lockDirectory(folder)).toThrow(message))).toBeLessThan(500);
     expect(() => lockDirectory(folder)).toThrow(path);
-    expect(isLockOurs(folder)).toBe(false);
+    expect(lockHolder(folder)).toBe('nobody or another');
   });
 
   test(`${what} in the place of the guardian's record does not hold up the start`, () => {
@@ -89,3 +90,29 @@ for (const [what, replace] of Object.entries(replacements)) {
     }
   });
 }
+
+test('an entry of the ledger is written beside its place into a file of its own, whatever stood there', async () => {
+  const folder = mkdtempSync(join(root, 'sealed-'));
+  const victim = join(folder, 'victim');
+  writeFileSync(victim, 'precious');
+  const beside = join(folder, 'orders.json.new');
+  const ways = [
+    () => symlinkSync(victim, beside),
+    () => execFileSync('mkfifo', [beside]),
+    () => writeFileSync(beside, 'of a writer that died'),
+  ];
+  for (const place of ways) {
+    place();
+    await writeSealed(join(folder, 'orders.json'), 'kind', 1, { is: 'written' });
+    expect(readFileSync(victim, 'utf8')).toBe('precious');
+    expect(readFileSync(join(folder, 'orders.json'), 'utf8')).toContain('{"is":"written"}');
+    expect(lstatSync(join(folder, 'orders.json')).isFile()).toBe(true);
+  }
+});
+
+test('a begun mark that cannot be written leaves no file behind', () => {
+  const path = join(mkdtempSync(join(root, 'full-')), 'w.begun');
+  symlinkSync('/dev/full', path);
+  expect(() => createBegunMark(path)).toThrow('ENOSPC');
+  expect(lstatSync(path, { throwIfNoEntry: false })).toBeUndefined();
+});
