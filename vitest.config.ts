@@ -5,6 +5,7 @@ const e2eTimeoutMs = 120_000;
 
 export default defineConfig({
   test: {
+    reporters: ['default', './test/skipped-tests.ts'],
     projects: [
       {
         test: {

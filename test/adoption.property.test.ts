@@ -13,13 +13,13 @@ import type { LedgerEntry } from '../src/os/ledger.ts';
 import { openLedger } from '../src/os/ledger.ts';
 import { seal } from '../src/os/sealed-file.ts';
 import { nodeConfig, poolConfig } from './domain/simulation.ts';
+import { isRoot, needs } from './needs.ts';
 import { shellWorker } from './os/shell-worker.ts';
 
 /** Of this run alone: an earlier one that was broken off may have left its own. */
 const workerId = `p-0-${randomBytes(4).toString('hex')}`;
 const config = nodeConfig(poolConfig());
 const log = { info: () => undefined, warn: () => undefined, error: () => undefined } as never;
-const isRoot = process.getuid?.() === 0;
 
 let state: string;
 const end: (() => void)[] = [];
@@ -124,37 +124,36 @@ function isWorkerNamed({ worker_id, boot_id, pid }: Drawn): boolean {
   return worker_id === workerId && (pid === 0 ? boot_id === '' : boot_id === scene.worker.bootId);
 }
 
-test.skipIf(!hasProc)(
-  'whatever whole entries say, only the tree of the worker that they name is signalled',
-  async () => {
-    const group = readStat(scene.worker.pid)?.pgrp;
-    expect(group).toBe(scene.worker.pid);
-    await fc.assert(
-      fc.asyncProperty(fc.array(drawEntry(), { minLength: 1, maxLength: 3 }), async (entries) => {
-        const folder = mkdtempSync(join(state, 'ledger-'));
-        const ledger = openLedger(folder);
-        for (const entry of entries) write(folder, entry);
-        // Nothing is sent in earnest, so that one worker serves for all.
-        const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
-        try {
-          const adoption = await sortOut(ledger.read(), config);
-          await clearAway(adoption, ledger, openCgroups(), log, () => undefined, {
-            unwantedGraceMs: 1,
-            sweepTimeoutMs: 1,
-          });
-          await ledger.settled();
-          const signalled = kill.mock.calls.map(([number]) => number);
-          const allowed = entries.some(isWorkerNamed) ? [...scene.tree, -scene.worker.pid] : [];
-          expect(signalled.filter((number) => !allowed.includes(number))).toEqual([]);
-          const adopted = [...adoption.survivors, ...adoption.unwanted].map(({ identity }) => identity);
-          for (const { pid } of adopted) expect(scene.tree).toContain(pid);
-        } finally {
-          kill.mockRestore();
-          rmSync(folder, { recursive: true, force: true });
-        }
-      }),
-      { numRuns: 200 },
-    );
-  },
-  60_000,
-);
+test('whatever whole entries say, only the tree of the worker that they name is signalled', {
+  ...needs('/proc', hasProc),
+  timeout: 60_000,
+}, async () => {
+  const group = readStat(scene.worker.pid)?.pgrp;
+  expect(group).toBe(scene.worker.pid);
+  await fc.assert(
+    fc.asyncProperty(fc.array(drawEntry(), { minLength: 1, maxLength: 3 }), async (entries) => {
+      const folder = mkdtempSync(join(state, 'ledger-'));
+      const ledger = openLedger(folder);
+      for (const entry of entries) write(folder, entry);
+      // Nothing is sent in earnest, so that one worker serves for all.
+      const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
+      try {
+        const adoption = await sortOut(ledger.read(), config);
+        await clearAway(adoption, ledger, openCgroups(), log, () => undefined, {
+          unwantedGraceMs: 1,
+          sweepTimeoutMs: 1,
+        });
+        await ledger.settled();
+        const signalled = kill.mock.calls.map(([number]) => number);
+        const allowed = entries.some(isWorkerNamed) ? [...scene.tree, -scene.worker.pid] : [];
+        expect(signalled.filter((number) => !allowed.includes(number))).toEqual([]);
+        const adopted = [...adoption.survivors, ...adoption.unwanted].map(({ identity }) => identity);
+        for (const { pid } of adopted) expect(scene.tree).toContain(pid);
+      } finally {
+        kill.mockRestore();
+        rmSync(folder, { recursive: true, force: true });
+      }
+    }),
+    { numRuns: 200 },
+  );
+});

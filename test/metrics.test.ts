@@ -6,6 +6,7 @@ import { initialState } from '../src/domain/state.ts';
 import { createMetrics } from '../src/metrics.ts';
 import { createMemoryBudget } from '../src/wire/memory-budget.ts';
 import { nodeConfig, poolConfig, Simulation } from './domain/simulation.ts';
+import { needs } from './needs.ts';
 
 function scene(state = initialState()) {
   const metrics = createMetrics({
@@ -184,9 +185,8 @@ test('docs/metrics.md asks for the very reasons that nobody plans', () => {
 });
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;
-if (!promtool) process.stderr.write('promtool check metrics is skipped: there is no promtool on PATH\n');
 
-test.skipIf(!promtool)('promtool check metrics finds nothing', async () => {
+test('promtool check metrics finds nothing', needs('prometheus', promtool, 'promtool is not on PATH'), async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   metrics.adoption('adopted', 1);

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -17,3 +18,23 @@ def agent(request: pytest.FixtureRequest) -> Iterator[FakeAgent]:
     agent = FakeAgent(PUBLIC if request.param == "public" else WORKER)
     yield agent
     agent.stop()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Adds a test that was skipped to the list that `npm test` prints at its end."""
+    if file := os.environ.get("PITWARDEN_SKIPPED_TESTS"):
+        _list_skipped(report, file)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """As above, of a whole module."""
+    if file := os.environ.get("PITWARDEN_SKIPPED_TESTS"):
+        _list_skipped(report, file)
+
+
+def _list_skipped(report: pytest.TestReport | pytest.CollectReport, file: str) -> None:
+    if not report.skipped or not isinstance(report.longrepr, tuple):
+        return
+    why = report.longrepr[2].removeprefix("Skipped: ")
+    with open(file, "a", encoding="utf-8") as listed:
+        listed.write(json.dumps({"name": report.nodeid, "why": why}) + "\n")

@@ -399,7 +399,7 @@ def test_a_full_disk_is_no_failure_of_who_prints(agent: FakeAgent) -> None:
         assert worker.exit()[0] == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="holes are punched on Linux alone")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: holes are punched")
 def test_what_it_prints_while_there_is_no_agent_takes_little_of_the_disk(agent: FakeAgent) -> None:
     path = agent.dir / "stdout"
     with path.open("ab") as file:

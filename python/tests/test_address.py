@@ -187,7 +187,7 @@ def test_a_socket_or_folder_that_others_may_write_to_is_not_dialled(place: Path)
     assert problem(place) == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files are given to other users")
 def test_what_another_user_may_have_put_there_is_not_dialled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_trust.os, "geteuid", lambda: 7)
     for path in (place.parent, place):

@@ -14,7 +14,7 @@ from pitwarden import _originals
 def test_greenlets_for_threads_are_refused_at_once(
     agent: FakeAgent, package: str, args: tuple[str, ...] | None
 ) -> None:
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason=f"needs {package}")
     code, _, stderr = agent.spawn("patched:app", args=args, TEST_PATCH=f"{package} threads").exit()
     assert code == 3
     assert f"{package} has put greenlets in the place of threads" in stderr
@@ -23,7 +23,7 @@ def test_greenlets_for_threads_are_refused_at_once(
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_all_but_threads_may_be_replaced(agent: FakeAgent, package: str, concurrency: int) -> None:
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason=f"needs {package}")
     worker = agent.spawn("patched:app", TEST_PATCH=package, PYTHONWARNINGS="ignore")
     link = worker.attach(concurrency)
     for _ in range(5):

@@ -11,7 +11,7 @@ import pytest
 
 from pitwarden._limits import mark_of
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: its limits")
 
 
 def run(program: str) -> str:
@@ -60,7 +60,7 @@ def test_a_limit_is_never_raised() -> None:
     assert run(program) == "(60, 60)"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="the kernel counts no processes of root: another user is needed")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: the kernel counts processes of other users alone")
 def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
     program = """
         import os, resource, time
@@ -82,7 +82,7 @@ def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
     assert run(program) == "denied after 20"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="the kernel counts no processes of root: another user is needed")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: the kernel counts processes of other users alone")
 def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_started() -> None:
     program = """
         import os, resource, threading

@@ -14,7 +14,7 @@ import pytest
 
 from pitwarden._stacks import SIGNAL, write_stacks
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="real-time signals are Linux's")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: real-time signals")
 
 
 def test_a_path_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

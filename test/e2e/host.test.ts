@@ -5,6 +5,7 @@ import { connect as dial } from 'node:net';
 import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, expect, onTestFinished, test } from 'vitest';
+import { needs } from '../needs.ts';
 import type { TestAgent, WorkerView } from './agent.ts';
 import {
   examples,
@@ -213,8 +214,9 @@ test('an agent whose runtime directory another agent has by now leaves that one 
 const asFirst = ['--pid', '--fork', '--mount-proc', '--kill-child'];
 const canBeFirst = spawnSync('unshare', [...asFirst, 'true']).status === 0;
 
-test.skipIf(!canBeFirst)(
+test(
   'as process 1 of a container an agent serves, stops, and warns that it reaps nobody',
+  needs('namespaces', canBeFirst),
   async () => {
     agent = await startAgent(faults(), '', undefined, ['unshare', ...asFirst, node]);
     client = connect(agent.socket);

@@ -3,13 +3,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { needs } from '../needs.ts';
 import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
 
 // docs/metrics.md answers questions by queries: here a real Prometheus answers them.
 
 const isThere = spawnSync('prometheus', ['--version']).status === 0;
-if (!isThere) process.stderr.write('test/e2e/prometheus is skipped: there is no prometheus on PATH\n');
 
 const page = readFileSync(join(root, 'docs/metrics.md'), 'utf8');
 
@@ -21,7 +21,7 @@ interface Result {
 let agent: TestAgent;
 let prometheus: Prometheus;
 
-describe.skipIf(!isThere)('a real Prometheus', () => {
+describe('a real Prometheus', needs('prometheus', isThere, 'it is not on PATH'), () => {
   beforeAll(async () => {
     agent = await startAgent(`
 text: { app: text:app, python: ${python}, cwd: ${examples}, size: 2, recycle: { memory: { soft: 1GiB, hard: 2GiB } } }

@@ -6,6 +6,7 @@ import { cgroupAccount, limitCgroup, openCgroups } from '../../src/os/cgroup.ts'
 import { membersOf, readProcessTable } from '../../src/os/process-table.ts';
 import { resourceLimits, tasksOfAll, whyNotLimited } from '../../src/os/resource-limits.ts';
 import { sweepTree } from '../../src/os/tree.ts';
+import { needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -18,7 +19,7 @@ afterAll(() => {
 });
 
 // Not everywhere may a process make cgroups; the other ways of finding a tree are tried in processes.test.ts.
-const where = probe === undefined ? test.skip : test;
+const inCgroups = needs('cgroups', probe !== undefined, cgroups.report);
 
 /** Starts in an environment that names no worker, with a session and a parent of its own: nothing else leads to it. */
 const escaped = (command: string) => `(setsid env -i PATH="$PATH" sh -c '${command}' &)`;
@@ -27,7 +28,7 @@ test('it is said how trees are killed, and why not better', () => {
   expect(cgroups.report).toMatch(/\(cgroup\.kill\)$|^worker trees are killed by .*; no cgroups: .+/);
 });
 
-where('a tree of any shape dies whole, also what nothing but its cgroup leads to', async () => {
+test('a tree of any shape dies whole, also what nothing but its cgroup leads to', inCgroups, async () => {
   const shapes = {
     'SIGTERM ignored': `trap '' TERM; sleep 1000 & echo $! > own; echo ready; wait`,
     'a daemon without a trace': `${escaped('echo $$ > own; exec sleep 1000')}; until [ -s own ]; do :; done; echo ready; wait; sleep 1000`,
@@ -88,7 +89,7 @@ test.each([
   expect(membersOf(await readProcessTable(), target)).toEqual([]);
 });
 
-where("a cgroup's account is of all its processes, dead ones too", async () => {
+test("a cgroup's account is of all its processes, dead ones too", inCgroups, async () => {
   const cgroup = cgroups.create('account');
   if (cgroup === undefined) expect.fail('no cgroup');
   const burn = 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done';
@@ -151,7 +152,7 @@ test("the kernel's word on memory is read where a controller gives it", () => {
   expect(cgroupAccount(fake)).toEqual({ userMs: 3, systemMs: 2, oomKills: 1, peakBytes: 123456 });
 });
 
-where('what an agent that is no more has left is taken away, and nothing of one that lives', () => {
+test('what an agent that is no more has left is taken away, and nothing of one that lives', inCgroups, () => {
   const parent = dirname(dirname(probe?.path ?? ''));
   // No process has the highest pid there can be.
   const dead = join(parent, `pitwarden-${2 ** 22}`);

@@ -5,6 +5,7 @@ import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { sampleTree } from '../../src/os/memory.ts';
 import { sweepTree } from '../../src/os/tree.ts';
 import { markOf } from '../../src/os/tree-mark.ts';
+import { isRoot, needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 // Daemons of a worker without a cgroup: session, group, environment and descriptors of their own, and the first process for a
@@ -80,7 +81,7 @@ test('a daemon without a mark is found when it was seen in the tree while its pa
 });
 
 // Only root can become another user.
-test.skipIf(process.getuid?.() !== 0)('a daemon that became another user is not signalled, and reported', async () => {
+test('a daemon that became another user is not signalled, and reported', needs('root', isRoot), async () => {
   const workerId = 'p-0-daemon44';
   const before = 'lambda: os.setuid(65534)';
   const program = `mark_descendants('${workerId}'); print(daemon(${before}), flush=True); time.sleep(1000)`;

@@ -7,6 +7,7 @@ import { afterAll, expect, test } from 'vitest';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { hasProc, identify } from '../../src/os/identity.ts';
 import { markOf } from '../../src/os/tree-mark.ts';
+import { needs } from '../needs.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'pw-'));
 const sleepers = hasProc ? [sleeper(), sleeper()] : [];
@@ -67,25 +68,24 @@ function drawLine(): fc.Arbitrary<Line> {
   return fc.oneof(right, exactly, fc.record({ pid, start, limit }));
 }
 
-test.skipIf(!hasProc)(
-  'whatever lines a guardian is sent, it signals only workers that are named exactly and due',
-  async () => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(drawLine(), { minLength: 1, maxLength: 6 }), async (lines) => {
-        /** Of several lines about one process the last that makes sense holds. */
-        const limits = new Map<string, string>();
-        for (const { pid, start, limit } of lines) {
-          const known = sleepers.some((each) => `${each.pid}` === pid && each.startTime === start);
-          if (known && /^(0|[1-9]\d{0,15})$/.test(limit)) limits.set(pid, limit);
-        }
-        const due = [...limits].filter(([, limit]) => limit === '0').map(([pid]) => `-s KILL -- -${pid} ${pid}`);
-        const signals = await signalsFor(
-          lines.map(({ pid, start, limit }) => `${pid} ${start} ${limit} ${markOf('w')} -`),
-        );
-        expect(signals.sort()).toEqual(due.sort());
-      }),
-      { numRuns: 60 },
-    );
-  },
-  60_000,
-);
+test('whatever lines a guardian is sent, it signals only workers that are named exactly and due', {
+  ...needs('/proc', hasProc),
+  timeout: 60_000,
+}, async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(drawLine(), { minLength: 1, maxLength: 6 }), async (lines) => {
+      /** Of several lines about one process the last that makes sense holds. */
+      const limits = new Map<string, string>();
+      for (const { pid, start, limit } of lines) {
+        const known = sleepers.some((each) => `${each.pid}` === pid && each.startTime === start);
+        if (known && /^(0|[1-9]\d{0,15})$/.test(limit)) limits.set(pid, limit);
+      }
+      const due = [...limits].filter(([, limit]) => limit === '0').map(([pid]) => `-s KILL -- -${pid} ${pid}`);
+      const signals = await signalsFor(
+        lines.map(({ pid, start, limit }) => `${pid} ${start} ${limit} ${markOf('w')} -`),
+      );
+      expect(signals.sort()).toEqual(due.sort());
+    }),
+    { numRuns: 60 },
+  );
+});

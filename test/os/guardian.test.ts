@@ -12,6 +12,7 @@ import type { Guardian } from '../../src/os/guardian.ts';
 import { startGuardian } from '../../src/os/guardian.ts';
 import type { ProcessIdentity } from '../../src/os/identity.ts';
 import { hasProc, identify, readStat } from '../../src/os/identity.ts';
+import { needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -58,9 +59,9 @@ function sleeper(seconds = '1000'): { child: ChildProcess; identity: ProcessIden
   return { child, identity, exited: once(child, 'exit') };
 }
 
-const where = test.skipIf(!hasProc);
+const onProc = needs('/proc', hasProc);
 
-where('those of agents before are sent away once theirs is watched, and nobody else', async () => {
+test('those of agents before are sent away once theirs is watched, and nobody else', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   guardian.watch(sleeper().identity, 'w', 60_000, null);
   guardian.close();
@@ -79,23 +80,27 @@ where('those of agents before are sent away once theirs is watched, and nobody e
   next.close();
 });
 
-where('a worker that cannot leave is killed when its limit is over, not before; then the guardian goes', async () => {
-  const { guardian, pid, stateDir } = await guard();
-  // The lock of an agent that was killed names a process that is no more.
-  writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
-  const { child, identity, exited } = sleeper();
-  child.kill('SIGSTOP');
-  guardian.watch(identity, 'w', 60_000, null);
-  guardian.watch(identity, 'w', 2_000, null);
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
-  const closedAtMs = performance.now();
-  guardian.close();
-  expect(await exited).toEqual([null, 'SIGKILL']);
-  expect(performance.now() - closedAtMs).toBeGreaterThan(1_900);
-  await untilGone(pid);
-});
+test(
+  'a worker that cannot leave is killed when its limit is over, not before; then the guardian goes',
+  onProc,
+  async () => {
+    const { guardian, pid, stateDir } = await guard();
+    // The lock of an agent that was killed names a process that is no more.
+    writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
+    const { child, identity, exited } = sleeper();
+    child.kill('SIGSTOP');
+    guardian.watch(identity, 'w', 60_000, null);
+    guardian.watch(identity, 'w', 2_000, null);
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
+    const closedAtMs = performance.now();
+    guardian.close();
+    expect(await exited).toEqual([null, 'SIGKILL']);
+    expect(performance.now() - closedAtMs).toBeGreaterThan(1_900);
+    await untilGone(pid);
+  },
+);
 
-where('the whole group dies, and no stranger that has a recorded pid', async () => {
+test('the whole group dies, and no stranger that has a recorded pid', onProc, async () => {
   const { guardian, pid } = await guard();
   const stranger = sleeper();
   guardian.watch({ ...stranger.identity, startTime: String(Number(stranger.identity.startTime) - 1) }, 'w', 0, null);
@@ -110,7 +115,7 @@ where('the whole group dies, and no stranger that has a recorded pid', async () 
   expect(isRunning(stranger.identity.pid)).toBe(true);
 });
 
-where('what a worker leaves in its session when it goes by itself is killed', async () => {
+test('what a worker leaves in its session when it goes by itself is killed', onProc, async () => {
   const { guardian, pid } = await guard();
   const cwd = mkdtempSync(join(root, 'w-'));
   const script = 'sleep 1000 & echo $!; until [ -e go ]; do sleep 0.05; done';
@@ -125,8 +130,9 @@ where('what a worker leaves in its session when it goes by itself is killed', as
   await untilGone(pid);
 });
 
-where(
+test(
   'a daemon that left everything behind but the mark of its worker is killed, and no stranger with another',
+  onProc,
   async () => {
     const { guardian, pid } = await guard();
     const cwd = mkdtempSync(join(root, 'w-'));
@@ -154,13 +160,12 @@ if os.fork() == 0: ${daemon.replaceAll('"$ID"', `"${id}"`)}'; until [ -s ${id} ]
 /** Starts in an environment that names no worker, with a session and a parent of its own: only the cgroup leads to it. */
 const escaped = `(setsid env -i PATH="$PATH" sh -c 'echo $$ > own; exec sleep 1000' &); until [ -s own ]; do :; done; echo ready`;
 
-// Skipped where this process may make no cgroups.
-const whereCgroups = test.skipIf(!hasProc || probe === undefined);
+const inCgroups = needs('cgroups', hasProc && probe !== undefined);
 
-whereCgroups.for([
+test.for([
   ['that is stopped', 'kill -STOP $$', 0],
   ['that has left by itself', 'exit 0', 1_000_000],
-] as const)('all that is in the cgroup of a worker %s is killed', async ([name, then, limitMs]) => {
+] as const)('all that is in the cgroup of a worker %s is killed', inCgroups, async ([name, then, limitMs]) => {
   const { guardian, pid } = await guard();
   const workerId = `guarded-${name.replaceAll(' ', '-')}`;
   const cgroup = cgroups.create(workerId);
@@ -181,7 +186,7 @@ whereCgroups.for([
   cgroup.remove();
 });
 
-whereCgroups('a cgroup is left alone that the recorded process is not in', async () => {
+test('a cgroup is left alone that the recorded process is not in', inCgroups, async () => {
   const { guardian, pid } = await guard();
   const cgroup = cgroups.create('elsewhere');
   if (cgroup === undefined) expect.fail('no cgroup');
@@ -200,7 +205,7 @@ whereCgroups('a cgroup is left alone that the recorded process is not in', async
   cgroup.remove();
 });
 
-where('it stands down where another agent has the lock', async () => {
+test('it stands down where another agent has the lock', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const lock = lockDirectory(stateDir);
   const { identity } = sleeper();
@@ -211,7 +216,7 @@ where('it stands down where another agent has the lock', async () => {
   lock.release();
 });
 
-where('agents that die again and again do not keep it: it leaves at the third sight of one', async () => {
+test('agents that die again and again do not keep it: it leaves at the third sight of one', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const { identity } = sleeper();
   guardian.watch(identity, 'w', 1_000_000, null);
@@ -224,7 +229,7 @@ where('agents that die again and again do not keep it: it leaves at the third si
   expect(isRunning(identity.pid)).toBe(true);
 });
 
-where('another agent that dies soon is no other agent', async () => {
+test('another agent that dies soon is no other agent', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const agent = sleeper('1');
   writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
@@ -236,7 +241,7 @@ where('another agent that dies soon is no other agent', async () => {
   await untilGone(pid);
 });
 
-where('a guardian that was killed is started again, and knows all that live', async () => {
+test('a guardian that was killed is started again, and knows all that live', onProc, async () => {
   const { guardian, pid, warnings } = await guard();
   const { identity, exited } = sleeper();
   guardian.watch(identity, 'w', 0, null);
@@ -255,7 +260,7 @@ where('a guardian that was killed is started again, and knows all that live', as
   await untilGone(next);
 });
 
-where('workers that are gone leave nothing behind in it', async () => {
+test('workers that are gone leave nothing behind in it', onProc, async () => {
   const { guardian, pid } = await guard();
   const peakKib = () => Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
   const before = peakKib();
@@ -285,7 +290,7 @@ function isInheritable(fd: string): boolean {
   }
 }
 
-where('it holds nothing of the agent, and is no worker', async () => {
+test('it holds nothing of the agent, and is no worker', onProc, async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   openSync(join(root, 'a file of the agent'), 'w');

@@ -17,6 +17,7 @@ import { systemClock } from '../../src/os/clock.ts';
 import type { Ledger, LedgerEntry } from '../../src/os/ledger.ts';
 import { openLedger } from '../../src/os/ledger.ts';
 import { seal } from '../../src/os/sealed-file.ts';
+import { isRoot, needs } from '../needs.ts';
 
 let state: string;
 let ledger: Ledger;
@@ -139,7 +140,7 @@ describe('a whole file with', () => {
 });
 
 // Only root can give a file away.
-test.skipIf(process.getuid?.() !== 0)("a whole file of another user's, or a link to one, is set aside", async () => {
+test("a whole file of another user's, or a link to one, is set aside", needs('root', isRoot), async () => {
   await ledger.enter(entry);
   await ledger.keepOrders({ nodeDraining: true, pools: [] });
   for (const path of [fileOf(entry.worker_id), join(state, 'orders.json')]) chownSync(path, 65_534, 65_534);

@@ -22,6 +22,7 @@ import { adoptOutput, createOutput } from '../../src/os/output.ts';
 import { openOutputDirectory } from '../../src/os/output-directory.ts';
 import { backlogMaxBytes, followFile } from '../../src/os/output-file.ts';
 import type { OutputSpace } from '../../src/os/output-space.ts';
+import { needs } from '../needs.ts';
 import { shellWorker } from './shell-worker.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -137,7 +138,7 @@ const mayPunch = (() => {
   return spawnSync('fallocate', ['--punch-hole', '--offset', '0', '--length', '4096', probe]).status === 0;
 })();
 
-test.skipIf(!mayPunch)('what was read is punched out, and no line is lost for it', async () => {
+test('what was read is punched out, and no line is lost for it', needs('hole punching', mayPunch), async () => {
   const { create, out, seen, troubles } = openScene();
   const reader = create();
   const pieces = 6;
@@ -309,25 +310,28 @@ afterAll(() => {
   if (small !== undefined) execFileSync('umount', ['--lazy', small]);
 });
 
-// Skipped where this user may mount nothing.
-test.skipIf(small === undefined)('on a full disk lines are read all the same, and how far, once there is room', () => {
-  const { create, out, seen, position, path } = openScene(small);
-  const filler = openSync(join(path, 'filler'), 'w');
-  expect(() => {
-    for (;;) writeSync(filler, Buffer.alloc(4096, 'x'));
-  }).toThrow('ENOSPC');
-  const reader = create();
-  expect(statSync(join(path, 'w.read')).size).toBe(0);
-  ftruncateSync(filler, 60 * 1024);
-  appendFileSync(out, 'a line\n');
-  reader.lastLines();
-  expect(seen.lines).toEqual(['a line']);
-  expect(statSync(join(path, 'w.read')).size).toBe(0);
-  ftruncateSync(filler, 0);
-  appendFileSync(out, 'and one more\n');
-  reader.lastLines();
-  expect(position()).toBe('a line\nand one more\n'.length);
-});
+test(
+  'on a full disk lines are read all the same, and how far, once there is room',
+  needs('mounts', small !== undefined),
+  () => {
+    const { create, out, seen, position, path } = openScene(small);
+    const filler = openSync(join(path, 'filler'), 'w');
+    expect(() => {
+      for (;;) writeSync(filler, Buffer.alloc(4096, 'x'));
+    }).toThrow('ENOSPC');
+    const reader = create();
+    expect(statSync(join(path, 'w.read')).size).toBe(0);
+    ftruncateSync(filler, 60 * 1024);
+    appendFileSync(out, 'a line\n');
+    reader.lastLines();
+    expect(seen.lines).toEqual(['a line']);
+    expect(statSync(join(path, 'w.read')).size).toBe(0);
+    ftruncateSync(filler, 0);
+    appendFileSync(out, 'and one more\n');
+    reader.lastLines();
+    expect(position()).toBe('a line\nand one more\n'.length);
+  },
+);
 
 /** A hole that takes for ever, as one does while a gigabyte is written each second. */
 const noSpace: OutputSpace = { mayPunch: () => true, punch: () => new Promise<boolean>(() => undefined) };

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { needs } from '../needs.ts';
 
 const scene = join(import.meta.dirname, 'pid-reuse-scene.mjs');
 
@@ -21,17 +22,17 @@ function mayNamePids(): boolean {
   }
 }
 
-// Skipped where this user may not make a pid namespace, or not name the next pid in it.
-const where = test.skipIf(!mayNamePids());
+const withChosenPids = needs('chosen pids', mayNamePids());
 
-where.for(['its pid', 'its group', 'the group of a leader that ended'])(
+test.for(['its pid', 'its group', 'the group of a leader that ended'])(
   'a stranger that took the number of a dead worker is never signalled: %s',
+  withChosenPids,
   (what) => {
     expect(JSON.parse(inNamespace(process.execPath, scene, what))).toEqual({ survivors: [], living: true });
   },
 );
 
-where('what a dead worker left in its session is still found, and dies', () => {
+test('what a dead worker left in its session is still found, and dies', withChosenPids, () => {
   expect(JSON.parse(inNamespace(process.execPath, scene, 'no stranger'))).toEqual({
     left: true,
     survivors: [],

@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
+import { needs } from '../needs.ts';
 
 /** What the next reads of files whose path matches fail with, after so many that do not. */
 const failing = vi.hoisted(() => ({ path: null as RegExp | null, code: '', after: 0 }));
@@ -62,12 +63,12 @@ function fail(path: RegExp, code: string, after = 0): void {
   Object.assign(failing, { path, code, after });
 }
 
-const where = describe.skipIf(!hasProc);
+const onProc = needs('/proc', hasProc);
 const saysGone = ['ENOENT', 'ESRCH', 'ENODEV'];
 const forbids = ['EACCES', 'EPERM'];
 const others = Object.keys(constants.errno).filter((code) => !saysGone.includes(code));
 
-where('a read of /proc that fails with', () => {
+describe('a read of /proc that fails with', onProc, () => {
   test.each(saysGone)('%s says that the process is gone', (code) => {
     const identity = living();
     fail(/^\/proc\/\d+\/stat$/, code);
@@ -118,7 +119,7 @@ where('a read of /proc that fails with', () => {
   });
 });
 
-where('while no descriptors are left', () => {
+describe('while no descriptors are left', onProc, () => {
   test('an adopted worker is not declared dead, and its end is seen once they can be had again', async () => {
     const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
     const identity = identify(child.pid ?? 0);

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { needs } from '../needs.ts';
 
 /** Of reads of /proc: how often all processes were listed, and whose environments are empty for now. */
 const seen = vi.hoisted(() => ({ listings: 0, midExec: new Set<number>() }));
@@ -22,9 +23,9 @@ vi.mock('node:fs', async (original) => {
 const { hasProc } = await import('../../src/os/identity.ts');
 const { freshProcessTable, readProcessTable } = await import('../../src/os/process-table.ts');
 
-const where = test.skipIf(!hasProc);
+const onProc = needs('/proc', hasProc);
 
-where('a process that is read in the middle of its exec is known by its id at the next look', async () => {
+test('a process that is read in the middle of its exec is known by its id at the next look', onProc, async () => {
   const workerId = 'p-0-midexec2';
   // A grandchild: of children of this process nothing is remembered anyway.
   const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; wait'], {
@@ -41,8 +42,9 @@ where('a process that is read in the middle of its exec is known by its id at th
   expect(await idOf()).toBe(workerId);
 });
 
-where(
+test(
   'a thousand who look at all processes at once share one look, and none gets one from before it asked',
+  onProc,
   async () => {
     const before = seen.listings;
     const first = freshProcessTable();

@@ -7,6 +7,7 @@ import { identify } from '../../src/os/identity.ts';
 import { carriesWorkerId, findWorker } from '../../src/os/own-process.ts';
 import { freshProcessTable, membersOf } from '../../src/os/process-table.ts';
 import { sweepTree } from '../../src/os/tree.ts';
+import { isRoot, needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -35,13 +36,14 @@ async function impostor(workerId: string, program: string): Promise<number> {
 }
 
 // Only root can start the processes of other users.
-const asRoot = test.skipIf(process.getuid?.() !== 0);
+const asRoot = needs('root', isRoot);
 
-asRoot.for([
+test.for([
   ['of another user', 'os.setuid(65534)'],
   ['that another user started from a set-user-ID program', 'os.setresuid(65534, 0, 0)'],
 ] as const)(
   "a process %s that carries a worker's id neither counts for the worker nor is signalled",
+  asRoot,
   async ([, become]) => {
     const workerId = `spoofed-${become.length}`;
     const { spawned, identity, line } = await shellWorker(dir, 'sleep 1000 & echo $!; wait', { workerId });
@@ -58,7 +60,7 @@ asRoot.for([
   },
 );
 
-asRoot("another user's process that carries a worker's id is not adopted as that worker", async () => {
+test("another user's process that carries a worker's id is not adopted as that worker", asRoot, async () => {
   const workerId = 'p-0-spoofed2';
   const stranger = await impostor(workerId, `os.setuid(${nobody})`);
   expect(identify(stranger)).toBeDefined();

@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { node, python, root, runProcess, until } from '../e2e/agent.ts';
 import { connect } from '../e2e/grpc.ts';
+import type { needs } from '../needs.ts';
+import { isRoot } from '../needs.ts';
 
 /** A real systemd in namespaces of its own, with pitwarden installed as systemd/README.md says. */
 export interface Lab {
@@ -29,19 +31,21 @@ export interface Lab {
 const installed = '/opt/pitwarden';
 const units = '/etc/systemd/system';
 
-/** Why there can be no lab here; empty: there can. */
-export function whyNoLab(): string {
-  if (process.getuid?.() !== 0) return 'it needs root';
+/** What a lab needs first of all that is missing here, and why; or anything, which is there. */
+export function whatLabNeeds(): Parameters<typeof needs> {
+  if (!isRoot) return ['root', false];
   if (!existsSync('/lib/systemd/systemd') || spawnSync('systemctl', ['--version']).status !== 0) {
-    return 'systemd is not installed';
+    return ['systemd', false, 'it is not installed'];
   }
+  const namespaces = ['--pid', '--fork', '--mount', '--uts', '--ipc', '--cgroup'];
+  const inside = (script: string) => spawnSync('unshare', [...namespaces, 'sh', '-c', script], { encoding: 'utf8' });
+  const mounted = inside('mount --make-rprivate /');
+  if (mounted.status !== 0) return ['namespaces', false, mounted.stderr.trim()];
   // The very mounts that the lab begins with.
   const dir = mkdtempSync(join(tmpdir(), 'pw-lab-'));
-  const script = `mount --make-rprivate / && mount -t cgroup2 none ${dir} && mkdir ${dir}/pw-$$ && rmdir ${dir}/pw-$$`;
-  const namespaces = ['--pid', '--fork', '--mount', '--uts', '--ipc', '--cgroup'];
-  const { status, stderr } = spawnSync('unshare', [...namespaces, 'sh', '-c', script], { encoding: 'utf8' });
+  const { status, stderr } = inside(`mount -t cgroup2 none ${dir} && mkdir ${dir}/pw-$$ && rmdir ${dir}/pw-$$`);
   rmSync(dir, { recursive: true });
-  return status === 0 ? '' : `namespaces or cgroup v2 are refused: ${stderr.trim()}`;
+  return ['cgroup mounts', status === 0, stderr.trim()];
 }
 
 /** Boots a lab and installs pitwarden with this configuration; starts nothing. */

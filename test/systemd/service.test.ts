@@ -2,11 +2,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { WorkerView } from '../e2e/agent.ts';
 import { until } from '../e2e/agent.ts';
 import type { Connection } from '../e2e/grpc.ts';
+import { needs } from '../needs.ts';
 import type { Lab } from './lab.ts';
-import { startLab, whyNoLab } from './lab.ts';
-
-const why = whyNoLab();
-if (why !== '') process.stderr.write(`test/systemd is skipped: ${why}\n`);
+import { startLab, whatLabNeeds } from './lab.ts';
 
 /** The lab has its Python and the SDK in other places than they were installed to. */
 const config = (size = 2, orphanTimeout = '60s') => `
@@ -26,7 +24,7 @@ const service = 'pitwarden.service';
 let lab: Lab;
 let client: Connection;
 
-describe.skipIf(why !== '')('the unit under a real systemd', () => {
+describe('the unit under a real systemd', needs(...whatLabNeeds()), () => {
   beforeAll(async () => {
     lab = await startLab(config());
   });
