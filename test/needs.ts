@@ -21,6 +21,7 @@ export type Need =
   | 'cgroups'
   | 'chosen pids'
   | 'hole punching'
+  | 'huge files'
   | 'mounts'
   | 'namespaces'
   | 'prometheus'

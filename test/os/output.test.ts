@@ -255,7 +255,7 @@ const roomy = mkdtempSync('/dev/shm/pw-');
 afterAll(() => rmSync(roomy, { recursive: true, force: true }));
 const mayBeHuge = spawnSync('truncate', ['-s', '9223372036854775807', join(roomy, 'probe')]).status === 0;
 
-test.skipIf(!mayBeHuge)('the size of a file that no number holds keeps nobody from reading on', () => {
+test('the size of a file that no number holds keeps nobody from reading on', needs('huge files', mayBeHuge), () => {
   const { create, out, seen, troubles } = openScene(mkdtempSync(join(roomy, 'output-')));
   const reader = create();
   appendFileSync(out, 'before\n');
