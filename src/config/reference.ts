@@ -33,7 +33,7 @@ export function configurationMarkdown(): string {
     '## Keys of the agent\n',
     table(top.flatMap(([key, node]) => rows(key, node, root))),
     '\n## Keys of a pool\n',
-    'Below `pools`, by name. A name is a lower-case letter and up to 62 letters, digits, `_` or `-`.\n',
+    'Below `pools`, by name. A name is a lower-case letter, followed by up to 62 lower-case letters, digits, `_` or `-`.\n',
     table(Object.entries(pool.properties ?? {}).flatMap(([key, node]) => rows(key, node, pool))),
     '',
   ].join('\n');
@@ -43,10 +43,9 @@ const intro = `# Configuration
 
 <!-- Generated from src/config/schema.ts by \`npm run generate\`; a test fails when it is stale. -->
 
-One YAML file; \`pitwarden check FILE\` reports everything that is wrong with it at once, as \`FILE:LINE:COLUMN: key:
-problem\`, and exits with 2. The file must be a regular one of at most 1 MiB. Every key but \`pools\` and a pool's \`app\` has a
-default. A key that is not known is refused.
-Editors read [config.schema.json](config.schema.json).
+The configuration is one YAML file: a regular file of at most 1 MiB. Only \`pools\` and a pool's \`app\` are required; every other
+key has a default. Unknown keys are refused. \`pitwarden check FILE\` reports all problems at once, as \`FILE:LINE:COLUMN: key:
+problem\`, and exits with 2 if there are any. For your editor there is a JSON schema, [config.schema.json](config.schema.json).
 
 \`\`\`yaml
 pools:
@@ -59,18 +58,22 @@ pools:
       memory: { soft: 400MiB, hard: 800MiB }
 \`\`\`
 
-Durations are written with their unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\`. Sizes too: \`512B\`, \`64KiB\`, \`400MiB\`, \`2GiB\`
-(powers of two) or \`KB\`, \`MB\`, \`GB\` (powers of ten). Relative paths start at the folder of the file. The flags of
-\`pitwarden agent\` (\`--runtime-dir\`, \`--state-dir\`, \`--http\`, \`--listen\`) come before the file.
+Write durations with a unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\`. Write sizes with a unit too: \`512B\`, \`64KiB\`, \`400MiB\`, \`2GiB\`
+(powers of two), or \`KB\`, \`MB\`, \`GB\` (powers of ten). Relative paths start at the folder of the file. The flags of
+\`pitwarden agent\` (\`--runtime-dir\`, \`--state-dir\`, \`--http\`, \`--listen\`) override the file.
 
-\`SIGHUP\` reads the file again: pools are added, removed (they drain first), resized and changed. When a changed key takes effect
-is said in its row. *At once: workers are replaced* means that they are recycled, each with its replacement ready first. *With the next
-worker* means that those that run keep what they were started with. Keys that take effect with the agent's next start are named in
-the log and by \`pitwarden status\`. A file with a problem, or one that cannot be read within 10 s, changes nothing;
-\`pitwarden status\` shows the problem.
+On \`SIGHUP\` the agent reads the file again. It adds, resizes and changes pools, and removes pools (they drain first). The column
+*takes effect* says when a changed key holds:
 
-A worker's environment is \`env\`, the agent's own \`PITWARDEN_…\` variables, and of the agent's environment only \`PATH\`,
-\`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,
+- *at once*
+- *at once: workers are replaced*: the pool's workers are recycled, and each replacement is ready first, as \`recycle\` allows
+- *with the next worker*: running workers keep the value that they were started with
+- *with the agent's next start*: the log and \`pitwarden status\` name the changed keys
+
+A reload changes nothing if the file has a problem or cannot be read within 10 s. \`pitwarden status\` shows the problem.
+
+A worker's environment has the pool's \`env\`, the \`PITWARDEN_…\` variables that the agent sets, and these variables of the agent's
+own environment: \`PATH\`, \`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,
 \`DYLD_LIBRARY_PATH\`, \`SSL_CERT_FILE\`, \`SSL_CERT_DIR\`, \`CUDA_VISIBLE_DEVICES\` and \`NVIDIA_VISIBLE_DEVICES\`.
 `;
 

@@ -43,10 +43,10 @@ const start = section({
   ...taking(replacing, {
     mode: choice(['exec'])
       .prefault('exec')
-      .meta({ description: 'How a worker is made: `exec` runs a fresh interpreter.' }),
+      .meta({ description: 'How a worker is started: `exec` runs a fresh interpreter.' }),
   }),
   ...taking(nextWorker, {
-    timeout: duration('60s', 'How long a worker may take from its spawn until it is attached and ready.', {
+    timeout: duration('60s', 'Longest time from the spawn of a worker until it is attached and ready.', {
       minMs: 500,
     }),
   }),
@@ -56,13 +56,16 @@ const start = section({
   ...taking(nextWorker, {
     warm_up: words().optional().meta({
       description:
-        'Command that a new worker runs once before it is ready, within `timeout`; if it fails the start has failed.',
+        'Command that a new worker runs once before it is ready, within `start.timeout`. If the command fails, the start fails.',
       unit: 'command',
       fallback: 'none',
     }),
     warm_up_args: quantity(parseArguments, { type: ['object', 'array'] })
       .prefault({})
-      .meta({ description: 'Its arguments: a map by keyword, a list by position.', unit: 'map or list' }),
+      .meta({
+        description: 'Arguments of `warm_up`: a map of keyword arguments, or a list of positional ones.',
+        unit: 'map or list',
+      }),
   }),
 });
 
@@ -71,9 +74,13 @@ const heartbeat = section(
     interval: duration('2s', 'How often the agent pings each worker.', { minMs: 100 }),
     timeout: duration('10s', 'How long a ping may stay unanswered before it counts as missed.', { minMs: 100 }),
     max_missed: whole(1, 1000, 3, 'pings', 'How many pings in a row may be missed before the worker counts as hung.'),
-    busy_limit: duration('5m', 'How long a worker may miss pings while it burns CPU or still brings results.', {
-      minMs: 100,
-    }),
+    busy_limit: duration(
+      '5m',
+      'How long a worker may miss pings while it uses CPU or still sends results. Then it counts as hung.',
+      {
+        minMs: 100,
+      },
+    ),
   }),
   [
     { keys: ['timeout', 'interval'], needs: 'timeout to be no shorter than interval', holds: (a, b) => a >= b },
@@ -83,10 +90,25 @@ const heartbeat = section(
 
 const memory = section(
   taking(atOnce, {
-    soft: sizeOrOff('off', 'Memory of the whole process tree past which the worker is recycled with a drain.'),
-    hard: sizeOrOff('off', 'Memory of the whole process tree past which the worker is killed.'),
-    samples: whole(1, 30, 2, 'samples', 'How many of the last `of` samples, one a second, must be over `soft`.'),
-    of: whole(1, 30, 3, 'samples', 'Of how many samples; the others may be peaks that were freed again.'),
+    soft: sizeOrOff(
+      'off',
+      'The worker is drained and replaced when its whole process tree uses more memory than this.',
+    ),
+    hard: sizeOrOff('off', 'The worker is killed when its whole process tree uses more memory than this.'),
+    samples: whole(
+      1,
+      30,
+      2,
+      'samples',
+      'How many of the last `of` samples must be over `soft` before the worker is replaced. There is one sample a second.',
+    ),
+    of: whole(
+      1,
+      30,
+      3,
+      'samples',
+      'How many of the latest samples are looked at. A short peak is in too few of them to count.',
+    ),
   }),
   [
     {
@@ -105,13 +127,13 @@ const recycle = section(
       max_requests: wholeOrOff(
         'off',
         'requests',
-        'Number of requests after which a worker is replaced, failed ones too.',
+        'Number of requests after which a worker is replaced. Failed requests count too.',
       ),
     }),
     ...taking(atOnce, {
       max_idle: durationOrOff(
         'off',
-        'How long a worker that has served may be without requests before it is replaced, to give back what it holds.',
+        'A worker that has served requests is replaced after this time without any, to free the memory that it holds.',
         { minMs: 1_000 },
       ),
     }),
@@ -120,7 +142,7 @@ const recycle = section(
       jitter: share(
         0.9,
         0.1,
-        "Share of a limit by which the workers' own limits are spread below it, so that equals part.",
+        'Each worker gets its own `max_age` and `max_requests`, up to this share below the configured ones, so that workers that started together are not replaced together.',
       ),
     }),
     ...taking(atOnce, {
@@ -129,16 +151,16 @@ const recycle = section(
         1000,
         1,
         'workers',
-        'How many workers above `size` may exist while some are replaced. With 0 each worker has its `{slot}` (a GPU, a port) to itself: the next one starts there when nothing is left of the last one and of what it has started. Only processes that outlive SIGKILL by 10 s are not waited for; they are logged.',
+        'How many workers above `size` may exist during replacements. With 0 each worker has its `{slot}` (a GPU, a port) to itself: the next worker starts in a slot only when the previous one and every process that it started are gone. Processes that outlive SIGKILL by 10 s are logged and not waited for.',
       ),
       max_unavailable: whole(
         0,
         1000,
         0,
         'workers',
-        'How many workers below `size` may be missing while some are replaced.',
+        'How many workers below `size` the pool may have during replacements.',
       ),
-      min_lifetime: durationOrOff('1s', 'How long a worker serves before any planned recycle may touch it.'),
+      min_lifetime: durationOrOff('1s', 'Shortest time that a worker serves before a planned replacement.'),
     }),
   },
   [
@@ -157,24 +179,30 @@ const recycle = section(
 
 const backoff = section(
   taking(atOnce, {
-    min: duration('500ms', 'Wait before the first restart after a crash; each further one doubles it.', { minMs: 10 }),
+    min: duration('500ms', 'Wait before the first restart after a crash. Each further crash doubles the wait.', {
+      minMs: 10,
+    }),
     max: duration('30s', 'Longest wait before a restart.', { minMs: 10 }),
   }),
   [{ keys: ['max', 'min'], needs: 'max to be no shorter than min', holds: (max, min) => max >= min }],
 );
 
 const restart = section({
-  backoff: backoff.meta({ description: 'Waits between the restarts of one crashing slot.' }),
+  backoff: backoff.meta({ description: 'Waits between the restarts in a slot whose workers crash.' }),
   ...taking(atOnce, {
-    reset_after: duration('60s', 'How long a worker must stay up for its slot to be forgiven its crashes.', {
-      minMs: 100,
-    }),
+    reset_after: duration(
+      '60s',
+      'How long a worker must stay up before the earlier crashes of its slot no longer count.',
+      {
+        minMs: 100,
+      },
+    ),
     quarantine_after: whole(
       1,
       1000,
       3,
       'failed starts',
-      'Failed starts in a row with a changed config after which the pool goes back to the last one that worked.',
+      'After this many failed starts in a row with a changed config, the pool goes back to the last config that worked.',
     ),
   }),
 });
@@ -183,10 +211,10 @@ const drain = section(
   taking(atOnce, {
     timeout: duration(
       '30s',
-      'How long the running requests of a draining worker may take to finish; a drain that has begun keeps the time that it began with.',
+      'How long the running requests of a draining worker may take to finish. A reload does not change the limit of a drain that has begun.',
       { minMs: 0, maxMs: linkDurationMaxMs },
     ),
-    kill_after: duration('10s', 'How long a worker that was asked to stop may take before it is killed.', {
+    kill_after: duration('10s', 'How long a worker may take to exit after it was asked to stop. Then it is killed.', {
       minMs: 0,
       maxMs: linkDurationMaxMs,
     }),
@@ -204,35 +232,47 @@ const keep = section(
   taking(atOnce, {
     for: duration(
       '60s',
-      'How long a request whose caller lost its connection goes on, and how long its answer is kept for a caller that repeats its `request_id`.',
+      'How long a request keeps running after its caller lost the connection, and how long its answer is kept for a caller that sends the `request_id` again.',
       { minMs: 100, maxMs: linkDurationMaxMs },
     ),
-    max_results: whole(0, 100_000, 1000, 'results', 'How many such answers one worker keeps; 0 keeps none.'),
-    max_bytes: size('16MiB', 'How many bytes of payload these may hold together.'),
+    max_results: whole(0, 100_000, 1000, 'results', 'How many such answers one worker keeps. 0: none.'),
+    max_bytes: size('16MiB', 'How many bytes of payload the kept answers of one worker may have together.'),
   }),
 );
 
 const request = section({
   ...taking(atOnce, {
-    timeout: duration('60s', 'Deadline of a request whose caller gave none.', { minMs: 10 }),
-    max_attempts: whole(1, 100, 3, 'attempts', 'How often an idempotent request may be sent, its first time included.'),
+    timeout: duration('60s', 'Deadline of a request whose caller sets none.', { minMs: 10 }),
+    max_attempts: whole(
+      1,
+      100,
+      3,
+      'attempts',
+      'How often an idempotent request may be sent to a worker, the first time included.',
+    ),
     kill_after: durationOrOff(
       '30s',
-      'How long a worker may go on with a request whose deadline passed before the worker is killed and replaced.',
+      'How long a worker may go on with a request after its deadline. Then the worker is killed and replaced.',
       { minMs: 100 },
     ),
     session_affinity: choice(['off', 'hint', 'strict']).prefault('off').meta({
       description:
-        'Whether requests with the same `session_id` go to the same worker: `hint` while it has a place, `strict` waits for it as long as it takes requests.',
+        'Whether requests with the same `session_id` go to the same worker. `hint`: while that worker has a free place; otherwise to another. `strict`: they wait for that worker as long as it takes requests.',
     }),
   }),
-  keep: keep.meta({ description: 'Answers that could not be delivered, of requests that their callers named.' }),
+  keep: keep.meta({
+    description: 'Answers kept for callers that lost their connection. Only requests with a `request_id` have them.',
+  }),
 });
 
 const poison = section(
   taking(atOnce, {
-    after: wholeOrOff(3, 'crashes', 'Crashed workers that were running a request after which the same is refused.'),
-    for: duration('10m', 'How long it is refused, counted from the last crash.', { minMs: 1_000 }),
+    after: wholeOrOff(
+      3,
+      'crashes',
+      'A request is refused once this many workers have crashed while they ran the same request.',
+    ),
+    for: duration('10m', 'How long the request is refused, counted from the last crash.', { minMs: 1_000 }),
   }),
 );
 
@@ -241,13 +281,13 @@ const limits = section(
     pids: wholeOrOff(
       'off',
       'processes and threads',
-      "How many processes and threads a worker's tree may have. Without a pids controller the kernel counts them for the agent's user as a whole, and not for root: then the workers of all pools together may have what their limits add up to, and nothing is limited while a pool has no `limits.pids`. The agent warns where it cannot hold.",
+      "How many processes and threads a worker's tree may have. Without a pids controller the kernel counts them for the agent's user as a whole, and does not limit root. Then all pools share the sum of their workers' limits, and nothing is limited while any pool has no `limits.pids`. The agent warns when the limit cannot be enforced.",
     ),
     memory: sizeOrOff(
       'off',
-      "Memory that a worker's tree can come to have; past it the kernel ends the worker. Without a memory controller: the data of each of its processes (RLIMIT_DATA), whose allocations fail beyond it.",
+      "How much memory a worker's tree may have. Beyond it the kernel kills the worker. Without a memory controller the limit holds for the data of each process by itself (RLIMIT_DATA), and allocations beyond it fail.",
     ),
-    open_files: wholeOrOff('off', 'files', 'How many files, sockets included, each process of a worker may have open.'),
+    open_files: wholeOrOff('off', 'files', 'How many open files, sockets included, each process of a worker may have.'),
   }),
 );
 
@@ -259,47 +299,49 @@ const pool = sectionBody({
     }),
     python: words().prefault('python3').meta({
       description:
-        "Python interpreter; a path with a slash is taken from the config file's folder, a bare name from PATH. A wrapper script must leave its standard input or file descriptor 3 to the interpreter.",
+        "Python interpreter. A path with a slash is relative to the config file's folder; a bare name is looked up in PATH. A wrapper script must pass its standard input or its file descriptor 3 on to the interpreter.",
       unit: 'path or name',
     }),
     cwd: words().prefault('.').meta({
-      description: "Working directory of the workers, taken from the config file's folder.",
+      description: "Working directory of the workers, relative to the config file's folder.",
       unit: 'path',
     }),
     env: map(quantity(parseEnvValue, { type: ['string', 'number', 'boolean'] }), variablePattern, checkVariable)
       .prefault({})
       .meta({
         description:
-          "Environment variables; `{slot}` (the number of the worker's place, from 0) and `{pool}` are filled in, `{{` and `}}` stand for plain braces. " +
-          'With `recycle.max_surge: 0` no two workers have the same `{slot}` at a time; with more, a replacement has the ' +
-          '`{slot}` of the worker that it replaces, beside which it runs: up to 1 + `max_surge` workers share it.',
+          "Environment variables. `{slot}` becomes the number of the worker's slot, from 0, and `{pool}` the pool's name; write `{{` and `}}` for plain braces. " +
+          'With `recycle.max_surge: 0` no two live workers have the same `{slot}`. Otherwise a replacement has the `{slot}` ' +
+          'of the worker that it replaces while both run: up to 1 + `max_surge` workers share it.',
         unit: 'map of texts',
       }),
   }),
   ...taking(atOnce, { size: whole(0, 1000, 1, 'workers', 'How many workers the pool keeps.') }),
   ...taking(replacing, {
-    concurrency: whole(1, 1000, 1, 'requests', 'How many requests one worker may have at once.'),
+    concurrency: whole(1, 1000, 1, 'requests', 'How many requests one worker may run at once.'),
   }),
-  start: start.meta({ description: 'How workers come up.' }),
-  heartbeat: heartbeat.meta({ description: 'How a hung worker is told from a busy one.' }),
-  recycle: recycle.meta({ description: 'When and how workers are replaced as planned.' }),
+  start: start.meta({ description: 'How workers start.' }),
+  heartbeat: heartbeat.meta({ description: 'How the agent tells a hung worker from a busy one.' }),
+  recycle: recycle.meta({ description: 'When and how workers are replaced.' }),
   restart: restart.meta({ description: 'What happens after a crash.' }),
-  drain: drain.meta({ description: 'How a worker goes.' }),
+  drain: drain.meta({ description: 'How a worker is drained and stopped.' }),
   limits: limits.meta({
     description:
-      'What the system denies a worker beyond; by its cgroup where there is one with controllers, else by resource limits.',
+      "Limits that the kernel enforces: by the worker's cgroup if that has the controllers, otherwise by resource limits.",
   }),
   ...taking(atOnce, {
     orphan_timeout: duration(
       '60s',
-      'How long a worker waits for an agent when its own has gone; then it drains and leaves by itself.',
+      'How long a worker waits for an agent after it lost its own. Then it drains and exits by itself.',
       // With less it would leave before it has dialled once.
       { minMs: 1_000, maxMs: linkDurationMaxMs },
     ),
   }),
-  queue: queue.meta({ description: 'Limits on the requests that wait; beyond them RESOURCE_EXHAUSTED is the answer.' }),
-  request: request.meta({ description: 'How requests are treated.' }),
-  poison: poison.meta({ description: 'Requests that crash their workers: refused with FAILED_PRECONDITION.' }),
+  queue: queue.meta({
+    description: 'Limits on waiting requests. Requests beyond them are refused with RESOURCE_EXHAUSTED.',
+  }),
+  request: request.meta({ description: 'How requests are handled.' }),
+  poison: poison.meta({ description: 'Requests that crash their workers are refused with FAILED_PRECONDITION.' }),
 });
 
 export const schema = sectionBody({
@@ -309,10 +351,10 @@ export const schema = sectionBody({
         .optional()
         .meta({ description: 'Name of this host in views and metrics.', unit: 'name', fallback: 'the host name' }),
     }),
-  ).meta({ description: 'Who this agent is.' }),
+  ).meta({ description: 'The identity of this agent.' }),
   ...taking(nextStart, {
     runtime_dir: words().optional().meta({
-      description: 'Folder of the sockets, `agent.sock` among them.',
+      description: 'Folder of the sockets, including `agent.sock`.',
       unit: 'path',
       fallback:
         '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
@@ -321,30 +363,30 @@ export const schema = sectionBody({
       .optional()
       .meta({
         description:
-          "Group whose members may call the agent: `agent.sock` is then open to it (mode 0660), and the runtime directory may be entered by it. The agent's user has to be in it. A socket of systemd keeps the group of its unit (`SocketGroup=`).",
+          "Group whose members may call the agent. It may use `agent.sock` (mode 0660) and enter the runtime directory. The agent's user must be a member. A socket that systemd made keeps the group of its unit (`SocketGroup=`).",
         unit: 'name or number',
         fallback: "none: only the agent's own user and root may call (mode 0600)",
       }),
     state_dir: words().optional().meta({
-      description: 'Folder of what must survive a restart of the agent.',
+      description: 'Folder of the data that must survive a restart of the agent.',
       unit: 'path',
       fallback: '`/var/lib/pitwarden` as root, else `$XDG_STATE_HOME/pitwarden`, else `~/.local/state/pitwarden`',
     }),
     http: quantity(parseHttp, { type: 'string', pattern: `^off$|${addressPattern}` })
       .prefault('127.0.0.1:9464')
       .meta({
-        description: 'Address of /metrics, /healthz and /readyz; port 0 takes a free one.',
+        description: 'Address of /metrics, /healthz and /readyz. Port 0 picks a free port.',
         unit: '`HOST:PORT` or `off`',
       }),
     http_allow_remote: yesOrNo(
       false,
-      'Whether `http` may be an address beyond loopback. It has no authentication: whoever reaches it reads names and counts.',
+      'Whether `http` may be an address beyond loopback. There is no authentication: whoever can reach the address can read names and counts.',
     ),
   }),
   ...taking(atOnce, {
     memory_floor: sizeOrOff(
       '256MiB',
-      "The host's available memory (MemAvailable) below which no worker is started beside the one it replaces, and the one that has grown most, and still grows, is replaced.",
+      'Least available memory of the host (MemAvailable). Below it a worker is stopped before its replacement starts, and the worker that has grown most, and still grows, is replaced.',
     ),
   }),
   ...taking(nextStart, {
@@ -352,7 +394,7 @@ export const schema = sectionBody({
       .prefault('off')
       .meta({
         description:
-          'Loopback address for gRPC over TCP, beside the unix socket; port 0 takes a free one. It has no authentication: every user and process of this host can run commands there and stop workers, so the agent warns of it at its start and in `status`.',
+          'Loopback address for gRPC over TCP, in addition to the unix socket. Port 0 picks a free port. There is no authentication: every user and process of this host can run commands and stop workers through it. The agent warns of this at its start and in `status`.',
         unit: '`HOST:PORT` or `off`',
       }),
   }),
@@ -360,28 +402,29 @@ export const schema = sectionBody({
     taking(nextStart, {
       level: choice(['trace', 'debug', 'info', 'warn', 'error'])
         .prefault('info')
-        .meta({ description: 'Least severe log lines that are written.' }),
+        .meta({ description: 'Lowest level of log lines that are written.' }),
       format: choice(['pretty', 'json']).optional().meta({
-        description: 'Log lines for people or for programs.',
+        description: 'Format of log lines: for people (`pretty`) or for programs (`json`).',
         fallback: '`pretty` on a terminal, else `json`',
       }),
     }),
-  ).meta({ description: 'What the agent writes about itself and its workers.' }),
+  ).meta({ description: 'The log of the agent and its workers.' }),
   message: section(
     taking(nextStart, {
       max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
       budget: size(
         '512MiB',
-        'Bytes of messages that callers together may make the agent hold: arriving, waiting, running, answered and unread. A connection may hold as much as is still free; more is refused with RESOURCE_EXHAUSTED. Workers have a budget of the same size, in which large results wait for one another.',
+        'Bytes that the agent holds for all callers together: messages that arrive, wait, run, or are answers not yet read. One connection may use as much as is still free; more is refused with RESOURCE_EXHAUSTED. The links of workers have a budget of the same size, in which large results wait for one another.',
       ),
       max_unread_bytes: size(
         '256MiB',
-        'Bytes of answers that one connection may leave unread; more of them are refused with RESOURCE_EXHAUSTED.',
+        'Bytes of answers that one connection may leave unread. Answers beyond that are refused with RESOURCE_EXHAUSTED.',
       ),
     }),
-  ).meta({ description: 'Limits on single messages.' }),
+  ).meta({ description: 'Limits on messages and their memory.' }),
   pools: map(pool, poolNamePattern, checkPoolName).meta({
-    description: 'The pools by name; a name is a lower-case letter and up to 62 letters, digits, `_` or `-`.',
+    description:
+      'The pools by name. A name is a lower-case letter, followed by up to 62 lower-case letters, digits, `_` or `-`.',
   }),
 });
 
