@@ -232,6 +232,7 @@ export async function startAgent(
     nowMs: clock.nowMs,
     toUnixMs: clock.toUnixMs,
     command: loop.decide,
+    ordersKept: ledger.ordersKept,
     subscribe: (listener) => {
       listeners.add(listener);
       return () => listeners.delete(listener);

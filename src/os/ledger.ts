@@ -133,8 +133,10 @@ export interface Ledger {
   enter(entry: LedgerEntry): Promise<void>;
   /** It is gone: nobody looks for it any more. */
   forget(workerId: string): void;
-  /** Rejects where they cannot be written; they are tried again with the next entry. */
+  /** Rejects where they cannot be written, or not within 5 s; they are tried again with the next entry. */
   keepOrders(orders: Orders): Promise<void>;
+  /** Settles, and never rejects, when the newest orders are on the disk, or cannot be written. */
+  ordersKept(): Promise<void>;
   forgetOrders(): void;
   /** Resolves when all that was asked for is done, which on a disk that does not answer is never. */
   settled(): Promise<void>;
@@ -170,15 +172,22 @@ export function openLedger(stateDirectory: string): Ledger {
     void settled.then(() => underway.get(path) === settled && underway.delete(path));
     return done;
   };
-  /** Orders that could not be written: they are when something else can. */
+  /** Orders that are not written yet. Those that could not be are when something else can. */
   let unkept: Orders | null = null;
-  const keepOrders = async (orders: Orders): Promise<void> => {
+  let ordersKept: Promise<void> = Promise.resolve();
+  const writeOrders = async (): Promise<void> => {
+    const orders = unkept;
+    // Written in an earlier turn, together with those before them.
+    if (orders === null) return;
     const pools = orders.pools.map(poolOrdersToFile);
-    unkept = orders;
-    await inTurn(ordersPath, () =>
-      writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools }),
-    );
+    await writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools });
     if (unkept === orders) unkept = null;
+  };
+  const keepOrders = (orders: Orders): Promise<void> => {
+    unkept = orders;
+    const kept = inTime(inTurn(ordersPath, writeOrders));
+    ordersKept = kept.catch(() => undefined);
+    return kept;
   };
   const pathOf = (workerId: string): string => join(folder, `${workerId}.json`);
   return {
@@ -194,6 +203,7 @@ export function openLedger(stateDirectory: string): Ledger {
       inTurn(path, () => rm(path, { force: true })).catch(() => undefined);
     },
     keepOrders,
+    ordersKept: () => ordersKept,
     forgetOrders: () => {
       unkept = null;
       inTurn(ordersPath, () => rm(ordersPath, { force: true })).catch(() => undefined);

@@ -40,6 +40,8 @@ export interface ControlSource {
   toUnixMs(monotonicMs: number): number;
   /** Decides on the command before it returns; what follows from it happens afterwards. */
   command(command: Command): void;
+  /** Settles when what was ordered outlives this agent, or when that cannot be waited for. Never rejects. */
+  ordersKept(): Promise<void>;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
   /** How this agent was started: program and arguments. */
@@ -76,6 +78,13 @@ class Refusal extends Error {
 }
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
+  /** Who is told that something was ordered is told the truth, however soon this agent dies. */
+  const change = (answer: (request: Request) => object | Promise<object>) =>
+    changing(async (request) => {
+      const view = await answer(request);
+      await source.ordersKept();
+      return view;
+    }, toStatus);
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
     ListPools: read((request) => {
@@ -126,7 +135,6 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
 }
 
 const read = (answer: (request: Request) => object) => reading(answer, toStatus);
-const change = (answer: (request: Request) => object | Promise<object>) => changing(answer, toStatus);
 
 function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details) };
@@ -370,8 +378,11 @@ function followRoll(
   }
   const { name, rollId } = chosen;
   let told = '';
+  let isKept = false;
+  let isOver = false;
   const write = writerOf(call);
   const tell = (): void => {
+    if (!isKept || isOver) return;
     const roll = source.state().pools.get(name)?.roll;
     const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
     if (view === undefined || roll == null) {
@@ -389,11 +400,18 @@ function followRoll(
     end();
     call.end();
   };
-  const end = source.subscribe((changes) => {
+  const unsubscribe = source.subscribe((changes) => {
     if (changes.pools.includes(name) || changes.poolsGone.includes(name)) tell();
   });
+  const end = (): void => {
+    isOver = true;
+    unsubscribe();
+  };
   endWhenLeaving(source, call, end);
-  tell();
+  void source.ordersKept().then(() => {
+    isKept = true;
+    tell();
+  });
 }
 
 /** A snapshot, then every change. Nothing can come between the two: both happen in one turn. */

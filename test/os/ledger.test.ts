@@ -266,6 +266,20 @@ test('orders that could not be written are written when something else can', asy
   expect(ledger.read().orders).toEqual(orders);
 });
 
+test('orders that come together are written together, the newest of them', async () => {
+  const sized = (size: number): Orders => ({
+    nodeDraining: false,
+    pools: [{ pool: 'p', draining: false, size, configSize: 1, roll: null }],
+  });
+  for (let size = 2; size <= 900; size += 1) void ledger.keepOrders(sized(size));
+  await ledger.ordersKept();
+  expect(ledger.read().orders).toEqual(sized(900));
+  void ledger.keepOrders(sized(2));
+  ledger.forgetOrders();
+  await ledger.settled();
+  expect(ledger.read().orders).toBeNull();
+});
+
 test('a folder that is gone is an error of the entry, and leaves nothing half', async () => {
   rmSync(join(state, 'ledger'), { recursive: true });
   await expect(ledger.enter(entry)).rejects.toThrow(/ENOENT/);

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events';
-import { expect, test } from 'vitest';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { expect, test, vi } from 'vitest';
 import type { ControlSource } from '../../src/wire/control.ts';
 import { controlService } from '../../src/wire/control.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
@@ -9,6 +10,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
   const simulation = new Simulation();
   simulation.tell({ type: 'config', config: nodeConfig(...pools.map(poolConfig)) });
   simulation.run(5_000);
+  const orders = { kept: Promise.resolve() };
   const source: ControlSource = {
     state: () => simulation.state,
     node: () => ({
@@ -24,6 +26,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     nowMs: () => simulation.nowMs,
     toUnixMs: (ms) => ms,
     command: (command) => simulation.tell(command),
+    ordersKept: () => orders.kept,
     subscribe: () => () => undefined,
     commandLine: [],
     leaving: new AbortController().signal,
@@ -33,6 +36,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
   const service = controlService(source) as unknown as Record<string, (call: object, done?: unknown) => void>;
   return {
     simulation,
+    orders,
     ask: (method: string, request: object) =>
       new Promise<Record<string, unknown>>((resolve, reject) => {
         service[method]?.(
@@ -49,6 +53,13 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
       });
       service['Watch']?.(call);
       return ended;
+    },
+    /** What a call that begins a roll is told. */
+    roll: (request: object) => {
+      const views: object[] = [];
+      const write = (view: object) => views.push(view);
+      service['RollPool']?.(Object.assign(new EventEmitter(), { request, write, end: () => undefined }));
+      return views;
     },
   };
 }
@@ -93,4 +104,41 @@ test("a worker shows the concurrency that it was started with, not the config's 
     { generation: 1, concurrency: 2 },
     { generation: 2, concurrency: 8 },
   ]);
+});
+
+test.each([
+  ['ScalePool', { pool: 'p', size: 2 }],
+  ['StartWorker', { pool: 'p' }],
+  ['DrainPool', { pool: 'p' }],
+  ['DrainNode', {}],
+])('%s is answered when the disk has the order, and has effect before', async (method, request) => {
+  const { simulation, ask, orders } = scene({ size: 1 });
+  const before = simulation.state;
+  let keep = (): void => undefined;
+  orders.kept = new Promise((resolve) => {
+    keep = resolve;
+  });
+  const answer = vi.fn();
+  const asked = ask(method, request).then(answer);
+  await nextTurn();
+  expect(answer).not.toHaveBeenCalled();
+  expect(simulation.state.revision).toBeGreaterThan(before.revision);
+  keep();
+  await asked;
+  expect(answer).toHaveBeenCalledOnce();
+});
+
+test('a roll is told of when the disk has it', async () => {
+  const { simulation, roll, orders } = scene({ size: 1 });
+  let keep = (): void => undefined;
+  orders.kept = new Promise((resolve) => {
+    keep = resolve;
+  });
+  const views = roll({ pool: 'p' });
+  await nextTurn();
+  expect(simulation.state.pools.get('p')?.roll?.phase).toBe('running');
+  expect(views).toEqual([]);
+  keep();
+  await nextTurn();
+  expect(views).toMatchObject([{ roll_id: expect.stringMatching(/^roll-/) }]);
 });

@@ -73,6 +73,7 @@ function sourceOf(): ControlSource {
     nowMs: () => 1,
     toUnixMs: (ms) => ms,
     command: () => undefined,
+    ordersKept: () => Promise.resolve(),
     subscribe: (listener) => {
       listeners.add(listener);
       return () => listeners.delete(listener);
