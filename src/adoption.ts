@@ -10,7 +10,7 @@ import { isGone, isOfThisBoot } from './os/identity.ts';
 import type { Ledger, LedgerEntry, LedgerFound } from './os/ledger.ts';
 import { carriesWorkerId, findWorker } from './os/own-process.ts';
 import type { TreeTarget } from './os/process-table.ts';
-import { signalGroup } from './os/signal.ts';
+import { terminateGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
 import type { Survivor } from './perform.ts';
 import { warnOfSuspects } from './perform.ts';
@@ -128,7 +128,7 @@ interface Host {
 
 async function endUnwanted({ entry, identity }: Found, host: Host): Promise<void> {
   const cgroup = host.cgroups.find(entry.worker_id, identity.pid);
-  signalGroup(identity, 'SIGTERM');
+  terminateGroup(identity);
   const endsAtMs = performance.now() + host.limits.unwantedGraceMs;
   while (!isGone(identity) && performance.now() < endsAtMs) await delay(lookEveryMs);
   await sweep({ workerId: entry.worker_id, identity }, cgroup, host);

@@ -29,7 +29,7 @@ import { spawnWorker } from './os/process.ts';
 import { removeFile } from './os/remove-file.ts';
 import { resourceLimits, whyNotLimited } from './os/resource-limits.ts';
 import { isShortage } from './os/shortage.ts';
-import { signalGroup } from './os/signal.ts';
+import { terminateGroup } from './os/signal.ts';
 import { sweepTree } from './os/tree.ts';
 import type {
   AttachedWorker,
@@ -748,7 +748,7 @@ function sample(
 }
 
 function terminate(worker: Held | undefined): void {
-  if (worker?.identity) signalGroup(worker.identity, 'SIGTERM');
+  if (worker?.identity) terminateGroup(worker.identity);
 }
 
 function begunPath({ linkPath }: Pick<HandsOptions, 'linkPath'>, workerId: string): string {

@@ -110,19 +110,32 @@ test('one of a pool that is no longer there is ended, tree and all', async () =>
     workerId: 'gone-0-abcdefgh',
   });
   const child = Number(await stubborn.line(1));
-  process.kill(stubborn.identity.pid, 'SIGSTOP');
   write(
     entryOf({ worker_id: 'gone-0-abcdefgh', pool: 'gone', ...identityFields(stubborn.identity) }),
     'gone-0-abcdefgh',
   );
   const left: boolean[] = [];
-  // It is stopped, so that it would use all the time that it gets.
+  // It would use all the time that it gets.
   const adoption = await adopt(() => left.push(isRunning(child)), 200);
   expect(adoption.unwanted).toHaveLength(1);
   expect(left).toEqual([false]);
   expect([isRunning(stubborn.identity.pid), isRunning(child)]).toEqual([false, false]);
   expect(ledger.read().entries).toEqual([]);
   stubborn.spawned.close();
+});
+
+test('one of a pool that is no longer there ends when asked, though it is stopped: it is not made to wait for its kill', async () => {
+  const stopped = await shellWorker(state, 'trap "echo asked; exit 3" TERM; echo up; while :; do sleep 0.05; done', {
+    workerId: 'gone-0-abcdefgh',
+  });
+  await stopped.line(1);
+  process.kill(stopped.identity.pid, 'SIGSTOP');
+  const entry = entryOf({ worker_id: 'gone-0-abcdefgh', pool: 'gone', ...identityFields(stopped.identity) });
+  write(entry, 'gone-0-abcdefgh');
+  await adopt();
+  expect(await stopped.spawned.exited).toEqual({ code: 3, signal: null });
+  expect(stopped.spawned.lastLines()).toContain('asked');
+  stopped.spawned.close();
 });
 
 test('what a dead one has left of its tree is swept', async () => {

@@ -13,6 +13,15 @@ export function signalGroup(identity: ProcessIdentity, signal: NodeJS.Signals): 
   return signalProven(leadsGroup(identity) ? -identity.pid : identity.pid, signal);
 }
 
+/**
+ * Asks a process group to end. What is stopped (state T) gets no signal but SIGKILL until it goes on, so that it would wait for its
+ * kill; it is asked to go on too.
+ */
+export function terminateGroup(identity: ProcessIdentity): void {
+  signalGroup(identity, 'SIGTERM');
+  signalGroup(identity, 'SIGCONT');
+}
+
 function leadsGroup({ pid }: ProcessIdentity): boolean {
   return !hasProc || groupOf(pid) === pid;
 }
