@@ -62,7 +62,7 @@ import type { ApiServer } from './wire/server.ts';
 import { createServer } from './wire/server.ts';
 import { unixAddress } from './wire/unix-address.ts';
 import type { NodeFacts, Recorded } from './wire/view.ts';
-import type { WorkerFrame } from './wire/worker-link.ts';
+import type { WorkerFrame, WorkerLinkSource } from './wire/worker-link.ts';
 import { addWorkerLink } from './wire/worker-link.ts';
 import { logStacksAtShutdown } from './worker-evidence.ts';
 
@@ -311,7 +311,7 @@ export async function startAgent(
     return isStuck;
   };
   try {
-    serveLink(link, hands, dispatch, loop, metrics);
+    serveLink(link, hands, dispatch, loop, metrics, linkBudget);
     const health = addApi(
       api.server,
       executionService({
@@ -542,8 +542,15 @@ function actOne(action: Action, records: NodeRecord[], told: Told): void {
   if (action.type === 'finish') told.finish();
 }
 
-function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop, metrics: Metrics): void {
-  addWorkerLink(link, {
+function serveLink(
+  link: ApiServer,
+  hands: Hands,
+  dispatch: Dispatch,
+  loop: Loop,
+  metrics: Metrics,
+  budget: MemoryBudget,
+): void {
+  const source: WorkerLinkSource = {
     authenticate: hands.authenticate,
     check: hands.check,
     attached: hands.attach,
@@ -552,7 +559,11 @@ function serveLink(link: ApiServer, hands: Hands, dispatch: Dispatch, loop: Loop
     frame: (workerId, frame, line) => {
       if (hands.isCurrent(workerId, line)) receive(workerId, frame, hands, dispatch, loop);
     },
-  });
+    unsent: (workerId, linkIds, line) => {
+      if (hands.isCurrent(workerId, line)) dispatch.onReturned(workerId, linkIds);
+    },
+  };
+  addWorkerLink(link, source, budget);
 }
 
 function receive(workerId: string, frame: WorkerFrame, hands: Hands, dispatch: Dispatch, loop: Loop): void {

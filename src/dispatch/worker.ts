@@ -4,6 +4,7 @@ import type { Request } from './request.ts';
 /** The line to one worker, as dispatch needs it. */
 export interface RequestLink {
   request(request: LinkRequest): void;
+  /** One that is not written yet never is, and comes back as `onReturned`. */
   cancel(linkId: number): void;
   /** Its caller does not keep up: the worker holds back its chunks until `resume`. */
   pause(linkId: number): void;

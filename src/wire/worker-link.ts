@@ -1,8 +1,11 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import protobuf from 'protobufjs';
-import type { LinkRequest, RequestLink, Resumed } from '../dispatch/worker.ts';
+import type { RequestLink, Resumed } from '../dispatch/worker.ts';
 import { readerOf } from './incoming.ts';
+import type { LinkWriter } from './link-writer.ts';
+import { createLinkWriters } from './link-writer.ts';
+import type { MemoryBudget } from './memory-budget.ts';
 import { services, UnreadableMessage } from './proto.ts';
 import type { ApiServer } from './server.ts';
 import { checkHello, mendFrame } from './worker-words.ts';
@@ -107,6 +110,8 @@ export interface WorkerLinkSource {
   check(claim: HelloClaim): LinkRefusal | undefined;
   attached(hello: WorkerHello, link: AttachedWorker): void;
   frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
+  /** Requests that were cancelled before they were written: the worker will never know of them. */
+  unsent(workerId: string, linkIds: readonly number[], link: AttachedWorker): void;
   closed(workerId: string, link: AttachedWorker): void;
   refused(refusal: LinkRefusal): void;
 }
@@ -114,14 +119,10 @@ export interface WorkerLinkSource {
 const protocol = 1;
 /** A connection that says nothing is no worker of ours. */
 const helloTimeoutMs = 10_000;
-/** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
-const frameMaxBytes = 1024 * 1024;
 /** Of the frame of somebody who has not proven itself, unless its beginning has the token of a worker of ours. */
 const unprovenMaxBytes = 1024 * 1024;
 /** The hello of a worker that keeps 100,000 results has some 20 MiB. */
 const helloMaxBytes = 64 * 1024 * 1024;
-/** With so many acknowledgements a frame is written though there is nothing else to say. */
-const acksMax = 256;
 
 /**
  * A worker that dials again may be quicker than the news that its link before has ended. A hello waits so long for that; if
@@ -142,16 +143,25 @@ const tag = { hello: (1 << 3) | 2, workerId: (2 << 3) | 2, token: (3 << 3) | 2 }
 
 type Call = ServerDuplexStream<WorkerFrame | UnreadableMessage, object>;
 
-/** Serves WorkerLink: a hello makes an attached worker, its frames are passed on until the stream ends. */
-export function addWorkerLink(api: ApiServer, source: WorkerLinkSource): void {
+/**
+ * Serves WorkerLink: a hello makes an attached worker, its frames are passed on until the stream ends. What is being written
+ * to workers counts towards `budget`.
+ */
+export function addWorkerLink(api: ApiServer, source: WorkerLinkSource, budget: MemoryBudget): void {
   const large = new Set<string>();
-  api.server.addService(services.WorkerLink, { Attach: (call: Call) => attach(source, call, large) });
+  const createWriter = createLinkWriters(budget);
+  api.server.addService(services.WorkerLink, { Attach: (call: Call) => attach(source, call, large, createWriter) });
 }
 
 /** `large`: the workers whose large hellos are arriving; each may send one at a time. */
-function attach(source: WorkerLinkSource, call: Call, large: Set<string>): void {
+function attach(
+  source: WorkerLinkSource,
+  call: Call,
+  large: Set<string>,
+  createWriter: ReturnType<typeof createLinkWriters>,
+): void {
   let workerId = '';
-  let link: AttachedWorker | undefined;
+  let link: LinkWriter | undefined;
   let hello: WorkerHello | undefined;
   let over = false;
   const refuse = (code: status, refusal: LinkRefusal): void => {
@@ -179,7 +189,8 @@ function attach(source: WorkerLinkSource, call: Call, large: Set<string>): void 
       reader.maxBytes = frameMost;
       reader.unproven = null;
     }
-    link = createLink(call);
+    const writer = createWriter(call, (linkIds) => source.unsent(workerId, linkIds, writer));
+    link = writer;
     call.write({ welcome: { protocol, ...known.welcome } });
     source.attached(checked, link);
   };
@@ -232,7 +243,10 @@ function attach(source: WorkerLinkSource, call: Call, large: Set<string>): void 
     if (over) return;
     over = true;
     if (largeWorkerId !== '') large.delete(largeWorkerId);
-    if (link !== undefined) source.closed(workerId, link);
+    if (link !== undefined) {
+      link.over();
+      source.closed(workerId, link);
+    }
     if (!call.destroyed) call.end();
   };
   call.on('end', end);
@@ -274,125 +288,4 @@ function check(hello: WorkerHello | null): Checked {
     );
   }
   return { ok: true, hello };
-}
-
-/** AgentFrame of link.proto; what is absent is not said. */
-interface AgentFrame {
-  ping?: { sequence: number };
-  drain?: object;
-  limits?: LinkLimits;
-  recall?: object;
-  stop?: { grace_ms: number };
-  requests?: LinkRequest[];
-  cancels?: number[];
-  pauses?: number[];
-  resumes?: number[];
-  acks?: number[];
-  replays?: number[];
-}
-
-/**
- * Gathers what there is to say into one frame a turn of the event loop, and into the next while a frame is being written,
- * which takes long where the worker reads slowly. So a ping waits for one frame at most, and no more than one frame
- * waits outside of `requests`, whose number dispatch bounds.
- */
-export function createLink(call: Pick<Call, 'write' | 'end' | 'destroyed' | 'cancelled'>): AttachedWorker {
-  let requests: LinkRequest[] = [];
-  /** May go before requests that wait. */
-  let urgent: AgentFrame | null = null;
-  /** Words about requests, which must not overtake them. */
-  let trailing: AgentFrame | null = null;
-  /** Go with whatever is said next. */
-  let acks: number[] = [];
-  let scheduled = false;
-  let writing = false;
-
-  const flush = (): void => {
-    scheduled = false;
-    if (writing || call.destroyed || call.cancelled) return;
-    const frame: AgentFrame = urgent ?? {};
-    urgent = null;
-    if (acks.length > 0) {
-      frame.acks = acks;
-      acks = [];
-    }
-    if (requests.length > 0) {
-      frame.requests = takeBatch(requests);
-      requests = frame.requests === requests ? [] : requests.slice(frame.requests.length);
-    }
-    if (requests.length === 0 && trailing !== null) {
-      Object.assign(frame, trailing);
-      trailing = null;
-    }
-    writing = true;
-    call.write(frame, written);
-  };
-  const written = (): void => {
-    writing = false;
-    if (requests.length > 0 || urgent !== null || trailing !== null) schedule();
-  };
-  const schedule = (): void => {
-    if (scheduled || writing) return;
-    scheduled = true;
-    setImmediate(flush);
-  };
-  const say = (word: AgentFrame): void => {
-    urgent = urgent === null ? word : Object.assign(urgent, word);
-    schedule();
-  };
-  const sayAfterRequests = (what: 'cancels' | 'pauses' | 'resumes' | 'replays', linkId: number): void => {
-    trailing ??= {};
-    trailing[what] ??= [];
-    trailing[what].push(linkId);
-    schedule();
-  };
-  /** The worker knows no order of the two within a frame: the later word takes the earlier one back. */
-  const takeBack = (what: 'pauses' | 'resumes', linkId: number): void => {
-    const words = trailing?.[what];
-    if (words?.includes(linkId)) words.splice(words.indexOf(linkId), 1);
-  };
-  return {
-    request: (request) => {
-      requests.push(request);
-      schedule();
-    },
-    cancel: (linkId) => sayAfterRequests('cancels', linkId),
-    pause: (linkId) => {
-      takeBack('resumes', linkId);
-      sayAfterRequests('pauses', linkId);
-    },
-    resume: (linkId) => {
-      takeBack('pauses', linkId);
-      sayAfterRequests('resumes', linkId);
-    },
-    recall: () => {
-      say({ recall: {} });
-      const unwritten = requests.map((request) => request.id);
-      requests = [];
-      return unwritten;
-    },
-    ack: (linkId) => {
-      acks.push(linkId);
-      if (acks.length >= acksMax) schedule();
-    },
-    replay: (linkId) => sayAfterRequests('replays', linkId),
-    unwritten: () => new Set(requests.map((request) => request.id)),
-    ping: (sequence) => say({ ping: { sequence } }),
-    drain: () => say({ drain: {} }),
-    limit: (limits) => say({ limits }),
-    stop: (graceMs) => say({ stop: { grace_ms: Math.round(graceMs) } }),
-    close: () => {
-      if (!call.destroyed) call.end();
-    },
-  };
-}
-
-/** As many as one frame may hold, at least one; the same array when that is all of them. */
-function takeBatch(requests: LinkRequest[]): LinkRequest[] {
-  let bytes = 0;
-  for (let index = 0; index < requests.length; index += 1) {
-    bytes += requests[index]?.payload.length ?? 0;
-    if (bytes > frameMaxBytes && index > 0) return requests.slice(0, index);
-  }
-  return requests;
 }

@@ -11,7 +11,7 @@ import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
 import { services } from '../../src/wire/proto.ts';
 import type { ApiServer } from '../../src/wire/server.ts';
 import { createServer } from '../../src/wire/server.ts';
-import type { LinkRefusal } from '../../src/wire/worker-link.ts';
+import type { LinkRefusal, WorkerLinkSource } from '../../src/wire/worker-link.ts';
 import { addWorkerLink } from '../../src/wire/worker-link.ts';
 import { statusOf } from './call-end.ts';
 
@@ -38,7 +38,7 @@ beforeEach(async () => {
     if (claim.worker_id !== 'p-0-1') return { reason: 'unknown_worker', message: 'expected a worker of this agent' };
     return claim.token === token ? undefined : { reason: 'wrong_token', message: 'expected its token' };
   };
-  addWorkerLink(api, {
+  const source: WorkerLinkSource = {
     check,
     authenticate: (hello) => {
       const refusal = check(hello);
@@ -46,9 +46,11 @@ beforeEach(async () => {
     },
     attached: ({ resumed }) => attached.push(resumed?.held.length ?? 0),
     frame: () => undefined,
+    unsent: () => undefined,
     closed: () => undefined,
     refused: (refusal) => refusals.push(refusal),
-  });
+  };
+  addWorkerLink(api, source, budget);
   await api.bind(`unix:${path}`);
 });
 

@@ -1,104 +1,9 @@
 import { EventEmitter } from 'node:events';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { LinkRequest } from '../../src/dispatch/worker.ts';
-import { addWorkerLink, createLink } from '../../src/wire/worker-link.ts';
-
-/** A call that takes a frame and writes it when it is told to. */
-function fakeCall() {
-  const frames: Record<string, unknown>[] = [];
-  let written = (): void => undefined;
-  const call = {
-    destroyed: false,
-    cancelled: false,
-    end: () => undefined,
-    write: (frame: Record<string, unknown>, done: () => void) => {
-      frames.push(frame);
-      written = done;
-      return true;
-    },
-  };
-  const link = createLink(call as unknown as Parameters<typeof createLink>[0]);
-  return {
-    link,
-    frames,
-    /** The last frame has been written; what came up meanwhile goes out. */
-    write: async () => {
-      written();
-      await nextTurn();
-    },
-  };
-}
-
-const request = (id: number, bytes = 1): LinkRequest => ({
-  id,
-  command: 'c',
-  payload: Buffer.alloc(bytes),
-  content_type: '',
-  request_id: '',
-  session_id: '',
-  timeout_ms: 0,
-  keep: false,
-});
-const ids = (frame: Record<string, unknown> | undefined) => (frame?.['requests'] as LinkRequest[])?.map(({ id }) => id);
-
-test('what one turn says is one frame; what comes up while that is written is the next', async () => {
-  const { link, frames, write } = fakeCall();
-  link.request(request(1));
-  link.request(request(2));
-  link.ping(1);
-  await nextTurn();
-  expect(frames).toEqual([{ ping: { sequence: 1 }, requests: [request(1), request(2)] }]);
-  link.request(request(3));
-  link.cancel(3);
-  link.ping(2);
-  await nextTurn();
-  expect(frames).toHaveLength(1);
-  expect([...link.unwritten()]).toEqual([3]);
-  await write();
-  expect(frames[1]).toEqual({ ping: { sequence: 2 }, requests: [request(3)], cancels: [3] });
-  await write();
-  expect(frames).toHaveLength(2);
-});
-
-test('large payloads go in frames of a MiB, pings before them, words about them after', async () => {
-  const { link, frames, write } = fakeCall();
-  for (const id of [1, 2, 3]) link.request(request(id, 700_000));
-  link.cancel(1);
-  await nextTurn();
-  link.ping(1);
-  await write();
-  await write();
-  expect(frames.map(ids)).toEqual([[1], [2], [3]]);
-  expect(frames.map((frame) => [frame['ping'], frame['cancels']])).toEqual([
-    [undefined, undefined],
-    [{ sequence: 1 }, undefined],
-    [undefined, [1]],
-  ]);
-});
-
-test('of pause and resume the later word is the one that is said', async () => {
-  const { link, frames, write } = fakeCall();
-  link.request(request(1));
-  await nextTurn();
-  link.pause(1);
-  link.resume(1);
-  link.resume(2);
-  link.pause(2);
-  await write();
-  expect(frames[1]).toEqual({ pauses: [2], resumes: [1] });
-});
-
-test('a recall gives back at once what is not written, and asks for the rest', async () => {
-  const { link, frames, write } = fakeCall();
-  link.request(request(1));
-  await nextTurn();
-  link.request(request(2));
-  expect(link.recall()).toEqual([2]);
-  await write();
-  expect(frames[1]).toEqual({ recall: {} });
-});
+import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
+import type { WorkerLinkSource } from '../../src/wire/worker-link.ts';
+import { addWorkerLink } from '../../src/wire/worker-link.ts';
 
 /** Calls of Attach; `said` is what the agent was told of them. */
 function attachScene() {
@@ -106,7 +11,7 @@ function attachScene() {
   let attach: ((call: unknown) => void) | undefined;
   let attached = false;
   const api = { server: { addService: (_: unknown, { Attach }: { Attach: typeof attach }) => (attach = Attach) } };
-  addWorkerLink(api as never, {
+  const source: WorkerLinkSource = {
     check: () => undefined,
     authenticate: ({ token }) => {
       if (token !== 'right') return { ok: false, reason: 'wrong_token', message: 'token' };
@@ -123,7 +28,9 @@ function attachScene() {
     },
     refused: ({ message }) => said.push(`refused: ${message}`),
     frame: () => said.push('frame'),
-  });
+    unsent: () => undefined,
+  };
+  addWorkerLink(api as never, source, createMemoryBudget(1));
   const dial = () => {
     const frames: object[] = [];
     const call = Object.assign(new EventEmitter(), {
