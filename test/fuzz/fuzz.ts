@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import fc from 'fast-check';
 import { pause } from '../../bench/processes.ts';
 import type { Target, Use } from './agent.ts';
@@ -157,8 +156,11 @@ class Lab {
     const attacked = await surface
       .attack(target, cases)
       .catch((error: Error) => `the attack broke off: ${error.stack}`);
-    if (target.dead() !== undefined)
-      return { text: `the agent has ended:\n${(attacked ?? target.output()).slice(-3_000)}`, isLatency: false };
+    if (target.dead() !== undefined) {
+      // Of one that did not start, the attack says what it printed.
+      const words = (surface.restarts ? attacked : undefined) ?? target.output();
+      return { text: `the agent has ended:\n${words.slice(-3_000)}`, isLatency: false };
+    }
     const during = (await this.#probe?.take()) ?? [];
     const notWhole = attacked ?? (await isWholeAgain(target));
     if (notWhole !== undefined) return { text: notWhole, isLatency: false };
@@ -200,10 +202,8 @@ class Lab {
     if (this.#probe !== null) return this.#probe;
     const workerId = await target.execute('probe', 'echo', 10_000);
     const worker = (await target.workers('probe')).find((each) => each.worker_id === workerId);
-    const bareSocket = join(target.folder, 'bare.sock');
-    this.#probe = startProbe({
-      ...{ socket: target.socket, bareSocket, agentPid: target.pid(), workerPid: worker?.pid ?? target.pid() },
-    });
+    const workerPid = worker?.pid ?? target.pid();
+    this.#probe = startProbe({ socket: target.socket, agentPid: target.pid(), workerPid });
     await pause(500);
     this.#rest ??= await target.use();
     return this.#probe;

@@ -98,11 +98,52 @@ function valuesOf(field: protobuf.Field, depth: number): fc.Arbitrary<unknown> {
       return fc.boolean();
     case 'double':
     case 'float':
-      return fc.double();
+      return fc.oneof(fc.double(), fc.constantFrom(...(extremesOf(field) as number[])));
     default:
       // Link ids count from 1, so small numbers are those of requests that there are.
       return fc.oneof(fc.integer({ min: 0, max: 12 }), fc.constantFrom(2 ** 31, 2 ** 32 - 1, -1, 2 ** 53));
   }
+}
+
+/** Values of a scalar at and beyond its ends. */
+function extremesOf({ type, resolvedType }: protobuf.Field): readonly unknown[] {
+  if (resolvedType instanceof protobuf.Enum) return [-1, 0, 1_000];
+  switch (type) {
+    case 'string':
+      return ['', '\u0000', '__proto__', 'é'.repeat(3_000)];
+    case 'bytes':
+      return [Buffer.alloc(0), Buffer.alloc(5_000, 0xff)];
+    case 'bool':
+      return [false, true];
+    case 'double':
+    case 'float':
+      return [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -1, 5e-324, 1e308];
+    default:
+      return [0, 1, 2 ** 31, 2 ** 32 - 1, -1, 2 ** 53];
+  }
+}
+
+/**
+ * For each scalar of a message, and of the messages in it, and for each of its extremes: the message that has nothing else. Messages with
+ * the fields in `last` come last, in that order.
+ */
+export function extremes(type: protobuf.Type, last: readonly string[]): string[] {
+  const rank = (message: object): number => last.findIndex((name) => name in message);
+  return extremeObjects(type, 3)
+    .sort((a, b) => rank(a) - rank(b))
+    .map((message) => Buffer.from(type.encode(message).finish()).toString('latin1'));
+}
+
+function extremeObjects(type: protobuf.Type, depth: number): Record<string, unknown>[] {
+  // What has an id is about a request: most likely there is one with the first id.
+  const about = type.fields['id'] === undefined ? {} : { id: 1 };
+  return type.fieldsArray.flatMap((field) => {
+    const { resolvedType, name, repeated } = field;
+    const isMessage = resolvedType instanceof protobuf.Type;
+    if (isMessage && depth === 0) return [];
+    const values = isMessage ? [{}, ...extremeObjects(resolvedType, depth - 1)] : extremesOf(field);
+    return values.map((value) => ({ ...about, [name]: repeated ? [value] : value }));
+  });
 }
 
 /** Items of one repeated field: the bytes before them, one of them, and how often it stands there. */

@@ -3,8 +3,6 @@ import { Worker } from 'node:worker_threads';
 
 export interface ProbeSettings {
   readonly socket: string;
-  /** For a bare grpc-js server in the probe's own thread: what both are slow by is the machine's. */
-  readonly bareSocket: string;
   readonly agentPid: number;
   /** Of the worker that answers the probe. */
   readonly workerPid: number;
@@ -13,7 +11,7 @@ export interface ProbeSettings {
 export interface Probed {
   /** What the caller saw. */
   readonly ms: number;
-  /** Without what the bare server took, and without the time in which the agent or the worker waited for a core. */
+  /** Without what was the machine's: above all the time in which the agent, the worker or the probe waited for a core. */
   readonly judgedMs: number;
   /** Empty: it was answered. */
   readonly error: string;

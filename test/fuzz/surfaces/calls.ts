@@ -3,6 +3,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { connect } from 'node:net';
 import { deflateSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
+import type { Target } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';
 import { manyItems, messages, methodsOf, reflection, wirePieces } from '../messages.ts';
@@ -24,6 +25,8 @@ export interface Call {
 }
 
 const answerWithinMs = 1_000;
+/** A caller that leaves before its megabytes have arrived tries nothing. */
+const bombAnswerWithinMs = 10_000;
 const atOnce = 16;
 const bombItems = 4_000_000;
 
@@ -69,33 +72,35 @@ export const calls: Surface<Call> = {
   most: 150,
   harmsProbe: false,
   restarts: false,
-  attack: async (target, cases) => {
-    const shared = new Map<string, ClientHttp2Session>();
-    const sessions: ClientHttp2Session[] = [];
-    const open = (path: string): ClientHttp2Session => {
-      const session = connectHttp2('http://localhost', { createConnection: () => connect(path) });
-      session.on('error', () => undefined);
-      sessions.push(session);
-      return session;
-    };
-    const sessionOf = (call: Call): ClientHttp2Session => {
-      const path = call.path.includes('WorkerLink') ? target.link : target.socket;
-      if (call.ownConnection) return open(path);
-      const before = shared.get(path);
-      if (before !== undefined && !before.destroyed && !before.closed) return before;
-      const made = open(path);
-      shared.set(path, made);
-      return made;
-    };
-    const queue = [...cases];
-    const work = async (): Promise<void> => {
-      for (let call = queue.shift(); call !== undefined; call = queue.shift()) await send(sessionOf(call), call);
-    };
-    await Promise.all(Array.from({ length: atOnce }, work));
-    for (const session of sessions) session.destroy();
-    return undefined;
-  },
+  attack: (target, cases) => throwAll(target, cases, answerWithinMs),
 };
+
+async function throwAll(target: Target, cases: readonly Call[], withinMs: number): Promise<undefined> {
+  const shared = new Map<string, ClientHttp2Session>();
+  const sessions: ClientHttp2Session[] = [];
+  const open = (path: string): ClientHttp2Session => {
+    const session = connectHttp2('http://localhost', { createConnection: () => connect(path) });
+    session.on('error', () => undefined);
+    sessions.push(session);
+    return session;
+  };
+  const sessionOf = (call: Call): ClientHttp2Session => {
+    const path = call.path.includes('WorkerLink') ? target.link : target.socket;
+    if (call.ownConnection) return open(path);
+    const before = shared.get(path);
+    if (before !== undefined && !before.destroyed && !before.closed) return before;
+    const made = open(path);
+    shared.set(path, made);
+    return made;
+  };
+  const queue = [...cases];
+  const work = async (): Promise<void> => {
+    for (let call = queue.shift(); call !== undefined; call = queue.shift())
+      await send(sessionOf(call), call, withinMs);
+  };
+  await Promise.all(Array.from({ length: atOnce }, work));
+  for (const session of sessions) session.destroy();
+}
 
 /** Each unfolds to less than a message may have, all of them at once to several times the budget. */
 const unfolding: Bytes = { valid: '', edits: [{ do: 'insert', at: 0, text: '\0', times: 40_000_000 }] };
@@ -122,11 +127,11 @@ export const bombs: Surface<readonly Call[]> = {
       ),
     ),
   ]),
-  attack: (target, [all = []]) => calls.attack(target, all),
+  attack: (target, [all = []]) => throwAll(target, all, bombAnswerWithinMs),
 };
 
-/** Settles when the call has ended; after a second it is given up. */
-export function send(session: ClientHttp2Session, call: Call): Promise<void> {
+/** Settles when the call has ended; after so long it is given up. */
+export function send(session: ClientHttp2Session, call: Call, withinMs = answerWithinMs): Promise<void> {
   return new Promise((resolve) => {
     const encoding: Record<string, string> = call.encoding === 'identity' ? {} : { 'grpc-encoding': call.encoding };
     let stream: ClientHttp2Stream;
@@ -137,7 +142,7 @@ export function send(session: ClientHttp2Session, call: Call): Promise<void> {
       // The agent has ended this connection.
       return resolve();
     }
-    const late = setTimeout(() => stream.destroy(), answerWithinMs);
+    const late = setTimeout(() => stream.destroy(), withinMs);
     stream.on('error', () => undefined);
     stream.on('close', () => {
       clearTimeout(late);

@@ -4,7 +4,7 @@ import { pause } from '../../../bench/processes.ts';
 import type { Target } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';
-import { messages, methodsOf, wirePieces } from '../messages.ts';
+import { extremes, messages, methodsOf, wirePieces } from '../messages.ts';
 import type { Surface } from './surface.ts';
 
 /** Workers that attach in order and then lie (liar.py), while callers have requests in them. */
@@ -27,6 +27,12 @@ const wellFormed = messages(attach.request).map((valid): Bytes => ({ valid, edit
 const frame = mutated(messages(attach.request), wirePieces);
 const truth: fc.Arbitrary<Bytes> = fc.constant({ valid: '', edits: [] });
 
+/** Each field of a frame at each of its extremes: thrown in each round. After results and `leaving` less is listened to. */
+const known: Lies = {
+  ...{ hello: { valid: '', edits: [] }, lastFrame: { valid: '', edits: [] }, ending: 'serve', requests: 4 },
+  frames: extremes(attach.request, ['results', 'leaving']).map((valid) => ({ valid, edits: [] })),
+};
+
 export const liars: Surface<Lies> = {
   name: 'liars',
   cases: fc.record({
@@ -40,7 +46,7 @@ export const liars: Surface<Lies> = {
   harmsProbe: false,
   restarts: false,
   attack: async (target, cases) => {
-    for (const lies of cases) await lie(target, lies);
+    for (const lies of [known, ...cases]) await lie(target, lies);
     rmSync(target.lies, { force: true });
     await replaceLiar(target);
     return undefined;
