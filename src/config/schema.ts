@@ -160,7 +160,10 @@ const recycle = section(
         'workers',
         'How many workers below `size` the pool may have during replacements.',
       ),
-      min_lifetime: durationOrOff('1s', 'Shortest time that a worker serves before a planned replacement.'),
+      min_lifetime: durationOrOff(
+        '1s',
+        'Shortest time that a worker serves before a planned replacement. A new configuration, a roll and `recycle` do not wait for it.',
+      ),
     }),
   },
   [

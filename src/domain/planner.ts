@@ -20,8 +20,8 @@ import type { Wake } from './wake.ts';
  * that `max_unavailable` slots may be without a ready worker, and are filled after the old one has gone.
  */
 
-/** Reasons that do not wait for min_lifetime. */
-const urgent: ReadonlySet<Reason> = new Set(['operator', 'memory', 'config', 'roll']);
+/** Somebody asks for it now: these reasons do not wait for min_lifetime. */
+const urgent: ReadonlySet<Reason> = new Set(['operator', 'config', 'roll']);
 
 /** Starts a worker in a slot; false: it may not be started now. */
 export type Start = (slot: number) => boolean;

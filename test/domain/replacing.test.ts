@@ -41,6 +41,16 @@ test('a peak of the start that was freed is no reason to be replaced', () => {
   expect(spawns(simulation)).toBe(1);
 });
 
+test('workers that are over the soft limit as soon as they start each serve for min_lifetime', () => {
+  const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
+  const simulation = new Simulation();
+  simulation.behaviour = { ...healthy, attachMs: 5, memoryBytes: 500 };
+  const pool = poolConfig({ size: 1, recycle: { ...base.recycle, memory, minLifetimeMs: 10_000 } });
+  simulation.tell({ type: 'config', config: nodeConfig(pool) });
+  simulation.run(60_000);
+  expect(spawns(simulation)).toBe(6);
+});
+
 test('a host that stays short of memory has nothing replaced that stands still, and what grows ever more seldom', () => {
   const simulation = up(poolConfig({ size: 1 }), {
     ...nodeConfig(poolConfig({ size: 1 })),
