@@ -33,7 +33,7 @@ export interface TreeTarget {
   /** The worker's own process, which leads its session and group; its pid is 0 where nobody noted it. */
   readonly identity: ProcessIdentity;
   readonly workerId: string;
-  /** Clock ticks after boot when it was seen to have ended; undefined: it was not. */
+  /** Clock ticks after boot up to which it is known to have lived; undefined: it was not seen to end. */
   readonly endedAtTicks?: number | undefined;
   /** Start times by pid of what was seen to be in its tree earlier, wherever it went since. */
   readonly known?: ReadonlyMap<number, string> | undefined;

@@ -1,6 +1,8 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { watchProcess } from '../../src/os/adopted-process.ts';
+import { identify, ticksSinceBoot } from '../../src/os/identity.ts';
 import { needs } from '../needs.ts';
 
 const scene = join(import.meta.dirname, 'pid-reuse-scene.mjs');
@@ -38,4 +40,15 @@ test('what a dead worker left in its session is still found, and dies', withChos
     survivors: [],
     living: false,
   });
+});
+
+test('by what was born after an adopted worker was last seen to live, no session is proven to be its own', async () => {
+  const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
+  const identity = identify(child.pid ?? 0);
+  if (identity === undefined) throw new Error('sleep did not start');
+  const watched = watchProcess(identity);
+  const killedAtTicks = ticksSinceBoot() ?? Number.NaN;
+  child.kill('SIGKILL');
+  await watched.exited;
+  expect(watched.endedAtTicks()).toBeLessThanOrEqual(killedAtTicks);
 });
