@@ -37,6 +37,7 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   });
   survive(log);
   const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
+  const held = holdSignals();
   let running: Agent;
   try {
     running = await startAgent(config, log, apiSocketOf(manager.sockets), () => problemsOf(options));
@@ -50,8 +51,13 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   if (process.pid === 1) log.warn(firstProcess);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
+  const early = held.release();
   obeySignals(running, service, options, config, log);
   service.ready();
+  // After the service manager has been told that the agent has started.
+  setImmediate(() => {
+    for (const signal of early) process.emit(signal, signal);
+  });
   const { ending, isStuck } = await running.ended;
   service.close();
   log.info(ending === 'stopped' ? 'all workers are gone; the agent ends' : 'the agent ends; its workers stay');
@@ -112,6 +118,36 @@ async function problemsOf(options: AgentCommandOptions): Promise<string> {
 function logFormat(config: Config): 'pretty' | 'json' {
   if (config.log.format !== 'auto') return config.log.format;
   return process.stdout.isTTY ? 'pretty' : 'json';
+}
+
+interface HeldSignals {
+  /** Those that came, in their order; later ones are not held. */
+  release(): readonly NodeJS.Signals[];
+}
+
+/**
+ * Signals that come while the agent starts wait until it has: by default they would end it, and what it took over would live on
+ * without an agent. A second one that asks for the end has that effect.
+ */
+function holdSignals(): HeldSignals {
+  const names = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+  const held: NodeJS.Signals[] = [];
+  let askedAtMs: number | null = null;
+  const release = (): readonly NodeJS.Signals[] => {
+    for (const name of names) process.off(name, hold);
+    return held;
+  };
+  const hold = (signal: NodeJS.Signals): void => {
+    held.push(signal);
+    if (signal === 'SIGHUP') return;
+    const nowMs = performance.now();
+    askedAtMs ??= nowMs;
+    if (nowMs - askedAtMs < relayedMs) return;
+    release();
+    process.kill(process.pid, signal);
+  };
+  for (const name of names) process.on(name, hold);
+  return { release };
 }
 
 function obeySignals(running: Agent, service: Service, options: AgentCommandOptions, started: Config, log: Log): void {

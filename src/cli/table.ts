@@ -24,7 +24,8 @@ export function word(enumName: string): string {
 export function age(sinceUnixMs: number, nowUnixMs: number): string {
   if (sinceUnixMs === 0) return '-';
   const seconds = Math.max(0, nowUnixMs - sinceUnixMs) / 1000;
-  if (seconds < 60) return `${seconds.toFixed(1)}s`;
+  // Cut, as minutes are: rounded, 59.97 seconds would be 60.0.
+  if (seconds < 60) return `${(Math.floor(seconds * 10) / 10).toFixed(1)}s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes}m${pad(seconds % 60)}s`;
   return `${Math.floor(minutes / 60)}h${pad(minutes % 60)}m`;

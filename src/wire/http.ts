@@ -146,7 +146,10 @@ async function answer(source: HttpSource, request: IncomingMessage, response: Se
  * served here as if it were that site's. Such a request names the site. Who means this host names it `localhost`, or by an address.
  */
 function isLocalName(host: string): boolean {
-  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+  const name = host
+    .toLowerCase()
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1');
   return name === '' || name === 'localhost' || name.endsWith('.localhost') || isIP(name) !== 0;
 }
 

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { connect as dial } from 'node:net';
 import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, expect, onTestFinished, test } from 'vitest';
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { needs } from '../needs.ts';
 import type { TestAgent, WorkerView } from './agent.ts';
 import {
@@ -93,6 +93,40 @@ test('an agent with few descriptors keeps its workers, whoever holds connections
   agent.signal('SIGTERM');
   expect((await running).value).toBe(1.5);
   expect(await agent.exited).toEqual({ code: 0, signal: null });
+});
+
+describe('a signal that comes while the agent starts', () => {
+  /** The agent sends it to itself when it begins to listen. */
+  const signalled = (signal: string): readonly [string, ...string[]] => {
+    const sender = `import { Server } from 'node:net';
+      const { listen } = Server.prototype;
+      Server.prototype.listen = function (...args) {
+        Server.prototype.listen = listen;
+        process.kill(process.pid, '${signal}');
+        return listen.apply(this, args);
+      };`;
+    return ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(sender)}`, node];
+  };
+
+  test('SIGHUP: it starts, and reads its configuration again', async () => {
+    agent = await startAgent(faults(), '', undefined, signalled('SIGHUP'));
+    await untilReady(agent, 'faults', 1);
+  });
+
+  test('SIGTERM: it starts, takes over what is there, and ends it', async () => {
+    const dead = await startAgent(faults());
+    const [worker] = await untilReady(dead, 'faults', 1);
+    dead.signal('SIGKILL');
+    await dead.exited;
+    const folders = ['--runtime-dir', join(dead.dir, 'run'), '--state-dir', join(dead.dir, 'state'), '--http', 'off'];
+    const args = [join(root, 'bin/pitwarden'), 'agent', '--config', join(dead.dir, 'pitwarden.yaml'), ...folders];
+    const [program, ...before] = signalled('SIGTERM');
+    const { code, stdout } = await runProcess(program, [...before, ...args]);
+    expect(stdout).toContain('all workers are gone; the agent ends');
+    expect([code, processesOf(dead.dir)]).toEqual([0, []]);
+    expect(worker?.state).toBe('WORKER_STATE_READY');
+    rmSync(dead.dir, { recursive: true });
+  });
 });
 
 test('an error that nobody caught is logged and ends the agent as a crash; its worker lives on for the next agent', async () => {

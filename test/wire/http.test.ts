@@ -134,6 +134,7 @@ test('callers who ask for metrics without a pause leave most of the time to othe
 test.each([
   ['localhost', 200],
   ['localhost:9464', 200],
+  ['LOCALHOST', 200],
   ['agent.localhost', 200],
   ['127.0.0.1:9464', 200],
   ['[::1]:9464', 200],
