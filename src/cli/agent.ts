@@ -51,8 +51,9 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   if (process.pid === 1) log.warn(firstProcess);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
-  const early = held.release();
   obeySignals(running, service, options, config, log);
+  // After that: a signal that is on its way to the last listener is lost with it.
+  const early = held.release();
   service.ready();
   // After the service manager has been told that the agent has started.
   setImmediate(() => {
