@@ -55,7 +55,7 @@ export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
 export interface Behaviour {
   spawnMs: number;
   /** The host has no room for it: it is not started. */
-  shortage?: string;
+  shortage?: string | undefined;
   /** Infinite: it is never spawned, and says so. */
   attachMs: number;
   answersPings: boolean;
@@ -240,6 +240,13 @@ export class Simulation {
     if (process.attached) this.#tellLater(0, () => ({ type: 'link-closed', workerId }));
     const exit = { code: signal === null ? 0 : null, signal };
     this.#tellLater(1, () => ({ type: 'exited', workerId, exit, lastLines }));
+  }
+
+  /** Its link breaks, and it dials again. */
+  redial(process: Process, afterMs: number): void {
+    process.attached = false;
+    this.#laterOf(process, afterMs, () => this.#attach(process));
+    this.tell({ type: 'link-closed', workerId: process.workerId });
   }
 
   kinds(): string[] {

@@ -22,9 +22,12 @@ const index = fc.nat({ max: 50 });
 const anyMs = fc.oneof(fc.constantFrom(0, 1, 5, 50, 200, 1_000, 6_000, 15_000), fc.nat({ max: 3_000 }));
 const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
 const never = Number.POSITIVE_INFINITY;
+const yearMs = 365 * 86_400_000;
 
 const behaviour = fc.record({
-  spawnMs: fc.constantFrom(0, 1, 300, never),
+  // The ledger's disk may hang for seconds before a process is there.
+  spawnMs: fc.constantFrom(0, 1, 300, 8_000, never),
+  shortage: fc.constantFrom(undefined, undefined, undefined, 'the ledger: ENOSPC'),
   attachMs: fc.constantFrom(0, 2, 200, 4_000, never),
   answersPings: fc.boolean(),
   stopMs: fc.constantFrom(0, 20, 1_900, never),
@@ -86,6 +89,7 @@ const facts: Readonly<Record<string, (workerId: string) => Event>> = {
     told: { running: 0, oldestMs: 0, loopLagMs: 0 },
   }),
   idle: (workerId) => ({ type: 'idle', workerId }),
+  overdue: (workerId) => ({ type: 'overdue', workerId, message: 'request 1 (c) still runs' }),
   sample: (workerId) => ({
     type: 'sampled',
     workerId,
@@ -162,6 +166,14 @@ const die = index.map((at) =>
   }),
 );
 
+/** Its link breaks, and it dials again: sooner or later than it is given up. */
+const redial = fc.tuple(index, fc.constantFrom(0, 1, 500, 8_000)).map(([at, ms]) =>
+  move(`${at} dials again after ${ms}`, (simulation) => {
+    const process = pick([...simulation.processes.values()], at);
+    if (process?.alive === true && process.attached) simulation.redial(process, ms);
+  }),
+);
+
 const memory = fc.constantFrom(10, 100_000_000, 1_000_000_000).map((bytes) =>
   move(`the host has ${bytes} bytes`, (simulation) => {
     simulation.availableBytes = bytes;
@@ -198,6 +210,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 1, arbitrary: reload },
   { weight: 1, arbitrary: lag },
   { weight: 1, arbitrary: restart },
+  { weight: 1, arbitrary: redial },
   { weight: 1, arbitrary: memory },
 );
 
@@ -244,6 +257,44 @@ test('whatever comes in whatever order: the invariants hold, a calm host converg
     },
   );
   fc.assert(property, { numRuns: 500, ...timeLimit });
+});
+
+/** Each at its least or its most, as docs/configuration.md has them. */
+const extremes = fc
+  .record({
+    beatMs: fc.constantFrom(100, yearMs),
+    timeoutMs: fc.constantFrom(100, yearMs),
+    startMs: fc.constantFrom(100, yearMs),
+    drainMs: fc.constantFrom(0, yearMs),
+    killAfterMs: fc.constantFrom(100, yearMs),
+    backoffMs: fc.constantFrom(10, yearMs),
+    ageMs: fc.constantFrom(0, 1_000, yearMs),
+    lifetimeMs: fc.constantFrom(500, yearMs),
+  })
+  .map(({ beatMs, timeoutMs, startMs, drainMs, killAfterMs, backoffMs, ageMs, lifetimeMs }) => {
+    return (of: PoolConfig): PoolConfig => ({
+      ...of,
+      start: { ...of.start, timeoutMs: startMs },
+      heartbeat: { ...of.heartbeat, intervalMs: beatMs, timeoutMs, busyLimitMs: timeoutMs },
+      drain: { timeoutMs: drainMs, killAfterMs },
+      restart: { ...of.restart, backoffMinMs: 10, backoffMaxMs: backoffMs, resetAfterMs: backoffMs },
+      recycle: { ...of.recycle, maxAgeMs: ageMs, maxIdleMs: ageMs, minLifetimeMs: lifetimeMs },
+    });
+  });
+
+test('with timers of a tenth of a second and of a year the invariants hold, and a shutdown leaves nothing', () => {
+  const moves = fc.array(anyMove, { maxLength: 30, size: 'max' });
+  const property = fc.property(pool, extremes, moves, (first, extreme, played) => {
+    const simulation = new Simulation(null);
+    simulation.tell({ type: 'config', config: nodeConfig(extreme(first)) });
+    for (const { play } of played) play(simulation);
+    simulation.tell({ type: 'shutdown', how: 'now' });
+    // A year is not waited for.
+    for (const process of simulation.processes.values()) simulation.die(process);
+    simulation.run(60_000);
+    expect(simulation.finished).toBe(1);
+  });
+  fc.assert(property, { numRuns: 150, ...timeLimit });
 });
 
 test('whatever happens: who follows Watch believes what lists show', () => {
