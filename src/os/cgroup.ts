@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, 
 import { basename, dirname, join } from 'node:path';
 import type { ProcessLimits } from '../domain/config.ts';
 import type { Account } from '../domain/evidence.ts';
+import { isGoneError } from './proc-error.ts';
 import { readIfThere, readText } from './read-text.ts';
 
 /** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
@@ -135,10 +136,19 @@ function removeEmpty(path: string): void {
   for (const name of readdirSync(path)) {
     const [, pid] = basePattern.exec(name) ?? [];
     if (pid === undefined || (pid === String(process.pid) ? ownBases.has(name) : existsSync(`/proc/${pid}`))) continue;
-    for (const worker of readdirSync(join(path, name), { withFileTypes: true })) {
-      if (worker.isDirectory()) remove(join(path, name, worker.name));
-    }
+    for (const worker of foldersIn(join(path, name))) remove(join(path, name, worker));
     remove(join(path, name));
+  }
+}
+
+/** None where another agent that starts has just removed it. */
+function foldersIn(path: string): readonly string[] {
+  try {
+    const entries = readdirSync(path, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  } catch (error) {
+    if (isGoneError(error)) return [];
+    throw error;
   }
 }
 
@@ -212,8 +222,7 @@ export function isPopulated(path: string): boolean {
 function processesIn(path: string): readonly number[] {
   try {
     const own = readText(join(path, 'cgroup.procs')).trim().split('\n').filter(Boolean).map(Number);
-    const folders = readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-    return [...own, ...folders.flatMap(({ name }) => processesIn(join(path, name)))];
+    return [...own, ...foldersIn(path).flatMap((name) => processesIn(join(path, name)))];
   } catch {
     return [];
   }

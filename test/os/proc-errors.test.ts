@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
+import { dirname, join } from 'node:path';
+import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { needs } from '../needs.ts';
 
 /** What the next reads of files whose path matches fail with, after so many that do not. */
@@ -33,7 +33,7 @@ vi.mock('node:fs', async (original) => {
 
 const { identify, isAlive, isGone, readStat, ticksSinceBoot, hasProc } = await import('../../src/os/identity.ts');
 const { readProcessTable } = await import('../../src/os/process-table.ts');
-const { isPopulated } = await import('../../src/os/cgroup.ts');
+const { isPopulated, openCgroups } = await import('../../src/os/cgroup.ts');
 const { carriesWorkerId } = await import('../../src/os/own-process.ts');
 const { openLedger } = await import('../../src/os/ledger.ts');
 const { lockDirectory, lockHolder } = await import('../../src/os/agent-lock.ts');
@@ -233,3 +233,26 @@ describe('while no descriptors are left', onProc, () => {
     expect(await spawned.started).toEqual({ ok: false, message, isShortage: true });
   });
 });
+
+/** Where cgroups are made here; undefined: nowhere. */
+function cgroupFolder(): string | undefined {
+  const cgroups = openCgroups();
+  cgroups.close();
+  const base = /below (\S+):/.exec(cgroups.report)?.[1];
+  return base === undefined ? undefined : dirname(base);
+}
+
+const cgroupsAt = cgroupFolder();
+
+test.skipIf(cgroupsAt === undefined)(
+  'a cgroup of a dead agent that another agent removes first costs nobody his own',
+  () => {
+    const left = join(cgroupsAt ?? '', 'pitwarden-4194305-deadbeef');
+    mkdirSync(left);
+    onTestFinished(() => (existsSync(left) ? rmdirSync(left) : undefined));
+    fail(/4194305-deadbeef$/, 'ENOENT');
+    const cgroups = openCgroups();
+    onTestFinished(cgroups.close);
+    expect(cgroups.report).toContain('cgroup.kill');
+  },
+);
