@@ -23,7 +23,8 @@ export interface IncomingOptions {
   maxBytes(path: string): number;
   /**
    * How long a large message of a stream may wait for room, in ms; its stream is not read meanwhile. After that it is read all
-   * the same. Default: 0, which refuses a message that finds no room.
+   * the same, one such message at a time: one that takes longer than this to arrive is given up for the next. Default: 0, which
+   * refuses a message that finds no room.
    */
   readonly waitForRoomMs?: number;
   /** How often messages that arrive slowly are looked at, in ms: see stall-watch.ts. Default: they may take for ever. */
@@ -68,11 +69,13 @@ const beginningBytes = 1024;
 export function boundIncoming(options: IncomingOptions): ServerInterceptor {
   const { budget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
   const stalls = lookAtStalledMs === undefined ? null : createStallWatch(lookAtStalledMs);
+  const overdraft: Overdraft = { reader: null, sinceMs: 0 };
   return (method, call) => {
     const base = call as unknown as BaseCall;
     const connection = connectionOfStream(base.stream);
     connection.memory ??= budget.account();
-    const room = { memory: connection.memory, budget, waitMs: method.requestStream ? waitForRoomMs : 0, stalls };
+    const waitMs = method.requestStream ? waitForRoomMs : 0;
+    const room = { memory: connection.memory, budget, waitMs, stalls, overdraft };
     const reader = new MessageReader(base, connection, room, maxBytes(base.handler.path), method.requestStream);
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
@@ -103,6 +106,13 @@ interface Room {
   readonly budget: MemoryBudget;
   readonly waitMs: number;
   readonly stalls: StallWatch | null;
+  readonly overdraft: Overdraft;
+}
+
+/** The one message of a server that is read though there is no room for it. */
+interface Overdraft {
+  reader: MessageReader | null;
+  sinceMs: number;
 }
 
 /** A message whose beginning has come and that waits for room. */
@@ -111,6 +121,8 @@ interface Waiting {
   /** Its first bytes, and those that came after them. */
   readonly beginning: Buffer;
   rest: Buffer;
+  /** It has room, and is read in the next turn. */
+  isOver: boolean;
   /** Stops waiting for room. */
   stop(): void;
 }
@@ -196,6 +208,7 @@ export class MessageReader {
   /** Called by the service of a stream with each message that it takes, which the service holds from now on. */
   messageHandled(): void {
     this.#handledCount += 1;
+    this.#endOverdraft();
     this.#give(this.#unhandled.shift() ?? 0);
   }
 
@@ -215,6 +228,7 @@ export class MessageReader {
     const { length } = this.#message;
     const expected = `message: expected ${length} bytes without a pause, got ${this.#messageLength}`;
     this.#message = null;
+    this.#endOverdraft();
     this.#refuse(exhausted(`${expected} and then next to nothing for too long`));
     this.#give(this.#heldBytes);
   }
@@ -244,6 +258,7 @@ export class MessageReader {
   /** `beginning` and `rest` are what has come of it. */
   #makeRoom(bytes: number, beginning: Buffer, rest: Buffer): void {
     const { memory, waitMs } = this.#room;
+    if (this.#isTooMuchUnproven(bytes)) return this.#refuse(noRoom(this.#room.budget, 'message', bytes));
     if (waitMs > 0) {
       if (bytes > unwaitedBytes && !memory.fits(bytes)) return this.#wait(bytes, beginning, rest);
       // A worker's small frames are not refused.
@@ -252,6 +267,13 @@ export class MessageReader {
     if (!memory.take(bytes)) return this.#refuse(noRoom(this.#room.budget, 'message', bytes));
     this.#heldBytes += bytes;
     this.#allocate(bytes, beginning);
+  }
+
+  /** One frame at a time and the calls around it: strangers leave room for what workers send. */
+  #isTooMuchUnproven(bytes: number): boolean {
+    if (this.unproven === null) return false;
+    const { maxBytes } = this.unproven;
+    return bytes <= headBytes + maxBytes && this.#room.memory.usedBytes + bytes > 2 * maxBytes;
   }
 
   /** Holds a message that is not refused. */
@@ -271,13 +293,36 @@ export class MessageReader {
     const forget = budget.onGiven(() => {
       if (memory.fits(bytes)) this.#goOn();
     });
-    const timer = setTimeout(() => this.#goOn(), waitMs);
+    let timer = setTimeout(() => overdraw(), waitMs);
+    const overdraw = (): void => {
+      const leftMs = this.#overdraw(waiting);
+      if (leftMs > 0) timer = setTimeout(overdraw, leftMs);
+    };
     const stop = (): void => {
       forget();
       clearTimeout(timer);
     };
-    this.#waiting = { bytes, beginning: Buffer.from(beginning), rest, stop };
+    const waiting: Waiting = { bytes, beginning: Buffer.from(beginning), rest, isOver: false, stop };
+    this.#waiting = waiting;
     this.#base.stream.pause();
+  }
+
+  /** Reads on without room, unless another message does: how long that may go on, in ms. */
+  #overdraw(waiting: Waiting): number {
+    const { overdraft, waitMs } = this.#room;
+    const leftMs = overdraft.reader === null ? 0 : overdraft.sinceMs + waitMs - performance.now();
+    if (leftMs > 0) return leftMs;
+    overdraft.reader?.giveUpMessage();
+    // What that gave back may have been enough.
+    if (waiting.isOver) return 0;
+    overdraft.reader = this;
+    overdraft.sinceMs = performance.now();
+    this.#goOn();
+    return 0;
+  }
+
+  #endOverdraft(): void {
+    if (this.#room.overdraft.reader === this) this.#room.overdraft.reader = null;
   }
 
   /** Reads on where the wait began. */
@@ -285,6 +330,7 @@ export class MessageReader {
     const waiting = this.#waiting;
     if (waiting === null) return;
     waiting.stop();
+    waiting.isOver = true;
     this.#hold(waiting.bytes, waiting.beginning);
     // Not from within the `give` of another stream, which has not finished its own message.
     setImmediate(() => {
@@ -359,6 +405,7 @@ export class MessageReader {
     this.#message = null;
     this.#room.stalls?.delete(this);
     this.#waiting?.stop();
+    this.#endOverdraft();
     this.#give(this.#heldBytes);
   }
 

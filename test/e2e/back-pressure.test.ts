@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { ClientHttp2Session } from 'node:http2';
 import { connect as connectHttp2 } from 'node:http2';
 import { createConnection } from 'node:net';
+import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
@@ -55,23 +56,46 @@ async function outcomes(http: string): Promise<Record<string, number>> {
 }
 
 /** A caller that sends Execute calls and takes nothing of their answers: their HTTP/2 windows stay shut. */
-function deafCaller(socket: string): { session: ClientHttp2Session; execute(args: unknown): void } {
-  const session = connectHttp2('http://localhost', { createConnection: () => createConnection(socket) });
-  session.on('error', () => undefined);
+function deafCaller(socket: string): { session: ClientHttp2Session; execute(args: unknown, more?: object): void } {
+  const session = dialHttp2(socket);
   const method = clients.Execution.service['Execute'];
   return {
     session,
-    execute: (args) => {
+    execute: (args, more = {}) => {
       const payload = Buffer.from(JSON.stringify(args));
-      const message = method?.requestSerialize({ pool: 'octets', command: 'blob', payload }) ?? Buffer.alloc(0);
-      const head = Buffer.alloc(5);
-      head.writeUInt32BE(message.length, 1);
-      const headers = { 'content-type': 'application/grpc', te: 'trailers' };
-      const call = session.request({ ':method': 'POST', ':path': method?.path, ...headers });
+      const message = method?.requestSerialize({ pool: 'octets', command: 'blob', payload, ...more });
+      const call = session.request({ ...grpcHeaders, ':path': executePath });
       call.on('error', () => undefined);
-      call.end(Buffer.concat([head, message]));
+      call.end(framed(message ?? Buffer.alloc(0)));
     },
   };
+}
+
+const executePath = '/pitwarden.v1.Execution/Execute';
+const grpcHeaders = { ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' };
+
+function dialHttp2(path: string): ClientHttp2Session {
+  // In MB. Node resets calls of a session that holds more, be it of what it has still to send.
+  const maxSessionMemory = 1_000;
+  const session = connectHttp2('http://localhost', {
+    createConnection: () => createConnection(path),
+    maxSessionMemory,
+  });
+  session.on('error', () => undefined);
+  return session;
+}
+
+/** Sends the head of a message of so many bytes, and not all of it. */
+function beginCall(session: ClientHttp2Session, path: string, bytes: number, sentBytes: number): void {
+  const call = session.request({ ...grpcHeaders, ':path': path });
+  call.on('error', () => undefined);
+  call.write(framed(Buffer.alloc(bytes)).subarray(0, sentBytes));
+}
+
+function framed(message: Buffer, isCompressed = false): Buffer {
+  const head = Buffer.alloc(5, isCompressed ? 1 : 0);
+  head.writeUInt32BE(message.length, 1);
+  return Buffer.concat([head, message]);
 }
 
 test('a caller that takes no answers: refused beyond message.max_unread_bytes, while others are served', async () => {
@@ -171,36 +195,81 @@ test('a Submit stream that nobody reads: its generator waits, plain results are 
   client.close();
 });
 
-test('what many connections make an agent hold stays within twice message.budget and 250 MiB', async () => {
-  const { socket, http, pid } = await start('size: 1', 'message: { budget: 64MiB, max_bytes: 32MiB }');
-  const method = clients.Execution.service['Execute'];
-  const message = method?.requestSerialize({ pool: 'octets', command: 'size_of', ...octets(16 * mib) });
-  const folded = gzipSync(message ?? '');
-  const head = Buffer.alloc(5, 1);
-  head.writeUInt32BE(folded.length, 1);
-  const headers = { 'content-type': 'application/grpc', te: 'trailers', 'grpc-encoding': 'gzip' };
-  const callers = Array.from({ length: 12 }, () => deafCaller(socket));
-  let ended = 0;
-  for (const { session, execute } of callers) {
-    execute([30 * mib]);
-    for (let i = 0; i < 10; i += 1) {
-      const call = session.request({ ':method': 'POST', ':path': method?.path, ...headers });
-      call.on('error', () => undefined);
-      call.on('response', () => {
-        ended += 1;
-      });
-      call.end(Buffer.concat([head, folded]));
-    }
-  }
-  const all = until(
-    () => ended >= 120,
-    'all compressed calls to have an end',
-    () => ended,
+/**
+ * What ARCHITECTURE.md says that an agent can come to hold, in MiB. The largest message of a link is of message.max_bytes, and
+ * of at least 64 MiB.
+ */
+function mostMib(budgetMib: number, maxMib: number, workers: number, connections: number): number {
+  return 2 * budgetMib + 2 * (Math.max(maxMib, 64) + 2) + 2.25 * workers + connections / 8 + 200;
+}
+
+test('all that others can make an agent hold, at once, stays within what ARCHITECTURE.md says', async () => {
+  const [budgetMib, maxMib, leavers, strangers, callers] = [96, 32, 16, 16, 6];
+  const app = `app: octets:app, python: ${python}, cwd: ${root}test/fixtures`;
+  const patient = 'heartbeat: { interval: 10s, timeout: 100s }, request: { timeout: 300s, keep: { for: 300s } }';
+  agent = await startAgent(
+    `octets: { ${app}, size: 1, concurrency: 4 }\nfrozen: { ${app}, size: 4, ${patient} }`,
+    `message: { budget: ${budgetMib}MiB, max_bytes: ${maxMib}MiB }`,
   );
-  expect(await peakRss(pid, all)).toBeLessThan((2 * 64 + 250) * mib);
+  const { socket, http, pid, dir } = agent;
+  await untilReady(agent, 'octets', 1);
+  const frozen = await untilReady(agent, 'frozen', 4);
+  const sessions: ClientHttp2Session[] = [];
+  const load = (async () => {
+    // Workers that read nothing, each with a large payload that is being written, and requests that wait; their callers leave.
+    for (const worker of frozen) process.kill(worker.pid, 'SIGSTOP');
+    const leaving = Array.from({ length: leavers }, () => deafCaller(socket));
+    for (const [index, { execute }] of leaving.entries()) {
+      const bytes = (index < frozen.length ? 6 : 1) * mib;
+      execute([], { pool: 'frozen', command: 'size_of', request_id: `left ${index}`, ...octets(bytes) });
+      await until(async () => (await held(http, 'frozen')) === index + 1, 'the next to be taken');
+    }
+    for (const { session } of leaving) session.destroy();
+    // Processes that say they are workers, and do not end their first frames.
+    for (let i = 0; i < strangers; i += 1) {
+      const session = dialHttp2(join(dir, 'run/link/link.sock'));
+      for (let call = 0; call < 4; call += 1) beginCall(session, '/pitwarden.v1.WorkerLink/Attach', mib, mib - 1024);
+      sessions.push(session);
+    }
+    // Answers that nobody reads, bodies that do not end, and compressed ones.
+    const message = clients.Execution.service['Execute']?.requestSerialize({
+      ...{ pool: 'octets', command: 'size_of' },
+      ...octets(16 * mib),
+    });
+    const folded = framed(gzipSync(message ?? ''), true);
+    let ended = 0;
+    for (let i = 0; i < callers; i += 1) {
+      const { session, execute } = deafCaller(socket);
+      sessions.push(session);
+      execute([8 * mib]);
+      for (let call = 0; call < 2; call += 1) beginCall(session, executePath, 4 * mib, 3 * mib);
+      for (let call = 0; call < 10; call += 1) {
+        const stream = session.request({ ...grpcHeaders, ':path': executePath, 'grpc-encoding': 'gzip' });
+        stream.on('error', () => undefined);
+        stream.on('response', () => {
+          ended += 1;
+        });
+        stream.end(folded);
+      }
+    }
+    const answered = async (): Promise<number> =>
+      Object.values(await outcomes(http)).reduce((sum, count) => sum + count, 0);
+    await until(
+      async () => ended === 10 * callers && (await answered()) >= callers,
+      'all whole calls to have an end',
+      async () => [ended, await answered()],
+    );
+  })();
+  const peak = await peakRss(pid, load);
   const metrics = await (await fetch(`http://${http}/metrics`)).text();
+  const used = (side: string) =>
+    Number(new RegExp(`budget_used_bytes\\{side="${side}"\\} (\\d+)`).exec(metrics)?.[1]) / mib;
+  // Whatever became of the others: requests whose callers left, and what is being written to workers that read nothing.
+  expect(used('callers')).toBeGreaterThan(4 * 6 + 12);
+  expect(used('workers')).toBeGreaterThan(4 * 6);
   expect(Number(/budget_refused_total\{side="callers"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0);
-  for (const { session } of callers) session.destroy();
+  expect(peak / mib).toBeLessThan(mostMib(budgetMib, maxMib, 5, leavers + strangers + callers));
+  for (const session of sessions) session.destroy();
   const client = connect(socket);
   expect((await client.execute('octets', 'size_of', undefined, octets(mib))).value).toBe(mib);
   client.close();
@@ -277,10 +346,10 @@ function octets(size: number): object {
 }
 
 /** Requests that the agent has taken and not answered. */
-async function held(http: string): Promise<number> {
+async function held(http: string, pool = 'octets'): Promise<number> {
   const text = await (await fetch(`http://${http}/metrics`)).text();
-  const counts = [...text.matchAll(/^pitwarden_(?:queue_depth|in_flight)\{pool="octets"\} (\d+)$/gm)];
-  return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+  const counts = [...text.matchAll(/^pitwarden_(?:queue_depth|in_flight)\{pool="(\w+)"\} (\d+)$/gm)];
+  return counts.reduce((sum, [, name, count]) => sum + (name === pool ? Number(count) : 0), 0);
 }
 
 /** Only a stream that was read from once tells its sender to wait: grpc-js's clients keep what comes before. */

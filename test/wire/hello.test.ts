@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import type { ClientHttp2Stream } from 'node:http2';
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
 import { connect as connectHttp2 } from 'node:http2';
 import { connect as dial } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -84,10 +84,14 @@ interface Attach {
   status(): string | undefined;
 }
 
-function attach(headers: Record<string, string> = {}): Attach {
+function open(): ClientHttp2Session {
   const session = connectHttp2('http://localhost', { createConnection: () => dial(path) });
   session.on('error', () => undefined);
   close.push(() => session.destroy());
+  return session;
+}
+
+function attach(headers: Record<string, string> = {}, session = open()): Attach {
   const usual = { ':method': 'POST', ':path': '/pitwarden.v1.WorkerLink/Attach', 'content-type': 'application/grpc' };
   const stream = session.request({ ...usual, ...headers });
   const status = statusOf(stream);
@@ -134,6 +138,15 @@ test('a compressed first frame is unfolded up to 1 MiB, and a large one is refus
     { interval: 1 },
   );
   expect(most).toBeLessThan(3 * mib);
+});
+
+test('a stranger that sends many first frames at once holds one', async () => {
+  const session = open();
+  const calls = Array.from({ length: 16 }, () => attach({}, session));
+  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
+  for (const { stream } of calls) stream.write(stranger.subarray(0, 100));
+  await vi.waitFor(() => expect(calls.filter(({ status }) => status() === '8').length).toBe(15));
+  expect(budget.usedBytes).toBeLessThan(2 * mib);
 });
 
 test('small first frames of strangers are refused when there is no room', async () => {

@@ -301,6 +301,31 @@ test('a worker that never ends its large result holds up the others for a while,
   await vi.waitFor(() => expect(results).toEqual([7 * mib, 1]));
 });
 
+test('of large results for which there is no room one is read at a time, and given up when it takes too long', async () => {
+  const { budget: linkBudget, results, dial } = await openLink(300);
+  const large = withResult(7 * mib);
+  let [most, ended] = [0, 0];
+  for (let worker = 0; worker < 5; worker += 1) {
+    const stream = dial();
+    stream.on('response', () => {
+      ended += 1;
+    });
+    stream.write(large.subarray(0, 100));
+  }
+  await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
+  dial().write(large);
+  await vi.waitFor(
+    () => {
+      most = Math.max(most, linkBudget.usedBytes);
+      expect(results).toEqual([7 * mib]);
+    },
+    { timeout: 10_000, interval: 1 },
+  );
+  // Two have room, and of the others each had its time.
+  expect(ended).toBe(3);
+  expect(most).toBeLessThan(22 * mib);
+});
+
 test('a worker that goes while its large result waits leaves nothing behind', async () => {
   const { budget: linkBudget, dial } = await openLink(60_000);
   const large = withResult(7 * mib);
