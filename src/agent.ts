@@ -412,7 +412,7 @@ export async function startAgent(
 function warnOfForeign(paths: readonly string[], log: Log): void {
   if (paths.length === 0) return;
   const more = paths.length > foreignNamed ? ` and ${paths.length - foreignNamed} more` : '';
-  log.warn(`left alone, since it is none of ours: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
+  log.warn(`unknown, and left alone: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
 }
 
 /** The agent's own paths on its command line, as they are from any folder: people paste it elsewhere. */

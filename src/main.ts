@@ -50,7 +50,7 @@ function talking(nameAndArgs: string, description: string, kind: 'safe' | 'chang
 command('agent', 'run the agent in the foreground', 'safe')
   .requiredOption('--config <file>', 'its configuration')
   .option('--runtime-dir <dir>', 'folder of its sockets (config: runtime_dir)')
-  .option('--state-dir <dir>', 'folder of what must survive a restart (config: state_dir)')
+  .option('--state-dir <dir>', 'folder of data that must survive a restart (config: state_dir)')
   .option('--http <host:port>', 'address of /metrics, /healthz and /readyz (config: http)')
   .option('--listen <host:port>', 'loopback address for gRPC over TCP, without authentication (config: listen)')
   .action(lazy(async () => (await import('./cli/agent.ts')).agent));
@@ -61,13 +61,13 @@ talking('status', 'the node and its pools', 'safe').action(lazy(async () => (awa
 talking('workers', 'the live workers', 'safe')
   .option('--pool <pool>', "only this pool's")
   .action(lazy(async () => (await import('./cli/workers.ts')).workers));
-talking('commands [pool]', 'the commands that can be called, and what they say of themselves', 'safe').action(
+talking('commands [pool]', 'the commands that you can call, with their summaries', 'safe').action(
   lazy(async () => (await import('./cli/commands.ts')).commands),
 );
 talking('exits', 'how workers ended, newest first', 'safe')
   .option('--pool <pool>', "only this pool's")
   .action(lazy(async () => (await import('./cli/exits.ts')).exits));
-talking('explain <worker>', 'why a worker is thought to be well or not, or how it ended', 'safe').action(
+talking('explain <worker>', 'why the agent considers a worker well or not, or how it ended', 'safe').action(
   lazy(async () => (await import('./cli/explain.ts')).explain),
 );
 talking('call <pool> <command>', 'call a command of a pool', 'safe')
@@ -76,20 +76,20 @@ talking('call <pool> <command>', 'call a command of a pool', 'safe')
   .option('--stdin', 'the text of stdin as the first argument')
   .option('--bytes', 'with --file or --stdin: its bytes as they are, as the only argument')
   .option('--stream', 'print each result of a generator as it comes')
-  .option('--progress', 'show on stderr what the command reports of its progress')
+  .option('--progress', 'show on stderr the progress that the command reports')
   .option('--timeout <duration>', "the request's deadline, such as 5s (default: the pool's request.timeout)")
   .option('--idempotent', 'the request may run again when its worker dies')
   .option('--session <id>', 'session id that the command sees')
   .option(
     '--request-id <id>',
-    'name of the request: asked again by it, a request does not run again (default: a new one)',
+    'id of the request: a request that is repeated with its id does not run again (default: a new id)',
   )
   .action(lazy(async () => (await import('./cli/call.ts')).call));
 talking('scale <pool> <size>', "set a pool's size", 'changes').action(
   lazy(async () => (await import('./cli/change.ts')).scale),
 );
 talking('start <pool>', 'one more worker', 'changes').action(lazy(async () => (await import('./cli/change.ts')).start));
-talking('stop <worker>', 'stop a worker at once; its pool becomes one smaller', 'changes')
+talking('stop <worker>', 'stop a worker at once; the size of its pool goes down by one', 'changes')
   .option('--replace', 'fill its slot again')
   .action(lazy(async () => (await import('./cli/change.ts')).stop));
 talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new requests', 'changes')
@@ -101,15 +101,15 @@ talking('resume [pool]', 'take requests again after a drain: the pool, or withou
 talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first', 'changes').action(
   lazy(async () => (await import('./cli/change.ts')).recycle),
 );
-talking('roll <pool>', 'replace all workers of a pool, and show how far it is', 'changes')
-  .option('--max-failures <n>', 'stop when so many replacements have failed (default: 3)')
+talking('roll <pool>', 'replace all workers of a pool, and show the progress', 'changes')
+  .option('--max-failures <n>', 'fail once this many replacements have failed (default: 3)')
   .option('--watch', "show the pool's last roll, and begin none")
   .option('--pause', 'no further replacements')
   .option('--resume', 'go on')
-  .option('--abort', 'end it; what is replaced stays so')
+  .option('--abort', 'end the roll; replaced workers stay replaced')
   .action(lazy(async () => (await import('./cli/roll.ts')).roll));
-talking('handover', 'replace the agent by a new one, which takes over its workers', 'changes')
-  .option('--timeout <duration>', 'how long the new agent may take to be there, such as 60s', '60s')
+talking('handover', 'replace the agent with a new one, which takes over its workers', 'changes')
+  .option('--timeout <duration>', 'how long to wait for the new agent, such as 60s', '60s')
   .action(lazy(async () => (await import('./cli/handover.ts')).handover));
 talking('events', 'what happens from now on', 'safe')
   .option('--pool <pool>', "only this pool's")
@@ -124,7 +124,7 @@ command('version', 'the version of pitwarden', 'safe').action(
 process.stdout.on('error', ({ code, message }: NodeJS.ErrnoException) => {
   // A reader that has seen enough (`| head`) is no error.
   if (code === 'EPIPE') process.exit(exitCode.ok);
-  const problem = `stdout: expected it to take all that is printed, got ${message}`;
+  const problem = `stdout: expected to write the whole output, got ${message}`;
   if (wantsJson) printErrorJson({ message: problem, exit_code: exitCode.failed });
   else printError(problem);
   process.exit(exitCode.failed);

@@ -89,7 +89,7 @@ function keepAlive(manager: ServiceManager, agent: Agent, log: Log): Closable {
     const lateMs = agent.lateMs();
     const isLate = lateMs > lateMaxMs;
     if (isLate && !wasLate)
-      log.error(`the loop is ${Math.round(lateMs)} ms late: systemd's watchdog is not told that it runs`);
+      log.error(`the loop is ${Math.round(lateMs)} ms late: systemd's watchdog gets no sign of life`);
     wasLate = isLate;
     if (!isLate) void manager.notify('WATCHDOG=1');
     // Of a process that was stopped for a while and goes on this timer may be the first.

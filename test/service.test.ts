@@ -53,7 +53,7 @@ describe('watchdog', () => {
     lateMs = 3_500;
     vi.advanceTimersByTime(15_000);
     expect(said).toEqual([]);
-    expect(logged).toEqual(["the loop is 3500 ms late: systemd's watchdog is not told that it runs"]);
+    expect(logged).toEqual(["the loop is 3500 ms late: systemd's watchdog gets no sign of life"]);
     lateMs = 0;
     vi.advanceTimersByTime(1_000);
     expect(said).toEqual(['WATCHDOG=1']);

@@ -87,7 +87,7 @@ export async function call(pool: string, command: string, options: CallCommandOp
 }
 
 const anotherRun =
-  'DATA_LOSS: the stream was lost with its worker, and another one began it anew: what was shown is not its beginning';
+  'DATA_LOSS: the stream was lost with its worker, and another worker began it again: the values shown before belong to the lost stream';
 
 /** A process that just ends looks like a connection that broke: the request would go on. */
 function cancelOnSignal(): AbortSignal {

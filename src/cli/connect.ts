@@ -161,7 +161,7 @@ function noAgent(code: string | undefined): string {
 
 function mayNot(path: string): string {
   const remedy =
-    "who runs the agent names a group that may with socket_group in its configuration (under systemd: the socket's SocketGroup=)";
+    "set socket_group in the agent's configuration to a group of this user (under systemd: SocketGroup= of the socket)";
   return `this user may not connect to it (EACCES): ${whoMayConnect(path)}; ${remedy}`;
 }
 

@@ -101,8 +101,8 @@ function tell(left: HandoverView, { node, workers }: Seen, { json }: HandoverOpt
 
 function nobodyCame({ node, command_line }: HandoverView, timeoutMs: number): string {
   return [
-    `the agent with pid ${node.pid} has let go of its workers, but no other one answers after ${formatDuration(timeoutMs)}`,
-    `start one now, its workers do not wait for long: systemctl start pitwarden, or`,
+    `the agent with pid ${node.pid} has handed over, but no other agent answers after ${formatDuration(timeoutMs)}`,
+    `start one now, because the workers do not wait long: systemctl start pitwarden, or`,
     `  ${command_line.map(shellWord).join(' ')}`,
   ].join('\n');
 }

@@ -88,7 +88,7 @@ function isAgentGone(error: unknown): boolean {
 function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
   const unknown = error instanceof CliError && ['NOT_FOUND', 'UNIMPLEMENTED'].includes(String(error.details['status']));
   if (!unknown) return error;
-  const message = `pool ${pool}: the agent that answers now does not know ${roll_id}, so how it ended is not known`;
+  const message = `pool ${pool}: the agent that answers now does not know ${roll_id}, so the end of the roll is not known`;
   return new CliError(exitCode.failed, `${message}: ${error.message}`, error.details);
 }
 
@@ -102,14 +102,14 @@ function nobodyCame({ pool, roll_id }: RollView): CliError {
   const goesOn = `${roll_id} goes on when the next one starts: \`${ownName()} roll ${shellWord(pool)} --watch\` shows it`;
   return new CliError(
     exitCode.noAgent,
-    `pool ${pool}: the agent is gone, and no other one answers after ${waitsForAgentMs / 60_000} minutes; ${goesOn}`,
+    `pool ${pool}: the agent has ended, and no other answers after ${waitsForAgentMs / 60_000} minutes; ${goesOn}`,
   );
 }
 
 function tellLoss(seen: RollView, { json }: RollOptions): void {
   if (json === true) return;
   if (process.stdout.isTTY) printInPlace(line(seen), true);
-  printError(`the agent is gone; ${seen.roll_id} goes on with the next one, which is waited for`);
+  printError(`the agent has ended; ${seen.roll_id} goes on with the next one; waiting for it`);
 }
 
 /** To the agent 0 is its default, which is not what a 0 on the command line asks for. */

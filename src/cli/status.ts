@@ -17,14 +17,14 @@ export async function status(options: { readonly socket?: string; readonly json?
   for (const warning of node.warnings) print(`warning: ${warning}`);
   if (node.ledger_error !== '') print(excerpt(`no worker can be started: ${node.ledger_error}`));
   if (node.restart_needed.length > 0)
-    print(`changed, and taken up when the agent starts again: ${node.restart_needed.join(', ')}`);
+    print(`changed, and in effect with the agent's next start: ${node.restart_needed.join(', ')}`);
   if (node.config_error !== '') print(excerpt(`last reload refused: ${node.config_error}`));
   print('');
   print(table(headings, pools.map(row)));
   const troubles = pools.flatMap(troublesOf);
   for (const trouble of troubles.slice(0, troublesMax)) print(`\n${excerpt(trouble)}`);
   const left = troubles.length - troublesMax;
-  if (left > 0) print(`\n… and ${left} more troubles of pools; --json shows all of them, and whole`);
+  if (left > 0) print(`\n… and ${left} more problems of pools; --json shows all of them in full`);
 }
 
 /** Shown for people: so many broken pools have one cause. */

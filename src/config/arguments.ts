@@ -21,7 +21,7 @@ export function parseArguments(input: unknown): Parsed<string> {
   if (typeof input !== 'object' || input === null || input instanceof SpelledNumber) {
     return failed(`expected a map or a list, got ${input instanceof SpelledNumber ? 'a number' : showType(input)}`);
   }
-  if (hasOddNumber(input)) return failed('expected numbers that JSON has, got .inf or .nan');
+  if (hasOddNumber(input)) return failed('expected numbers that JSON can express, got .inf or .nan');
   const value = encode(input);
   const bytes = Buffer.byteLength(value);
   if (bytes <= argumentsMaxBytes) return { ok: true, value };

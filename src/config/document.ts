@@ -59,7 +59,7 @@ export function readDocument(file: string, text: string): SourceDocument {
     const data: unknown = document.toJS();
     const circle = findCircle(data);
     if (circle === undefined) return { data, problems, locate };
-    const message = 'not valid here: an alias stands within what it names';
+    const message = 'not valid here: an alias is inside the value that it refers to';
     return { data: undefined, problems: [...problems, { file, ...locate(circle, 'key'), path: '', message }], locate };
   } catch (error) {
     // Aliases that multiply without end or name no anchor, and what is nested beyond what the stack holds.
@@ -113,7 +113,7 @@ function keyFaultsOf(map: YAMLMap, pathOf: (pair: Pair) => string): Fault[] {
     if (key === '__proto__') {
       faults.push({ offset, path: pathOf(pair), message: 'expected another key, got __proto__', fatal: true });
     } else if (key !== '<<' && seen.has(key)) {
-      const message = 'duplicate key: the same key stands above';
+      const message = 'duplicate key: the map has this key already';
       faults.push({ offset, path: pathOf(pair), message, fatal: false });
     }
     seen.add(key);

@@ -52,7 +52,7 @@ function refuseTooLate(pool: Pool, ask: Ask, nowMs: number): RequestError | unde
 }
 
 export function poisonous(command: string, crashes: number): RequestError {
-  const message = `this request to ${command} was running in ${crashes} workers that crashed: it is refused for a while`;
+  const message = `this request to ${command} was running in ${crashes} workers when they crashed; it is refused for now (poison.for)`;
   return refusal(code.failedPrecondition, message);
 }
 

@@ -26,7 +26,8 @@ export function cancel(core: Core, request: Request, answers: Answers): void {
 export function settle(core: Core, request: Request, answers: Answers, delivered: boolean): void {
   if (request.caller !== answers) return;
   if (!request.named) {
-    if (request.state !== 'ended') giveUp(core, request, refusal(code.cancelled, 'the caller has gone'));
+    if (request.state !== 'ended')
+      giveUp(core, request, refusal(code.cancelled, 'the connection of the caller closed'));
     return;
   }
   // One that was given up at its deadline is of no use to anybody.
@@ -109,7 +110,7 @@ export function nobodyAsked(core: Core, request: Request): void {
   if (request.state === 'ended') return forgetNamed(core, request);
   const named = core.pools.get(request.pool)?.named;
   if (named?.get(request.requestId) === request) named.delete(request.requestId);
-  giveUp(core, request, refusal(code.cancelled, 'the caller has not come back'));
+  giveUp(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
 }
 
 /** A request that is known by its name: its answer goes to who asks now. */
@@ -127,7 +128,7 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   claim(core, request);
   // One that was handed the answer has had its end.
   if (before !== null && request.state !== 'ended') {
-    const message = 'the request was sent again with its request_id: the answer goes there';
+    const message = 'another call sent the request again with its request_id, and gets the answer';
     before.error(refusal(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
   }
   request.answers = answers;
@@ -394,5 +395,5 @@ function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
 }
 
 function lineBroke({ workerId }: DispatchWorker): RequestError {
-  return refusal(code.unavailable, `the line to worker ${workerId} broke with the answer on it`, { workerId });
+  return refusal(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
 }

@@ -50,7 +50,7 @@ export function hostSampled(draft: Draft, availableBytes: number): void {
   const enough = low ? {} : { reliefs: 0 };
   setHost(draft, { availableBytes, lowSamples: low ? host.lowSamples + 1 : 0, ...enough });
   if (!low || host.lowSamples > 0) return;
-  const message = `${availableBytes} bytes available, memory_floor ${host.floorBytes}: nothing is started beside what it replaces`;
+  const message = `${availableBytes} bytes available, memory_floor ${host.floorBytes}: workers are stopped before their replacements start`;
   record(draft, { kind: 'host_memory_low', message, unplanned: true });
 }
 

@@ -21,7 +21,7 @@ export function startBlocked(draft: Draft, worker: Worker, message: string): voi
   const isNew = draft.node.ledger.error === '';
   putNode(draft, { ledger: { error: message, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
   if (!isNew) return;
-  const told = `no worker can be started, which is tried again every ${tryEveryMs / 1000} s; what runs goes on: ${message}`;
+  const told = `no worker can be started (tried again every ${tryEveryMs / 1000} s; running workers go on): ${message}`;
   record(draft, { kind: 'starts_blocked', message: told, unplanned: true });
 }
 

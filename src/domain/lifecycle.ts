@@ -207,7 +207,7 @@ function exitMessage(worker: Worker, exit: Exit, { lastLines, place = '' }: Trac
         ? `exited with code ${exit.code}`
         : worker.pid === 0
           ? 'was not started'
-          : 'ended; with what status only its parent could tell, an earlier agent';
+          : 'ended; its exit status is not known, because an earlier agent was its parent';
   const late = worker.ending === 'start_timeout' ? `: ${worker.killedBecause}` : ' before it was ready';
   const when = worker.readyAtMs === 0 && unplanned ? late : '';
   const where = place === '' ? '' : `, in ${place}`;
@@ -254,7 +254,7 @@ function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
   const next = putPool(draft, pool, { startFailures, quarantine });
   if (!given) return;
   endRoll(draft, next, 'failed', quarantine);
-  const told = `its last good config is kept until the config changes again, or a roll: ${quarantine}`;
+  const told = `its last good config is used until the config changes again or a roll begins: ${quarantine}`;
   record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: told, unplanned: true });
 }
 
@@ -268,7 +268,7 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
   const isNew = current.good?.config !== config || current.quarantine !== '';
   if (isNew) putPool(draft, current, { good: { config, fingerprint, launch }, startFailures: 0, quarantine: '' });
   if (current.quarantine === '') return;
-  const message = 'its config comes up after all: it is used again';
+  const message = 'a worker started with the newest config after all: it is used again';
   record(draft, { kind: 'pool_changed', pool: current.name, reason: 'config', message });
 }
 

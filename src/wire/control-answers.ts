@@ -84,6 +84,6 @@ export function writerOf(call: ServerWritableStream<Request, object>): (message:
 
 function noRoom(): Partial<StatusObject> {
   const share = "no more than its share of the agent's memory (message.budget)";
-  const message = `connection: expected its unread answers to take ${share}: read them, and ask again`;
+  const message = `connection: expected its unread answers to use ${share}; read them, then call again`;
   return toStatus(refusal(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));
 }

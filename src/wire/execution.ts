@@ -269,13 +269,13 @@ function refuseAnswer(
 
 function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
   const share = "no more than its share of the agent's memory (message.budget)";
-  const message = `connection: expected it to hold ${share}, got ${bytes} bytes more beside its ${usedBytes}`;
+  const message = `connection: expected it to use ${share}, got ${bytes} bytes in addition to the ${usedBytes} that it uses`;
   return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
 }
 
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
   const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
-  const message = `connection: expected its caller to leave ${most} of answers unread, got ${unreadBytes}`;
+  const message = `connection: expected ${most} of unread answers, got ${unreadBytes}`;
   return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
 }
 

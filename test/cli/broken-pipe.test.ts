@@ -27,6 +27,6 @@ test('an output that takes nothing is an error, and not the end of a reader that
   const full = openSync('/dev/full', 'w');
   const { status, stderr } = spawnSync(process.execPath, [program, 'version'], { stdio: ['ignore', full, 'pipe'] });
   closeSync(full);
-  expect(stderr.toString()).toMatch(/^stdout: expected it to take all that is printed, got ENOSPC/);
+  expect(stderr.toString()).toMatch(/^stdout: expected to write the whole output, got ENOSPC/);
   expect(status).toBe(1);
 });

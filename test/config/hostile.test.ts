@@ -37,12 +37,12 @@ describe('a text that is no configuration is refused in words', () => {
     [
       'an alias within what it names',
       pool('start: { warm_up: x, warm_up_args: &x { y: { z: *x } } }'),
-      /an alias stands within what it names$/,
+      /an alias is inside the value that it refers to$/,
     ],
     [
       'a pool that contains itself',
       'pools: &p { a: *p }',
-      /1:13: not valid here: an alias stands within what it names$/,
+      /1:13: not valid here: an alias is inside the value that it refers to$/,
     ],
     ['a merge with itself', 'pools: { a: &a { app: a:b, <<: *a } }', /not valid YAML: /],
     [
@@ -58,7 +58,11 @@ describe('a text that is no configuration is refused in words', () => {
     ['a key named __proto__', '__proto__: 1\npools: {}', /1:1: __proto__: expected another key/],
     ['a variable named __proto__', pool('env: { __proto__: x }'), /pools.a.env.__proto__: expected another key/],
     ['a key named constructor', 'constructor: 1\npools: {}', /1:1: constructor: unknown key; known here: /],
-    ['numbers that JSON lacks', pool('start: { warm_up_args: [.nan] }'), /numbers that JSON has, got .inf or .nan/],
+    [
+      'numbers that JSON lacks',
+      pool('start: { warm_up_args: [.nan] }'),
+      /numbers that JSON can express, got .inf or .nan/,
+    ],
   ];
   test.each(cases)('%s', async (_, text, expected) => {
     expect(await problems(text)).toMatch(expected);

@@ -478,7 +478,7 @@ describe('a request that crashes its workers', () => {
     expect(told.sentTo).toEqual(['w0', 'w1']);
     host.addWorker();
     host.remove(host.workers[1] as FakeWorker);
-    const message = 'this request to c was running in 2 workers that crashed: it is refused for a while';
+    const message = 'this request to c was running in 2 workers when they crashed; it is refused for now (poison.for)';
     expect(told.error).toMatchObject({ code: 9, message });
     expect(host.poisoned).toEqual([
       'request 0 (c, 6 bytes) was running in 2 workers that crashed: refused from now on',

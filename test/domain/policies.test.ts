@@ -244,7 +244,7 @@ describe('how well a worker is', () => {
     expect(seen).toMatchObject({ process: 'attached', missedPings: 0, lastEvidenceMs: Infinity, inFlight: 0 });
     const lost = { ...worker, attached: false, phase: 'ready' } as const;
     const of = (patch: Partial<Worker>) => assess(observe({ ...lost, ...patch }, base, noCounters, 10));
-    expect(of({})).toMatchObject({ health: 'slow', because: 'its link has closed, and its exit has not come' });
+    expect(of({})).toMatchObject({ health: 'slow', because: 'its link has closed, but its process has not exited' });
     expect(of({ phase: 'starting', hello: null }).because).toBe('it has not attached yet');
     expect(of({ phase: 'starting', attached: true }).because).toBe('it runs its warm-up');
     expect(assess(observe({ ...lost, phase: 'exited' }, base, noCounters, 10)).health).toBe('gone');

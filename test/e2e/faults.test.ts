@@ -287,7 +287,7 @@ test('a request that crashes every worker it runs in is refused after poison.aft
   const crash = () => client.execute('faults', 'crash', ['SIGSEGV'], { idempotent: true });
   await expect(crash()).rejects.toMatchObject({
     code: 9,
-    message: 'this request to crash was running in 2 workers that crashed: it is refused for a while',
+    message: 'this request to crash was running in 2 workers when they crashed; it is refused for now (poison.for)',
   });
   await expect(crash()).rejects.toMatchObject({ code: 9 });
   const poisoned = /faults request poisoned: request \S+ \(crash, \d+ bytes\) was running in 2 workers/;

@@ -74,7 +74,7 @@ test('handover ends long streams at once, and nobody new is let in', async () =>
 
   const { code, stderr } = await handover;
   expect(code).toBe(1);
-  expect(stderr).toContain(`the agent with pid ${agent.pid} has let go of its workers, but no other one answers`);
+  expect(stderr).toContain(`the agent with pid ${agent.pid} has handed over, but no other agent answers`);
   expect(stderr).toContain(
     `bin/pitwarden agent --config ${agent.dir}/pitwarden.yaml --runtime-dir ${agent.dir}/run --state-dir=${agent.dir}/state`,
   );

@@ -36,7 +36,7 @@ test('a file that is no configuration is refused in words, and the agent and its
     expect((await client.execute('text', 'count_words', ['a'])).value).toEqual({ a: 1 });
   };
   writeFileSync(file, `pools: { ${text('start: { warm_up: x, warm_up_args: &x { y: *x } }')} }`);
-  await refused(/an alias stands within what it names/);
+  await refused(/an alias is inside the value that it refers to/);
   writeFileSync(file, `pools: { ${text('size: 1')}, __proto__: { app: text:app } }`);
   await refused(/pools.__proto__: expected another key/);
   rmSync(file);
@@ -57,7 +57,7 @@ test('a key that takes effect with the next start is named in the log and in sta
   const needed = async () => (await agent.json<{ node: { restart_needed: string[] } }>('status')).node.restart_needed;
   await until(async () => (await needed()).length > 0, 'it to be told', agent.output);
   expect(await needed()).toEqual(['node.id']);
-  expect((await agent.cli('status')).stdout).toContain('taken up when the agent starts again: node.id');
+  expect((await agent.cli('status')).stdout).toContain("in effect with the agent's next start: node.id");
   await untilLogged(agent, /"level":"?(40|warn)"?.*restart_needed/);
 });
 

@@ -116,7 +116,7 @@ test('the agent is killed in the midst of a roll: the next one goes on with it, 
     0,
     expect.stringMatching(/ 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/),
   ]);
-  const [, rollId = 'none'] = /^the agent is gone; (roll-[a-z0-9]{8}) goes on with the next one/.exec(stderr) ?? [];
+  const [, rollId = 'none'] = /^the agent has ended; (roll-[a-z0-9]{8}) goes on with the next one/.exec(stderr) ?? [];
   expect(agent.output()).not.toContain('"roll_started"');
   await expectReplacedOnce(before);
 
@@ -154,7 +154,7 @@ test('a roll goes on over a handover; its caller waits in the lent socket for th
   await untilBegun(2);
   await client.control('Handover');
   const { code, stdout, stderr } = await rolled;
-  expect(stderr).toMatch(/^the agent is gone; roll-/);
+  expect(stderr).toMatch(/^the agent has ended; roll-/);
   expect([code, stdout.trim().split('\n').at(-1)]).toEqual([
     0,
     expect.stringMatching(/ 3 of 3 replaced, 0 in progress \(done: 3 workers replaced\)$/),

@@ -517,5 +517,5 @@ test('garbage in the ledger is set aside, and its worker goes', async () => {
   await until(() => !processesOf(agent.dir).includes(first?.pid ?? 0), 'the unknown worker to leave', agent.output);
   await untilReady(agent, 'p', 1);
   await untilLogged(agent, /1 files set aside/);
-  await untilLogged(agent, /left alone, since it is none of ours: \S*\/ledger\/a folder/);
+  await untilLogged(agent, /unknown, and left alone: \S*\/ledger\/a folder/);
 });

@@ -325,7 +325,8 @@ def _refuse_after_fork() -> None:
 
 def _another_run() -> Error:
     told = (
-        "the stream was lost with its worker, and another one began it anew: the values that came are not its beginning"
+        "the stream was lost with its worker, and another worker began it again: "
+        "the earlier values belong to the lost stream"
     )
     return error_class(Code.DATA_LOSS)(told, code=Code.DATA_LOSS)
 

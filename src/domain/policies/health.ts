@@ -106,7 +106,7 @@ export function assess(seen: Observations): HealthVerdict {
   if (seen.process === 'gone') return verdict('gone', 'its process has exited');
   if (seen.process === 'starting') return verdict('unknown', 'it has not attached yet');
   if (seen.process === 'warming up') return verdict('unknown', 'it runs its warm-up');
-  if (seen.process === 'lost') return verdict('slow', 'its link has closed, and its exit has not come');
+  if (seen.process === 'lost') return verdict('slow', 'its link has closed, but its process has not exited');
   const { missedPings, maxMissed } = seen;
   const missed = `${missedPings} of ${maxMissed} pings missed`;
   if (missedPings === 0)
