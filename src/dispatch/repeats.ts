@@ -285,6 +285,8 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
 function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   pool.named.set(request.requestId, request);
   if (request.caller !== null) return askAgain(worker, request);
+  // Its caller may have come and gone before the worker: it has a time already.
+  core.deadlines.remove(request);
   countUnclaimed(core, request);
   awaitCaller(core, request);
 }

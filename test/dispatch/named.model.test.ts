@@ -11,6 +11,7 @@ import { Host, poolLimits } from './host.ts';
 // Named requests, whose callers, links, workers and agents come and go: docs/delivery.md says what must hold.
 
 const keepMs = 500;
+const never = Number.POSITIVE_INFINITY;
 /** What a command that streams says, in this order. */
 const said = ['0', '1', '2'];
 const names = ['a', 'b', 'stream-a', 'stream-b'];
@@ -228,6 +229,8 @@ class World {
     worker.alive = false;
     const end = { reason: 'signal', message: 'ended by SIGKILL', crashed: true, begunThrough: null };
     this.host.dispatch.removeWorker(worker.id, end);
+    // This agent never heard of what it had.
+    if (!worker.attached) for (const { request } of worker.runs.values()) this.mayForget(request.request_id);
     worker.attached = false;
     worker.runs.clear();
   }
@@ -244,13 +247,24 @@ class World {
     for (const { id } of alive) this.host.dispatch.expectWorker('p', id);
     const held = new Set(alive.flatMap(({ runs }) => [...runs.values()].map(({ request }) => request.request_id)));
     for (const name of names) {
-      if (held.has(name)) this.left.set(name, { atMs: nowMs, deadlineMs: nowMs });
+      // It is not forgotten before its worker has dialled in.
+      if (held.has(name)) this.left.set(name, { atMs: never, deadlineMs: never });
       else this.mayForget(name);
     }
   }
 
   dialIn(worker: Worker): void {
-    if (worker.alive && !worker.attached) this.attach(worker, this.#resumed(worker));
+    if (!worker.alive || worker.attached) return;
+    const resumed = this.#resumed(worker);
+    for (const { request_id: name, remaining_ms: remainingMs, cancelled } of resumed.held) {
+      if (cancelled) this.mayForget(name);
+      const left = this.left.get(name);
+      const { nowMs } = this.host;
+      if (left?.atMs === never) {
+        this.left.set(name, { atMs: nowMs, deadlineMs: remainingMs === 0 ? never : nowMs + remainingMs });
+      }
+    }
+    this.attach(worker, resumed);
   }
 
   check(): void {
@@ -258,6 +272,8 @@ class World {
       if (!isOpen) continue;
       same(told.ends <= 1, true, `one end for ${name}`);
       same(told.chunks.join(), said.slice(0, told.chunks.length).join(), `chunks of ${name}`);
+      // Nobody has cancelled it: those calls are over.
+      same(told.error?.code === code.cancelled, false, `${name} is cancelled`);
       if (told.result === undefined) continue;
       same(told.result, name, 'the result');
       same(told.chunks.length, name.startsWith('stream') ? said.length : 0, `chunks of ${name} with its result`);
@@ -273,7 +289,7 @@ class World {
     for (const call of waiting) this.settle(call, false);
     // Past the farthest deadline.
     this.host.pass(1e16);
-    same(this.host.dispatch.expire(), Number.POSITIVE_INFINITY, 'nothing is left to be timed');
+    same(this.host.dispatch.expire(), never, 'nothing is left to be timed');
     same(this.host.unclaimed.usedBytes, 0, 'bytes held for callers who have left');
   }
 }
@@ -295,7 +311,7 @@ function same<T>(actual: T, expected: T, what: string): void {
 const asks = fc
   .tuple(
     fc.constantFrom(...names),
-    fc.constantFrom(1, 50, 1e15, Number.POSITIVE_INFINITY),
+    fc.constantFrom(1, 50, 1e15, never),
     fc.constantFrom('', 's', 't'),
     fc.integer({ min: 0, max: 9 }),
   )

@@ -280,6 +280,21 @@ describe('workers of an earlier agent', () => {
     expect(worker.acked).toEqual([3]);
   });
 
+  test('a caller that left before they came takes no deadline of others with it', () => {
+    host.dispatch.expectWorker('p', 'old');
+    const left = host.submit(named('a'));
+    const waits = host.submit({ ...named('b'), deadlineMs: host.nowMs + 500 });
+    host.settle(left, false);
+    host.pass(100);
+    const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
+    host.pass(450);
+    expect(waits.error).toMatchObject({ code: 4 });
+    expect(worker.cancelled).not.toContain(3);
+    host.pass(100);
+    expect(worker.cancelled).toContain(3);
+    expect(host.unclaimed.usedBytes).toBe(0);
+  });
+
   test('another payload under the same id is refused', () => {
     host.dispatch.expectWorker('p', 'old');
     const early = host.submit({ ...named('a'), payload: Buffer.from('another') });
