@@ -8,7 +8,7 @@ import { version } from './version.ts';
 const wantsJson = process.argv.includes('--json');
 
 const program = new Command('pitwarden')
-  .description('Keeps pools of Python workers on this host alive, fresh and busy.')
+  .description('Runs pools of Python workers on this host and keeps them healthy.')
   .version(version, '--version', 'print the version')
   .helpOption('-h, --help', 'print help')
   .showHelpAfterError(`(${ownName()} --help tells more)`)

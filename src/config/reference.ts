@@ -65,7 +65,7 @@ Write durations with a unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\`. Write s
 On \`SIGHUP\` the agent reads the file again. It adds, resizes and changes pools, and removes pools (they drain first). The column
 *takes effect* says when a changed key holds:
 
-- *at once*
+- *at once*: immediately, for running workers too
 - *at once: workers are replaced*: the pool's workers are recycled, and each replacement is ready first, as \`recycle\` allows
 - *with the next worker*: running workers keep the value that they were started with
 - *with the agent's next start*: the log and \`pitwarden status\` name the changed keys
