@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
 import { seal } from '../../../src/os/sealed-file.ts';
+import type { Target } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';
 import type { Surface } from './surface.ts';
@@ -20,8 +21,8 @@ type Change =
   | { readonly do: 'spoil'; readonly file: number; readonly bytes: Bytes['edits'] }
   /** One field of one file, under a right sum. `stranger`: pid, start time and boot of a process that is none of ours. */
   | { readonly do: 'forge'; readonly file: number; readonly field: string; readonly value: unknown }
-  /** Of an entry as many copies as it has fields, each with another field forged: one start of an agent tries them all. */
-  | { readonly do: 'forge each'; readonly file: number; readonly value: unknown }
+  /** For each value as many copies of an entry as it has fields, each with another field forged: one start of an agent tries them all. */
+  | { readonly do: 'forge each'; readonly file: number; readonly values: readonly unknown[] }
   | { readonly do: 'forge stranger'; readonly file: number; readonly copy: boolean }
   | { readonly do: 'plant'; readonly name: string; readonly kind: 'folder' | 'FIFO' | 'link' | 'text' };
 
@@ -39,6 +40,10 @@ const values = fc.oneof(
 );
 /** The orders are the last of the files. */
 const ordersFile = -1;
+const wholeRoll = {
+  ...{ id: 'roll-aaaaaaaa', phase: 'running', started_at_ms: 1, ended_at_ms: 0, total: 2, old: [], skipped: 0 },
+  ...{ failures: 0, max_failures: 3, message: '' },
+};
 /** What may stand there of a roll. */
 const rolls = fc
   .oneof(
@@ -56,23 +61,28 @@ const rolls = fc
     ),
   )
   .map((patch) => {
-    const roll = {
-      id: 'roll-aaaaaaaa',
-      phase: 'running',
-      started_at_ms: 1,
-      ended_at_ms: 0,
-      total: 2,
-      old: [],
-      skipped: 0,
-    };
-    const whole = { ...roll, failures: 0, max_failures: 3, message: '', ...(patch as object) };
-    return [{ pool: 'p', draining: false, size: 2, config_size: 2, roll: whole }];
+    return [{ pool: 'p', draining: false, size: 2, config_size: 2, roll: { ...wholeRoll, ...(patch as object) } }];
   });
 const fields =
   'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms spawned_at_boot_ms ready_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token verifier repeats_token node_draining pools'.split(
     ' ',
   );
 const file = fc.integer({ min: 0, max: 5 });
+
+const answersWithinMs = 10_000;
+
+/** Orders that are as they should be, for pools that there are no more, or hard to obey. */
+const knownOrders = ['nobody', '__proto__', 'constructor', 'probe', 'p', 'p'].flatMap((pool, index) => {
+  const order = { pool, draining: index % 2 === 0, size: 0, config_size: 1 };
+  const roll = { ...wholeRoll, total: 2_000, old: Array(1_999).fill('p-0-aaaaaaaa'), skipped: 1 };
+  return [order, { ...order, size: 2, roll }, { ...order, size: 1, roll: { ...wholeRoll, phase: 'done' } }];
+});
+/** Thrown in each round, one start of an agent for each. */
+const known: readonly Between[] = [
+  { end: 'SIGKILL', changes: [{ do: 'forge each', file: 0, values: [null, -1, '', 'x', {}] }] },
+  { end: 'SIGKILL', changes: [{ do: 'forge', file: ordersFile, field: 'pools', value: knownOrders }] },
+  { end: 'SIGKILL', changes: [{ do: 'forge', file: ordersFile, field: 'pools', value: [null, 1, {}] }] },
+];
 
 export const state: Surface<Between> = {
   name: 'state',
@@ -92,8 +102,8 @@ export const state: Surface<Between> = {
           field: fc.constant('pools'),
           value: rolls,
         }),
-        fc.record({ do: fc.constant('forge each' as const), file, value: values }),
-        fc.record({ do: fc.constant('forge each' as const), file, value: values }),
+        fc.record({ do: fc.constant('forge each' as const), file, values: fc.tuple(values) }),
+        fc.record({ do: fc.constant('forge each' as const), file, values: fc.tuple(values) }),
         fc.record({ do: fc.constant('forge stranger' as const), file, copy: fc.boolean() }),
         fc.record({
           do: fc.constant('plant' as const),
@@ -111,7 +121,7 @@ export const state: Surface<Between> = {
     // A process of this user that no agent has started.
     const stranger = spawn('sleep', ['600'], { stdio: 'ignore', detached: true });
     try {
-      for (const { end, changes } of cases) {
+      for (const { end, changes } of [...known, ...cases]) {
         await target.end(end);
         for (const change of changes) apply(join(target.folder, 'state'), change, stranger.pid ?? 0);
         await target.start();
@@ -119,6 +129,9 @@ export const state: Surface<Between> = {
         await target.control('ResumeNode').catch(() => undefined);
         if (hasEnded(stranger)) break;
         for (const pool of ['p', 'liar', 'probe']) await target.control('ResumePool', { pool }).catch(() => undefined);
+        // The next agent would hide that this one has ended.
+        await answersOrEnds(target);
+        if (target.dead() !== undefined) return target.output();
       }
       // The agent may be about to signal it.
       await pause(50);
@@ -130,6 +143,18 @@ export const state: Surface<Between> = {
     }
   },
 };
+
+async function answersOrEnds(target: Target): Promise<void> {
+  const endsAtMs = performance.now() + answersWithinMs;
+  while (target.dead() === undefined && performance.now() < endsAtMs) {
+    const answered = await target.control('GetNode').then(
+      () => true,
+      () => false,
+    );
+    if (answered) return;
+    await pause(20);
+  }
+}
 
 function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
   return exitCode !== null || signalCode !== null;
@@ -161,10 +186,14 @@ function apply(folder: string, change: Change, strangerPid: number): void {
   }
   if (change.do === 'forge') return write(path, seal(kind, 1, { ...value, [change.field]: change.value }));
   if (change.do === 'forge each') {
-    for (const [index, field] of fields.entries()) {
-      const id = `p-${index + 10}-forgedxx`;
-      const forged = { ...value, worker_id: id, pool: 'p', slot: index + 10, [field]: change.value };
-      write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, forged));
+    let slot = 10;
+    for (const each of change.values) {
+      for (const field of fields) {
+        const id = `p-${slot}-forgedxx`;
+        const forged = { ...value, worker_id: id, pool: 'p', slot, [field]: each };
+        write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, forged));
+        slot += 1;
+      }
     }
     return;
   }
