@@ -21,7 +21,10 @@ type Change =
   | { readonly do: 'spoil'; readonly file: number; readonly bytes: Bytes['edits'] }
   /** One field of one file, under a right sum. `stranger`: pid, start time and boot of a process that is none of ours. */
   | { readonly do: 'forge'; readonly file: number; readonly field: string; readonly value: unknown }
-  /** For each value as many copies of an entry as it has fields, each with another field forged: one start of an agent tries them all. */
+  /**
+   * For each value as many copies of an entry as it has fields, each with another field forged: one start of an agent tries them all.
+   * Each is of a process that carries the worker's id, so that an agent with nothing against the entry takes it over.
+   */
   | { readonly do: 'forge each'; readonly file: number; readonly values: readonly unknown[] }
   | { readonly do: 'forge stranger'; readonly file: number; readonly copy: boolean }
   | { readonly do: 'plant'; readonly name: string; readonly kind: 'folder' | 'FIFO' | 'link' | 'text' };
@@ -63,10 +66,13 @@ const rolls = fc
   .map((patch) => {
     return [{ pool: 'p', draining: false, size: 2, config_size: 2, roll: { ...wholeRoll, ...(patch as object) } }];
   });
-const fields =
-  'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms spawned_at_boot_ms ready_at_boot_ms max_age_ms max_requests concurrency fingerprint launch token verifier repeats_token node_draining pools'.split(
+/** Of an entry of version 2. */
+const entryFields =
+  'worker_id pool slot generation boot_id pid start_time agent_id state started_at_boot_ms spawned_at_boot_ms ready_at_boot_ms max_age_ms max_requests concurrency fingerprint launch verifier repeats_token'.split(
     ' ',
   );
+const fields = [...entryFields, 'token', 'node_draining', 'pools'];
+const firstForgedSlot = 10;
 const file = fc.integer({ min: 0, max: 5 });
 
 const answersWithinMs = 10_000;
@@ -77,9 +83,12 @@ const knownOrders = ['nobody', '__proto__', 'constructor', 'probe', 'p', 'p'].fl
   const roll = { ...wholeRoll, total: 2_000, old: Array(1_999).fill('p-0-aaaaaaaa'), skipped: 1 };
   return [order, { ...order, size: 2, roll }, { ...order, size: 1, roll: { ...wholeRoll, phase: 'done' } }];
 });
+/** No field of an entry may be null, so each of these has to be set aside. */
+const nullEach: Between = { end: 'SIGKILL', changes: [{ do: 'forge each', file: 0, values: [null] }] };
 /** Thrown in each round, one start of an agent for each. */
 const known: readonly Between[] = [
-  { end: 'SIGKILL', changes: [{ do: 'forge each', file: 0, values: [null, -1, '', 'x', {}] }] },
+  nullEach,
+  { end: 'SIGKILL', changes: [{ do: 'forge each', file: 0, values: [-1, 'x'] }] },
   { end: 'SIGKILL', changes: [{ do: 'forge', file: ordersFile, field: 'pools', value: knownOrders }] },
   { end: 'SIGKILL', changes: [{ do: 'forge', file: ordersFile, field: 'pools', value: [null, 1, {}] }] },
 ];
@@ -119,11 +128,13 @@ export const state: Surface<Between> = {
   restarts: true,
   attack: async (target, cases) => {
     // A process of this user that no agent has started.
-    const stranger = spawn('sleep', ['600'], { stdio: 'ignore', detached: true });
+    const stranger = sleeper({});
+    const standIns: ChildProcess[] = [];
     try {
-      for (const { end, changes } of [...known, ...cases]) {
+      for (const between of [...known, ...cases]) {
+        const { end, changes } = between;
         await target.end(end);
-        for (const change of changes) apply(join(target.folder, 'state'), change, stranger.pid ?? 0);
+        for (const change of changes) apply(join(target.folder, 'state'), change, stranger.pid ?? 0, standIns);
         await target.start();
         // What is wrong with the agent by then is found by who called.
         await target.control('ResumeNode').catch(() => undefined);
@@ -132,6 +143,8 @@ export const state: Surface<Between> = {
         // The next agent would hide that this one has ended.
         await answersOrEnds(target);
         if (target.dead() !== undefined) return target.output();
+        const taken = between === nullEach ? entryFields.filter((field) => !isSetAside(target, field)) : [];
+        if (taken.length > 0) return `an entry with null: expected it set aside, got it taken for ${taken.join(', ')}`;
       }
       // The agent may be about to signal it.
       await pause(50);
@@ -139,10 +152,32 @@ export const state: Surface<Between> = {
         ? `a process that is not the agent's: expected it alive, got ended by ${stranger.signalCode}`
         : undefined;
     } finally {
-      stranger.kill('SIGKILL');
+      for (const each of [stranger, ...standIns]) each.kill('SIGKILL');
     }
   },
 };
+
+function sleeper(env: NodeJS.ProcessEnv): ChildProcess {
+  return spawn('sleep', ['600'], { stdio: 'ignore', detached: true, env: { PATH: process.env['PATH'], ...env } });
+}
+
+function identityOf(pid: number): object {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  return {
+    pid,
+    boot_id: readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim(),
+    start_time: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19],
+  };
+}
+
+function forgedId(slot: number): string {
+  return `p-${slot}-forgedxx`;
+}
+
+function isSetAside(target: Target, field: string): boolean {
+  const id = forgedId(firstForgedSlot + fields.indexOf(field));
+  return readdirSync(join(target.folder, 'state/ledger-set-aside')).some((name) => name.endsWith(`-${id}.json`));
+}
 
 async function answersOrEnds(target: Target): Promise<void> {
   const endsAtMs = performance.now() + answersWithinMs;
@@ -160,7 +195,7 @@ function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
   return exitCode !== null || signalCode !== null;
 }
 
-function apply(folder: string, change: Change, strangerPid: number): void {
+function apply(folder: string, change: Change, strangerPid: number, standIns: ChildProcess[]): void {
   if (change.do === 'plant') return plant(join(folder, change.name), change.kind);
   const ledger = readdirSync(join(folder, 'ledger'))
     // Not what was planted: to read a FIFO or /dev/zero would hold the fuzzer.
@@ -186,24 +221,21 @@ function apply(folder: string, change: Change, strangerPid: number): void {
   }
   if (change.do === 'forge') return write(path, seal(kind, 1, { ...value, [change.field]: change.value }));
   if (change.do === 'forge each') {
-    let slot = 10;
+    let slot = firstForgedSlot;
     for (const each of change.values) {
       for (const field of fields) {
-        const id = `p-${slot}-forgedxx`;
-        const forged = { ...value, worker_id: id, pool: 'p', slot, [field]: each };
+        const id = forgedId(slot);
+        const standIn = sleeper({ PITWARDEN_WORKER_ID: id });
+        standIns.push(standIn);
+        const entry = { ...value, worker_id: id, pool: 'p', slot, ...identityOf(standIn.pid ?? 0) };
+        const forged = { ...entry, [field]: each };
         write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, forged));
         slot += 1;
       }
     }
     return;
   }
-  const stat = readFileSync(`/proc/${strangerPid}/stat`, 'latin1');
-  const forged = {
-    ...value,
-    pid: strangerPid,
-    boot_id: readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim(),
-    start_time: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19],
-  };
+  const forged = { ...value, ...identityOf(strangerPid) };
   if (!change.copy) return write(path, seal(kind, 1, forged));
   const id = `p-7-${String(strangerPid).padStart(8, '0')}`;
   write(join(folder, 'ledger', `${id}.json`), seal('pitwarden-ledger', 1, { ...forged, worker_id: id, pool: 'p' }));
