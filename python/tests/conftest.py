@@ -14,7 +14,7 @@ from fake_agent import PUBLIC, WORKER, FakeAgent
 
 @pytest.fixture(params=["direct", "public"])
 def agent(request: pytest.FixtureRequest) -> Iterator[FakeAgent]:
-    """Its workers' stream is one or the other of _stream.py."""
+    """Its workers' stream is one or the other of _grpc_stream.py."""
     agent = FakeAgent(PUBLIC if request.param == "public" else WORKER)
     yield agent
     agent.stop()

@@ -15,9 +15,9 @@ from fake_agent import PATIENCE_S, FakeAgent
 from test_client import FakeExecution
 
 import pitwarden
-from pitwarden import _trust
+from pitwarden import _socket_trust
 from pitwarden._address import Address, path_of, unix_address
-from pitwarden._trust import SocketTrust
+from pitwarden._socket_trust import SocketTrust
 
 FOLDERS = ["plain", "with space", "C#", "what?", "50%25", "100%", "a,b", ",", "a\nb", "é", "x" * 150]
 STRANGER = 4242
@@ -189,7 +189,7 @@ def test_a_socket_or_folder_that_others_may_write_to_is_not_dialled(place: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files are given to other users")
 def test_what_another_user_may_have_put_there_is_not_dialled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trust.os, "geteuid", lambda: 7)
+    monkeypatch.setattr(_socket_trust.os, "geteuid", lambda: 7)
     for path in (place.parent, place):
         os.chown(path, STRANGER, -1)
     # The folder of the agent of this user has to be its own, where others could have made it.

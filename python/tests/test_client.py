@@ -20,7 +20,7 @@ import grpc
 import pytest
 
 import pitwarden
-from pitwarden import client as client_module
+from pitwarden import _agent_socket
 from pitwarden._pb import execution_pb2 as pb
 
 JSON = "application/json"
@@ -461,6 +461,6 @@ def test_target(monkeypatch: pytest.MonkeyPatch, named: str | None, env: dict[st
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(client_module.os, "getuid", lambda: uid)
+    monkeypatch.setattr(_agent_socket.os, "getuid", lambda: uid)
     with pitwarden.Client(named) as client:
         assert client.target == target

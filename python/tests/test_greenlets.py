@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from fake_agent import FakeAgent
 
-from pitwarden import _originals
+from pitwarden import _unpatched
 
 
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
@@ -49,4 +49,4 @@ def test_a_debugger_that_wraps_threads_is_no_greenlet(
 
     start_new_thread.__module__ = module
     monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
-    assert _originals.who_replaced_threads() == package
+    assert _unpatched.thread_patcher() == package

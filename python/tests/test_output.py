@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pitwarden import _output
-from pitwarden._output import FILE_KEPT_BYTES, FILE_MAX_BYTES, Lossy
+from pitwarden._output import FILE_KEPT_BYTES, FILE_MAX_BYTES, LossyFile
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -64,7 +64,7 @@ def test_other_failures_are_told(number: int) -> None:
         os.close(writer)
         writer = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(OSError, match=os.strerror(number)):
-        Lossy(writer, "w").write(b"x")
+        LossyFile(writer, "w").write(b"x")
 
 
 SIZES = {
@@ -77,7 +77,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_a_long_file_is_left_with_its_newest_part(tmp_path: Path, name: str) -> None:
     size, is_shortened = SIZES[name]
-    punch = _output._puncher()
+    punch = _output._hole_puncher()
     assert punch is not None
     path = tmp_path / "out"
     path.write_bytes(b"x" * size)

@@ -15,7 +15,7 @@ from typing import Union
 import pytest
 from fake_agent import PATIENCE_S, SECRET, WORKER_ID, FakeAgent, secret_line
 
-from pitwarden._link import _look
+from pitwarden._peer import listener_problem
 from pitwarden._secret import DIALS_MAX, Secret, SecretError
 
 # Prints the first token, and what is at descriptor 0 afterwards.
@@ -112,6 +112,6 @@ def test_a_listener_of_another_user_gets_no_token(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen()
         uid = os.geteuid()
-        assert _look(path, path, {uid}) is None
-        problem = _look(path, path, {uid + 1, uid + 2})
+        assert listener_problem(path, path, {uid}) is None
+        problem = listener_problem(path, path, {uid + 1, uid + 2})
     assert problem == f"who listens at {path} is not the agent: expected user {uid + 1} or {uid + 2}, got {uid}"

@@ -7,9 +7,10 @@ from typing import Any, Optional
 
 import pytest
 
-from pitwarden import _session
+from pitwarden import _send_queue
+from pitwarden._call import Call
 from pitwarden._pb.link_pb2 import AgentFrame, Drain, Hello, LinkRequest, Ping, Recall, Stop, Welcome, WorkerFrame
-from pitwarden._session import Call, ProtocolError, Received, Session
+from pitwarden._session import ProtocolError, Received, Session
 from pitwarden.errors import Error
 
 WELCOME = AgentFrame(welcome=Welcome(protocol=1, concurrency=4))
@@ -62,7 +63,7 @@ class Bench:
         return self.receive(AgentFrame(recall=Recall())).recalled
 
     def give_back(self, *ids: int) -> None:
-        self.session.give_back([self.calls[id] for id in ids])
+        self.session.return_calls([self.calls[id] for id in ids])
 
     def leave(self) -> None:
         self.session.leave()
@@ -71,11 +72,11 @@ class Bench:
         return self.marked
 
     def ran_us(self) -> list[int]:
-        frame = self.session.take(self.now_s)
+        frame = self.session.next_frame(self.now_s)
         return [] if frame is None else [result.ran_us for result in frame.results]
 
     def take(self) -> Optional[dict[str, Any]]:
-        return told(self.session.take(self.now_s, loop_lag_ms=7))
+        return told(self.session.next_frame(self.now_s, loop_lag_ms=7))
 
     def cancelled(self, id: int) -> bool:
         return self.calls[id].cancelled
@@ -369,12 +370,12 @@ def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things
             elif deed == "ping":
                 bench.ping(id)
             elif deed == "take":
-                frames.extend(filter(None, [bench.session.take(bench.now_s)]))
+                frames.extend(filter(None, [bench.session.next_frame(bench.now_s)]))
     for id in ids:
         if bench.calls[id].begun_s is not None or bench.begin(id):
             bench.finish(id)
     while not bench.session.empty:
-        frames.extend(filter(None, [bench.session.take(bench.now_s)]))
+        frames.extend(filter(None, [bench.session.next_frame(bench.now_s)]))
 
     assert bench.session.idle
     assert bench.session.has_room
@@ -386,7 +387,7 @@ def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things
         said = {chunk.id for chunk in frame.chunks} | {report.id for report in frame.progress}
         assert not said & answered_before
         size = sum(len(part.payload) for part in [*frame.chunks, *frame.results])
-        assert size <= _session.FRAME_MAX_BYTES or len(frame.chunks) + len(frame.results) == 1
+        assert size <= _send_queue.FRAME_MAX_BYTES or len(frame.chunks) + len(frame.results) == 1
     for id, count in chunks_added.items():
         sent = [chunk.payload[0] for frame in frames for chunk in frame.chunks if chunk.id == id]
         assert sent == list(range(count))

@@ -9,9 +9,10 @@ from typing import Any, Optional
 import pytest
 from test_session import Bench, Step, told
 
-from pitwarden._kept import CHUNK_OVERHEAD_BYTES
 from pitwarden._pb.link_pb2 import AgentFrame, Limits, LinkRequest, Welcome
-from pitwarden._session import CHUNKS_MAX, ProtocolError
+from pitwarden._result_store import CHUNK_OVERHEAD_BYTES
+from pitwarden._send_queue import CHUNKS_MAX
+from pitwarden._session import ProtocolError
 
 FAR = {"keep_results": 1000, "keep_bytes": 1_000_000_000, "keep_ms": 60_000}
 DATA_LOSS = 15
@@ -41,8 +42,8 @@ class Lines(Bench):
 
     def hello(self) -> dict[str, Any]:
         """The next line's hello: what it says of the last id, of those ended, and what is held."""
-        self.session.resume_hello(self.now_s)
-        frame = self.session.take(self.now_s)
+        self.session.attach(self.now_s)
+        frame = self.session.next_frame(self.now_s)
         assert frame is not None
         assert frame.HasField("hello")
         assert told(frame) == {"hello": "w"}
@@ -63,7 +64,7 @@ class Lines(Bench):
         return held
 
     def kept(self) -> list[int]:
-        return list(self.session._kept.answers)
+        return list(self.session._result_store.answers)
 
     def limit(self, **bounds: int) -> None:
         """What a reload of the config changes on a line that is there."""
@@ -93,7 +94,7 @@ class Lines(Bench):
 
     def take_ends(self) -> list[tuple[int, int]]:
         """Results of the next frame: id, code."""
-        frame = self.session.take(self.now_s)
+        frame = self.session.next_frame(self.now_s)
         return [] if frame is None else [(result.id, result.error.code) for result in frame.results]
 
     def run(self, *ids: int) -> None:
@@ -433,10 +434,10 @@ def play(lines: Lines, steps: list[Step]) -> None:
 
 def check_books(lines: Lines) -> None:
     """Each ended answer is in one of the lists from which the oldest goes, and what is counted is what is there."""
-    kept = lines.session._kept
+    kept = lines.session._result_store
     ended = {id for id, answer in kept.answers.items() if answer.ended_s is not None}
-    assert not kept._ended.keys() & kept._given_up.keys()
-    assert kept._ended.keys() | kept._given_up.keys() == ended
+    assert not kept._ended.keys() & kept._evicted.keys()
+    assert kept._ended.keys() | kept._evicted.keys() == ended
     assert kept._bytes == sum(answer.bytes for answer in kept.answers.values())
 
 
@@ -648,7 +649,7 @@ def test_bounds(name: str) -> None:
     play(Lines(**bounds), steps)
 
 
-def test_what_was_given_up_says_of_which_bound() -> None:
+def test_what_was_evicted_says_of_which_bound() -> None:
     lines = Lines(keep_results=1)
     lines.keep(1, 2)
     lines.run(1, 2)
@@ -656,7 +657,7 @@ def test_what_was_given_up_says_of_which_bound() -> None:
     lines.later(0.25)
     lines.finish(2)
     lines.replay(1, 9)
-    frame = lines.session.take(lines.now_s)
+    frame = lines.session.next_frame(lines.now_s)
     assert frame is not None
     told = {result.id: (result.error.message, result.ran_us) for result in frame.results}
     assert told[1] == (
@@ -701,8 +702,8 @@ def test_a_held_request_is_told_whole() -> None:
     lines.finish(2)
     lines.detach()
     lines.later(0.5)
-    lines.session.resume_hello(lines.now_s)
-    frame = lines.session.take(lines.now_s)
+    lines.session.attach(lines.now_s)
+    frame = lines.session.next_frame(lines.now_s)
     assert frame is not None
     assert frame.hello.resumed.away_ms == 500
     first, second, third = frame.hello.resumed.held
@@ -721,8 +722,8 @@ def test_absences_add_up_until_a_welcome() -> None:
     for _ in range(3):
         lines.detach()
         lines.later(0.25)
-        lines.session.resume_hello(lines.now_s)
-    frame = lines.session.take(lines.now_s)
+        lines.session.attach(lines.now_s)
+    frame = lines.session.next_frame(lines.now_s)
     assert frame is not None
     assert frame.hello.resumed.away_ms == 750
 
@@ -731,8 +732,8 @@ def test_without_a_welcome_before_nothing_is_resumed() -> None:
     bench = Bench()
     bench.take()
     bench.session.detach(bench.now_s)
-    bench.session.resume_hello(bench.now_s)
-    frame = bench.session.take(bench.now_s)
+    bench.session.attach(bench.now_s)
+    frame = bench.session.next_frame(bench.now_s)
     assert frame is not None
     assert not frame.hello.HasField("resumed")
     assert bench.receive(AgentFrame(welcome=Welcome(protocol=1, concurrency=4))).concurrency == 4
@@ -758,7 +759,7 @@ def test_a_replay_is_put_where_it_waits_to_be_sent_as_room_is_there() -> None:
     lines.replay(1)
     said = []
     while not lines.session.empty:
-        frame = lines.session.take(lines.now_s)
+        frame = lines.session.next_frame(lines.now_s)
         assert frame is not None
         assert len(frame.chunks) <= CHUNKS_MAX
         said += [chunk.payload for chunk in frame.chunks]
@@ -785,7 +786,7 @@ def test_callers_who_ask_again_get_all_of_an_answer_once(seed: int) -> None:
     lossy = lines.bounds["keep_bytes"] < 10_000 or lines.bounds["keep_results"] < 10
 
     def hear() -> None:
-        frame = lines.session.take(lines.now_s)
+        frame = lines.session.next_frame(lines.now_s)
         if frame is None:
             return
         # One that was acknowledged in between is asked for no more.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pitwarden._stacks import SIGNAL, write_stacks
+from pitwarden._stacks import STACKS_SIGNAL, write_stacks
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: real-time signals")
 
@@ -45,7 +45,7 @@ def test_stacks_of_all_threads_are_written_while_c_code_holds_the_gil(tmp_path: 
         deadline = time.monotonic() + 20
         # It holds the GIL from a moment after it said so: until then its stack is another one.
         while "in holds_the_gil" not in path.read_text() and time.monotonic() < deadline:
-            os.kill(process.pid, SIGNAL)
+            os.kill(process.pid, STACKS_SIGNAL)
             time.sleep(0.05)
         written = path.read_text()
         assert "in holds_the_gil" in written
@@ -70,7 +70,7 @@ def run(program: str, path: Path, **env: str) -> tuple[int, str, str]:
 
 CRASH = """
     import ctypes, os, signal, sys
-    from pitwarden._stacks import SIGNAL, write_stacks
+    from pitwarden._stacks import STACKS_SIGNAL, write_stacks
     assert write_stacks(sys.argv[1])
     def crash(): ctypes.string_at(0)
 """
@@ -87,7 +87,7 @@ def test_a_forked_child_writes_nothing_into_its_parents_file(tmp_path: Path) -> 
     program = """
     child = os.fork()
     if child == 0:
-        os.kill(os.getpid(), SIGNAL)
+        os.kill(os.getpid(), STACKS_SIGNAL)
         crash()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
     assert os.path.getsize(sys.argv[1]) == 0

@@ -163,7 +163,7 @@ def test_failures(agent: FakeAgent) -> None:
         assert (name, error.code, error.type) == (name, code, type)
         assert error.message.startswith(message)
         assert bool(error.traceback) == bool(type)
-        assert "_crew.py" not in error.traceback
+        assert "_executor.py" not in error.traceback
     assert link.value("add", a=1) == 1
 
 

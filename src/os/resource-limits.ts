@@ -1,7 +1,7 @@
 import type { ProcessLimits } from '../domain/config.ts';
 
 /**
- * PITWARDEN_LIMITS, by which the SDK sets resource limits before any code of the application runs (_limits.py); empty: none.
+ * PITWARDEN_LIMITS, by which the SDK sets resource limits before any code of the application runs (_resource_limits.py); empty: none.
  * `heldByCgroup` need none. `tasksOfAll`: processes and threads of all workers together, whom the kernel counts as one user; 0: no limit.
  */
 export function resourceLimits(

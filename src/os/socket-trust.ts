@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path';
 
 /*
  * Whether a socket is the agent's: where other users may write, one of them can put a socket of his own. The Python client
- * checks the same (_trust.py).
+ * checks the same (_socket_trust.py).
  */
 
 /**

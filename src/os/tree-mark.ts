@@ -4,7 +4,7 @@ import { isForbiddenError, isGoneError } from './proc-error.ts';
 
 /**
  * What leads from a daemon to its worker when it has a session, a parent and an environment of its own: RLIMIT_RTTIME, which the
- * SDK sets to a number made from the worker's id (_limits.py). It is inherited at each fork and kept at each exec; a hard limit
+ * SDK sets to a number made from the worker's id (_tree_mark.py). It is inherited at each fork and kept at each exec; a hard limit
  * can be raised only with privileges. Numbers of this size limit nothing: the unit is a microsecond.
  */
 const base = 2n ** 62n;

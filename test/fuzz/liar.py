@@ -22,7 +22,7 @@ import grpc
 
 from pitwarden import _link, worker
 from pitwarden._pb.link_pb2 import AgentFrame, WorkerFrame
-from pitwarden._stream import ATTACH, StreamError
+from pitwarden._grpc_stream import ATTACH, StreamError
 
 PATH = os.environ["FUZZ_LIES"]
 

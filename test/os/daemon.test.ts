@@ -17,7 +17,7 @@ const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
 
 const daemonize = `
 import os, sys, time
-from pitwarden._limits import mark_descendants
+from pitwarden._tree_mark import mark_descendants
 
 def daemon(before=lambda: None, until=lambda: None):
     reader, writer = os.pipe()
@@ -91,7 +91,7 @@ test('a daemon that became another user is not signalled, and reported', needs('
 });
 
 test('the mark is the one that the SDK makes', async () => {
-  const script = 'from pitwarden._limits import mark_of; print(mark_of("p-0-abcdefgh"))';
+  const script = 'from pitwarden._tree_mark import mark_of; print(mark_of("p-0-abcdefgh"))';
   const worker = await shellWorker(dir, `exec ${python} -c '${script}'`, { workerId: 'p-0-marks222' });
   expect(markOf('p-0-abcdefgh')).toBe(await worker.line(1));
   await worker.spawned.exited;

@@ -139,7 +139,7 @@ test(
     const daemon = `mark_descendants("$ID"); os.setsid(); os.execve("/bin/sh", ["sh", "-c", "echo $$ > $ID; exec sleep 1000"], {"ID": "$ID"})`;
     const begin = (
       id: string,
-    ): string => `ID=${id}; "${python}" -c 'import os; from pitwarden._limits import mark_descendants
+    ): string => `ID=${id}; "${python}" -c 'import os; from pitwarden._tree_mark import mark_descendants
 if os.fork() == 0: ${daemon.replaceAll('"$ID"', `"${id}"`)}'; until [ -s ${id} ]; do sleep 0.01; done`;
     const script = `${begin('p-0-guarded2')}; ${begin('p-1-stranger')}; echo up; until [ -e go ]; do sleep 0.05; done`;
     const { spawned, identity, line } = await shellWorker(cwd, script, { workerId: 'p-0-guarded2' });

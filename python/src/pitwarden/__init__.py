@@ -26,7 +26,7 @@ from .errors import (
     Unimplemented,
 )
 
-# Modules that others generate from our protos are named pitwarden.v1: they may live in a folder of their own beside us.
+# Modules that you generate from our protos are named pitwarden.v1, and may be installed in a folder of their own.
 __path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Client needs grpc, which a worker must not load before its application: a template process forks without it.
+    # Imported on first use: Client imports grpc, which a worker must not do before its application is loaded.
     if name == "Client":
         from .client import Client
 

@@ -1,8 +1,8 @@
-"""How the path of a unix socket becomes a gRPC address.
+"""Makes gRPC addresses of the paths of unix sockets.
 
-gRPC reads `unix:PATH` as a URI: `#` and `?` end the path, `%` begins an escape, so these are encoded. It then splits
-the decoded path at commas, and takes at most 107 bytes. A path with a comma, or a longer one, is dialled through a
-descriptor of one of its folders: /proc/self/fd/N/REST.
+gRPC reads `unix:PATH` as a URI: `#` and `?` end the path and `%` begins an escape, so these are encoded. It then splits
+the decoded path at commas, and accepts at most 107 bytes. A path with a comma, or a longer one, is dialled through an
+open descriptor of one of its folders: /proc/self/fd/N/REST.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any, Optional
 from urllib.parse import quote, unquote_to_bytes
 
-# sun_path of unix(7) without its final NUL.
+# The size of sun_path in unix(7), without its final NUL.
 PATH_MAX_BYTES = 107
 
 _SAFE = "/!$&'()*+;=:@"
 
-# Channels to one target share their connection, but a descriptor's number may be another folder's later.
+# Channels to the same target share a connection, but the same descriptor may be that of another folder later.
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 
@@ -27,10 +27,10 @@ class AddressError(Exception):
 
 
 class Address:
-    """Where a channel dials: ``target``, which is the socket at ``path``. Close the channel before this."""
+    """The ``target`` that a channel dials, with the channel's ``options``. Close the channel before the address."""
 
     def __init__(self, path: str) -> None:
-        """Opens a folder where that is needed: raises AddressError or OSError."""
+        """Opens a folder if the path needs that. Raises AddressError if gRPC cannot dial the path, or OSError."""
         self.path = path
         self.options: tuple[tuple[str, Any], ...] = ()
         self._close: Optional[Callable[[], object]] = None
@@ -48,14 +48,14 @@ class Address:
 
 
 def unix_address(path: str) -> str:
-    """The address of this path, for gRPC and for people."""
-    # gRPC would take what follows two slashes for a host.
+    """The address of a path, for gRPC and in messages."""
+    # gRPC would read what follows two slashes as a host.
     path = "/" + path.lstrip("/") if path.startswith("//") else path
     return f"unix:{quote(os.fsencode(path), safe=_SAFE)}"
 
 
 def path_of(target: str) -> Optional[str]:
-    """The path that gRPC finds in an address; None: it is not that of a unix socket."""
+    """The path in the address of a unix socket, as gRPC reads it; None: another kind of address."""
     scheme, _, rest = target.partition(":")
     if scheme != "unix":
         return None
@@ -68,12 +68,12 @@ def _fits(path: str) -> bool:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The folder to open and the rest of the path. The folder is the topmost that will do: a folder that is removed and
-    made again while it is open is not found again."""
+    """The folder to open, and the rest of the path. Chooses the topmost folder with which the path fits, since a folder
+    that is removed and created again while it is open would not be found again."""
     *folders, name = os.path.abspath(path).split("/")
     for count in range(1, len(folders) + 1):
         rest = "/".join([*folders[count:], name])
-        # No process has more than 10 digits of descriptors.
+        # A descriptor has at most 10 digits.
         if _fits(_through(10**10, rest)):
             break
     else:

@@ -1,4 +1,4 @@
-"""One request on the link, and what is said of it."""
+"""One request on the link, and the parts of its answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from .context import Request
 
 
 class Chunk(NamedTuple):
+    """One value of a stream."""
+
     id: int
     payload: bytes
     content_type: str
 
 
 class Result(NamedTuple):
+    """The last part of an answer: a payload or an error."""
+
     id: int
     payload: bytes
     content_type: str
     error: Optional[LinkError]
+    # Microseconds; 0: the command never began.
     ran_us: int
 
 
@@ -36,6 +41,7 @@ class Call(Request):
         self.payload = request.payload
         self.content_type = request.content_type
         self.received_s = now_s
+        # None: the command has not begun.
         self.begun_s: Optional[float] = None
-        # The caller does not keep up with its chunks.
+        # True: the agent has asked for no more chunks until it resumes the call.
         self.paused = False

@@ -1,7 +1,7 @@
-"""Payloads to arguments, and results to payloads.
+"""Decodes and encodes the payloads of requests and results.
 
-JSON here is the JSON of RFC 8259: NaN and the infinities, which Python's json writes and reads but few other languages
-do, are refused in both directions, so that a caller learns of them from us and not from its parser.
+JSON is that of RFC 8259. NaN and the infinities, which Python's json module accepts but most other parsers do not, are
+refused in both directions, so that the error names them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .errors import Internal, InvalidArgument
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
-# Of arguments, where there are both kinds: {"args": [positional], "kwargs": {keyword}}.
+# Positional and keyword arguments together: {"args": [positional], "kwargs": {keyword}}.
 ARGUMENTS = "application/vnd.pitwarden.arguments+json"
 
 
@@ -23,12 +23,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
-# A lone surrogate has no UTF-8, but JSON can escape it.
+# Lone surrogates cannot be encoded as UTF-8, but can be escaped in JSON.
 _encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def decode_arguments(payload: bytes, content_type: str) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword arguments; raises InvalidArgument."""
+    """Returns positional and keyword arguments. Raises InvalidArgument."""
     if content_type in ("", JSON):
         if not payload:
             return [], {}
@@ -56,6 +56,7 @@ def _both_kinds(value: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def decode(payload: bytes) -> Any:
+    """Decodes JSON. Raises InvalidArgument."""
     try:
         return _decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as failure:
@@ -63,13 +64,14 @@ def decode(payload: bytes) -> Any:
 
 
 def encode_result(value: Any) -> tuple[bytes, str]:
-    """Payload and content type; raises Internal, for a result that cannot be sent is the command's own mistake."""
+    """Returns payload and content type. Raises Internal: a result that cannot be encoded is a fault of the command."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value), BYTES
     return encode(value), JSON
 
 
 def encode(value: Any) -> bytes:
+    """Encodes as JSON. Raises Internal."""
     try:
         try:
             return _encode(value).encode("utf-8")
@@ -80,7 +82,7 @@ def encode(value: Any) -> bytes:
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, str]:
-    """The payload that decode_arguments takes apart; raises InvalidArgument."""
+    """Returns the payload and content type that ``decode_arguments`` decodes. Raises InvalidArgument."""
     if len(args) == 1 and not kwargs and isinstance(args[0], (bytes, bytearray, memoryview)):
         return bytes(args[0]), BYTES
     if not args and not kwargs:
@@ -97,6 +99,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[byt
 
 
 def decode_result(payload: bytes, content_type: str) -> Any:
+    """The value of a result; None for an empty payload. Raises Internal."""
     if content_type == BYTES:
         return payload
     try:

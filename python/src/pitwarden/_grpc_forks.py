@@ -1,7 +1,7 @@
-"""Whether gRPC works in this process: one that was forked while gRPC ran has none of its threads, and calls would hang.
+"""Tells whether gRPC works in this process.
 
-gRPC ends its threads when the last channel is closed, which takes some milliseconds. A process that is forked after
-that may use gRPC as if it had never been used.
+A process that was forked while gRPC ran has none of gRPC's threads, so calls in it would hang. gRPC ends its threads a
+few milliseconds after the last channel is closed. A process that is forked after that may use gRPC from the start.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from ._grpc_settings import supports_forks
 
-# How long a fork waits for the threads of channels that were just closed.
+# How long a fork waits for gRPC's threads to end once the last channel is closed.
 WIND_DOWN_S = 0.5
 
-# How the names of gRPC's threads begin, in grpcio 1.60 to 1.85.
-_THREADS = ("grpc_", "event_engine", "lifeguard", "default-executo", "resolver-execut", "timer_manager")
+# How the names of gRPC's threads begin in grpcio 1.60 to 1.85.
+_THREAD_NAMES = ("grpc_", "event_engine", "lifeguard", "default-executo", "resolver-execut", "timer_manager")
 
 _TASKS = "/proc/self/task"
 
@@ -27,44 +27,44 @@ class _State:
     def __init__(self) -> None:
         # The SDK's open channels.
         self.channels: weakref.WeakSet[Any] = weakref.WeakSet()
-        # gRPC's threads may still run, though no channel is open.
+        # True: gRPC's threads may still run although no channel is open.
         self.may_run = False
-        # A fork waits for gRPC's threads until this time.
+        # A fork waits for gRPC's threads until then.
         self.wait_until_s = 0.0
         self.runs_at_fork = False
-        self.is_lost = False
+        self.is_unusable = False
 
 
 _state = _State()
 
 
-def opened(channel: Any) -> None:
-    """The SDK has made a channel."""
+def channel_opened(channel: Any) -> None:
     _state.may_run = True
     _state.channels.add(channel)
 
 
-def closed(channel: Any) -> None:
+def channel_closed(channel: Any) -> None:
     _state.channels.discard(channel)
     _state.wait_until_s = time.monotonic() + WIND_DOWN_S
 
 
-def is_lost() -> bool:
-    """gRPC ran in the process of which this one was forked, and does not work here."""
-    return _state.is_lost and not supports_forks()
+def is_unusable() -> bool:
+    """True if this process was forked while gRPC ran, so that gRPC does not work in it."""
+    return _state.is_unusable and not supports_forks()
 
 
 def _before_fork() -> None:
-    _state.runs_at_fork = len(_state.channels) > 0 or (_state.may_run and not _has_ended())
+    _state.runs_at_fork = len(_state.channels) > 0 or (_state.may_run and not _wait_for_threads())
 
 
 def _after_fork_in_child() -> None:
-    _state.is_lost = _state.is_lost or _state.runs_at_fork
+    _state.is_unusable = _state.is_unusable or _state.runs_at_fork
 
 
-def _has_ended() -> bool:
+def _wait_for_threads() -> bool:
+    """Waits until gRPC has no threads. Returns False if it still has some when the time is up."""
     while _has_threads():
-        # Later they belong to channels that the application has made itself.
+        # Threads that outlast the wait belong to channels that the application has opened itself.
         if time.monotonic() > _state.wait_until_s:
             return False
         time.sleep(0.001)
@@ -76,12 +76,12 @@ def _has_threads() -> bool:
     try:
         tasks = os.listdir(_TASKS)
     except OSError:
-        # The system does not tell.
+        # Without /proc nobody knows, so it may have.
         return True
     for task in tasks:
-        # It may end meanwhile.
+        # OSError: the thread has ended since.
         with contextlib.suppress(OSError), open(f"{_TASKS}/{task}/comm") as name:
-            if name.read().startswith(_THREADS):
+            if name.read().startswith(_THREAD_NAMES):
                 return True
     return False
 

@@ -1,7 +1,7 @@
-"""What an application logs, told to the agent with level, logger and request: one entry a record, traceback included.
+"""Passes the application's log records to the agent, with level, logger, request id and traceback.
 
-A record is one line on stderr or stdout: RS (0x1e), and JSON with `level` (a number of the logging module), `logger`,
-`request_id` and `message`. src/os/log-lines.ts reads it; a line that is anything else is a line of text.
+A record is one line on stderr or stdout: RS (0x1e), then JSON with `level` (a number of the logging module), `logger`,
+`request_id` and `message`. The agent reads it (src/os/log-lines.ts), and treats every other line as text.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from .context import current_request_id
 
-MARK = "\x1e"
+RECORD_MARK = "\x1e"
 
-# The agent cuts lines at 8 KiB, and of a line that is cut it could not tell the end of the JSON.
+# The agent cuts lines at 8 KiB, and could not parse JSON whose end is missing.
 LINE_MAX_BYTES = 8 * 1024 - 64
 NAME_MAX = 256
 
-_plain = logging.Formatter("%(message)s")
+_message_only = logging.Formatter("%(message)s")
 
 
 if TYPE_CHECKING:
     _StreamHandler = logging.StreamHandler[Any]
 else:
-    # Python 3.10 has no brackets here.
+    # In Python 3.10 the class cannot be subscripted.
     _StreamHandler = logging.StreamHandler
 
 
 class RecordHandler(_StreamHandler):
-    """Writes records as the agent reads them. A formatter that the application chose makes the message."""
+    """Writes records in the agent's format. The application's formatter, if it has set one, makes the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            formatter = (
-                self.formatter if self.formatter is not None and not _says_level_alone(self.formatter) else _plain
-            )
-            self.stream.write(line(record, formatter.format(record)))
+            formatter = self.formatter
+            if formatter is None or _is_basic(formatter):
+                formatter = _message_only
+            self.stream.write(record_line(record, formatter.format(record)))
             self.flush()
         except RecursionError:
             raise
@@ -47,25 +47,26 @@ class RecordHandler(_StreamHandler):
             self.handleError(record)
 
 
-def line(record: logging.LogRecord, message: str) -> str:
-    told = {
+def record_line(record: logging.LogRecord, message: str) -> str:
+    """The line for a record. Cuts the middle out of a message that is too long for a line."""
+    fields = {
         "level": record.levelno,
         "logger": record.name[:NAME_MAX],
         "request_id": current_request_id()[:NAME_MAX],
         "message": message,
     }
-    text = json.dumps(told, separators=(",", ":"))
+    text = json.dumps(fields, separators=(",", ":"))
     room = LINE_MAX_BYTES
     while len(text) > LINE_MAX_BYTES:
-        # The first lines say what happened, the last ones of a traceback where.
+        # The beginning tells what happened, the end of a traceback tells where.
         room = room * 3 // 4
-        told["message"] = f"{message[: room // 4]} … {message[-(room - room // 4) :]}"
-        text = json.dumps(told, separators=(",", ":"))
-    return f"{MARK}{text}\n"
+        fields["message"] = f"{message[: room // 4]} … {message[-(room - room // 4) :]}"
+        text = json.dumps(fields, separators=(",", ":"))
+    return f"{RECORD_MARK}{text}\n"
 
 
-class _Otherwise(RecordHandler):
-    """Gets the records that no handler of the application's own gets; a NullHandler does not count."""
+class _FallbackHandler(RecordHandler):
+    """Writes the records for which the application has no handler of its own. A NullHandler does not count as one."""
 
     def filter(self, record: logging.LogRecord) -> Any:
         logger: Optional[logging.Logger] = logging.getLogger(record.name)
@@ -76,45 +77,46 @@ class _Otherwise(RecordHandler):
         return super().filter(record)
 
 
-def begin() -> None:
-    """Before the application is loaded: what it logs without any set-up is told, from INFO on."""
+def install() -> None:
+    """To be called before the application is loaded. Passes on its records from INFO up unless it configures
+    logging."""
     root = logging.getLogger()
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)
-    logging.lastResort = _Otherwise(sys.stderr)
-    set_up = logging.basicConfig
+    logging.lastResort = _FallbackHandler(sys.stderr)
+    original = logging.basicConfig
 
-    @functools.wraps(set_up)
+    @functools.wraps(original)
     def basic_config(*args: Any, **options: Any) -> None:
-        # It does nothing where the root logger has a handler.
+        # basicConfig does nothing if the root logger has a handler.
         for handler in root.handlers[:]:
-            if isinstance(handler, _Otherwise):
+            if isinstance(handler, _FallbackHandler):
                 root.removeHandler(handler)
         try:
-            set_up(*args, **options)
+            original(*args, **options)
         finally:
-            adopt()
+            adopt_handlers()
 
-    # A command may set logging up long after the application was loaded.
+    # A command may configure logging long after the application was loaded.
     logging.basicConfig = basic_config
 
 
-def adopt() -> None:
-    """When the application is loaded: its handlers that write to stdout and stderr write records from now on."""
+def adopt_handlers() -> None:
+    """Makes the application's handlers for stdout and stderr write records. To be called once it is loaded."""
     root = logging.getLogger()
     if not root.handlers and logging.lastResort is not None:
         root.addHandler(logging.lastResort)
-    # A copy: other threads may make loggers meanwhile.
+    # A copy, because other threads may create loggers meanwhile.
     loggers = [logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
     for logger in [root, *loggers]:
         for handler in logger.handlers:
-            # Subclasses write as they please.
+            # Not those of subclasses: they have a format of their own.
             if type(handler) is logging.StreamHandler and _descriptor(handler.stream) in (1, 2):
                 handler.__class__ = RecordHandler
 
 
-def _says_level_alone(formatter: logging.Formatter) -> bool:
-    """The format of logging.basicConfig: what it adds to the message is in the record anyway."""
+def _is_basic(formatter: logging.Formatter) -> bool:
+    """True for the format of logging.basicConfig: all that it adds to the message is in the record anyway."""
     return type(formatter) is logging.Formatter and formatter._fmt == logging.BASIC_FORMAT
 
 

@@ -1,65 +1,56 @@
-"""The worker's side of the link, without I/O: frames in, calls to run; their answers in, frames out.
+"""The worker's side of the link protocol, without I/O: takes frames and results of commands, gives calls and frames.
 
-A call is waiting until `begin`, running until `finish` or `fail`, and gone after. What ends it first counts: a cancel
-or a passed deadline answers a waiting call at once, and only marks a running one, whose command has the last word. So
-every request gets exactly one result, or is given back.
+A call waits until ``begin``, runs until ``finish`` or ``fail``, and is gone after that. Whatever ends it first counts:
+a cancel or a passed deadline answers a waiting call at once, but only marks a running one, whose command still answers.
+So every request gets exactly one result, or is returned.
 
-Lines come and go: attached until `detach`, away until `resume_hello`, greeting until the agent's welcome. A call that
-was there before the line is *left over*: what it says goes nowhere, or where it is kept into the store alone, until the
-agent asks for it from its beginning (a replay); only its end is told, so that the agent knows its place to be free.
+Links come and go: the session is attached until ``detach``, detached until ``attach``, and may send nothing but its
+hello until the agent's welcome. A call that is older than the link is *detached*: its chunks are not sent. If it is a
+kept one its answer goes into the store, until the agent asks for a replay of the answer from its beginning. Its result
+is sent in any case, so that the agent knows that the worker has room again.
 
-It starts no thread, reads no clock (the time is an argument, in seconds of one monotonic clock), and takes no lock:
-_line.py holds one around every call.
+The session starts no threads, reads no clock (the time is an argument, in seconds of a monotonic clock) and takes no
+locks: _locked_session.py holds one around every call.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Optional
 
-from ._call import Call, Chunk, Part, Result
-from ._kept import Answer, Kept, held
+from ._call import Call, Chunk, Result
 from ._pb.link_pb2 import AgentFrame, Hello, Limits, LinkError, Pong, Progress, Resumed, Welcome, WorkerFrame
+from ._result_store import Answer, ResultStore, held_request
+from ._send_queue import SendQueue
 from .errors import Code, Error, bounded
 
 PROTOCOL = 1
 
-# A ping waits for at most one frame that is being sent, so a frame is kept short; one large result still goes whole.
-FRAME_MAX_BYTES = 1024 * 1024
-
-# What chunks may wait for the agent before their producers do: enough to keep the line busy, too little to hurt.
-CHUNKS_MAX_BYTES = 1024 * 1024
-CHUNKS_MAX = 256
-
-# Around a payload: field numbers, lengths, id and content type.
-_OVERHEAD_BYTES = 48
-
-# Ids wrap at 2^32: the later of two is less than half the way round ahead.
+# Request ids wrap at 2^32: an id is newer than another if it is less than half of that ahead.
 IDS_MASK = 0xFFFFFFFF
-HALF_WAY = 0x80000000
+HALF_OF_IDS = 0x80000000
 
-# Of texts that an application gives: why it leaves, and how far a request is.
+# Bounds of texts that the application gives: the message of a progress report, and the reason to be replaced.
 PROGRESS_MAX_BYTES = 1024
 REASON_MAX_BYTES = 1024
 
-# The request_id of a warm-up begins so; its id is IDS_MASK.
-WARM_UP = "warm-up-"
+# A warm-up has the id IDS_MASK, and a request_id that begins like this.
+WARM_UP_PREFIX = "warm-up-"
 
 
 class ProtocolError(Exception):
-    """The agent sent what the protocol does not allow: the session is of no more use."""
+    """The agent sent what the protocol does not allow. The session cannot go on."""
 
 
 class Received:
-    """What one frame asks for."""
+    """What one frame asks the worker to do."""
 
     __slots__ = (
         "cancelled",
         "concurrency",
         "draining",
+        "has_room",
         "limits",
-        "made_room",
         "recalled",
         "resumed",
         "starts",
@@ -69,19 +60,19 @@ class Received:
 
     def __init__(self) -> None:
         self.welcome: Optional[Welcome] = None
-        # They hold from now on, in place of the welcome's.
+        # Replace those of the welcome.
         self.limits: Optional[Limits] = None
-        # With the first welcome alone.
+        # Set by the first welcome of the process only.
         self.concurrency: Optional[int] = None
         self.starts: list[Call] = []
-        # Running calls alone: a waiting one that was cancelled is answered already.
+        # Running calls only: waiting ones have been answered.
         self.cancelled: list[Call] = []
-        # Their chunks are wanted again.
+        # Calls whose chunks the agent accepts again.
         self.resumed: list[Call] = []
-        # Producers that wait for room may look again.
-        self.made_room = False
+        # True: producers that wait for room should try again.
+        self.has_room = False
         self.draining = False
-        # What waits is to be given back.
+        # True: waiting calls are to be returned.
         self.recalled = False
         self.stop_grace_ms: Optional[int] = None
 
@@ -93,106 +84,98 @@ class Session:
         mark_begun: Optional[Callable[[int], object]] = None,
         next_token: Callable[[], str] = str,
     ) -> None:
-        """``mark_begun`` is told the id of each request before it begins, unless a later one began before.
-        ``next_token`` makes the token of one hello."""
-        self._greeting = hello
-        self._hello: Optional[Hello] = hello
+        """``hello`` is what every hello says, beside its token and what the worker holds. ``mark_begun`` gets the id of
+        each request before it begins, unless a newer one has begun before. ``next_token`` makes the token of one hello,
+        and raises SecretError when none is left."""
+        self._hello_template = hello
         self._mark_begun = mark_begun
         self._next_token = next_token
         self._begun_through = 0
         self._last_id = 0
-        # There is a line, and its agent said welcome. Neither: away.
-        self._on_line = True
+        # The state of the link. A new session counts as attached, with a hello without a token.
+        self._attached = True
         self._welcomed = False
-        # None: no line was lost yet on which the agent had said welcome.
-        self._lost_s: Optional[float] = None
+        # When the last link that had a welcome was lost; None: there was none.
+        self._detached_at_s: Optional[float] = None
+        # All calls that wait or run; of these the running ones; and the detached ones.
         self._calls: dict[int, Call] = {}
         self._running: dict[int, Call] = {}
-        self._left_over: set[int] = set()
-        self._kept = Kept()
-        self._replayed: list[int] = []
-        # Those of which there is more to say again than waits to be sent.
+        self._detached: set[int] = set()
+        self._result_store = ResultStore()
+        # Replays with parts that are not in the send queue yet.
         self._replaying: dict[int, Answer] = {}
         self._started = 0
         self._finished = 0
         self._completed = 0
         self._failed = 0
-        self._ping: Optional[int] = None
-        self._returned: list[int] = []
-        self._left = False
-        self._leaving = False
+        self._is_leaving = False
         self._leaving_reason = ""
-        self._progress: dict[int, Progress] = {}
-        # Chunks and results in order, for a stream's result must not overtake its chunks.
-        self._answers: deque[Part] = deque()
-        self._chunks = 0
-        self._chunk_bytes = 0
-        # Largest payload that the agent takes; 0: it names none.
+        # What is to be sent, beside the parts of replays.
+        self._unsent_hello: Optional[Hello] = hello
+        self._unanswered_ping: Optional[int] = None
+        self._unsent_leaving = False
+        self._unsent_returned: list[int] = []
+        self._unsent_replayed: list[int] = []
+        self._unsent_progress: dict[int, Progress] = {}
+        self._send_queue = SendQueue()
+        # The largest payload that the agent accepts; 0: it gave no bound.
         self.payload_max_bytes = 0
 
     @property
     def idle(self) -> bool:
-        """No request is waiting or running."""
+        """True if no request waits or runs."""
         return not self._calls
 
     @property
     def empty(self) -> bool:
-        """Nothing waits to be said; before the agent's welcome, nothing but the hello can be."""
+        """True if there is nothing to send. Before the agent's welcome only the hello may be sent."""
         if not self._welcomed:
-            return self._hello is None
+            return self._unsent_hello is None
         return not (
-            self._answers
-            or self._ping
-            or self._progress
-            or self._returned
-            or self._leaving
+            self._send_queue.parts
+            or self._unanswered_ping
+            or self._unsent_progress
+            or self._unsent_returned
+            or self._unsent_leaving
             or self._replaying
-            or self._replayed
+            or self._unsent_replayed
         )
 
     @property
     def has_room(self) -> bool:
-        """Chunks may be added to what waits to be sent."""
-        return self._chunks < CHUNKS_MAX and self._chunk_bytes < CHUNKS_MAX_BYTES
+        return self._send_queue.has_room
 
     def has_room_for(self, call: Call, payload_bytes: int) -> bool:
-        """A chunk may be added; without room its producer should wait, as it should while its call is paused."""
-        if self._left_over or self._kept.answers:
-            answer = self._kept.answers.get(call.id)
-            if call.id in self._left_over or (answer is not None and answer.cursor is not None):
-                return answer is None or bool(answer.lost) or self._kept.has_room_for(payload_bytes)
+        """True if a chunk may be added. The producer should wait otherwise, and while its call is paused."""
+        if self._detached or self._result_store.answers:
+            answer = self._result_store.answers.get(call.id)
+            if call.id in self._detached or (answer is not None and answer.next_replayed is not None):
+                return answer is None or bool(answer.eviction) or self._result_store.has_room_for(payload_bytes)
         return self.has_room
 
-    def is_heard(self, call: Call) -> bool:
-        """False: its chunks go nowhere, or into the store alone, so nothing slows down who makes them."""
-        return call.id not in self._left_over
+    def sends_chunks_of(self, call: Call) -> bool:
+        """False for a detached call: its chunks are dropped or only stored, so nothing slows their producer down."""
+        return call.id not in self._detached
 
     def receive(self, frame: AgentFrame, now_s: float) -> Received:
+        """Handles a frame from the agent. Raises ProtocolError."""
         received = Received()
         if not self._welcomed:
-            self._welcome(frame, received, now_s)
+            self._receive_welcome(frame, received, now_s)
         elif frame.HasField("welcome"):
             raise ProtocolError("the agent sent a second welcome, expected one")
         if frame.HasField("limits"):
-            self._kept.bound(frame.limits, now_s)
+            self._result_store.set_limits(frame.limits, now_s)
             received.limits = frame.limits
-            received.made_room = True
+            received.has_room = True
         if frame.HasField("ping"):
-            self._ping = frame.ping.sequence
-        if self._kept.answers:
-            self._acknowledge(frame.acks, received, now_s)
-        for request in frame.requests:
-            if request.id in self._calls:
-                raise ProtocolError(f"the agent sent request {request.id} twice, expected ids unique on the link")
-            call = self._calls[request.id] = Call(request, now_s)
-            received.starts.append(call)
-            if (call.id - self._last_id) & IDS_MASK < HALF_WAY:
-                self._last_id = call.id
-            if request.keep:
-                self._kept.open(call)
-        # A caller may have come back before the request itself was written.
+            self._unanswered_ping = frame.ping.sequence
+        if self._result_store.answers:
+            self._receive_acks(frame.acks, received, now_s)
+        self._receive_requests(frame, received, now_s)
+        # After the requests: a caller may come back for a request that is in the same frame.
         if frame.replays:
-            self._replay(frame.replays, received, now_s)
+            self._receive_replays(frame.replays, received, now_s)
         for id in frame.cancels:
             self._cancel(id, received, now_s)
         for id in frame.pauses:
@@ -206,48 +189,46 @@ class Session:
         return received
 
     def detach(self, now_s: float) -> None:
-        """The line is gone. What runs goes on, and so does what waits and is kept; all else is as if it never came."""
+        """The link is lost. Running calls and kept waiting ones go on; other waiting ones are dropped."""
         if self._welcomed:
-            self._lost_s = now_s
-        self._welcomed = self._on_line = False
-        self._hello = self._ping = None
-        self._replayed.clear()
+            self._detached_at_s = now_s
+        self._welcomed = self._attached = False
+        self._unsent_hello = self._unanswered_ping = None
+        self._unsent_replayed.clear()
         self._replaying.clear()
-        self._progress.clear()
-        self._answers.clear()
-        self._chunks = self._chunk_bytes = 0
-        for answer in self._kept.answers.values():
-            answer.cursor, answer.paused = None, False
+        self._unsent_progress.clear()
+        self._send_queue.clear()
+        for answer in self._result_store.answers.values():
+            answer.next_replayed, answer.paused = None, False
         for call in list(self._calls.values()):
             call.paused = False
-            if call.begun_s is None and call.id not in self._kept.answers:
+            if call.begun_s is None and call.id not in self._result_store.answers:
                 del self._calls[call.id]
-        self._left_over = set(self._calls)
+        self._detached = set(self._calls)
 
-    def resume_hello(self, now_s: float) -> None:
-        """There is a line again: the next frame is a hello, which says what is held once an agent had said welcome.
-
-        Raises SecretError when no token is left."""
+    def attach(self, now_s: float) -> None:
+        """There is a new link. The next frame is a hello, which reports what the worker holds if an agent had welcomed
+        it before. Raises SecretError when no token is left."""
         token = self._next_token()
-        self._on_line = True
-        # Not held, so the new line knows nothing of them.
-        self._returned.clear()
-        self._leaving = self._left
-        self._hello = Hello()
-        self._hello.CopyFrom(self._greeting)
-        self._hello.token = token
-        if self._lost_s is not None:
-            self._kept.expire(now_s)
-            self._hello.resumed.CopyFrom(self._resumed(now_s, self._lost_s))
+        self._attached = True
+        # They were returned on the old link, so the new one does not know them.
+        self._unsent_returned.clear()
+        self._unsent_leaving = self._is_leaving
+        self._unsent_hello = Hello()
+        self._unsent_hello.CopyFrom(self._hello_template)
+        self._unsent_hello.token = token
+        if self._detached_at_s is not None:
+            self._result_store.expire(now_s)
+            self._unsent_hello.resumed.CopyFrom(self._resumed(now_s, self._detached_at_s))
 
     def begin(self, call: Call, now_s: float) -> bool:
-        """True: run it. False: it was answered without running."""
+        """True: run the call. False: it has been answered or returned."""
         if call.id not in self._calls:
             return False
         if call.deadline_s is not None and now_s >= call.deadline_s:
             self.fail(call, Error("the deadline passed before the command began", code=Code.DEADLINE_EXCEEDED), now_s)
             return False
-        if (call.id - self._begun_through) & IDS_MASK < HALF_WAY:
+        if (call.id - self._begun_through) & IDS_MASK < HALF_OF_IDS:
             self._begun_through = call.id
             if self._mark_begun is not None:
                 self._mark_begun(call.id)
@@ -257,125 +238,79 @@ class Session:
         return True
 
     def leave(self, reason: str = "") -> None:
-        """Says that no call will begin any more; on later lines too. ``reason``: why the application asked for that."""
-        self._left = self._leaving = True
+        """Announces that no call will begin any more, on this link and on later ones. ``reason``: why the application
+        asked to be replaced; empty: it did not."""
+        self._is_leaving = self._unsent_leaving = True
         self._leaving_reason = self._leaving_reason or bounded(reason, REASON_MAX_BYTES)
 
-    def give_back(self, calls: Iterable[Call]) -> None:
-        """Calls that will never begin here, so that the agent can send them elsewhere."""
+    def return_calls(self, calls: Iterable[Call]) -> None:
+        """Gives calls that have not begun back to the agent, which may send them to other workers."""
         for call in calls:
             if self._calls.pop(call.id, None) is not None:
-                self._returned.append(call.id)
-                self._drop(call.id)
+                self._unsent_returned.append(call.id)
+                self._forget_answer(call.id)
 
     def add_chunk(self, call: Call, payload: bytes, content_type: str) -> None:
         chunk = Chunk(call.id, payload, content_type)
-        answer = self._kept.answers.get(call.id) if self._kept.answers else None
+        answer = self._result_store.answers.get(call.id) if self._result_store.answers else None
         if answer is not None:
-            self._kept.add(answer, chunk)
-            if answer.cursor is not None:
-                # Its turn comes after those before it.
+            self._result_store.add_chunk(answer, chunk)
+            if answer.next_replayed is not None:
+                # The replay sends it, after the parts before it.
                 return
-        if call.id not in self._left_over:
-            self._say(chunk)
+        if call.id not in self._detached:
+            self._send_queue.add(chunk)
 
     def report(self, call: Call, fraction: float, message: str) -> None:
-        # Only the latest report matters, so a busy reporter cannot fill the line.
+        # Only the latest report is sent, so that frequent reports cannot fill the link.
         if call.id in self._running:
-            told = bounded(message, PROGRESS_MAX_BYTES)
-            self._progress[call.id] = Progress(id=call.id, fraction=fraction, message=told)
+            bounded_message = bounded(message, PROGRESS_MAX_BYTES)
+            self._unsent_progress[call.id] = Progress(id=call.id, fraction=fraction, message=bounded_message)
 
     def finish(self, call: Call, payload: bytes, content_type: str, now_s: float) -> None:
         self._answer(call, payload, content_type, None, now_s)
 
     def fail(self, call: Call, error: Error, now_s: float) -> None:
-        told = LinkError(code=error.code, type=error.type, message=error.message, traceback=error.traceback)
-        self._answer(call, b"", "", told, now_s)
+        link_error = LinkError(code=error.code, type=error.type, message=error.message, traceback=error.traceback)
+        self._answer(call, b"", "", link_error, now_s)
 
     def cancel_all(self) -> list[Call]:
-        """Marks every running call, for nobody will read its result; the calls are returned."""
+        """Marks every call as cancelled. Returns the running ones."""
         for call in self._calls.values():
             call.cancelled = True
         return list(self._running.values())
 
-    def take(self, now_s: float, loop_lag_ms: int = 0) -> Optional[WorkerFrame]:
-        """The next frame to send, None when there is nothing to say. Pongs come first and are never held back."""
+    def next_frame(self, now_s: float, loop_lag_ms: int = 0) -> Optional[WorkerFrame]:
+        """The next frame to send; None: there is nothing to send. A pong never waits for a later frame."""
         if self.empty:
             return None
         frame = WorkerFrame()
-        if self._hello is not None:
-            frame.hello.CopyFrom(self._hello)
-            self._hello = None
+        if self._unsent_hello is not None:
+            frame.hello.CopyFrom(self._unsent_hello)
+            self._unsent_hello = None
             return frame
-        if self._replayed:
-            frame.replayed.extend(self._replayed)
-            self._replayed.clear()
+        if self._unsent_replayed:
+            frame.replayed.extend(self._unsent_replayed)
+            self._unsent_replayed.clear()
         if self._replaying:
-            self._say_again()
-        if self._ping is not None:
-            frame.pong.CopyFrom(self._pong(self._ping, now_s, loop_lag_ms))
-            self._ping = None
-        if self._leaving:
+            self._queue_replays()
+        if self._unanswered_ping is not None:
+            frame.pong.CopyFrom(self._pong(self._unanswered_ping, now_s, loop_lag_ms))
+            self._unanswered_ping = None
+        if self._unsent_leaving:
             frame.leaving = True
             frame.leaving_reason = self._leaving_reason
-            self._leaving = False
-        if self._returned:
-            frame.returned.extend(self._returned)
-            self._returned.clear()
-        if self._progress:
-            frame.progress.extend(self._progress.values())
-            self._progress.clear()
-        self._take_answers(frame)
+            self._unsent_leaving = False
+        if self._unsent_returned:
+            frame.returned.extend(self._unsent_returned)
+            self._unsent_returned.clear()
+        if self._unsent_progress:
+            frame.progress.extend(self._unsent_progress.values())
+            self._unsent_progress.clear()
+        self._send_queue.move_into(frame)
         return frame
 
-    def _take_answers(self, frame: WorkerFrame) -> None:
-        answers, size = self._answers, 0
-        while answers:
-            answer = answers[0]
-            size += len(answer.payload) + _OVERHEAD_BYTES
-            if size > FRAME_MAX_BYTES and (frame.chunks or frame.results):
-                return
-            answers.popleft()
-            if isinstance(answer, Result):
-                id, payload, content_type, error, ran_us = answer
-                if error is None:
-                    frame.results.add(id=id, payload=payload, content_type=content_type, ran_us=ran_us)
-                else:
-                    size += len(error.traceback)
-                    frame.results.add(id=id, error=error, ran_us=ran_us)
-            else:
-                id, payload, content_type = answer
-                self._chunks -= 1
-                self._chunk_bytes -= len(payload)
-                frame.chunks.add(id=id, payload=payload, content_type=content_type)
-
-    def _say_again(self) -> None:
-        """Puts what is asked for again where it waits to be sent, as far as there is room."""
-        while self._replaying and self.has_room:
-            id, answer = next(iter(self._replaying.items()))
-            if answer.cursor is None or answer.cursor >= len(answer.parts):
-                # From here on it is said as it is made.
-                answer.cursor = None
-                del self._replaying[id]
-                continue
-            part = answer.parts[answer.cursor]
-            answer.cursor += 1
-            self._say(part)
-
-    def _say(self, part: Part) -> None:
-        self._answers.append(part)
-        if isinstance(part, Chunk):
-            self._chunks += 1
-            self._chunk_bytes += len(part.payload)
-
-    def _unsay(self, ids: set[int]) -> None:
-        said, self._answers = self._answers, deque()
-        self._chunks = self._chunk_bytes = 0
-        for part in said:
-            if part.id not in ids:
-                self._say(part)
-
-    def _welcome(self, frame: AgentFrame, received: Received, now_s: float) -> None:
+    def _receive_welcome(self, frame: AgentFrame, received: Received, now_s: float) -> None:
         if not frame.HasField("welcome"):
             raise ProtocolError("the agent's first frame must be a welcome")
         welcome = frame.welcome
@@ -385,80 +320,59 @@ class Session:
                 "upgrade the older of the two"
             )
         self._welcomed = True
-        self._kept.bound(welcome, now_s)
+        self._result_store.set_limits(welcome, now_s)
         self.payload_max_bytes = welcome.payload_max_bytes
         received.welcome = welcome
-        received.made_room = True
-        if self._lost_s is None:
+        received.has_room = True
+        if self._detached_at_s is None:
             received.concurrency = max(1, welcome.concurrency)
 
-    def _acknowledge(self, ids: Sequence[int], received: Received, now_s: float) -> None:
-        self._kept.expire(now_s)
+    def _receive_acks(self, ids: Sequence[int], received: Received, now_s: float) -> None:
+        self._result_store.expire(now_s)
         for id in ids:
-            self._drop(id)
+            self._forget_answer(id)
         if ids:
-            received.made_room = True
+            received.has_room = True
 
-    def _drop(self, id: int) -> None:
-        self._kept.drop(id)
-        if self._replaying:
-            self._replaying.pop(id, None)
+    def _receive_requests(self, frame: AgentFrame, received: Received, now_s: float) -> None:
+        for request in frame.requests:
+            if request.id in self._calls:
+                raise ProtocolError(f"the agent sent request {request.id} twice, expected ids unique on the link")
+            call = self._calls[request.id] = Call(request, now_s)
+            received.starts.append(call)
+            if (call.id - self._last_id) & IDS_MASK < HALF_OF_IDS:
+                self._last_id = call.id
+            if request.keep:
+                self._result_store.add_call(call)
 
-    def _replay(self, ids: Iterable[int], received: Received, now_s: float) -> None:
-        received.made_room = True
-        self._unsay(set(ids))
+    def _receive_replays(self, ids: Iterable[int], received: Received, now_s: float) -> None:
+        received.has_room = True
+        self._send_queue.remove(set(ids))
         for id in ids:
-            self._replayed.append(id)
-            answer = self._kept.answers.get(id)
+            self._unsent_replayed.append(id)
+            answer = self._result_store.answers.get(id)
             if answer is None:
                 self._answer_unknown(id, received, now_s)
                 continue
-            self._left_over.discard(id)
-            answer.cursor = 0
-            self._catch_up(answer)
-            if answer.lost and answer.ended_s is None:
-                # Nobody can have all of it any more. That it was given up is its last word.
+            self._detached.discard(id)
+            answer.next_replayed = 0
+            self._continue_replay(answer)
+            if answer.eviction and answer.ended_s is None:
+                # Its beginning is lost, so nobody can use the rest. The error that says so will be its result.
                 self._mark_cancelled(answer.call, received)
 
     def _answer_unknown(self, id: int, received: Received, now_s: float) -> None:
-        unknown, call = self._kept.unknown(id), self._calls.get(id)
+        unknown, call = self._result_store.unknown_result(id), self._calls.get(id)
         if call is None:
-            self._answers.append(unknown)
+            self._send_queue.add(unknown)
         else:
             self._mark_cancelled(call, received)
             self._answer(call, unknown.payload, unknown.content_type, unknown.error, now_s)
 
-    def _mark_cancelled(self, call: Call, received: Received) -> None:
-        call.cancelled = True
-        if call.begun_s is not None:
-            received.cancelled.append(call)
-
-    def _pause(self, id: int) -> None:
-        call, answer = self._calls.get(id), self._kept.answers.get(id)
-        if call is not None:
-            call.paused = True
-        if answer is not None:
-            answer.paused = True
-            self._replaying.pop(id, None)
-
-    def _resume(self, id: int, received: Received) -> None:
-        call, answer = self._calls.get(id), self._kept.answers.get(id)
-        if call is not None:
-            call.paused = False
-            received.resumed.append(call)
-        if answer is not None:
-            answer.paused = False
-            self._catch_up(answer)
-
-    def _catch_up(self, answer: Answer) -> None:
-        """It goes on being said again, unless it has not been asked for or waits for its end."""
-        if answer.cursor is not None and not answer.paused and (answer.ended_s is not None or not answer.lost):
-            self._replaying[answer.call.id] = answer
-
     def _cancel(self, id: int, received: Received, now_s: float) -> None:
         call = self._calls.get(id)
         if call is None:
-            # Its answer and the cancel crossed on the line.
+            # The result and the cancel crossed on the link.
             return
         self._mark_cancelled(call, received)
         if call.begun_s is not None:
@@ -467,44 +381,93 @@ class Session:
         if call in received.starts:
             received.starts.remove(call)
 
+    def _mark_cancelled(self, call: Call, received: Received) -> None:
+        call.cancelled = True
+        if call.begun_s is not None:
+            received.cancelled.append(call)
+
+    def _pause(self, id: int) -> None:
+        call, answer = self._calls.get(id), self._result_store.answers.get(id)
+        if call is not None:
+            call.paused = True
+        if answer is not None:
+            answer.paused = True
+            self._replaying.pop(id, None)
+
+    def _resume(self, id: int, received: Received) -> None:
+        call, answer = self._calls.get(id), self._result_store.answers.get(id)
+        if call is not None:
+            call.paused = False
+            received.resumed.append(call)
+        if answer is not None:
+            answer.paused = False
+            self._continue_replay(answer)
+
+    def _continue_replay(self, answer: Answer) -> None:
+        """Does nothing if no replay is under way or it is paused, or while an evicted answer's request still runs."""
+        if (
+            answer.next_replayed is not None
+            and not answer.paused
+            and (answer.ended_s is not None or not answer.eviction)
+        ):
+            self._replaying[answer.call.id] = answer
+
+    def _queue_replays(self) -> None:
+        """Adds the next parts of replays to the send queue, as far as there is room."""
+        while self._replaying and self.has_room:
+            id, answer = next(iter(self._replaying.items()))
+            if answer.next_replayed is None or answer.next_replayed >= len(answer.parts):
+                # The replay has caught up with the command: later parts go straight into the send queue.
+                answer.next_replayed = None
+                del self._replaying[id]
+                continue
+            part = answer.parts[answer.next_replayed]
+            answer.next_replayed += 1
+            self._send_queue.add(part)
+
+    def _forget_answer(self, id: int) -> None:
+        self._result_store.remove(id)
+        if self._replaying:
+            self._replaying.pop(id, None)
+
     def _answer(self, call: Call, payload: bytes, content_type: str, error: Optional[LinkError], now_s: float) -> None:
         if self._calls.pop(call.id, None) is None:
             return
         ran_us = 0
         if self._running.pop(call.id, None) is not None and call.begun_s is not None:
             self._finished += 1
-            # 0 would mean that it never began.
+            # At least 1, because 0 means that the command never began.
             ran_us = max(1, int((now_s - call.begun_s) * 1_000_000))
-            if self._progress:
-                self._progress.pop(call.id, None)
-        # What it runs before it is ready is no request of anybody's.
-        counted = 0 if call.id == IDS_MASK and call.request_id.startswith(WARM_UP) else 1
+            if self._unsent_progress:
+                self._unsent_progress.pop(call.id, None)
+        # A warm-up is not a caller's request, so it is not counted.
+        counted = 0 if call.id == IDS_MASK and call.request_id.startswith(WARM_UP_PREFIX) else 1
         if error is None:
             self._completed += counted
         else:
             self._failed += counted
         result = Result(call.id, payload, content_type, error, ran_us)
-        # While away every call is left over.
-        if self._left_over or self._kept.answers:
-            self._keep_result(result, now_s)
+        # Without a link every call is detached.
+        if self._detached or self._result_store.answers:
+            self._store_result(result, now_s)
         else:
-            self._answers.append(result)
+            self._send_queue.add(result)
 
-    def _keep_result(self, result: Result, now_s: float) -> None:
-        self._left_over.discard(result.id)
-        answer = self._kept.answers.get(result.id)
+    def _store_result(self, result: Result, now_s: float) -> None:
+        self._detached.discard(result.id)
+        answer = self._result_store.answers.get(result.id)
         if answer is not None:
-            self._kept.end(answer, result, now_s)
+            self._result_store.add_result(answer, result, now_s)
         if not self._welcomed:
-            # No frame comes that would.
-            self._kept.expire(now_s)
-        if answer is not None and answer.cursor is not None:
-            self._catch_up(answer)
-        elif self._on_line:
-            self._answers.append(result)
+            # Without an agent no frame arrives at which answers would expire.
+            self._result_store.expire(now_s)
+        if answer is not None and answer.next_replayed is not None:
+            self._continue_replay(answer)
+        elif self._attached:
+            self._send_queue.add(result)
 
-    def _resumed(self, now_s: float, lost_s: float) -> Resumed:
-        answers = self._kept.answers
+    def _resumed(self, now_s: float, detached_at_s: float) -> Resumed:
+        answers = self._result_store.answers
         calls = {id: answer.call for id, answer in answers.items()}
         calls.update(self._calls)
         oldest_first = sorted(calls.values(), key=lambda call: (call.id - self._last_id - 1) & IDS_MASK)
@@ -512,12 +475,12 @@ class Session:
             last_id=self._last_id,
             completed=self._completed,
             failed=self._failed,
-            held=[held(call, answers.get(call.id), now_s) for call in oldest_first],
-            away_ms=int((now_s - lost_s) * 1000),
+            held=[held_request(call, answers.get(call.id), now_s) for call in oldest_first],
+            away_ms=int((now_s - detached_at_s) * 1000),
         )
 
     def _pong(self, sequence: int, now_s: float, loop_lag_ms: int) -> Pong:
-        # Calls begin in the order of the dictionary, so its first is the oldest.
+        # The dictionary has the calls in the order in which they began.
         oldest = next(iter(self._running.values()), None)
         return Pong(
             sequence=sequence,

@@ -1,18 +1,15 @@
-"""Calls commands from Python.
+"""The public Client: calls commands through an agent.
 
-A request whose connection broke is sent again under the same request_id. The agent, or its successor, then gives the
-answer of the command that runs or has run under that id; only an id that it does not know begins one. docs/delivery.md
-says what that promises and what it cannot.
+If a connection breaks, the client sends the request again under the same request_id. The agent, or its successor, then
+returns the answer of the command that runs or has run under that id, and runs the command only if it does not know the
+id. docs/delivery.md says what this guarantees and what it cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
-import random
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn, Optional
@@ -20,39 +17,30 @@ from typing import Any, NamedTuple, NoReturn, Optional
 import grpc
 
 from . import _codec, _grpc_forks
-from ._address import Address, AddressError, path_of, unix_address
+from ._address import unix_address
+from ._agent_socket import socket_address, socket_path
+from ._attempts import AgentState, Attempts, agent_error
 from ._pb import execution_pb2 as pb
-from ._trust import SocketTrust
-from .errors import Code, Error, FailedPrecondition, InvalidArgument, RemoteTraceback, Unavailable, error_class
+from ._socket_trust import SocketTrust
+from .errors import Code, Error, FailedPrecondition, RemoteTraceback, error_class
 
 _EXECUTE = "/pitwarden.v1.Execution/Execute"
 _EXECUTE_STREAM = "/pitwarden.v1.Execution/ExecuteStream"
 
-_OPTIONS = (
+_CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.default_authority", "localhost"),
-    # An error's trailer holds a traceback; gRPC would refuse more than 8 KiB.
+    # The trailer of an error has a traceback; gRPC's default limit is 8 KiB.
     ("grpc.max_metadata_size", 64 * 1024),
-    # gRPC waits up to 2 minutes before it tries a socket again, but an agent on this machine is back in a moment.
+    # gRPC's default waits up to 2 minutes before it dials again, but an agent on this machine is back in a moment.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
 
-# Between two tries of one request.
-_PAUSE_MIN_S = 0.02
-_PAUSE_MAX_S = 0.5
-
-_REPEAT_FOR_S = 60.0
-
-# What gRPC says of a request whose connection broke, besides UNAVAILABLE: how a server closes its streams decides.
-_BROKEN = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-_BROKEN_WORDS = ("RST_STREAM", "Stream removed")
-# And where there never was one.
-# What grpc-js says of a message beyond its limit.
+# What grpc-js reports for a message beyond its limit.
 _TOO_LARGE = "message larger than max"
-_REFUSED_WORDS = ("failed to connect", "DNS resolution failed", "empty address list")
 
 
 class _Options(NamedTuple):
@@ -64,66 +52,8 @@ class _Options(NamedTuple):
     on_progress: Optional[Callable[[float, str], None]] = None
 
 
-class _Agent:
-    """What the clients of one channel know of their agent."""
-
-    __slots__ = ("trust", "was_there")
-
-    def __init__(self, trust: Optional[SocketTrust]) -> None:
-        """``trust``: of its unix socket, if it has one with a path."""
-        self.trust = trust
-        self.was_there = False
-
-    def check(self) -> None:
-        """To be called before each attempt: by now somebody else may listen there."""
-        problem = None if self.trust is None else self.trust.problem()
-        if problem is not None:
-            raise FailedPrecondition(problem)
-
-
-class _Attempts:
-    """Those of one request: how long the next may take, and whether there is one after a failure."""
-
-    __slots__ = ("_agent", "_began_s", "_ends_s", "_left_s", "_pause_s")
-
-    def __init__(self, options: _Options, agent: _Agent) -> None:
-        self._agent = agent
-        self._began_s = time.monotonic()
-        self._ends_s = math.inf if options.timeout_s is None else self._began_s + options.timeout_s
-        # Of the time without a connection.
-        default_s = _REPEAT_FOR_S if options.timeout_s is None else math.inf
-        self._left_s = default_s if options.repeat_for_s is None else options.repeat_for_s
-        self._pause_s = _PAUSE_MIN_S
-
-    @property
-    def timeout_s(self) -> Optional[float]:
-        return None if self._ends_s == math.inf else max(0.0, self._ends_s - time.monotonic())
-
-    def goes_on(self, failure: Any) -> bool:
-        """After a pause, True: try again. False: the failure is what the caller is to be told."""
-        if not _is_broken(failure):
-            return False
-        now_s = time.monotonic()
-        lasted_s, was_refused = now_s - self._began_s, _was_refused(failure)
-        if was_refused and not self._agent.was_there:
-            return False
-        self._agent.was_there = True
-        if was_refused:
-            self._left_s -= lasted_s
-        elif lasted_s > _PAUSE_MAX_S:
-            self._pause_s = _PAUSE_MIN_S
-        pause_s = min(self._pause_s * random.uniform(0.5, 1.0), self._ends_s - now_s)
-        self._left_s -= pause_s
-        if self._left_s < 0:
-            return False
-        self._pause_s = min(self._pause_s * 1.5, _PAUSE_MAX_S)
-        time.sleep(max(0.0, pause_s))
-        self._began_s = time.monotonic()
-        return True
-
-
 class Client:
-    """Calls an agent's commands; may be shared by threads.
+    """Calls the commands of an agent. Threads may share a client.
 
         with pitwarden.Client() as client:
             count = client.call("text", "count_words", text="a b a")
@@ -131,36 +61,39 @@ class Client:
                 ...
             client.options(timeout_s=5, idempotent=True).call("text", "count_words", text="a b a")
 
-    A command's arguments are given as they are, so what concerns the call itself is said with ``options``. What fails
-    raises pitwarden.Error, or the subclass of its code.
+    All keyword arguments of ``call`` and ``stream`` go to the command; settings of the call itself go to ``options``. A
+    request that fails raises pitwarden.Error, or its subclass for the error's code.
 
-    A call lives through the death of the agent and the coming of its successor: when its connection breaks the client
-    sends the request again, under the id that it gave it, and gets the answer of the command that runs or has run under
-    it. So a command runs once, unless the worker itself died, or an agent came back too late for its workers. Where the
-    answer is lost though the command has run, the call raises DataLoss. A client that has never reached an agent
-    does not wait for one: its call raises Unavailable at once.
+    Calls survive a restart of the agent. If the connection breaks, the client sends the request again under the same
+    id, and gets the answer of the command that runs or has run under it. So a command runs once, unless its worker
+    dies, or the next agent comes too late for the worker. If the command has run but its answer is lost, the call
+    raises DataLoss. A client that has never reached an agent does not wait for one: its calls raise Unavailable.
     """
 
     def __init__(self, target: Optional[str] = None) -> None:
-        """``target`` is a gRPC target or the path of a unix socket; None: that of the agent on this machine, and in a
-        worker that of its own agent.
+        """``target`` is a gRPC target or the path of a unix socket. Default: PITWARDEN_SOCKET, which is set in workers,
+        or the default socket of this user's agent on this machine.
 
-        A socket that another user may have put there is not dialled: it must belong to root, to this user, or to the
-        owner of its folder if you name it, and its folder must be closed to others.
+        Raises InvalidArgument or Unavailable for a path that cannot be dialled, and FailedPrecondition in a process
+        that was forked while gRPC ran.
+
+        The client does not dial a socket that another user may have put there: calls then raise FailedPrecondition. The
+        socket must belong to root, to you, or, if you name its path, to the owner of its folder; and other users must
+        not be able to write to the folder.
         """
         _refuse_after_fork()
         named = target or os.environ.get("PITWARDEN_SOCKET", "")
-        path = _socket_path(named)
+        path = socket_path(named)
         self.target = named if path is None else unix_address(path)
-        self._address = None if path is None else _address_of(path)
+        self._address = None if path is None else socket_address(path)
         dialled, options = (self.target, ()) if self._address is None else (self._address.target, self._address.options)
-        self._channel = grpc.insecure_channel(dialled, options=(*_OPTIONS, *options))
-        _grpc_forks.opened(self._channel)
+        self._channel = grpc.insecure_channel(dialled, options=(*_CHANNEL_OPTIONS, *options))
+        _grpc_forks.channel_opened(self._channel)
         encode, decode = pb.ExecuteRequest.SerializeToString, pb.ExecuteResponse.FromString
         self._execute = self._channel.unary_unary(_EXECUTE, encode, decode)
         self._execute_stream = self._channel.unary_stream(_EXECUTE_STREAM, encode, decode)
         self._options = _Options()
-        self._agent = _Agent(None if path is None else SocketTrust(path, named=named != ""))
+        self._agent = AgentState(None if path is None else SocketTrust(path, named=named != ""))
 
     def options(
         self,
@@ -172,20 +105,18 @@ class Client:
         repeat_for_s: Optional[float] = None,
         on_progress: Optional[Callable[[float, str], None]] = None,
     ) -> Client:
-        """The same client, for calls with these options.
+        """Returns a client with these options for its calls, on the same connection. Options that you do not give have
+        their defaults, whatever this client's are.
 
-        Without ``timeout_s`` the pool's own timeout holds. An ``idempotent`` request may run again when the worker that
-        had it died. ``session_id`` and ``request_id`` are names that the command sees in its context; without a
-        ``request_id`` each call gets one of its own, and two calls of one id are one request.
-
-        A request whose connection broke is sent again until ``timeout_s`` is over. ``repeat_for_s`` bounds the seconds
-        without a connection meanwhile: None is 60 without a ``timeout_s``, and no bound of its own with one; 0 never
-        sends anything again.
-
-        ``on_progress`` is called with the fraction (0 to 1; negative: unknown) and the message that the command last
-        reported by ``context().progress()``, at most ten times a second. It runs in the thread that waits for the
-        result; for a stream, while the next value is waited for. What it raises cancels the request, and the call
-        raises it.
+        timeout_s     seconds until the call fails with DeadlineExceeded; None: the pool's ``request.timeout``
+        idempotent    True: the command may run again if its worker dies
+        session_id    a name that the command sees in its context
+        request_id    the same; calls with one id are one request; default: a new id for each call
+        repeat_for_s  seconds that the request may be without a connection while it is sent again; 0: it is never sent
+                      again; None: 60 without a ``timeout_s``, and until ``timeout_s`` otherwise
+        on_progress   called with the fraction (0 to 1; negative: unknown) and the message of the command's latest
+                      ``context().progress()``, at most ten times a second, in the thread that waits for the result or
+                      the stream's next value; if it raises, the request is cancelled and the call raises the same
         """
         other = Client.__new__(Client)
         other.__dict__.update(self.__dict__)
@@ -193,39 +124,44 @@ class Client:
         return other
 
     def call(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Any:
-        """The command's result. Give it positional and keyword arguments, or one bytes value alone."""
+        """Runs a command and returns its result: a JSON value, or bytes.
+
+        The arguments must be JSON values, or a single ``bytes`` object. Raises InvalidArgument for others, and for a
+        command that streams.
+        """
         if self._options.on_progress is not None:
-            return _only(self.stream(pool, command, *args, **kwargs), command)
+            return _single_value(self.stream(pool, command, *args, **kwargs), command)
         _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
-        attempts = _Attempts(self._options, self._agent)
+        attempts = self._attempts()
         while True:
             self._agent.check()
             try:
                 with _open_channel():
                     response = self._execute(request, timeout=attempts.timeout_s)
             except grpc.RpcError as failure:
-                if not attempts.goes_on(failure):
+                if not attempts.wait_for_next(failure):
                     self._raise(failure)
             else:
-                self._agent.was_there = True
+                self._agent.was_reached = True
                 return _codec.decode_result(response.payload, response.content_type)
 
     def stream(self, pool: str, command: str, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """The values that a generator command yields, as they come; leaving the loop early cancels the request.
+        """Runs a generator command and yields its values as they come. Closing the iterator cancels the request.
 
-        After a broken connection the agent says all of them again from the first; those that came before are left out.
+        Arguments and errors are those of ``call``. After a broken connection the agent replays all values, and the
+        client skips those that it has yielded.
         """
         _refuse_after_fork()
         request = self._request(pool, command, args, kwargs)
-        attempts = _Attempts(self._options, self._agent)
+        attempts = self._attempts()
         self._agent.check()
         return self._values(request, attempts, self._execute_stream(request, timeout=attempts.timeout_s))
 
     def close(self) -> None:
-        """Ends what is still running, of every client that came from this one by ``options``."""
+        """Closes the connection and cancels all running calls, also those of clients made by ``options``."""
         self._channel.close()
-        _grpc_forks.closed(self._channel)
+        _grpc_forks.channel_closed(self._channel)
         if self._address is not None:
             self._address.close()
 
@@ -234,6 +170,9 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._options.timeout_s, self._options.repeat_for_s, self._agent)
 
     def _request(self, pool: str, command: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> pb.ExecuteRequest:
         payload, content_type = _codec.encode_arguments(args, kwargs)
@@ -248,21 +187,21 @@ class Client:
             progress=self._options.on_progress is not None,
         )
 
-    def _values(self, request: pb.ExecuteRequest, attempts: _Attempts, responses: Any) -> Iterator[Any]:
+    def _values(self, request: pb.ExecuteRequest, attempts: Attempts, responses: Any) -> Iterator[Any]:
         yielded, worker_id = 0, ""
         try:
             while True:
                 try:
-                    for number, response in enumerate(self._results(responses)):
-                        self._agent.was_there = True
+                    for number, response in enumerate(self._value_responses(responses)):
+                        self._agent.was_reached = True
                         if number < yielded and response.worker_id != worker_id and not request.idempotent:
-                            raise _another_run()
+                            raise _rerun_elsewhere()
                         if number == yielded:
                             yielded, worker_id = yielded + 1, response.worker_id
                             yield _codec.decode_result(response.payload, response.content_type)
                     return
                 except grpc.RpcError as failure:
-                    if not attempts.goes_on(failure):
+                    if not attempts.wait_for_next(failure):
                         self._raise(failure)
                 self._agent.check()
                 with _open_channel():
@@ -270,8 +209,8 @@ class Client:
         finally:
             responses.cancel()
 
-    def _results(self, responses: Any) -> Iterator[pb.ExecuteResponse]:
-        """Without the reports among them, which go where they are wanted."""
+    def _value_responses(self, responses: Any) -> Iterator[pb.ExecuteResponse]:
+        """Yields the responses with values. Passes the progress reports among them to ``on_progress``."""
         for response in responses:
             if not response.HasField("progress"):
                 yield response
@@ -279,9 +218,9 @@ class Client:
                 self._options.on_progress(response.progress.fraction, response.progress.message)
 
     def _raise(self, failure: Any) -> NoReturn:
-        told = _told(failure)
-        if told is None:
-            # Not the agent's words: gRPC's own, for a deadline that passed here or a socket that nobody holds.
+        error = agent_error(failure)
+        if error is None:
+            # gRPC itself has failed: the timeout passed in this process, or nobody listens at the socket.
             code = Code(failure.code().value[0])
             details = failure.details() or ""
             if code is Code.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
@@ -289,33 +228,33 @@ class Client:
                     f"{details}: message.max_bytes in the agent's configuration is what requests and results may have"
                 )
             raise error_class(code)(f"{self.target}: {details}", code=code) from None
-        self._agent.was_there = True
-        code = Code(told.code)
+        self._agent.was_reached = True
+        code = Code(error.code)
         raise error_class(code)(
-            told.message,
+            error.message,
             code=code,
-            type=told.type,
-            traceback=told.traceback,
-            worker_id=told.worker_id,
-            exit_reason=told.exit_reason,
-            retry_after_s=told.retry_after_ms / 1000,
-            # An agent that does not say may not know.
-            may_have_begun=told.may_have_begun or not told.HasField("may_have_begun"),
-        ) from (RemoteTraceback(told.traceback) if told.traceback else None)
+            type=error.type,
+            traceback=error.traceback,
+            worker_id=error.worker_id,
+            exit_reason=error.exit_reason,
+            retry_after_s=error.retry_after_ms / 1000,
+            # An agent that does not set the field does not know.
+            may_have_begun=error.may_have_begun or not error.HasField("may_have_begun"),
+        ) from (RemoteTraceback(error.traceback) if error.traceback else None)
 
 
-def _only(values: Any, command: str) -> Any:
-    """The value of a command that returns one; a generator command's values are for ``stream``."""
+def _single_value(values: Any, command: str) -> Any:
+    """The only value of the stream. Raises InvalidArgument if the command streams more or none."""
     with contextlib.closing(values):
         found = list(itertools.islice(values, 2))
     if len(found) == 1:
         return found[0]
-    told = f"command {command} streams its results: expected Client.stream, got Client.call"
-    raise error_class(Code.INVALID_ARGUMENT)(told, code=Code.INVALID_ARGUMENT)
+    message = f"command {command} streams its results: expected Client.stream, got Client.call"
+    raise error_class(Code.INVALID_ARGUMENT)(message, code=Code.INVALID_ARGUMENT)
 
 
 def _refuse_after_fork() -> None:
-    if _grpc_forks.is_lost():
+    if _grpc_forks.is_unusable():
         raise FailedPrecondition(
             "a Client does not work in this process: it was forked from one in which gRPC runs, as it does in every "
             'worker. Start it another way (multiprocessing.get_context("spawn")), make the call in the parent, or, '
@@ -323,71 +262,19 @@ def _refuse_after_fork() -> None:
         )
 
 
-def _another_run() -> Error:
-    told = (
+def _rerun_elsewhere() -> Error:
+    message = (
         "the stream was lost with its worker, and another worker began it again: "
         "the earlier values belong to the lost stream"
     )
-    return error_class(Code.DATA_LOSS)(told, code=Code.DATA_LOSS)
+    return error_class(Code.DATA_LOSS)(message, code=Code.DATA_LOSS)
 
 
 @contextlib.contextmanager
 def _open_channel() -> Iterator[None]:
+    """Raises Cancelled if the client was closed, perhaps while this thread paused before another attempt."""
     try:
         yield
     except ValueError as error:
-        # grpcio's way to say that `close` was called, perhaps while this thread waited for an agent.
+        # What grpcio raises for a closed channel.
         raise error_class(Code.CANCELLED)(f"the client is closed: {error}", code=Code.CANCELLED) from None
-
-
-def _told(failure: Any) -> Optional[pb.Error]:
-    for name, value in failure.trailing_metadata() or ():
-        if name == "pitwarden-error-bin":
-            return pb.Error.FromString(value)
-    return None
-
-
-def _is_broken(failure: Any) -> bool:
-    """The connection failed, and not the request."""
-    if _told(failure) is not None:
-        return False
-    code, words = failure.code(), failure.details() or ""
-    if code in _BROKEN:
-        return any(broken in words for broken in _BROKEN_WORDS)
-    return code is grpc.StatusCode.UNAVAILABLE
-
-
-def _was_refused(failure: Any) -> bool:
-    """There was no connection on which the request could have been sent."""
-    return (failure.details() or "").startswith(_REFUSED_WORDS)
-
-
-def _socket_path(named: str) -> Optional[str]:
-    """None: another kind of target."""
-    if not named:
-        return _default_socket()
-    return named if named.startswith(("/", "./", "../")) else path_of(named)
-
-
-def _address_of(path: str) -> Address:
-    try:
-        return Address(path)
-    except AddressError as error:
-        raise InvalidArgument(str(error)) from None
-    except OSError as error:
-        raise Unavailable(f"{unix_address(path)}: {error}") from None
-
-
-def _default_socket() -> str:
-    # As the agent chooses its runtime_dir.
-    if os.getuid() == 0:
-        return "/run/pitwarden/agent.sock"
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    folder = os.path.join(runtime, "pitwarden") if runtime else f"{_temporary_folder()}/pitwarden-{os.getuid()}"
-    return os.path.join(folder, "agent.sock")
-
-
-def _temporary_folder() -> str:
-    """As Node finds it, and so the agent. tempfile's is another where it cannot be written to."""
-    folder = next(filter(None, map(os.environ.get, ("TMPDIR", "TMP", "TEMP"))), "/tmp")
-    return folder.rstrip("/")

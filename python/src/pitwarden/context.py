@@ -1,4 +1,4 @@
-"""What a running command can learn about its request, and tell about its progress."""
+"""What a running command can learn about its request, and report to its caller and its agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import Cancelled, DeadlineExceeded
 
 
 class Deadline:
-    """When the request's time is up. Without a deadline ``remaining_s`` is infinite."""
+    """When the time of a request is up. A request need not have a deadline."""
 
     __slots__ = ("_at_s",)
 
@@ -20,20 +20,22 @@ class Deadline:
 
     @property
     def is_set(self) -> bool:
+        """True if the request has a deadline."""
         return self._at_s is not None
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left, never below 0."""
+        """Seconds until the deadline, at least 0; infinite without a deadline."""
         return math.inf if self._at_s is None else max(0.0, self._at_s - time.monotonic())
 
     @property
     def passed(self) -> bool:
+        """True if the time is up; always False without a deadline."""
         return self._at_s is not None and time.monotonic() >= self._at_s
 
 
 class Request:
-    """The part of a context that others may change while the command runs."""
+    """The state of a request that the worker may change while its command runs."""
 
     __slots__ = ("cancelled", "deadline_s", "request_id", "session_id")
 
@@ -53,7 +55,7 @@ class Worker(Protocol):
 
 
 class Context:
-    """Got with ``pitwarden.context()`` while a command runs."""
+    """A running command's view of its request. Get it with ``pitwarden.context()``."""
 
     __slots__ = ("_request", "_worker")
 
@@ -63,38 +65,46 @@ class Context:
 
     @property
     def request_id(self) -> str:
+        """The request's id: its caller's, or one that was made for it."""
         return self._request.request_id
 
     @property
     def session_id(self) -> str:
+        """The session that the caller named; empty if it named none."""
         return self._request.session_id
 
     @property
     def deadline(self) -> Deadline:
+        """The request's deadline."""
         return Deadline(self._request.deadline_s)
 
     @property
     def cancelled(self) -> bool:
-        """Nobody waits for the result any more: the caller left, or the deadline passed."""
+        """True if nobody waits for the result any more: the caller has left, or the deadline has passed."""
         return self._request.cancelled or self.deadline.passed
 
     def raise_if_cancelled(self) -> None:
+        """Raises DeadlineExceeded if the deadline has passed, or Cancelled if the caller has left."""
         if self.deadline.passed:
             raise DeadlineExceeded("the request's deadline passed while it ran")
         if self._request.cancelled:
             raise Cancelled("the caller cancelled the request")
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Evidence of work on a long request. A fraction is 0 to 1; negative where it is unknown."""
+        """Reports how far the request is, to its caller and as evidence that the worker is not hung.
+
+        ``fraction`` is 0 to 1, or negative if it is unknown. Only the latest report is kept. The message is cut at 1
+        KiB.
+        """
         if self._worker is not None:
             self._worker.report(self._request, fraction, message)
 
     def retire(self, reason: str) -> None:
-        """Asks for a fresh worker in place of this one, which is broken or worn out.
+        """Asks the agent to replace this worker, because it is broken or worn out.
 
-        This worker begins no request any more. The requests that run in it end, its stop hooks run, and it leaves; its
-        replacement starts at once, without the waiting that follows a crash. ``reason`` stands in the agent's log and
-        events.
+        The worker begins no more requests, finishes the running ones, runs its stop hooks and exits. Its replacement
+        starts at once, without the back-off that follows a crash. ``reason`` appears in the agent's log and events; it
+        is cut at 1 KiB.
         """
         if self._worker is not None:
             self._worker.retire(reason)
@@ -104,7 +114,7 @@ _current: ContextVar[Context] = ContextVar("pitwarden_context")
 
 
 def context() -> Context:
-    """The context of the command that runs now."""
+    """The context of the running command. Raises RuntimeError outside of one."""
     try:
         return _current.get()
     except LookupError:
@@ -112,10 +122,11 @@ def context() -> Context:
 
 
 def current_request_id() -> str:
-    entered = _current.get(None)
-    return "" if entered is None else entered.request_id
+    """The id of the running request; empty outside of one."""
+    current = _current.get(None)
+    return "" if current is None else current.request_id
 
 
 def enter(entered: Context) -> None:
-    """To be called in a contextvars.Context that the request has to itself, so nothing has to be undone."""
+    """Makes this the current context, for good: call it in a contextvars.Context that only this request uses."""
     _current.set(entered)

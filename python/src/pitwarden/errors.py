@@ -1,4 +1,4 @@
-"""One error, with a closed code: what commands raise on purpose, and what callers catch."""
+"""The errors that commands raise on purpose and callers catch. Each has a code from a fixed list."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import ClassVar, Optional
 
 TRACEBACK_MAX_BYTES = 16 * 1024
-# Some libraries put a whole document into a message.
+# Some libraries put whole documents into their messages.
 MESSAGE_MAX_BYTES = 4 * 1024
 TYPE_MAX_BYTES = 256
 
 
 class Code(enum.IntEnum):
-    """The gRPC status codes that say what went wrong."""
+    """What went wrong: a gRPC status code other than OK."""
 
     CANCELLED = 1
     UNKNOWN = 2
@@ -35,11 +35,18 @@ class Code(enum.IntEnum):
 
 
 class Error(Exception):
-    """Raised by a command, it reaches the caller with its code; raised by Client, it is what the caller was told.
+    """The base class of pitwarden's errors. Raise it in a command to give the caller a code; a Client raises it when a
+    request failed. There is a subclass for each code.
 
-    ``type`` and ``traceback`` name the exception that the command raised; both are empty when pitwarden itself refused
-    or lost the request. ``worker_id`` had the request, and ``exit_reason`` says why it ended, when that is the cause.
-    ``may_have_begun`` is False when the command surely has not begun, so that sending the request again runs it once.
+    message         what went wrong, in a sentence
+    code            the Code; by default that of the class
+    type            the qualified name of the exception that the command raised; empty if pitwarden itself refused or
+                    lost the request
+    traceback       the traceback of that exception, cut to its last 16 KiB; empty like ``type``
+    worker_id       the worker that had the request; empty if none had it
+    exit_reason     why that worker ended, if its end is the cause; empty otherwise
+    retry_after_s   seconds after which trying again may succeed; 0: unknown
+    may_have_begun  False if the command has certainly not begun, so that you can safely send the request again
     """
 
     default_code: ClassVar[Code] = Code.UNKNOWN
@@ -71,12 +78,12 @@ class Error(Exception):
         return f"{subject}{self.message}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions are pickled by their positional arguments alone, which would lose the rest.
+        # By default only an exception's positional arguments are pickled.
         return (self.__class__, self.args, self.__dict__)
 
 
 class RemoteTraceback(Exception):
-    """The cause of an Error that a Client raised: where it was raised in the worker, in words."""
+    """The cause (``__cause__``) of an Error that a Client raised. Shows the traceback in the worker."""
 
     def __init__(self, traceback: str) -> None:
         super().__init__(traceback)
@@ -148,18 +155,18 @@ class Unauthenticated(Error):
 
 _CLASS_OF = {error.default_code: error for error in Error.__subclasses__()}
 
-# Callers are told the name by which they import a class, not the file it stands in.
+# Tracebacks show the name by which you import a class, not the module that defines it.
 for _public in (Error, Code, *_CLASS_OF.values()):
     _public.__module__ = "pitwarden"
 
 
 def error_class(code: Code) -> type[Error]:
-    """The class whose code this is; Error itself for UNKNOWN."""
+    """The subclass for a code; Error itself for UNKNOWN."""
     return _CLASS_OF.get(code, Error)
 
 
 class Refusal(Exception):
-    """Carries an error that pitwarden itself found, to tell it from one that a command raised."""
+    """Carries an error of pitwarden itself, as opposed to one that a command raised."""
 
     def __init__(self, error: Error) -> None:
         super().__init__(error.message)
@@ -167,10 +174,10 @@ class Refusal(Exception):
 
 
 def describe(exception: BaseException) -> Error:
-    """What the caller is told of an exception that a command raised; texts that can be sent, and are not too long.
+    """The error to send for an exception that a command raised. Its texts are valid UTF-8, and bounded.
 
-    Most of what is asked here is answered by user code, which may raise anything again: an exception's __str__ that
-    calls sys.exit() does not end the worker.
+    Never raises: this calls user code, such as the exception's __str__, and catches whatever that raises, SystemExit
+    included.
     """
     if isinstance(exception, Refusal):
         error = exception.error
@@ -180,8 +187,8 @@ def describe(exception: BaseException) -> Error:
 
 
 def bounded(text: str, max_bytes: int) -> str:
-    """The text without what UTF-8 cannot have, and cut to a size."""
-    # Most texts are short and of ASCII.
+    """The text cut to a number of bytes, with lone surrogates escaped so that it can be encoded as UTF-8."""
+    # The common case: a short text in ASCII.
     if len(text) <= max_bytes and text.isascii():
         return str(text)
     encoded = text.encode("utf-8", "backslashreplace")
@@ -193,13 +200,13 @@ def bounded(text: str, max_bytes: int) -> str:
 def qualified_name(cls: type) -> str:
     try:
         return bounded(f"{cls.__module__}.{cls.__qualname__}", TYPE_MAX_BYTES)
-    # A metaclass may have made properties of these.
+    # A metaclass may define properties of these names.
     except BaseException as failure:
         return f"(its name could not be made: {type(failure).__name__})"
 
 
 def _code(exception: BaseException) -> Code:
-    # A subclass may not have called our __init__, or have written anything over what it set.
+    # A subclass may not have called our __init__, or may have overwritten ``code``.
     try:
         return Code(exception.code) if isinstance(exception, Error) else Code.UNKNOWN
     except BaseException:
@@ -219,12 +226,12 @@ def _traceback(exception: BaseException) -> str:
     except BaseException as failure:
         return f"(the traceback could not be made: {type(failure).__name__})"
     encoded = "".join(lines).encode("utf-8", "backslashreplace")
-    # The end names the exception and the innermost frames, so it is the part worth keeping.
+    # Keeps the end: it has the exception and the innermost frames.
     return encoded[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
 
 
 def _user_frames(exception: BaseException) -> Optional[TracebackType]:
-    # The outermost frames are the SDK's own and tell the author nothing.
+    # Without the outermost frames, which belong to the SDK and tell the author nothing.
     frames = exception.__traceback__
     inner = frames
     while inner is not None and inner.tb_frame.f_globals.get("__package__") == "pitwarden":

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import grpc
 
-from pitwarden._stream import DirectStream, open_stream
+from pitwarden._grpc_stream import DirectStream, open_stream
 
 
 def test_this_grpcio_can_be_used_directly() -> None:

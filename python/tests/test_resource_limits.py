@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from pitwarden._limits import mark_of
+from pitwarden._tree_mark import mark_of
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: its limits")
 
@@ -24,7 +24,7 @@ def run(program: str) -> str:
 def test_a_daemon_with_an_empty_environment_still_carries_the_mark_of_its_worker() -> None:
     program = """
         import os
-        from pitwarden._limits import mark_descendants
+        from pitwarden._tree_mark import mark_descendants
         assert mark_descendants("text-0-abcdefgh")
         if os.fork() == 0:
             os.setsid()
@@ -37,7 +37,7 @@ def test_a_daemon_with_an_empty_environment_still_carries_the_mark_of_its_worker
 def test_open_files_and_data_are_limits_of_each_process() -> None:
     program = """
         import resource, subprocess, sys
-        from pitwarden._limits import limit_resources
+        from pitwarden._resource_limits import limit_resources
         assert limit_resources("open_files=100 data_bytes=300000000") is None
         print(resource.getrlimit(resource.RLIMIT_NOFILE))
         try:
@@ -52,7 +52,7 @@ def test_open_files_and_data_are_limits_of_each_process() -> None:
 def test_a_limit_is_never_raised() -> None:
     program = """
         import resource
-        from pitwarden._limits import limit_resources
+        from pitwarden._resource_limits import limit_resources
         resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
         assert limit_resources("open_files=1000 of_a_later_agent=7") is None
         print(resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -64,7 +64,7 @@ def test_a_limit_is_never_raised() -> None:
 def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
     program = """
         import os, resource, time
-        from pitwarden._limits import limit_resources
+        from pitwarden._resource_limits import limit_resources
         os.setuid(65534)
         assert limit_resources("tasks=20") is None
         children = []
@@ -86,7 +86,7 @@ def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
 def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_started() -> None:
     program = """
         import os, resource, threading
-        from pitwarden import _limits
+        from pitwarden import _resource_limits
         os.setuid(65533)
         each, threads = 32, 12
 
@@ -125,7 +125,7 @@ def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_starte
 def test_a_raised_limit_of_tasks_is_never_lowered_and_only_raised_where_there_was_one() -> None:
     program = """
         import resource
-        from pitwarden import _limits
+        from pitwarden import _resource_limits
         soft = lambda: resource.getrlimit(resource.RLIMIT_NPROC)[0]
         hard = min(20_000, soft())
         resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))

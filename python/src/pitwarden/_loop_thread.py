@@ -12,24 +12,25 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Optional
 
-from . import _fork
-from ._originals import new_event_loop
-from ._output import say
+from . import _fork_guard
+from ._notices import notify
+from ._unpatched import new_event_loop
 
 _all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 class LoopThread:
-    """Started by its first use, for most applications never need it."""
+    """Starts the thread when it is first used: most applications never need it."""
 
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._thread_id = 0
         self._ended = False
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
+        # When the probe that is on its way was sent; None: none is.
         self._probe_sent_s: Optional[float] = None
         self._lag_ms = 0
-        # Called with a sentence, from the loop's thread, when the loop cannot go on.
+        # Called from the loop's thread, with the reason in a sentence, when the loop cannot go on.
         self.on_end: Optional[Callable[[str], object]] = None
         _all.add(self)
 
@@ -38,29 +39,31 @@ class LoopThread:
         return self._loop is not None
 
     def post(self, function: Callable[..., object], *args: object) -> None:
+        """Calls the function on the loop, without waiting for it."""
         self._running_loop().call_soon_threadsafe(function, *args)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Waits for the coroutine, which sees the caller's context variables."""
+        """Runs the coroutine on the loop, with the caller's context variables, and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop()).result()
 
     def cancel_tasks(self) -> None:
-        """Cancels what still runs on the loop, as asyncio.run does at its end, and waits until it has ended."""
-        if self._answers:
-            self.run(_cancel_all_but_this())
+        """Cancels all tasks of the loop, as asyncio.run does at its end, and waits until they have ended."""
+        if self._is_usable:
+            self.run(_cancel_other_tasks())
 
     def close_generators(self) -> None:
-        """The same for async generators that nobody has read to their end. The loop is not used any more after that."""
+        """Closes async generators that nobody has read to their end. The loop must not be used after that."""
         loop = self._loop
-        if loop is not None and self._answers:
+        if loop is not None and self._is_usable:
             self.run(loop.shutdown_asyncgens())
 
     @property
-    def _answers(self) -> bool:
+    def _is_usable(self) -> bool:
         return self._loop is not None and not self._ended and self._thread_id != threading.get_ident()
 
     def lag_ms(self) -> int:
-        """How long the loop last took to come round; asking also measures again, so nothing polls."""
+        """How long the loop took to run the last probe, or has left the present one waiting, in milliseconds; 0 without
+        a loop. Also sends the next probe: the lag is measured only when somebody asks for it."""
         loop, now_s = self._loop, time.monotonic()
         if loop is None:
             return 0
@@ -68,18 +71,18 @@ class LoopThread:
             return max(self._lag_ms, int((now_s - self._probe_sent_s) * 1000))
         self._probe_sent_s = now_s
         try:
-            loop.call_soon_threadsafe(self._probed, now_s)
+            loop.call_soon_threadsafe(self._on_probe, now_s)
         except RuntimeError:
-            # The application closed the loop: the probe is never answered, so the lag grows from here.
+            # The application has closed the loop. The probe never arrives, so the lag grows from here.
             return self._lag_ms
         return self._lag_ms
 
-    def _probed(self, sent_s: float) -> None:
+    def _on_probe(self, sent_s: float) -> None:
         self._lag_ms = int((time.monotonic() - sent_s) * 1000)
         self._probe_sent_s = None
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
+        with self._start_lock:
             if self._loop is None:
                 loop = new_event_loop()
                 try:
@@ -95,48 +98,48 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         reason = ""
         while not reason:
-            reason = self._serve_once(loop)
+            reason = self._run_until_stopped(loop)
         self._ended = True
-        say(reason)
+        notify(reason)
         if self.on_end is not None:
             self.on_end(reason)
 
     @staticmethod
-    def _serve_once(loop: asyncio.AbstractEventLoop) -> str:
-        """Runs the loop until the application stops it; returns why it cannot go on, or nothing."""
+    def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> str:
+        """Runs the loop until the application stops it. Returns the reason why it cannot go on; empty: it can."""
         try:
-            with _fork.children_end_here("the asyncio loop"):
+            with _fork_guard.ending_children("the asyncio loop"):
                 loop.run_forever()
-            what = "the application stopped the asyncio loop of its async commands"
-        # asyncio lets these two, and only these, out of a task that the application started.
+            cause = "the application stopped the asyncio loop of its async commands"
+        # The only exceptions of a task that asyncio lets out of run_forever.
         except (SystemExit, KeyboardInterrupt) as exception:
             traceback.print_exc()
-            what = f"a task of the application raised {type(exception).__name__} in the asyncio loop"
+            cause = f"a task of the application raised {type(exception).__name__} in the asyncio loop"
         except BaseException as exception:
             traceback.print_exc()
             return f"the asyncio loop of the async commands broke: {type(exception).__name__}"
         if loop.is_closed():
             return "the application closed the asyncio loop of its async commands"
-        say(f"{what}; it goes on")
+        notify(f"{cause}; it goes on")
         return ""
 
-    def _forked(self) -> None:
-        """In a child of the process that runs the loop: the child has no such thread, or is nothing but that thread."""
+    def _reset_in_child(self) -> None:
+        """After a fork, the child has either no loop thread or no other thread."""
         loop, self._loop, self._ended = self._loop, None, False
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._probe_sent_s, self._lag_ms = None, 0
         if loop is None or self._thread_id != threading.get_ident():
             return
-        # The task that forked may go on to its next await. The loop would then run other tasks, as the parent does too,
-        # and take events out of the parent's selector. So the loop's next step ends the child.
+        # The task that forked may go on until its next await. The loop would then run the parent's other tasks again,
+        # and take events from the parent's selector. So the loop's next step ends the child.
         ready = getattr(loop, "_ready", None)
         if isinstance(ready, deque):
-            ready.appendleft(asyncio.Handle(_fork.end, (None, "an async command"), loop))
+            ready.appendleft(asyncio.Handle(_fork_guard.end_child, (None, "an async command"), loop))
         else:
-            loop.call_soon(_fork.end, None, "an async command")
+            loop.call_soon(_fork_guard.end_child, None, "an async command")
 
 
-async def _cancel_all_but_this() -> None:
+async def _cancel_other_tasks() -> None:
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
@@ -151,7 +154,7 @@ async def _cancel_all_but_this() -> None:
 
 def _after_fork_in_child() -> None:
     for thread in _all:
-        thread._forked()
+        thread._reset_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

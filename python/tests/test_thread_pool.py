@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from pitwarden._pool import Pool
+from pitwarden._thread_pool import ThreadPool
 
 PATIENCE_S = 30.0
 
 
-def run(jobs: list[Callable[[], object]], threads_max: int) -> Pool[Callable[[], object]]:
-    pool: Pool[Callable[[], object]] = Pool(lambda job: job(), threads_max)
+def run(jobs: list[Callable[[], object]], threads_max: int) -> ThreadPool[Callable[[], object]]:
+    pool: ThreadPool[Callable[[], object]] = ThreadPool(lambda job: job(), threads_max)
     pool.put(jobs)
     return pool
 
@@ -45,7 +45,7 @@ def test_no_more_threads_than_allowed() -> None:
 def test_threads_that_are_idle_are_called_again() -> None:
     rounds = 200
     done = threading.Semaphore(0)
-    pool: Pool[int] = Pool(lambda _: done.release(), 4)
+    pool: ThreadPool[int] = ThreadPool(lambda _: done.release(), 4)
     before = threading.active_count()
     for number in range(rounds):
         pool.put([number])
@@ -55,7 +55,7 @@ def test_threads_that_are_idle_are_called_again() -> None:
 
 def test_no_job_is_lost_among_many_givers() -> None:
     done = threading.Semaphore(0)
-    pool: Pool[int] = Pool(lambda _: done.release(), 8)
+    pool: ThreadPool[int] = ThreadPool(lambda _: done.release(), 8)
 
     def give() -> None:
         for number in range(500):
@@ -92,7 +92,7 @@ def test_a_job_is_not_lost_when_a_thread_cannot_be_started(monkeypatch: pytest.M
 
 def test_jobs_that_no_thread_will_ever_run_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    pool: Pool[int] = Pool(lambda _: None, 4, lambda error: told.append(str(error)))
+    pool: ThreadPool[int] = ThreadPool(lambda _: None, 4, lambda error: told.append(str(error)))
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more_threads)
         pool.put([1, 2])

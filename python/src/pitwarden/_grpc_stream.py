@@ -1,9 +1,9 @@
-"""The gRPC stream to the agent: frames are sent one at a time, and received by whoever iterates.
+"""The gRPC stream to the agent. It sends one frame at a time; whoever iterates over it receives the agent's frames.
 
-grpcio's own stream has three threads, and each frame wakes two of them on its way in and two on its way out; they take
-three quarters of the CPU time of a worker that echoes. So, where grpcio's inner module is as we know it, one thread
-waits for the completion queue and does the rest, and a frame is sent from the thread that has something to say. That
-module is not public: where something in it is missing, grpcio's own stream serves.
+grpcio's public stream has three threads, and wakes two of them for each frame in and two for each frame out. That takes
+three quarters of the CPU time of a worker that echoes. So, if grpcio's inner module looks as expected, one thread waits
+for the completion queue, and each frame is sent from the thread that made it. The inner module is not public: if
+anything in it is missing, grpcio's public stream is used.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Optional, Protocol
 
 import grpc
 
-from ._originals import SimpleQueue
 from ._pb.link_pb2 import AgentFrame, WorkerFrame
+from ._unpatched import SimpleQueue
 
 ATTACH = "/pitwarden.v1.WorkerLink/Attach"
 
 
 class StreamError(Exception):
-    """The stream ended with another status than OK."""
+    """The stream ended with a status other than OK."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")
@@ -30,13 +30,13 @@ class StreamError(Exception):
 
 class Stream(Protocol):
     def send(self, frame: WorkerFrame) -> None:
-        """To be called again once the frame was sent, which ``on_sent`` tells, from any thread."""
+        """Sends a frame. Must not be called again before ``on_sent`` was, which comes from any thread."""
 
     def end(self) -> None:
-        """No more frames. Like ``send``, not while one is being sent."""
+        """Sends no more frames. Like ``send``, must not be called while a frame is being sent."""
 
     def __iter__(self) -> Iterator[AgentFrame]:
-        """What the agent sends, until it ends the stream; raises StreamError."""
+        """Yields the agent's frames until the agent ends the stream. Raises StreamError."""
 
 
 def open_stream(channel: grpc.Channel, on_sent: Callable[[], object]) -> Stream:
@@ -47,12 +47,12 @@ def open_stream(channel: grpc.Channel, on_sent: Callable[[], object]) -> Stream:
 
 
 class DirectStream:
-    """On grpcio's inner module, as 1.60 to 1.85 have it; its own stream-unary calls are made in the same way."""
+    """Uses grpcio's inner module, as grpcio 1.60 to 1.85 have it and as grpcio itself does for stream-unary calls."""
 
     def __init__(self, channel: Any, on_sent: Callable[[], object]) -> None:
         cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
         self._on_sent = on_sent
-        # All that is used later is looked up now, where its absence can still be helped.
+        # Everything that is needed later is looked up now, while the public stream can still be used instead.
         types = cygrpc.OperationType
         self._sent, self._received, self._ended = (
             types.send_message,
@@ -65,7 +65,7 @@ class DirectStream:
         self._send_close = cygrpc.SendCloseFromClientOperation
         operations = (
             cygrpc.SendInitialMetadataOperation(None, 0),
-            # No message comes before these are asked for.
+            # gRPC delivers no message before the initial metadata were asked for.
             cygrpc.ReceiveInitialMetadataOperation(0),
             self._receive_message(0),
             cygrpc.ReceiveStatusOnClientOperation(0),
@@ -96,17 +96,17 @@ class DirectStream:
                     self._on_sent()
                 elif kind == self._received:
                     message = operation.message()
-                    # None: no more messages, but the status.
+                    # None: no message is left, and the status follows.
                     if message is not None:
                         yield AgentFrame.FromString(message)
                         self._operate(self._receive_message(0))
                 elif kind == self._ended:
                     if operation.code() != self._ok:
-                        raise StreamError(_name_of(operation.code()), operation.details())
+                        raise StreamError(_code_name(operation.code()), operation.details())
                     return
 
     def _operate(self, operation: Any) -> None:
-        # False, or a ValueError: the stream is over, which its status tells.
+        # ValueError, or False returned: the stream has ended, and __iter__ gets its status.
         try:
             self._start((operation,), None)
         except ValueError:
@@ -114,6 +114,8 @@ class DirectStream:
 
 
 class PublicStream:
+    """Uses grpcio's public API."""
+
     def __init__(self, channel: grpc.Channel, on_sent: Callable[[], object]) -> None:
         self._on_sent = on_sent
         self._frames: SimpleQueue[Optional[WorkerFrame]] = SimpleQueue()
@@ -135,11 +137,11 @@ class PublicStream:
             raise StreamError(error.code().name, error.details() or "") from None
 
     def _requests(self) -> Iterator[WorkerFrame]:
-        # The next one is asked for when the one before was sent.
+        # grpcio asks for the next frame when it has sent the one before.
         for frame in iter(self._frames.get, None):
             yield frame
             self._on_sent()
 
 
-def _name_of(code: int) -> str:
+def _code_name(code: int) -> str:
     return next((each.name for each in grpc.StatusCode if each.value[0] == code), str(code))

@@ -1,0 +1,71 @@
+"""Chunks and results that wait to be sent, in order: the result of a stream must not overtake its chunks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Set
+
+from ._call import Chunk, Part, Result
+from ._pb.link_pb2 import WorkerFrame
+
+# A ping waits until the frame that is being sent is through, so frames are kept short. A larger payload goes alone.
+FRAME_MAX_BYTES = 1024 * 1024
+
+# How much may wait before producers of chunks have to: enough to keep the link busy, and little enough memory.
+CHUNKS_MAX_BYTES = 1024 * 1024
+CHUNKS_MAX = 256
+
+# What surrounds a payload in a frame: field numbers, lengths, id and content type.
+_OVERHEAD_BYTES = 48
+
+
+class SendQueue:
+    def __init__(self) -> None:
+        self.parts: deque[Part] = deque()
+        self._chunks = 0
+        self._chunk_bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """True: chunks may be added. Results always may."""
+        return self._chunks < CHUNKS_MAX and self._chunk_bytes < CHUNKS_MAX_BYTES
+
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        if isinstance(part, Chunk):
+            self._chunks += 1
+            self._chunk_bytes += len(part.payload)
+
+    def remove(self, ids: Set[int]) -> None:
+        """Removes all parts of these requests."""
+        parts = self.parts
+        self.clear()
+        for part in parts:
+            if part.id not in ids:
+                self.add(part)
+
+    def clear(self) -> None:
+        self.parts = deque()
+        self._chunks = self._chunk_bytes = 0
+
+    def move_into(self, frame: WorkerFrame) -> None:
+        """Moves as many parts as one frame may have, at least one if any waits."""
+        parts, size = self.parts, 0
+        while parts:
+            part = parts[0]
+            size += len(part.payload) + _OVERHEAD_BYTES
+            if size > FRAME_MAX_BYTES and (frame.chunks or frame.results):
+                return
+            parts.popleft()
+            if isinstance(part, Result):
+                id, payload, content_type, error, ran_us = part
+                if error is None:
+                    frame.results.add(id=id, payload=payload, content_type=content_type, ran_us=ran_us)
+                else:
+                    size += len(error.traceback)
+                    frame.results.add(id=id, error=error, ran_us=ran_us)
+            else:
+                id, payload, content_type = part
+                self._chunks -= 1
+                self._chunk_bytes -= len(payload)
+                frame.chunks.add(id=id, payload=payload, content_type=content_type)
