@@ -1,4 +1,4 @@
-"""An agent that does what a test tells it, wrong things too: a real socket, real frames, real worker processes."""
+"""An agent that sends what a test wants, also what is wrong: on a real socket, to real worker processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pitwarden._pb.link_pb2 import (
 )
 
 WORKER = ("-m", "pitwarden.worker")
-# A worker with a grpcio whose inner module is not as the direct stream knows it.
+# A worker in which grpcio's inner module is missing, so that it uses the public stream.
 PUBLIC = (
     "-c",
     """
@@ -54,21 +54,21 @@ sys.exit(worker.main())
 )
 APPS = Path(__file__).parent / "apps"
 WORKER_ID = "w-1"
-# Of every worker; an agent makes a new one for each.
+# The same for every worker; a real agent makes a new secret for each.
 SECRET = bytes(range(32))
 
-# Long enough for a busy machine; only a failing test ever waits so long.
+# Long enough for a busy machine. Only a test that fails waits as long.
 PATIENCE_S = 30.0
 
 Value = TypeVar("Value")
 
 
 class FakeAgent:
-    """Serves WorkerLink; ``refusal`` set, it refuses whoever attaches."""
+    """Serves WorkerLink. Refuses every worker with the status ``refusal`` if that is set."""
 
     def __init__(self, worker: tuple[str, ...] = WORKER) -> None:
         self._worker = worker
-        # Not pytest's tmp_path, which may be longer than a socket's address can be.
+        # Not pytest's tmp_path, which may be too long for the address of a socket.
         self.dir = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
         self.path = self.dir / "link.sock"
         self.begun_path = self.dir / "begun"
@@ -78,7 +78,7 @@ class FakeAgent:
         self.start()
 
     def start(self) -> None:
-        """Listens; again after ``kill``, as its successor would."""
+        """Listens. Call it again after ``kill``, as if the next agent had come."""
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
         attach = grpc.stream_stream_rpc_method_handler(
             self._attach,
@@ -98,7 +98,7 @@ class FakeAgent:
         stdout: Union[int, IO[bytes]] = subprocess.PIPE,
         **env: str,
     ) -> Worker:
-        """A worker process on an application in apps/."""
+        """Starts a worker process with an application in apps/."""
         self.begun_path.write_bytes(bytes(4))
         contract = {
             "PITWARDEN_BEGUN": str(self.begun_path),
@@ -115,18 +115,18 @@ class FakeAgent:
         return worker
 
     def begun(self) -> int:
-        """The newest request that the last worker marked as begun."""
+        """The begun mark of the newest worker: the id of the newest request to begin."""
         return int.from_bytes(self.begun_path.read_bytes(), sys.byteorder)
 
     def wait_begun(self, id: int) -> None:
-        """Until that request is the newest to have begun."""
+        """Waits until this request is the newest to begin."""
         ends_s = time.monotonic() + PATIENCE_S
         while self.begun() != id:
             assert time.monotonic() < ends_s, f"expected request {id} to begin, got {self.begun()}"
             time.sleep(0.001)
 
     def next_link(self) -> FakeLink:
-        """The next one to have said hello, which has not been welcomed yet."""
+        """Waits for the next link with a hello. It has no welcome yet."""
         return self._links.get(timeout=PATIENCE_S)
 
     def stop(self) -> None:
@@ -136,7 +136,7 @@ class FakeAgent:
         shutil.rmtree(self.dir)
 
     def kill(self) -> None:
-        """As a crash would: streams break, and the socket refuses."""
+        """Breaks all streams and refuses connections, as a crash would."""
         self._server.stop(None).wait()
 
     def _attach(self, frames: Iterator[WorkerFrame], context: grpc.ServicerContext) -> Iterator[AgentFrame]:
@@ -144,7 +144,7 @@ class FakeAgent:
             context.abort(*self.refusal)
         try:
             link = FakeLink(next(frames).hello, context.cancel)
-        # It went before it had said anything.
+        # The worker ended before it had sent a hello.
         except (StopIteration, grpc.RpcError):
             return
         context.add_callback(link.hang_up)
@@ -154,11 +154,11 @@ class FakeAgent:
 
 
 class FakeLink:
-    """The agent's end of one stream."""
+    """The agent's end of one link."""
 
     def __init__(self, hello: Hello, cut: Callable[[], object]) -> None:
         self.hello = hello
-        # Breaks the stream wherever it is.
+        # Breaks the stream at once.
         self.cut = cut
         self.down: queue.SimpleQueue[Optional[AgentFrame]] = queue.SimpleQueue()
         self.frames: list[WorkerFrame] = []
@@ -166,8 +166,8 @@ class FakeLink:
         self._changed = threading.Condition()
         self._ids = itertools.count(hello.resumed.last_id + 1)
 
-    def welcome(self, concurrency: int = 1, **said: int) -> None:
-        """With what a test does not care about as large as it has to be."""
+    def welcome(self, concurrency: int = 1, **fields: int) -> None:
+        """Sends a welcome, with generous limits where the test gives none."""
         defaults = {
             "protocol": 1,
             "orphan_timeout_ms": 60_000,
@@ -176,7 +176,7 @@ class FakeLink:
             "keep_bytes": 64 * 1024 * 1024,
             "keep_ms": 600_000,
         }
-        self.send(AgentFrame(welcome=Welcome(concurrency=concurrency, **{**defaults, **said})))
+        self.send(AgentFrame(welcome=Welcome(concurrency=concurrency, **{**defaults, **fields})))
 
     def send(self, frame: AgentFrame) -> None:
         self.down.put(frame)
@@ -215,29 +215,29 @@ class FakeLink:
         self.send(AgentFrame(cancels=[id]))
 
     def held(self) -> list[tuple[int, bool, bool]]:
-        """What the hello says is held: id, keep, ended."""
+        """The held requests of the hello: id, keep, ended."""
         return [(held.id, held.keep, held.ended) for held in self.hello.resumed.held]
 
     def ack(self, *ids: int) -> None:
         self.send(AgentFrame(acks=ids))
 
     def replay(self, id: int) -> LinkResult:
-        """Asks for an answer from its beginning; returns its result, and `chunks` the chunks that come with it."""
+        """Asks for a replay and waits for its result. After that ``chunks`` returns the replayed chunks."""
         with self._changed:
             before = len(self.frames)
         self.send(AgentFrame(replays=[id]))
 
-        def last_word() -> Optional[LinkResult]:
+        def find_result() -> Optional[LinkResult]:
             start = next((n for n, f in enumerate(self.frames) if n >= before and id in f.replayed), None)
             if start is None:
                 return None
-            # What was sent of it before is void.
+            # Parts from before the replay do not count.
             for frame in self.frames[:start]:
                 _remove(frame.chunks, id)
                 _remove(frame.results, id)
             return next((r for f in self.frames[start:] for r in f.results if r.id == id), None)
 
-        return self.wait(last_word)
+        return self.wait(find_result)
 
     def stop(self, grace_ms: int = 10_000) -> None:
         self.send(AgentFrame(stop=Stop(grace_ms=grace_ms)))
@@ -265,15 +265,15 @@ class FakeLink:
         self.send(AgentFrame(recall=Recall()))
 
     def returned(self) -> list[int]:
-        """What was given back so far; waits for the first."""
+        """Waits for the first returned requests, and returns their ids."""
         return self.wait(lambda: [id for f in self.frames for id in f.returned] or None)
 
     def progress(self, id: int) -> Progress:
-        """The first report on it: the command runs."""
+        """Waits for the first progress report: the command runs."""
         return self.wait(lambda: next((p for f in self.frames for p in f.progress if p.id == id), None))
 
     def wait(self, find: Callable[[], Optional[Value]]) -> Value:
-        """What `find` finds, looked for again with every frame."""
+        """Calls ``find`` after each frame until it returns something true, and returns that."""
         with self._changed:
             found = self._changed.wait_for(lambda: find() or self.ended, PATIENCE_S)
             value = find()
@@ -299,7 +299,7 @@ def secret_line(worker_id: str = WORKER_ID) -> bytes:
 
 
 def secret_socket() -> socket.socket:
-    """What an agent gives to a worker at its start."""
+    """The socket that an agent gives to a worker at its start, with the secret in it."""
     ours, theirs = socket.socketpair()
     with ours:
         ours.sendall(secret_line())
@@ -320,31 +320,31 @@ class Worker:
                 argv, cwd=APPS, env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True
             )
 
-    def attach(self, concurrency: int = 1, **said: int) -> FakeLink:
+    def attach(self, concurrency: int = 1, **fields: int) -> FakeLink:
         link = self._agent.next_link()
-        link.welcome(concurrency, **said)
+        link.welcome(concurrency, **fields)
         return link
 
-    def wait_told(self, words: str) -> None:
-        """Reads its stderr up to a line with these words."""
+    def wait_for_stderr(self, words: str) -> None:
+        """Reads the worker's stderr up to a line with these words."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words in line:
                 return
-        raise AssertionError(f"it ended without having said: {words}")
+        raise AssertionError(f"the worker ended without printing: {words}")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def exit(self) -> tuple[int, str, str]:
-        """Waits for its end: exit code, stdout, stderr."""
+        """Waits for the end of the worker. Returns exit code, stdout and stderr."""
         stdout, stderr = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, stdout, stderr
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            # Not for its pipes' end: what it forked may hold them.
+            # Not for the end of its pipes: processes that it forked may have them open.
             self.process.wait()
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:

@@ -98,7 +98,9 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("name", "args", "kwargs", "value"), CALLS, ids=[c[0] for c in CALLS])
-def test_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
+def test_call_returns_what_a_caller_would_receive(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+) -> None:
     assert app.call(name, *args, **kwargs) == value
 
 
@@ -113,18 +115,20 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize(("name", "args", "kwargs", "words"), MISMATCHES)
-def test_call_with_arguments_it_does_not_take(name: str, args: Any, kwargs: Any, words: str) -> None:
+def test_arguments_that_do_not_fit_are_refused_with_the_signature(
+    name: str, args: Any, kwargs: Any, words: str
+) -> None:
     with pytest.raises(pitwarden.InvalidArgument) as caught:
         app.call(name, *args, **kwargs)
     assert words in caught.value.message
 
 
-def test_a_commands_own_type_error_is_its_own() -> None:
+def test_a_type_error_inside_a_command_is_not_taken_for_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         app.call("inside")
 
 
-def test_unknown_command_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_command_suggests_the_nearest_name() -> None:
     with pytest.raises(pitwarden.NotFound, match="no command named 'ad'; did you mean 'add'"):
         app.call("ad")
     with pytest.raises(pitwarden.NotFound, match="the application has no commands"):
@@ -138,21 +142,21 @@ def test_unknown_command_names_the_nearest() -> None:
         ("count", True, False),
         ("later", False, True),
         ("count_later", True, True),
-        # What a plain wrapper does is known when it has done it.
+        # A sync wrapper: what it returns is known only after the call.
         ("wrapped_later", False, False),
     ],
 )
-def test_command_kinds(name: str, streams: bool, is_async: bool) -> None:
+def test_a_command_is_async_or_streams_as_its_function_shows(name: str, streams: bool, is_async: bool) -> None:
     command = app.find(name)
     assert (command.streams, command.is_async) == (streams, is_async)
 
 
-def test_summary_is_the_first_line() -> None:
+def test_the_summary_of_a_command_is_the_first_line_of_its_docstring() -> None:
     assert app.find("add").summary == "Adds."
     assert app.find("count").summary == ""
 
 
-def test_wrong_registrations() -> None:
+def test_a_name_that_is_taken_or_missing_and_an_object_that_cannot_be_called_are_refused() -> None:
     twice = pitwarden.App()
     twice.command(add)
     with pytest.raises(ValueError, match="two commands are named 'add'"):
@@ -163,7 +167,7 @@ def test_wrong_registrations() -> None:
         twice.command(functools.partial(add, 1))
 
 
-def test_hooks_run_in_order_and_on_one_loop() -> None:
+def test_start_hooks_run_first_to_last_and_stop_hooks_last_to_first_all_on_one_loop() -> None:
     hooked = pitwarden.App()
     seen: list[Any] = []
 
@@ -192,7 +196,7 @@ def test_hooks_run_in_order_and_on_one_loop() -> None:
     assert [seen[0], *seen[2:]] == ["start 1", "stop 2", "stop 1"]
 
 
-def test_tasks_that_are_left_on_the_loop_are_cancelled_after_the_stop_hooks_and_waited_for(
+def test_tasks_left_on_the_loop_are_cancelled_and_awaited_after_the_stop_hooks(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     hooked = pitwarden.App()
@@ -229,16 +233,16 @@ def test_tasks_that_are_left_on_the_loop_are_cancelled_after_the_stop_hooks_and_
     assert [record.message.splitlines()[0] for record in caplog.records] == [
         "a task failed when it was cancelled at the end of the application"
     ]
-    # The loop can be used again.
+    # The loop still works.
     assert hooked.call("ok") is True
 
 
-def test_context_outside_a_command() -> None:
+def test_there_is_no_context_outside_a_command() -> None:
     with pytest.raises(RuntimeError, match="outside a command"):
         pitwarden.context()
 
 
-def test_call_refuses_what_a_client_would() -> None:
+def test_call_refuses_arguments_that_a_client_could_not_send() -> None:
     for args, kwargs in [((b"x", 1), {}), ((b"x",), {"b": 1}), (({1, 2},), {"b": 1})]:
         with pytest.raises(pitwarden.InvalidArgument, match="arguments must be JSON"):
             app.call("add", *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The client against an Execution service of the tests' own."""
+"""The client with a FakeExecution in place of an agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 class FakeExecution:
-    """Answers by the command's name; remembers the requests and what became of its streams."""
+    """Serves Execution. The name of the command says how it answers. Remembers the requests."""
 
     def __init__(self) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
@@ -36,14 +36,14 @@ class FakeExecution:
         self.requests: list[pb.ExecuteRequest] = []
         self.time_left_s: list[float] = []
         self.cancelled = threading.Event()
-        # Requests to swallow: they are noted, and never answered.
+        # How many of the next requests are recorded and never answered.
         self.swallows = 0
         self.swallowed = threading.Semaphore(0)
         self.may_have_begun: Optional[bool] = None
         self.start()
 
     def start(self) -> None:
-        """Listens; again after ``kill``, as a successor would."""
+        """Listens. Call it again after ``kill``, as if the next agent had come."""
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         coding = {
             "request_deserializer": pb.ExecuteRequest.FromString,
@@ -59,7 +59,7 @@ class FakeExecution:
         self._server.start()
 
     def kill(self) -> None:
-        """Streams break, and the socket refuses."""
+        """Breaks all streams and refuses connections."""
         self._server.stop(None).wait()
 
     def stop(self) -> None:
@@ -67,22 +67,22 @@ class FakeExecution:
         shutil.rmtree(self.dir)
 
     def _execute(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> pb.ExecuteResponse:
-        self._note(request, context)
+        self._record(request, context)
         if request.command == "wait":
             context.add_callback(self.cancelled.set)
             self.cancelled.wait(PATIENCE_S)
         if request.command == "fail":
             self._fail(context)
         if request.command == "too_large":
-            # As grpc-js says it.
+            # The words of grpc-js.
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (5 vs 4)")
         if request.command == "ignore":
             return pb.ExecuteResponse()
-        # What came goes back as it is.
+        # An echo of the request.
         return pb.ExecuteResponse(payload=request.payload, content_type=request.content_type, worker_id="w-1")
 
     def _stream(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> Iterator[pb.ExecuteResponse]:
-        self._note(request, context)
+        self._record(request, context)
         context.add_callback(self.cancelled.set)
         if request.command == "report":
             for percent in (10, 90):
@@ -98,7 +98,7 @@ class FakeExecution:
         while request.command == "for_ever" and context.is_active():
             yield pb.ExecuteResponse(payload=b"3", content_type=JSON)
 
-    def _note(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> None:
+    def _record(self, request: pb.ExecuteRequest, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
         self.time_left_s.append(context.time_remaining())
         if request.command != "break":
@@ -139,7 +139,7 @@ def client(agent: FakeExecution) -> Iterator[pitwarden.Client]:
         yield client
 
 
-def test_call(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_call_sends_the_arguments_and_returns_the_result(agent: FakeExecution, client: pitwarden.Client) -> None:
     assert client.call("text", "echo", text="é", timeout=3, pool="p", command="c") == {
         "text": "é",
         "timeout": 3,
@@ -156,18 +156,20 @@ def test_call(agent: FakeExecution, client: pitwarden.Client) -> None:
     assert json.loads(request.payload)["text"] == "é"
 
 
-def test_options(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_options_apply_to_the_calls_of_the_client_that_they_return(
+    agent: FakeExecution, client: pitwarden.Client
+) -> None:
     named = client.options(timeout_s=20, idempotent=True, session_id="s", request_id="r")
     named.call("text", "echo")
     client.call("text", "echo")
     first, second = agent.requests
     assert (first.idempotent, first.session_id, first.request_id) == (True, "s", "r")
     assert (second.idempotent, second.session_id, second.request_id == "r") == (False, "", False)
-    # gRPC rounds what it sends.
+    # gRPC rounds timeouts.
     assert agent.time_left_s[0] < 21 < agent.time_left_s[1]
 
 
-def test_progress_reaches_who_asks_for_it(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_progress_reports_reach_a_caller_that_asks_for_them(agent: FakeExecution, client: pitwarden.Client) -> None:
     seen: list[tuple[float, str]] = []
     asking = client.options(on_progress=lambda fraction, message: seen.append((fraction, message)))
     assert asking.call("text", "report") == 7
@@ -177,14 +179,16 @@ def test_progress_reaches_who_asks_for_it(agent: FakeExecution, client: pitwarde
     assert [request.progress for request in agent.requests] == [True, True, False]
 
 
-def test_a_call_with_progress_takes_one_value(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_a_call_with_progress_refuses_a_command_that_streams(agent: FakeExecution, client: pitwarden.Client) -> None:
     asking = client.options(on_progress=lambda fraction, message: None)
     with pytest.raises(pitwarden.InvalidArgument, match=r"expected Client\.stream, got Client\.call"):
         asking.call("text", "for_ever")
     assert agent.cancelled.wait(PATIENCE_S)
 
 
-def test_what_a_progress_callback_raises_cancels_the_request(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_an_exception_in_on_progress_cancels_the_request_and_reaches_the_caller(
+    agent: FakeExecution, client: pitwarden.Client
+) -> None:
     def refuse(fraction: float, message: str) -> None:
         raise KeyError(message)
 
@@ -193,7 +197,7 @@ def test_what_a_progress_callback_raises_cancels_the_request(agent: FakeExecutio
     assert agent.cancelled.wait(PATIENCE_S)
 
 
-def test_stream(client: pitwarden.Client) -> None:
+def test_stream_yields_the_values_of_a_command(client: pitwarden.Client) -> None:
     assert list(client.stream("text", "tokens")) == [0, 1, 2]
 
 
@@ -204,7 +208,7 @@ def test_leaving_a_stream_early_cancels_it(agent: FakeExecution, client: pitward
     assert agent.cancelled.wait(PATIENCE_S)
 
 
-def test_errors_carry_what_the_agent_told(client: pitwarden.Client) -> None:
+def test_an_error_has_all_details_that_the_agent_sent(client: pitwarden.Client) -> None:
     with pytest.raises(pitwarden.Unavailable) as caught:
         client.call("text", "fail")
     with pytest.raises(pitwarden.Unavailable) as streamed:
@@ -215,17 +219,17 @@ def test_errors_carry_what_the_agent_told(client: pitwarden.Client) -> None:
         assert error.traceback == "é" * 10_000
 
 
-@pytest.mark.parametrize(("told", "may"), [(None, True), (True, True), (False, False)])
-def test_a_command_may_have_begun_unless_the_agent_says_that_it_has_not(
-    agent: FakeExecution, client: pitwarden.Client, told: Optional[bool], may: bool
+@pytest.mark.parametrize(("sent", "expected"), [(None, True), (True, True), (False, False)])
+def test_may_have_begun_is_false_only_if_the_agent_says_so(
+    agent: FakeExecution, client: pitwarden.Client, sent: Optional[bool], expected: bool
 ) -> None:
-    agent.may_have_begun = told
+    agent.may_have_begun = sent
     with pytest.raises(pitwarden.Unavailable) as caught:
         client.call("text", "fail")
-    assert caught.value.may_have_begun is may
+    assert caught.value.may_have_begun is expected
 
 
-def test_an_error_that_nobody_catches_shows_where_the_command_raised_it(client: pitwarden.Client) -> None:
+def test_the_traceback_of_an_error_includes_the_one_in_the_worker(client: pitwarden.Client) -> None:
     with pytest.raises(pitwarden.Unavailable) as caught:
         client.call("text", "fail")
     shown = "".join(traceback.format_exception(caught.type, caught.value, caught.tb))
@@ -233,25 +237,27 @@ def test_an_error_that_nobody_catches_shows_where_the_command_raised_it(client: 
     assert "The above exception was the direct cause of the following exception" in shown
 
 
-def test_a_command_gets_positional_and_keyword_arguments(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_positional_and_keyword_arguments_can_be_mixed(agent: FakeExecution, client: pitwarden.Client) -> None:
     client.call("text", "ignore", 1, "a", b=2)
     request = agent.requests[0]
     assert request.content_type == "application/vnd.pitwarden.arguments+json"
     assert json.loads(request.payload) == {"args": [1, "a"], "kwargs": {"b": 2}}
 
 
-def test_a_message_that_is_too_large_names_the_limit(client: pitwarden.Client) -> None:
+def test_the_error_for_a_message_that_is_too_large_names_the_setting(client: pitwarden.Client) -> None:
     with pytest.raises(pitwarden.ResourceExhausted, match=r"message\.max_bytes"):
         client.call("text", "too_large")
 
 
-def test_deadline(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_a_call_beyond_its_timeout_raises_deadline_exceeded_and_is_cancelled(
+    agent: FakeExecution, client: pitwarden.Client
+) -> None:
     with pytest.raises(pitwarden.DeadlineExceeded):
         client.options(timeout_s=0.05).call("text", "wait")
     assert agent.cancelled.wait(PATIENCE_S)
 
 
-def test_nobody_listens() -> None:
+def test_a_client_that_has_never_reached_an_agent_fails_at_once() -> None:
     with pitwarden.Client("/nonexistent/agent.sock") as client:
         with pytest.raises(pitwarden.Unavailable, match=r"^unix:/nonexistent/agent\.sock: "):
             client.call("text", "echo")
@@ -260,7 +266,7 @@ def test_nobody_listens() -> None:
 
 
 class Wire:
-    """Between client and agent, to be cut: what the kernel does to the sockets of an agent that is killed."""
+    """A connection between client and agent that a test can cut, as the kernel does if an agent is killed."""
 
     def __init__(self, agent: FakeExecution) -> None:
         self._agent = agent
@@ -275,15 +281,15 @@ class Wire:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
-        """Nobody listens."""
+        """Cuts all connections and stops listening."""
         os.unlink(self.path)
-        # accept() in another thread returns only then.
+        # Without this, accept() in another thread would not return.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
     def cut(self) -> None:
-        """Breaks what is connected."""
+        """Cuts all connections."""
         ends, self._ends = self._ends, []
         for end in ends:
             with contextlib.suppress(OSError):
@@ -323,8 +329,8 @@ BREAKS: dict[str, Callable[[FakeExecution, Wire], object]] = {
 }
 
 
-def later(agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wire], object]) -> None:
-    """Breaks the connection as soon as the agent has swallowed a request."""
+def break_when_swallowed(agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wire], object]) -> None:
+    """Calls ``breaks`` as soon as the agent has swallowed a request."""
 
     def wait() -> None:
         assert agent.swallowed.acquire(timeout=PATIENCE_S)
@@ -334,35 +340,35 @@ def later(agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wir
 
 
 @pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
-def test_a_request_is_repeated_under_its_id(
+def test_a_request_whose_connection_breaks_is_sent_again_under_the_same_id(
     agent: FakeExecution, wire: Wire, breaks: Callable[[FakeExecution, Wire], object]
 ) -> None:
     with pitwarden.Client(wire.path) as client:
         agent.swallows = 1
-        later(agent, wire, breaks)
+        break_when_swallowed(agent, wire, breaks)
         assert client.call("text", "echo", 1) == [1]
         first, second = agent.requests
         assert first == second
-        # The first one shows that an agent was there, so the next may come while there is none.
+        # The client has reached an agent, so the next call waits while there is none.
         breaks(agent, wire)
         assert client.call("text", "echo", 2) == [2]
 
 
 @pytest.mark.parametrize("breaks", BREAKS.values(), ids=BREAKS)
 @pytest.mark.parametrize("command", ["tokens", "break"])
-def test_a_stream_is_repeated_without_what_came_before(
+def test_a_stream_whose_connection_breaks_is_sent_again_and_yields_each_value_once(
     agent: FakeExecution, wire: Wire, command: str, breaks: Callable[[FakeExecution, Wire], object]
 ) -> None:
     with pitwarden.Client(wire.path) as client:
         agent.swallows = 2
-        later(agent, wire, breaks)
-        later(agent, wire, breaks)
+        break_when_swallowed(agent, wire, breaks)
+        break_when_swallowed(agent, wire, breaks)
         assert list(client.stream("text", command)) == [0, 1, 2]
         assert len(agent.requests) == 3
         assert len({request.request_id for request in agent.requests}) == 1
 
 
-def test_a_call_waits_for_an_agent_that_was_there(agent: FakeExecution, wire: Wire) -> None:
+def test_a_call_waits_for_an_agent_that_was_reached_before(agent: FakeExecution, wire: Wire) -> None:
     with pitwarden.Client(wire.path) as client:
         client.call("text", "echo")
         wire.close()
@@ -373,10 +379,10 @@ def test_a_call_waits_for_an_agent_that_was_there(agent: FakeExecution, wire: Wi
     assert [request.request_id for request in agent.requests[1:]] == ["r"]
 
 
-def test_the_deadline_goes_on_while_there_is_no_connection(agent: FakeExecution, wire: Wire) -> None:
+def test_the_timeout_of_a_call_includes_the_time_without_a_connection(agent: FakeExecution, wire: Wire) -> None:
     with pitwarden.Client(wire.path) as client:
         agent.swallows = 1
-        later(agent, wire, lambda *_: (time.sleep(0.5), wire.cut()))
+        break_when_swallowed(agent, wire, lambda *_: (time.sleep(0.5), wire.cut()))
         client.options(timeout_s=20).call("text", "echo")
         first_s, second_s = agent.time_left_s
         assert second_s < first_s - 0.4
@@ -388,52 +394,58 @@ def test_the_deadline_goes_on_while_there_is_no_connection(agent: FakeExecution,
         wire.open()
 
 
-def test_it_is_repeated_for_so_long_and_no_longer(agent: FakeExecution, wire: Wire) -> None:
+def test_a_request_is_sent_again_until_repeat_for_s_has_passed_without_a_connection(
+    agent: FakeExecution, wire: Wire
+) -> None:
     with pitwarden.Client(wire.path) as client:
         client.call("text", "echo")
         wire.close()
-        for patient in (client.options(repeat_for_s=0.3), client.options(repeat_for_s=0.3, timeout_s=PATIENCE_S)):
+        for limited in (client.options(repeat_for_s=0.3), client.options(repeat_for_s=0.3, timeout_s=PATIENCE_S)):
             began_s = time.monotonic()
             with pytest.raises(pitwarden.Unavailable, match=r"^unix:.*wire\.sock: "):
-                patient.call("text", "echo")
+                limited.call("text", "echo")
             with pytest.raises(pitwarden.Unavailable, match=r"^unix:.*wire\.sock: "):
-                list(patient.stream("text", "tokens"))
+                list(limited.stream("text", "tokens"))
             assert time.monotonic() - began_s < PATIENCE_S
         wire.open()
 
 
-def test_it_is_not_repeated_where_that_is_not_wanted(agent: FakeExecution, wire: Wire) -> None:
+def test_a_request_with_repeat_for_s_0_is_never_sent_again(agent: FakeExecution, wire: Wire) -> None:
     with pitwarden.Client(wire.path) as client:
         agent.swallows = 1
-        later(agent, wire, BREAKS["the connection is cut"])
+        break_when_swallowed(agent, wire, BREAKS["the connection is cut"])
         with pytest.raises(pitwarden.Unavailable):
             client.options(repeat_for_s=0).call("text", "echo")
     assert len(agent.requests) == 1
 
 
-def test_what_the_agent_says_is_not_repeated(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_a_request_that_the_agent_has_answered_with_an_error_is_not_sent_again(
+    agent: FakeExecution, client: pitwarden.Client
+) -> None:
     with pytest.raises(pitwarden.Unavailable):
         client.call("text", "fail")
     assert len(agent.requests) == 1
 
 
-def test_a_long_connected_time_does_not_count(agent: FakeExecution, wire: Wire) -> None:
+def test_repeat_for_s_does_not_count_the_time_with_a_connection(agent: FakeExecution, wire: Wire) -> None:
     with pitwarden.Client(wire.path) as client:
         agent.swallows = 1
-        later(agent, wire, lambda *_: (time.sleep(1.0), wire.cut()))
+        break_when_swallowed(agent, wire, lambda *_: (time.sleep(1.0), wire.cut()))
         assert client.options(repeat_for_s=0.9).call("text", "echo", 1) == [1]
 
 
-def test_closing_a_client_is_no_broken_connection(agent: FakeExecution, wire: Wire) -> None:
+def test_closing_a_client_cancels_its_calls_and_sends_none_again(agent: FakeExecution, wire: Wire) -> None:
     client = pitwarden.Client(wire.path)
     agent.swallows = 1
-    later(agent, wire, lambda *_: client.close())
+    break_when_swallowed(agent, wire, lambda *_: client.close())
     with pytest.raises(pitwarden.Cancelled):
         client.call("text", "echo")
     assert len(agent.requests) == 1
 
 
-def test_arguments_that_cannot_be_sent(agent: FakeExecution, client: pitwarden.Client) -> None:
+def test_arguments_that_are_not_json_are_refused_before_anything_is_sent(
+    agent: FakeExecution, client: pitwarden.Client
+) -> None:
     with pytest.raises(pitwarden.InvalidArgument):
         client.call("text", "echo", b"x", b=2)
     with pytest.raises(pitwarden.InvalidArgument):
@@ -456,7 +468,9 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("named", "env", "uid", "target"), TARGETS)
-def test_target(monkeypatch: pytest.MonkeyPatch, named: str | None, env: dict[str, str], uid: int, target: str) -> None:
+def test_the_target_is_the_one_named_or_the_default_socket_of_this_users_agent(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, env: dict[str, str], uid: int, target: str
+) -> None:
     for name in ("PITWARDEN_SOCKET", "XDG_RUNTIME_DIR", "TMPDIR", "TMP", "TEMP"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():

@@ -21,7 +21,9 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("payload", "content_type", "args", "kwargs"), ARGUMENTS)
-def test_decode_arguments(payload: bytes, content_type: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+def test_payloads_are_decoded_to_positional_and_keyword_arguments(
+    payload: bytes, content_type: str, args: list[Any], kwargs: dict[str, Any]
+) -> None:
     assert _codec.decode_arguments(payload, content_type) == (args, kwargs)
 
 
@@ -40,7 +42,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("payload", "content_type", "words"), REFUSED, ids=[r[2][-20:] for r in REFUSED])
-def test_decode_arguments_refuses(payload: bytes, content_type: str, words: str) -> None:
+def test_payloads_that_are_not_arguments_are_refused_with_the_cause(
+    payload: bytes, content_type: str, words: str
+) -> None:
     with pytest.raises(pitwarden.InvalidArgument) as caught:
         _codec.decode_arguments(payload, content_type)
     assert words in caught.value.message
@@ -59,7 +63,7 @@ RESULTS = [
 
 
 @pytest.mark.parametrize(("value", "payload", "content_type"), RESULTS)
-def test_encode_result(value: Any, payload: bytes, content_type: str) -> None:
+def test_results_are_encoded_as_json_or_bytes(value: Any, payload: bytes, content_type: str) -> None:
     assert _codec.encode_result(value) == (payload, content_type)
 
 
@@ -70,12 +74,12 @@ def loop() -> list[Any]:
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), math.nan, [math.inf], {"a": b"bytes"}, loop()], ids=str)
-def test_encode_result_refuses(value: Any) -> None:
+def test_results_that_are_neither_json_nor_bytes_are_refused(value: Any) -> None:
     with pytest.raises(pitwarden.Internal, match="a result must be bytes or JSON, got"):
         _codec.encode_result(value)
 
 
-def test_arguments_come_back() -> None:
+def test_decoded_arguments_equal_those_that_were_encoded() -> None:
     for args, kwargs in [((), {}), ((1, "a"), {}), ((), {"a": None}), ((b"x",), {}), ((1, [2]), {"a": 3})]:
         decoded, named = _codec.decode_arguments(*_codec.encode_arguments(args, kwargs))
         assert (tuple(decoded), named) == (args, kwargs)
@@ -85,12 +89,14 @@ def test_arguments_come_back() -> None:
     ("args", "kwargs", "words"),
     [((b"x",), {"a": 2}, "bytes, int"), ((b"x", 1), {}, "bytes, int"), ((), {"a": math.nan}, "float")],
 )
-def test_encode_arguments_refuses(args: tuple[Any, ...], kwargs: dict[str, Any], words: str) -> None:
+def test_arguments_that_are_not_json_are_refused_with_their_types(
+    args: tuple[Any, ...], kwargs: dict[str, Any], words: str
+) -> None:
     with pytest.raises(pitwarden.InvalidArgument, match=words):
         _codec.encode_arguments(args, kwargs)
 
 
-def test_decode_result() -> None:
+def test_payloads_of_results_are_decoded_or_refused_with_the_cause() -> None:
     assert _codec.decode_result(b"", JSON) is None
     assert _codec.decode_result(b"[1]", JSON) == [1]
     assert _codec.decode_result(b"", BYTES) == b""
@@ -110,6 +116,6 @@ def test_decode_result() -> None:
         b'{"args":[],"kwargs":{},"a":1}',
     ],
 )
-def test_arguments_of_both_kinds_are_checked(payload: bytes) -> None:
+def test_a_malformed_payload_of_positional_and_keyword_arguments_is_refused(payload: bytes) -> None:
     with pytest.raises(pitwarden.InvalidArgument):
         _codec.decode_arguments(payload, _codec.ARGUMENTS)

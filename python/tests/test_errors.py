@@ -49,32 +49,34 @@ DESCRIBED = [
 
 
 @pytest.mark.parametrize(("exception", "code", "type", "message"), DESCRIBED, ids=[d[2] + d[3][:9] for d in DESCRIBED])
-def test_describe(exception: BaseException, code: int, type: str, message: str) -> None:
+def test_an_exception_becomes_an_error_with_code_type_and_bounded_message(
+    exception: BaseException, code: int, type: str, message: str
+) -> None:
     error = raised(exception)
     assert (error.code, error.type, error.message) == (code, type, message)
     assert ("Traceback" in error.traceback) == bool(type)
 
 
-def test_traceback_keeps_its_end() -> None:
+def test_a_long_traceback_is_cut_to_its_end() -> None:
     error = raised(ValueError("é" * TRACEBACK_MAX_BYTES + "the end"))
     assert len(error.traceback.encode()) <= TRACEBACK_MAX_BYTES
     assert error.traceback.endswith("the end\n")
 
 
-def test_every_code_has_a_class() -> None:
+def test_every_code_has_an_error_class() -> None:
     for code in pitwarden.Code:
         cls = error_class(code)
         assert (cls.default_code, cls.__module__) == (code, "pitwarden")
         assert cls("m").code == code
 
 
-def test_error_survives_pickling() -> None:
+def test_an_error_can_be_pickled_with_all_its_attributes() -> None:
     error = pitwarden.Unavailable("lost", worker_id="w-1", exit_reason="oom", retry_after_s=0.5)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is pitwarden.Unavailable
     assert vars(again) == vars(error)
 
 
-def test_error_prints_its_type() -> None:
+def test_the_text_of_an_error_begins_with_the_type_of_the_exception() -> None:
     assert str(pitwarden.Error("no", type="builtins.ValueError")) == "builtins.ValueError: no"
     assert str(pitwarden.NotFound("no")) == "no"

@@ -1,4 +1,4 @@
-"""The modules of `pitwarden._pb` say what proto/ says; `python generate.py` makes them again."""
+"""The modules of `pitwarden._pb` match proto/. If they do not, run `python generate.py`."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ PROTO = Path(__file__).resolve().parents[2] / "proto"
 
 
 @pytest.mark.parametrize("module", [execution_pb2, link_pb2], ids=["execution", "link"])
-def test_the_generated_module_is_made_of_the_proto_as_it_is_now(module, tmp_path):
-    # Of the project's own checks; whoever has the package alone has no compiler.
+def test_a_generated_module_matches_its_proto_file(module, tmp_path):
+    # Only the project's own checks have the compiler.
     protoc = pytest.importorskip("grpc_tools.protoc", reason="needs grpcio-tools")
     name = module.DESCRIPTOR.name
     out = tmp_path / "set"
@@ -26,7 +26,7 @@ def test_the_generated_module_is_made_of_the_proto_as_it_is_now(module, tmp_path
 
 
 def without_json_names(file):
-    """A field's name in JSON follows from its name; a description has it or not."""
+    """Removes the JSON names of fields. They follow from the fields' names, and a description may leave them out."""
     pending = list(file.message_type)
     while pending:
         message = pending.pop()

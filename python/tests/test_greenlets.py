@@ -1,5 +1,4 @@
-"""gevent and eventlet: a worker lives with what they replace, and refuses where it cannot. They are no requirements of
-the tests, which are skipped without them: `pip install gevent eventlet`."""
+"""Workers under gevent and eventlet. Tests are skipped if these are not installed: `pip install gevent eventlet`."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from pitwarden import _unpatched
 
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
 @pytest.mark.parametrize("args", [None, ("patched.py",)], ids=["loaded", "run"])
-def test_greenlets_for_threads_are_refused_at_once(
+def test_a_worker_whose_threads_are_greenlets_does_not_start(
     agent: FakeAgent, package: str, args: tuple[str, ...] | None
 ) -> None:
     pytest.importorskip(package, reason=f"needs {package}")
@@ -22,7 +21,7 @@ def test_greenlets_for_threads_are_refused_at_once(
 
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_all_but_threads_may_be_replaced(agent: FakeAgent, package: str, concurrency: int) -> None:
+def test_a_worker_runs_with_everything_but_threads_patched(agent: FakeAgent, package: str, concurrency: int) -> None:
     pytest.importorskip(package, reason=f"needs {package}")
     worker = agent.spawn("patched:app", TEST_PATCH=package, PYTHONWARNINGS="ignore")
     link = worker.attach(concurrency)
@@ -42,7 +41,7 @@ def test_all_but_threads_may_be_replaced(agent: FakeAgent, package: str, concurr
     ("module", "package"),
     [("_thread", ""), ("gevent.thread", "gevent"), ("eventlet.green.thread", "eventlet"), ("debugger.threads", "")],
 )
-def test_a_debugger_that_wraps_threads_is_no_greenlet(
+def test_only_gevent_and_eventlet_count_as_thread_patchers(
     monkeypatch: pytest.MonkeyPatch, module: str, package: str
 ) -> None:
     def start_new_thread() -> None: ...

@@ -1,4 +1,4 @@
-"""User code that does its worst: a worker lives on, or says why it cannot."""
+"""User code that misbehaves: the worker goes on, or reports why it cannot."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pitwarden._pb.link_pb2 import AgentFrame
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_each_request_has_context_variables_of_its_own(agent: FakeAgent, concurrency: int) -> None:
+def test_each_request_has_its_own_copy_of_the_context_variables(agent: FakeAgent, concurrency: int) -> None:
     link = agent.spawn("hostile:app").attach(concurrency)
     for command in ("login", "alogin"):
         assert link.value(command, "alice") == "alice"
     streamed = link.request("login_stream", "alice")
     link.result(streamed)
     assert link.chunks(streamed) == ["alice"]
-    # What is set at the import is there for all, and what a request sets for that one alone.
+    # All requests see what the import has set. What one request sets is not seen by the next.
     for command in ("who", "awho"):
         assert (command, link.value(command)) == (command, ["nobody", "billing"])
     streamed = link.request("who_stream")
@@ -38,7 +38,7 @@ FAILURES = {
 }
 
 
-def test_failures_of_which_telling_fails(agent: FakeAgent) -> None:
+def test_failures_that_cannot_be_described_are_still_reported(agent: FakeAgent) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     for command, (code, type, message) in FAILURES.items():
@@ -54,7 +54,7 @@ def test_failures_of_which_telling_fails(agent: FakeAgent) -> None:
     assert link.value("pid") == worker.process.pid
 
 
-def test_every_stop_hook_runs_although_one_exits(agent: FakeAgent) -> None:
+def test_every_stop_hook_runs_even_if_one_calls_sys_exit(agent: FakeAgent) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     link.stop()
@@ -64,21 +64,21 @@ def test_every_stop_hook_runs_although_one_exits(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "notice"),
     [
         ("task_that_exits", "a task of the application raised SystemExit in the asyncio loop; it goes on"),
         ("stop_loop", "the application stopped the asyncio loop of its async commands; it goes on"),
     ],
 )
-def test_the_loop_goes_on_whatever_its_tasks_do(agent: FakeAgent, command: str, told: str) -> None:
+def test_the_asyncio_loop_goes_on_when_a_task_exits_or_stops_it(agent: FakeAgent, command: str, notice: str) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     assert link.value(command) == "here"
     assert link.value("awho") == ["nobody", "billing"]
-    worker.wait_told(told)
+    worker.wait_for_stderr(notice)
 
 
-def test_a_worker_whose_loop_breaks_says_so_and_leaves(agent: FakeAgent) -> None:
+def test_a_worker_whose_asyncio_loop_breaks_reports_that_and_leaves(agent: FakeAgent) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     link.request("break_loop")
@@ -87,7 +87,7 @@ def test_a_worker_whose_loop_breaks_says_so_and_leaves(agent: FakeAgent) -> None
     assert "the asyncio loop of the async commands broke: OSError" in stderr
 
 
-def test_the_lag_of_a_blocked_loop_grows(agent: FakeAgent) -> None:
+def test_the_reported_lag_of_a_blocked_loop_grows(agent: FakeAgent) -> None:
     link = agent.spawn("hostile:app").attach(concurrency=2)
     link.progress(link.request("block_loop"))
     link.ping(1)
@@ -107,7 +107,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_decorated_command_is_what_it_does(agent: FakeAgent, concurrency: int) -> None:
+def test_a_decorated_command_is_run_as_what_its_function_returned(agent: FakeAgent, concurrency: int) -> None:
     link = agent.spawn("hostile:app").attach(concurrency)
     streams = {command.name: command.streams for command in link.hello.commands}
     for command, (argument, value) in KINDS.items():
@@ -119,7 +119,7 @@ def test_a_decorated_command_is_what_it_does(agent: FakeAgent, concurrency: int)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_what_a_plain_wrapper_returned_to_await_can_be_cancelled(agent: FakeAgent, concurrency: int) -> None:
+def test_a_coroutine_that_a_sync_wrapper_returned_can_be_cancelled(agent: FakeAgent, concurrency: int) -> None:
     link = agent.spawn("hostile:app").attach(concurrency)
     id = link.request("passed_for_ever")
     link.progress(id)
@@ -130,7 +130,9 @@ def test_what_a_plain_wrapper_returned_to_await_can_be_cancelled(agent: FakeAgen
 
 @pytest.mark.parametrize("command", ["retire", "aretire"])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_worker_that_retires_ends_what_runs_and_leaves(agent: FakeAgent, command: str, concurrency: int) -> None:
+def test_a_worker_that_retires_finishes_its_request_and_leaves_with_the_reason(
+    agent: FakeAgent, command: str, concurrency: int
+) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach(concurrency)
     assert link.value(command, "worn out") == "the last answer"
@@ -139,7 +141,7 @@ def test_a_worker_that_retires_ends_what_runs_and_leaves(agent: FakeAgent, comma
     assert [frame.leaving_reason for frame in link.frames if frame.leaving] == ["worn out"]
 
 
-def test_a_worker_that_retires_says_so_again_to_the_next_agent(agent: FakeAgent) -> None:
+def test_a_worker_that_retires_announces_that_to_the_next_agent_too(agent: FakeAgent) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     running = link.request("retire", reason="worn out \udce9" + "x" * 2000, file="go", keep=True)
@@ -149,9 +151,9 @@ def test_a_worker_that_retires_says_so_again_to_the_next_agent(agent: FakeAgent)
     link.cut()
     again = worker.attach()
     assert again.leaving()
-    told = next(frame.leaving_reason for frame in again.frames if frame.leaving)
-    assert told.startswith("worn out \\udce9xxx")
-    assert len(told) < 1100
+    reason = next(frame.leaving_reason for frame in again.frames if frame.leaving)
+    assert reason.startswith("worn out \\udce9xxx")
+    assert len(reason) < 1100
     again.send(AgentFrame(replays=[running]))
     again.ping(1)
     (agent.dir / "go").touch()
@@ -159,7 +161,7 @@ def test_a_worker_that_retires_says_so_again_to_the_next_agent(agent: FakeAgent)
     assert worker.exit()[0] == 0
 
 
-def test_sigterm_is_a_stop_although_its_descriptor_was_closed(agent: FakeAgent) -> None:
+def test_sigterm_stops_a_worker_whose_wakeup_descriptor_was_closed(agent: FakeAgent) -> None:
     worker = agent.spawn("hostile:app")
     link = worker.attach()
     assert not link.call("close_wakeup").HasField("error")

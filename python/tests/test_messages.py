@@ -1,4 +1,4 @@
-"""The SDK's messages beside those that an application made from protos of the same names."""
+"""The SDK's message classes in one process with an application's classes of the same names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ assert frame.hello.commands[0].name == "a" and frame.HasField("hello") and not f
 
 @pytest.mark.parametrize("implementation", ["upb", "python"])
 @pytest.mark.parametrize("order", [OURS + THEIRS, THEIRS + OURS], ids=["ours first", "theirs first"])
-def test_messages_made_from_another_version_of_the_protos_do_not_collide(order: str, implementation: str) -> None:
+def test_an_application_can_have_its_own_messages_with_the_names_of_the_sdks(order: str, implementation: str) -> None:
     env = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation}
     ended = subprocess.run([sys.executable, "-c", order + USED], env=env, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

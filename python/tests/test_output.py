@@ -1,4 +1,4 @@
-"""Output that goes to a file: on a full disk, and cut short."""
+"""Output to files: on a full disk, and when the files get too long."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs L
 
 @pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts back what a test does to them."""
+    """Restores the streams after a test."""
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
 
 
 @LINUX
 @pytest.mark.usefixtures("streams")
-def test_what_a_full_disk_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_a_full_disk_does_not_accept_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w", encoding="latin-1") as full:
         monkeypatch.setattr(sys, "stdout", full)
         _output.survive_full_disk()
@@ -36,7 +36,7 @@ def test_what_a_full_disk_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("streams")
-def test_lines_are_written_as_they_are_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_line_is_written_as_soon_as_it_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "out"
     with path.open("w") as file:
         monkeypatch.setattr(sys, "stderr", file)
@@ -50,14 +50,16 @@ def test_lines_are_written_as_they_are_printed(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.usefixtures("streams")
 @pytest.mark.parametrize("stream", [None, io.StringIO()])
-def test_what_is_no_stream_of_pythons_own_stays(monkeypatch: pytest.MonkeyPatch, stream: object) -> None:
+def test_an_output_stream_that_was_replaced_or_closed_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, stream: object
+) -> None:
     monkeypatch.setattr(sys, "stdout", stream)
     _output.survive_full_disk()
     assert sys.stdout is stream
 
 
 @pytest.mark.parametrize("number", [errno.EBADF, errno.EPIPE])
-def test_other_failures_are_told(number: int) -> None:
+def test_errors_other_than_a_full_disk_are_raised(number: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     if number == errno.EBADF:
@@ -75,27 +77,27 @@ SIZES = {
 
 @LINUX
 @pytest.mark.parametrize("name", SIZES)
-def test_a_long_file_is_left_with_its_newest_part(tmp_path: Path, name: str) -> None:
+def test_shortening_a_long_file_keeps_its_size_and_its_newest_part(tmp_path: Path, name: str) -> None:
     size, is_shortened = SIZES[name]
-    punch = _output._hole_puncher()
-    assert punch is not None
+    punch_hole = _output._hole_puncher()
+    assert punch_hole is not None
     path = tmp_path / "out"
     path.write_bytes(b"x" * size)
     with path.open("ab") as file:
         os.fsync(file.fileno())
-        _output.shorten(file.fileno(), punch)
+        _output.shorten(file.fileno(), punch_hole)
         assert path.stat().st_size == size
-        said = path.read_bytes()
-        assert said.count(b"x") == (FILE_KEPT_BYTES if is_shortened else size)
-        assert said.endswith(b"x" * FILE_KEPT_BYTES)
+        content = path.read_bytes()
+        assert content.count(b"x") == (FILE_KEPT_BYTES if is_shortened else size)
+        assert content.endswith(b"x" * FILE_KEPT_BYTES)
         if is_shortened:
             assert path.stat().st_blocks * 512 < 2 * FILE_KEPT_BYTES
-        # Once more changes nothing.
-        _output.shorten(file.fileno(), punch)
-        assert path.read_bytes() == said
+        # Shortening again changes nothing.
+        _output.shorten(file.fileno(), punch_hole)
+        assert path.read_bytes() == content
 
 
-def test_what_is_no_file_is_left_alone() -> None:
+def test_shortening_ignores_descriptors_that_are_not_files() -> None:
     punched: list[int] = []
     reader, writer = os.pipe()
     _output.shorten(writer, lambda fd, _: punched.append(fd))

@@ -1,4 +1,4 @@
-"""Workers as processes that lose their agent: what they hold, what they say when they are back, when they leave."""
+"""Worker processes that lose their agent: what they keep, what they report when they reconnect, when they leave."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOSSES: dict[str, Callable[[FakeAgent, FakeLink], object]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_it_comes_back_and_says_what_it_holds(agent: FakeAgent, loss: str) -> None:
+def test_a_worker_that_reconnects_reports_the_requests_that_it_holds(agent: FakeAgent, loss: str) -> None:
     worker = agent.spawn()
     link = worker.attach()
     ended, acked = link.request("add", a=1, keep=True), link.request("fail", message="no", keep=True)
@@ -52,17 +52,17 @@ def test_it_comes_back_and_says_what_it_holds(agent: FakeAgent, loss: str) -> No
     LOSSES[loss](agent, link)
     again = agent.next_link()
     assert again.hello.pid == worker.process.pid
-    # The token of a dial is the hash of the next one.
+    # The token of a hello is the hash of the next token.
     assert hashlib.sha256(bytes.fromhex(again.hello.token)).hexdigest() == link.hello.token
     assert [command.name for command in again.hello.commands] == [command.name for command in link.hello.commands]
     assert again.held() == [(ended, True, True), (running.id, True, False), (waiting, True, False)]
     resumed = again.hello.resumed
     assert (resumed.last_id, resumed.completed, resumed.failed) == (dropped, 1, 1)
     assert resumed.away_ms < 60_000
-    told = resumed.held[1]
-    assert (told.request_id, told.command) == (running.request_id, "wait")
-    assert (told.payload_bytes, told.payload_crc32) == (len(running.payload), zlib.crc32(running.payload))
-    assert 0 < told.remaining_ms <= 3_600_000
+    reported = resumed.held[1]
+    assert (reported.request_id, reported.command) == (running.request_id, "wait")
+    assert (reported.payload_bytes, reported.payload_crc32) == (len(running.payload), zlib.crc32(running.payload))
+    assert 0 < reported.remaining_ms <= 3_600_000
     assert resumed.held[0].payload_crc32 == zlib.crc32(b'{"a": 1}')
 
     again.welcome()
@@ -70,7 +70,7 @@ def test_it_comes_back_and_says_what_it_holds(agent: FakeAgent, loss: str) -> No
     (agent.dir / "go").touch()
     assert json.loads(again.result(running.id).payload) == "go"
     assert json.loads(again.result(waiting).payload) == 2
-    # What was dropped never runs, and numbers go on.
+    # The dropped request never runs, and new ids follow the last one.
     assert again.value("add", a=4) == 4
     assert again.results(dropped) == []
     again.stop()
@@ -82,23 +82,23 @@ def test_it_comes_back_and_says_what_it_holds(agent: FakeAgent, loss: str) -> No
     assert back.startswith("pitwarden: an agent is back after ")
 
 
-def test_what_ends_while_there_is_no_agent_is_kept(agent: FakeAgent) -> None:
+def test_the_answer_of_a_kept_request_that_ends_without_an_agent_can_be_replayed(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     requests = [link.make("wait", file="go", keep=True), link.make("wait", file="then", keep=True)]
-    # In one frame: with the first the second has come too.
+    # In one frame, so that the worker has the second when the first runs.
     link.send(AgentFrame(requests=requests))
     kept, then = (request.id for request in requests)
     link.progress(kept)
     agent.kill()
     (agent.dir / "go").touch()
-    # It is the turn of the next when the one before has ended.
+    # The second begins when the first has ended.
     agent.wait_begun(then)
     agent.start()
     again = agent.next_link()
     assert again.held() == [(kept, True, True), (then, True, False)]
     again.welcome()
     assert json.loads(again.replay(kept).payload) == "go"
-    # Until it is acknowledged, as often as it is wanted.
+    # As often as the agent asks, until it acknowledges the answer.
     assert json.loads(again.replay(kept).payload) == "go"
     again.ack(kept)
     assert again.replay(kept).error.code == 15
@@ -106,7 +106,7 @@ def test_what_ends_while_there_is_no_agent_is_kept(agent: FakeAgent) -> None:
     assert json.loads(again.result(then).payload) == "then"
 
 
-def test_of_what_is_not_kept_the_end_is_told_where_it_comes_after(agent: FakeAgent) -> None:
+def test_a_request_that_is_not_kept_has_its_result_sent_if_it_ends_after_the_reconnect(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     running = link.request("wait", file="go")
     link.progress(running)
@@ -118,11 +118,11 @@ def test_of_what_is_not_kept_the_end_is_told_where_it_comes_after(agent: FakeAge
     assert again.result(running).id == running
 
 
-def test_of_what_is_not_kept_nothing_is_told_where_it_ended_before(agent: FakeAgent) -> None:
+def test_a_request_that_is_not_kept_is_forgotten_if_it_ends_without_an_agent(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     running, then = link.request("wait", file="go"), link.request("add", a=1, keep=True)
     link.progress(running)
-    # The second has come too: frames are read in order.
+    # Frames are handled in order, so the worker has the second request.
     link.ping(1)
     agent.kill()
     (agent.dir / "go").touch()
@@ -136,7 +136,9 @@ def test_of_what_is_not_kept_nothing_is_told_where_it_ended_before(agent: FakeAg
 
 
 @pytest.mark.parametrize("command", ["count_when", "async_count_when"])
-def test_a_stream_goes_on_and_is_said_again_from_its_first_value(agent: FakeAgent, command: str) -> None:
+def test_a_kept_stream_goes_on_without_an_agent_and_is_replayed_from_its_first_value(
+    agent: FakeAgent, command: str
+) -> None:
     link = agent.spawn().attach()
     id = link.request(command, to=3000, file="go", keep=True)
     assert chunks(link, id) == [0]
@@ -144,7 +146,7 @@ def test_a_stream_goes_on_and_is_said_again_from_its_first_value(agent: FakeAgen
     again = agent.next_link()
     again.welcome()
     again.send(AgentFrame(replays=[id]))
-    # What it has said so far comes at once, and the rest as it is made.
+    # The chunks so far are sent at once, and the others as the command yields them.
     assert chunks(again, id) == [0]
     assert again.results(id) == []
     (agent.dir / "go").touch()
@@ -155,7 +157,7 @@ def test_a_stream_goes_on_and_is_said_again_from_its_first_value(agent: FakeAgen
 
 
 @pytest.mark.parametrize("command", ["count", "async_count"])
-def test_a_stream_that_was_paused_goes_on_without_an_agent(agent: FakeAgent, command: str) -> None:
+def test_a_paused_stream_goes_on_when_the_agent_is_lost(agent: FakeAgent, command: str) -> None:
     link = agent.spawn().attach()
     request = link.make(command, to=100, keep=True)
     link.send(AgentFrame(requests=[request], pauses=[request.id]))
@@ -168,7 +170,9 @@ def test_a_stream_that_was_paused_goes_on_without_an_agent(agent: FakeAgent, com
     assert again.chunks(request.id) == list(range(100))
 
 
-def test_a_stream_waits_where_no_more_is_kept_and_goes_on_when_it_is_wanted(agent: FakeAgent) -> None:
+def test_a_detached_stream_waits_when_the_result_store_is_full_and_goes_on_when_it_is_replayed(
+    agent: FakeAgent,
+) -> None:
     link = agent.spawn().attach(concurrency=2, keep_bytes=1_000_000)
     request = link.make("blobs", number=40, size=100_000, keep=True)
     id = request.id
@@ -177,18 +181,18 @@ def test_a_stream_waits_where_no_more_is_kept_and_goes_on_when_it_is_wanted(agen
     link.cut()
     again = agent.next_link()
     again.welcome(concurrency=2, keep_bytes=1_000_000)
-    # Nobody wants it yet, so all it may do is wait.
+    # Nobody has asked for a replay, so the stream waits for room.
     assert again.value("add", a=1) == 1
     assert again.ping(1).in_flight == 1
     assert not again.replay(id).HasField("error")
     assert sum(len(chunk.payload) for frame in again.frames for chunk in frame.chunks) == 4_000_000
-    # By then more was said than is kept.
+    # By now the stream is larger than keep_bytes.
     error = again.replay(id).error
     assert (error.code, "keep_bytes (1000000)" in error.message) == (15, True)
 
 
 @pytest.mark.parametrize("command", ["for_ever", "async_for_ever"])
-def test_a_stream_without_a_reader_does_not_hold_up_the_others(agent: FakeAgent, command: str) -> None:
+def test_a_detached_stream_does_not_hold_up_other_requests(agent: FakeAgent, command: str) -> None:
     link = agent.spawn().attach(concurrency=4)
     id = link.request(command)
     chunks(link, id)
@@ -204,7 +208,7 @@ def test_a_stream_without_a_reader_does_not_hold_up_the_others(agent: FakeAgent,
     assert again.chunks(id) == []
 
 
-def test_a_line_may_be_lost_again_and_again(agent: FakeAgent) -> None:
+def test_a_request_survives_the_loss_of_many_links(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     id = link.request("wait", file="go", keep=True)
     link.progress(id)
@@ -213,7 +217,7 @@ def test_a_line_may_be_lost_again_and_again(agent: FakeAgent) -> None:
         link = agent.next_link()
         assert link.held() == [(id, True, False)]
         link.welcome()
-    # Not welcomed this time.
+    # A link without a welcome.
     link.cut()
     agent.next_link().cut()
     link = agent.next_link()
@@ -224,20 +228,20 @@ def test_a_line_may_be_lost_again_and_again(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_request_runs_once_wherever_the_line_breaks(agent: FakeAgent, seed: int) -> None:
-    dice = random.Random(seed)
+def test_each_request_runs_once_wherever_the_link_breaks(agent: FakeAgent, seed: int) -> None:
+    rng = random.Random(seed)
     link = agent.spawn().attach(concurrency=4)
     answered: dict[int, str] = {}
     open_requests: dict[int, LinkRequest] = {}
     for round in range(15):
         requests = [
-            link.make("append", file="ran", line=f"{round}.{n}", keep=True) for n in range(dice.randrange(1, 60))
+            link.make("append", file="ran", line=f"{round}.{n}", keep=True) for n in range(rng.randrange(1, 60))
         ]
         open_requests.update({request.id: request for request in requests})
         for request in requests:
             link.send(AgentFrame(requests=[request]))
-        if dice.random() < 0.8:
-            link.result(dice.choice(requests).id)
+        if rng.random() < 0.8:
+            link.result(rng.choice(requests).id)
         link.cut()
         again = agent.next_link()
         again.welcome(concurrency=4)
@@ -246,8 +250,7 @@ def test_each_request_runs_once_wherever_the_line_breaks(agent: FakeAgent, seed:
             if id in held:
                 answered[id] = json.loads(again.replay(id).payload)
                 again.ack(id)
-            # Ids it was sent are at most last_id; what it does not hold of them it has dropped before its begin, and
-            # all that were received are kept here.
+            # All requests are kept ones, so the worker holds each that it has received: others are newer than last_id.
             else:
                 assert id > again.hello.resumed.last_id
             del open_requests[id]
@@ -257,7 +260,7 @@ def test_each_request_runs_once_wherever_the_line_breaks(agent: FakeAgent, seed:
     assert sorted(answered.values()) == sorted(ran)
 
 
-def test_an_agent_that_refuses_it_ends_it_at_once(agent: FakeAgent) -> None:
+def test_a_worker_that_an_agent_refuses_exits_at_once(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     link.progress(link.request("wait", file="never", keep=True))
@@ -268,7 +271,7 @@ def test_an_agent_that_refuses_it_ends_it_at_once(agent: FakeAgent) -> None:
     assert stderr.endswith("pitwarden: the link to the agent broke: UNAUTHENTICATED: none of mine; leaving\n")
 
 
-def test_an_agent_that_is_not_there_yet_is_waited_for(agent: FakeAgent) -> None:
+def test_a_worker_waits_for_an_agent_that_is_not_there_yet(agent: FakeAgent) -> None:
     agent.kill()
     worker = agent.spawn()
     assert worker.process.stdout is not None
@@ -279,7 +282,7 @@ def test_an_agent_that_is_not_there_yet_is_waited_for(agent: FakeAgent) -> None:
     assert link.value("add", a=1) == 1
 
 
-def test_a_hello_that_was_lost_is_said_again(agent: FakeAgent) -> None:
+def test_a_hello_that_was_lost_with_its_link_is_sent_again_on_the_next(agent: FakeAgent) -> None:
     agent.spawn()
     agent.next_link().cut()
     link = agent.next_link()
@@ -288,7 +291,7 @@ def test_a_hello_that_was_lost_is_said_again(agent: FakeAgent) -> None:
     assert link.value("add", a=1) == 1
 
 
-def test_a_worker_that_stops_does_not_wait_for_an_agent(agent: FakeAgent) -> None:
+def test_a_worker_that_loses_its_agent_while_it_stops_exits_at_once(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     link.progress(link.request("wait", file="never"))
@@ -298,17 +301,17 @@ def test_a_worker_that_stops_does_not_wait_for_an_agent(agent: FakeAgent) -> Non
     assert worker.exit()[0] == 4
 
 
-def test_sigterm_ends_one_that_waits(agent: FakeAgent) -> None:
+def test_sigterm_stops_a_worker_that_waits_for_an_agent(agent: FakeAgent) -> None:
     worker = agent.spawn()
     worker.attach().ping(1)
     agent.kill()
-    worker.wait_told("s to come back")
+    worker.wait_for_stderr("s to come back")
     worker.signal(signal.SIGTERM)
     code, stdout, _ = worker.exit()
     assert (code, stdout) == (0, "started\nstopped\n")
 
 
-# By command: what it prints of its end.
+# What the worker prints at its end, by running command.
 ORPHANS = {
     "": ["stopped"],
     "until_cancelled": ["stopped"],
@@ -320,9 +323,9 @@ ORPHANS = {
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("command", ORPHANS)
-def test_without_an_agent_for_too_long_it_leaves(agent: FakeAgent, command: str, keep: bool) -> None:
+def test_a_worker_stops_when_the_orphan_timeout_has_passed(agent: FakeAgent, command: str, keep: bool) -> None:
     worker = agent.spawn()
-    # It has time enough, and takes half of it before it is cancelled.
+    # A command is cancelled after half of the drain timeout.
     link = worker.attach(orphan_timeout_ms=200, drain_timeout_ms=1000 if command else 3_600_000)
     link.ping(1)
     if command:
@@ -336,7 +339,7 @@ def test_without_an_agent_for_too_long_it_leaves(agent: FakeAgent, command: str,
     assert took_s > (0.7 if command else 0.2)
 
 
-def test_a_stuck_one_is_ended_when_its_time_is_over(agent: FakeAgent) -> None:
+def test_a_stuck_orphan_is_ended_when_the_drain_timeout_has_passed(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach(orphan_timeout_ms=200, drain_timeout_ms=600)
     agent.wait_begun(link.request("stuck"))
@@ -349,7 +352,7 @@ def test_a_stuck_one_is_ended_when_its_time_is_over(agent: FakeAgent) -> None:
     assert time.monotonic() - lost_s > 0.8
 
 
-def test_a_stop_hook_is_not_waited_for_either(agent: FakeAgent) -> None:
+def test_a_stuck_stop_hook_of_an_orphan_is_ended_when_the_drain_timeout_has_passed(agent: FakeAgent) -> None:
     worker = agent.spawn("stuck_stop:app")
     worker.attach(orphan_timeout_ms=50, drain_timeout_ms=200).ping(1)
     agent.kill()
@@ -358,25 +361,27 @@ def test_a_stop_hook_is_not_waited_for_either(agent: FakeAgent) -> None:
     assert stderr.endswith("something still runs and is not waited for\n")
 
 
-def test_an_agent_that_is_back_in_time_is_all_it_needs(agent: FakeAgent) -> None:
+def test_an_agent_that_is_back_in_time_cancels_the_orphan_timer(agent: FakeAgent) -> None:
     worker = agent.spawn()
     first = worker.attach(orphan_timeout_ms=1500, drain_timeout_ms=0)
     first.ping(1)
     first.cut()
     link = worker.attach(orphan_timeout_ms=1500, drain_timeout_ms=0)
-    # Longer than it would have waited, and been drained.
+    # Longer than the orphan timeout and the drain timeout.
     link.call("sleep", seconds=2)
     link.stop()
     assert worker.exit()[0] == 0
 
 
-def test_an_agent_that_comes_too_late_hears_that_it_leaves_and_what_still_runs(agent: FakeAgent) -> None:
+def test_an_orphan_that_stops_tells_a_late_agent_that_it_leaves_and_still_delivers_its_answers(
+    agent: FakeAgent,
+) -> None:
     worker = agent.spawn()
     link = worker.attach(orphan_timeout_ms=100, drain_timeout_ms=3_600_000)
     id = link.request("wait", file="go", keep=True)
     link.progress(id)
     agent.kill()
-    worker.wait_told("leaving")
+    worker.wait_for_stderr("leaving")
     agent.start()
     late = worker.attach()
     assert late.held() == [(id, True, False)]
@@ -389,7 +394,7 @@ def test_an_agent_that_comes_too_late_hears_that_it_leaves_and_what_still_runs(a
     assert (code, stdout) == (4, "started\nstopped\n")
 
 
-def test_a_full_disk_is_no_failure_of_who_prints(agent: FakeAgent) -> None:
+def test_a_command_that_prints_to_a_full_disk_does_not_fail(agent: FakeAgent) -> None:
     with open("/dev/full", "wb") as full:
         worker = agent.spawn(stdout=full)
         link = worker.attach()
@@ -400,7 +405,7 @@ def test_a_full_disk_is_no_failure_of_who_prints(agent: FakeAgent) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: holes are punched")
-def test_what_it_prints_while_there_is_no_agent_takes_little_of_the_disk(agent: FakeAgent) -> None:
+def test_output_without_an_agent_takes_a_bounded_part_of_the_disk(agent: FakeAgent) -> None:
     path = agent.dir / "stdout"
     with path.open("ab") as file:
         worker = agent.spawn(stdout=file)

@@ -1,4 +1,4 @@
-"""Limits that a worker sets before the application's code, in processes of their own: they are for good."""
+"""Resource limits and the tree mark. Each test sets them in a process of its own, because they cannot be undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(program: str) -> str:
     return done.stdout.decode().strip()
 
 
-def test_a_daemon_with_an_empty_environment_still_carries_the_mark_of_its_worker() -> None:
+def test_a_daemon_with_an_empty_environment_still_has_the_mark_of_its_worker() -> None:
     program = """
         import os
         from pitwarden._tree_mark import mark_descendants
@@ -34,7 +34,7 @@ def test_a_daemon_with_an_empty_environment_still_carries_the_mark_of_its_worker
     assert run(program).split()[3:5] == [str(mark_of("text-0-abcdefgh"))] * 2
 
 
-def test_open_files_and_data_are_limits_of_each_process() -> None:
+def test_open_files_and_data_bytes_limit_each_process() -> None:
     program = """
         import resource, subprocess, sys
         from pitwarden._resource_limits import limit_resources
@@ -49,7 +49,7 @@ def test_open_files_and_data_are_limits_of_each_process() -> None:
     assert run(program).split("\n") == ["(100, 100)", "no memory", "300000000"]
 
 
-def test_a_limit_is_never_raised() -> None:
+def test_limit_resources_never_raises_a_limit() -> None:
     program = """
         import resource
         from pitwarden._resource_limits import limit_resources
@@ -61,7 +61,7 @@ def test_a_limit_is_never_raised() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root: the kernel counts processes of other users alone")
-def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
+def test_a_worker_that_forks_without_end_is_stopped_by_the_limit_of_tasks() -> None:
     program = """
         import os, resource, time
         from pitwarden._resource_limits import limit_resources
@@ -83,7 +83,7 @@ def test_a_worker_that_forks_without_end_is_denied_more_at_some_point() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root: the kernel counts processes of other users alone")
-def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_started() -> None:
+def test_eight_workers_of_one_user_can_start_their_threads_when_the_limit_of_tasks_is_raised() -> None:
     program = """
         import os, resource, threading
         from pitwarden import _resource_limits
@@ -91,11 +91,11 @@ def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_starte
         each, threads = 32, 12
 
         def work(orders, answers):
-            # What the agent says of one worker, and then of eight.
-            assert _limits.limit_resources(f"tasks={each}") is None
+            # The limits that the agent sends for one worker and then for eight.
+            assert _resource_limits.limit_resources(f"tasks={each}") is None
             os.write(answers, b"l")
             os.read(orders, 1)
-            _limits.raise_tasks(8 * each)
+            _resource_limits.raise_tasks(8 * each)
             try:
                 for _ in range(threads):
                     threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -122,19 +122,19 @@ def test_eight_workers_of_one_user_have_their_threads_as_more_of_them_are_starte
     assert run(program) == "y" * 8
 
 
-def test_a_raised_limit_of_tasks_is_never_lowered_and_only_raised_where_there_was_one() -> None:
+def test_raise_tasks_never_lowers_the_limit_and_sets_none_where_there_was_none() -> None:
     program = """
         import resource
         from pitwarden import _resource_limits
         soft = lambda: resource.getrlimit(resource.RLIMIT_NPROC)[0]
         hard = min(20_000, soft())
         resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-        _limits.raise_tasks(5)
+        _resource_limits.raise_tasks(5)
         print(soft() == hard)
-        assert _limits.limit_resources("tasks=500") is None
+        assert _resource_limits.limit_resources("tasks=500") is None
         before = soft() - 500
         for value in (700, 600, 0):
-            _limits.raise_tasks(value)
+            _resource_limits.raise_tasks(value)
             print(soft() - before if value else soft() == hard)
     """
     assert run(program) == "True\n700\n700\nTrue"

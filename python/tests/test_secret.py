@@ -1,4 +1,4 @@
-"""How a worker gets its secret, and what it proves with it."""
+"""How a worker gets its secret, and the tokens that it makes from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fake_agent import PATIENCE_S, SECRET, WORKER_ID, FakeAgent, secret_line
 from pitwarden._peer import listener_problem
 from pitwarden._secret import DIALS_MAX, Secret, SecretError
 
-# Prints the first token, and what is at descriptor 0 afterwards.
+# Prints the first token, and what descriptor 0 is afterwards.
 TAKE = f"""
 import os, sys
 from pitwarden._secret import take_secret
@@ -36,7 +36,7 @@ def take(stdin: Union[socket.socket, int]) -> subprocess.Popen[str]:
     )
 
 
-def test_each_token_is_the_hash_of_the_next_and_there_are_a_thousand() -> None:
+def test_each_of_the_thousand_tokens_is_the_hash_of_the_next() -> None:
     secret = Secret(SECRET)
     tokens = [bytes.fromhex(secret.next_token()) for _ in range(DIALS_MAX)]
     assert all(hashlib.sha256(later).digest() == token for token, later in itertools.pairwise(tokens))
@@ -56,7 +56,7 @@ def test_the_secret_may_arrive_late_and_in_parts() -> None:
     assert (stdout, stderr) == (f"{first_token()} /dev/null\n", "")
 
 
-def test_words_of_another_program_are_no_secret_and_stay_unread() -> None:
+def test_data_of_another_program_is_not_taken_for_a_secret_and_stays_unread() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(b"hello\n")
@@ -66,7 +66,7 @@ def test_words_of_another_program_are_no_secret_and_stay_unread() -> None:
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_where_no_agent_is_at_the_other_end_the_error_comes_at_once(ended: bool) -> None:
+def test_without_an_agent_at_the_other_end_taking_the_secret_fails_at_once(ended: bool) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         if ended:
@@ -75,7 +75,7 @@ def test_where_no_agent_is_at_the_other_end_the_error_comes_at_once(ended: bool)
     assert "the agent's secret did not arrive" in stderr
 
 
-def test_a_secret_for_another_worker_is_not_taken() -> None:
+def test_a_secret_for_another_worker_is_not_accepted() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(secret_line("w-2"))
@@ -83,21 +83,21 @@ def test_a_secret_for_another_worker_is_not_taken() -> None:
     assert "the agent's secret did not arrive" in stderr
 
 
-def test_a_worker_without_its_secret_says_so_and_exits_with_2(agent: FakeAgent) -> None:
+def test_a_worker_without_its_secret_reports_that_and_exits_with_2(agent: FakeAgent) -> None:
     worker = agent.spawn(PITWARDEN_WORKER_ID="w-other")
     code, _, stderr = worker.exit()
     assert code == 2
     assert stderr.startswith("pitwarden: the agent's secret did not arrive")
 
 
-def test_the_one_token_of_an_earlier_agent_is_sent_at_each_dial(agent: FakeAgent) -> None:
+def test_with_pitwarden_token_every_hello_has_that_token(agent: FakeAgent) -> None:
     worker = agent.spawn(PITWARDEN_TOKEN="00ff" * 16)
     first = worker.attach()
     first.cut()
     assert [first.hello.token, agent.next_link().hello.token] == ["00ff" * 16] * 2
 
 
-def test_a_worker_that_has_used_up_its_secret_leaves(agent: FakeAgent) -> None:
+def test_a_worker_that_has_no_token_left_leaves(agent: FakeAgent) -> None:
     script = "import sys\nfrom pitwarden import _secret, worker\n_secret.DIALS_MAX = 1\nsys.exit(worker.main())"
     worker = agent.spawn(args=("-c", script))
     worker.attach().cut()
@@ -106,7 +106,7 @@ def test_a_worker_that_has_used_up_its_secret_leaves(agent: FakeAgent) -> None:
     assert "this worker has dialled 1 times, which uses up its secret; leaving" in stderr
 
 
-def test_a_listener_of_another_user_gets_no_token(tmp_path: Path) -> None:
+def test_a_socket_whose_listener_runs_as_another_user_is_not_dialled(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

@@ -1,4 +1,4 @@
-"""The session as tables: what comes in, what is done, and the frame that then goes out."""
+"""Tables of steps for a session: a step is a call of a SessionDriver method, and what it must return."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pitwarden.errors import Error
 WELCOME = AgentFrame(welcome=Welcome(protocol=1, concurrency=4))
 
 
-class Bench:
-    """A session with its calls by id, and words for a table's steps. The clock stands at `now_s`."""
+class SessionDriver:
+    """Drives a session, with calls by id and a clock that stands at `now_s`. Its methods are the steps of tables."""
 
     def __init__(self) -> None:
         self.marked: list[int] = []
@@ -76,7 +76,7 @@ class Bench:
         return [] if frame is None else [result.ran_us for result in frame.results]
 
     def take(self) -> Optional[dict[str, Any]]:
-        return told(self.session.next_frame(self.now_s, loop_lag_ms=7))
+        return frame_fields(self.session.next_frame(self.now_s, loop_lag_ms=7))
 
     def cancelled(self, id: int) -> bool:
         return self.calls[id].cancelled
@@ -85,37 +85,37 @@ class Bench:
         return self.session.idle
 
 
-def told(frame: Optional[WorkerFrame]) -> Optional[dict[str, Any]]:
-    """A frame's fields that are set, as plain data."""
+def frame_fields(frame: Optional[WorkerFrame]) -> Optional[dict[str, Any]]:
+    """The fields of a frame that are set, as plain data."""
     if frame is None:
         return None
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if frame.HasField("hello"):
-        said["hello"] = frame.hello.worker_id
+        fields["hello"] = frame.hello.worker_id
     if frame.HasField("pong"):
         pong = frame.pong
-        said["pong"] = (pong.sequence, pong.in_flight, pong.requests_started, pong.requests_finished)
-        said["pong_ms"] = (pong.oldest_request_ms, pong.loop_lag_ms)
+        fields["pong"] = (pong.sequence, pong.in_flight, pong.requests_started, pong.requests_finished)
+        fields["pong_ms"] = (pong.oldest_request_ms, pong.loop_lag_ms)
     if frame.returned:
-        said["returned"] = list(frame.returned)
+        fields["returned"] = list(frame.returned)
     if frame.leaving:
-        said["leaving"] = True
+        fields["leaving"] = True
     if frame.replayed:
-        said["replayed"] = list(frame.replayed)
+        fields["replayed"] = list(frame.replayed)
     if frame.chunks:
-        said["chunks"] = [(chunk.id, chunk.payload) for chunk in frame.chunks]
+        fields["chunks"] = [(chunk.id, chunk.payload) for chunk in frame.chunks]
     if frame.results:
-        said["results"] = [(r.id, r.error.code or r.payload) for r in frame.results]
+        fields["results"] = [(r.id, r.error.code or r.payload) for r in frame.results]
     if frame.progress:
-        said["progress"] = [(progress.id, progress.fraction) for progress in frame.progress]
-    return said
+        fields["progress"] = [(progress.id, progress.fraction) for progress in frame.progress]
+    return fields
 
 
-# A step is a word of Bench, its arguments, and what it returns.
+# A method of SessionDriver, its arguments, and what it must return.
 Step = tuple[str, tuple[Any, ...], Any]
 
 TABLE: dict[str, list[Step]] = {
-    "a cancel for a request that never was changes nothing": [
+    "a cancel of an unknown request changes nothing": [
         ("cancels", (9,), []),
         ("take", (), None),
     ],
@@ -127,7 +127,7 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), {"results": [(1, b"r")]}),
         ("take", (), None),
     ],
-    "a second answer is dropped": [
+    "a second result is dropped": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("fail", (1,), None),
@@ -135,14 +135,14 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), {"results": [(1, 2)]}),
         ("idle", (), True),
     ],
-    "a report after the answer is dropped": [
+    "a progress report after the result is dropped": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("finish", (1,), None),
         ("report", (1, 0.5), None),
         ("take", (), {"results": [(1, b"r")]}),
     ],
-    "a waiting request that is cancelled is answered at once and not begun": [
+    "a waiting request that is cancelled is answered at once and does not begin": [
         ("requests", (1,), [1]),
         ("cancels", (1,), []),
         ("take", (), {"results": [(1, 1)]}),
@@ -150,7 +150,7 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), None),
         ("idle", (), True),
     ],
-    "a running request that is cancelled has the last word": [
+    "a running request that is cancelled is answered by its command": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("cancels", (1,), [1]),
@@ -159,7 +159,7 @@ TABLE: dict[str, list[Step]] = {
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
     ],
-    "that a request began is worth no frame of its own": [
+    "the begin of a request sends no frame": [
         ("requests", (1, 2), [1, 2]),
         ("begin", (1,), True),
         ("begin", (2,), True),
@@ -169,7 +169,7 @@ TABLE: dict[str, list[Step]] = {
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
     ],
-    "a pong counts": [
+    "a pong has the counts and the age of the oldest request": [
         ("requests", (1, 2, 3), [1, 2, 3]),
         ("begin", (1,), True),
         ("later", (0.25,), None),
@@ -181,13 +181,13 @@ TABLE: dict[str, list[Step]] = {
         ("ping", (2,), None),
         ("take", (), {"pong": (2, 1, 2, 1), "pong_ms": (500, 7), "results": [(1, b"r")]}),
     ],
-    "a ping that comes twice before its turn is answered once, the later one": [
+    "of two pings before a frame the later one is answered": [
         ("ping", (1,), None),
         ("ping", (2,), None),
         ("take", (), {"pong": (2, 0, 0, 0), "pong_ms": (0, 7)}),
         ("take", (), None),
     ],
-    "a stream's result comes after its chunks": [
+    "the result of a stream is sent after its chunks": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("chunk", (1, b"a"), True),
@@ -195,7 +195,7 @@ TABLE: dict[str, list[Step]] = {
         ("finish", (1, b""), None),
         ("take", (), {"chunks": [(1, b"a"), (1, b"b")], "results": [(1, b"")]}),
     ],
-    "a pong is not held back by what is large": [
+    "a pong does not wait for large chunks": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("chunk", (1, bytes(900_000)), True),
@@ -205,13 +205,13 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), {"chunks": [(1, bytes(900_000))]}),
         ("take", (), None),
     ],
-    "one payload larger than a frame goes whole": [
+    "a payload that is larger than a frame is sent in one frame": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("finish", (1, bytes(3_000_000)), None),
         ("take", (), {"results": [(1, bytes(3_000_000))]}),
     ],
-    "what is given back is not begun and not answered": [
+    "a returned request does not begin and has no result": [
         ("requests", (1, 2, 3), [1, 2, 3]),
         ("begin", (1,), True),
         ("recall", (), True),
@@ -222,25 +222,25 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), {"results": [(1, b"r")]}),
         ("idle", (), True),
     ],
-    "what was cancelled is answered, and not given back too": [
+    "a request that was cancelled is answered and not returned": [
         ("requests", (1,), [1]),
         ("cancels", (1,), []),
         ("give_back", (1,), None),
         ("take", (), {"results": [(1, 1)]}),
     ],
-    "that it leaves is said once": [
+    "leaving is announced once": [
         ("leave", (), None),
         ("take", (), {"leaving": True}),
         ("take", (), None),
     ],
-    "the newest that began is marked": [
+    "only a request that is newer than the marked one is marked as begun": [
         ("requests", (1, 2, 3), [1, 2, 3]),
         ("begin", (2,), True),
         ("begin", (1,), True),
         ("begin", (3,), True),
         ("marks", (), [2, 3]),
     ],
-    "ids that wrap are newer": [
+    "an id that has wrapped is newer than those before": [
         ("requests", (1, 2**31 - 1, 2**32 - 2, 0, 5), [1, 2**31 - 1, 2**32 - 2, 0, 5]),
         ("begin", (2**31 - 1,), True),
         ("begin", (2**32 - 2,), True),
@@ -248,7 +248,7 @@ TABLE: dict[str, list[Step]] = {
         ("begin", (5,), True),
         ("marks", (), [2**31 - 1, 2**32 - 2, 0, 5]),
     ],
-    "a result says how long its command ran, and 0 when it never began": [
+    "a result has the time that its command ran, or 0 if it never began": [
         ("requests", (1, 2, 3), [1, 2, 3]),
         ("begin", (1,), True),
         ("later", (0.25,), None),
@@ -258,7 +258,7 @@ TABLE: dict[str, list[Step]] = {
         ("cancels", (3,), []),
         ("ran_us", (), [250_000, 1, 0]),
     ],
-    "only the latest report is told": [
+    "only the latest progress report is sent": [
         ("requests", (1,), [1]),
         ("begin", (1,), True),
         ("report", (1, 0.25), None),
@@ -269,46 +269,46 @@ TABLE: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("steps", TABLE.values(), ids=TABLE)
-def test_table(steps: list[Step]) -> None:
-    bench = Bench()
-    assert bench.take() == {"hello": "w"}
-    assert bench.receive(WELCOME).concurrency == 4
-    for number, (word, arguments, returned) in enumerate(steps):
-        assert (number, getattr(bench, word)(*arguments)) == (number, returned)
+def test_session_without_a_lost_link(steps: list[Step]) -> None:
+    driver = SessionDriver()
+    assert driver.take() == {"hello": "w"}
+    assert driver.receive(WELCOME).concurrency == 4
+    for number, (method, arguments, returned) in enumerate(steps):
+        assert (number, getattr(driver, method)(*arguments)) == (number, returned)
 
 
-def test_deadline_passes_while_waiting() -> None:
-    bench = Bench()
-    bench.take()
-    bench.receive(WELCOME)
-    bench.requests(1, timeout_ms=100)
-    bench.later(0.1)
-    assert bench.begin(1) is False
-    assert bench.take() == {"results": [(1, 4)]}
+def test_a_call_whose_deadline_passed_while_it_waited_does_not_begin() -> None:
+    driver = SessionDriver()
+    driver.take()
+    driver.receive(WELCOME)
+    driver.requests(1, timeout_ms=100)
+    driver.later(0.1)
+    assert driver.begin(1) is False
+    assert driver.take() == {"results": [(1, 4)]}
 
 
-def test_request_and_cancel_in_one_frame() -> None:
-    bench = Bench()
-    bench.take()
-    bench.receive(WELCOME)
-    assert bench.requests(1, 2, cancels=(1,)) == [2]
-    assert bench.take() == {"results": [(1, 1)]}
+def test_a_request_that_is_cancelled_in_its_own_frame_is_not_started() -> None:
+    driver = SessionDriver()
+    driver.take()
+    driver.receive(WELCOME)
+    assert driver.requests(1, 2, cancels=(1,)) == [2]
+    assert driver.take() == {"results": [(1, 1)]}
 
 
-def test_drain_and_stop() -> None:
-    bench = Bench()
-    assert bench.receive(WELCOME).stop_grace_ms is None
-    received = bench.receive(AgentFrame(drain=Drain(), stop=Stop(grace_ms=0)))
+def test_a_frame_can_ask_for_a_drain_and_a_stop() -> None:
+    driver = SessionDriver()
+    assert driver.receive(WELCOME).stop_grace_ms is None
+    received = driver.receive(AgentFrame(drain=Drain(), stop=Stop(grace_ms=0)))
     assert (received.draining, received.stop_grace_ms) == (True, 0)
 
 
-def test_cancel_all_marks_what_waits_and_returns_what_runs() -> None:
-    bench = Bench()
-    bench.receive(WELCOME)
-    bench.requests(1, 2)
-    bench.begin(2)
-    assert [call.id for call in bench.session.cancel_all()] == [2]
-    assert (bench.cancelled(1), bench.cancelled(2)) == (True, True)
+def test_cancel_all_marks_all_calls_and_returns_the_running_ones() -> None:
+    driver = SessionDriver()
+    driver.receive(WELCOME)
+    driver.requests(1, 2)
+    driver.begin(2)
+    assert [call.id for call in driver.session.cancel_all()] == [2]
+    assert (driver.cancelled(1), driver.cancelled(2)) == (True, True)
 
 
 ILLEGAL = {
@@ -324,68 +324,70 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize(("before", "frame", "words"), ILLEGAL.values(), ids=ILLEGAL)
-def test_protocol_errors(before: list[AgentFrame], frame: AgentFrame, words: str) -> None:
-    bench = Bench()
+def test_a_frame_that_the_protocol_does_not_allow_raises_protocol_error(
+    before: list[AgentFrame], frame: AgentFrame, words: str
+) -> None:
+    driver = SessionDriver()
     for earlier in before:
-        bench.receive(earlier)
+        driver.receive(earlier)
     with pytest.raises(ProtocolError, match=words):
-        bench.receive(frame)
+        driver.receive(frame)
 
 
-def test_concurrency_is_at_least_one() -> None:
-    assert Bench().receive(AgentFrame(welcome=Welcome(protocol=1))).concurrency == 1
+def test_the_concurrency_of_a_welcome_is_at_least_one() -> None:
+    assert SessionDriver().receive(AgentFrame(welcome=Welcome(protocol=1))).concurrency == 1
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things_happen(seed: int) -> None:
-    dice = random.Random(seed)
-    bench = Bench()
+def test_every_request_gets_one_result_or_is_returned_whatever_the_order_of_events(seed: int) -> None:
+    rng = random.Random(seed)
+    driver = SessionDriver()
     frames: list[WorkerFrame] = []
     chunks_added: dict[int, int] = {}
     running: set[int] = set()
-    bench.receive(WELCOME)
+    driver.receive(WELCOME)
     ids = list(range(1, 31))
     for id in ids:
-        bench.requests(id, timeout_ms=dice.choice([0, 0, 50]))
-        for _ in range(dice.randrange(8)):
-            bench.later(dice.choice([0, 0.01, 0.05]))
-            target = dice.randrange(1, id + 1)
-            deed = dice.choice(
+        driver.requests(id, timeout_ms=rng.choice([0, 0, 50]))
+        for _ in range(rng.randrange(8)):
+            driver.later(rng.choice([0, 0.01, 0.05]))
+            target = rng.randrange(1, id + 1)
+            event = rng.choice(
                 ["begin", "begin", "chunk", "report", "finish", "fail", "cancel", "ping", "take", "recall"]
             )
-            if deed == "begin" and bench.calls[target].begun_s is None and bench.begin(target):
+            if event == "begin" and driver.calls[target].begun_s is None and driver.begin(target):
                 running.add(target)
-            elif deed == "chunk" and target in running:
-                bench.chunk(target, bytes([chunks_added.get(target, 0)]) * dice.choice([1, 300_000]))
+            elif event == "chunk" and target in running:
+                driver.chunk(target, bytes([chunks_added.get(target, 0)]) * rng.choice([1, 300_000]))
                 chunks_added[target] = chunks_added.get(target, 0) + 1
-            elif deed in ("finish", "fail") and bench.calls[target].begun_s is not None:
-                getattr(bench, deed)(target)
+            elif event in ("finish", "fail") and driver.calls[target].begun_s is not None:
+                getattr(driver, event)(target)
                 running.discard(target)
-            elif deed == "report":
-                bench.report(target, dice.random())
-            elif deed == "cancel":
-                bench.cancels(target)
-            elif deed == "recall":
-                bench.give_back(*(each for each in bench.calls if bench.calls[each].begun_s is None))
-            elif deed == "ping":
-                bench.ping(id)
-            elif deed == "take":
-                frames.extend(filter(None, [bench.session.next_frame(bench.now_s)]))
+            elif event == "report":
+                driver.report(target, rng.random())
+            elif event == "cancel":
+                driver.cancels(target)
+            elif event == "recall":
+                driver.give_back(*(each for each in driver.calls if driver.calls[each].begun_s is None))
+            elif event == "ping":
+                driver.ping(id)
+            elif event == "take":
+                frames.extend(filter(None, [driver.session.next_frame(driver.now_s)]))
     for id in ids:
-        if bench.calls[id].begun_s is not None or bench.begin(id):
-            bench.finish(id)
-    while not bench.session.empty:
-        frames.extend(filter(None, [bench.session.next_frame(bench.now_s)]))
+        if driver.calls[id].begun_s is not None or driver.begin(id):
+            driver.finish(id)
+    while not driver.session.empty:
+        frames.extend(filter(None, [driver.session.next_frame(driver.now_s)]))
 
-    assert bench.session.idle
-    assert bench.session.has_room
+    assert driver.session.idle
+    assert driver.session.has_room
     results = [result.id for frame in frames for result in frame.results]
     returned = [id for frame in frames for id in frame.returned]
     assert sorted(results + returned) == ids
     for number, frame in enumerate(frames):
         answered_before = {result.id for earlier in frames[:number] for result in earlier.results}
-        said = {chunk.id for chunk in frame.chunks} | {report.id for report in frame.progress}
-        assert not said & answered_before
+        fields = {chunk.id for chunk in frame.chunks} | {report.id for report in frame.progress}
+        assert not fields & answered_before
         size = sum(len(part.payload) for part in [*frame.chunks, *frame.results])
         assert size <= _send_queue.FRAME_MAX_BYTES or len(frame.chunks) + len(frame.results) == 1
     for id, count in chunks_added.items():
@@ -393,13 +395,13 @@ def test_every_request_gets_one_result_or_is_given_back_in_whatever_order_things
         assert sent == list(range(count))
 
 
-def test_a_stream_is_paused_and_resumed() -> None:
-    bench = Bench()
-    bench.receive(WELCOME)
-    # A pause may come in the frame that brings the request.
+def test_a_call_can_be_paused_in_its_own_frame_and_resumed_later() -> None:
+    driver = SessionDriver()
+    driver.receive(WELCOME)
+    # The frame also pauses a request that does not exist.
     request = LinkRequest(id=1, command="c")
-    call = bench.receive(AgentFrame(requests=[request], pauses=[1, 9])).starts[0]
+    call = driver.receive(AgentFrame(requests=[request], pauses=[1, 9])).starts[0]
     assert call.paused
-    received = bench.receive(AgentFrame(resumes=[1, 9]))
+    received = driver.receive(AgentFrame(resumes=[1, 9]))
     assert received.resumed == [call]
     assert not call.paused

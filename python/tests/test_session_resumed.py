@@ -1,4 +1,4 @@
-"""The session across lines, as tables: what is kept, dropped, held, said again, given up."""
+"""Tables of steps for a session that loses its links: which answers it stores, drops, reports, replays and evicts."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import zlib
 from typing import Any, Optional
 
 import pytest
-from test_session import Bench, Step, told
+from test_session import SessionDriver, Step, frame_fields
 
 from pitwarden._pb.link_pb2 import AgentFrame, Limits, LinkRequest, Welcome
 from pitwarden._result_store import CHUNK_OVERHEAD_BYTES
 from pitwarden._send_queue import CHUNKS_MAX
 from pitwarden._session import ProtocolError
 
-FAR = {"keep_results": 1000, "keep_bytes": 1_000_000_000, "keep_ms": 60_000}
+WIDE_LIMITS = {"keep_results": 1000, "keep_bytes": 1_000_000_000, "keep_ms": 60_000}
 DATA_LOSS = 15
 
 
-class Lines(Bench):
-    """A bench whose line can be lost. Kept requests have the command "k", others "c"."""
+class ReconnectingDriver(SessionDriver):
+    """A driver that can lose its link. Kept requests have the command "k", others "c"."""
 
-    def __init__(self, **bounds: int) -> None:
+    def __init__(self, **limits: int) -> None:
         super().__init__()
-        self.bounds = {**FAR, **bounds}
+        self.limits = {**WIDE_LIMITS, **limits}
         self.take()
         self.welcome()
 
     def welcome(self, **more: Any) -> Optional[int]:
-        welcome = Welcome(protocol=1, concurrency=4, **self.bounds)
+        welcome = Welcome(protocol=1, concurrency=4, **self.limits)
         return self.receive(AgentFrame(welcome=welcome, **more)).concurrency
 
     def keep(self, *ids: int, timeout_ms: int = 0) -> list[int]:
@@ -41,12 +41,12 @@ class Lines(Bench):
         self.session.detach(self.now_s)
 
     def hello(self) -> dict[str, Any]:
-        """The next line's hello: what it says of the last id, of those ended, and what is held."""
+        """Attaches the session. Returns what its hello reports: last id, counts of ended requests, held requests."""
         self.session.attach(self.now_s)
         frame = self.session.next_frame(self.now_s)
         assert frame is not None
         assert frame.HasField("hello")
-        assert told(frame) == {"hello": "w"}
+        assert frame_fields(frame) == {"hello": "w"}
         if not frame.hello.HasField("resumed"):
             return {}
         resumed = frame.hello.resumed
@@ -56,25 +56,25 @@ class Lines(Bench):
             "held": [(held.id, held.command + ("!" if held.ended else "")) for held in resumed.held],
         }
 
-    def again(self) -> list[tuple[int, str]]:
-        """A line that is lost and there again at once; what it holds."""
+    def reconnect(self) -> list[tuple[int, str]]:
+        """Loses the link and attaches to the next one at once. Returns the requests that the hello reports."""
         self.detach()
         held: list[tuple[int, str]] = self.hello()["held"]
         self.welcome()
         return held
 
-    def kept(self) -> list[int]:
+    def stored(self) -> list[int]:
         return list(self.session._result_store.answers)
 
-    def limit(self, **bounds: int) -> None:
-        """What a reload of the config changes on a line that is there."""
-        self.receive(AgentFrame(limits=Limits(**{**self.bounds, **bounds})))
+    def limit(self, **limits: int) -> None:
+        """Changes limits on the present link, as a reload of the configuration does."""
+        self.receive(AgentFrame(limits=Limits(**{**self.limits, **limits})))
 
     def ack(self, *ids: int) -> None:
         self.receive(AgentFrame(acks=ids))
 
     def replay(self, *ids: int) -> list[int]:
-        """Those that it cancels."""
+        """Returns the requests that it cancels."""
         return [call.id for call in self.receive(AgentFrame(replays=ids)).cancelled]
 
     def welcome_and_replay(self, *ids: int) -> None:
@@ -92,8 +92,8 @@ class Lines(Bench):
     def room(self, id: int, size: int = 1) -> bool:
         return self.session.has_room_for(self.calls[id], size)
 
-    def take_ends(self) -> list[tuple[int, int]]:
-        """Results of the next frame: id, code."""
+    def take_results(self) -> list[tuple[int, int]]:
+        """The results of the next frame: id and code."""
         frame = self.session.next_frame(self.now_s)
         return [] if frame is None else [(result.id, result.error.code) for result in frame.results]
 
@@ -101,22 +101,22 @@ class Lines(Bench):
         for id in ids:
             assert self.begin(id)
 
-    def say(self, id: int, payload: bytes = b"c") -> None:
+    def add_chunk(self, id: int, payload: bytes = b"c") -> None:
         self.chunk(id, payload)
 
 
 TABLE: dict[str, list[Step]] = {
-    "nothing was there": [
+    "a worker without requests holds nothing": [
         ("detach", (), None),
         ("hello", (), {"last": 0, "ended": (0, 0), "held": []}),
         ("welcome", (), None),
         ("take", (), None),
     ],
-    "the next one says no concurrency": [
-        ("again", (), []),
+    "only the first welcome sets the concurrency": [
+        ("reconnect", (), []),
         ("keep", (1,), [1]),
     ],
-    "what waits is dropped unless it is kept": [
+    "a waiting request is dropped with its link unless it is kept": [
         ("requests", (1, 2), [1, 2]),
         ("keep", (3, 4), [3, 4]),
         ("detach", (), None),
@@ -125,7 +125,7 @@ TABLE: dict[str, list[Step]] = {
         ("begin", (3,), True),
         ("idle", (), False),
     ],
-    "what waits and is kept begins while away": [
+    "a kept request that waits begins without a link": [
         ("keep", (1,), [1]),
         ("detach", (), None),
         ("begin", (1,), True),
@@ -136,18 +136,18 @@ TABLE: dict[str, list[Step]] = {
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "results": [(1, b"r")]}),
     ],
-    "what runs goes on; where it is not kept only its end is told": [
+    "of a running request that is not kept only the result is sent on the next link": [
         ("requests", (1,), [1]),
         ("run", (1,), None),
-        ("say", (1,), None),
-        ("again", (), [(1, "c")]),
-        ("say", (1,), None),
+        ("add_chunk", (1,), None),
+        ("reconnect", (), [(1, "c")]),
+        ("add_chunk", (1,), None),
         ("take", (), None),
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
-        ("again", (), []),
+        ("reconnect", (), []),
     ],
-    "what runs and ends while away is gone where it is not kept": [
+    "a request that is not kept is forgotten if it ends without a link": [
         ("requests", (1,), [1]),
         ("run", (1,), None),
         ("detach", (), None),
@@ -157,7 +157,7 @@ TABLE: dict[str, list[Step]] = {
         ("welcome", (), None),
         ("take", (), None),
     ],
-    "what ends between hello and welcome is told after it": [
+    "results between hello and welcome are sent after the welcome": [
         ("requests", (1,), [1]),
         ("keep", (2,), [2]),
         ("run", (1, 2), None),
@@ -169,18 +169,18 @@ TABLE: dict[str, list[Step]] = {
         ("welcome", (), None),
         ("take", (), {"results": [(1, b"r"), (2, 2)]}),
     ],
-    "what was not sent is not sent on the next line": [
+    "what was not sent on one link is not sent on the next": [
         ("requests", (1, 2, 3), [1, 2, 3]),
         ("run", (1, 2), None),
         ("finish", (1,), None),
-        ("say", (2,), None),
+        ("add_chunk", (2,), None),
         ("report", (2, 0.5), None),
         ("give_back", (3,), None),
         ("ping", (9,), None),
-        ("again", (), [(2, "c")]),
+        ("reconnect", (), [(2, "c")]),
         ("take", (), None),
     ],
-    "what is given back while away is held no more": [
+    "a request that is returned without a link is not held": [
         ("keep", (1,), [1]),
         ("detach", (), None),
         ("give_back", (1,), None),
@@ -188,48 +188,48 @@ TABLE: dict[str, list[Step]] = {
         ("welcome", (), None),
         ("take", (), None),
     ],
-    "an answer is kept after it was sent, until it is acknowledged": [
+    "an answer that was sent is stored until it is acknowledged": [
         ("keep", (1, 2), [1, 2]),
         ("run", (1, 2), None),
         ("finish", (1,), None),
         ("fail", (2,), None),
         ("take", (), {"results": [(1, b"r"), (2, 2)]}),
         ("ack", (2, 77), None),
-        ("again", (), [(1, "k!")]),
+        ("reconnect", (), [(1, "k!")]),
         ("ack", (1,), None),
-        ("again", (), []),
+        ("reconnect", (), []),
     ],
-    "one that was cancelled before it began is an answer too": [
+    "the result of a request that was cancelled before it began is stored too": [
         ("keep", (1,), [1]),
         ("cancels", (1,), []),
         ("take", (), {"results": [(1, 1)]}),
-        ("again", (), [(1, "k!")]),
+        ("reconnect", (), [(1, "k!")]),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "results": [(1, 1)]}),
     ],
-    "a running one that is acknowledged is kept no more, and has its end": [
+    "a running request that is acknowledged is not stored, and its result is sent": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
         ("ack", (1,), None),
-        ("again", (), [(1, "k")]),
+        ("reconnect", (), [(1, "k")]),
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
-        ("again", (), []),
+        ("reconnect", (), []),
     ],
-    "a replay takes back what waits to be sent, and begins anew": [
+    "a replay removes what waits to be sent and starts from the first chunk": [
         ("keep", (1, 2), [1, 2]),
         ("run", (1, 2), None),
-        ("say", (1, b"a"), None),
+        ("add_chunk", (1, b"a"), None),
         ("take", (), {"chunks": [(1, b"a")]}),
-        ("say", (1, b"b"), None),
-        ("say", (2, b"x"), None),
+        ("add_chunk", (1, b"b"), None),
+        ("add_chunk", (2, b"x"), None),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "chunks": [(2, b"x"), (1, b"a"), (1, b"b")]}),
-        ("say", (1, b"c"), None),
+        ("add_chunk", (1, b"c"), None),
         ("finish", (1, b""), None),
         ("take", (), {"chunks": [(1, b"c")], "results": [(1, b"")]}),
     ],
-    "a replay of one that waits is a promise": [
+    "a replay of a waiting request sends its result when it ends": [
         ("keep", (1,), [1]),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1]}),
@@ -237,32 +237,32 @@ TABLE: dict[str, list[Step]] = {
         ("finish", (1,), None),
         ("take", (), {"results": [(1, b"r")]}),
     ],
-    "what runs and is kept says nothing on the next line before it is asked": [
+    "a kept stream sends nothing on the next link before its replay": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
-        ("say", (1, b"a"), None),
+        ("add_chunk", (1, b"a"), None),
         ("detach", (), None),
-        ("say", (1, b"b"), None),
+        ("add_chunk", (1, b"b"), None),
         ("hello", (), {"last": 1, "ended": (0, 0), "held": [(1, "k")]}),
-        ("say", (1, b"c"), None),
+        ("add_chunk", (1, b"c"), None),
         ("welcome", (), None),
-        ("say", (1, b"d"), None),
+        ("add_chunk", (1, b"d"), None),
         ("take", (), None),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "chunks": [(1, b"a"), (1, b"b"), (1, b"c"), (1, b"d")]}),
-        ("say", (1, b"e"), None),
+        ("add_chunk", (1, b"e"), None),
         ("take", (), {"chunks": [(1, b"e")]}),
     ],
-    "its end is told, and is void when it is asked for": [
+    "a result that waits to be sent is removed by a replay": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
-        ("say", (1, b"a"), None),
-        ("again", (), [(1, "k")]),
+        ("add_chunk", (1, b"a"), None),
+        ("reconnect", (), [(1, "k")]),
         ("finish", (1, b""), None),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "chunks": [(1, b"a")], "results": [(1, b"")]}),
     ],
-    "a replay in the frame of the welcome": [
+    "a replay can come in the frame of the welcome": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
         ("detach", (), None),
@@ -271,22 +271,22 @@ TABLE: dict[str, list[Step]] = {
         ("welcome_and_replay", (1,), None),
         ("take", (), {"replayed": [1], "results": [(1, b"r")]}),
     ],
-    "a second loss in the middle of a replay": [
+    "a replay that is cut off by another loss starts from the first chunk again": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
-        ("say", (1, bytes(900_000)), None),
-        ("say", (1, bytes(900_000)), None),
-        ("again", (), [(1, "k")]),
+        ("add_chunk", (1, bytes(900_000)), None),
+        ("add_chunk", (1, bytes(900_000)), None),
+        ("reconnect", (), [(1, "k")]),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "chunks": [(1, bytes(900_000))]}),
-        ("again", (), [(1, "k")]),
+        ("reconnect", (), [(1, "k")]),
         ("take", (), None),
         ("replay", (1,), []),
         ("finish", (1, b""), None),
         ("take", (), {"replayed": [1], "chunks": [(1, bytes(900_000))]}),
         ("take", (), {"chunks": [(1, bytes(900_000))], "results": [(1, b"")]}),
     ],
-    "a pause is for the line on which it was said": [
+    "a pause ends with its link": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
         ("pause", (1,), None),
@@ -294,54 +294,54 @@ TABLE: dict[str, list[Step]] = {
         ("paused", (1,), False),
         ("hello", (), {"last": 1, "ended": (0, 0), "held": [(1, "k")]}),
         ("welcome", (), None),
-        ("say", (1, b"a"), None),
+        ("add_chunk", (1, b"a"), None),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1], "chunks": [(1, b"a")]}),
     ],
-    "so is a replay": [
+    "a replay ends with its link": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
         ("pause", (1,), None),
         ("replay", (1,), []),
         ("take", (), {"replayed": [1]}),
-        ("again", (), [(1, "k")]),
-        ("say", (1, b"a"), None),
+        ("reconnect", (), [(1, "k")]),
+        ("add_chunk", (1, b"a"), None),
         ("finish", (1, b""), None),
         ("take", (), {"results": [(1, b"")]}),
         ("take", (), None),
     ],
-    "a replay that is paused waits, also when its command has ended": [
+    "a paused replay waits even if its command has ended": [
         ("keep", (1, 2), [1, 2]),
         ("run", (1, 2), None),
-        ("say", (1, b"a"), None),
+        ("add_chunk", (1, b"a"), None),
         ("finish", (1, b""), None),
-        ("say", (2, b"x"), None),
-        ("again", (), [(1, "k!"), (2, "k")]),
+        ("add_chunk", (2, b"x"), None),
+        ("reconnect", (), [(1, "k!"), (2, "k")]),
         ("pause", (1, 2), None),
         ("replay", (1, 2), []),
         ("take", (), {"replayed": [1, 2]}),
         ("take", (), None),
-        ("say", (2, b"y"), None),
+        ("add_chunk", (2, b"y"), None),
         ("take", (), None),
         ("resume", (1, 2), [2]),
         ("take", (), {"chunks": [(1, b"a"), (2, b"x"), (2, b"y")], "results": [(1, b"")]}),
     ],
-    "an acknowledged one is not said to its end": [
+    "a replay ends when its answer is acknowledged": [
         ("keep", (1,), [1]),
         ("run", (1,), None),
-        ("say", (1, bytes(2_000_000)), None),
+        ("add_chunk", (1, bytes(2_000_000)), None),
         ("finish", (1, b""), None),
-        ("again", (), [(1, "k!")]),
+        ("reconnect", (), [(1, "k!")]),
         ("replay", (1,), []),
         ("ack", (1,), None),
         ("take", (), {"replayed": [1]}),
         ("take", (), None),
     ],
-    "one that nobody knows is answered": [
+    "a replay of an unknown request is answered with DATA_LOSS": [
         ("replay", (7,), []),
         ("take", (), {"replayed": [7], "results": [(7, DATA_LOSS)]}),
     ],
-    "one that runs and is not kept is answered, and cancelled": [
+    "a replay of a running request that is not kept is answered with DATA_LOSS and cancels it": [
         ("requests", (1,), [1]),
         ("run", (1,), None),
         ("replay", (1,), [1]),
@@ -349,22 +349,22 @@ TABLE: dict[str, list[Step]] = {
         ("take", (), {"replayed": [1], "results": [(1, DATA_LOSS)]}),
         ("take", (), None),
     ],
-    "after its time it is forgotten": [
+    "an answer is forgotten when keep_ms has passed": [
         ("keep", (1, 2), [1, 2]),
         ("run", (1, 2), None),
         ("finish", (1,), None),
         ("later", (59.0,), None),
         ("finish", (2,), None),
         ("later", (1.0,), None),
-        ("again", (), [(2, "k!")]),
+        ("reconnect", (), [(2, "k!")]),
     ],
-    "that it leaves is said on every line": [
+    "leaving is announced on every link": [
         ("leave", (), None),
         ("take", (), {"leaving": True}),
-        ("again", (), []),
+        ("reconnect", (), []),
         ("take", (), {"leaving": True}),
     ],
-    "that it leaves is not said before the welcome": [
+    "leaving is not announced before the welcome": [
         ("detach", (), None),
         ("leave", (), None),
         ("hello", (), {"last": 0, "ended": (0, 0), "held": []}),
@@ -372,14 +372,14 @@ TABLE: dict[str, list[Step]] = {
         ("welcome", (), None),
         ("take", (), {"leaving": True}),
     ],
-    "ids go on after the highest": [
+    "the last id of a hello is the highest that was sent": [
         ("requests", (5, 3), [5, 3]),
-        ("again", (), []),
+        ("reconnect", (), []),
         ("requests", (6, 4), [6, 4]),
         ("detach", (), None),
         ("hello", (), {"last": 6, "ended": (0, 0), "held": []}),
     ],
-    "ids that wrap": [
+    "held requests are listed oldest first when ids have wrapped": [
         ("keep", (2**31 - 1, 2**32 - 2, 2**32 - 1, 0, 1), [2**31 - 1, 2**32 - 2, 2**32 - 1, 0, 1]),
         ("run", (2**32 - 2, 0), None),
         ("finish", (0,), None),
@@ -394,25 +394,25 @@ TABLE: dict[str, list[Step]] = {
             },
         ),
     ],
-    "an id that comes round again is another request": [
+    "an id that is used again after a wrap is another request": [
         ("requests", (1,), [1]),
         ("keep", (2,), [2]),
         ("run", (1, 2), None),
-        ("again", (), [(1, "c"), (2, "k")]),
+        ("reconnect", (), [(1, "c"), (2, "k")]),
         ("finish", (1,), None),
         ("finish", (2,), None),
         ("take", (), {"results": [(1, b"r"), (2, b"r")]}),
         ("requests", (1,), [1]),
         ("keep", (2,), [2]),
         ("run", (1, 2), None),
-        ("say", (1, b"a"), None),
-        ("say", (2, b"b"), None),
+        ("add_chunk", (1, b"a"), None),
+        ("add_chunk", (2, b"b"), None),
         ("take", (), {"chunks": [(1, b"a"), (2, b"b")]}),
         ("finish", (2, b""), None),
         ("later", (60.0,), None),
-        ("again", (), [(1, "c")]),
+        ("reconnect", (), [(1, "c")]),
     ],
-    "a warm-up is not the highest": [
+    "the id of a warm-up is not the last id": [
         ("requests", (2**32 - 1,), [2**32 - 1]),
         ("run", (2**32 - 1,), None),
         ("detach", (), None),
@@ -426,55 +426,55 @@ TABLE: dict[str, list[Step]] = {
 }
 
 
-def play(lines: Lines, steps: list[Step]) -> None:
-    for number, (word, arguments, returned) in enumerate(steps):
-        assert (number, getattr(lines, word)(*arguments)) == (number, returned)
-        check_books(lines)
+def run_steps(driver: ReconnectingDriver, steps: list[Step]) -> None:
+    for number, (method, arguments, returned) in enumerate(steps):
+        assert (number, getattr(driver, method)(*arguments)) == (number, returned)
+        check_store(driver)
 
 
-def check_books(lines: Lines) -> None:
-    """Each ended answer is in one of the lists from which the oldest goes, and what is counted is what is there."""
-    kept = lines.session._result_store
+def check_store(driver: ReconnectingDriver) -> None:
+    """Each ended answer is in exactly one of the two lists, and the bytes counted are the bytes stored."""
+    kept = driver.session._result_store
     ended = {id for id, answer in kept.answers.items() if answer.ended_s is not None}
     assert not kept._ended.keys() & kept._evicted.keys()
     assert kept._ended.keys() | kept._evicted.keys() == ended
     assert kept._bytes == sum(answer.bytes for answer in kept.answers.values())
 
 
-def test_a_reload_changes_the_bounds_of_what_is_kept() -> None:
-    lines = Lines(keep_results=3)
-    lines.keep(1, 2, 3)
-    lines.run(1, 2, 3)
+def test_new_limits_evict_and_expire_answers_at_once() -> None:
+    driver = ReconnectingDriver(keep_results=3)
+    driver.keep(1, 2, 3)
+    driver.run(1, 2, 3)
     for id in (1, 2, 3):
-        lines.finish(id)
-    lines.take_ends()
-    lines.limit(keep_results=1)
-    lines.replay(1, 3)
-    assert lines.take_ends() == [(1, DATA_LOSS), (3, 0)]
-    lines.limit(keep_ms=1)
-    lines.later(0.002)
-    assert lines.again() == []
+        driver.finish(id)
+    driver.take_results()
+    driver.limit(keep_results=1)
+    driver.replay(1, 3)
+    assert driver.take_results() == [(1, DATA_LOSS), (3, 0)]
+    driver.limit(keep_ms=1)
+    driver.later(0.002)
+    assert driver.reconnect() == []
 
 
 @pytest.mark.parametrize("steps", TABLE.values(), ids=TABLE)
-def test_table(steps: list[Step]) -> None:
-    play(Lines(), steps)
+def test_session_across_links(steps: list[Step]) -> None:
+    run_steps(ReconnectingDriver(), steps)
 
 
-# Bounds, and what then happens.
-BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
-    "nothing is kept without a bound for it": (
+# Limits, and steps within them.
+LIMITED: dict[str, tuple[dict[str, int], list[Step]]] = {
+    "with keep_bytes 0 requests are held and their answers are not": (
         {"keep_bytes": 0},
         [
             ("keep", (1, 2), [1, 2]),
             ("run", (1,), None),
-            # Both are known by their names, so that neither is run again while it is here.
-            ("again", (), [(1, "k"), (2, "k")]),
+            # The agent must know both, so that it does not run them again elsewhere.
+            ("reconnect", (), [(1, "k"), (2, "k")]),
             ("finish", (1,), None),
-            ("again", (), [(1, "k!"), (2, "k")]),
+            ("reconnect", (), [(1, "k!"), (2, "k")]),
         ],
     ),
-    "of too many the oldest are given up, and are not forgotten": (
+    "beyond keep_results the oldest answers are evicted and remembered": (
         {"keep_results": 2},
         [
             ("keep", (1, 2, 3), [1, 2, 3]),
@@ -483,18 +483,18 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("finish", (1,), None),
             ("finish", (2,), None),
             ("take", (), {"results": [(3, b"r"), (1, b"r"), (2, b"r")]}),
-            ("again", (), [(1, "k!"), (2, "k!"), (3, "k!")]),
+            ("reconnect", (), [(1, "k!"), (2, "k!"), (3, "k!")]),
             ("replay", (1, 3), []),
             ("take", (), {"replayed": [1, 3], "results": [(1, b"r"), (3, DATA_LOSS)]}),
             ("replay", (3,), []),
             ("take", (), {"replayed": [3], "results": [(3, DATA_LOSS)]}),
             ("ack", (3,), None),
-            ("again", (), [(1, "k!"), (2, "k!")]),
+            ("reconnect", (), [(1, "k!"), (2, "k!")]),
             ("later", (60.0,), None),
-            ("again", (), []),
+            ("reconnect", (), []),
         ],
     ),
-    "a given-up one is forgotten after its time": (
+    "an evicted answer is forgotten when keep_ms has passed": (
         {"keep_results": 1},
         [
             ("keep", (1, 2), [1, 2]),
@@ -502,25 +502,25 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("finish", (1,), None),
             ("later", (59.0,), None),
             ("finish", (2,), None),
-            ("again", (), [(1, "k!"), (2, "k!")]),
+            ("reconnect", (), [(1, "k!"), (2, "k!")]),
             ("later", (1.0,), None),
-            ("again", (), [(2, "k!")]),
+            ("reconnect", (), [(2, "k!")]),
         ],
     ),
-    "while away, what is over its time goes when another ends": (
+    "without a link an answer expires when another request ends": (
         {"keep_results": 2},
         [
             ("keep", (1, 2), [1, 2]),
             ("run", (1, 2), None),
             ("finish", (1,), None),
-            ("take_ends", (), [(1, 0)]),
+            ("take_results", (), [(1, 0)]),
             ("detach", (), None),
             ("later", (60.0,), None),
             ("finish", (2,), None),
-            ("kept", (), [2]),
+            ("stored", (), [2]),
         ],
     ),
-    "nothing is kept for no time": (
+    "with keep_ms 0 nothing is stored": (
         {"keep_ms": 0},
         [
             ("keep", (1, 2), [1, 2]),
@@ -528,10 +528,10 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("finish", (1, bytes(100)), None),
             ("detach", (), None),
             ("finish", (2, bytes(100)), None),
-            ("kept", (), []),
+            ("stored", (), []),
         ],
     ),
-    "of too large ones too": (
+    "beyond keep_bytes the oldest answers are evicted": (
         {"keep_bytes": 1000},
         [
             ("keep", (1, 2, 3, 4), [1, 2, 3, 4]),
@@ -540,14 +540,14 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("finish", (2, bytes(400)), None),
             ("finish", (3, bytes(500)), None),
             ("replay", (1, 2), []),
-            ("take_ends", (), [(3, 0), (1, DATA_LOSS), (2, 0)]),
-            # One that is larger than all that is kept gives up nothing but itself.
+            ("take_results", (), [(3, 0), (1, DATA_LOSS), (2, 0)]),
+            # An answer that is larger than keep_bytes evicts only itself.
             ("finish", (4, bytes(1001)), None),
             ("replay", (2, 3, 4), []),
-            ("take_ends", (), [(2, 0), (3, 0), (4, DATA_LOSS)]),
+            ("take_results", (), [(2, 0), (3, 0), (4, DATA_LOSS)]),
         ],
     ),
-    "room is there again when an answer is acknowledged": (
+    "an acknowledged answer makes room": (
         {"keep_bytes": 1000},
         [
             ("keep", (1, 2, 3), [1, 2, 3]),
@@ -556,52 +556,52 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("ack", (1,), None),
             ("finish", (2, bytes(900)), None),
             ("replay", (2,), []),
-            ("take_ends", (), [(1, 0), (2, 0)]),
+            ("take_results", (), [(1, 0), (2, 0)]),
         ],
     ),
-    "a stream that outgrows it is said live, and cannot be said again": (
+    "a stream beyond keep_bytes is sent live and cannot be replayed": (
         {"keep_bytes": 1000},
         [
             ("keep", (1,), [1]),
             ("run", (1,), None),
-            ("say", (1, bytes(500)), None),
-            ("say", (1, bytes(500)), None),
+            ("add_chunk", (1, bytes(500)), None),
+            ("add_chunk", (1, bytes(500)), None),
             ("take", (), {"chunks": [(1, bytes(500)), (1, bytes(500))]}),
-            ("say", (1, b"c"), None),
+            ("add_chunk", (1, b"c"), None),
             ("finish", (1, b""), None),
             ("take", (), {"chunks": [(1, b"c")], "results": [(1, b"")]}),
             ("replay", (1,), []),
             ("take", (), {"replayed": [1], "results": [(1, DATA_LOSS)]}),
         ],
     ),
-    "asked for while it runs it is cancelled, and its last word is that it was given up": (
+    "a replay of a running stream beyond keep_bytes cancels it and ends with DATA_LOSS": (
         {"keep_bytes": 1000},
         [
             ("keep", (1,), [1]),
             ("run", (1,), None),
-            ("say", (1, bytes(1000)), None),
-            ("again", (), [(1, "k")]),
+            ("add_chunk", (1, bytes(1000)), None),
+            ("reconnect", (), [(1, "k")]),
             ("replay", (1,), [1]),
-            ("say", (1, b"c"), None),
+            ("add_chunk", (1, b"c"), None),
             ("take", (), {"replayed": [1]}),
             ("take", (), None),
             ("fail", (1,), None),
             ("take", (), {"results": [(1, DATA_LOSS)]}),
         ],
     ),
-    "a stream that runs gives up itself before answers of those who are not there": (
+    "a running stream beyond keep_bytes evicts itself rather than answers that have ended": (
         {"keep_bytes": 1000},
         [
             ("keep", (1, 2), [1, 2]),
             ("run", (1, 2), None),
             ("finish", (1, bytes(500)), None),
-            ("say", (2, bytes(600)), None),
+            ("add_chunk", (2, bytes(600)), None),
             ("finish", (2, b""), None),
             ("replay", (1, 2), []),
-            ("take_ends", (), [(1, 0), (2, DATA_LOSS)]),
+            ("take_results", (), [(1, 0), (2, DATA_LOSS)]),
         ],
     ),
-    "without a reader it waits instead": (
+    "a detached stream waits for room instead of being evicted": (
         {"keep_bytes": 1000},
         [
             ("keep", (1, 2), [1, 2]),
@@ -615,159 +615,159 @@ BOUNDS: dict[str, tuple[dict[str, int], list[Step]]] = {
             ("room", (2, 501), False),
             ("ack", (1,), None),
             ("room", (2, 501), True),
-            ("say", (2, bytes(900)), None),
+            ("add_chunk", (2, bytes(900)), None),
             ("room", (2, 501), False),
-            # While it catches up as well.
+            # Nor while it is replayed.
             ("replay", (2,), []),
             ("room", (2, 501), False),
             ("take", (), {"replayed": [2], "chunks": [(2, bytes(900))]}),
             ("room", (2, 501), True),
         ],
     ),
-    "what is given up in the middle of its replay ends with the error": (
+    "an answer that is evicted during its replay ends with DATA_LOSS": (
         {"keep_bytes": 2_000_000},
         [
             ("keep", (1, 2), [1, 2]),
             ("run", (1, 2), None),
-            ("say", (1, bytes(900_000)), None),
-            ("say", (1, bytes(900_000)), None),
+            ("add_chunk", (1, bytes(900_000)), None),
+            ("add_chunk", (1, bytes(900_000)), None),
             ("finish", (1, b""), None),
-            ("again", (), [(1, "k!"), (2, "k")]),
+            ("reconnect", (), [(1, "k!"), (2, "k")]),
             ("replay", (1,), []),
             ("take", (), {"replayed": [1], "chunks": [(1, bytes(900_000))]}),
             ("finish", (2, bytes(500_000)), None),
-            ("take_ends", (), []),
-            ("take_ends", (), [(2, 0), (1, DATA_LOSS)]),
+            ("take_results", (), []),
+            ("take_results", (), [(2, 0), (1, DATA_LOSS)]),
         ],
     ),
 }
 
 
-@pytest.mark.parametrize("name", BOUNDS)
-def test_bounds(name: str) -> None:
-    bounds, steps = BOUNDS[name]
-    play(Lines(**bounds), steps)
+@pytest.mark.parametrize("name", LIMITED)
+def test_result_store_within_bounds(name: str) -> None:
+    limits, steps = LIMITED[name]
+    run_steps(ReconnectingDriver(**limits), steps)
 
 
-def test_what_was_evicted_says_of_which_bound() -> None:
-    lines = Lines(keep_results=1)
-    lines.keep(1, 2)
-    lines.run(1, 2)
-    lines.finish(1)
-    lines.later(0.25)
-    lines.finish(2)
-    lines.replay(1, 9)
-    frame = lines.session.next_frame(lines.now_s)
+def test_the_result_of_an_evicted_answer_names_the_bound() -> None:
+    driver = ReconnectingDriver(keep_results=1)
+    driver.keep(1, 2)
+    driver.run(1, 2)
+    driver.finish(1)
+    driver.later(0.25)
+    driver.finish(2)
+    driver.replay(1, 9)
+    frame = driver.session.next_frame(driver.now_s)
     assert frame is not None
-    told = {result.id: (result.error.message, result.ran_us) for result in frame.results}
-    assert told[1] == (
+    errors = {result.id: (result.error.message, result.ran_us) for result in frame.results}
+    assert errors[1] == (
         "the answer to this request was given up: what the worker keeps of answers went beyond keep_results (1)",
         1,
     )
-    assert told[9][0].startswith("the worker has no answer to its request 9: ")
+    assert errors[9][0].startswith("the worker has no answer to its request 9: ")
 
 
-def test_a_successor_may_bound_it_more_tightly() -> None:
-    lines = Lines()
-    lines.keep(1, 2, 3)
-    lines.run(1, 2, 3)
+def test_tighter_bounds_of_the_next_agent_evict_answers() -> None:
+    driver = ReconnectingDriver()
+    driver.keep(1, 2, 3)
+    driver.run(1, 2, 3)
     for id in (1, 2, 3):
-        lines.finish(id)
-    lines.bounds["keep_results"] = 1
-    lines.again()
-    lines.replay(1, 2, 3)
-    assert lines.take_ends() == [(1, DATA_LOSS), (2, DATA_LOSS), (3, 0)]
+        driver.finish(id)
+    driver.limits["keep_results"] = 1
+    driver.reconnect()
+    driver.replay(1, 2, 3)
+    assert driver.take_results() == [(1, DATA_LOSS), (2, DATA_LOSS), (3, 0)]
 
 
-def test_a_deadline_may_pass_while_away() -> None:
-    lines = Lines()
-    lines.keep(1, 2, timeout_ms=100)
-    lines.run(2)
-    lines.detach()
-    lines.later(0.25)
-    assert not lines.begin(1)
-    assert lines.hello()["held"] == [(1, "k!"), (2, "k")]
-    lines.welcome()
-    lines.replay(1)
-    assert lines.take() == {"replayed": [1], "results": [(1, 4)]}
+def test_a_deadline_can_pass_while_there_is_no_link() -> None:
+    driver = ReconnectingDriver()
+    driver.keep(1, 2, timeout_ms=100)
+    driver.run(2)
+    driver.detach()
+    driver.later(0.25)
+    assert not driver.begin(1)
+    assert driver.hello()["held"] == [(1, "k!"), (2, "k")]
+    driver.welcome()
+    driver.replay(1)
+    assert driver.take() == {"replayed": [1], "results": [(1, 4)]}
 
 
-def test_a_held_request_is_told_whole() -> None:
-    lines = Lines()
-    lines.keep(1, timeout_ms=1000)
-    lines.keep(2)
-    lines.requests(3, timeout_ms=100)
-    lines.run(1, 2, 3)
-    lines.later(0.25)
-    lines.finish(2)
-    lines.detach()
-    lines.later(0.5)
-    lines.session.attach(lines.now_s)
-    frame = lines.session.next_frame(lines.now_s)
+def test_a_hello_reports_all_fields_of_a_held_request() -> None:
+    driver = ReconnectingDriver()
+    driver.keep(1, timeout_ms=1000)
+    driver.keep(2)
+    driver.requests(3, timeout_ms=100)
+    driver.run(1, 2, 3)
+    driver.later(0.25)
+    driver.finish(2)
+    driver.detach()
+    driver.later(0.5)
+    driver.session.attach(driver.now_s)
+    frame = driver.session.next_frame(driver.now_s)
     assert frame is not None
     assert frame.hello.resumed.away_ms == 500
     first, second, third = frame.hello.resumed.held
     assert (first.payload_bytes, first.payload_crc32) == (2, zlib.crc32(b"p1"))
     assert (first.remaining_ms, first.age_ms, first.ended) == (250, 750, False)
-    # Its payload is let go, but not what is told of it.
-    assert lines.calls[2].payload == b""
+    # The payload is dropped when the request ends; its size and checksum are not.
+    assert driver.calls[2].payload == b""
     assert (second.payload_bytes, second.payload_crc32) == (2, zlib.crc32(b"p2"))
     assert (second.remaining_ms, second.age_ms, second.ended) == (0, 750, True)
-    # 0 would mean that it has none.
+    # At least 1, because 0 means that there is no deadline.
     assert third.remaining_ms == 1
 
 
-def test_absences_add_up_until_a_welcome() -> None:
-    lines = Lines()
+def test_away_ms_counts_from_the_last_link_that_had_a_welcome() -> None:
+    driver = ReconnectingDriver()
     for _ in range(3):
-        lines.detach()
-        lines.later(0.25)
-        lines.session.attach(lines.now_s)
-    frame = lines.session.next_frame(lines.now_s)
+        driver.detach()
+        driver.later(0.25)
+        driver.session.attach(driver.now_s)
+    frame = driver.session.next_frame(driver.now_s)
     assert frame is not None
     assert frame.hello.resumed.away_ms == 750
 
 
-def test_without_a_welcome_before_nothing_is_resumed() -> None:
-    bench = Bench()
-    bench.take()
-    bench.session.detach(bench.now_s)
-    bench.session.attach(bench.now_s)
-    frame = bench.session.next_frame(bench.now_s)
+def test_a_hello_resumes_nothing_if_no_link_had_a_welcome() -> None:
+    driver = SessionDriver()
+    driver.take()
+    driver.session.detach(driver.now_s)
+    driver.session.attach(driver.now_s)
+    frame = driver.session.next_frame(driver.now_s)
     assert frame is not None
     assert not frame.hello.HasField("resumed")
-    assert bench.receive(AgentFrame(welcome=Welcome(protocol=1, concurrency=4))).concurrency == 4
+    assert driver.receive(AgentFrame(welcome=Welcome(protocol=1, concurrency=4))).concurrency == 4
 
 
-def test_each_line_begins_with_a_welcome() -> None:
-    lines = Lines()
-    lines.detach()
-    lines.hello()
+def test_every_link_must_begin_with_a_welcome() -> None:
+    driver = ReconnectingDriver()
+    driver.detach()
+    driver.hello()
     with pytest.raises(ProtocolError, match="first frame must be a welcome"):
-        lines.ping(1)
+        driver.ping(1)
 
 
-def test_a_replay_is_put_where_it_waits_to_be_sent_as_room_is_there() -> None:
-    lines = Lines()
-    lines.keep(1)
-    lines.requests(2)
-    lines.run(1, 2)
+def test_a_replay_enters_the_send_queue_only_as_there_is_room() -> None:
+    driver = ReconnectingDriver()
+    driver.keep(1)
+    driver.requests(2)
+    driver.run(1, 2)
     for n in range(CHUNKS_MAX * 3):
-        lines.say(1, b"%d" % n)
-    lines.finish(1, b"")
-    lines.again()
-    lines.replay(1)
-    said = []
-    while not lines.session.empty:
-        frame = lines.session.next_frame(lines.now_s)
+        driver.add_chunk(1, b"%d" % n)
+    driver.finish(1, b"")
+    driver.reconnect()
+    driver.replay(1)
+    sent = []
+    while not driver.session.empty:
+        frame = driver.session.next_frame(driver.now_s)
         assert frame is not None
         assert len(frame.chunks) <= CHUNKS_MAX
-        said += [chunk.payload for chunk in frame.chunks]
-    assert said == [b"%d" % n for n in range(CHUNKS_MAX * 3)]
+        sent += [chunk.payload for chunk in frame.chunks]
+    assert sent == [b"%d" % n for n in range(CHUNKS_MAX * 3)]
 
 
 class Caller:
-    """What an agent's caller of one request has; begun again with each replay."""
+    """What a caller has received of one answer. A replay starts a new one."""
 
     def __init__(self) -> None:
         self.wants = True
@@ -776,20 +776,20 @@ class Caller:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_callers_who_ask_again_get_all_of_an_answer_once(seed: int) -> None:
-    dice = random.Random(seed)
-    lines = Lines(keep_bytes=dice.choice([3_000, 1_000_000]), keep_results=dice.choice([3, 1000]))
+def test_a_replay_has_every_part_of_an_answer_once_whatever_the_order_of_events(seed: int) -> None:
+    rng = random.Random(seed)
+    driver = ReconnectingDriver(keep_bytes=rng.choice([3_000, 1_000_000]), keep_results=rng.choice([3, 1000]))
     kept: dict[int, Caller] = {}
     made: dict[int, int] = {}
     running: list[int] = []
     next_id = 1
-    lossy = lines.bounds["keep_bytes"] < 10_000 or lines.bounds["keep_results"] < 10
+    lossy = driver.limits["keep_bytes"] < 10_000 or driver.limits["keep_results"] < 10
 
-    def hear() -> None:
-        frame = lines.session.next_frame(lines.now_s)
+    def receive_frame() -> None:
+        frame = driver.session.next_frame(driver.now_s)
         if frame is None:
             return
-        # One that was acknowledged in between is asked for no more.
+        # Not those that were acknowledged since the replay was asked for.
         kept.update({id: Caller() for id in frame.replayed if id in kept})
         for chunk in frame.chunks:
             if chunk.id in kept and kept[chunk.id].wants:
@@ -799,53 +799,55 @@ def test_callers_who_ask_again_get_all_of_an_answer_once(seed: int) -> None:
                 kept[result.id].ends.append(result.error.code)
 
     for _ in range(150):
-        deed = dice.choice(["keep", "begin", "say", "say", "say", "finish", "take", "take", "lose", "pause", "ack"])
-        if deed == "keep":
-            lines.keep(next_id)
+        event = rng.choice(
+            ["keep", "begin", "chunk", "chunk", "chunk", "finish", "take", "take", "reconnect", "pause", "ack"]
+        )
+        if event == "keep":
+            driver.keep(next_id)
             kept[next_id] = Caller()
             next_id += 1
-        elif deed == "begin":
-            waiting = [id for id in kept if id in lines.calls and lines.calls[id].begun_s is None]
-            if waiting and lines.begin(waiting[0]):
+        elif event == "begin":
+            waiting = [id for id in kept if id in driver.calls and driver.calls[id].begun_s is None]
+            if waiting and driver.begin(waiting[0]):
                 running.append(waiting[0])
-        elif deed == "say" and running:
-            id = dice.choice(running)
-            if lines.room(id, 3) and not lines.paused(id) and not lines.cancelled(id):
-                lines.say(id, b"%03d" % made.get(id, 0))
+        elif event == "chunk" and running:
+            id = rng.choice(running)
+            if driver.room(id, 3) and not driver.paused(id) and not driver.cancelled(id):
+                driver.add_chunk(id, b"%03d" % made.get(id, 0))
                 made[id] = made.get(id, 0) + 1
-        elif deed == "finish" and running:
-            lines.finish(running.pop(dice.randrange(len(running))), b"")
-        elif deed == "take":
-            hear()
-        elif deed == "lose":
-            lines.again()
+        elif event == "finish" and running:
+            driver.finish(running.pop(rng.randrange(len(running))), b"")
+        elif event == "take":
+            receive_frame()
+        elif event == "reconnect":
+            driver.reconnect()
             for caller in kept.values():
                 caller.wants = False
-            asked = [id for id in kept if dice.random() < 0.7]
+            asked = [id for id in kept if rng.random() < 0.7]
             if asked:
-                lines.replay(*asked)
-        elif deed == "pause" and kept:
-            id = dice.choice(list(kept))
-            lines.pause(id)
-            hear()
-            lines.resume(id)
-        elif deed == "ack":
+                driver.replay(*asked)
+        elif event == "pause" and kept:
+            id = rng.choice(list(kept))
+            driver.pause(id)
+            receive_frame()
+            driver.resume(id)
+        elif event == "ack":
             done = [id for id, caller in kept.items() if caller.ends]
             if done:
-                id = dice.choice(done)
+                id = rng.choice(done)
                 check(kept.pop(id), made.get(id, 0), lossy)
-                lines.ack(id)
-        check_books(lines)
-    for id in [id for id in kept if lines.calls[id].begun_s is None]:
-        if lines.begin(id):
+                driver.ack(id)
+        check_store(driver)
+    for id in [id for id in kept if driver.calls[id].begun_s is None]:
+        if driver.begin(id):
             running.append(id)
     for id in running:
-        lines.finish(id, b"")
+        driver.finish(id, b"")
     if kept:
-        lines.replay(*kept)
-    while not lines.session.empty:
-        hear()
-    assert lines.session.idle
+        driver.replay(*kept)
+    while not driver.session.empty:
+        receive_frame()
+    assert driver.session.idle
     for id, caller in kept.items():
         check(caller, made.get(id, 0), lossy)
 

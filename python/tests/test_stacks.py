@@ -1,4 +1,4 @@
-"""Stacks on a signal, in a process of their own: the handler is for good."""
+"""Stacks of a process on a signal and at a crash, in a process of its own: the handlers cannot be removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pitwarden._stacks import STACKS_SIGNAL, write_stacks
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: real-time signals")
 
 
-def test_a_path_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_write_stacks_returns_false_for_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     assert not write_stacks("")
     assert not write_stacks(str(tmp_path / "nowhere" / "file"))
 
@@ -43,7 +43,7 @@ def test_stacks_of_all_threads_are_written_while_c_code_holds_the_gil(tmp_path: 
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 20
-        # It holds the GIL from a moment after it said so: until then its stack is another one.
+        # The process holds the GIL a moment after it has printed the line. Until then it has another stack.
         while "in holds_the_gil" not in path.read_text() and time.monotonic() < deadline:
             os.kill(process.pid, STACKS_SIGNAL)
             time.sleep(0.05)
@@ -57,7 +57,7 @@ def test_stacks_of_all_threads_are_written_while_c_code_holds_the_gil(tmp_path: 
 
 
 def run(program: str, path: Path, **env: str) -> tuple[int, str, str]:
-    """Status, what the stacks file has, and stderr of a program that writes its stacks there."""
+    """Runs a program with a path for its stacks. Returns its status, the content of the file, and its stderr."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(path)],
         capture_output=True,
@@ -83,7 +83,7 @@ def test_a_crash_writes_the_stacks_and_the_process_dies_of_its_signal(tmp_path: 
     assert "in crash\n" in written
 
 
-def test_a_forked_child_writes_nothing_into_its_parents_file(tmp_path: Path) -> None:
+def test_a_forked_child_writes_no_stacks_into_its_parents_file(tmp_path: Path) -> None:
     program = """
     child = os.fork()
     if child == 0:
@@ -98,7 +98,7 @@ def test_a_forked_child_writes_nothing_into_its_parents_file(tmp_path: Path) -> 
     assert written.count("Fatal Python error") == 1
 
 
-def test_a_descriptor_that_the_application_closed_and_got_again_is_left_alone(tmp_path: Path) -> None:
+def test_a_forked_child_leaves_a_descriptor_alone_that_the_application_has_reused(tmp_path: Path) -> None:
     program = """
     os.closerange(3, 100)
     theirs = [os.open(sys.argv[1] + str(n), os.O_CREAT | os.O_RDWR) for n in range(5)]
@@ -113,7 +113,7 @@ def test_a_descriptor_that_the_application_closed_and_got_again_is_left_alone(tm
     assert [(tmp_path / f"stacks{n}").read_text() for n in range(5)] == ["theirs"] * 5
 
 
-def test_stacks_that_the_application_wants_on_stderr_stay_there(tmp_path: Path) -> None:
+def test_stacks_of_a_crash_go_to_stderr_if_python_was_told_so(tmp_path: Path) -> None:
     _, written, errors = run(CRASH + "    crash()\n", tmp_path / "stacks", PYTHONFAULTHANDLER="1")
     assert written == ""
     assert "in crash\n" in errors

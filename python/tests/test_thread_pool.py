@@ -23,7 +23,7 @@ def test_jobs_that_block_all_run_at_once() -> None:
     assert not together.broken
 
 
-def test_no_more_threads_than_allowed() -> None:
+def test_a_thread_pool_starts_no_more_threads_than_allowed() -> None:
     go, first_two, all_done = threading.Event(), threading.Barrier(2 + 1), threading.Barrier(2 + 1)
     running = threading.Semaphore(2)
 
@@ -42,7 +42,7 @@ def test_no_more_threads_than_allowed() -> None:
     assert not all_done.broken
 
 
-def test_threads_that_are_idle_are_called_again() -> None:
+def test_idle_threads_are_woken_before_new_ones_are_started() -> None:
     rounds = 200
     done = threading.Semaphore(0)
     pool: ThreadPool[int] = ThreadPool(lambda _: done.release(), 4)
@@ -53,17 +53,17 @@ def test_threads_that_are_idle_are_called_again() -> None:
     assert threading.active_count() - before <= 2
 
 
-def test_no_job_is_lost_among_many_givers() -> None:
+def test_no_job_is_lost_when_many_threads_put_jobs() -> None:
     done = threading.Semaphore(0)
     pool: ThreadPool[int] = ThreadPool(lambda _: done.release(), 8)
 
-    def give() -> None:
+    def put_jobs() -> None:
         for number in range(500):
             pool.put([number, number])
 
-    givers = [threading.Thread(target=give) for _ in range(4)]
-    for giver in givers:
-        giver.start()
+    threads = [threading.Thread(target=put_jobs) for _ in range(4)]
+    for thread in threads:
+        thread.start()
     for _ in range(4 * 500 * 2):
         assert done.acquire(timeout=PATIENCE_S)
 
@@ -84,19 +84,19 @@ def test_a_job_is_not_lost_when_a_thread_cannot_be_started(monkeypatch: pytest.M
         go.set()
         for _ in range(3):
             assert done.acquire(timeout=PATIENCE_S)
-    # Once there are threads again, jobs that block run side by side.
+    # Once threads can be started again, jobs that block run at the same time.
     together = threading.Barrier(4 + 1)
     pool.put([lambda: together.wait(PATIENCE_S)] * 4)
     together.wait(PATIENCE_S)
 
 
-def test_jobs_that_no_thread_will_ever_run_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    pool: ThreadPool[int] = ThreadPool(lambda _: None, 4, lambda error: told.append(str(error)))
+def test_a_thread_pool_that_cannot_start_its_first_thread_reports_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[str] = []
+    pool: ThreadPool[int] = ThreadPool(lambda _: None, 4, lambda error: reports.append(str(error)))
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more_threads)
         pool.put([1, 2])
-    assert told == ["can't start new thread"]
+    assert reports == ["can't start new thread"]
     assert list(pool.jobs) == [1, 2]
 
 

@@ -1,4 +1,4 @@
-"""Workers as processes, against an agent of the tests' own."""
+"""Worker processes with a FakeAgent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fake_agent import FakeAgent
 from pitwarden._pb.link_pb2 import AgentFrame, LinkRequest, Ping, Welcome
 
 
-def test_hello_offers_the_commands(agent: FakeAgent) -> None:
+def test_the_hello_lists_the_commands_of_the_application(agent: FakeAgent) -> None:
     worker = agent.spawn()
     hello = worker.attach().hello
     assert (hello.protocol, hello.worker_id, hello.pid) == (1, "w-1", worker.process.pid)
@@ -31,7 +31,7 @@ def test_hello_offers_the_commands(agent: FakeAgent) -> None:
     }
 
 
-def test_sync_commands_run_in_the_main_thread(agent: FakeAgent) -> None:
+def test_with_a_concurrency_of_1_sync_commands_run_in_the_main_thread(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=1)
     assert link.value("add", a=1, b=2) == 3
     assert link.value("add", 4) == 4
@@ -41,7 +41,7 @@ def test_sync_commands_run_in_the_main_thread(agent: FakeAgent) -> None:
     assert link.value("about", timeout_ms=60_000) == ["r-6", "s", True, True]
 
 
-def test_bytes_go_as_they_are(agent: FakeAgent) -> None:
+def test_bytes_are_passed_to_and_from_a_command_unchanged(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     octets = "application/octet-stream"
     link.send(AgentFrame(requests=[LinkRequest(id=9, command="reverse", payload=b"\x00\xff", content_type=octets)]))
@@ -49,7 +49,7 @@ def test_bytes_go_as_they_are(agent: FakeAgent) -> None:
     assert (result.payload, result.content_type) == (b"\xff\x00", octets)
 
 
-def test_many_sync_commands_at_once(agent: FakeAgent) -> None:
+def test_with_a_concurrency_of_8_eight_sync_commands_run_at_once(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=8)
     requests = [link.make("wait", file="all") for _ in range(8)]
     link.send(AgentFrame(requests=requests))
@@ -61,7 +61,7 @@ def test_many_sync_commands_at_once(agent: FakeAgent) -> None:
     assert link.value("thread") is False
 
 
-def test_many_async_commands_at_once(agent: FakeAgent) -> None:
+def test_fifty_async_commands_run_at_once(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=50)
     requests = [link.make("nap", file="all") for _ in range(50)]
     link.send(AgentFrame(requests=requests))
@@ -76,7 +76,7 @@ def test_many_async_commands_at_once(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("command", ["count", "async_count"])
-def test_generators_stream(agent: FakeAgent, command: str) -> None:
+def test_a_generator_command_streams_its_values_in_order(agent: FakeAgent, command: str) -> None:
     link = agent.spawn().attach()
     id = link.request(command, to=2000)
     result = link.result(id)
@@ -85,7 +85,7 @@ def test_generators_stream(agent: FakeAgent, command: str) -> None:
     assert link.chunks(id) == list(range(2000))
 
 
-def test_large_chunks_stream(agent: FakeAgent) -> None:
+def test_chunks_of_1_mib_are_streamed(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     id = link.request("blobs", number=16, size=1024 * 1024)
     link.result(id)
@@ -93,7 +93,7 @@ def test_large_chunks_stream(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("command", ["count", "async_count"])
-def test_a_paused_stream_waits(agent: FakeAgent, command: str) -> None:
+def test_a_paused_stream_sends_nothing_until_it_is_resumed(agent: FakeAgent, command: str) -> None:
     link = agent.spawn().attach()
     request = link.make(command, to=100)
     link.send(AgentFrame(requests=[request], pauses=[request.id]))
@@ -113,18 +113,18 @@ def test_a_paused_stream_can_be_cancelled(agent: FakeAgent, command: str) -> Non
     assert link.result(request.id).error.code == 1
 
 
-def test_an_answer_that_waits_for_the_next_does_not_wait_for_a_slow_one(agent: FakeAgent) -> None:
+def test_a_result_that_was_held_back_for_the_next_is_sent_at_a_recall(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=1)
     quick, slow = link.make("add", a=1, b=2), link.make("sleep", seconds=60)
     link.send(AgentFrame(requests=[quick, slow]))
     agent.wait_begun(slow.id)
-    # The agent asks for what waits where it hears nothing.
+    # The agent sends a recall if it gets no result for some time.
     link.recall()
     assert link.result(quick.id).payload == b"3"
     assert link.results(slow.id) == []
 
 
-def test_an_answer_does_not_wait_for_those_that_run_beside_it(agent: FakeAgent) -> None:
+def test_with_a_pool_of_threads_a_result_is_sent_at_once(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=4)
     quick, *slow = link.make("add", a=1, b=2), *(link.make("wait", file="never") for _ in range(3))
     link.send(AgentFrame(requests=[quick, *slow]))
@@ -132,7 +132,7 @@ def test_an_answer_does_not_wait_for_those_that_run_beside_it(agent: FakeAgent) 
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_commands_may_have_processes_of_their_own(agent: FakeAgent, method: str) -> None:
+def test_commands_can_use_multiprocessing(agent: FakeAgent, method: str) -> None:
     worker = agent.spawn(PYTHONWARNINGS="ignore")
     link = worker.attach()
     for _ in range(3):
@@ -150,13 +150,13 @@ FAILURES = {
     "sys.exit": ("leave", {}, 2, "builtins.SystemExit", "7"),
     "sys.exit in a task": ("async_leave", {}, 2, "builtins.SystemExit", "7"),
     "an unknown command": ("ad", {}, 5, "", "no command named 'ad'; did you mean 'add'?"),
-    "arguments it does not take": ("add", {"c": 1}, 3, "", "add takes (a, b=0), got keyword arguments c: "),
-    "a result that cannot be sent": ("unsendable", {}, 13, "", "a result must be bytes or JSON, got set: "),
-    "a stream that breaks": ("count_then_fail", {}, 2, "builtins.KeyError", "'two'"),
+    "arguments that do not fit": ("add", {"c": 1}, 3, "", "add takes (a, b=0), got keyword arguments c: "),
+    "a result that cannot be encoded": ("unsendable", {}, 13, "", "a result must be bytes or JSON, got set: "),
+    "a stream that raises": ("count_then_fail", {}, 2, "builtins.KeyError", "'two'"),
 }
 
 
-def test_failures(agent: FakeAgent) -> None:
+def test_every_kind_of_failure_reaches_the_caller_with_code_type_and_message(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     for name, (command, arguments, code, type, message) in FAILURES.items():
         error = link.call(command, **arguments).error
@@ -167,7 +167,7 @@ def test_failures(agent: FakeAgent) -> None:
     assert link.value("add", a=1) == 1
 
 
-def test_traceback_names_the_line(agent: FakeAgent) -> None:
+def test_the_traceback_of_a_failure_names_file_and_line(agent: FakeAgent) -> None:
     error = agent.spawn().attach().call("fail", message="no").error
     assert error.traceback.startswith("Traceback (most recent call last):\n")
     assert 'basic.py", line' in error.traceback
@@ -187,15 +187,15 @@ def test_pings_are_answered_while_a_command_runs(agent: FakeAgent, command: str)
 
 
 CANCELS = {
-    "a command that looks": "until_cancelled",
+    "a command that checks its context": "until_cancelled",
     "a generator": "for_ever",
     "a task": "sleep_for_ever",
     "an async generator": "async_for_ever",
 }
-CLOSING_WORDS = ["closed", "task cancelled", "async closed"]
+CLOSING_LINES = ["closed", "task cancelled", "async closed"]
 
 
-def test_cancels(agent: FakeAgent) -> None:
+def test_a_cancel_ends_commands_of_every_kind(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     for name, command in CANCELS.items():
@@ -207,10 +207,10 @@ def test_cancels(agent: FakeAgent) -> None:
     link.stop()
     code, stdout, _ = worker.exit()
     assert code == 0
-    assert [line for line in stdout.splitlines() if line in CLOSING_WORDS] == CLOSING_WORDS
+    assert [line for line in stdout.splitlines() if line in CLOSING_LINES] == CLOSING_LINES
 
 
-def test_cancel_after_the_answer_changes_nothing(agent: FakeAgent) -> None:
+def test_a_cancel_after_the_answer_changes_nothing(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
     id = link.request("add", a=1)
     link.result(id)
@@ -219,21 +219,21 @@ def test_cancel_after_the_answer_changes_nothing(agent: FakeAgent) -> None:
     assert len(link.results(id)) == 1
 
 
-def test_task_cancelled_in_the_frame_that_asks_for_it(agent: FakeAgent) -> None:
+def test_an_async_command_can_be_cancelled_before_its_first_step(agent: FakeAgent) -> None:
     link = agent.spawn().attach(concurrency=2)
     request = link.make("sleep_for_ever")
     link.send(AgentFrame(requests=[request], cancels=[request.id]))
     assert link.result(request.id).error.code == 1
-    # In two frames it may be begun, but not have made its first step.
+    # With two frames the task may exist and not have run yet.
     late = link.make("sleep_for_ever")
     link.send(AgentFrame(requests=[late]))
     link.cancel(late.id)
     assert link.result(late.id).error.code == 1
 
 
-def test_deadline_passes_while_a_command_runs(agent: FakeAgent) -> None:
+def test_a_command_whose_deadline_passes_while_it_runs_fails_with_deadline_exceeded(agent: FakeAgent) -> None:
     link = agent.spawn().attach()
-    # The command sees it by itself; no cancel is sent.
+    # The command sees the deadline in its context. The agent sends no cancel.
     assert link.call("until_cancelled", timeout_ms=30).error.code == 4
     id = link.request("sleep_for_ever", timeout_ms=1)
     link.progress(id)
@@ -241,7 +241,7 @@ def test_deadline_passes_while_a_command_runs(agent: FakeAgent) -> None:
     assert link.result(id).error.code == 4
 
 
-def test_stop_lets_the_running_request_end(agent: FakeAgent) -> None:
+def test_a_stop_lets_the_running_request_end_and_returns_later_ones(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     running = link.request("wait", file="go")
@@ -256,7 +256,7 @@ def test_stop_lets_the_running_request_end(agent: FakeAgent) -> None:
     assert stdout.splitlines() == ["started", "stopped"]
 
 
-def test_stop_cancels_at_the_end_of_the_grace(agent: FakeAgent) -> None:
+def test_a_stop_cancels_running_requests_at_the_end_of_the_grace(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     id = link.request("until_cancelled")
@@ -266,7 +266,7 @@ def test_stop_cancels_at_the_end_of_the_grace(agent: FakeAgent) -> None:
     assert worker.exit()[0] == 0
 
 
-def test_every_stop_hook_runs(agent: FakeAgent) -> None:
+def test_every_stop_hook_runs_even_if_one_raises(agent: FakeAgent) -> None:
     worker = agent.spawn("slow_stop:app")
     link = worker.attach()
     assert link.value("ok") is True
@@ -277,23 +277,25 @@ def test_every_stop_hook_runs(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lingers", "told"),
+    ("lingers", "report"),
     [
         ("thread", "pitwarden: the end waits for threads that are no daemons: housekeeping\n"),
         ("atexit", "pitwarden: the end waits for exit handlers (atexit)\n"),
         ("nothing", ""),
     ],
 )
-def test_what_the_application_left_ends_with_it_or_is_named(agent: FakeAgent, lingers: str, told: str) -> None:
+def test_a_worker_ends_the_applications_tasks_and_reports_what_delays_its_exit(
+    agent: FakeAgent, lingers: str, report: str
+) -> None:
     worker = agent.spawn("lingering:app", LINGERS=lingers)
     worker.attach().stop()
     code, stdout, stderr = worker.exit()
-    # As asyncio.run does it: tasks, then generators.
+    # In the order of asyncio.run: tasks, then generators.
     assert (code, stdout) == (0, "last batch flushed\ngenerator closed\n")
-    assert stderr == told
+    assert stderr == report
 
 
-def test_drain_changes_nothing_for_what_runs(agent: FakeAgent) -> None:
+def test_a_drain_does_not_affect_running_requests(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     id = link.request("wait", file="go")
@@ -307,7 +309,7 @@ def test_drain_changes_nothing_for_what_runs(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_sigterm_is_a_stop(agent: FakeAgent, concurrency: int) -> None:
+def test_sigterm_stops_a_worker_as_an_agent_would(agent: FakeAgent, concurrency: int) -> None:
     worker = agent.spawn()
     link = worker.attach(concurrency)
     id = link.request("wait", file="go")
@@ -322,7 +324,7 @@ def test_sigterm_is_a_stop(agent: FakeAgent, concurrency: int) -> None:
     assert (code, stdout) == (0, "started\nstopped\n")
 
 
-def test_sigterm_is_a_stop_whichever_thread_gets_it(agent: FakeAgent) -> None:
+def test_sigterm_stops_a_worker_whichever_thread_gets_it(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach(concurrency=4)
     link.request("terminate_here")
@@ -330,7 +332,7 @@ def test_sigterm_is_a_stop_whichever_thread_gets_it(agent: FakeAgent) -> None:
     assert (code, stdout) == (0, "started\nstopped\n")
 
 
-def test_sigterm_is_a_stop_whoever_else_wants_to_know_of_signals(agent: FakeAgent) -> None:
+def test_sigterm_stops_a_worker_whose_application_has_set_a_wakeup_descriptor(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     link.progress(link.request("take_wakeup"))
@@ -341,7 +343,7 @@ def test_sigterm_is_a_stop_whoever_else_wants_to_know_of_signals(agent: FakeAgen
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_what_has_not_begun_can_be_taken_back(agent: FakeAgent, concurrency: int) -> None:
+def test_a_recall_returns_the_requests_that_have_not_begun(agent: FakeAgent, concurrency: int) -> None:
     link = agent.spawn().attach(concurrency)
     running = [link.request("wait", file="go") for _ in range(concurrency)]
     for id in running:
@@ -364,7 +366,7 @@ def test_requests_run_in_the_order_in_which_they_came(agent: FakeAgent) -> None:
     assert [r.id for f in link.frames for r in f.results] == [request.id for request in requests]
 
 
-def test_what_waits_is_given_back_at_a_stop(agent: FakeAgent) -> None:
+def test_a_stop_returns_the_requests_that_have_not_begun(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     running = link.request("wait", file="go")
@@ -377,7 +379,7 @@ def test_what_waits_is_given_back_at_a_stop(agent: FakeAgent) -> None:
     assert worker.exit()[0] == 0
 
 
-def test_a_killed_worker_leaves_word_of_what_began(agent: FakeAgent) -> None:
+def test_the_begun_mark_of_a_killed_worker_has_the_newest_request_that_began(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     assert link.hello.marks_begun
@@ -393,13 +395,13 @@ def test_a_killed_worker_leaves_word_of_what_began(agent: FakeAgent) -> None:
     assert agent.begun() == running
 
 
-def test_without_the_file_it_says_that_it_marks_nothing(agent: FakeAgent) -> None:
+def test_a_worker_that_cannot_write_the_begun_mark_says_so_in_its_hello(agent: FakeAgent) -> None:
     link = agent.spawn(PITWARDEN_BEGUN="/nowhere/begun").attach()
     assert not link.hello.marks_begun
     assert link.value("add", a=1) == 1
 
 
-def test_second_sigterm_cancels(agent: FakeAgent) -> None:
+def test_a_sigterm_after_a_stop_cancels_running_requests(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     id = link.request("until_cancelled")
@@ -411,7 +413,7 @@ def test_second_sigterm_cancels(agent: FakeAgent) -> None:
     assert worker.exit()[0] == 0
 
 
-def test_sigint_is_ignored(agent: FakeAgent) -> None:
+def test_a_worker_ignores_sigint(agent: FakeAgent) -> None:
     worker = agent.spawn()
     link = worker.attach()
     id = link.request("wait", file="go")
@@ -423,7 +425,7 @@ def test_sigint_is_ignored(agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "wait", "nap", "spin"])
-def test_without_an_orphan_timeout_a_lost_line_is_the_end(agent: FakeAgent, command: str) -> None:
+def test_with_an_orphan_timeout_of_0_a_worker_exits_when_it_loses_its_link(agent: FakeAgent, command: str) -> None:
     worker = agent.spawn()
     link = worker.attach(orphan_timeout_ms=0, drain_timeout_ms=0)
     if command:
@@ -434,22 +436,22 @@ def test_without_an_orphan_timeout_a_lost_line_is_the_end(agent: FakeAgent, comm
     assert stderr.startswith("pitwarden: the agent closed the link; leaving\n")
 
 
-def test_link_refused(agent: FakeAgent) -> None:
+def test_a_worker_whose_token_is_refused_exits_with_4(agent: FakeAgent) -> None:
     agent.refusal = (grpc.StatusCode.UNAUTHENTICATED, "unknown token")
     code, _, stderr = agent.spawn().exit()
     assert code == 4
     assert stderr == "pitwarden: the link to the agent broke: UNAUTHENTICATED: unknown token; leaving\n"
 
 
-def test_nobody_listens(agent: FakeAgent) -> None:
+def test_a_worker_that_reaches_no_agent_stops_as_an_orphan(agent: FakeAgent) -> None:
     nowhere = str(agent.dir / "none.sock")
     code, stdout, stderr = agent.spawn(PITWARDEN_LINK=nowhere, PITWARDEN_ORPHAN_TIMEOUT_MS="100").exit()
     assert (code, stdout) == (4, "started\nstopped\n")
-    told = f"nobody listens at {nowhere}: [Errno 2] No such file or directory"
-    assert stderr == f"pitwarden: {told}; no agent for 0.1 s; leaving\n"
+    reason = f"nobody listens at {nowhere}: [Errno 2] No such file or directory"
+    assert stderr == f"pitwarden: {reason}; no agent for 0.1 s; leaving\n"
 
 
-WRONG = {
+WRONG_FIRST_FRAMES = {
     "another protocol": (
         AgentFrame(welcome=Welcome(protocol=2, concurrency=1)),
         "speaks link protocol 1, the agent speaks 2",
@@ -458,9 +460,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_protocol_errors(agent: FakeAgent, name: str) -> None:
-    frame, message = WRONG[name]
+@pytest.mark.parametrize("name", WRONG_FIRST_FRAMES)
+def test_a_worker_exits_at_a_frame_that_the_protocol_does_not_allow(agent: FakeAgent, name: str) -> None:
+    frame, message = WRONG_FIRST_FRAMES[name]
     worker = agent.spawn()
     agent.next_link().send(frame)
     code, _, stderr = worker.exit()
@@ -479,14 +481,14 @@ LOAD_FAILURES = {
 
 
 @pytest.mark.parametrize("app", LOAD_FAILURES)
-def test_load_failures(agent: FakeAgent, app: str) -> None:
+def test_a_worker_whose_application_cannot_be_loaded_prints_why_and_exits_with_3(agent: FakeAgent, app: str) -> None:
     code, _, stderr = agent.spawn(app).exit()
     assert code == 3
     for words in LOAD_FAILURES[app]:
         assert words in stderr
 
 
-def test_app_run(agent: FakeAgent) -> None:
+def test_app_run_serves_the_agent(agent: FakeAgent) -> None:
     worker = agent.spawn(args=("basic.py",), PITWARDEN_APP="")
     link = worker.attach()
     assert link.value("add", a=1) == 1
@@ -494,7 +496,7 @@ def test_app_run(agent: FakeAgent) -> None:
     assert worker.exit()[0] == 0
 
 
-def test_without_an_agent(agent: FakeAgent) -> None:
+def test_a_worker_that_no_agent_started_prints_what_to_do_and_exits_with_2(agent: FakeAgent) -> None:
     for args in (("-m", "pitwarden.worker"), ("basic.py",)):
         code, _, stderr = agent.spawn(args=args, PITWARDEN_LINK="", PITWARDEN_WORKER_ID="").exit()
         assert code == 2

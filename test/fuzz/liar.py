@@ -21,8 +21,8 @@ from typing import Any, Optional, Union
 import grpc
 
 from pitwarden import _link, worker
-from pitwarden._pb.link_pb2 import AgentFrame, WorkerFrame
 from pitwarden._grpc_stream import ATTACH, StreamError
+from pitwarden._pb.link_pb2 import AgentFrame, WorkerFrame
 
 PATH = os.environ["FUZZ_LIES"]
 

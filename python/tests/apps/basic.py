@@ -1,4 +1,4 @@
-"""Commands for the tests: each does one thing that a worker has to cope with."""
+"""Commands for the tests. Each does one thing that a worker must handle."""
 
 import asyncio
 import multiprocessing
@@ -57,7 +57,7 @@ def reverse(data: bytes):
 
 @app.command
 def wait(file):
-    """Blocks until the test makes the file, whatever happens."""
+    """Blocks until the test creates the file. Ignores cancels."""
     pitwarden.context().progress(-1, "waiting")
     while not (DIR / file).exists():
         time.sleep(0.005)
@@ -66,7 +66,7 @@ def wait(file):
 
 @app.command
 def append(file, line):
-    """Tells how often it ran."""
+    """Appends a line to a file, so that a test can count the runs."""
     with (DIR / file).open("a") as lines:
         lines.write(f"{line}\n")
     return line
@@ -93,13 +93,13 @@ def stuck():
 
 @app.command
 def terminate_here():
-    """Has this thread get the signal, as the kernel may choose any."""
+    """Sends the signal to this thread. The kernel may choose any thread."""
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
 
 @app.command
 def take_wakeup():
-    """As asyncio does it in the main thread."""
+    """Sets a wakeup descriptor, as asyncio does in the main thread."""
     _, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
@@ -108,7 +108,7 @@ def take_wakeup():
 
 @app.command
 def spin(file):
-    """As wait, but gives the GIL away on its own only to look, 20 times a second."""
+    """Like wait, but computes, and releases the GIL by itself only when it looks for the file, 20 times a second."""
     pitwarden.context().progress(0.5, "spinning")
     look_at_s = 0.0
     while True:
@@ -178,7 +178,7 @@ def blobs(number, size):
 
 @app.command
 def count_when(to, file):
-    """As count, but waits for the file after the first."""
+    """Like count, but waits for the file after the first value."""
     yield 0
     wait(file)
     yield from range(1, to)

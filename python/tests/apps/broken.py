@@ -1,3 +1,3 @@
-"""An application with a typing error."""
+"""An application that cannot be imported."""
 
 import no_such_module  # noqa: F401

@@ -1,4 +1,4 @@
-"""Commands and hooks that fork, and leave the child to whoever called them."""
+"""Commands and hooks that fork, and return or raise in the child too."""
 
 import asyncio
 import multiprocessing
@@ -125,7 +125,7 @@ async def fork_in_task(how):
 
 @app.command
 def loop_in_child():
-    """A child that runs an async command to its end by itself, as a test would."""
+    """Runs an async command in a child, without an agent."""
     pid = os.fork()
     if pid == 0:
         os._exit(app.call("one"))

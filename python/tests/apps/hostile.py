@@ -1,4 +1,4 @@
-"""Commands whose failures, values and tasks are user code that does its worst, and context variables."""
+"""Commands whose exceptions, values and tasks misbehave, and commands that use context variables."""
 
 import asyncio
 import contextvars
@@ -147,7 +147,7 @@ async def stop_loop():
 
 @app.command
 async def break_loop():
-    """As code that closes all descriptors of its process would."""
+    """Closes a descriptor, like code that closes all descriptors of its process."""
     os.close(asyncio.get_running_loop()._selector.fileno())
 
 
@@ -159,7 +159,7 @@ async def block_loop():
 
 @app.command
 def close_wakeup():
-    """As code that closes all descriptors of its process would."""
+    """Closes a descriptor, like code that closes all descriptors of its process."""
     os.close(signal.set_wakeup_fd(-1))
 
 

@@ -1,4 +1,4 @@
-"""Has things of its own that outlive its stop hooks: LINGERS=thread or atexit."""
+"""Leaves tasks on the loop and, as LINGERS says, a thread or an exit handler that delays the exit."""
 
 import asyncio
 import atexit

@@ -1,4 +1,4 @@
-"""Logs in the ways in which applications do; TEST_LOGGING says how it sets logging up."""
+"""Logs in the ways of applications. TEST_LOGGING says how it configures logging."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""An application that has its standard library replaced, as TEST_PATCH says."""
+"""An application that patches its standard library with gevent or eventlet, as TEST_PATCH says."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Its stop hooks fail and are slow; each says that it ran."""
+"""An application with a stop hook that is slow and one that fails."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""An application that uses gRPC itself, before the worker does."""
+"""An application that opens a gRPC channel before the worker does."""
 
 import grpc
 from forking import app
