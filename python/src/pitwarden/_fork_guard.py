@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NoReturn, Optional
 
 # How many forks lie between the first process and this one. Reading a counter that each fork increments costs a request
-# a tenth of what os.getpid() would, and tells the same.
+# a tenth of what os.getpid() would, and is as good.
 fork_depth = 0
 
 

@@ -40,7 +40,7 @@ PAUSE_GROWTH = 1.5
 STABLE_AFTER_S = 1.0
 
 # How long attempts to reach an agent must have failed before the worker reports why.
-REPORT_AFTER_S = 0.5
+REPORT_UNREACHABLE_AFTER_S = 0.5
 
 # Statuses with which an agent refuses this worker for good.
 REFUSALS = ("UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
@@ -178,9 +178,9 @@ class Link:
                 lost_s, was_attached, has_reported = time.monotonic(), True, False
                 if not self._is_closed:
                     self._on_link_lost()
-            # If an agent was attached and now nobody listens, the report of its loss has said enough.
+            # Not if nobody listens where an agent was attached before: the loss of the agent was reported.
             elif not has_reported and (self._has_listener or not was_attached):
-                has_reported = time.monotonic() - lost_s > REPORT_AFTER_S
+                has_reported = time.monotonic() - lost_s > REPORT_UNREACHABLE_AFTER_S
                 if has_reported:
                     notify_with_timeout(f"{self._reason}; trying on")
             if attached and time.monotonic() - dialled_s > STABLE_AFTER_S:

@@ -7,7 +7,7 @@ import sys
 import threading
 
 # Writing may block: on a pipe that nobody reads, or on the lock of a thread that is printing.
-TIMEOUT_S = 1.0
+NOTICE_TIMEOUT_S = 1.0
 
 
 def notify(text: str) -> None:
@@ -23,7 +23,7 @@ def notify_with_timeout(text: str) -> None:
     """
     writer = threading.Thread(target=_write, args=(text,), daemon=True)
     writer.start()
-    writer.join(TIMEOUT_S)
+    writer.join(NOTICE_TIMEOUT_S)
 
 
 def flush_output() -> None:

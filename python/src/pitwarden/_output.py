@@ -25,7 +25,7 @@ _PUNCH_HOLE = 2
 
 
 class LossyFile(io.FileIO):
-    """Drops what a full disk does not accept: a lost line is no reason for print() to fail."""
+    """Drops what a full disk does not accept: a line that is lost is no reason for print() to fail."""
 
     def write(self, data: Any, /) -> int:
         try:

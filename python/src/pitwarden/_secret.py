@@ -24,7 +24,7 @@ DIALS_MAX = 1000
 DESCRIPTORS = (3, 0)
 
 # The agent writes the secret right after the start, but may be a busy process on a busy machine.
-TIMEOUT_S = 10.0
+SECRET_TIMEOUT_S = 10.0
 
 _SECRET_HEX_DIGITS = 64
 
@@ -53,7 +53,7 @@ class Secret:
 
 
 def take_secret(worker_id: str) -> Secret:
-    """Reads the secret and closes the descriptors. Raises SecretError if it does not arrive within TIMEOUT_S."""
+    """Reads the secret and closes the descriptors. Raises SecretError if it does not arrive within SECRET_TIMEOUT_S."""
     # Set by earlier versions of the agent, which write no secret.
     token = os.environ.pop("PITWARDEN_TOKEN", "")
     if token:
@@ -79,7 +79,7 @@ def take_secret(worker_id: str) -> Secret:
 def _wait_for_secret(prefix: bytes, descriptors: list[int]) -> Optional[tuple[int, bytes]]:
     """The descriptor on which the secret arrived, and the secret; None: no descriptor is left, or the time is up."""
     size = len(prefix) + _SECRET_HEX_DIGITS + 1
-    ends_s = time.monotonic() + TIMEOUT_S
+    ends_s = time.monotonic() + SECRET_TIMEOUT_S
     waiting = list(descriptors)
     while waiting and time.monotonic() < ends_s:
         poll = select.poll()

@@ -358,7 +358,7 @@ class Session:
             answer.next_replayed = 0
             self._continue_replay(answer)
             if answer.eviction and answer.ended_s is None:
-                # Its beginning is lost, so nobody can use the rest. The error that says so will be its result.
+                # Its beginning is lost, so nobody can use the rest. Its result will be the error DATA_LOSS.
                 self._mark_cancelled(answer.call, received)
 
     def _answer_unknown(self, id: int, received: Received, now_s: float) -> None:

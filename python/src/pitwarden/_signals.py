@@ -27,7 +27,7 @@ def on_terminate(stop: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _stop_unless_watched(writer, stop))
     # A forked process, such as multiprocessing makes, must die of a SIGTERM: its parent waits for that. Blocked during
     # the fork, for one that arrived before the child has reset its handler would be lost.
-    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset_in_child)
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset_signals_in_child)
 
 
 def _watch(reader: int, stop: Callable[[], object]) -> None:
@@ -68,7 +68,7 @@ def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
-def _reset_in_child() -> None:
+def _reset_signals_in_child() -> None:
     # The parent reads the other end of the wakeup pipe, so the child must not write to it.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -45,7 +45,7 @@ def _problem_of(path: str, named: bool) -> Optional[str]:
     trusted_uids = {0, os.geteuid()}
     try:
         inside = os.stat(folder)
-        if named or _is_closed(os.path.dirname(os.path.abspath(folder)), trusted_uids):
+        if named or _is_closed_to_others(os.path.dirname(os.path.abspath(folder)), trusted_uids):
             trusted_uids.add(inside.st_uid)
         for found in (os.lstat(folder), inside):
             if found.st_uid not in trusted_uids:
@@ -69,7 +69,7 @@ def _problem_of(path: str, named: bool) -> Optional[str]:
     return None
 
 
-def _is_closed(folder: str, trusted_uids: Set[int]) -> bool:
+def _is_closed_to_others(folder: str, trusted_uids: Set[int]) -> bool:
     """True if only these users can create files in the folder."""
     found = os.stat(folder)
     return found.st_uid in trusted_uids and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -110,7 +110,7 @@ def _serve_agent(load_application: Callable[[], Application]) -> int:
         _print_load_error(error)
         flush_output()
         return EXIT_APP
-    return _run(settings, application, session)
+    return _serve(settings, application, session)
 
 
 def _prepare_process(settings: WorkerSettings) -> Optional[str]:
@@ -140,7 +140,7 @@ def _start(settings: WorkerSettings, load_application: Callable[[], Application]
     return application, Session(hello, mark_begun, settings.secret.next_token)
 
 
-def _run(settings: WorkerSettings, application: Application, session: Session) -> int:
+def _serve(settings: WorkerSettings, application: Application, session: Session) -> int:
     """Serves the agent until the worker has stopped. Returns the code to exit with."""
     # Imported here because it starts gRPC's threads: the application may fork while it is loaded.
     from ._link import Link
