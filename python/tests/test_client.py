@@ -252,8 +252,10 @@ def test_the_error_for_a_message_that_is_too_large_names_the_setting(client: pit
 def test_a_call_beyond_its_timeout_raises_deadline_exceeded_and_is_cancelled(
     agent: FakeExecution, client: pitwarden.Client
 ) -> None:
+    # Connects first: a call that times out while it connects never reaches the agent, which then sees no cancel.
+    client.call("text", "echo")
     with pytest.raises(pitwarden.DeadlineExceeded):
-        client.options(timeout_s=0.05).call("text", "wait")
+        client.options(timeout_s=1).call("text", "wait")
     assert agent.cancelled.wait(PATIENCE_S)
 
 

@@ -13,6 +13,8 @@ lingers = os.environ["LINGERS"]
 
 
 def housekeeping() -> None:
+    # The start of a worker may take longer than the sleep.
+    threading.main_thread().join()
     time.sleep(1.5)
 
 
