@@ -81,7 +81,7 @@ class World {
   settle(call: Call, delivered: boolean): void {
     call.isOpen = false;
     const { told, name } = call;
-    const isCurrent = told.request?.caller === told.answers;
+    const isCurrent = told.request?.caller === told.answers && !isAnother(told);
     this.host.settle(told, delivered && told.ends === 1);
     if (!isCurrent) return;
     const isRead = told.ends === 1 && (delivered || told.error?.code === code.deadlineExceeded);
@@ -91,7 +91,7 @@ class World {
 
   cancel(call: Call): void {
     call.isOpen = false;
-    const isCurrent = call.told.request?.caller === call.told.answers;
+    const isCurrent = call.told.request?.caller === call.told.answers && !isAnother(call.told);
     this.host.cancel(call.told);
     if (isCurrent) this.mayForget(call.name);
   }
@@ -265,6 +265,12 @@ class World {
       }
     }
     this.attach(worker, resumed);
+    for (const { name, told, isOpen } of this.calls) {
+      // It waited for that worker, which has another payload under the name, and nobody who asks for it.
+      const isItsName = resumed.held.some(({ request_id }) => request_id === name);
+      if (!isOpen || !isItsName || !isAnother(told) || this.left.has(name)) continue;
+      this.left.set(name, { atMs: this.host.nowMs, deadlineMs: this.host.nowMs });
+    }
   }
 
   check(): void {
@@ -274,6 +280,11 @@ class World {
       same(told.chunks.join(), said.slice(0, told.chunks.length).join(), `chunks of ${name}`);
       // Nobody has cancelled it: those calls are over.
       same(told.error?.code === code.cancelled, false, `${name} is cancelled`);
+      // Whoever asks again sets another deadline.
+      const isCurrent = told.request?.caller === told.answers;
+      const isDue = (told.request?.deadlineMs ?? 0) <= this.host.nowMs;
+      const isEarly = isCurrent && told.error?.code === code.deadlineExceeded && !isDue;
+      same(isEarly, false, `${name} is ended before its deadline`);
       if (told.result === undefined) continue;
       same(told.result, name, 'the result');
       same(told.chunks.length, name.startsWith('stream') ? said.length : 0, `chunks of ${name} with its result`);
@@ -302,6 +313,9 @@ interface Move {
 const move = (what: string, play: Move['play']): Move => ({ play, toString: () => what });
 const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
 const index = fc.nat({ max: 20 });
+
+/** The call was refused: a worker from before has another request of its name. */
+const isAnother = ({ error }: Told): boolean => error?.code === code.invalidArgument;
 
 /** `expect` costs microseconds, and this is asked a million times. */
 function same<T>(actual: T, expected: T, what: string): void {
