@@ -3,7 +3,7 @@
 # where Node or Python would have 30; nothing is used here but its own commands, and `sleep`.
 #
 # A number alone proves nothing. A process is signalled when its start time is the recorded one, when it is in the session of a
-# worker, or when it is this user's and carries the mark that a worker leaves to all that it starts (src/os/tree-mark.ts).
+# worker, or when it is this user's and carries the mark that a worker leaves to all that it starts (src/os/process/tree-mark.ts).
 # Sessions are inherited at birth and cannot be joined, so one process in it that is older than the worker's end proves
 # the session. A cgroup is proven by its name, which ends in a worker's id that nobody else can have come upon.
 

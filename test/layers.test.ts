@@ -10,30 +10,55 @@ const root = new URL('../', import.meta.url).pathname;
 const cases: readonly [string, readonly string[], readonly string[]][] = [
   [
     'src/domain',
-    ['node:fs', 'zod', '../loop.ts', '../os/clock.ts', '../dispatch/queue.ts'],
+    ['node:fs', 'zod', '../agent/loop.ts', '../os/clock.ts', '../dispatch/queue.ts'],
     ['./state.ts', './policies/list.ts'],
   ],
-  ['src/domain/policies', ['node:fs', '../../loop.ts', '../../os/clock.ts'], ['../state.ts', './policy.ts']],
+  ['src/domain/policies', ['node:fs', '../../agent/loop.ts', '../../os/clock.ts'], ['../state.ts', './policy.ts']],
   [
     'src/dispatch',
-    ['node:fs', '../loop.ts', '../wire/proto.ts', '../os/clock.ts'],
+    ['node:fs', '../agent/loop.ts', '../grpc/proto.ts', '../os/clock.ts'],
     ['./queue.ts', '../domain/state.ts'],
   ],
   [
-    'src/wire',
-    ['../os/clock.ts', '../agent.ts', '../cli/exit.ts', 'node:child_process'],
+    'src/grpc',
+    ['../os/clock.ts', '../agent/agent.ts', '../telemetry/log.ts', '../cli/exit.ts', 'node:child_process'],
     ['@grpc/grpc-js', '../domain/state.ts', '../dispatch/queue.ts'],
   ],
   [
-    'src/os',
-    ['../wire/proto.ts', '../dispatch/queue.ts', '../agent.ts', '../config/load.ts', 'node:child_process'],
-    ['node:fs', '../domain/state.ts'],
+    'src/grpc/execution',
+    ['../../os/clock.ts', '../../workers/restore.ts', 'node:child_process'],
+    ['../connection.ts', '../../dispatch/queue.ts'],
   ],
-  ['src', ['node:child_process'], ['./os/child-process.ts']],
-  ['src/cli', ['node:child_process'], ['../os/child-process.ts']],
+  [
+    'src/os',
+    ['../grpc/proto.ts', '../dispatch/queue.ts', '../agent/agent.ts', '../config/load.ts', 'node:child_process'],
+    ['node:fs', '../domain/state.ts', './process/identity.ts'],
+  ],
+  [
+    'src/os/process',
+    ['../../grpc/proto.ts', '../../telemetry/log.ts', '../../workers/restore.ts', 'node:child_process'],
+    ['node:fs', '../clock.ts', '../output/output.ts'],
+  ],
+  [
+    'src/telemetry',
+    ['../agent/loop.ts', '../workers/restore.ts', '../cli/exit.ts', '../config/load.ts', 'node:child_process'],
+    ['prom-client', '../grpc/connection-limit.ts', '../dispatch/dispatch.ts', '../os/output/log-output.ts'],
+  ],
+  [
+    'src/workers',
+    ['../agent/loop.ts', '../cli/exit.ts', 'node:child_process'],
+    ['../os/process/tree.ts', '../telemetry/log.ts', '../grpc/proto.ts', '../config/env.ts'],
+  ],
+  [
+    'src/agent',
+    ['../cli/exit.ts', '../main.ts', 'node:child_process'],
+    ['../workers/restore.ts', '../telemetry/log.ts'],
+  ],
+  ['src', ['node:child_process'], ['./os/process/child-process.ts']],
+  ['src/cli', ['node:child_process'], ['../os/process/child-process.ts', '../agent/agent.ts']],
   [
     'src/config',
-    ['../wire/proto.ts', '../os/clock.ts', '../agent.ts', 'node:child_process'],
+    ['../grpc/proto.ts', '../os/clock.ts', '../agent/agent.ts', 'node:child_process'],
     ['node:fs', 'zod', '../domain/config.ts'],
   ],
 ];

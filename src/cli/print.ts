@@ -1,5 +1,5 @@
 import { printable, printableJson, printableLine } from '../domain/printable.ts';
-import { isJournal, withPriority } from '../os/journal.ts';
+import { isJournal, withPriority } from '../os/output/journal.ts';
 
 /** Of syslog(3). */
 const errorPriority = 3;

@@ -6,7 +6,7 @@ export interface ProcessEvidence {
   readonly state: string;
   /** Each of its threads, as `TID NAME STATE WCHAN`: the kernel function it sleeps in, 0 for none or unknown. */
   readonly threads: readonly string[];
-  /** Python stacks of threads by faulthandler (os/stacks.ts); empty: why there are none is in `stacksMissing`. */
+  /** Python stacks of threads by faulthandler (os/process/stacks.ts); empty: why there are none is in `stacksMissing`. */
   readonly stacks: string;
   readonly stacksMissing: string;
 }

@@ -14,7 +14,7 @@ import { saidAfter } from './why-nothing-starts.ts';
 
 /** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
 const killAgainMs = 5_000;
-/** How long before the SIGKILL of a stop the worker is inspected, at most; os/evidence.ts takes no longer. */
+/** How long before the SIGKILL of a stop the worker is inspected, at most; os/process/evidence.ts takes no longer. */
 const inspectMaxMs = 300;
 /** Kills of workers that may hang: what they are doing is worth knowing. */
 const inspectedReasons: ReadonlySet<Reason> = new Set(['hung', 'overdue', 'start_timeout', 'link_lost']);

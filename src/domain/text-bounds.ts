@@ -1,6 +1,6 @@
 /**
  * The bounds of all texts that callers, views, events, logs and metrics show. Texts of workers are cut when they arrive
- * (`wire/worker-words.ts`), texts of views once more when the view is made (`wire/view-bounds.ts`). "Bytes" are bytes of
+ * (`grpc/worker-link/sanitize.ts`), texts of views once more when the view is made (`grpc/control/view-bounds.ts`). "Bytes" are bytes of
  * UTF-8, "length" is UTF-16 code units.
  */
 

@@ -1,4 +1,4 @@
-import { readText } from './read-text.ts';
+import { readText } from './storage/read-text.ts';
 
 /**
  * How many descriptors this process may have open at once: RLIMIT_NOFILE, whose soft limit Node raises to the hard one when it

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
-import { hasProc } from './identity.ts';
+import { hasProc } from './process/identity.ts';
 
 /** What can be had without swapping: MemAvailable of proc_meminfo(5); where there is none, what is free. */
 export async function availableMemory(): Promise<number> {

@@ -1,5 +1,5 @@
 import { readFileSync, readlinkSync } from 'node:fs';
-import { runProcess } from './child-process.ts';
+import { runProcess } from './process/child-process.ts';
 
 /** A listening socket that the service manager holds and lends to this process. */
 export interface LentSocket {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { expect, onTestFinished, test } from 'vitest';
 import { connectAgent } from '../../src/cli/connect.ts';
-import { services } from '../../src/wire/proto.ts';
+import { services } from '../../src/grpc/proto.ts';
 
 /** An agent that answers every Execute. */
 async function answering(): Promise<string> {

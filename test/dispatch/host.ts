@@ -6,7 +6,7 @@ import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import type { ReportedProgress } from '../../src/domain/evidence.ts';
-import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
+import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 
 /** One request as its caller sees it. */
 export interface Told {

@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Action, Changes } from '../../src/domain/action.ts';
 import type { State } from '../../src/domain/state.ts';
-import type { NodeFacts, PoolNumbers } from '../../src/wire/view.ts';
-import { nodeView, poolView, workerView } from '../../src/wire/view.ts';
+import type { NodeFacts, PoolNumbers } from '../../src/grpc/control/view.ts';
+import { nodeView, poolView, workerView } from '../../src/grpc/control/view.ts';
 
 /** What somebody who follows Watch believes: the views that came with each change. */
 export interface Follower {

@@ -9,7 +9,7 @@ import { gzipSync } from 'node:zlib';
 import type { ClientDuplexStream, ServiceError } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
-import { clients } from '../../src/wire/proto.ts';
+import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
 import { python, root, startAgent, until, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';

@@ -2,7 +2,7 @@ import type { ClientHttp2Session } from 'node:http2';
 import { connect as connectHttp2 } from 'node:http2';
 import { connect as connectSocket } from 'node:net';
 import { Duplex } from 'node:stream';
-import { clients } from '../../src/wire/proto.ts';
+import { clients } from '../../src/grpc/proto.ts';
 
 /** A caller that sends gRPC requests and leaves every byte that comes back unread in the kernel, until it is told to read. */
 export interface DeafCaller {

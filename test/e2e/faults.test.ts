@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-import { markOf } from '../../src/os/tree-mark.ts';
+import { markOf } from '../../src/os/process/tree-mark.ts';
 import type { TestAgent } from './agent.ts';
 import {
   examples,

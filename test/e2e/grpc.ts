@@ -1,8 +1,8 @@
 import type { ChannelOptions, ClientDuplexStream, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import { credentials, Metadata } from '@grpc/grpc-js';
-import { clients } from '../../src/wire/proto.ts';
-import type { ErrorView } from '../../src/wire/status.ts';
-import { fromMetadata } from '../../src/wire/status.ts';
+import { clients } from '../../src/grpc/proto.ts';
+import type { ErrorView } from '../../src/grpc/status.ts';
+import { fromMetadata } from '../../src/grpc/status.ts';
 
 export interface Answer {
   readonly value: unknown;

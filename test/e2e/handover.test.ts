@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { ClientReadableStream } from '@grpc/grpc-js';
 import { credentials, status } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
-import { clients } from '../../src/wire/proto.ts';
+import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
 import { examples, followAgent, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
 import type { Answer, Connection } from './grpc.ts';

@@ -3,7 +3,7 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { clients } from '../../src/wire/proto.ts';
+import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
 import { followAgent, python, root, runProcess, until, untilReady } from './agent.ts';
 

@@ -3,9 +3,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
-import { identify } from '../../src/os/identity.ts';
-import type { LedgerEntry } from '../../src/os/ledger.ts';
-import { seal, unseal } from '../../src/os/sealed-file.ts';
+import { identify } from '../../src/os/process/identity.ts';
+import type { LedgerEntry } from '../../src/os/storage/ledger.ts';
+import { seal, unseal } from '../../src/os/storage/sealed-file.ts';
 import type { TestAgent, WorkerView } from './agent.ts';
 import { processesOf, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connectDeaf } from './deaf-caller.ts';

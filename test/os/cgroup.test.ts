@@ -2,10 +2,10 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { cgroupAccount, limitCgroup, openCgroups } from '../../src/os/cgroup.ts';
-import { membersOf, readProcessTable } from '../../src/os/process-table.ts';
-import { resourceLimits, tasksOfAll, whyNotLimited } from '../../src/os/resource-limits.ts';
-import { sweepTree } from '../../src/os/tree.ts';
+import { cgroupAccount, limitCgroup, openCgroups } from '../../src/os/cgroup/cgroup.ts';
+import { membersOf, readProcessTable } from '../../src/os/process/process-table.ts';
+import { resourceLimits, tasksOfAll, whyNotLimited } from '../../src/os/process/resource-limits.ts';
+import { sweepTree } from '../../src/os/process/tree.ts';
 import { needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { runProcess, startProcess } from '../../src/os/child-process.ts';
+import { runProcess, startProcess } from '../../src/os/process/child-process.ts';
 
 const dist = (name: string): string => JSON.stringify(new URL(`../../dist/os/${name}.js`, import.meta.url).pathname);
 const env = { PATH: '/usr/bin:/bin' };
@@ -10,7 +10,7 @@ function withoutDescriptors(script: string): unknown {
   const code = `
 import { openSync } from 'node:fs';
 import { holdSpares } from ${dist('spare-descriptors')};
-import { startProcess } from ${dist('child-process')};
+import { startProcess } from ${dist('process/child-process')};
 const useUp = () => { try { for (;;) openSync('/dev/null'); } catch (error) { return error.code; } };
 const start = (options) => startProcess('/bin/sh', ['-c', 'exit 3'], { env: {}, ...options }).ended;
 ${script}`;

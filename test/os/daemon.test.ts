@@ -2,9 +2,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
-import { sampleTree } from '../../src/os/memory.ts';
-import { sweepTree } from '../../src/os/tree.ts';
-import { markOf } from '../../src/os/tree-mark.ts';
+import { sampleTree } from '../../src/os/process/memory.ts';
+import { sweepTree } from '../../src/os/process/tree.ts';
+import { markOf } from '../../src/os/process/tree-mark.ts';
 import { isRoot, needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 

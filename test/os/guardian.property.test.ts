@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
-import type { ProcessIdentity } from '../../src/os/identity.ts';
-import { hasProc, identify } from '../../src/os/identity.ts';
-import { markOf } from '../../src/os/tree-mark.ts';
+import type { ProcessIdentity } from '../../src/os/process/identity.ts';
+import { hasProc, identify } from '../../src/os/process/identity.ts';
+import { markOf } from '../../src/os/process/tree-mark.ts';
 import { needs } from '../needs.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'pw-'));

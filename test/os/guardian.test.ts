@@ -6,12 +6,12 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
-import { lockDirectory, lockPath } from '../../src/os/agent-lock.ts';
-import { openCgroups } from '../../src/os/cgroup.ts';
-import type { Guardian } from '../../src/os/guardian.ts';
-import { startGuardian } from '../../src/os/guardian.ts';
-import type { ProcessIdentity } from '../../src/os/identity.ts';
-import { hasProc, identify, readStat } from '../../src/os/identity.ts';
+import { openCgroups } from '../../src/os/cgroup/cgroup.ts';
+import type { Guardian } from '../../src/os/process/guardian.ts';
+import { startGuardian } from '../../src/os/process/guardian.ts';
+import type { ProcessIdentity } from '../../src/os/process/identity.ts';
+import { hasProc, identify, readStat } from '../../src/os/process/identity.ts';
+import { lockDirectory, lockPath } from '../../src/os/storage/agent-lock.ts';
 import { needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ticksOfUptime } from '../../src/os/identity.ts';
+import { ticksOfUptime } from '../../src/os/process/identity.ts';
 
 test('the ticks of an uptime are those that its digits say', () => {
   const wrong: string[] = [];

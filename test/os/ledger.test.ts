@@ -14,9 +14,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Orders, RollOrder } from '../../src/domain/event.ts';
 import { systemClock } from '../../src/os/clock.ts';
-import type { Ledger, LedgerEntry } from '../../src/os/ledger.ts';
-import { openLedger } from '../../src/os/ledger.ts';
-import { seal } from '../../src/os/sealed-file.ts';
+import type { Ledger, LedgerEntry } from '../../src/os/storage/ledger.ts';
+import { openLedger } from '../../src/os/storage/ledger.ts';
+import { seal } from '../../src/os/storage/sealed-file.ts';
 import { isRoot, needs } from '../needs.ts';
 
 let state: string;

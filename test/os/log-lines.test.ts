@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import type { WorkerLine } from '../../src/os/log-lines.ts';
-import { createLogLines, lineMaxBytes } from '../../src/os/log-lines.ts';
+import type { WorkerLine } from '../../src/os/output/log-lines.ts';
+import { createLogLines, lineMaxBytes } from '../../src/os/output/log-lines.ts';
 
 function reader() {
   const seen: string[] = [];

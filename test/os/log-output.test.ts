@@ -15,8 +15,8 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 /** Ends after it has written more than any pipe holds. */
 const talker = (lines: number, end: string): string => `
-import { createLog } from ${dist('log')};
-import { exitProcess } from ${dist('os/exit')};
+import { createLog } from ${dist('telemetry/log')};
+import { exitProcess } from ${dist('os/process/exit')};
 const log = createLog({ level: 'info', format: 'json' });
 for (let line = 0; line < ${lines}; line += 1) log.info('x'.repeat(1000), { line });
 ${end}`;

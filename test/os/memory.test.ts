@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { memoryBytes, memorySource } from '../../src/domain/policies/memory.ts';
-import { cgroupMemory } from '../../src/os/cgroup.ts';
-import type { ProcessIdentity } from '../../src/os/identity.ts';
-import { sampleTree, sumPss } from '../../src/os/memory.ts';
-import { sharedProcessTable } from '../../src/os/process-table.ts';
-import { sweepTree } from '../../src/os/tree.ts';
+import { cgroupMemory } from '../../src/os/cgroup/cgroup.ts';
+import type { ProcessIdentity } from '../../src/os/process/identity.ts';
+import { sampleTree, sumPss } from '../../src/os/process/memory.ts';
+import { sharedProcessTable } from '../../src/os/process/process-table.ts';
+import { sweepTree } from '../../src/os/process/tree.ts';
 import { shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));

@@ -17,11 +17,11 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
-import type { OutputReader } from '../../src/os/output.ts';
-import { adoptOutput, createOutput } from '../../src/os/output.ts';
-import { openOutputDirectory } from '../../src/os/output-directory.ts';
-import { backlogMaxBytes, followFile } from '../../src/os/output-file.ts';
-import type { OutputSpace } from '../../src/os/output-space.ts';
+import type { OutputReader } from '../../src/os/output/output.ts';
+import { adoptOutput, createOutput } from '../../src/os/output/output.ts';
+import { openOutputDirectory } from '../../src/os/output/output-directory.ts';
+import { backlogMaxBytes, followFile } from '../../src/os/output/output-file.ts';
+import type { OutputSpace } from '../../src/os/output/output-space.ts';
 import { needs } from '../needs.ts';
 import { shellWorker } from './shell-worker.ts';
 

@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { identify, isAlive, ticksSinceBoot } from '../../dist/os/identity.js';
-import { openOutputDirectory } from '../../dist/os/output-directory.js';
-import { spawnWorker } from '../../dist/os/process.js';
-import { signalGroup } from '../../dist/os/signal.js';
-import { sweepTree } from '../../dist/os/tree.js';
+import { openOutputDirectory } from '../../dist/os/output/output-directory.js';
+import { identify, isAlive, ticksSinceBoot } from '../../dist/os/process/identity.js';
+import { signalGroup } from '../../dist/os/process/signal.js';
+import { spawnWorker } from '../../dist/os/process/spawn-worker.js';
+import { sweepTree } from '../../dist/os/process/tree.js';
 
 // What pid-reuse.test.ts runs in a pid namespace of its own. The built sources: Node reads no TypeScript here.
 

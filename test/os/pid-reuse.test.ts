@@ -1,8 +1,8 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { watchProcess } from '../../src/os/adopted-process.ts';
-import { identify, ticksSinceBoot } from '../../src/os/identity.ts';
+import { watchProcess } from '../../src/os/process/adopted-process.ts';
+import { identify, ticksSinceBoot } from '../../src/os/process/identity.ts';
 import { needs } from '../needs.ts';
 
 const scene = join(import.meta.dirname, 'pid-reuse-scene.mjs');

@@ -31,16 +31,18 @@ vi.mock('node:fs', async (original) => {
   };
 });
 
-const { identify, isAlive, isGone, readStat, ticksSinceBoot, hasProc } = await import('../../src/os/identity.ts');
-const { readProcessTable } = await import('../../src/os/process-table.ts');
-const { isPopulated, openCgroups } = await import('../../src/os/cgroup.ts');
-const { carriesWorkerId } = await import('../../src/os/own-process.ts');
-const { openLedger } = await import('../../src/os/ledger.ts');
-const { lockDirectory, lockHolder } = await import('../../src/os/agent-lock.ts');
-const { watchProcess } = await import('../../src/os/adopted-process.ts');
-const { signalGroup, signalProcess } = await import('../../src/os/signal.ts');
-const { sweepTree } = await import('../../src/os/tree.ts');
-const { spawnWorker } = await import('../../src/os/process.ts');
+const { identify, isAlive, isGone, readStat, ticksSinceBoot, hasProc } = await import(
+  '../../src/os/process/identity.ts'
+);
+const { readProcessTable } = await import('../../src/os/process/process-table.ts');
+const { isPopulated, openCgroups } = await import('../../src/os/cgroup/cgroup.ts');
+const { carriesWorkerId } = await import('../../src/os/process/own-process.ts');
+const { openLedger } = await import('../../src/os/storage/ledger.ts');
+const { lockDirectory, lockHolder } = await import('../../src/os/storage/agent-lock.ts');
+const { watchProcess } = await import('../../src/os/process/adopted-process.ts');
+const { signalGroup, signalProcess } = await import('../../src/os/process/signal.ts');
+const { sweepTree } = await import('../../src/os/process/tree.ts');
+const { spawnWorker } = await import('../../src/os/process/spawn-worker.ts');
 const { testOutput } = await import('./shell-worker.ts');
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));

@@ -20,8 +20,8 @@ vi.mock('node:fs', async (original) => {
   };
 });
 
-const { hasProc } = await import('../../src/os/identity.ts');
-const { freshProcessTable, readProcessTable } = await import('../../src/os/process-table.ts');
+const { hasProc } = await import('../../src/os/process/identity.ts');
+const { freshProcessTable, readProcessTable } = await import('../../src/os/process/process-table.ts');
 
 const onProc = needs('/proc', hasProc);
 

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { identify, isAlive } from '../../src/os/identity.ts';
-import type { OutputDirectory } from '../../src/os/output-directory.ts';
-import { openOutputDirectory } from '../../src/os/output-directory.ts';
-import { spawnWorker } from '../../src/os/process.ts';
+import type { OutputDirectory } from '../../src/os/output/output-directory.ts';
+import { openOutputDirectory } from '../../src/os/output/output-directory.ts';
+import { identify, isAlive } from '../../src/os/process/identity.ts';
+import { spawnWorker } from '../../src/os/process/spawn-worker.ts';
 
 export function testOutput(directory: string): OutputDirectory {
   return openOutputDirectory(join(directory, 'output'), {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { expect, test } from 'vitest';
-import { signalEffects } from '../../src/os/signals.ts';
+import { signalEffects } from '../../src/os/process/signals.ts';
 
 const docs = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8');
 

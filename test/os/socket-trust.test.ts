@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { socketProblem } from '../../src/os/socket-trust.ts';
+import { socketProblem } from '../../src/os/storage/socket-trust.ts';
 
 // python/tests/test_address.py says the same of the Python client.
 

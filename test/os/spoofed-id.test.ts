@@ -3,10 +3,10 @@ import { chownSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
-import { identify } from '../../src/os/identity.ts';
-import { carriesWorkerId, findWorker } from '../../src/os/own-process.ts';
-import { freshProcessTable, membersOf } from '../../src/os/process-table.ts';
-import { sweepTree } from '../../src/os/tree.ts';
+import { identify } from '../../src/os/process/identity.ts';
+import { carriesWorkerId, findWorker } from '../../src/os/process/own-process.ts';
+import { freshProcessTable, membersOf } from '../../src/os/process/process-table.ts';
+import { sweepTree } from '../../src/os/process/tree.ts';
 import { isRoot, needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 

@@ -3,10 +3,10 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { gatherEvidence } from '../../src/os/evidence.ts';
-import { readPart } from '../../src/os/read-file.ts';
-import { fitStacks, placeOf, stacksOfCrash } from '../../src/os/stacks.ts';
-import { sweepTree } from '../../src/os/tree.ts';
+import { gatherEvidence } from '../../src/os/process/evidence.ts';
+import { fitStacks, placeOf, stacksOfCrash } from '../../src/os/process/stacks.ts';
+import { sweepTree } from '../../src/os/process/tree.ts';
+import { readPart } from '../../src/os/storage/read-file.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { expect, test, vi } from 'vitest';
-import { sampleWithPidusage } from '../../src/os/memory.ts';
-import { membersOf, readWithPs } from '../../src/os/process-table.ts';
-import { killDescendants } from '../../src/os/tree.ts';
+import { sampleWithPidusage } from '../../src/os/process/memory.ts';
+import { membersOf, readWithPs } from '../../src/os/process/process-table.ts';
+import { killDescendants } from '../../src/os/process/tree.ts';
 
 // What serves where there is no /proc (macOS), tried here with ps and pidusage themselves.
 

@@ -12,7 +12,7 @@ import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
 import type { Leftover, Newborn, State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
-import { createMemoryBudget } from '../../src/wire/memory-budget.ts';
+import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { createStepInvariants, hold } from '../domain/invariants.ts';
 import type { Asked } from './asked.ts';
 import { commandModels } from './asked.ts';
@@ -23,7 +23,7 @@ import type { Trace } from './trace.ts';
 import type { Behaviour, Surroundings, UpFrame } from './worker.ts';
 import { SimulatedWorker } from './worker.ts';
 
-/** How long the loop lets a fact wait that was only mentioned; as in src/loop.ts. */
+/** How long the loop lets a fact wait that was only mentioned; as in src/agent/loop.ts. */
 const soonMs = 50;
 const nothing = Buffer.alloc(0);
 /** Wake-ups in a row at one time with nothing new: the agent would spin. */
@@ -31,7 +31,7 @@ const idleMost = 5;
 /** Ends that somebody planned: no request may be lost to one, unless its worker was harmed besides. */
 const planned: ReadonlySet<string> = new Set(reasons.filter((reason) => !unplannedReasons.has(reason)));
 
-/** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent.ts and src/perform.ts do. */
+/** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent/agent.ts and src/workers/perform.ts do. */
 export class Host {
   state: State = initialState();
   nowMs = 1_000;
@@ -288,7 +288,7 @@ export class Host {
     this.#checkDispatch();
   }
 
-  /** As src/perform.ts does. */
+  /** As src/workers/perform.ts does. */
   #perform(action: Action): void {
     this.#trace.note(this.nowMs, action);
     switch (action.type) {
@@ -471,7 +471,7 @@ export class Host {
     this.#laterHere(this.random.int(0, 20), () => this.mention({ type: 'sampled', workerId: worker.workerId, sample }));
   }
 
-  /** As src/agent.ts does. */
+  /** As src/agent/agent.ts does. */
   #receive(workerId: string, frame: UpFrame): void {
     this.#trace.note(this.nowMs, { type: 'frame', workerId, ...frame });
     const { pong, leaving, chunk, result, returned } = frame;

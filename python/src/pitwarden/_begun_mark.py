@@ -1,6 +1,6 @@
 """The begun mark: the id of the newest request that has begun, in a file that survives the death of this process.
 
-The agent reads it to learn which requests a dead worker had not begun (src/os/begun-mark.ts).
+The agent reads it to learn which requests a dead worker had not begun (src/os/process/begun-mark.ts).
 """
 
 from __future__ import annotations

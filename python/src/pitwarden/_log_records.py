@@ -1,7 +1,7 @@
 """Passes the application's log records to the agent, with level, logger, request id and traceback.
 
 A record is one line on stderr or stdout: RS (0x1e), then JSON with `level` (a number of the logging module), `logger`,
-`request_id` and `message`. The agent reads it (src/os/log-lines.ts), and treats every other line as text.
+`request_id` and `message`. The agent reads it (src/os/output/log-lines.ts), and treats every other line as text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tells whether a socket may be dialled: where other users can write, one of them could put a socket of their own.
 
-The command line makes the same checks (src/os/socket-trust.ts).
+The command line makes the same checks (src/os/storage/socket-trust.ts).
 """
 
 from __future__ import annotations

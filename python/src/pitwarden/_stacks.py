@@ -7,7 +7,7 @@ import faulthandler
 import os
 import sys
 
-# Linux's SIGRTMIN + 10. The agent sends it (src/os/stacks.ts).
+# Linux's SIGRTMIN + 10. The agent sends it (src/os/process/stacks.ts).
 STACKS_SIGNAL = 44
 
 

@@ -2,7 +2,7 @@
 
 A daemon sheds its session, group, parent and environment, but not its resource limits: without privileges a hard limit
 can only be lowered. So the worker sets the limit RLIMIT_RTTIME, which every descendant inherits, to a number made from
-the worker's id. The agent computes the same number (src/os/tree-mark.ts).
+the worker's id. The agent computes the same number (src/os/process/tree-mark.ts).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import { lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFile
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
-import { seal } from '../../../src/os/sealed-file.ts';
+import { seal } from '../../../src/os/storage/sealed-file.ts';
 import type { Target } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
 import { build, mutated } from '../bytes.ts';

@@ -1,0 +1,27 @@
+import { isLoopback } from '../config/address.ts';
+
+/** `HOST:PORT`, or empty where there is no such surface. */
+export interface TcpAddresses {
+  readonly listenAddress: string;
+  readonly httpAddress: string;
+}
+
+/** One sentence for each surface that serves anybody who can reach it. Logged at start, and shown by `status` and GetNode. */
+export function exposureWarnings({ listenAddress, httpAddress }: TcpAddresses): string[] {
+  const warnings: string[] = [];
+  if (listenAddress !== '') {
+    warnings.push(
+      `listen: gRPC at ${listenAddress} has no authentication: every user and process of this host can run commands and stop workers`,
+    );
+  }
+  if (httpAddress !== '' && !isLoopback(hostOf(httpAddress))) {
+    warnings.push(
+      `http: ${httpAddress} has no authentication: other hosts that reach it can read the names of pools and their metrics`,
+    );
+  }
+  return warnings;
+}
+
+function hostOf(address: string): string {
+  return address.slice(0, address.lastIndexOf(':')).replace(/^\[(.*)\]$/, '$1');
+}

@@ -1,0 +1,106 @@
+import type { State } from '../domain/state.ts';
+import type { ServiceManager } from '../os/systemd.ts';
+import { setWakeUp } from '../os/timer.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { Agent } from './agent.ts';
+import { lateMaxMs } from './loop.ts';
+
+/** What the service manager is told of the agent while it runs. */
+export interface Service {
+  /** A reload has begun, or ended. */
+  reloading(): void;
+  ready(): void;
+  stopping(): void;
+  /** Nothing more is said. */
+  close(): void;
+}
+
+/** At most one change of the status in this time: each costs a process. */
+const statusEveryMs = 1_000;
+/** How soon a late loop is looked at again, as a share of the watchdog's time. */
+const againShare = 0.05;
+/** Beyond the drain: the sweep of what would not die, and the last answers. */
+const stopExtraMs = 20_000;
+
+export function serveManager(manager: ServiceManager, agent: Agent, log: Log): Service {
+  const status = followStatus(manager, agent);
+  const watchdog = keepAlive(manager, agent, log);
+  return {
+    reloading: () => {
+      const nowUs = process.hrtime.bigint() / 1000n;
+      void manager.notify('RELOADING=1', `MONOTONIC_USEC=${nowUs}`);
+    },
+    // The step that takes the config comes first.
+    ready: () => void setImmediate(() => manager.notify('READY=1', `STATUS=${statusOf(agent.state())}`)),
+    stopping: () => void manager.notify('STOPPING=1', `EXTEND_TIMEOUT_USEC=${longestStopMs(agent.state()) * 1000}`),
+    close: () => {
+      status.close();
+      watchdog.close();
+    },
+  };
+}
+
+interface Closable {
+  close(): void;
+}
+
+function followStatus(manager: ServiceManager, agent: Agent): Closable {
+  let told = '';
+  let timer: NodeJS.Timeout | null = null;
+  const tell = (): void => {
+    timer = null;
+    const status = statusOf(agent.state());
+    if (status === told) return;
+    told = status;
+    void manager.notify(`STATUS=${status}`);
+  };
+  const unsubscribe = agent.subscribe(() => {
+    timer ??= setTimeout(tell, statusEveryMs).unref();
+  });
+  return {
+    close: () => {
+      unsubscribe();
+      if (timer !== null) clearTimeout(timer);
+    },
+  };
+}
+
+/** One line for people, as `systemctl status` shows it. */
+export function statusOf({ node, pools, workers }: State): string {
+  if (node.phase === 'stopping' || node.phase === 'stopped') return `stopping: ${workers.size} workers are left`;
+  let size = 0;
+  for (const pool of pools.values()) if (pool.phase !== 'removed') size += pool.size;
+  let ready = 0;
+  for (const worker of workers.values()) if (worker.phase === 'ready') ready += 1;
+  const draining = node.phase === 'draining' ? ', draining: no new requests' : '';
+  const refused = node.configError === '' ? '' : ', the last reload was refused';
+  return `${ready} of ${size} workers ready${draining}${refused}`;
+}
+
+/**
+ * Tells the manager that the agent lives only as long as its loop does what is due: one that is stuck, stopped, or throws
+ * at every step gets itself killed.
+ */
+function keepAlive(manager: ServiceManager, agent: Agent, log: Log): Closable {
+  const { watchdogMs } = manager;
+  if (watchdogMs === 0) return { close: () => undefined };
+  let wasLate = false;
+  const tick = (): void => {
+    const lateMs = agent.lateMs();
+    const isLate = lateMs > lateMaxMs;
+    if (isLate && !wasLate)
+      log.error(`the loop is ${Math.round(lateMs)} ms late: systemd's watchdog gets no sign of life`);
+    wasLate = isLate;
+    if (!isLate) void manager.notify('WATCHDOG=1');
+    // Of a process that was stopped for a while and goes on this timer may be the first.
+    timer = setWakeUp(tick, watchdogMs * (isLate ? againShare : 0.5));
+  };
+  let timer = setWakeUp(tick, watchdogMs / 2);
+  return { close: () => clearTimeout(timer) };
+}
+
+/** What draining all pools may take, which may be more than the unit's TimeoutStopSec. */
+function longestStopMs({ pools }: State): number {
+  const drains = [...pools.values()].map(({ config }) => config.drain.timeoutMs + config.drain.killAfterMs);
+  return Math.max(0, ...drains) + stopExtraMs;
+}

@@ -1,0 +1,140 @@
+import type { Http2Session, ServerHttp2Stream } from 'node:http2';
+import type { Answers, Request } from '../dispatch/request.ts';
+import type { Receipts } from './execution/receipts.ts';
+import type { MemoryAccount } from './memory-budget.ts';
+
+/** What the calls of one HTTP/2 connection share. */
+export interface Connection {
+  /** Bytes of answers that its other side has not taken yet. */
+  unreadBytes: number;
+  /** Answers to named requests that were written and are not proven to be read; undefined: there were none yet. */
+  receipts: Receipts<Asked> | undefined;
+  /** Payloads of those requests, which count towards the node's budget too. */
+  unprovenBytes: number;
+  /** What the agent holds for it; undefined: its server has no budget, or no call was made yet. */
+  memory: MemoryAccount | undefined;
+  /** Settles when its last compressed message is unfolded. */
+  unfolding: Promise<unknown>;
+  /** Called for each call and each piece of a message that comes: see fair-reading.ts. */
+  worked: () => void;
+  /** Called for each call that ended by a reset: see cancels.ts. */
+  wasReset: () => void;
+  /** Undefined: grpc-js does not show it. */
+  readonly session: Http2Session | undefined;
+}
+
+/** A request, and the caller that it was answered to. */
+export interface Asked {
+  readonly request: Request;
+  readonly answers: Answers;
+  /** What of its payload is still held. */
+  readonly payloadBytes: number;
+  /** That, and the rest of the request. */
+  readonly heldBytes: number;
+}
+
+/** Counts bytes of answers that were written (or, below 0, taken), which count towards the node's budget too. */
+export function addUnread(connection: Connection, bytes: number): void {
+  connection.unreadBytes += bytes;
+  connection.memory?.add(bytes);
+}
+
+/** False: the connection may not leave so much more unread, and nothing was counted. */
+export function tryAddUnread(connection: Connection, bytes: number): boolean {
+  const { memory } = connection;
+  if (memory !== undefined && !memory.take(bytes)) return false;
+  connection.unreadBytes += bytes;
+  return true;
+}
+
+/** The unread answers of one call, which count as those of its connection. */
+export interface CallUnread {
+  readonly bytes: number;
+  add(bytes: number): void;
+  /** False: the connection may not leave so much more unread, and nothing was counted. */
+  tryAdd(bytes: number): boolean;
+  taken(bytes: number): void;
+  /** The call is over: its caller takes no more. */
+  forget(): void;
+}
+
+export function unreadOfCall(connection: Connection): CallUnread {
+  let bytes = 0;
+  return {
+    get bytes() {
+      return bytes;
+    },
+    add: (added) => {
+      bytes += added;
+      addUnread(connection, added);
+    },
+    tryAdd: (added) => {
+      if (!tryAddUnread(connection, added)) return false;
+      bytes += added;
+      return true;
+    },
+    taken: (takenBytes) => {
+      // grpc-js may report a message as written after the call is over.
+      const known = Math.min(takenBytes, bytes);
+      bytes -= known;
+      addUnread(connection, -known);
+    },
+    forget: () => {
+      addUnread(connection, -bytes);
+      bytes = 0;
+    },
+  };
+}
+
+const connections = new WeakMap<Http2Session, Connection>();
+
+/**
+ * The connection that a call came by. grpc-js keeps it to itself, so it is read off the stream inside of the call: should
+ * that move in a later version, calls get a connection each.
+ */
+export function connectionOf(call: object): Connection {
+  return connectionOfStream(streamOf(call));
+}
+
+export function connectionOfStream(stream: ServerHttp2Stream | undefined): Connection {
+  const session = stream?.session;
+  return session === undefined ? newConnection(session) : connectionOfSession(session);
+}
+
+export function connectionOfSession(session: Http2Session): Connection {
+  let connection = connections.get(session);
+  if (connection === undefined) {
+    connection = newConnection(session);
+    connections.set(session, connection);
+  }
+  return connection;
+}
+
+function newConnection(session: Http2Session | undefined): Connection {
+  return {
+    unreadBytes: 0,
+    receipts: undefined,
+    unprovenBytes: 0,
+    memory: undefined,
+    unfolding: Promise.resolve(),
+    worked: () => undefined,
+    wasReset: () => undefined,
+    session,
+  };
+}
+
+/**
+ * How a call that is over has ended: its answer was handed to the kernel whole; its caller reset the stream (a cancel, or a
+ * deadline of its own); or the connection broke under it.
+ */
+export function howEnded(call: object, { session }: Connection): 'delivered' | 'cancelled' | 'broken' {
+  if (session === undefined || session.destroyed || session.socket.destroyed) {
+    return streamOf(call)?.rstCode === 0 ? 'delivered' : 'broken';
+  }
+  return streamOf(call)?.rstCode === 0 ? 'delivered' : 'cancelled';
+}
+
+function streamOf(call: object): ServerHttp2Stream | undefined {
+  const { call: inner } = call as { readonly call?: { readonly stream?: ServerHttp2Stream } };
+  return inner?.stream;
+}

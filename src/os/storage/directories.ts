@@ -1,0 +1,170 @@
+import type { Stats } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { dirname, join, parse } from 'node:path';
+import { socketNames, socketPathProblem } from '../../domain/socket-path.ts';
+import { workerIdPattern } from './ledger.ts';
+
+export interface RuntimeDirectory {
+  /** The API's socket; empty: one without a path. */
+  readonly apiSocket: string;
+  /** The API's socket is somebody else's, and stays. */
+  readonly isLent: boolean;
+  /** The workers' socket, in a directory that only this user may enter. */
+  readonly linkSocket: string;
+  /** The directory of what workers write, which only this user may enter. */
+  readonly output: string;
+}
+
+const runtimeRemedy = 'name another folder with --runtime-dir DIR (config: runtime_dir)';
+const stateRemedy = 'name another folder with --state-dir DIR (config: state_dir)';
+
+export interface RuntimeDirectoryOptions {
+  /** The API's socket, which exists already; null: it is made here. */
+  readonly lent?: { readonly path: string } | null;
+  /** The group that may use the API's socket; null: none may. */
+  readonly group?: number | null;
+  /** Called for each folder that was open to other users: it is closed to them from now on. */
+  readonly warn?: (message: string) => void;
+}
+
+/** Makes the directory, 0750, and refuses one that other users could have prepared. */
+export function prepareRuntimeDirectory(
+  directory: string,
+  { lent = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
+): RuntimeDirectory {
+  const tooLong = socketPathProblem(directory, Buffer.byteLength);
+  if (tooLong !== undefined) throw new Error(`${directory}: ${tooLong}; ${runtimeRemedy}`);
+  makeOwn(directory, 0o750, runtimeRemedy);
+  const linkSocket = join(directory, socketNames.link);
+  const output = join(directory, 'output');
+  for (const path of [dirname(linkSocket), output]) {
+    makeOwn(path, 0o700, runtimeRemedy);
+    const { mode } = lstatSync(path);
+    if ((mode & 0o077) === 0) continue;
+    chmodSync(path, 0o700);
+    warn(`${path} was open to others (mode ${modeText(mode)}), and is closed to them now: workers' files are in it`);
+  }
+  if (lent === null && group !== null) letGroupEnter(directory, group, warn);
+  const apiSocket = lent?.path ?? join(directory, socketNames.api);
+  for (const path of lent === null ? [apiSocket, linkSocket] : [linkSocket]) {
+    if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+      throw new Error(`${path}: expected a socket or nothing, got something else; ${runtimeRemedy}`);
+    }
+  }
+  return { apiSocket, linkSocket, isLent: lent !== null, output };
+}
+
+export function prepareStateDirectory(directory: string): void {
+  makeOwn(directory, 0o700, stateRemedy);
+}
+
+/**
+ * Takes away what an agent that is no more has left here, save the files of the workers to keep. Only what has a name and a kind
+ * of ours goes; the paths of the rest are returned. Only for who holds the directory's lock. Never throws.
+ */
+export function clearRuntimeDirectory(
+  paths: RuntimeDirectory,
+  keep: ReadonlySet<string> = new Set(),
+): readonly string[] {
+  const { apiSocket, linkSocket, isLent, output } = paths;
+  const left: string[] = [];
+  for (const path of isLent ? [linkSocket] : [apiSocket, linkSocket]) {
+    if (!tryRemove(path, (stat) => stat.isSocket())) left.push(path);
+  }
+  for (const directory of [dirname(linkSocket), output]) {
+    for (const path of namesIn(directory).map((name) => join(directory, name))) {
+      if (path === linkSocket) continue;
+      const workerId = workerIdOf(path);
+      if (workerId !== undefined && keep.has(workerId)) continue;
+      if (workerId === undefined || !tryRemove(path, (stat) => stat.isFile())) left.push(path);
+    }
+  }
+  return left;
+}
+
+/** Of a file that belongs to one worker; undefined: its name is none of ours. */
+function workerIdOf(path: string): string | undefined {
+  const { name, ext } = parse(path);
+  return workerIdPattern.test(name) && /^\.[a-z]{1,16}$/.test(ext) ? name : undefined;
+}
+
+/** False: it is still there, because it is of another kind or cannot be removed. */
+function tryRemove(path: string, isOurs: (stat: Stats) => boolean): boolean {
+  try {
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) return true;
+    if (!isOurs(stat)) return false;
+    rmSync(path, { force: true });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** None where somebody has taken the directory away meanwhile. */
+function namesIn(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
+}
+
+/** Who may connect to a socket that only this user could until now: this user, and the group if there is one. */
+export function restrictSocket(path: string, group: number | null): void {
+  if (group !== null) giveTo(path, group);
+  chmodSync(path, group === null ? 0o600 : 0o660);
+}
+
+function letGroupEnter(directory: string, group: number, warn: (message: string) => void): void {
+  const { gid, mode } = lstatSync(directory);
+  if (gid !== group) giveTo(directory, group);
+  if ((mode & 0o050) !== 0o050) chmodSync(directory, (mode & 0o777) | 0o050);
+  const closed = foldersAbove(directory).find((folder) => !mayEnter(folder, group));
+  if (closed === undefined) return;
+  warn(
+    `members of group ${group} (socket_group) cannot reach the socket: ${closed} is closed to them; ${runtimeRemedy}`,
+  );
+}
+
+function foldersAbove(directory: string): string[] {
+  const above = dirname(directory);
+  return above === directory ? [] : [...foldersAbove(above), above];
+}
+
+function mayEnter(folder: string, group: number): boolean {
+  const { gid, mode } = statSync(folder);
+  return (mode & (gid === group ? 0o010 : 0o001)) !== 0;
+}
+
+function giveTo(path: string, group: number): void {
+  try {
+    chownSync(path, -1, group);
+  } catch (error) {
+    const uid = process.geteuid?.();
+    const wanted = `expected that user ${uid} may give it to group ${group} (socket_group)`;
+    const remedy = 'make that user a member of the group (usermod -aG GROUP USER), or name a group that it is in';
+    throw new Error(`${path}: ${wanted}, got ${(error as NodeJS.ErrnoException).code}; ${remedy}`);
+  }
+}
+
+function makeOwn(directory: string, mode: number, remedy: string): void {
+  const refuse = (message: string): never => {
+    throw new Error(`${directory}: ${message}; ${remedy}`);
+  };
+  try {
+    mkdirSync(directory, { recursive: true, mode });
+  } catch (error) {
+    const { code, path } = error as NodeJS.ErrnoException;
+    refuse(`expected a folder that this user may make, got ${code} at ${path ?? directory}`);
+  }
+  const stat = lstatSync(directory);
+  const uid = process.getuid?.() ?? stat.uid;
+  if (!stat.isDirectory()) refuse('expected a directory, got something else');
+  if (stat.uid !== uid) refuse(`expected it to belong to user ${uid}, got user ${stat.uid}`);
+  if ((stat.mode & 0o002) !== 0) refuse(`expected it to be closed to others, got mode ${modeText(stat.mode)}`);
+}
+
+function modeText(mode: number): string {
+  return `0${(mode & 0o777).toString(8)}`;
+}

@@ -1,0 +1,393 @@
+import { hash as digest } from 'node:crypto';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Orders, PoolOrders, RollOrder } from '../../domain/event.ts';
+import { rollPhases } from '../../domain/state.ts';
+import { systemClock } from '../clock.ts';
+import { limitAtOnce } from '../limit-at-once.ts';
+import { hasProc } from '../process/identity.ts';
+import { isGoneError } from '../process/proc-error.ts';
+import { isShortage } from '../shortage.ts';
+import { unseal, writeSealed } from './sealed-file.ts';
+
+/**
+ * The node's durable record of its workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one of standing orders,
+ * `STATE_DIR/orders.json`. docs/registry.md describes them. Only the agent that holds the directory's lock writes.
+ */
+
+const kind = 'pitwarden-ledger';
+const ordersKind = 'pitwarden-orders';
+/** Written is the last one; read are all. Version 1 held `token`, which proved the worker itself. */
+const versions: readonly number[] = [1, 2];
+const version = 2;
+const ordersVersions: readonly number[] = [1];
+const ordersVersion = 1;
+const verifier = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** Names become paths: of these nothing else can be made, and files with other names are none of ours. */
+export const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
+const count = z.int().min(0);
+const bootMs = z.number().min(0);
+
+/** Of Linux on 64 bits; elsewhere pids are smaller. */
+const pidMax = 2 ** 22;
+
+/** Fields that a later version of the same number adds are let be. */
+const entryFields = z.object({
+  worker_id: z.string().regex(workerIdPattern),
+  pool: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
+  slot: count,
+  generation: z.int().min(1),
+  /** Who it is: 0 and empty before it is spawned. The first process is nobody's worker. */
+  boot_id: z.string(),
+  pid: z
+    .int()
+    .min(0)
+    .max(pidMax)
+    .refine((pid) => pid !== 1, 'expected 0, or the pid of a worker, got 1'),
+  start_time: z.string().regex(/^\d*$/),
+  /** The agent that wrote this. */
+  agent_id: z.string(),
+  state: z.enum(['spawning', 'starting', 'ready']),
+  /** Milliseconds of the system's monotonic clock, which begins anew at each boot; 0: not yet. */
+  started_at_boot_ms: bootMs,
+  spawned_at_boot_ms: bootMs,
+  ready_at_boot_ms: bootMs,
+  /** Its own limits, drawn at birth; 0: none. */
+  max_age_ms: z.number().min(0),
+  max_requests: count,
+  concurrency: z.int().min(1),
+  /** What of the config it was started with. */
+  fingerprint: z.string(),
+  launch: z.string(),
+  /** By which its next token is known (grpc/worker-link/token.ts). No token can be made of it. */
+  verifier,
+  /** An agent that wrote version 1 started it: it sends one token for life, whose hash is the verifier. */
+  repeats_token: z.boolean(),
+});
+
+/** Where there is no /proc an identity is a pid alone. */
+const entrySchema = entryFields.refine(
+  ({ pid, boot_id, start_time }) =>
+    pid === 0 ? boot_id === '' && start_time === '' : !hasProc || (boot_id !== '' && start_time !== ''),
+  { path: ['pid'], message: 'expected pid, boot_id and start_time of one process, or none of them' },
+);
+
+export type LedgerEntry = z.output<typeof entrySchema>;
+
+/** As many as a pool may have (config/schema.ts), and with `max_surge` twice that. */
+const poolSize = count.max(1_000);
+const rollSize = count.max(2_000);
+/** Of the sentence that says how a roll ended, so much is kept. */
+const rollMessageMaxLength = 1_024;
+const uint32 = count.max(2 ** 32 - 1);
+
+const rollSchema = z
+  .object({
+    id: z.string().regex(/^roll-[a-z0-9]{8}$/),
+    phase: z.enum(rollPhases),
+    /** Unix times: those of the monotonic clock would mean nothing to an agent of the next boot. */
+    started_at_ms: count,
+    ended_at_ms: count,
+    total: rollSize,
+    old: z.array(z.string().regex(workerIdPattern)).max(2_000),
+    skipped: rollSize,
+    failures: uint32,
+    max_failures: uint32,
+    message: z.string().max(rollMessageMaxLength),
+  })
+  .refine(({ total, old, skipped }) => old.length + skipped <= total, {
+    path: ['total'],
+    message: 'expected no fewer than the workers in `old` and `skipped`',
+  });
+
+const ordersSchema = z.object({
+  node_draining: z.boolean(),
+  pools: z.array(
+    z.object({
+      pool: z.string(),
+      draining: z.boolean(),
+      size: poolSize,
+      config_size: poolSize,
+      /** Absent: an earlier agent wrote this. */
+      roll: rollSchema.nullish(),
+    }),
+  ),
+});
+
+export interface LedgerFound {
+  readonly entries: readonly LedgerEntry[];
+  readonly orders: Orders | null;
+  /** Files with the name of an entry that are none (torn, of another version), and why: they were moved away. */
+  readonly setAside: readonly { readonly file: string; readonly why: string }[];
+  /** What else is in the folder: none of ours, and left alone. */
+  readonly foreign: readonly string[];
+}
+
+export interface Ledger {
+  /** What an earlier agent has left. Never throws for what it finds, but where it cannot look: no worker is disowned for that. */
+  read(): LedgerFound;
+  /** Resolves when the entry is on the disk; rejects where it is not, or not within 5 s. */
+  enter(entry: LedgerEntry): Promise<void>;
+  /** It is gone: nobody looks for it any more. */
+  forget(workerId: string): void;
+  /** Rejects where they cannot be written, or not within 5 s; they are tried again with the next entry. */
+  keepOrders(orders: Orders): Promise<void>;
+  /** Settles, and never rejects, when the newest orders are on the disk, or cannot be written. */
+  ordersKept(): Promise<void>;
+  forgetOrders(): void;
+  /** Resolves when all that was asked for is done, which on a disk that does not answer is never. */
+  settled(): Promise<void>;
+}
+
+/**
+ * Each write waits in one of the four threads that Node has for files. On a disk that does not answer so many hang, and the others
+ * serve the rest of the agent.
+ */
+const writesAtOnce = 2;
+/** A disk that takes longer counts as one that fails. What was begun goes on, and may still succeed. */
+const writeTimeoutMs = 5_000;
+const waitingMax = 10_000;
+
+/** Files that were set aside: the newest are kept, to be looked at. */
+const asideMax = 50;
+/** TIME-NAME, as `moveAside` names them. */
+const asidePattern = /^\d{13}-.*\.json$/;
+
+export function openLedger(stateDirectory: string): Ledger {
+  const folder = join(stateDirectory, 'ledger');
+  const aside = join(stateDirectory, 'ledger-set-aside');
+  const ordersPath = join(stateDirectory, 'orders.json');
+  makeFolder(folder);
+  /** What is being written, by file: each waits for the one before. */
+  const underway = new Map<string, Promise<void>>();
+  const limited = limitAtOnce(writesAtOnce, { waitingMax, refusal: 'the disk does not answer' });
+  const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
+    const next = (): Promise<void> => limited(work);
+    const done = (underway.get(path) ?? Promise.resolve()).then(next, next);
+    const settled = done.catch(() => undefined);
+    underway.set(path, settled);
+    void settled.then(() => underway.get(path) === settled && underway.delete(path));
+    return done;
+  };
+  /** Orders that are not written yet. Those that could not be are when something else can. */
+  let unkept: Orders | null = null;
+  let ordersKept: Promise<void> = Promise.resolve();
+  const writeOrders = async (): Promise<void> => {
+    const orders = unkept;
+    // Written in an earlier turn, together with those before them.
+    if (orders === null) return;
+    const pools = orders.pools.map(poolOrdersToFile);
+    await writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools });
+    if (unkept === orders) unkept = null;
+  };
+  const keepOrders = (orders: Orders): Promise<void> => {
+    unkept = orders;
+    const kept = inTime(inTurn(ordersPath, writeOrders));
+    ordersKept = kept.catch(() => undefined);
+    return kept;
+  };
+  const pathOf = (workerId: string): string => join(folder, `${workerId}.json`);
+  return {
+    read: () => read(folder, ordersPath, aside),
+    enter: async (entry) => {
+      const path = pathOf(entry.worker_id);
+      await inTime(inTurn(path, () => writeSealed(path, kind, version, entry)));
+      if (unkept !== null) keepOrders(unkept).catch(() => undefined);
+    },
+    forget: (workerId) => {
+      const path = pathOf(workerId);
+      // A file that stays names a process that is no more: the next agent finds that out.
+      inTurn(path, () => rm(path, { force: true })).catch(() => undefined);
+    },
+    keepOrders,
+    ordersKept: () => ordersKept,
+    forgetOrders: () => {
+      unkept = null;
+      inTurn(ordersPath, () => rm(ordersPath, { force: true })).catch(() => undefined);
+    },
+    settled: async () => {
+      while (underway.size > 0) await Promise.all(underway.values());
+    },
+  };
+}
+
+async function inTime(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    const message = `expected the disk to take it within ${writeTimeoutMs / 1000} s`;
+    timer = setTimeout(() => reject(new Error(message)), writeTimeoutMs);
+  });
+  try {
+    await Promise.race([work, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function read(folder: string, ordersPath: string, aside: string): LedgerFound {
+  const entries: LedgerEntry[] = [];
+  const setAside: { file: string; why: string }[] = [];
+  const putAside = (path: string, name: string, why: string): void => {
+    setAside.push({ file: path, why });
+    moveAside(path, aside, name);
+  };
+  const foreign: string[] = [];
+  for (const name of namesIn(folder)) {
+    const path = join(folder, name);
+    const [, workerId = '', end] = /^(.*?)\.json(\.new)?$/.exec(name) ?? [];
+    if (!workerIdPattern.test(workerId)) {
+      foreign.push(path);
+      continue;
+    }
+    // Its writer died before it was whole; the one before it still counts.
+    if (end !== undefined) {
+      removeLeftover(path);
+      continue;
+    }
+    const found = readEntry(path, name);
+    if (typeof found === 'string') putAside(path, name, found);
+    else entries.push(found);
+  }
+  const orders = readOrders(ordersPath);
+  if (typeof orders === 'string') putAside(ordersPath, 'orders.json', orders);
+  return { entries, orders: typeof orders === 'string' ? null : orders, setAside, foreign };
+}
+
+/** Where it cannot be made nothing can be entered, which is told when that is tried. */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch {
+    return;
+  }
+}
+
+function namesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    // It could not be made.
+    if (isGoneError(error)) return [];
+    throw error;
+  }
+}
+
+function removeLeftover(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch {
+    // On a disk that is read-only it stays, and is found again.
+  }
+}
+
+/** An entry is a few kilobytes: a file that is larger is none. */
+const entryMaxBytes = 4 * 1024 * 1024;
+
+function readEntry(path: string, name: string): LedgerEntry | string {
+  const value = readValue(path, kind, versions);
+  if (typeof value === 'string') return value;
+  const parsed = entrySchema.safeParse(fromVersion1(value));
+  if (!parsed.success) return explainIssue(parsed.error);
+  if (name !== `${parsed.data.worker_id}.json`)
+    return `worker_id: expected that of the file's name, got ${parsed.data.worker_id}`;
+  return parsed.data;
+}
+
+/** An entry of version 1 held the token itself; one of a later version is returned as it is. */
+function fromVersion1(value: object): object {
+  const { token, ...entry } = value as { readonly token?: unknown };
+  if (typeof token !== 'string' || !/^[0-9a-f]{64}$/.test(token) || 'verifier' in entry) return value;
+  const verifierOfToken = digest('sha256', Buffer.from(token, 'hex'), 'hex');
+  return { ...entry, verifier: verifierOfToken, repeats_token: true };
+}
+
+function readOrders(path: string): Orders | null | string {
+  if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return null;
+  const value = readValue(path, ordersKind, ordersVersions);
+  if (typeof value === 'string') return value;
+  const parsed = ordersSchema.safeParse(value);
+  if (!parsed.success) return explainIssue(parsed.error);
+  return {
+    nodeDraining: parsed.data.node_draining,
+    pools: parsed.data.pools.map(poolOrdersFromFile),
+  };
+}
+
+type PoolOrdersInFile = z.output<typeof ordersSchema>['pools'][number];
+
+function poolOrdersToFile({ configSize, roll, ...order }: PoolOrders): PoolOrdersInFile {
+  return { ...order, config_size: configSize, roll: roll === null ? null : rollToFile(roll) };
+}
+
+function poolOrdersFromFile({ config_size: configSize, roll, ...order }: PoolOrdersInFile): PoolOrders {
+  return { ...order, configSize, roll: roll == null ? null : rollFromFile(roll) };
+}
+
+function rollToFile({
+  startedAtMs,
+  endedAtMs,
+  maxFailures,
+  old,
+  message,
+  ...roll
+}: RollOrder): z.output<typeof rollSchema> {
+  return {
+    ...roll,
+    old: [...old],
+    started_at_ms: Math.max(0, Math.round(systemClock.toUnixMs(startedAtMs))),
+    ended_at_ms: endedAtMs === 0 ? 0 : Math.max(0, Math.round(systemClock.toUnixMs(endedAtMs))),
+    max_failures: maxFailures,
+    message: message.slice(0, rollMessageMaxLength).toWellFormed(),
+  };
+}
+
+function rollFromFile({ started_at_ms, ended_at_ms, max_failures, ...roll }: z.output<typeof rollSchema>): RollOrder {
+  const toMonotonicMs = (unixMs: number): number => unixMs - systemClock.toUnixMs(0);
+  return {
+    ...roll,
+    startedAtMs: toMonotonicMs(started_at_ms),
+    endedAtMs: ended_at_ms === 0 ? 0 : toMonotonicMs(ended_at_ms),
+    maxFailures: max_failures,
+  };
+}
+
+/** Why it cannot be read, as a text. */
+function readValue(path: string, expected: string, versions: readonly number[]): object | string {
+  let text: string;
+  try {
+    const stat = lstatSync(path);
+    if (!stat.isFile()) return 'expected a file, got something else';
+    const uid = process.getuid?.() ?? stat.uid;
+    // Where a group may write to the state directory, its members can put files there.
+    if (stat.uid !== uid) return `expected it to belong to user ${uid}, got user ${stat.uid}`;
+    if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    if (isShortage(error)) throw error;
+    return `could not be read: ${(error as NodeJS.ErrnoException).code}`;
+  }
+  const found = unseal(text, expected, versions);
+  if (!found.ok) return found.why;
+  return typeof found.value === 'object' && found.value !== null ? found.value : 'expected an object';
+}
+
+function explainIssue(error: z.ZodError): string {
+  const [issue] = error.issues;
+  return `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not valid'}`;
+}
+
+function moveAside(path: string, aside: string, name: string): void {
+  try {
+    mkdirSync(aside, { recursive: true, mode: 0o700 });
+    renameSync(path, join(aside, `${Date.now()}-${name}`));
+    const kept = readdirSync(aside)
+      .filter((each) => asidePattern.test(each))
+      .sort();
+    for (const oldest of kept.slice(0, -asideMax)) rmSync(join(aside, oldest), { force: true, recursive: true });
+  } catch {
+    // On a disk that is full or read-only it stays where it is, and is found again.
+  }
+}

@@ -1,0 +1,341 @@
+import type { Registry } from 'prom-client';
+import { Counter, Gauge } from 'prom-client';
+import { memoryBytes } from '../domain/policies/memory.ts';
+import { slotsBackingOff } from '../domain/policies/restart.ts';
+import { rollProgress } from '../domain/roll.ts';
+import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/state.ts';
+import { rollPhases } from '../domain/state.ts';
+import type { ConnectionNumbers } from '../grpc/connection-limit.ts';
+
+/** What the gauges read when they are scraped. */
+export interface GaugesSource {
+  state(): State;
+  poolNumbers(pool: string): {
+    readonly queued: number;
+    readonly queuedBytes: number;
+    readonly inFlight: number;
+    readonly capacity: number;
+  };
+  /** Ages in ms of the oldest request that waits and of the oldest that runs; 0: there is none. */
+  oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
+  /** What callers, and workers, make the agent hold. */
+  readonly budgets: Readonly<Record<'callers' | 'workers', BudgetNumbers>>;
+  /** `http` is null while nothing listens there. */
+  connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
+}
+
+/** Of one memory budget. */
+export interface BudgetNumbers {
+  readonly maxBytes: number;
+  readonly usedBytes: number;
+  readonly refused: number;
+}
+
+type Labels = Readonly<Record<string, string>>;
+type Sample = readonly [labels: Labels, value: number];
+
+/** One pool as the gauges of pools see it. */
+interface Seen {
+  readonly pool: Pool;
+  readonly workers: readonly Worker[];
+  readonly source: GaugesSource;
+}
+
+interface PoolGauge {
+  readonly name: string;
+  readonly help: string;
+  /** Beside `pool`. */
+  readonly labels?: readonly string[];
+  read(seen: Seen): readonly Sample[];
+}
+
+const phases: readonly Phase[] = ['starting', 'ready', 'draining', 'stopping', 'exited'];
+const healths: readonly Health[] = ['unknown', 'well', 'slow', 'busy', 'hung'];
+const nodePhases: readonly NodeStatus['phase'][] = ['running', 'draining', 'stopping'];
+const poolPhases: readonly Pool['phase'][] = ['running', 'draining', 'removed'];
+
+const one = (value: number): readonly Sample[] => [[{}, value]];
+const flag = (value: boolean): readonly Sample[] => one(value ? 1 : 0);
+/** 1 for the state that something is in, 0 for each other one. */
+const oneOf = <T extends string>(all: readonly T[], now: T | undefined): readonly Sample[] =>
+  all.map((state) => [{ state }, state === now ? 1 : 0]);
+
+/** Described in docs/metrics.md. A series is there as long as its pool is, with 0 where nothing is to be counted. */
+const ofPools: readonly PoolGauge[] = [
+  {
+    name: 'pitwarden_workers',
+    help: 'Live workers, by state.',
+    labels: ['state'],
+    read: ({ workers }) => phases.map((state) => [{ state }, workers.filter(({ phase }) => phase === state).length]),
+  },
+  {
+    name: 'pitwarden_workers_health',
+    help: 'Live workers, by health.',
+    labels: ['health'],
+    read: ({ workers }) =>
+      healths.map((health) => [{ health }, workers.filter((worker) => worker.health === health).length]),
+  },
+  {
+    name: 'pitwarden_pool_size',
+    help: 'Workers that the pool should have.',
+    read: ({ pool }) => one(pool.size),
+  },
+  {
+    name: 'pitwarden_pool_state',
+    help: 'State of the pool: 1 for the one that it is in.',
+    labels: ['state'],
+    read: ({ pool }) => oneOf(poolPhases, pool.phase),
+  },
+  {
+    name: 'pitwarden_pool_open',
+    help: '1 while the pool takes requests.',
+    read: ({ pool }) => flag(pool.open),
+  },
+  {
+    name: 'pitwarden_pool_quarantined',
+    help: '1 while the pool runs its last good config, for no worker came up with the newest.',
+    read: ({ pool }) => flag(pool.quarantine !== ''),
+  },
+  {
+    name: 'pitwarden_slots_backing_off',
+    help: 'Slots whose next start waits after failures.',
+    read: ({ pool }) => one(slotsBackingOff(pool)),
+  },
+  {
+    name: 'pitwarden_capacity',
+    help: 'Requests that the workers there are may run at once.',
+    read: ({ pool, source }) => one(source.poolNumbers(pool.name).capacity),
+  },
+  {
+    name: 'pitwarden_in_flight',
+    help: 'Requests that workers have now.',
+    read: ({ pool, source }) => one(source.poolNumbers(pool.name).inFlight),
+  },
+  {
+    name: 'pitwarden_queue_depth',
+    help: 'Requests that wait for a worker.',
+    read: ({ pool, source }) => one(source.poolNumbers(pool.name).queued),
+  },
+  {
+    name: 'pitwarden_queue_bytes',
+    help: 'Payload bytes of the requests that wait.',
+    read: ({ pool, source }) => one(source.poolNumbers(pool.name).queuedBytes),
+  },
+  {
+    name: 'pitwarden_queue_limit_requests',
+    help: 'queue.max_requests of the pool.',
+    read: ({ pool }) => one(pool.config.queue.maxRequests),
+  },
+  {
+    name: 'pitwarden_queue_limit_bytes',
+    help: 'queue.max_bytes of the pool.',
+    read: ({ pool }) => one(pool.config.queue.maxBytes),
+  },
+  {
+    name: 'pitwarden_oldest_request_seconds',
+    help: 'Age of the oldest request that waits (since it came) and of the oldest that runs (since it was sent).',
+    labels: ['state'],
+    read: ({ pool, source }) => {
+      const { queuedMs, runningMs } = source.oldestRequest(pool.name);
+      return [
+        [{ state: 'queued' }, queuedMs / 1000],
+        [{ state: 'running' }, runningMs / 1000],
+      ];
+    },
+  },
+  {
+    name: 'pitwarden_memory_bytes',
+    help: "Memory of the pool's process trees: by their cgroups, else PSS, else RSS.",
+    read: ({ workers }) => one(workers.reduce((sum, { usage }) => sum + memoryBytes(usage), 0)),
+  },
+  {
+    name: 'pitwarden_worker_memory_max_bytes',
+    help: "Memory of the pool's largest worker.",
+    read: ({ workers }) => one(workers.reduce((most, { usage }) => Math.max(most, memoryBytes(usage)), 0)),
+  },
+  {
+    name: 'pitwarden_memory_limit_bytes',
+    help: 'recycle.memory of the pool; no series where there is no limit.',
+    labels: ['limit'],
+    read: ({ pool }) => {
+      const { softBytes, hardBytes } = pool.config.recycle.memory;
+      const limits: Sample[] = [
+        [{ limit: 'soft' }, softBytes],
+        [{ limit: 'hard' }, hardBytes],
+      ];
+      return limits.filter(([, bytes]) => bytes > 0);
+    },
+  },
+  {
+    name: 'pitwarden_cpu_cores',
+    help: "Cores that the pool's process trees used over the last sample.",
+    read: ({ workers }) => one(workers.reduce((sum, { usage }) => sum + usage.cpu, 0)),
+  },
+  {
+    name: 'pitwarden_roll_state',
+    help: "State of the pool's last roll: 1 for the one that it is in; all 0: there was none.",
+    labels: ['state'],
+    read: ({ pool }) => oneOf(rollPhases, pool.roll?.phase),
+  },
+  {
+    name: 'pitwarden_roll_workers',
+    help: "Workers that the pool's last roll is to replace, by how far each is.",
+    labels: ['progress'],
+    read: ({ pool: { roll }, workers }) => {
+      const { total, replaced, replacing } =
+        roll === null ? { total: 0, replaced: 0, replacing: 0 } : rollProgress(roll, workers);
+      return [
+        [{ progress: 'replaced' }, replaced],
+        [{ progress: 'replacing' }, replacing],
+        [{ progress: 'waiting' }, total - replaced - replacing],
+      ];
+    },
+  },
+  {
+    name: 'pitwarden_roll_failures',
+    help: "Replacements of the pool's last roll that failed.",
+    read: ({ pool }) => one(pool.roll?.failures ?? 0),
+  },
+];
+
+/** Read from the state when scraped, so that they can never disagree with it. */
+export function addGauges(registry: Registry, source: GaugesSource): void {
+  for (const { name, help, labels = [], read } of ofPools) {
+    gauge(registry, name, help, ['pool', ...labels], () => {
+      const { pools, workers } = source.state();
+      return [...pools.values()].flatMap((pool) =>
+        read({ pool, workers: workersOf(pool.name, workers), source }).map(
+          ([more, value]): Sample => [{ pool: pool.name, ...more }, value],
+        ),
+      );
+    });
+  }
+  addNodeGauges(registry, source);
+  addConnections(registry, source);
+}
+
+function addNodeGauges(registry: Registry, source: GaugesSource): void {
+  const node = (): NodeStatus => source.state().node;
+  gauge(registry, 'pitwarden_node_state', 'State of the node: 1 for the one that it is in.', ['state'], () => {
+    const { phase } = node();
+    return oneOf(nodePhases, phase === 'stopped' ? 'stopping' : phase);
+  });
+  const budgets = Object.entries(source.budgets);
+  const ofBudgets = (read: (budget: BudgetNumbers) => number) => (): Sample[] =>
+    budgets.map(([side, budget]) => [{ side }, read(budget)]);
+  gauge(
+    registry,
+    'pitwarden_message_budget_used_bytes',
+    'Bytes of messages that callers, and workers, make the agent hold.',
+    ['side'],
+    ofBudgets(({ usedBytes }) => usedBytes),
+  );
+  gauge(
+    registry,
+    'pitwarden_message_budget_bytes',
+    'The most that each side may make it hold: message.budget.',
+    ['side'],
+    ofBudgets(({ maxBytes }) => maxBytes),
+  );
+  counter(
+    registry,
+    'pitwarden_message_budget_refused_total',
+    'Calls and messages that found no room in the budget.',
+    ['side'],
+    ofBudgets(({ refused }) => refused),
+  );
+  gauge(
+    registry,
+    'pitwarden_starts_blocked',
+    '1 while no worker can be started: the ledger cannot be written, or the host lacks descriptors, processes or memory.',
+    [],
+    () => flag(node().ledger.error !== ''),
+  );
+  gauge(
+    registry,
+    'pitwarden_config_last_reload_successful',
+    '1 while the newest configuration is in force; 0: it was refused.',
+    [],
+    () => flag(node().configError === ''),
+  );
+  gauge(registry, 'pitwarden_host_memory_available_bytes', "The host's available memory; 0: unknown.", [], () =>
+    one(node().host.availableBytes),
+  );
+  gauge(registry, 'pitwarden_memory_floor_bytes', 'memory_floor of the configuration; 0: off.', [], () =>
+    one(node().host.floorBytes),
+  );
+}
+
+function addConnections(registry: Registry, source: GaugesSource): void {
+  const each = (read: (numbers: ConnectionNumbers) => number) => (): Sample[] =>
+    Object.entries(source.connections()).map(([surface, numbers]) => [
+      { surface },
+      numbers === null ? 0 : read(numbers),
+    ]);
+  const labels = ['surface'];
+  gauge(
+    registry,
+    'pitwarden_connections',
+    'Open connections.',
+    labels,
+    each(({ open }) => open),
+  );
+  gauge(
+    registry,
+    'pitwarden_connections_limit',
+    'Connections that may be open at once.',
+    labels,
+    each(({ max }) => max),
+  );
+  counter(
+    registry,
+    'pitwarden_connections_refused_total',
+    'New connections that were closed at once, because as many as may be were open and in use.',
+    labels,
+    each(({ refused }) => refused),
+  );
+  counter(
+    registry,
+    'pitwarden_connections_evicted_total',
+    'Idle connections that were closed to make room for a new one.',
+    labels,
+    each(({ evicted }) => evicted),
+  );
+}
+
+function gauge(registry: Registry, name: string, help: string, labels: string[], read: () => readonly Sample[]): void {
+  new Gauge({
+    name,
+    help,
+    labelNames: labels,
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [label, value] of read()) this.set(label, value);
+    },
+  });
+}
+
+/** Of a total that something else counts. */
+function counter(
+  registry: Registry,
+  name: string,
+  help: string,
+  labels: string[],
+  read: () => readonly Sample[],
+): void {
+  new Counter({
+    name,
+    help,
+    labelNames: labels,
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [label, value] of read()) this.inc(label, value);
+    },
+  });
+}
+
+function workersOf(pool: string, workers: State['workers']): Worker[] {
+  return [...workers.values()].filter((worker) => worker.pool === pool);
+}

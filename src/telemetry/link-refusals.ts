@@ -1,0 +1,28 @@
+import type { Event } from '../domain/event.ts';
+import type { LinkRefusal, RefusalReason } from '../grpc/worker-link/service.ts';
+
+/** A process that dials again and again must not fill the log and the stream of events. */
+const recordEveryMs = 1_000;
+
+interface Reporting {
+  nowMs(): number;
+  count(reason: RefusalReason): void;
+  tell(event: Event): void;
+}
+
+/** Reports refused hellos: each one is counted, and at most one a second of each reason is logged and made an event. */
+export function reportRefusals({ nowMs, count, tell }: Reporting): (refusal: LinkRefusal) => void {
+  const silent = new Map<RefusalReason, { untilMs: number; skipped: number }>();
+  return ({ reason, message, worker }) => {
+    count(reason);
+    const earlier = silent.get(reason) ?? { untilMs: 0, skipped: 0 };
+    if (nowMs() < earlier.untilMs) {
+      earlier.skipped += 1;
+      return;
+    }
+    silent.set(reason, { untilMs: nowMs() + recordEveryMs, skipped: 0 });
+    const more =
+      earlier.skipped === 0 ? '' : ` (and ${earlier.skipped} more refused as ${reason} since the last report)`;
+    tell({ type: 'link-refused', worker: worker ?? null, message: `${message}${more}` });
+  };
+}

@@ -1,0 +1,144 @@
+import { EventEmitter } from 'node:events';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { expect, test, vi } from 'vitest';
+import type { ControlSource } from '../../src/grpc/control/service.ts';
+import { controlService } from '../../src/grpc/control/service.ts';
+import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
+
+/** Control over a simulated node. */
+function scene(...pools: Parameters<typeof poolConfig>[0][]) {
+  const simulation = new Simulation();
+  simulation.tell({ type: 'config', config: nodeConfig(...pools.map(poolConfig)) });
+  simulation.run(5_000);
+  const orders = { kept: Promise.resolve() };
+  const source: ControlSource = {
+    state: () => simulation.state,
+    node: () => ({
+      ...{ nodeId: 'n', agentId: 'a', version: '1', pid: 1, startedAtMs: 1, configPath: '', httpAddress: '' },
+      ...{ listenAddress: '', warnings: [] },
+    }),
+    counters: () => undefined,
+    recorded: () => undefined,
+    poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 }),
+    exits: () => [],
+    requestsOf: () => [],
+    progressOf: () => null,
+    nowMs: () => simulation.nowMs,
+    toUnixMs: (ms) => ms,
+    command: (command) => simulation.tell(command),
+    ordersKept: () => orders.kept,
+    subscribe: () => () => undefined,
+    commandLine: [],
+    leaving: new AbortController().signal,
+    letGo: () => 0,
+    checkConfig: async () => '',
+  };
+  const service = controlService(source) as unknown as Record<string, (call: object, done?: unknown) => void>;
+  return {
+    simulation,
+    orders,
+    ask: (method: string, request: object) =>
+      new Promise<Record<string, unknown>>((resolve, reject) => {
+        service[method]?.(
+          Object.assign(new EventEmitter(), { request }),
+          (error: object | null, answer: Record<string, unknown>) => (error === null ? resolve(answer) : reject(error)),
+        );
+      }),
+    /** The error that a streaming call ends with; undefined: it goes on. */
+    watch: (request: object) => {
+      const call = Object.assign(new EventEmitter(), { request, write: () => true });
+      let ended: unknown;
+      call.on('error', (error) => {
+        ended = error;
+      });
+      service['Watch']?.(call);
+      return ended;
+    },
+    /** What a call that begins a roll is told. */
+    roll: (request: object) => {
+      const views: object[] = [];
+      const write = (view: object) => views.push(view);
+      service['RollPool']?.(Object.assign(new EventEmitter(), { request, write, end: () => undefined }));
+      return views;
+    },
+  };
+}
+
+const [invalidArgument, notFound, failedPrecondition] = [3, 5, 9];
+
+test('a pool is scaled to the size that is asked for, and not to 0 because none is', async () => {
+  const { simulation, ask } = scene({ size: 2 });
+  await expect(ask('ScalePool', { pool: 'p' })).rejects.toEqual({
+    code: invalidArgument,
+    details: 'size: expected 0 to 1000, got none',
+  });
+  await expect(ask('ScalePool', { pool: 'p', size: 1_001 })).rejects.toMatchObject({ code: invalidArgument });
+  expect(simulation.state.pools.get('p')?.size).toBe(2);
+  expect(await ask('ScalePool', { pool: 'p', size: 0 })).toMatchObject({ size: 0 });
+});
+
+test.each([
+  ['DrainPool', { pool: 'p' }, 'ResumePool (pitwarden resume p)'],
+  ['DrainNode', {}, 'ResumeNode (pitwarden resume)'],
+])('after %s one more worker is refused, with what opens the pool', async (drain, request, remedy) => {
+  const { simulation, ask } = scene({ size: 1 });
+  await ask(drain, request);
+  const refused = ask('StartWorker', { pool: 'p' });
+  await expect(refused).rejects.toMatchObject({ code: failedPrecondition });
+  await expect(refused).rejects.toMatchObject({ details: expect.stringContaining(remedy) });
+  expect(simulation.state.pools.get('p')).toMatchObject({ size: 1, open: false });
+});
+
+test('who watches a pool that is not there is told so', () => {
+  const { watch } = scene({ name: 'p' }, { name: 'q' });
+  expect(watch({ pool: 'r' })).toMatchObject({ code: notFound, details: expect.stringContaining('(p, q), got "r"') });
+  expect(watch({ pool: 'q' })).toBeUndefined();
+});
+
+test("a worker shows the concurrency that it was started with, not the config's of now", async () => {
+  const { simulation, ask } = scene({ size: 1, concurrency: 2 });
+  simulation.behaviour = { ...simulation.behaviour, attachMs: Number.POSITIVE_INFINITY };
+  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, concurrency: 8 })) });
+  const { workers } = (await ask('ListWorkers', {})) as { workers: { generation: number; concurrency: number }[] };
+  expect(workers).toMatchObject([
+    { generation: 1, concurrency: 2 },
+    { generation: 2, concurrency: 8 },
+  ]);
+});
+
+test.each([
+  ['ScalePool', { pool: 'p', size: 2 }],
+  ['StartWorker', { pool: 'p' }],
+  ['DrainPool', { pool: 'p' }],
+  ['DrainNode', {}],
+])('%s is answered when the disk has the order, and has effect before', async (method, request) => {
+  const { simulation, ask, orders } = scene({ size: 1 });
+  const before = simulation.state;
+  let keep = (): void => undefined;
+  orders.kept = new Promise((resolve) => {
+    keep = resolve;
+  });
+  const answer = vi.fn();
+  const asked = ask(method, request).then(answer);
+  await nextTurn();
+  expect(answer).not.toHaveBeenCalled();
+  expect(simulation.state.revision).toBeGreaterThan(before.revision);
+  keep();
+  await asked;
+  expect(answer).toHaveBeenCalledOnce();
+});
+
+test('a roll is told of when the disk has it', async () => {
+  const { simulation, roll, orders } = scene({ size: 1 });
+  let keep = (): void => undefined;
+  orders.kept = new Promise((resolve) => {
+    keep = resolve;
+  });
+  const views = roll({ pool: 'p' });
+  await nextTurn();
+  expect(simulation.state.pools.get('p')?.roll?.phase).toBe('running');
+  expect(views).toEqual([]);
+  keep();
+  await nextTurn();
+  expect(views).toMatchObject([{ roll_id: expect.stringMatching(/^roll-/) }]);
+});

@@ -1,0 +1,160 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import { connect as connectHttp2 } from 'node:http2';
+import { connect as dial } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import type { MemoryBudget } from '../../src/grpc/memory-budget.ts';
+import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
+import { services } from '../../src/grpc/proto.ts';
+import type { ApiServer } from '../../src/grpc/server.ts';
+import { createServer } from '../../src/grpc/server.ts';
+import type { LinkRefusal, WorkerLinkSource } from '../../src/grpc/worker-link/service.ts';
+import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
+import { statusOf } from './call-end.ts';
+
+const mib = 2 ** 20;
+
+let dir: string;
+let path: string;
+let budget: MemoryBudget;
+let api: ApiServer;
+let refusals: LinkRefusal[];
+/** How many requests each attached worker said that it holds. */
+let attached: number[];
+let close: (() => void)[];
+
+beforeEach(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  path = join(dir, 'link');
+  budget = createMemoryBudget(256 * mib);
+  refusals = [];
+  attached = [];
+  close = [];
+  api = createServer({ messageMaxBytes: 66 * mib, budget, waitForRoomMs: 10_000, callsPerConnection: 16 });
+  const check = (claim: { worker_id: string; token: string }): LinkRefusal | undefined => {
+    if (claim.worker_id !== 'p-0-1') return { reason: 'unknown_worker', message: 'expected a worker of this agent' };
+    return claim.token === token ? undefined : { reason: 'wrong_token', message: 'expected its token' };
+  };
+  const source: WorkerLinkSource = {
+    check,
+    authenticate: (hello) => {
+      const refusal = check(hello);
+      return refusal === undefined ? { ok: true, welcome: {} as never } : { ok: false, ...refusal };
+    },
+    attached: ({ resumed }) => attached.push(resumed?.held.length ?? 0),
+    frame: () => undefined,
+    unsent: () => undefined,
+    closed: () => undefined,
+    refused: (refusal) => refusals.push(refusal),
+  };
+  addWorkerLink(api, source, budget);
+  await api.bind(`unix:${path}`);
+});
+
+afterEach(async () => {
+  for (const each of close) each();
+  await api.stop(0);
+  rmSync(dir, { recursive: true });
+});
+
+const token = 'a'.repeat(64);
+const serialize = services.WorkerLink['Attach']?.requestSerialize as (frame: object) => Buffer;
+
+function helloOf(fields: object, held = 0): Buffer {
+  const waits = Array.from({ length: held }, (_, index) => ({
+    id: index + 1,
+    request_id: 'r'.repeat(100),
+    keep: true,
+  }));
+  const resumed = held === 0 ? {} : { resumed: { held: waits } };
+  return serialize({ hello: { protocol: 1, worker_id: 'p-0-1', token, ...resumed, ...fields } });
+}
+
+function framed(message: Buffer, isCompressed = false): Buffer {
+  const head = Buffer.from([isCompressed ? 1 : 0, 0, 0, 0, 0]);
+  head.writeUInt32BE(message.length, 1);
+  return Buffer.concat([head, message]);
+}
+
+interface Attach {
+  readonly stream: ClientHttp2Stream;
+  status(): string | undefined;
+}
+
+function open(): ClientHttp2Session {
+  const session = connectHttp2('http://localhost', { createConnection: () => dial(path) });
+  session.on('error', () => undefined);
+  close.push(() => session.destroy());
+  return session;
+}
+
+function attach(headers: Record<string, string> = {}, session = open()): Attach {
+  const usual = { ':method': 'POST', ':path': '/pitwarden.v1.WorkerLink/Attach', 'content-type': 'application/grpc' };
+  const stream = session.request({ ...usual, ...headers });
+  const status = statusOf(stream);
+  stream.resume();
+  return { stream, status };
+}
+
+test.each<[string, Buffer, string, string]>([
+  ['a wrong token', helloOf({ token: 'b'.repeat(64) }, 20_000), '16', 'wrong_token'],
+  ['an unknown worker', helloOf({ worker_id: 'q-0-1' }, 20_000), '16', 'unknown_worker'],
+  ['no token', helloOf({ token: undefined }, 20_000), '3', 'protocol'],
+  ['no hello', serialize({ results: [{ id: 1, payload: Buffer.alloc(2 * mib) }] }), '3', 'protocol'],
+  ['bytes that are no frame', Buffer.alloc(2 * mib, 0xff), '3', 'protocol'],
+])('a large first frame with %s is refused by its first bytes', async (_, frame, code, reason) => {
+  const { stream, status } = attach();
+  stream.write(framed(frame).subarray(0, 4096));
+  await vi.waitFor(() => expect([status(), refusals.map((each) => each.reason)]).toEqual([code, [reason]]));
+  expect(budget.usedBytes).toBeLessThan(64 * 1024);
+});
+
+test('a large hello of a worker of ours is read, one at a time', async () => {
+  const frame = framed(helloOf({}, 20_000));
+  expect(frame.length).toBeGreaterThan(2 * mib);
+  const first = attach();
+  first.stream.write(frame.subarray(0, mib));
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(frame.length));
+  const second = attach();
+  second.stream.write(frame);
+  await vi.waitFor(() => expect(second.status()).toBe('6'));
+  first.stream.write(frame.subarray(mib));
+  await vi.waitFor(() => expect(attached).toEqual([20_000]));
+  expect(refusals).toHaveLength(1);
+});
+
+test('a compressed first frame is unfolded up to 1 MiB, and a large one is refused', async () => {
+  const { stream, status } = attach({ 'grpc-encoding': 'gzip' });
+  stream.write(framed(gzipSync(helloOf({ sdk_version: 'v'.repeat(60 * mib) })), true));
+  let most = 0;
+  await vi.waitFor(
+    () => {
+      most = Math.max(most, budget.usedBytes);
+      expect(status()).toBe('8');
+    },
+    { interval: 1 },
+  );
+  expect(most).toBeLessThan(3 * mib);
+});
+
+test('a stranger that sends many first frames at once holds one', async () => {
+  const session = open();
+  const calls = Array.from({ length: 16 }, () => attach({}, session));
+  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
+  for (const { stream } of calls) stream.write(stranger.subarray(0, 100));
+  await vi.waitFor(() => expect(calls.filter(({ status }) => status() === '8').length).toBe(15));
+  expect(budget.usedBytes).toBeLessThan(2 * mib);
+});
+
+test('small first frames of strangers are refused when there is no room', async () => {
+  const strangers = Array.from({ length: 300 }, () => attach());
+  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
+  for (const { stream } of strangers) stream.write(stranger.subarray(0, -1));
+  await vi.waitFor(() => expect(strangers.filter(({ status }) => status() === '8').length).toBeGreaterThan(30), {
+    timeout: 10_000,
+  });
+  expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
+});
