@@ -2,6 +2,7 @@ import type { Affinity } from './affinity.ts';
 import { createAffinity } from './affinity.ts';
 import type { CommandStats } from './command-stats.ts';
 import type { Deadlines } from './deadlines.ts';
+import { delivery } from './delivery.ts';
 import type { FreeWorkers } from './free-workers.ts';
 import { createFreeWorkers } from './free-workers.ts';
 import type { Poison, PoisonLimits } from './poison.ts';
@@ -11,13 +12,12 @@ import { createQueue } from './queue.ts';
 import type { ServiceRate } from './rate.ts';
 import { createServiceRate } from './rate.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
+import { run } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** What the files of dispatch share: its pools, its workers, and the one timer. */
 
 export const nothing = Buffer.alloc(0);
-
-export const nobody: Answers = { chunk: () => undefined, result: () => 0, error: () => undefined };
 
 export interface PoolLimits {
   readonly maxQueuedRequests: number;
@@ -110,7 +110,7 @@ export interface Pool {
   /** Named requests by id, from their arrival until their callers have the answers or nobody asks any more. */
   readonly named: Map<string, Request>;
   /** Ended without an answer that a worker keeps, and not told to anybody yet; oldest first. */
-  readonly untold: Set<Request>;
+  readonly undeliveredFailures: Set<Request>;
   /** Named requests that one of `expected` may hold. */
   readonly waiting: Queue;
   /** Workers from before that have not dialled in. */
@@ -157,7 +157,7 @@ export function newPool(name: string, limits: PoolLimits): Pool {
     queue: createQueue(load),
     parked: new Map(),
     named: new Map(),
-    untold: new Set(),
+    undeliveredFailures: new Set(),
     waiting: createQueue(load),
     expected: new Set(),
     free: createFreeWorkers(),
@@ -180,7 +180,7 @@ export function queuesOf(pool: Pool): Queue[] {
   return [pool.queue, pool.waiting, ...pool.parked.values()];
 }
 
-export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, timeoutMs: number): Request {
+export function newRequest(ask: Ask, sink: Answers | null, arrivedAtMs: number, timeoutMs: number): Request {
   return {
     pool: ask.pool,
     command: ask.command,
@@ -193,28 +193,25 @@ export function newRequest(ask: Ask, answers: Answers, arrivedAtMs: number, time
     idempotent: ask.idempotent,
     streams: ask.streams,
     deadlineMs: Number.isFinite(ask.deadlineMs) ? ask.deadlineMs : arrivedAtMs + timeoutMs,
-    answers,
+    currentSink: sink,
     arrivedAtMs,
-    state: 'moving',
+    run: run.arrived,
+    delivery: sink === null ? delivery.detached : delivery.attached,
     sentAtMs: 0,
     attempts: 0,
     workerId: '',
     linkId: 0,
-    overdue: false,
     paused: false,
     progress: null,
     expectedMs: 0,
-    caller: answers,
-    waits: false,
-    answered: false,
     endError: null,
-    behind: false,
-    told: 0,
-    skip: 0,
-    counted: false,
+    mayHaveEmitted: false,
+    chunksDelivered: 0,
+    chunksToSkip: 0,
+    isCounted: false,
     unclaimedBytes: 0,
-    awaitsReplays: 0,
-    bareCrc32: null,
+    pendingReplays: 0,
+    droppedPayloadCrc32: null,
     queue: null,
     nextQueued: null,
     previousQueued: null,

@@ -4,7 +4,8 @@ import { newCommandStats, noteRun } from './command-stats.ts';
 import type { Core, DispatchOptions, Pool, PoolLimits, WorkerResult } from './core.ts';
 import { arm, isAfter, newPool, newRequest, nextAtMs, queuesOf } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
-import { awaitEnd, bare, end, endByWorker, giveUp } from './ends.ts';
+import { delivery, hasEnded } from './delivery.ts';
+import { awaitEnd, dropPayload, endByWorker, endGivenUp, fail, giveUp } from './ends.ts';
 import {
   displace,
   onReturned,
@@ -19,11 +20,11 @@ import {
 } from './placing.ts';
 import { closedRetryAfterMs, poisonous, refuseAtTheDoor, unknownPool } from './refusals.ts';
 import {
-  answeredNamed,
+  answeredAndKept,
   awaitExpected,
+  callerGraceExpired,
   cancel,
   loseKept,
-  nobodyAsked,
   noLongerExpected,
   onReplayEnd,
   onReplayed,
@@ -34,6 +35,7 @@ import {
 } from './repeats.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
+import { isGivenUp, isRunning, isRunOver, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker, NewWorker } from './worker.ts';
 
 export type { Outcome, PoolLimits, WorkerResult } from './core.ts';
@@ -152,7 +154,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     cancel: (request, answers) => cancel(core, request, answers),
     settle: (request, answers, delivered) => settle(core, request, answers, delivered),
     dropPayload: (request, answers) => {
-      if (request.caller === answers && request.state === 'ended') bare(core, request);
+      if (request.currentSink === answers && hasEnded(request)) dropPayload(core, request);
     },
     pause: (request) => setPaused(core, request, true),
     resume: (request) => setPaused(core, request, false),
@@ -170,7 +172,8 @@ export function createDispatch(options: DispatchOptions): Dispatch {
         const request = worker.running.get(id);
         if (request === undefined) continue;
         request.progress = { fraction, message };
-        if (request.state === 'sent') request.caller?.progress?.(request.progress);
+        moveRun(request, runEvents.begun);
+        if (isRunning(request)) request.currentSink?.progress?.(request.progress);
       }
     },
     poolStats: (name) => statsOf(core.pools.get(name)),
@@ -180,7 +183,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
         command: request.command,
         requestId: request.requestId,
         ageMs: options.nowMs() - request.sentAtMs,
-        cancelled: request.state === 'ended',
+        cancelled: isGivenUp(request),
         progress: request.progress,
       })),
     progressOf: (workerId) => {
@@ -220,7 +223,7 @@ function submit(core: Core, ask: Ask, answers: Answers): Request | undefined {
   if (worker !== null) {
     send(core, pool, worker, request);
   } else {
-    request.state = 'queued';
+    moveRun(request, runEvents.admitted);
     pool.queue.push(request);
     serveQueue(core, pool);
   }
@@ -232,9 +235,9 @@ function expire(core: Core): number {
   // An agent that was held up has not yet read what its workers said meanwhile.
   const isLate = nowMs - core.armedAtMs > lateMs;
   for (const request of core.deadlines.take(nowMs)) {
-    if (request.overdue && isLate) core.deadlines.add(request, nowMs + lateMs);
-    else if (request.overdue) stillRuns(core, request, nowMs);
-    else if (request.named && request.caller === null) nobodyAsked(core, request);
+    if (request.run === run.cancelled && isLate) core.deadlines.add(request, nowMs + lateMs);
+    else if (request.run === run.cancelled) stillRuns(core, request, nowMs);
+    else if (request.delivery === delivery.detached) callerGraceExpired(core, request);
     else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
   }
   recallFromStalled(core, nowMs);
@@ -244,13 +247,13 @@ function expire(core: Core): number {
 
 /** Its worker was told that nobody waits for it any more, and has had time to say that it ended. */
 function stillRuns(core: Core, request: Request, nowMs: number): void {
-  request.overdue = false;
   const worker = core.workers.get(request.workerId);
-  if (worker?.running.get(request.linkId) !== request) return;
+  if (worker === undefined) return;
   if (isAfter(request.linkId, worker.begunThrough())) {
     // Not this one keeps the worker from answering: it has not begun.
     return awaitEnd(core, request);
   }
+  moveRun(request, runEvents.overdue);
   const overMs = Math.round(nowMs - request.deadlineMs);
   const message = `request ${request.requestId} (${request.command}) still runs ${overMs} ms after its deadline`;
   core.options.onOverdue(worker.workerId, message);
@@ -258,7 +261,7 @@ function stillRuns(core: Core, request: Request, nowMs: number): void {
 
 function deadlineMessage(core: Core, request: Request): string {
   const tookMs = Math.round(core.options.nowMs() - request.arrivedAtMs);
-  if (request.state === 'sent')
+  if (isRunning(request))
     return `the deadline passed while ${request.command} ran, ${tookMs} ms after the request came`;
   const none = core.pools.get(request.pool)?.workers.size === 0 ? ', which has no ready worker' : '';
   return `the deadline passed after ${tookMs} ms in the queue of pool ${request.pool}${none}`;
@@ -340,16 +343,18 @@ function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
   const unwritten = worker.link.unwritten();
   const again: Request[] = [];
   for (const [linkId, request] of worker.running) {
-    if (request.overdue) core.deadlines.remove(request);
-    request.overdue = false;
-    if (request.state === 'ended') continue;
+    if (request.run === run.cancelled) core.deadlines.remove(request);
+    if (isGivenUp(request)) {
+      endGivenUp(request, runEvents.workerLost);
+      continue;
+    }
     // What began may have done its work: at most once, unless the caller says that it may run again.
     const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.begunThrough);
     if (neverBegan) request.attempts -= 1;
     const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
-    if (crashes > 0) end(core, request, poisonous(request.command, crashes));
+    if (crashes > 0) fail(core, request, poisonous(request.command, crashes));
     else if (neverBegan || (request.idempotent && request.attempts < pool.limits.maxAttempts)) again.push(request);
-    else end(core, request, workerEnded(worker.workerId, ending));
+    else fail(core, request, workerEnded(worker.workerId, ending));
   }
   worker.running.clear();
   for (const request of worker.kept.values()) loseKept(core, pool, request, workerEnded(workerId, ending));
@@ -398,7 +403,7 @@ function removePool(core: Core, name: string): void {
 function refuseQueued(core: Core, pool: Pool, why: string): void {
   for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
-      end(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
+      fail(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
     }
   }
 }
@@ -408,14 +413,15 @@ function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, 
   const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
   if (worker === undefined || request === undefined) return;
   worker.counters.lastEvidenceAtMs = core.options.nowMs();
-  if (request.state === 'ended' || request.awaitsReplays > 0) return;
-  request.behind = true;
-  if (request.skip > 0) {
-    request.skip -= 1;
+  if (hasEnded(request) || request.pendingReplays > 0) return;
+  moveRun(request, runEvents.begun);
+  request.mayHaveEmitted = true;
+  if (request.chunksToSkip > 0) {
+    request.chunksToSkip -= 1;
     return;
   }
-  request.told += 1;
-  request.answers.chunk(payload, contentType, workerId);
+  request.chunksDelivered += 1;
+  request.currentSink?.chunk(payload, contentType, workerId);
 }
 
 function onResult(core: Core, workerId: string, linkId: number, result: WorkerResult): void {
@@ -432,7 +438,7 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   worker.lastAnswerAtMs = nowMs;
   // While more waits in it than it may run, what was asked back is still on its way.
   if (counters.inFlight <= worker.concurrency) worker.stalled = false;
-  if (result.ran_us > 0 && pool.poison.suspects && request.state !== 'ended') {
+  if (result.ran_us > 0 && pool.poison.suspects && !isRunOver(request)) {
     pool.poison.answered(core.options.fingerprint(request));
   }
   if (result.ran_us > 0) noteRun(pool.commands.get(request.command), result.ran_us / 1000);
@@ -448,9 +454,16 @@ function onResult(core: Core, workerId: string, linkId: number, result: WorkerRe
   const { error } = result;
   place(pool, worker, error === null ? 'first' : 'last');
   pool.rate.answered(nowMs, pool.queue.length);
-  if (request.named && answeredNamed(worker, request)) {
-    // It comes again, from its beginning.
-  } else endByWorker(core, worker, request, result);
+  if (isGivenUp(request)) {
+    endGivenUp(request, runEvents.answered);
+    // Nobody will ask for it.
+    if (request.named) worker.link.ack(linkId);
+  } else if (request.named) {
+    answeredAndKept(core, worker, request, result);
+  } else {
+    moveRun(request, runEvents.answered);
+    endByWorker(core, request, result, false);
+  }
   if (worker.paused && counters.inFlight === 0) core.options.onIdle(workerId);
   if (worker.maxRequests > 0 && counters.completed + counters.failed === worker.maxRequests) {
     core.options.onBudgetSpent(workerId);

@@ -1,7 +1,9 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
-import { arm, nobody, nothing } from './core.ts';
+import { arm, nothing } from './core.ts';
+import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
+import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run.ts';
 import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
@@ -10,87 +12,133 @@ import type { DispatchWorker } from './worker.ts';
 /** Weight of the newest request in the average run time: about the last ten count. */
 const averageWeight = 0.1;
 
-/** The one end of a request: a result when there is no error. */
-export function end(core: Core, request: Request, failure: RequestError | null, result?: WorkerResult): void {
-  if (request.state === 'ended') return;
-  const error = failure === null ? null : { ...failure, mayHaveBegun: failedAfterBegin(request, failure, result) };
+const { cancelled } = code;
+
+/** Ends a request that no worker answers. */
+export function fail(core: Core, request: Request, failure: RequestError): void {
+  const error = { ...failure, mayHaveBegun: mayHaveBegun(request) };
+  moveRun(request, runEvents.failed);
+  end(core, request, error, null, false);
+}
+
+/** The one end of a request for its caller. `isReplay`: its run was over before, and what it takes now is no time of the command. */
+export function end(
+  core: Core,
+  request: Request,
+  error: RequestError | null,
+  result: WorkerResult | null,
+  isReplay: boolean,
+): void {
   const pool = core.pools.get(request.pool);
-  // Its run was over before: what it takes now is no time of the command.
-  const isReplay = request.state === 'replaying';
+  moveDelivery(request, request.named ? deliveryEvents.ended : deliveryEvents.endedForGood);
   request.queue?.remove(request);
-  request.state = 'ended';
   core.deadlines.remove(request);
   const nowMs = core.options.nowMs();
   const sent = request.sentAtMs > 0;
   const ranMs = sent ? nowMs - request.sentAtMs : 0;
-  if (pool !== undefined && result !== undefined && !isReplay) {
+  if (pool !== undefined && result !== null && !isReplay) {
     pool.averageRunMs =
       pool.averageRunMs === 0 ? ranMs : pool.averageRunMs * (1 - averageWeight) + ranMs * averageWeight;
   }
-  const told = error?.code ?? (result === undefined ? 0 : hand(request, result));
-  if (error !== null) request.answers.error(error);
-  letGo(request);
-  if (request.named) keepAnswer(core, pool, request, error);
-  if (request.counted) return;
-  request.counted = true;
-  if (error !== null && request.attempts > 0 && error.code !== code.cancelled) core.options.onFailed(request, error);
+  const code = error === null ? hand(request, result) : error.code;
+  if (error !== null) request.currentSink?.error(error);
+  if (request.named) keepEnd(core, pool, request, error);
+  else letGo(request);
+  if (request.isCounted) return;
+  request.isCounted = true;
+  if (error !== null && request.attempts > 0 && error.code !== cancelled) core.options.onFailed(request, error);
   core.options.onOutcome({
     pool: request.pool,
-    code: told,
+    code,
     refused: false,
     queuedMs: (sent ? request.sentAtMs : nowMs) - request.arrivedAtMs,
     ranMs: isReplay ? 0 : ranMs,
   });
 }
 
-function failedAfterBegin(request: Request, failure: RequestError, result: WorkerResult | undefined): boolean {
+function failedAfterBegin(request: Request, errorCode: number, ranUs: number): boolean {
   // Its worker says that this time the command did not begin. Of an answer that it gave up it cannot know.
-  const refused = result?.ran_us === 0 && failure.code !== code.dataLoss;
+  const refused = ranUs === 0 && errorCode !== code.dataLoss;
   return refused ? request.attempts > 1 : mayHaveBegun(request);
 }
 
-/** One that was cancelled keeps its place until its worker answers, but not what its caller's call hangs from. */
+/** A worker may have it for a long time yet, but nothing of its caller's call is kept for that. */
 function letGo(request: Request): void {
-  request.answers = nobody;
-  // By that of a named one a caller that asks again is known, until it has the answer.
-  if (!request.named) request.payload = nothing;
-}
-
-function hand(request: Request, result: WorkerResult): number {
-  return request.answers.result(result.payload, result.content_type, request.workerId);
-}
-
-/** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
-export function giveUp(core: Core, request: Request, error: RequestError): void {
-  if (request.state === 'ended') return;
-  const sent = request.state === 'sent';
-  if (sent) core.workers.get(request.workerId)?.link.cancel(request.linkId);
-  end(core, request, { ...error, workerId: request.workerId });
-  if (sent) awaitEnd(core, request);
-}
-
-/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
-export function bare(core: Core, request: Request): void {
-  request.bareCrc32 ??= core.options.checksum(request.payload);
+  request.currentSink = null;
   request.payload = nothing;
 }
 
-/** An ended request whose caller is not there: how it ended is kept for when it asks again. */
-function keepAnswer(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
+/** The gRPC status code that its caller was told. */
+function hand({ currentSink, workerId }: Request, result: WorkerResult | null): number {
+  if (currentSink === null || result === null) return 0;
+  return currentSink.result(result.payload, result.content_type, workerId);
+}
+
+/** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
+export function giveUp(core: Core, request: Request, failure: RequestError): void {
+  if (!hasEnded(request)) stop(core, request, failure);
+}
+
+export function stop(core: Core, request: Request, failure: RequestError): void {
+  const isReplay = isRunOver(request);
+  const error = { ...failure, workerId: request.workerId, mayHaveBegun: mayHaveBegun(request) };
+  const runs = isRunning(request);
+  moveRun(request, runEvents.cancelled);
+  if (runs) core.workers.get(request.workerId)?.link.cancel(request.linkId);
+  end(core, request, error, null, isReplay);
+  if (runs) awaitEnd(core, request);
+}
+
+/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
+export function dropPayload(core: Core, request: Request): void {
+  request.droppedPayloadCrc32 ??= core.options.checksum(request.payload);
+  request.payload = nothing;
+}
+
+/** How it ended is kept for a caller that asks again. */
+function keepEnd(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
   request.endError = error;
-  if (request.caller !== null) return;
-  if (pool?.named.get(request.requestId) !== request) return dropUnclaimed(core, request);
-  bare(core, request);
+  if (request.delivery !== delivery.detached) return;
+  if (pool === undefined) return forget(core, request, deliveryEvents.evicted);
+  dropPayload(core, request);
   countUnclaimed(core, request);
-  if (!request.answered) pool.untold.add(request);
+  if (request.run !== run.kept) pool.undeliveredFailures.add(request);
   awaitCaller(core, request);
 }
 
 /** It is kept for so long, and goes on no longer than its deadline. */
 export function awaitCaller(core: Core, request: Request): void {
   const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
-  core.deadlines.add(request, request.state === 'ended' ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  core.deadlines.add(request, hasEnded(request) ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
   arm(core);
+}
+
+/** Nobody will ask for it again. */
+export function forget(core: Core, request: Request, event: Parameters<typeof moveDelivery>[1]): void {
+  moveDelivery(request, event);
+  const pool = core.pools.get(request.pool);
+  if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+  pool?.undeliveredFailures.delete(request);
+  request.currentSink = null;
+  dropUnclaimed(core, request);
+  if (request.run === run.kept) letKeptGo(core, request);
+  if (!isInWorker(request)) moveDelivery(request, deliveryEvents.workerDone);
+}
+
+function letKeptGo(core: Core, request: Request): void {
+  moveRun(request, runEvents.acknowledged);
+  const worker = core.workers.get(request.workerId);
+  if (worker === undefined) return;
+  worker.link.ack(request.linkId);
+  worker.kept.delete(request.linkId);
+  worker.counters.kept = worker.kept.size;
+  if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
+}
+
+/** The worker of a request that was given up has it no more. */
+export function endGivenUp(request: Request, event: Parameters<typeof moveRun>[1]): void {
+  moveRun(request, event);
+  moveDelivery(request, deliveryEvents.workerDone);
 }
 
 export function keepIn(worker: DispatchWorker, request: Request): void {
@@ -101,15 +149,17 @@ export function keepIn(worker: DispatchWorker, request: Request): void {
 /** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
 export function awaitEnd(core: Core, request: Request): void {
   const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
-  if (killAfterMs === 0) return;
-  request.overdue = true;
+  if (killAfterMs === 0) return moveRun(request, runEvents.unbounded);
   core.deadlines.add(request, Math.max(core.options.nowMs(), request.deadlineMs) + killAfterMs);
   arm(core);
 }
 
-export function endByWorker(core: Core, { workerId }: DispatchWorker, request: Request, result: WorkerResult): void {
+/** Its worker's answer: that of its run, or a replay. */
+export function endByWorker(core: Core, request: Request, result: WorkerResult, isReplay: boolean): void {
   const { error } = result;
-  if (error === null) return end(core, request, null, result);
+  const { workerId } = request;
+  if (error === null) return end(core, request, null, result, isReplay);
   const { type, traceback } = error;
-  end(core, request, refusal(error.code, error.message, { type, traceback, workerId }), result);
+  const mayHaveBegun = failedAfterBegin(request, error.code, result.ran_us);
+  end(core, request, refusal(error.code, error.message, { type, traceback, workerId, mayHaveBegun }), result, isReplay);
 }

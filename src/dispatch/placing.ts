@@ -1,11 +1,12 @@
 import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
 import type { Core, Pool } from './core.ts';
 import { arm } from './core.ts';
-import { end } from './ends.ts';
+import { delivery, deliveryEvents, moveDelivery } from './delivery.ts';
+import { endGivenUp, fail, forget } from './ends.ts';
 import { createQueue } from './queue.ts';
 import type { Ask, Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
-import { claim } from './unclaimed.ts';
+import { isGivenUp, isRunning, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** Which worker gets which request, and what comes back from one that could not begin it. */
@@ -35,11 +36,10 @@ export function serveQueue(core: Core, pool: Pool): void {
     const worker = isParkedFirst ? parked.worker : workerFor(pool, request);
     if (worker !== null) {
       request.queue?.remove(request);
-      request.state = 'moving';
       send(core, pool, worker, request);
     } else if (!pool.commands.has(request.command)) {
       if (pool.workers.size === 0) return;
-      end(core, request, unknownCommand(pool, request.command));
+      fail(core, request, unknownCommand(pool, request.command));
     } else if (pool.free.size > 0) {
       park(pool, request);
     } else {
@@ -141,16 +141,16 @@ export function displace(pool: Pool, worker: DispatchWorker): void {
 
 export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   const wrong = refuseStream(worker.commands.get(request.command)?.streams === true, request);
-  if (wrong !== undefined) return end(core, request, wrong);
+  if (wrong !== undefined) return fail(core, request, wrong);
   const nowMs = core.options.nowMs();
   const linkId = newLinkId(worker);
   const { counters } = worker;
-  request.state = 'sent';
+  moveRun(request, runEvents.placed);
   request.sentAtMs = nowMs;
-  request.behind = false;
+  request.mayHaveEmitted = false;
   request.progress = null;
-  request.awaitsReplays = 0;
-  request.skip = request.told;
+  request.pendingReplays = 0;
+  request.chunksToSkip = request.chunksDelivered;
   request.attempts += 1;
   request.workerId = worker.workerId;
   request.linkId = linkId;
@@ -195,7 +195,7 @@ function linkTimeout(ms: number): number {
 export function setPaused(core: Core, request: Request, paused: boolean): void {
   if (request.paused === paused) return;
   request.paused = paused;
-  if (request.state !== 'sent' && request.state !== 'replaying') return;
+  if (!isRunning(request) && request.delivery !== delivery.replaying) return;
   const link = core.workers.get(request.workerId)?.link;
   if (paused) link?.pause(request.linkId);
   else link?.resume(request.linkId);
@@ -216,8 +216,7 @@ export function release(core: Core, pool: Pool, worker: DispatchWorker, request:
   counters.inFlight -= 1;
   pool.inFlight -= 1;
   worker.payloadBytes -= request.payloadBytes;
-  if (request.overdue) core.deadlines.remove(request);
-  request.overdue = false;
+  if (request.run === run.cancelled) core.deadlines.remove(request);
   // The sum of many fractions drifts: nothing is exactly nothing.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
   if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
@@ -246,14 +245,6 @@ export function recallFromStalled(core: Core, nowMs: number): void {
   core.lookAheadAtMs = core.ahead.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
 }
 
-/** Its worker gave it back, and nobody who knows its payload has asked. */
-function forgetBare(core: Core, pool: Pool, request: Request): void {
-  request.state = 'ended';
-  core.deadlines.remove(request);
-  claim(core, request);
-  if (pool.named.get(request.requestId) === request) pool.named.delete(request.requestId);
-}
-
 export function onReturned(core: Core, workerId: string, linkIds: readonly number[]): void {
   const worker = core.workers.get(workerId);
   const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
@@ -264,9 +255,11 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
     if (request === undefined) continue;
     release(core, pool, worker, request);
     place(pool, worker);
-    if (request.state === 'ended') continue;
-    request.attempts -= 1;
-    again.push(request);
+    if (isGivenUp(request)) endGivenUp(request, runEvents.returned);
+    else {
+      request.attempts -= 1;
+      again.push(request);
+    }
   }
   requeue(core, pool, again);
   if (worker.paused && worker.counters.inFlight === 0) core.options.onIdle(workerId);
@@ -276,15 +269,18 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
 /** Back to the front of the queue, in the order in which they came. */
 export function requeue(core: Core, pool: Pool, requests: Request[]): void {
   for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
-    if (request.bareCrc32 !== null) {
-      // Nobody here knows its payload: to whoever asks again it is new.
-      forgetBare(core, pool, request);
+    moveRun(request, runEvents.returned);
+    if (request.droppedPayloadCrc32 !== null) {
+      // Nobody here knows its payload, and nobody who does has asked: to whoever asks again it is new.
+      moveRun(request, runEvents.failed);
+      core.deadlines.remove(request);
+      forget(core, request, deliveryEvents.evicted);
       continue;
     }
-    request.state = 'queued';
+    moveDelivery(request, deliveryEvents.returned);
     request.workerId = '';
     request.sentAtMs = 0;
-    if (pool.refusesQueued) end(core, request, refusal(code.unavailable, pool.closedBecause));
+    if (pool.refusesQueued) fail(core, request, refusal(code.unavailable, pool.closedBecause));
     else pool.queue.unshift(request);
   }
 }

@@ -1,10 +1,24 @@
 import type { Core, Pool, WorkerResult } from './core.ts';
-import { arm, isAfter, newRequest, nobody, nothing } from './core.ts';
-import { awaitCaller, awaitEnd, bare, end, endByWorker, giveUp, keepIn } from './ends.ts';
+import { arm, isAfter, newRequest, nothing } from './core.ts';
+import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
+import {
+  awaitCaller,
+  awaitEnd,
+  dropPayload,
+  end,
+  endByWorker,
+  endGivenUp,
+  fail,
+  forget,
+  giveUp,
+  keepIn,
+  stop,
+} from './ends.ts';
 import { displace, place, refuseStream, release, requeue, serveQueue, setPaused } from './placing.ts';
 import type { Answers, Ask, Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
-import { claim, countUnclaimed, dropUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
+import { isGivenUp, isRunning, isRunOver, isWaiting, moveRun, run, runEvents } from './run.ts';
+import { claim, countUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
 import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.ts';
 
 /**
@@ -14,9 +28,9 @@ import type { DispatchWorker, HeldRequest, NewWorker, Resumed } from './worker.t
 
 /** Its caller said so: nobody will ask for it again. */
 export function cancel(core: Core, request: Request, answers: Answers): void {
-  if (request.caller !== answers) return;
+  if (request.currentSink !== answers) return;
   giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request'));
-  forgetNamed(core, request);
+  if (request.named) forget(core, request, deliveryEvents.cancelled);
 }
 
 /**
@@ -24,27 +38,24 @@ export function cancel(core: Core, request: Request, answers: Answers): void {
  * named goes on for a while, or its answer is kept.
  */
 export function settle(core: Core, request: Request, answers: Answers, delivered: boolean): void {
-  if (request.caller !== answers) return;
-  if (!request.named) {
-    if (request.state !== 'ended')
-      giveUp(core, request, refusal(code.cancelled, 'the connection of the caller closed'));
-    return;
-  }
+  if (request.currentSink !== answers) return;
+  if (!request.named) return giveUp(core, request, refusal(code.cancelled, 'the connection of the caller closed'));
+  if (!hasEnded(request)) abandon(core, request);
+  else if (delivered) forget(core, request, deliveryEvents.receiptProven);
   // One that was given up at its deadline is of no use to anybody.
-  if (request.state === 'ended' && (delivered || request.overdue)) return forgetNamed(core, request);
-  abandon(core, request);
+  else if (request.run === run.cancelled) forget(core, request, deliveryEvents.evicted);
+  else abandon(core, request);
 }
 
 /** Nobody is there for it: it goes on for a while, or its answer is kept. */
 function abandon(core: Core, request: Request): void {
-  request.caller = null;
-  request.answers = nobody;
+  moveDelivery(request, deliveryEvents.sinkLost);
+  request.currentSink = null;
   // Where memory has no room for one that waits, it is new to a caller that asks again, whose connection then holds it.
-  if (request.state === 'queued' && !core.options.unclaimed.fits(unclaimedBytesOf(request))) {
-    return nobodyAsked(core, request);
+  if (isWaiting(request) && !core.options.unclaimed.fits(unclaimedBytesOf(request))) {
+    return callerGraceExpired(core, request);
   }
-  if (request.state === 'replaying') request.state = 'ended';
-  if (request.state === 'ended') bare(core, request);
+  if (hasEnded(request)) dropPayload(core, request);
   // What it did not read of a stream is wanted by nobody now.
   setPaused(core, request, false);
   core.deadlines.remove(request);
@@ -57,60 +68,35 @@ function abandon(core: Core, request: Request): void {
 function boundKept(core: Core, request: Request): void {
   const pool = core.pools.get(request.pool);
   const worker = core.workers.get(request.workerId);
-  if (pool === undefined || request.state !== 'ended') return;
-  if (!request.answered) pool.untold.add(request);
-  const kept = request.answered ? (worker?.kept.values() ?? []) : pool.untold;
-  let spare = (request.answered ? (worker?.kept.size ?? 0) : pool.untold.size) - pool.limits.keepMax;
+  if (pool === undefined || !hasEnded(request)) return;
+  const isKept = request.run === run.kept;
+  if (!isKept) pool.undeliveredFailures.add(request);
+  const kept = isKept ? (worker?.kept.values() ?? []) : pool.undeliveredFailures;
+  let spare = (isKept ? (worker?.kept.size ?? 0) : pool.undeliveredFailures.size) - pool.limits.keepMax;
   for (const oldest of kept) {
     if (spare <= 0) return;
-    if (oldest.caller !== null || oldest.state !== 'ended') continue;
+    if (oldest.delivery !== delivery.detached) continue;
     spare -= 1;
     core.deadlines.remove(oldest);
-    forgetNamed(core, oldest);
+    forget(core, oldest, deliveryEvents.evicted);
   }
 }
 
-/** A named request's worker has answered it. True: what it says is not for the caller, who waits for a replay. */
-export function answeredNamed(worker: DispatchWorker, request: Request): boolean {
-  if (request.state === 'ended') {
-    // Given up before: nobody will ask.
-    worker.link.ack(request.linkId);
-    return false;
-  }
-  request.answered = true;
+/** A named request's worker has answered it, and keeps the answer. */
+export function answeredAndKept(core: Core, worker: DispatchWorker, request: Request, result: WorkerResult): void {
+  moveRun(request, runEvents.answeredAndKept);
   keepIn(worker, request);
-  if (request.awaitsReplays === 0) return false;
-  request.state = 'replaying';
-  return true;
-}
-
-/** Nobody will ask for it again. */
-function forgetNamed(core: Core, request: Request): void {
-  if (!request.named) return;
-  const pool = core.pools.get(request.pool);
-  if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
-  pool?.untold.delete(request);
-  request.caller = null;
-  dropUnclaimed(core, request);
-  if (!request.answered) return;
-  const worker = core.workers.get(request.workerId);
-  if (worker === undefined) return;
-  worker.link.ack(request.linkId);
-  letKeptGo(core, worker, request);
-}
-
-function letKeptGo(core: Core, worker: DispatchWorker, request: Request): void {
-  if (!worker.kept.delete(request.linkId)) return;
-  worker.counters.kept = worker.kept.size;
-  if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
+  // Who waits for a replay is handed that.
+  if (request.delivery === delivery.replaying && request.pendingReplays > 0) return;
+  endByWorker(core, request, result, false);
 }
 
 /** The time in which its caller could have come back is over, or it is not kept for so long. */
-export function nobodyAsked(core: Core, request: Request): void {
-  if (request.state === 'ended') return forgetNamed(core, request);
-  const named = core.pools.get(request.pool)?.named;
-  if (named?.get(request.requestId) === request) named.delete(request.requestId);
-  giveUp(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
+export function callerGraceExpired(core: Core, request: Request): void {
+  const isOver = isRunOver(request);
+  forget(core, request, deliveryEvents.graceOver);
+  if (!isOver)
+    stop(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
 }
 
 /** A request that is known by its name: its answer goes to who asks now. */
@@ -123,22 +109,25 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
     answers.error(wrong);
     return undefined;
   }
-  const before = request.caller;
-  request.caller = answers;
+  const before = request.currentSink;
+  const isAnswered = hasEnded(request);
+  moveDelivery(request, deliveryEvents.sinkBack);
+  request.currentSink = answers;
   claim(core, request);
   // One that was handed the answer has had its end.
-  if (before !== null && request.state !== 'ended') {
+  if (before !== null && !isAnswered) {
     const message = 'another call sent the request again with its request_id, and gets the answer';
     before.error(refusal(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
   }
-  request.answers = answers;
   request.streams = ask.streams;
   request.idempotent = ask.idempotent;
-  request.told = 0;
+  request.chunksDelivered = 0;
+  request.chunksToSkip = 0;
   const worker = core.workers.get(request.workerId);
-  if (request.state === 'ended' && (!request.answered || worker === undefined)) {
+  if (isRunOver(request) && request.run !== run.kept) {
     // One that its worker still runs, against its deadline, stays under watch.
-    if (!request.overdue) core.deadlines.remove(request);
+    if (request.run !== run.cancelled) core.deadlines.remove(request);
+    moveDelivery(request, deliveryEvents.ended);
     answers.error(request.endError ?? lostAnswer(request));
     return request;
   }
@@ -150,7 +139,7 @@ export function repeat(core: Core, pool: Pool, request: Request, ask: Ask, answe
   core.deadlines.add(request, request.deadlineMs);
   arm(core);
   if (worker !== undefined) askAgain(worker, request);
-  if (request.state === 'sent' && request.progress !== null) answers.progress?.(request.progress);
+  if (isRunning(request) && request.progress !== null) answers.progress?.(request.progress);
   return request;
 }
 
@@ -165,25 +154,25 @@ function streams(pool: Pool, command: string): boolean {
 
 function isSame(core: Core, request: Request, ask: Ask): boolean {
   if (request.command !== ask.command || request.payloadBytes !== ask.payload.length) return false;
-  const { bareCrc32 } = request;
-  return bareCrc32 === null ? request.payload.equals(ask.payload) : bareCrc32 === core.options.checksum(ask.payload);
+  const { droppedPayloadCrc32 } = request;
+  return droppedPayloadCrc32 === null
+    ? request.payload.equals(ask.payload)
+    : droppedPayloadCrc32 === core.options.checksum(ask.payload);
 }
 
 /** What a worker held is known by its checksum alone until its caller brings the payload again. */
 function supply(request: Request, ask: Ask): void {
-  if (request.bareCrc32 === null || request.state === 'ended') return;
+  if (request.droppedPayloadCrc32 === null || isRunOver(request)) return;
   request.payload = ask.payload;
   request.contentType = ask.contentType;
-  request.bareCrc32 = null;
+  request.droppedPayloadCrc32 = null;
 }
 
 /** Has the worker say again what its caller has not got. */
 function askAgain(worker: DispatchWorker, request: Request): void {
-  if (request.state === 'ended') {
-    request.state = 'replaying';
-    keepIn(worker, request);
-  } else if (request.state !== 'replaying' && (request.state !== 'sent' || !request.behind)) return;
-  request.awaitsReplays += 1;
+  if (request.run !== run.kept && !(isRunning(request) && request.mayHaveEmitted)) return;
+  moveDelivery(request, deliveryEvents.replayAsked);
+  request.pendingReplays += 1;
   worker.link.replay(request.linkId);
 }
 
@@ -191,17 +180,17 @@ export function onReplayed(core: Core, workerId: string, linkIds: readonly numbe
   const worker = core.workers.get(workerId);
   for (const linkId of linkIds) {
     const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
-    if (request === undefined || request.awaitsReplays === 0) continue;
-    request.awaitsReplays -= 1;
-    request.skip = request.told;
+    if (request === undefined || request.pendingReplays === 0) continue;
+    request.pendingReplays -= 1;
+    request.chunksToSkip = request.chunksDelivered;
   }
 }
 
 /** The end of an answer that was asked for again; its request was counted when it ended. */
 export function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, result: WorkerResult): void {
   const request = worker.kept.get(linkId);
-  if (request === undefined || request.state !== 'replaying' || request.awaitsReplays > 0) return;
-  endByWorker(core, worker, request, result);
+  if (request === undefined || request.delivery !== delivery.replaying || request.pendingReplays > 0) return;
+  endByWorker(core, request, result, true);
 }
 
 function lostAnswer({ workerId }: Request): RequestError {
@@ -210,18 +199,18 @@ function lostAnswer({ workerId }: Request): RequestError {
 
 /** A kept answer went with its worker. */
 export function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
-  request.answered = false;
-  if (request.state === 'replaying') return end(core, request, error);
+  const told = { ...error, mayHaveBegun: mayHaveBegun(request) };
+  moveRun(request, runEvents.workerLost);
+  if (request.delivery === delivery.replaying) return end(core, request, told, null, true);
   request.endError = error;
-  if (request.caller !== null) return;
-  pool.untold.add(request);
+  if (request.delivery !== delivery.detached) return;
+  pool.undeliveredFailures.add(request);
   countUnclaimed(core, request);
 }
 
 /** It may be one that a worker from before has: that is known once those have dialled in. */
 export function awaitExpected(pool: Pool, request: Request): void {
-  request.state = 'queued';
-  request.waits = true;
+  moveRun(request, runEvents.heldBack);
   pool.waiting.push(request);
 }
 
@@ -229,7 +218,7 @@ export function noLongerExpected(core: Core, pool: Pool, workerId: string): void
   if (!pool.expected.delete(workerId) || pool.expected.size > 0) return;
   for (let request = pool.waiting.first(); request !== null; request = pool.waiting.first()) {
     pool.waiting.remove(request);
-    request.waits = false;
+    moveRun(request, runEvents.admitted);
     pool.queue.push(request);
   }
   serveQueue(core, pool);
@@ -253,7 +242,7 @@ export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed
 function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequest): void {
   if (!held.keep && held.ended) return;
   const named = held.keep && !held.cancelled ? pool.named.get(held.request_id) : undefined;
-  const isAsked = named !== undefined && named.state === 'queued' && named.waits;
+  const isAsked = named?.run === run.awaitingEarlierWorkers;
   // Cancelled, or another of that name runs elsewhere: nobody will ask for this one.
   const isWanted = held.keep && !held.cancelled && (named === undefined || isAsked);
   if (held.ended && !isWanted) return worker.link.ack(held.id);
@@ -263,12 +252,11 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
   request.sentAtMs = core.options.nowMs() - held.age_ms;
   request.attempts = Math.max(1, request.attempts);
   if (held.ended) {
-    request.state = 'ended';
-    request.answered = true;
+    moveRun(request, runEvents.foundAnswered);
     keepIn(worker, request);
   } else {
-    request.state = isWanted ? 'sent' : 'ended';
-    request.behind = true;
+    moveRun(request, isWanted ? runEvents.foundRunning : runEvents.foundCancelled);
+    request.mayHaveEmitted = true;
     worker.running.set(held.id, request);
     worker.payloadBytes += request.payloadBytes;
     worker.counters.inFlight += 1;
@@ -276,6 +264,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
     if (!isWanted) {
       worker.link.cancel(held.id);
       awaitEnd(core, request);
+      forget(core, request, deliveryEvents.evicted);
     }
   }
   if (isWanted) index(core, pool, worker, request);
@@ -284,7 +273,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
 /** It is known by its name now; who has asked for it already gets it. */
 function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   pool.named.set(request.requestId, request);
-  if (request.caller !== null) return askAgain(worker, request);
+  if (request.currentSink !== null) return askAgain(worker, request);
   // Its caller may have come and gone before the worker: it has a time already.
   core.deadlines.remove(request);
   countUnclaimed(core, request);
@@ -301,11 +290,10 @@ function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held:
     ? refuseStream(worker.commands.get(held.command)?.streams === true, waiting)
     : refusal(code.invalidArgument, notTheSame(held.request_id));
   if (wrong !== undefined) {
-    end(core, waiting, wrong);
+    fail(core, waiting, wrong);
     return false;
   }
   core.pools.get(waiting.pool)?.waiting.remove(waiting);
-  waiting.waits = false;
   return true;
 }
 
@@ -328,10 +316,9 @@ function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
     deadlineMs: held.remaining_ms > 0 ? nowMs + held.remaining_ms : Number.POSITIVE_INFINITY,
     streams: true,
   };
-  const request = newRequest(ask, nobody, nowMs - held.age_ms, pool.limits.requestTimeoutMs + held.age_ms);
+  const request = newRequest(ask, null, nowMs - held.age_ms, pool.limits.requestTimeoutMs + held.age_ms);
   request.payloadBytes = held.payload_bytes;
-  request.caller = null;
-  request.bareCrc32 = held.payload_crc32;
+  request.droppedPayloadCrc32 = held.payload_crc32;
   return request;
 }
 
@@ -345,9 +332,8 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
   displace(pool, worker);
   worker.link = link;
   for (const request of worker.kept.values()) {
-    if (request.state !== 'replaying') continue;
-    request.awaitsReplays = 0;
-    askAgain(worker, request);
+    request.pendingReplays = 0;
+    if (request.delivery === delivery.replaying) askAgain(worker, request);
   }
   for (const [linkId, request] of [...worker.running]) {
     const kept = held.get(linkId);
@@ -355,12 +341,12 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
     else {
       release(core, pool, worker, request);
       displace(pool, worker);
-      if (kept?.keep) answeredMeanwhile(worker, request);
-      else if (request.state === 'ended') continue;
+      if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
+      else if (kept?.keep && request.named) answeredMeanwhile(worker, request);
       // The worker does not have it: it never came, was given back, or has ended, which nobody may do twice.
       else if (isAfter(linkId, lastId) || isAfter(linkId, begunThrough)) again.push(request);
       else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
-      else end(core, request, lineBroke(worker));
+      else fail(core, request, lineBroke(worker));
     }
   }
   // What it keeps and nobody here knows of was acknowledged on the line that broke.
@@ -378,22 +364,28 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
 
 /** It runs on in the worker. Chunks may have been lost with the line, and only those of named ones are kept. */
 function goOn(core: Core, worker: DispatchWorker, request: Request): void {
-  if (request.state === 'ended') return worker.link.cancel(request.linkId);
-  if (worker.commands.get(request.command)?.streams !== true) return;
-  if (!request.named) return giveUp(core, request, lineBroke(worker));
-  request.behind = true;
-  request.awaitsReplays = 0;
-  if (request.caller !== null) askAgain(worker, request);
+  if (isGivenUp(request)) return worker.link.cancel(request.linkId);
+  // Replays that were asked for on the old line will not come.
+  request.pendingReplays = 0;
+  const isStream = worker.commands.get(request.command)?.streams === true;
+  if (isStream && !request.named) return giveUp(core, request, lineBroke(worker));
+  if (isStream) request.mayHaveEmitted = true;
+  const isVoid = request.delivery === delivery.replaying || (isStream && request.delivery === delivery.attached);
+  if (isVoid) askAgain(worker, request);
+}
+
+/** It was given up, and has ended: nobody will ask for what its worker may keep of it. */
+function endedMeanwhile(worker: DispatchWorker, request: Request, isKept: boolean): void {
+  endGivenUp(request, runEvents.answered);
+  if (isKept) worker.link.ack(request.linkId);
 }
 
 /** Its answer was lost with the line, and is kept by the worker. */
 function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
-  if (request.state === 'ended') return worker.link.ack(request.linkId);
-  request.answered = true;
-  request.awaitsReplays = 0;
-  request.state = 'ended';
+  moveRun(request, runEvents.answeredAndKept);
+  request.pendingReplays = 0;
   keepIn(worker, request);
-  if (request.caller !== null) askAgain(worker, request);
+  if (request.currentSink !== null) askAgain(worker, request);
 }
 
 function lineBroke({ workerId }: DispatchWorker): RequestError {

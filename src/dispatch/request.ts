@@ -1,5 +1,6 @@
 import type { ReportedProgress } from '../domain/evidence.ts';
 import type { Queue } from './queue.ts';
+import { run } from './run.ts';
 
 /** gRPC status codes (google.rpc.Code) that dispatch itself answers with. */
 export const code = {
@@ -73,8 +74,8 @@ export interface Answers {
 
 /** One request on its way: made by `submit`, ended by its one answer. */
 export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineMs' | 'contentType'> {
-  /** Let go of at the end, as is the payload: see `letGo` in dispatch.ts. */
-  answers: Answers;
+  /** Whom the answer goes to, until its caller's call is over; null: nobody is there. */
+  currentSink: Answers | null;
   payload: Buffer;
   contentType: string;
   payloadBytes: number;
@@ -82,16 +83,16 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   streams: boolean;
   deadlineMs: number;
   readonly arrivedAtMs: number;
-  /** `moving`: in neither place, for the length of a call. `replaying`: its worker, which keeps the answer, was asked for it. */
-  state: 'moving' | 'queued' | 'sent' | 'replaying' | 'ended';
+  /** A state of run.ts. */
+  run: number;
+  /** A state of delivery.ts. */
+  delivery: number;
   /** When it was last sent; 0: not yet. */
   sentAtMs: number;
   attempts: number;
   /** The worker that has it. */
   workerId: string;
   linkId: number;
-  /** Its deadline passed in its worker, which is given some time to answer. */
-  overdue: boolean;
   /** Its caller does not keep up with its chunks. */
   paused: boolean;
   /** What its command last reported of how far it is. */
@@ -99,27 +100,22 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   /** What it adds to its worker's `expectedMs`. */
   expectedMs: number;
   // So that a caller may ask again by the name it gave:
-  /** Whom its answer goes to, until that has got it; null: nobody is there. */
-  caller: Answers | null;
-  /** Waits until it is known whether a worker has it from an earlier agent. */
-  waits: boolean;
-  /** Its worker has answered it, and keeps the answer until it is acknowledged. */
-  answered: boolean;
   /** How it ended, where its worker has no answer of it. */
   endError: RequestError | null;
   /** Chunks have come of it, or may have: another caller needs them from the first. */
-  behind: boolean;
-  /** Chunks that its caller was handed, and those that a replay begins with and it has already. */
-  told: number;
-  skip: number;
+  mayHaveEmitted: boolean;
+  /** Chunks that its sink was handed. */
+  chunksDelivered: number;
+  /** Chunks that a replay begins with, and that its sink has already. */
+  chunksToSkip: number;
   /** The metrics have it. */
-  counted: boolean;
+  isCounted: boolean;
   /** What it adds to the bytes that are held for callers who have left: see unclaimed.ts. */
   unclaimedBytes: number;
   /** Replays that were asked for and have not begun: what comes until then is void. */
-  awaitsReplays: number;
+  pendingReplays: number;
   /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */
-  bareCrc32: number | null;
+  droppedPayloadCrc32: number | null;
   // Places in one of its pool's queues and in its deadline's list.
   queue: Queue | null;
   nextQueued: Request | null;
@@ -131,15 +127,15 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
 }
 
 /** `attempts` counts the sendings of which it is not known that the command did not begin. */
-export function mayHaveBegun({ waits, attempts }: Request): boolean {
+export function mayHaveBegun(request: Request): boolean {
   // One that waits for workers of an earlier agent may be running in one of them.
-  return waits || attempts > 0;
+  return request.run === run.awaitingEarlierWorkers || request.attempts > 0;
 }
 
 /**
  * A caller whose connection breaks before it has read the answer may ask again by the name it gave, and a command that may
  * have begun must not begin anew: the end of such a request is remembered until it is known to be read.
  */
-export function needsReceipt({ named, answered, attempts }: Request): boolean {
-  return named && (answered || attempts > 0);
+export function needsReceipt(request: Request): boolean {
+  return request.named && (request.run === run.kept || request.attempts > 0);
 }

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
+import { isRunning, isRunOver, isWaiting, run } from '../../src/dispatch/run.ts';
 import { timeLimit } from '../time-limit.ts';
 import type { FakeWorker, Told } from './host.ts';
 import { Host, poolLimits } from './host.ts';
@@ -161,18 +162,19 @@ function hostInTheMiddle(): Host {
 }
 
 function check(host: Host): void {
-  const waiting = host.told.filter((told) => told.request?.state === 'queued');
+  const waiting = host.told.filter(({ request }) => request !== undefined && isWaiting(request));
   const held = alive(host).flatMap((worker) => [...worker.running.values()]);
   const holders = new Map<Told, number>();
   for (const { told } of held) holders.set(told, (holders.get(told) ?? 0) + 1);
   for (const worker of alive(host)) checkWorker(worker, waiting);
   for (const told of host.told) {
-    const state = told.request?.state ?? 'ended';
-    same(told.ends, state === 'ended' ? 1 : 0, 'ends');
-    same(state === 'moving', false, 'it moves');
+    const request = told.request ?? { run: run.ended };
+    const isOver = isRunOver(request);
+    same(told.ends, isOver ? 1 : 0, 'ends');
+    same(request.run === run.arrived, false, 'it moves');
     // At most once: only what may run again, was never written, or had not begun, outlives its worker.
-    same(told.mayHaveRun && !told.ask.idempotent && state !== 'ended', false, 'it may run twice');
-    same(holders.get(told) ?? 0, state === 'sent' ? 1 : state === 'queued' ? 0 : (holders.get(told) ?? 0), 'holders');
+    same(told.mayHaveRun && !told.ask.idempotent && !isOver, false, 'it may run twice');
+    if (!isOver) same(holders.get(told) ?? 0, isRunning(request) ? 1 : 0, 'holders');
   }
   const stats = host.dispatch.poolStats('p');
   same(stats.queued, waiting.length, 'queued');

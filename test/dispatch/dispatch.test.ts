@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
+import { run } from '../../src/dispatch/run.ts';
 import type { FakeWorker, Told } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
@@ -321,7 +322,7 @@ describe('sending ahead', () => {
     host.dispatch.onLeaving('w0');
     host.giveBack(worker);
     host.answer(worker, first(worker), null, 0.1);
-    expect(told.map((one) => one.request?.state)).toEqual(['ended', 'queued']);
+    expect(told.map((one) => one.request?.run)).toEqual([run.ended, run.queued]);
     host.addWorker();
     expect(sentTo(told)).toEqual(['w0', 'w0 w1']);
   });
@@ -341,7 +342,7 @@ describe('sending ahead', () => {
     worker.begunThrough = 2 ** 32 - 1;
     worker.waiting.push(first(worker));
     host.remove(worker);
-    expect(old.request?.state).toBe('queued');
+    expect(old.request?.run).toBe(run.queued);
   });
 });
 

@@ -81,7 +81,7 @@ class World {
   settle(call: Call, delivered: boolean): void {
     call.isOpen = false;
     const { told, name } = call;
-    const isCurrent = told.request?.caller === told.answers && !isAnother(told);
+    const isCurrent = told.request?.currentSink === told.answers && !isAnother(told);
     this.host.settle(told, delivered && told.ends === 1);
     if (!isCurrent) return;
     const isRead = told.ends === 1 && (delivered || told.error?.code === code.deadlineExceeded);
@@ -91,7 +91,7 @@ class World {
 
   cancel(call: Call): void {
     call.isOpen = false;
-    const isCurrent = call.told.request?.caller === call.told.answers && !isAnother(call.told);
+    const isCurrent = call.told.request?.currentSink === call.told.answers && !isAnother(call.told);
     this.host.cancel(call.told);
     if (isCurrent) this.mayForget(call.name);
   }
@@ -140,7 +140,7 @@ class World {
   #acked(worker: Worker, linkId: number): void {
     for (const { told, isOpen } of this.calls) {
       const { request } = told;
-      const waits = isOpen && told.ends === 0 && request?.caller === told.answers;
+      const waits = isOpen && told.ends === 0 && request?.currentSink === told.answers;
       const isIts = request?.workerId === worker.id && request.linkId === linkId;
       same(waits && isIts, false, 'an answer that a caller waits for is let go');
     }
@@ -281,7 +281,7 @@ class World {
       // Nobody has cancelled it: those calls are over.
       same(told.error?.code === code.cancelled, false, `${name} is cancelled`);
       // Whoever asks again sets another deadline.
-      const isCurrent = told.request?.caller === told.answers;
+      const isCurrent = told.request?.currentSink === told.answers;
       const isDue = (told.request?.deadlineMs ?? 0) <= this.host.nowMs;
       const isEarly = isCurrent && told.error?.code === code.deadlineExceeded && !isDue;
       same(isEarly, false, `${name} is ended before its deadline`);

@@ -191,6 +191,18 @@ describe('a request that its caller named', () => {
     expect(third.ends).toBe(1);
   });
 
+  test('a stream that runs again elsewhere has all its chunks for a caller that comes back', () => {
+    const first = host.addWorker({ commands: ['stream'] });
+    const asks = { ...named('a'), command: 'stream', streams: true, idempotent: true };
+    host.submit(asks);
+    host.dispatch.onChunk(first.id, 1, Buffer.from('1'), '');
+    host.remove(first);
+    const second = host.addWorker({ commands: ['stream'] });
+    const again = host.submit(asks);
+    for (const text of ['1', '2']) host.dispatch.onChunk(second.id, 1, Buffer.from(text), '');
+    expect(again.chunks).toEqual(['1', '2']);
+  });
+
   test.each(['while it waits', 'while it runs', 'when it has ended'])(
     'a stream that is asked for %s by a plain call is refused, and goes on',
     (when) => {
@@ -421,6 +433,36 @@ describe('a line that breaks and comes again', () => {
     host.reattach(worker, heldStream({ keep: false }));
     expect(told.error).toMatchObject({ code: 14 });
   });
+
+  test('an answer that was asked for again on the line that broke is asked for on the next one', () => {
+    const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
+    const told = host.submit(named('a'));
+    expect(worker.replayed).toEqual([3]);
+    const link = host.reattach(worker, resumed(heldRequest(3, 'a')));
+    expect(link.replayed).toEqual([3]);
+    host.dispatch.onReplayed('old', [3]);
+    host.dispatch.onResult('old', 3, ok);
+    expect(told.result).toBe('answer');
+  });
+
+  test.each([
+    ['runs', {}],
+    ['has ended', { ended: true }],
+  ])(
+    'of a request that %s, and whose caller left, no replay is awaited that was lost with the line',
+    (_what, patch) => {
+      const held = resumed(heldRequest(3, 'a', patch));
+      const worker = host.addWorker({ id: 'old', resumed: held });
+      host.settle(host.submit(named('a')), false);
+      expect(worker.replayed).toEqual([3]);
+      const link = host.reattach(worker, held);
+      const again = host.submit(named('a'));
+      expect(link.replayed).toEqual([3]);
+      host.dispatch.onReplayed('old', [3]);
+      host.dispatch.onResult('old', 3, ok);
+      expect(again.result).toBe('answer');
+    },
+  );
 
   test('what had begun and is not held any more does not run again', () => {
     const worker = host.addWorker({ marksBegun: true });

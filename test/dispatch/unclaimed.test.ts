@@ -127,7 +127,7 @@ function requestsOf(all: readonly Told[]): Set<Request> {
 
 function payloadsWithoutCaller(all: readonly Told[]): number {
   return sum(
-    [...requestsOf(all)].filter(({ caller }) => caller === null),
+    [...requestsOf(all)].filter(({ currentSink }) => currentSink === null),
     ({ payload: held }) => held.length,
   );
 }

@@ -5,6 +5,7 @@ import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import { limitsOf } from '../../src/dispatch/limits.ts';
 import type { Ask } from '../../src/dispatch/request.ts';
 import { code } from '../../src/dispatch/request.ts';
+import { isRunning, isWaiting, runStates } from '../../src/dispatch/run.ts';
 import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Adopted, Event, Orders } from '../../src/domain/event.ts';
@@ -504,7 +505,7 @@ export class Host {
   /** What is queued at the door stays within its bounds; what comes back from workers has been let in before. */
   #checkQueue({ ask, request }: Asked): void {
     const config = this.#configs.get(ask.pool);
-    if (request?.state !== 'queued' || config === undefined) return;
+    if (request === undefined || !isWaiting(request) || config === undefined) return;
     const { queued, queuedBytes } = this.dispatch.poolStats(ask.pool);
     hold(
       queued <= config.queue.maxRequests,
@@ -519,8 +520,8 @@ export class Host {
       let [queued, queuedBytes, inFlight, free, served] = [0, 0, 0, '', 0];
       for (const { ask, request } of this.open.values()) {
         if (ask.pool !== pool || request === undefined) continue;
-        hold(request.state === 'queued' || request.state === 'sent', `request ${ask.requestId} is ${request.state}`);
-        if (request.state !== 'queued') continue;
+        hold(isWaiting(request) || isRunning(request), `request ${ask.requestId} is ${runStates[request.run]}`);
+        if (!isWaiting(request)) continue;
         if (!this.#waitsForItsSession(ask)) served += 1;
         queued += 1;
         queuedBytes += request.payloadBytes;

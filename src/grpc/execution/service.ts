@@ -5,6 +5,7 @@ import type {
   sendUnaryData,
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
+import { hasEnded } from '../../dispatch/delivery.ts';
 import type { Dispatch } from '../../dispatch/dispatch.ts';
 import type { Answers, Ask, Request, RequestError } from '../../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../../dispatch/request.ts';
@@ -406,7 +407,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       answers.progress = relay.report;
     }
     const request = source.dispatch.submit(ask, answers);
-    if (request !== undefined && request.state !== 'ended') {
+    if (request !== undefined && !hasEnded(request)) {
       open.set(requestId, { request, answers, heldBytes });
       return;
     }

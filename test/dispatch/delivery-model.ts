@@ -1,0 +1,402 @@
+import { crc32 } from 'node:zlib';
+import { newCounters } from '../../src/dispatch/counters.ts';
+import type { Dispatch, PoolLimits } from '../../src/dispatch/dispatch.ts';
+import { createDispatch } from '../../src/dispatch/dispatch.ts';
+import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { HeldRequest, LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
+import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
+import { hold } from '../domain/invariants.ts';
+import { poolLimits } from './host.ts';
+
+/** Callers, one agent after another, and workers whose links lose what is on them: for delivery.property.test.ts. */
+
+/** One call of a caller: many may ask for one request. */
+export interface Call {
+  readonly ask: Ask;
+  readonly sink: Answers;
+  request: Request | undefined;
+  chunks: number;
+  isResult: boolean;
+  error: RequestError | undefined;
+  ends: number;
+  /** Its caller has said that it is over. */
+  isOver: boolean;
+}
+
+interface Held {
+  readonly linkId: number;
+  readonly request: LinkRequest;
+  /** How often its id had been let go when it was sent. */
+  readonly epoch: number;
+  state: 'waiting' | 'running' | 'ended';
+  /** What it has made of its stream, and what of that it has sent on this link. */
+  chunks: number;
+  sent: number;
+  /** After a link broke: nothing is said of it, save its end, until a replay is asked for. */
+  isSilent: boolean;
+  isCancelled: boolean;
+  fails: boolean;
+}
+
+const chunksOfStream = 3;
+const empty = Buffer.alloc(0);
+
+export class Model {
+  nowMs = 1_000;
+  readonly calls: Call[] = [];
+  readonly workers: ModelWorker[] = [];
+  readonly budget = createMemoryBudget(64 * 1024);
+  unclaimed = this.budget.account();
+  dispatch: Dispatch;
+  /** Nothing is let go of by time or for want of room, so no id may begin twice before its caller lets it go. */
+  readonly isStrict: boolean;
+  readonly limits: PoolLimits;
+  readonly #epochs = new Map<string, number>();
+  readonly #begun = new Map<string, number>();
+  #armedAtMs = Number.POSITIVE_INFINITY;
+  #nextId = 0;
+
+  constructor(isStrict: boolean, killAfterMs: number) {
+    this.isStrict = isStrict;
+    const bounds = { maxQueuedRequests: 50, maxQueuedBytes: 1e6 };
+    this.limits = isStrict
+      ? poolLimits({ ...bounds, requestTimeoutMs: 1e9, keepMs: 1e9, keepMax: 1e6, killAfterMs })
+      : poolLimits({ ...bounds, requestTimeoutMs: 400, keepMs: 150, keepMax: 2, killAfterMs });
+    this.dispatch = this.#newDispatch();
+  }
+
+  #newDispatch(): Dispatch {
+    this.#armedAtMs = Number.POSITIVE_INFINITY;
+    const dispatch = createDispatch({
+      nowMs: () => this.nowMs,
+      onIdle: () => undefined,
+      onBudgetSpent: () => undefined,
+      onOutcome: () => undefined,
+      onFailed: () => undefined,
+      onOverdue: () => undefined,
+      onPoisoned: () => undefined,
+      checksum: crc32,
+      fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
+      onDeadline: (atMs) => {
+        this.#armedAtMs = atMs;
+      },
+      unclaimed: this.unclaimed,
+    });
+    dispatch.setPool('p', this.limits);
+    return dispatch;
+  }
+
+  /** `id` '': its caller gives it none. */
+  submit(id: string, command: string, idempotent: boolean, deadlineInMs: number, size: number): Call {
+    const requestId = id === '' ? `own-${this.#nextId++}` : id;
+    const ask: Ask = {
+      ...{ pool: 'p', command, payload: Buffer.alloc(size, requestId), contentType: '', requestId, named: id !== '' },
+      // Now and then a plain call asks for a command that streams, and is refused.
+      ...{ sessionId: '', idempotent, streams: command === 'stream' && size !== 11 },
+      deadlineMs: this.isStrict ? Number.POSITIVE_INFINITY : this.nowMs + deadlineInMs,
+    };
+    const call: Call = {
+      ask,
+      request: undefined,
+      chunks: 0,
+      isResult: false,
+      error: undefined,
+      ends: 0,
+      isOver: false,
+      sink: {
+        chunk: (payload) => {
+          hold(call.ends === 0, `${requestId}: a chunk after the end`);
+          hold(!call.isOver, `${requestId}: a chunk after its call`);
+          hold(payload.toString() === String(call.chunks), `${requestId}: chunk ${call.chunks}, got ${payload}`);
+          call.chunks += 1;
+        },
+        result: () => {
+          this.#ends(call);
+          call.isResult = true;
+          const all = command === 'stream' ? chunksOfStream : 0;
+          hold(call.chunks === all, `${requestId}: ended with ${call.chunks} chunks of ${all}`);
+          return 0;
+        },
+        error: (error) => {
+          this.#ends(call);
+          call.error = error;
+        },
+      },
+    };
+    this.calls.push(call);
+    call.request = this.dispatch.submit(ask, call.sink);
+    if (call.request === undefined) call.isOver = true;
+    return call;
+  }
+
+  #ends(call: Call): void {
+    call.ends += 1;
+    hold(call.ends === 1, `${call.ask.requestId}: one end, got ${call.ends}`);
+    hold(!call.isOver, `${call.ask.requestId}: an end after its call`);
+  }
+
+  cancel(call: Call): void {
+    if (call.request === undefined) return;
+    this.dispatch.cancel(call.request, call.sink);
+    call.isOver = true;
+    this.letGo(call.ask.requestId);
+  }
+
+  settle(call: Call, isRead: boolean): void {
+    if (call.request === undefined) return;
+    const wasRead = isRead && call.ends > 0;
+    this.dispatch.settle(call.request, call.sink, wasRead);
+    call.isOver = true;
+    if (wasRead) this.letGo(call.ask.requestId);
+  }
+
+  /** Its id may begin again. */
+  letGo(requestId: string): void {
+    this.#epochs.set(requestId, this.epochOf(requestId) + 1);
+  }
+
+  epochOf(requestId: string): number {
+    return this.#epochs.get(requestId) ?? 0;
+  }
+
+  begins({ request, epoch }: Held, isIdempotent: boolean): void {
+    const key = `${request.request_id} ${epoch}`;
+    const begun = (this.#begun.get(key) ?? 0) + 1;
+    this.#begun.set(key, begun);
+    if (this.isStrict) hold(begun === 1 || isIdempotent, `${key} begins the ${begun}. time`);
+  }
+
+  pass(ms: number): void {
+    this.nowMs += ms;
+    if (this.#armedAtMs <= this.nowMs) this.#armedAtMs = this.dispatch.expire();
+  }
+
+  /** The agent dies, and another comes. Of workers that died before it nobody knows what had begun. */
+  nextAgent(): void {
+    for (const call of this.calls) call.isOver = true;
+    const living = this.workers.filter(({ isAlive }) => isAlive);
+    const known = new Set(living.flatMap((worker) => [...worker.held.values()].map((held) => held.request.request_id)));
+    for (const { ask } of this.calls) if (!known.has(ask.requestId)) this.letGo(ask.requestId);
+    this.unclaimed.give(this.unclaimed.usedBytes);
+    this.unclaimed = this.budget.account();
+    this.dispatch = this.#newDispatch();
+    for (const worker of living) {
+      this.dispatch.expectWorker('p', worker.id);
+      worker.loseLink(true);
+    }
+  }
+
+  requests(): Set<Request> {
+    return new Set(this.calls.flatMap(({ request }) => (request === undefined ? [] : [request])));
+  }
+}
+
+export class ModelWorker {
+  readonly id: string;
+  readonly counters = newCounters();
+  readonly held = new Map<number, Held>();
+  isAlive = true;
+  isAttached = false;
+  /** The agent of now has seen it. */
+  #isKnown = false;
+  #toWorker: (() => void)[] = [];
+  #toAgent: (() => void)[] = [];
+  #begunThrough = 0;
+  #lastId = 0;
+  #dials = 0;
+  readonly #model: Model;
+  readonly #concurrency: number;
+
+  constructor(model: Model, concurrency: number) {
+    this.#model = model;
+    this.#concurrency = concurrency;
+    this.id = `w${model.workers.length}`;
+    model.workers.push(this);
+    this.dial();
+  }
+
+  dial(): void {
+    if (!this.isAlive || this.isAttached) return;
+    this.isAttached = this.#isKnown = true;
+    this.#dials += 1;
+    const { dispatch } = this.#model;
+    dispatch.addWorker({
+      ...{ workerId: this.id, pool: 'p', concurrency: this.#concurrency, maxRequests: 0, marksBegun: true },
+      commands: new Map(['c', 'stream'].map((name) => [name, { streams: name === 'stream', isAsync: false }])),
+      begunThrough: () => this.#begunThrough,
+      counters: this.counters,
+      resumed: this.#dials === 1 ? null : this.#resumed(),
+      paused: false,
+      link: {
+        request: (request) => {
+          const epoch = this.#model.epochOf(request.request_id);
+          this.#down(() => this.#take(request, epoch));
+        },
+        cancel: (linkId) => this.#down(() => this.#cancel(linkId)),
+        ack: (linkId) => this.#down(() => void (this.held.get(linkId)?.state === 'ended' && this.held.delete(linkId))),
+        replay: (linkId) => this.#down(() => this.#replay(linkId)),
+        pause: () => undefined,
+        resume: () => undefined,
+        recall: () => {
+          this.#down(() => this.#giveBack());
+          return [];
+        },
+        unwritten: () => new Set(),
+      },
+    });
+  }
+
+  #resumed(): Resumed {
+    const held = [...this.held.values()].map(
+      (each): HeldRequest => ({
+        ...{ id: each.linkId, request_id: each.request.request_id, command: each.request.command },
+        ...{ keep: each.request.keep, ended: each.state === 'ended', cancelled: each.isCancelled },
+        ...{ remaining_ms: each.request.timeout_ms, age_ms: 10 },
+        ...{ payload_bytes: each.request.payload.length, payload_crc32: crc32(each.request.payload) },
+      }),
+    );
+    return { last_id: this.#lastId, completed: 0, failed: 0, held };
+  }
+
+  #down(work: () => void): void {
+    if (this.isAttached) this.#toWorker.push(work);
+  }
+
+  #up(work: () => void): void {
+    if (this.isAttached) this.#toAgent.push(work);
+  }
+
+  /** What is on the link arrives, so much of it each way. */
+  flow(down: number, up: number): void {
+    for (const work of this.#toWorker.splice(0, down)) work();
+    for (const work of this.#toAgent.splice(0, up)) work();
+  }
+
+  /** What is on the link is lost, and what only the link knew. */
+  loseLink(isForAgent = false): void {
+    this.#toWorker = [];
+    this.#toAgent = [];
+    this.isAttached = false;
+    for (const held of this.held.values()) {
+      if (held.state === 'waiting' && !held.request.keep) this.held.delete(held.linkId);
+      if (held.state === 'ended' && !held.request.keep) this.held.delete(held.linkId);
+      held.isSilent = true;
+      held.sent = 0;
+    }
+    if (!isForAgent) return;
+    this.#isKnown = false;
+    Object.assign(this.counters, newCounters());
+  }
+
+  die(crashed: boolean): void {
+    if (!this.isAlive) return;
+    this.isAlive = this.isAttached = false;
+    // What it had begun nobody knows.
+    if (!this.#isKnown) for (const { request } of this.held.values()) this.#model.letGo(request.request_id);
+    const end = { reason: 'signal', message: 'gone', begunThrough: this.#begunThrough, crashed };
+    this.#model.dispatch.removeWorker(this.id, end);
+  }
+
+  #take(request: LinkRequest, epoch: number): void {
+    this.#lastId = request.id;
+    const held: Held = {
+      ...{ linkId: request.id, request, epoch, state: 'waiting' as const, chunks: 0, sent: 0 },
+      ...{ isSilent: false, isCancelled: false, fails: request.payload.length % 7 === 0 },
+    };
+    this.held.set(request.id, held);
+  }
+
+  /** One of what it has goes on: it begins, makes a chunk, or ends. */
+  work(which: number): void {
+    if (!this.isAlive) return;
+    const held = [...this.held.values()].filter(({ state }) => state !== 'ended');
+    const running = held.filter(({ state }) => state === 'running');
+    const first = held.find(({ state }) => state === 'waiting');
+    if (first !== undefined && running.length < this.#concurrency) return this.#begin(first);
+    const one = running[which % Math.max(1, running.length)];
+    if (one === undefined) return;
+    if (one.request.command === 'stream' && one.chunks < chunksOfStream && !one.isCancelled) {
+      one.chunks += 1;
+      if (!one.isSilent) this.#sayChunks(one);
+    } else this.#end(one);
+  }
+
+  /** Reports how far it is. */
+  report(): void {
+    const running = [...this.held.values()].find(({ state }) => state === 'running');
+    if (running === undefined) return;
+    this.#up(() => this.#model.dispatch.onProgress(this.id, [{ id: running.linkId, fraction: 0.5, message: '' }]));
+  }
+
+  leave(): void {
+    this.#up(() => this.#model.dispatch.onLeaving(this.id));
+    this.#giveBack();
+  }
+
+  #begin(held: Held): void {
+    if (held.isCancelled) return this.#end(held);
+    held.state = 'running';
+    this.#begunThrough = Math.max(this.#begunThrough, held.linkId);
+    this.#model.begins(held, this.#isIdempotent(held));
+  }
+
+  #isIdempotent({ request }: Held): boolean {
+    return this.#model.calls.some(({ ask }) => ask.requestId === request.request_id && ask.idempotent);
+  }
+
+  #sayChunks(held: Held): void {
+    for (; held.sent < held.chunks; held.sent += 1) {
+      const payload = Buffer.from(String(held.sent));
+      this.#up(() => this.#model.dispatch.onChunk(this.id, held.linkId, payload, ''));
+    }
+  }
+
+  #end(held: Held): void {
+    const ranUs = held.state === 'running' ? 10 : 0;
+    held.state = 'ended';
+    this.#sayEnd(held, ranUs);
+    if (!held.request.keep) this.held.delete(held.linkId);
+  }
+
+  #sayEnd(held: Held, ranUs: number): void {
+    const error = held.isCancelled ? 1 : held.fails ? 2 : 0;
+    const result = {
+      ...{ payload: empty, content_type: '', ran_us: ranUs },
+      error: error === 0 ? null : { code: error, type: 'E', message: 'alas', traceback: '' },
+    };
+    this.#up(() => this.#model.dispatch.onResult(this.id, held.linkId, result));
+  }
+
+  #cancel(linkId: number): void {
+    const held = this.held.get(linkId);
+    if (held === undefined || held.state === 'ended') return;
+    held.isCancelled = true;
+    if (held.state === 'waiting') this.#end(held);
+  }
+
+  #replay(linkId: number): void {
+    const held = this.held.get(linkId);
+    this.#up(() => this.#model.dispatch.onReplayed(this.id, [linkId]));
+    if (held === undefined) {
+      const error = { code: 15, type: '', message: 'not kept', traceback: '' };
+      const result = { payload: empty, content_type: '', ran_us: 0, error };
+      return this.#up(() => this.#model.dispatch.onResult(this.id, linkId, result));
+    }
+    held.isSilent = false;
+    held.sent = 0;
+    this.#sayChunks(held);
+    if (held.state === 'ended') this.#sayEnd(held, 10);
+  }
+
+  #giveBack(): void {
+    const waiting = [...this.held.values()].filter(({ state }) => state === 'waiting');
+    for (const { linkId } of waiting) this.held.delete(linkId);
+    if (waiting.length === 0) return;
+    this.#up(() =>
+      this.#model.dispatch.onReturned(
+        this.id,
+        waiting.map(({ linkId }) => linkId),
+      ),
+    );
+  }
+}
