@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 /** What there is to wait for before an agent may go and leave its workers to the next one. */
-export interface LastCalls {
+export interface CallsToDrain {
   /** Every connection is closed, which each is after its last call. */
   readonly retired: Promise<void>;
   /** How long requests may run. */
@@ -19,7 +19,7 @@ const lookEveryMs = 20;
 const leaveMs = 100;
 
 /** Until all calls have ended, but for those that take too long and those whose callers do not read. */
-export async function lastCalls({ retired, timeoutMs, readMs, isBusy, isStopping }: LastCalls): Promise<void> {
+export async function drainCalls({ retired, timeoutMs, readMs, isBusy, isStopping }: CallsToDrain): Promise<void> {
   let isOver = false;
   void retired.then(() => {
     isOver = true;

@@ -6,77 +6,87 @@ import type { Step } from '../domain/step.ts';
 import { step } from '../domain/step.ts';
 import { setWakeUp } from '../os/timer.ts';
 
-/** The one loop that owns the state: events are queued, a turn's worth of them is decided at once, then acted upon. */
+/**
+ * The one loop that owns the state. It queues events, decides on all that came in one turn of Node's event loop at once, and
+ * then has the effects carried out. Until `start`, events are only queued.
+ */
 export interface Loop {
   state(): State;
-  /** Queues a fact; it is decided in this turn of Node's event loop. */
-  tell(event: Event): void;
-  /** Queues a fact that nothing hangs on, such as a pong that came in time: it is decided with the next step, or soon. */
-  mention(event: Event): void;
+  /** Queues an event; the loop decides on it in this turn of Node's event loop. */
+  enqueue(event: Event): void;
+  /** Queues a low-priority event, such as a pong that came in time: it is handled with the next step, or within 50 ms. */
+  enqueueDeferred(event: Event): void;
   /**
-   * Decides now, together with all that is queued. For callers that answer with the outcome. Throws where the step does: then this
-   * event is dropped, and what was queued is decided without it, in this turn of Node's event loop.
+   * Decides on an event now, together with all that is queued. For callers that answer with the outcome. Throws where the step does:
+   * then this event is dropped, and the queued ones are decided on without it, in this turn of Node's event loop.
    */
-  decide(event: Event): void;
+  applyNow(event: Event): void;
   /** How long a step has been due and not done; 0: none is. A loop that makes no progress is ever later. */
   lateMs(): number;
-  /** Stops waking up. */
+  start(facts: () => Facts, carryOut: (actions: readonly Action[], state: State) => void): void;
+  /** No more steps. */
   close(): void;
 }
 
 /**
- * How long a fact that was only mentioned waits for a step. A step looks at every worker: one for each pong of 200 workers
- * cost half of what the agent did when idle.
+ * How long a deferred event waits for a step. A step looks at every worker: one for each pong of 200 workers cost half of what
+ * the agent did when idle.
  */
-const soonMs = 50;
+const deferredMs = 50;
 /** A loop that is later than this makes no progress: systemd's watchdog is no longer fed, and `/healthz` says so. */
 export const lateMaxMs = 3_000;
 
-export function startLoop(facts: () => Facts, act: (actions: readonly Action[], state: State) => void): Loop {
+interface Started {
+  facts(): Facts;
+  carryOut(actions: readonly Action[], state: State): void;
+}
+
+export function createLoop(nowMs: () => number): Loop {
+  let started: Started | null = null;
   let state = initialState();
   let queue: Event[] = [];
   let scheduled: NodeJS.Immediate | null = null;
-  let soon: NodeJS.Timeout | null = null;
+  let deferred: NodeJS.Timeout | null = null;
   let timer: NodeJS.Timeout | null = null;
   let deciding = false;
   let closed = false;
-  /** When something waits to be decided; infinite: nothing does. */
+  /** When a step is due; infinite: nothing waits for one. */
   let dueAtMs = Number.POSITIVE_INFINITY;
 
-  /** `wish`: what a caller waits for, if this turn is for one. */
-  const turn = (wish: Event | null = null): void => {
+  /** `requested`: the event that a caller of `applyNow` waits for, if this turn is for one. */
+  const turn = (requested: Event | null = null): void => {
     if (scheduled !== null) clearImmediate(scheduled);
     scheduled = null;
-    if (soon !== null) clearTimeout(soon);
-    soon = null;
-    if (closed) return;
+    if (deferred !== null) clearTimeout(deferred);
+    deferred = null;
+    if (closed || started === null) return;
     const events = queue;
     queue = [];
     deciding = true;
-    const now = facts();
-    const next = decideOn(events, now, wish);
+    const now = started.facts();
+    const next = decideOn(events, now, requested);
     state = next.state;
     try {
-      act(next.actions, state);
+      started.carryOut(next.actions, state);
     } finally {
-      // What came up while this was done has been waiting since then, at most.
+      // Events that were queued meanwhile have waited since then, at most.
       dueAtMs = queue.length > 0 ? now.nowMs : next.wakeAtMs;
       arm(next.wakeAtMs - now.nowMs);
     }
   };
 
-  const decideOn = (events: readonly Event[], now: Facts, wish: Event | null): Step => {
+  const decideOn = (events: readonly Event[], now: Facts, requested: Event | null): Step => {
     try {
       return step(state, events, now);
     } catch (error) {
-      if (wish !== null) putBack(events.filter((event) => event !== wish));
+      if (requested !== null) putBack(events.filter((event) => event !== requested));
       throw error;
     } finally {
       deciding = false;
     }
   };
 
-  /** Nothing was decided: what is no wish happened all the same. */
+  /** The step threw: events that nobody asked for have happened all the same. */
   const putBack = (events: readonly Event[]): void => {
     queue = [...events, ...queue];
     if (queue.length > 0) schedule();
@@ -86,8 +96,8 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     if (scheduled === null && !closed) scheduled = setImmediate(() => turn());
   };
 
-  const enqueue = (event: Event): void => {
-    if (queue.length === 0) dueAtMs = Math.min(dueAtMs, facts().nowMs);
+  const add = (event: Event): void => {
+    if (queue.length === 0) dueAtMs = Math.min(dueAtMs, nowMs());
     queue.push(event);
   };
 
@@ -98,30 +108,30 @@ export function startLoop(facts: () => Facts, act: (actions: readonly Action[], 
     timer = setWakeUp(() => turn(), delayMs);
   };
 
-  const tell = (event: Event): void => {
-    enqueue(event);
-    schedule();
-  };
-
-  const mention = (event: Event): void => {
-    enqueue(event);
-    if (scheduled === null && soon === null && !closed) soon = setTimeout(() => turn(), soonMs);
-  };
-
   return {
     state: () => state,
-    tell,
-    mention,
-    decide: (event) => {
-      if (deciding) throw new Error('decide: expected a call from outside the loop, got one from within a step');
-      enqueue(event);
+    enqueue: (event) => {
+      add(event);
+      schedule();
+    },
+    enqueueDeferred: (event) => {
+      add(event);
+      if (scheduled === null && deferred === null && !closed) deferred = setTimeout(() => turn(), deferredMs);
+    },
+    applyNow: (event) => {
+      if (deciding) throw new Error('applyNow: expected a call from outside the loop, got one from within a step');
+      add(event);
       turn(event);
     },
-    lateMs: () => Math.max(0, facts().nowMs - dueAtMs),
+    lateMs: () => Math.max(0, nowMs() - dueAtMs),
+    start: (facts, carryOut) => {
+      started = { facts, carryOut };
+      if (queue.length > 0) schedule();
+    },
     close: () => {
       closed = true;
       if (timer !== null) clearTimeout(timer);
-      if (soon !== null) clearTimeout(soon);
+      if (deferred !== null) clearTimeout(deferred);
       if (scheduled !== null) clearImmediate(scheduled);
     },
   };

@@ -32,14 +32,14 @@ const askTimeoutMs = 2_000;
 export async function handover(options: HandoverOptions): Promise<void> {
   const timeout = parseDuration(options.timeout);
   if (!timeout.ok) throw new CliError(exitCode.usage, `--timeout: ${timeout.message}`);
-  const left = await withAgent(options.socket, letGo);
+  const left = await withAgent(options.socket, requestHandover);
   const seen = await successor(options.socket, left, timeout.value);
   if (seen === undefined) throw new CliError(exitCode.failed, nobodyCame(left, timeout.value));
   tell(left, seen, options);
 }
 
 /** The agent that was looked at, and no other, is asked: it refuses where its successor could not start. */
-async function letGo(agent: Connection): Promise<HandoverView> {
+async function requestHandover(agent: Connection): Promise<HandoverView> {
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   return agent.call<HandoverView>('Control', 'Handover', { agent_id: node.agent_id });
 }

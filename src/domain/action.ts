@@ -1,11 +1,11 @@
 import type { PoolConfig } from './config.ts';
 import type { Orders } from './event.ts';
 import type { Reason } from './reason.ts';
-import type { Exit, Newborn, StartTimes } from './state.ts';
+import type { Exit, StartTimes, WorkerSpec } from './state.ts';
 
 /** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
 export type Action =
-  | { readonly type: 'spawn'; readonly pool: PoolConfig; readonly worker: Newborn }
+  | { readonly type: 'spawn'; readonly pool: PoolConfig; readonly worker: WorkerSpec }
   /** It is ready: the ledger should know. */
   | { readonly type: 'note-ready'; readonly workerId: string; readonly readyAtMs: number }
   /** Orders have changed that the next agent should know. */

@@ -1,5 +1,5 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Leftover, Newborn, PongTold, Roll } from './state.ts';
+import type { Exit, Hello, Leftover, PongTold, Roll, WorkerSpec } from './state.ts';
 
 /** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
 export type Event =
@@ -54,7 +54,7 @@ export type Event =
   | Command;
 
 /** A worker as the ledger has it; times are monotonic ones of this agent, and may be negative. */
-export interface Adopted extends Newborn {
+export interface Adopted extends WorkerSpec {
   readonly pid: number;
   readonly spawnedAtMs: number;
   /** 0: it never was. */

@@ -303,13 +303,13 @@ export function initialState(): State {
 }
 
 /** What is known of a worker before it is spawned. */
-export type Newborn = Pick<
+export type WorkerSpec = Pick<
   Worker,
   'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'concurrency' | 'limits'
 >;
 
 /** A worker at its birth: nothing is known of it but what it is to be. */
-export function newWorker(born: Newborn & Pick<Worker, 'deadlineMs' | 'warmUp'>): Worker {
+export function newWorker(born: WorkerSpec & Pick<Worker, 'deadlineMs' | 'warmUp'>): Worker {
   return {
     ...born,
     phase: 'starting',

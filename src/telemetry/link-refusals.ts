@@ -7,11 +7,11 @@ const recordEveryMs = 1_000;
 interface Reporting {
   nowMs(): number;
   count(reason: RefusalReason): void;
-  tell(event: Event): void;
+  report(event: Event): void;
 }
 
 /** Reports refused hellos: each one is counted, and at most one a second of each reason is logged and made an event. */
-export function reportRefusals({ nowMs, count, tell }: Reporting): (refusal: LinkRefusal) => void {
+export function reportRefusals({ nowMs, count, report }: Reporting): (refusal: LinkRefusal) => void {
   const silent = new Map<RefusalReason, { untilMs: number; skipped: number }>();
   return ({ reason, message, worker }) => {
     count(reason);
@@ -23,6 +23,6 @@ export function reportRefusals({ nowMs, count, tell }: Reporting): (refusal: Lin
     silent.set(reason, { untilMs: nowMs() + recordEveryMs, skipped: 0 });
     const more =
       earlier.skipped === 0 ? '' : ` (and ${earlier.skipped} more refused as ${reason} since the last report)`;
-    tell({ type: 'link-refused', worker: worker ?? null, message: `${message}${more}` });
+    report({ type: 'link-refused', worker: worker ?? null, message: `${message}${more}` });
   };
 }

@@ -24,6 +24,8 @@ export interface Metrics {
   addPool(pool: string): void;
   /** Its series end: a label that names it must not stay for ever. */
   forgetPool(pool: string): void;
+  /** Adds what is read from the state at each scrape. To be called once. */
+  addGauges(source: GaugesSource): void;
   render(): Promise<{ readonly contentType: string; readonly body: string }>;
 }
 
@@ -61,7 +63,7 @@ const agentPrefix = 'pitwarden_agent_';
 const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
 /** All series are described in docs/metrics.md. Each has the label `pool`, which the config bounds. */
-export function createMetrics(source: GaugesSource): Metrics {
+export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: agentPrefix });
   for (const name of misnamed) registry.removeSingleMetric(`${agentPrefix}${name}`);
@@ -124,9 +126,9 @@ export function createMetrics(source: GaugesSource): Metrics {
       }
     },
   });
-  addGauges(registry, source);
 
   return {
+    addGauges: (source) => addGauges(registry, source),
     configTaken: (atMs) => configTakenAt.set(atMs / 1000),
     adoption: (outcome, count) => adoptions.set({ outcome }, count),
     linkRefusal: (reason) => refusals.inc({ reason }),

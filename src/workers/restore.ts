@@ -12,8 +12,8 @@ import { sweepTree } from '../os/process/tree.ts';
 import type { Ledger, LedgerEntry, LedgerFound } from '../os/storage/ledger.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
-import type { Survivor } from './perform.ts';
-import { warnOfSuspects } from './perform.ts';
+import type { Survivor } from './adopt.ts';
+import { warnOfSuspects } from './stop.ts';
 
 /**
  * What becomes of the workers that an earlier agent has left: the live ones are adopted, those that nobody wants are ended,
@@ -44,7 +44,7 @@ interface ClearLimits {
 const usualLimits: ClearLimits = { unwantedGraceMs: 10_000, sweepTimeoutMs: 10_000 };
 const lookEveryMs = 50;
 
-export async function sortOut(found: LedgerFound, config: NodeConfig): Promise<Adoption> {
+export async function classifySurvivors(found: LedgerFound, config: NodeConfig): Promise<Adoption> {
   const survivors: Survivor[] = [];
   const unwanted: Found[] = [];
   const dead: LedgerEntry[] = [];
@@ -83,7 +83,7 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
   };
 }
 
-/** What `clearAway` is to end: until then it may use what belongs to its slot. */
+/** What `reapLeftovers` is to end: until then it may use what belongs to its slot. */
 export function leftoversOf({ unwanted, dead }: Adoption): Leftover[] {
   const entries = [...unwanted.map(({ entry }) => entry), ...dead];
   return entries.map(({ worker_id: workerId, pool, slot, generation }) => ({ workerId, pool, slot, generation }));
@@ -93,7 +93,7 @@ export function leftoversOf({ unwanted, dead }: Adoption): Leftover[] {
  * Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. What could not be looked at
  * stays in the ledger, for the next agent. Calls `onSwept` for each of `leftoversOf`, whatever came of it. Never rejects.
  */
-export async function clearAway(
+export async function reapLeftovers(
   adoption: Adoption,
   ledger: Ledger,
   cgroups: Cgroups,
@@ -153,7 +153,7 @@ async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, { log
 }
 
 /** One line, and what should be looked at. */
-export function tellAdoption(adoption: Adoption, log: Log, metrics: Pick<Metrics, 'adoption'>): void {
+export function reportAdoption(adoption: Adoption, log: Log, metrics: Pick<Metrics, 'adoption'>): void {
   const { survivors, unwanted, dead, unproven, setAside } = adoption;
   metrics.adoption('adopted', survivors.length);
   metrics.adoption('unwanted', unwanted.length);

@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest';
-import { loopHealth, startLoop } from '../../src/agent/loop.ts';
+import { createLoop, loopHealth } from '../../src/agent/loop.ts';
 import type { Facts } from '../../src/domain/event.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 
@@ -16,7 +16,8 @@ function scene(act: () => void = () => undefined) {
     counters: () => undefined,
     queued: () => 0,
   });
-  const loop = startLoop(facts, act);
+  const loop = createLoop(() => nowMs);
+  loop.start(facts, act);
   return {
     loop,
     advance: (ms: number) => {
@@ -30,7 +31,7 @@ function scene(act: () => void = () => undefined) {
 
 test('a loop with nothing to do is never late', () => {
   const { loop, advance } = scene();
-  loop.decide({ type: 'resume-node' });
+  loop.applyNow({ type: 'resume-node' });
   advance(60_000);
   expect(loop.lateMs()).toBe(0);
   loop.close();
@@ -38,9 +39,9 @@ test('a loop with nothing to do is never late', () => {
 
 test('a loop is late by how long it has not decided on what it was told', async () => {
   const { loop, advance } = scene();
-  loop.tell({ type: 'resume-node' });
+  loop.enqueue({ type: 'resume-node' });
   advance(5_000);
-  loop.tell({ type: 'resume-node' });
+  loop.enqueue({ type: 'resume-node' });
   expect(loop.lateMs()).toBe(5_000);
   await new Promise((resolve) => setImmediate(resolve));
   expect(loop.lateMs()).toBe(0);
@@ -51,14 +52,14 @@ test('a loop whose steps throw is ever later, until one does not', () => {
   const { loop, advance, fail } = scene();
   const config = { type: 'config', config: nodeConfig(poolConfig()) } as const;
   fail(true);
-  expect(() => loop.decide(config)).toThrow('as asked for');
+  expect(() => loop.applyNow(config)).toThrow('as asked for');
   advance(2_000);
-  expect(() => loop.decide(config)).toThrow('as asked for');
+  expect(() => loop.applyNow(config)).toThrow('as asked for');
   advance(2_000);
   expect(loop.lateMs()).toBe(4_000);
   expect(loopHealth(loop.lateMs())).toEqual({ ok: false, text: 'the loop is 4000 ms late: nothing is decided' });
   fail(false);
-  loop.decide(config);
+  loop.applyNow(config);
   expect(loop.lateMs()).toBe(0);
   expect(loopHealth(loop.lateMs())).toEqual({ ok: true, text: 'ok' });
   loop.close();
@@ -66,11 +67,11 @@ test('a loop whose steps throw is ever later, until one does not', () => {
 
 test('facts that were queued when a wish could not be decided are decided without it', async () => {
   const { loop, fail } = scene();
-  loop.decide({ type: 'config', config: nodeConfig(poolConfig({ size: 0 })) });
-  loop.tell({ type: 'drain-node' });
+  loop.applyNow({ type: 'config', config: nodeConfig(poolConfig({ size: 0 })) });
+  loop.enqueue({ type: 'drain-node' });
   fail(true);
   const wish = { type: 'config', config: nodeConfig(poolConfig({ name: 'other', size: 3 })) } as const;
-  expect(() => loop.decide(wish)).toThrow('as asked for');
+  expect(() => loop.applyNow(wish)).toThrow('as asked for');
   expect(loop.state().node.phase).toBe('running');
   await new Promise((resolve) => setImmediate(resolve));
   expect(loop.state().node.phase).toBe('draining');
@@ -85,7 +86,7 @@ test('a loop goes on waking up when something that it was to do throws', async (
     if (acted === 1) throw new Error('as asked for');
   });
   const pool = poolConfig({ size: 1, start: { ...poolConfig().start, timeoutMs: 20 } });
-  expect(() => loop.decide({ type: 'config', config: nodeConfig(pool) })).toThrow('as asked for');
+  expect(() => loop.applyNow({ type: 'config', config: nodeConfig(pool) })).toThrow('as asked for');
   advance(60_000);
   await vi.waitFor(() => expect(acted).toBeGreaterThan(1), { timeout: 5_000 });
   loop.close();

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { allKeys } from '../../src/config/all-keys.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
-import { linkLimitsOf } from '../../src/workers/perform.ts';
+import { linkLimitsOf } from '../../src/workers/attach.ts';
 import { calmBehaviour } from '../simulate/draw.ts';
 import { Host } from '../simulate/host.ts';
 import { createRandom } from '../simulate/random.ts';

@@ -1,7 +1,7 @@
 import type { Action } from '../../src/domain/action.ts';
 import { dueReasons } from '../../src/domain/reason.ts';
 import { isOpen, rollProgress } from '../../src/domain/roll.ts';
-import type { Newborn, Roll, State, Worker } from '../../src/domain/state.ts';
+import type { Roll, State, Worker, WorkerSpec } from '../../src/domain/state.ts';
 
 /** What must hold after any step, whatever came before. */
 export interface StepInvariants {
@@ -11,7 +11,7 @@ export interface StepInvariants {
   nextAgent(workers: readonly Place[], leftovers: readonly Place[]): void;
 }
 
-type Place = Pick<Newborn, 'pool' | 'slot' | 'generation'>;
+type Place = Pick<WorkerSpec, 'pool' | 'slot' | 'generation'>;
 
 export function createStepInvariants(): StepInvariants {
   /** Newest generation of each slot, by pool and slot. */
@@ -145,7 +145,7 @@ function checkSpawn(
 }
 
 /** What `{slot}` names is shared by a worker and its replacements only, and with `max_surge: 0` by nobody. */
-function checkSlot(after: State, { pool, slot }: Newborn, maxSurge: number): void {
+function checkSlot(after: State, { pool, slot }: WorkerSpec, maxSurge: number): void {
   const isHere = (each: { readonly pool: string; readonly slot: number }): boolean =>
     each.pool === pool && each.slot === slot;
   const workers = [...after.workers.values()].filter(isHere).length;

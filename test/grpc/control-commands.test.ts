@@ -30,7 +30,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     subscribe: () => () => undefined,
     commandLine: [],
     leaving: new AbortController().signal,
-    letGo: () => 0,
+    handOver: () => 0,
     checkConfig: async () => '',
   };
   const service = controlService(source) as unknown as Record<string, (call: object, done?: unknown) => void>;

@@ -80,7 +80,7 @@ function sourceOf(): ControlSource {
     },
     commandLine: [],
     leaving: new AbortController().signal,
-    letGo: () => 1,
+    handOver: () => 1,
     checkConfig: () => Promise.resolve(''),
   };
 }

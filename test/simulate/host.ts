@@ -10,7 +10,7 @@ import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Adopted, Event, Orders } from '../../src/domain/event.ts';
 import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
-import type { Leftover, Newborn, State } from '../../src/domain/state.ts';
+import type { Leftover, State, WorkerSpec } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
@@ -32,7 +32,7 @@ const idleMost = 5;
 /** Ends that somebody planned: no request may be lost to one, unless its worker was harmed besides. */
 const planned: ReadonlySet<string> = new Set(reasons.filter((reason) => !unplannedReasons.has(reason)));
 
-/** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent/agent.ts and src/workers/perform.ts do. */
+/** The whole agent but for its I/O, on a simulated host in virtual time: joined as src/agent/agent.ts and src/agent/effects.ts do. */
 export class Host {
   state: State = initialState();
   nowMs = 1_000;
@@ -289,7 +289,7 @@ export class Host {
     this.#checkDispatch();
   }
 
-  /** As src/workers/perform.ts does. */
+  /** As src/agent/effects.ts does. */
   #perform(action: Action): void {
     this.#trace.note(this.nowMs, action);
     switch (action.type) {
@@ -395,7 +395,7 @@ export class Host {
   }
 
   /** Processes that may use what a slot's number stands for, as the host sees them. */
-  #checkSlot({ id, pool, slot }: Newborn): void {
+  #checkSlot({ id, pool, slot }: WorkerSpec): void {
     const here = [...this.#slots.values()].filter((each) => each === `${pool} ${slot}`).length;
     const most = this.#configs.get(pool)?.recycle.maxSurge ?? 0;
     hold(here <= most, `${id} starts beside ${here} others of its slot: expected at most ${most}`);

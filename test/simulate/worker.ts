@@ -59,7 +59,7 @@ interface Held {
   cancelled: boolean;
 }
 
-/** A process with its link, as the agent's hands would hold it: messages take their time, and a death loses what is on its way. */
+/** A process with its link, as src/workers holds it: messages take their time, and a death loses what is on its way. */
 export class SimulatedWorker {
   readonly counters = newCounters();
   readonly bornAtMs: number;

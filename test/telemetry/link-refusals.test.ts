@@ -9,7 +9,7 @@ test('each refused hello is counted, and one a second of each reason is reported
   const report = reportRefusals({
     nowMs: () => nowMs,
     count: (reason) => counted.push(reason),
-    tell: (e) => told.push(e),
+    report: (e) => told.push(e),
   });
   const worker = { id: 'b-0-abcdefgh', pool: 'b' };
   for (let index = 0; index < 5; index += 1) report({ reason: 'wrong_token', message: 'wrong', worker });

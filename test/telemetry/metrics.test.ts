@@ -9,7 +9,8 @@ import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 import { needs } from '../needs.ts';
 
 function scene(state = initialState()) {
-  const metrics = createMetrics({
+  const metrics = createMetrics();
+  metrics.addGauges({
     state: () => state,
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),

@@ -11,7 +11,7 @@ import { hasProc, identify, readStat } from '../../src/os/process/identity.ts';
 import type { LedgerEntry } from '../../src/os/storage/ledger.ts';
 import { openLedger } from '../../src/os/storage/ledger.ts';
 import { seal } from '../../src/os/storage/sealed-file.ts';
-import { clearAway, sortOut } from '../../src/workers/restore.ts';
+import { classifySurvivors, reapLeftovers } from '../../src/workers/restore.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import { isRoot, needs } from '../needs.ts';
 import { shellWorker } from '../os/shell-worker.ts';
@@ -138,8 +138,8 @@ test('whatever whole entries say, only the tree of the worker that they name is 
       // Nothing is sent in earnest, so that one worker serves for all.
       const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
       try {
-        const adoption = await sortOut(ledger.read(), config);
-        await clearAway(adoption, ledger, openCgroups(), log, () => undefined, {
+        const adoption = await classifySurvivors(ledger.read(), config);
+        await reapLeftovers(adoption, ledger, openCgroups(), log, () => undefined, {
           unwantedGraceMs: 1,
           sweepTimeoutMs: 1,
         });

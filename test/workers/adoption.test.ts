@@ -8,7 +8,7 @@ import type { ProcessIdentity } from '../../src/os/process/identity.ts';
 import type { Ledger, LedgerEntry } from '../../src/os/storage/ledger.ts';
 import { openLedger } from '../../src/os/storage/ledger.ts';
 import { seal, unseal } from '../../src/os/storage/sealed-file.ts';
-import { clearAway, leftoversOf, sortOut } from '../../src/workers/restore.ts';
+import { classifySurvivors, leftoversOf, reapLeftovers } from '../../src/workers/restore.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import { isRunning, shellWorker } from '../os/shell-worker.ts';
 
@@ -71,13 +71,13 @@ function write(entry: object, id = workerId): void {
 }
 
 async function adopt(onSwept: () => void = () => undefined, unwantedGraceMs = 10_000) {
-  const adoption = await sortOut(ledger.read(), config);
+  const adoption = await classifySurvivors(ledger.read(), config);
   const swept: string[] = [];
   const told = (id: string): void => {
     swept.push(id);
     onSwept();
   };
-  await clearAway(adoption, ledger, openCgroups(), log, told, { unwantedGraceMs, sweepTimeoutMs: 10_000 });
+  await reapLeftovers(adoption, ledger, openCgroups(), log, told, { unwantedGraceMs, sweepTimeoutMs: 10_000 });
   expect(swept.sort(), 'slots that are free again').toEqual(leftoversOf(adoption).map((left) => left.workerId));
   await ledger.settled();
   return adoption;

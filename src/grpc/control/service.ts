@@ -48,8 +48,8 @@ export interface ControlSource {
   readonly commandLine: readonly string[];
   /** Aborted when long calls are to end, because the agent goes. */
   readonly leaving: AbortSignal;
-  /** Begins to leave the workers to the next agent; how many milliseconds what runs may take. */
-  letGo(): number;
+  /** Starts the handover. Returns how long requests that run may take, in ms. */
+  handOver(): number;
   /** Reads the configuration as the next agent will. Resolves to its problems; empty: there are none. Never rejects. */
   checkConfig(): Promise<string>;
 }
@@ -518,5 +518,5 @@ async function handover(source: ControlSource, request: Request): Promise<object
   const node = nodeView(source.state(), source.node());
   const listed = listedWorkers(source, '');
   const { views } = takeFitting(sorted(listed), listed.view);
-  return { node, workers: views, timeout_ms: source.letGo(), command_line: source.commandLine };
+  return { node, workers: views, timeout_ms: source.handOver(), command_line: source.commandLine };
 }

@@ -1,0 +1,50 @@
+import type { Dispatch } from '../dispatch/dispatch.ts';
+import type { State } from '../domain/state.ts';
+import type { Log } from '../telemetry/log.ts';
+import { drainCalls } from './drain-calls.ts';
+import type { Loop } from './loop.ts';
+import type { Opened } from './opened.ts';
+import type { Servers } from './servers.ts';
+
+/** How long the last answers may take to reach their callers. */
+export const lastAnswersMs = 2_000;
+
+export interface HandoverParts {
+  readonly loop: Loop;
+  readonly dispatch: Pick<Dispatch, 'poolStats'>;
+  readonly servers: Servers;
+  readonly opened: Opened;
+  readonly leaving: AbortController;
+  readonly log: Log;
+  /** The workers are left to the next agent. */
+  finish(): void;
+}
+
+/** Starts the handover. Returns the longest `drain.timeout` of all pools, in ms: requests that run may take so long. */
+export function handOver({ loop, dispatch, servers, opened, leaving, log, finish }: HandoverParts): number {
+  const timeoutMs = longestDrainMs(loop.state());
+  if (leaving.signal.aborted) return timeoutMs;
+  log.info('handing over: no new calls; waiting for those that run', { timeout_ms: timeoutMs });
+  leaving.abort();
+  // The sockets are removed on purpose from here on.
+  opened.runtime?.close();
+  const isBusy = (): boolean =>
+    [...loop.state().pools.keys()].some((pool) => {
+      const { queued, inFlight } = dispatch.poolStats(pool);
+      return queued + inFlight > 0;
+    });
+  const isStopping = (): boolean => loop.state().node.phase === 'stopping' || loop.state().node.phase === 'stopped';
+  const calls = { retired: servers.api.retire(), timeoutMs, readMs: lastAnswersMs, isBusy, isStopping };
+  void drainCalls(calls).then(async () => {
+    if (isStopping()) return;
+    loop.close();
+    // Before the last calls are cut: cancels of these must not reach the workers, which go on.
+    await servers.link.stop(0);
+    finish();
+  });
+  return timeoutMs;
+}
+
+function longestDrainMs({ pools }: State): number {
+  return Math.max(0, ...[...pools.values()].map(({ config }) => config.drain.timeoutMs));
+}

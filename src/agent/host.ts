@@ -1,0 +1,83 @@
+import type { Config } from '../config/load.ts';
+import type { Cgroups } from '../os/cgroup/cgroup.ts';
+import { openCgroups } from '../os/cgroup/cgroup.ts';
+import type { OutputDirectory } from '../os/output/output-directory.ts';
+import { openOutputDirectory } from '../os/output/output-directory.ts';
+import type { Guardian } from '../os/process/guardian.ts';
+import { startGuardian } from '../os/process/guardian.ts';
+import type { DirectoryLock } from '../os/storage/agent-lock.ts';
+import { isUnwritable, lockDirectory } from '../os/storage/agent-lock.ts';
+import type { RuntimeDirectory } from '../os/storage/directories.ts';
+import { clearRuntimeDirectory, prepareRuntimeDirectory, prepareStateDirectory } from '../os/storage/directories.ts';
+import type { Ledger, LedgerFound } from '../os/storage/ledger.ts';
+import { openLedger } from '../os/storage/ledger.ts';
+import type { LentSocket } from '../os/systemd.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { Adoption } from '../workers/restore.ts';
+import { classifySurvivors } from '../workers/restore.ts';
+
+/** What the agent has taken of its host before anybody can call it. */
+export interface Host {
+  readonly paths: RuntimeDirectory;
+  /** That of the runtime directory first. */
+  readonly locks: readonly DirectoryLock[];
+  readonly ledger: Ledger;
+  /** What the ledger held at the start. */
+  readonly ledgerSnapshot: LedgerFound;
+  readonly adoption: Adoption;
+  /** Survivors whose files the runtime directory must keep; each leaves the set when it is adopted. */
+  readonly notAdopted: Set<string>;
+  readonly cgroups: Cgroups;
+  readonly guardian: Guardian;
+  readonly outputDirectory: OutputDirectory;
+}
+
+/** Files of others that a warning names. */
+const foreignNamed = 10;
+const lentGroup =
+  "socket_group changes nothing: the API's socket is of the service manager; set SocketGroup= and SocketMode= in its unit";
+
+/** Prepares and locks the directories, reads the ledger, and finds out which workers of an earlier agent live. */
+export async function openHost(config: Config, lent: LentSocket | null, log: Log): Promise<Host> {
+  const paths = prepareRuntimeDirectory(config.runtimeDir, { lent, group: config.socketGroup, warn: log.warn });
+  if (lent !== null && config.socketGroup !== null) log.warn(lentGroup);
+  prepareStateDirectory(config.stateDir);
+  const locks = lockAll(config, log);
+  const ledger = openLedger(config.stateDir);
+  const ledgerSnapshot = ledger.read();
+  const adoption = await classifySurvivors(ledgerSnapshot, config.node);
+  const notAdopted = new Set(adoption.survivors.map(({ entry }) => entry.worker_id));
+  const foreign = clearRuntimeDirectory(paths, notAdopted);
+  warnOfForeign([...foreign, ...ledgerSnapshot.foreign], log);
+  const cgroups = openCgroups();
+  log.info(cgroups.report);
+  const guardian = startGuardian({ directory: config.runtimeDir, log });
+  const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
+  return { paths, locks, ledger, ledgerSnapshot, adoption, notAdopted, cgroups, guardian, outputDirectory };
+}
+
+/**
+ * Locks the runtime directory in any case. A state directory that is read-only or full may go without a lock: an agent that comes
+ * to its workers is worth more.
+ */
+function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
+  const locks = [lockDirectory(runtimeDir)];
+  if (stateDir === runtimeDir) return locks;
+  try {
+    locks.push(lockDirectory(stateDir));
+  } catch (error) {
+    if (!isUnwritable(error)) {
+      for (const lock of locks) lock.release();
+      throw error;
+    }
+    log.warn(`${stateDir} could not be locked, so nothing keeps a second agent from it: ${(error as Error).message}`);
+  }
+  return locks;
+}
+
+/** Files in the agent's folders that are not the agent's. */
+function warnOfForeign(paths: readonly string[], log: Log): void {
+  if (paths.length === 0) return;
+  const more = paths.length > foreignNamed ? ` and ${paths.length - foreignNamed} more` : '';
+  log.warn(`unknown, and left alone: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
+}

@@ -1,0 +1,75 @@
+import type { Config } from '../config/load.ts';
+import type { MemoryBudget } from '../grpc/memory-budget.ts';
+import type { ApiServer } from '../grpc/server.ts';
+import { createServer } from '../grpc/server.ts';
+import type { RuntimeDirectory } from '../os/storage/directories.ts';
+import { restrictSocket } from '../os/storage/directories.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { DescriptorPlan } from './descriptor-plan.ts';
+
+/** A large result waits so long for those of other workers; longer only if one of them does not end. */
+const linkWaitMs = 10_000;
+/** A worker has one call at a time, beside those that are just ending. */
+const linkCallsPerConnection = 16;
+/** How often callers' messages that arrive slowly are looked at. */
+const lookAtStalledMs = 10_000;
+
+/** The two gRPC servers: `api` for callers and the control plane, `link` for workers. */
+export interface Servers {
+  readonly api: ApiServer;
+  readonly link: ApiServer;
+  /** At the API's socket in the runtime directory. */
+  bindApi(): Promise<void>;
+  bindLink(): Promise<void>;
+  /** The address it listens at. */
+  bindTcp(address: { readonly host: string; readonly port: number }): Promise<string>;
+}
+
+export interface ServerParts {
+  readonly config: Config;
+  readonly paths: RuntimeDirectory;
+  readonly budgets: { readonly callers: MemoryBudget; readonly workers: MemoryBudget };
+  readonly log: Log;
+  descriptorPlan(): DescriptorPlan;
+}
+
+export function createServers({ config, paths, budgets, log, descriptorPlan }: ServerParts): Servers {
+  // Workers refuse results that are too large. A worker that sends such a frame all the same loses its link.
+  const link = createServer({
+    messageMaxBytes: linkFrameMaxBytes(config),
+    budget: budgets.workers,
+    waitForRoomMs: linkWaitMs,
+    callsPerConnection: linkCallsPerConnection,
+    connections: {
+      max: () => descriptorPlan().linkConnections,
+      onRefused: (message) => log.warn(`worker link: ${message}`),
+    },
+  });
+  const api = createServer({
+    messageMaxBytes: config.messageMaxBytes,
+    budget: budgets.callers,
+    lookAtStalledMs,
+    connections: { max: () => descriptorPlan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
+  });
+  return {
+    api,
+    link,
+    bindApi: async () => {
+      await api.bind(`unix:${paths.apiSocket}`);
+      restrictSocket(paths.apiSocket, config.socketGroup);
+    },
+    bindLink: async () => void (await link.bind(`unix:${paths.linkSocket}`)),
+    bindTcp: async (address) => {
+      const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+      const port = await api.bind(`${host}:${address.port}`).catch((error: Error) => {
+        throw new Error(`${error.message}; name another address with --listen HOST:PORT (config: listen), or off`);
+      });
+      return `${host}:${port}`;
+    },
+  };
+}
+
+/** One payload shares a frame with up to 2 MiB of others. A kept result may be older than the message.max_bytes in force. */
+function linkFrameMaxBytes({ messageMaxBytes }: Config): number {
+  return Math.max(messageMaxBytes, 64 * 1024 * 1024) + 2 * 1024 * 1024;
+}

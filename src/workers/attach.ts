@@ -1,0 +1,141 @@
+import type { Action } from '../domain/action.ts';
+import type { PoolConfig } from '../domain/config.ts';
+import type { OfferedCommand } from '../domain/state.ts';
+import { boundByLife } from '../grpc/worker-link/sanitize.ts';
+import type { AttachedWorker, LinkLimits, WorkerHello } from '../grpc/worker-link/service.ts';
+import { guard } from './guard.ts';
+import type { WorkerHandle, WorkerHandles } from './handle.ts';
+import { begunThrough } from './handle.ts';
+import type { WorkerParts } from './parts.ts';
+
+/** A worker's link: from the hello to its end, and what is sent down it about limits. */
+
+export function attach(parts: WorkerParts, handles: WorkerHandles, hello: WorkerHello, link: AttachedWorker): void {
+  const handle = handles.get(hello.worker_id);
+  if (handle === undefined) return link.close();
+  boundByLife(hello, parts.nowMs() - handle.entry.started_at_boot_ms);
+  handle.link = link;
+  handle.hello = hello;
+  // The worker may be quicker than the disk: then `spawn` reports it.
+  if (handle.recorded) reportAttached(parts, handles, handle, hello);
+}
+
+export function reportAttached(
+  { enqueue }: Pick<WorkerParts, 'enqueue'>,
+  handles: WorkerHandles,
+  handle: WorkerHandle,
+  hello: WorkerHello,
+): void {
+  const { workerId } = handle;
+  handle.offered = offeredCommands(handles, handle, hello);
+  const reported = {
+    commands: handle.offered,
+    sdkVersion: hello.sdk_version,
+    pythonVersion: hello.python_version,
+    start: { interpreterMs: hello.interpreter_ms, importMs: hello.import_ms, hooksMs: hello.hooks_ms },
+  };
+  enqueue({ type: 'attached', workerId, hello: reported });
+}
+
+/** Workers of a pool that offer the same share one list: 1,000 workers need no 1,000 lists. */
+function offeredCommands(
+  handles: WorkerHandles,
+  { pool }: WorkerHandle,
+  hello: WorkerHello,
+): readonly OfferedCommand[] {
+  const offered = hello.commands.map(({ name, summary, streams }) => ({ name, summary, streams }));
+  for (const other of handles.values()) {
+    if (other.pool.name === pool.name && isSameOffer(other.offered, offered)) return other.offered;
+  }
+  return offered;
+}
+
+function isSameOffer(a: readonly OfferedCommand[], b: readonly OfferedCommand[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every(({ name, summary, streams }, index) => {
+      const other = b[index];
+      return other?.name === name && other.summary === summary && other.streams === streams;
+    })
+  );
+}
+
+export function linkClosed(
+  { enqueue }: Pick<WorkerParts, 'enqueue'>,
+  handle: WorkerHandle | undefined,
+  link: AttachedWorker,
+): void {
+  if (handle?.link !== link) return;
+  handle.link = null;
+  handle.process?.look();
+  enqueue({ type: 'link-closed', workerId: handle.workerId });
+}
+
+/**
+ * Gives the worker to dispatch once the ledger has it as ready: the next agent takes a worker that is starting for one that
+ * has no requests.
+ */
+export async function admit(
+  { dispatch }: Pick<WorkerParts, 'dispatch'>,
+  handle: WorkerHandle | undefined,
+  { maxRequests, paused }: Action & { readonly type: 'admit' },
+): Promise<void> {
+  if (handle === undefined) return;
+  handle.paused = paused;
+  const { link } = handle;
+  await handle.readyNoted;
+  // Meanwhile it may have ended; or dialled again, for which it is admitted again.
+  if (handle.released || handle.link === null || handle.link !== link) return;
+  if (handle.hello === null) return;
+  // It said during its warm-up that it leaves: its exit is on its way.
+  if (handle.leaving) return;
+  const commands = new Map(
+    handle.hello.commands.map(({ name, streams, is_async }) => [name, { streams, isAsync: is_async }]),
+  );
+  dispatch.addWorker({
+    workerId: handle.workerId,
+    pool: handle.pool.name,
+    concurrency: handle.entry.concurrency,
+    maxRequests,
+    commands,
+    marksBegun: handle.hello.marks_begun,
+    begunThrough: () => begunThrough(handle),
+    counters: handle.counters,
+    link: handle.link,
+    resumed: handle.hello.resumed,
+    paused: handle.paused,
+  });
+}
+
+/** The limits that a worker itself keeps to, and that a reload may change. */
+export function linkLimitsOf(pool: PoolConfig, tasks: number): LinkLimits {
+  return {
+    orphan_timeout_ms: pool.orphanTimeoutMs,
+    drain_timeout_ms: pool.drain.timeoutMs,
+    keep_results: pool.request.keep.maxResults,
+    keep_bytes: pool.request.keep.maxBytes,
+    keep_ms: pool.request.keep.forMs,
+    tasks,
+  };
+}
+
+/** After a reload: sends the pool's limits to its workers and their guardian. */
+export function sendLimits(parts: WorkerParts, handles: WorkerHandles, pool: PoolConfig): void {
+  for (const handle of handles.values()) {
+    if (handle.pool.name !== pool.name) continue;
+    handle.pool = pool;
+    guard(parts, handle);
+    handle.tasksSent = parts.tasksOfAll();
+    handle.link?.limit(linkLimitsOf(pool, handle.tasksSent));
+  }
+}
+
+/** Before a spawn: the workers that run learn how many tasks all may have then, or the new one would take a part of theirs. */
+export function raiseTasks({ tasksOfAll }: Pick<WorkerParts, 'tasksOfAll'>, handles: WorkerHandles): void {
+  const tasks = tasksOfAll();
+  for (const handle of handles.values()) {
+    if (handle.link === null || handle.pool.limits.pids === 0 || handle.tasksSent === tasks) continue;
+    handle.tasksSent = tasks;
+    handle.link.limit(linkLimitsOf(handle.pool, tasks));
+  }
+}

@@ -1,0 +1,9 @@
+import type { WorkerHandle } from './handle.ts';
+import type { WorkerParts } from './parts.ts';
+
+/** Has the guardian end the worker if this agent dies, no other takes its place, and the worker does not leave by itself. */
+export function guard({ guardian }: Pick<WorkerParts, 'guardian'>, handle: WorkerHandle): void {
+  const { identity, workerId, pool, cgroup } = handle;
+  const limitMs = pool.orphanTimeoutMs + pool.drain.timeoutMs + pool.drain.killAfterMs;
+  if (identity !== null) guardian.watch(identity, workerId, limitMs, cgroup?.path ?? null);
+}

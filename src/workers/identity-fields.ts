@@ -1,0 +1,11 @@
+import type { ProcessIdentity } from '../os/process/identity.ts';
+import type { LedgerEntry } from '../os/storage/ledger.ts';
+
+/** A process as the ledger names it. */
+export function identityFields({
+  bootId,
+  pid,
+  startTime,
+}: ProcessIdentity): Pick<LedgerEntry, 'boot_id' | 'pid' | 'start_time'> {
+  return { boot_id: bootId, pid, start_time: startTime };
+}

@@ -1,0 +1,118 @@
+import type { Action } from '../domain/action.ts';
+import type { PoolConfig } from '../domain/config.ts';
+import type { WorkerSpec } from '../domain/state.ts';
+import type {
+  AttachedWorker,
+  Authentication,
+  HelloClaim,
+  LinkRefusal,
+  WorkerHello,
+} from '../grpc/worker-link/service.ts';
+import type { Survivor } from './adopt.ts';
+import { adopt } from './adopt.ts';
+import { admit, attach, linkClosed, sendLimits } from './attach.ts';
+import { authenticate, prove } from './authenticate.ts';
+import { inspect } from './evidence.ts';
+import type { WorkerHandle, WorkerHandles } from './handle.ts';
+import { noteReady } from './ledger-notes.ts';
+import type { WorkerParts } from './parts.ts';
+import { sample } from './sample.ts';
+import { spawn } from './spawn.ts';
+import { forget, inspectThenKill, release, sweep, terminate } from './stop.ts';
+import type { WarmUpResult } from './warm-up.ts';
+import { warmedUp, warmUp } from './warm-up.ts';
+
+type ActionOf<Type extends Action['type']> = Action & { readonly type: Type };
+
+/** The workers of this agent. Nothing here decides or throws: what goes wrong is reported as an event. */
+export interface Workers {
+  readonly handles: WorkerHandles;
+
+  // What the domain decides.
+  spawn(pool: PoolConfig, spec: WorkerSpec): void;
+  noteReady(workerId: string, readyAtMs: number): void;
+  warmUp(action: ActionOf<'warm-up'>): void;
+  admit(action: ActionOf<'admit'>): void;
+  setPaused(workerId: string, paused: boolean): void;
+  ping(workerId: string, sequence: number): void;
+  sample(action: ActionOf<'sample'>): void;
+  sendDrain(workerId: string): void;
+  sendStop(workerId: string, graceMs: number): void;
+  terminate(workerId: string): void;
+  inspect(workerId: string, because: string): void;
+  kill(action: ActionOf<'kill'>): void;
+  sweep(action: ActionOf<'sweep'>): void;
+  release(action: ActionOf<'release'>): void;
+  forget(workerId: string): void;
+  /** The pool's configuration has changed: its workers are told what holds from now on. */
+  setPool(pool: PoolConfig): void;
+
+  /** Takes a live worker of an earlier agent over. Reporting it to the domain is left to the caller. */
+  adopt(survivor: Survivor): void;
+
+  // What comes down the links.
+  /** Whether this is the worker's link now. What still comes of an earlier one is ignored. */
+  isCurrent(workerId: string, link: AttachedWorker): boolean;
+  linkClosed(workerId: string, link: AttachedWorker): void;
+  /** A hello was let in: from now on this is the worker's link. */
+  attach(hello: WorkerHello, link: AttachedWorker): void;
+  /** A worker takes no more requests. */
+  leaving(workerId: string): void;
+  /** A result of a worker. True: it was that of its warm-up. */
+  warmedUp(workerId: string, result: WarmUpResult): boolean;
+  /** Whether a hello may attach. If it may, its token is used up. */
+  authenticate(hello: WorkerHello): Authentication;
+  /** What is wrong with the beginning of a hello; its token is not used up. Undefined: nothing. */
+  check(claim: HelloClaim): LinkRefusal | undefined;
+}
+
+export function createWorkers(parts: WorkerParts): Workers {
+  const handles = new Map<string, WorkerHandle>();
+  const { dispatch } = parts;
+  const of = (workerId: string): WorkerHandle | undefined => handles.get(workerId);
+  return {
+    handles,
+    spawn: (pool, spec) => void spawn(parts, handles, pool, spec),
+    noteReady: (workerId, readyAtMs) => noteReady(parts, of(workerId), readyAtMs),
+    warmUp: (action) => warmUp(parts, of(action.workerId), action),
+    admit: (action) => void admit(parts, of(action.workerId), action),
+    setPaused: (workerId, paused) => {
+      const handle = of(workerId);
+      if (handle !== undefined) handle.paused = paused;
+      if (paused) dispatch.pauseWorker(workerId);
+      else dispatch.resumeWorker(workerId);
+    },
+    ping: (workerId, sequence) => of(workerId)?.link?.ping(sequence),
+    sample: (action) => sample(parts, of(action.workerId), action),
+    sendDrain: (workerId) => of(workerId)?.link?.drain(),
+    sendStop: (workerId, graceMs) => of(workerId)?.link?.stop(graceMs),
+    terminate: (workerId) => terminate(of(workerId)),
+    inspect: (workerId, because) => {
+      const handle = of(workerId);
+      if (handle !== undefined) void inspect(parts, handle, because);
+    },
+    kill: (action) => {
+      if (action.stuck !== '') inspectThenKill(parts, of(action.workerId), action);
+      else sweep(parts, of(action.workerId), action);
+    },
+    sweep: (action) => sweep(parts, of(action.workerId), action),
+    release: (action) => release(dispatch, of(action.workerId), action),
+    forget: (workerId) => forget(parts, handles, workerId),
+    setPool: (pool) => sendLimits(parts, handles, pool),
+    adopt: (survivor) => adopt(parts, handles, survivor),
+    isCurrent: (workerId, link) => of(workerId)?.link === link,
+    linkClosed: (workerId, link) => linkClosed(parts, of(workerId), link),
+    attach: (hello, link) => attach(parts, handles, hello, link),
+    leaving: (workerId) => {
+      const handle = of(workerId);
+      if (handle !== undefined) handle.leaving = true;
+      dispatch.onLeaving(workerId);
+    },
+    warmedUp: (workerId, result) => warmedUp(parts, of(workerId), result),
+    authenticate: (hello) => authenticate(handles, hello, parts),
+    check: (claim) => {
+      const proof = prove(handles, claim);
+      return proof.ok ? undefined : proof;
+    },
+  };
+}
