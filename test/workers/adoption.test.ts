@@ -19,7 +19,7 @@ const workerId = `p-0-${randomBytes(4).toString('hex')}`;
 const config = nodeConfig(poolConfig());
 const log = { info: () => undefined, warn: () => undefined, error: () => undefined } as never;
 /** As the first version wrote it: an entry of every later one must be read too. */
-const firstVersion = readFileSync(join(import.meta.dirname, 'fixtures/ledger/v1.ledger'), 'utf8');
+const firstVersion = readFileSync(join(import.meta.dirname, '../fixtures/ledger/v1.ledger'), 'utf8');
 
 let state: string;
 let ledger: Ledger;
