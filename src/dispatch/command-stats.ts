@@ -1,3 +1,5 @@
+import { ewma } from './ewma.ts';
+
 /** How long a command's runs take, to tell whether the next request may wait in a worker instead of in the queue. */
 export interface CommandStats {
   /** How many workers offer it. */
@@ -33,7 +35,7 @@ export function newCommandStats(): CommandStats {
 
 export function noteRun(stats: CommandStats | undefined, ranMs: number): void {
   if (stats === undefined) return;
-  stats.averageMs = stats.averageMs === 0 ? ranMs : stats.averageMs * (1 - averageWeight) + ranMs * averageWeight;
+  stats.averageMs = stats.averageMs === 0 ? ranMs : ewma(stats.averageMs, ranMs, averageWeight);
   if (ranMs >= slowMs) stats.slowRuns = slowRunsAfter;
   else if (stats.slowRuns > 0) stats.slowRuns -= 1;
   stats.expectedMs = stats.slowRuns > 0 ? Math.max(slowMs, stats.averageMs) : stats.averageMs;

@@ -1,4 +1,3 @@
-import type { Request } from './request.ts';
 import { isRunOver } from './run.ts';
 import type { Row } from './transitions.ts';
 import { createTransitions, ignored, next } from './transitions.ts';
@@ -23,7 +22,7 @@ export const deliveryStates = [
   'forgotten',
 ] as const;
 
-export type DeliveryName = (typeof deliveryStates)[number];
+type DeliveryName = (typeof deliveryStates)[number];
 
 const unwanted = ignored('nobody will ask for it');
 const nothingAsked = ignored('no replay was asked for');
@@ -65,7 +64,7 @@ export const deliveryRows = Object.freeze({
   },
 } as const satisfies Readonly<Record<string, Row<DeliveryName>>>);
 
-export type DeliveryEvent = keyof typeof deliveryRows;
+type DeliveryEvent = keyof typeof deliveryRows;
 
 const transitions = createTransitions<DeliveryName, DeliveryEvent>(deliveryStates, deliveryRows);
 export const delivery = transitions.states;
@@ -77,6 +76,6 @@ export function moveDelivery(request: { delivery: number }, event: (typeof deliv
 }
 
 /** Its sink has been handed the end, or would have been if it were there. */
-export function hasEnded(request: Pick<Request, 'delivery' | 'run'>): boolean {
+export function hasEnded(request: { readonly delivery: number; readonly run: number }): boolean {
   return request.delivery > delivery.detached || (request.delivery === delivery.detached && isRunOver(request));
 }

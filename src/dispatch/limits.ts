@@ -1,5 +1,5 @@
 import type { PoolConfig } from '../domain/config.ts';
-import type { PoolLimits } from './dispatch.ts';
+import type { PoolLimits } from './pool.ts';
 
 /** What of a pool's config dispatch keeps to. */
 export function limitsOf(pool: PoolConfig): PoolLimits {

@@ -1,3 +1,5 @@
+import { ewma } from './ewma.ts';
+
 /** How fast a pool serves while requests wait: the time from one answer to the next, averaged. */
 export interface ServiceRate {
   /** An answer came, and so many requests wait for a worker. */
@@ -19,7 +21,7 @@ export function createServiceRate(): ServiceRate {
     answered: (nowMs, waiting) => {
       if (!Number.isNaN(lastAtMs)) {
         const sinceMs = nowMs - lastAtMs;
-        betweenMs = answers === 0 ? sinceMs : betweenMs * (1 - weight) + sinceMs * weight;
+        betweenMs = answers === 0 ? sinceMs : ewma(betweenMs, sinceMs, weight);
         answers += 1;
       }
       // With nothing waiting, the time to the next answer is the callers' pace and not the pool's.

@@ -1,6 +1,9 @@
 import type { ReportedProgress } from '../domain/evidence.ts';
+import { delivery } from './delivery.ts';
 import type { Queue } from './queue.ts';
 import { run } from './run.ts';
+
+export const nothing = Buffer.alloc(0);
 
 /** gRPC status codes (google.rpc.Code) that dispatch itself answers with. */
 export const code = {
@@ -43,14 +46,14 @@ export function refusal(errorCode: number, message: string, more: Partial<Reques
 }
 
 /** What a caller asks. */
-export interface Ask {
+export interface RequestSpec {
   readonly pool: string;
   readonly command: string;
   readonly payload: Buffer;
   readonly contentType: string;
   readonly requestId: string;
   /** Its caller chose the id, and may ask again by it. */
-  readonly named: boolean;
+  readonly hasCallerId: boolean;
   readonly sessionId: string;
   readonly idempotent: boolean;
   /** Monotonic; infinite: the pool's request.timeout. */
@@ -60,7 +63,7 @@ export interface Ask {
 }
 
 /** Where a request's answers go. Exactly one of `result` and `error` is called, once, and nothing after it. */
-export interface Answers {
+export interface ResponseSink {
   chunk(payload: Buffer, contentType: string, workerId: string): void;
   /**
    * For a caller that streams, after its chunks, with an empty payload unless the command gave one plain value. The gRPC
@@ -73,9 +76,9 @@ export interface Answers {
 }
 
 /** One request on its way: made by `submit`, ended by its one answer. */
-export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineMs' | 'contentType'> {
+export interface Request extends Omit<RequestSpec, 'streams' | 'idempotent' | 'deadlineMs' | 'contentType'> {
   /** Whom the answer goes to, until its caller's call is over; null: nobody is there. */
-  currentSink: Answers | null;
+  currentSink: ResponseSink | null;
   payload: Buffer;
   contentType: string;
   payloadBytes: number;
@@ -126,6 +129,52 @@ export interface Request extends Omit<Ask, 'streams' | 'idempotent' | 'deadlineM
   previousDue: Request | null;
 }
 
+export function newRequest(
+  spec: RequestSpec,
+  sink: ResponseSink | null,
+  arrivedAtMs: number,
+  timeoutMs: number,
+): Request {
+  return {
+    pool: spec.pool,
+    command: spec.command,
+    payload: spec.payload,
+    payloadBytes: spec.payload.length,
+    contentType: spec.contentType,
+    requestId: spec.requestId,
+    hasCallerId: spec.hasCallerId,
+    sessionId: spec.sessionId,
+    idempotent: spec.idempotent,
+    streams: spec.streams,
+    deadlineMs: Number.isFinite(spec.deadlineMs) ? spec.deadlineMs : arrivedAtMs + timeoutMs,
+    currentSink: sink,
+    arrivedAtMs,
+    run: run.arrived,
+    delivery: sink === null ? delivery.detached : delivery.attached,
+    sentAtMs: 0,
+    attempts: 0,
+    workerId: '',
+    linkId: 0,
+    paused: false,
+    progress: null,
+    expectedMs: 0,
+    endError: null,
+    mayHaveEmitted: false,
+    chunksDelivered: 0,
+    chunksToSkip: 0,
+    isCounted: false,
+    unclaimedBytes: 0,
+    pendingReplays: 0,
+    droppedPayloadCrc32: null,
+    queue: null,
+    nextQueued: null,
+    previousQueued: null,
+    deadlineTick: -1,
+    nextDue: null,
+    previousDue: null,
+  };
+}
+
 /** `attempts` counts the sendings of which it is not known that the command did not begin. */
 export function mayHaveBegun(request: Request): boolean {
   // One that waits for workers of an earlier agent may be running in one of them.
@@ -137,5 +186,5 @@ export function mayHaveBegun(request: Request): boolean {
  * have begun must not begin anew: the end of such a request is remembered until it is known to be read.
  */
 export function needsReceipt(request: Request): boolean {
-  return request.named && (request.run === run.kept || request.attempts > 0);
+  return request.hasCallerId && (request.run === run.kept || request.attempts > 0);
 }

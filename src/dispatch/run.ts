@@ -28,7 +28,7 @@ export const runStates = [
   'ended',
 ] as const;
 
-export type RunName = (typeof runStates)[number];
+type RunName = (typeof runStates)[number];
 
 const nobodyWaits = ignored('nobody waits for this run');
 
@@ -78,7 +78,7 @@ export const runRows = Object.freeze({
   acknowledged: { kept: 'ended' },
 } as const satisfies Readonly<Record<string, Row<RunName>>>);
 
-export type RunEvent = keyof typeof runRows;
+type RunEvent = keyof typeof runRows;
 
 const transitions = createTransitions<RunName, RunEvent>(runStates, runRows);
 export const run = transitions.states;

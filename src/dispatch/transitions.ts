@@ -1,5 +1,5 @@
 /** A table of states and of where each event leads from each of them; states are numbers, so that a move is an index. */
-export interface Transitions<State extends string, Event extends string> {
+interface Transitions<State extends string, Event extends string> {
   readonly states: Readonly<Record<State, number>>;
   /** By state. */
   readonly names: readonly State[];
@@ -16,7 +16,7 @@ export interface Transition {
 /** By the state in which the event comes: the next state, or why the event changes nothing. A state that is missing forbids it. */
 export type Row<State extends string> = Readonly<Partial<Record<State, State | Ignored>>>;
 
-export interface Ignored {
+interface Ignored {
   readonly ignoredBecause: string;
 }
 

@@ -1,6 +1,6 @@
 import type { Core } from './core.ts';
-import { nothing } from './core.ts';
 import type { Request } from './request.ts';
+import { nothing } from './request.ts';
 
 /**
  * What a request holds counts as its caller's connection's. When the caller of a named request has left, the connection has

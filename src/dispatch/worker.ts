@@ -72,7 +72,7 @@ export interface NewWorker {
   readonly paused: boolean;
 }
 
-export interface WorkerCommand {
+interface WorkerCommand {
   readonly streams: boolean;
   readonly isAsync: boolean;
 }
@@ -99,4 +99,13 @@ export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed' | 'pa
   freeAt: number;
   nextFree: DispatchWorker | null;
   previousFree: DispatchWorker | null;
+}
+
+export interface WorkerEnd {
+  readonly reason: string;
+  readonly message: string;
+  /** The highest link id that it marked as begun; null: any of its requests may have begun. */
+  readonly begunThrough: number | null;
+  /** Nobody planned it: a request that it had may be why. */
+  readonly crashed: boolean;
 }

@@ -1,5 +1,5 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
-import type { Answers, Request } from '../dispatch/request.ts';
+import type { Request, ResponseSink } from '../dispatch/request.ts';
 import type { Receipts } from './execution/receipts.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 
@@ -26,7 +26,7 @@ export interface Connection {
 /** A request, and the caller that it was answered to. */
 export interface Asked {
   readonly request: Request;
-  readonly answers: Answers;
+  readonly answers: ResponseSink;
   /** What of its payload is still held. */
   readonly payloadBytes: number;
   /** That, and the rest of the request. */

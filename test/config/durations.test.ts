@@ -49,7 +49,7 @@ function live(pool: PoolConfig | undefined): void {
   host.tell({ type: 'config', config: { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) } });
   const isReady = (): boolean => [...host.state.workers.values()].some(({ phase }) => phase === 'ready');
   expect(host.run(10_000, isReady), 'a worker comes up').toBe(true);
-  const ask = { pool: 'p', command: 'short', sessionId: '', named: false, idempotent: false, streams: false };
+  const ask = { pool: 'p', command: 'short', sessionId: '', hasCallerId: false, idempotent: false, streams: false };
   const asked = host.submit({ ...ask, deadlineMs: never }, '');
   expect(host.run(10_000, () => asked.ends === 1) && asked.error, 'a request is answered').toBeUndefined();
   const { steps, nowMs } = host;

@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import { newCounters } from '../../src/dispatch/counters.ts';
 import type { Dispatch, PoolLimits } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
-import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from '../../src/dispatch/request.ts';
 import type { HeldRequest, LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { hold } from '../domain/invariants.ts';
@@ -12,8 +12,8 @@ import { poolLimits } from './host.ts';
 
 /** One call of a caller: many may ask for one request. */
 export interface Call {
-  readonly ask: Ask;
-  readonly sink: Answers;
+  readonly ask: RequestSpec;
+  readonly sink: ResponseSink;
   request: Request | undefined;
   chunks: number;
   isResult: boolean;
@@ -89,8 +89,15 @@ export class Model {
   /** `id` '': its caller gives it none. */
   submit(id: string, command: string, idempotent: boolean, deadlineInMs: number, size: number): Call {
     const requestId = id === '' ? `own-${this.#nextId++}` : id;
-    const ask: Ask = {
-      ...{ pool: 'p', command, payload: Buffer.alloc(size, requestId), contentType: '', requestId, named: id !== '' },
+    const ask: RequestSpec = {
+      ...{
+        pool: 'p',
+        command,
+        payload: Buffer.alloc(size, requestId),
+        contentType: '',
+        requestId,
+        hasCallerId: id !== '',
+      },
       // Now and then a plain call asks for a command that streams, and is refused.
       ...{ sessionId: '', idempotent, streams: command === 'stream' && size !== 11 },
       deadlineMs: this.isStrict ? Number.POSITIVE_INFINITY : this.nowMs + deadlineInMs,

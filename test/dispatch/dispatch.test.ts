@@ -669,7 +669,7 @@ describe('an error says whether the command may have begun', () => {
       true,
       (host) => {
         host.dispatch.expectWorker('p', 'old');
-        const told = host.submit({ named: true });
+        const told = host.submit({ hasCallerId: true });
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
         return told;
       },
@@ -730,8 +730,8 @@ describe('an error says whether the command may have begun', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit({ requestId: 'a', named: true });
-        host.submit({ requestId: 'a', named: true });
+        const told = host.submit({ requestId: 'a', hasCallerId: true });
+        host.submit({ requestId: 'a', hasCallerId: true });
         return told;
       },
     ],
@@ -760,7 +760,7 @@ describe('an error says whether the command may have begun', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit({ named: true });
+        const told = host.submit({ hasCallerId: true });
         host.dispatch.onResult('w0', 1, failed(0, 15));
         return told;
       },
@@ -773,9 +773,9 @@ describe('an error says whether the command may have begun', () => {
   test('what is kept of it for a caller who comes back says so too', () => {
     const host = new Host();
     const worker = host.addWorker();
-    host.settle(host.submit({ requestId: 'a', named: true }), false);
+    host.settle(host.submit({ requestId: 'a', hasCallerId: true }), false);
     host.remove(worker);
-    expect(host.submit({ requestId: 'a', named: true }).error).toMatchObject({ code: 14, mayHaveBegun: true });
+    expect(host.submit({ requestId: 'a', hasCallerId: true }).error).toMatchObject({ code: 14, mayHaveBegun: true });
   });
 });
 
@@ -824,7 +824,7 @@ test('how many crashes make a poison may change by a reload, up and down, and no
 test('requests that fail in workers are told of, once; refusals and cancels are not', () => {
   const host = new Host();
   const worker = host.addWorker();
-  host.submit({ requestId: 'fails', named: true });
+  host.submit({ requestId: 'fails', hasCallerId: true });
   host.answer(worker, first(worker), { code: 2, message: 'm' });
   host.cancel(host.submit({ requestId: 'cancelled' }));
   host.answer(worker, first(worker), { code: 1, message: 'm' });
@@ -855,7 +855,7 @@ test('a caller gets what its command reports while it runs, and one that asks ag
     { fraction: 0.5, message: 'half' },
     { fraction: 0.9, message: 'most' },
   ];
-  const told = host.submit({ requestId: 'r', named: true });
+  const told = host.submit({ requestId: 'r', hasCallerId: true });
   const id = first(worker);
   expect(host.dispatch.progressOf(worker.id)).toBeNull();
   host.dispatch.onProgress(worker.id, [{ id, ...half }]);
@@ -864,7 +864,7 @@ test('a caller gets what its command reports while it runs, and one that asks ag
 
   host.settle(told, false);
   host.dispatch.onProgress(worker.id, [{ id, ...most }]);
-  const again = host.submit({ requestId: 'r', named: true });
+  const again = host.submit({ requestId: 'r', hasCallerId: true });
   expect([told.reports, again.reports]).toEqual([[half], [most]]);
 
   host.cancel(again);

@@ -3,16 +3,16 @@ import { expect } from 'vitest';
 import { newCounters } from '../../src/dispatch/counters.ts';
 import type { Dispatch, Outcome, PoolLimits } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
-import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import type { ReportedProgress } from '../../src/domain/evidence.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 
 /** One request as its caller sees it. */
 export interface Told {
-  readonly ask: Ask;
+  readonly ask: RequestSpec;
   request: Request | undefined;
-  answers: Answers | undefined;
+  answers: ResponseSink | undefined;
   readonly chunks: string[];
   readonly reports: ReportedProgress[];
   result: string | undefined;
@@ -105,14 +105,14 @@ export class Host {
     this.dispatch.setPool('p', poolLimits());
   }
 
-  submit(patch: Partial<Ask> = {}): Told {
-    const ask: Ask = {
+  submit(patch: Partial<RequestSpec> = {}): Told {
+    const ask: RequestSpec = {
       pool: 'p',
       command: 'c',
       payload: Buffer.from('payload'),
       contentType: '',
       requestId: String(this.told.length),
-      named: false,
+      hasCallerId: false,
       sessionId: '',
       idempotent: false,
       deadlineMs: Number.POSITIVE_INFINITY,

@@ -68,7 +68,7 @@ class World {
     const left = this.left.get(name);
     if (left !== undefined && host.nowMs >= Math.min(left.deadlineMs, left.atMs + keepMs)) this.mayForget(name);
     const told = host.submit({
-      ...{ requestId: name, named: true, sessionId, command: name.startsWith('stream') ? 'stream' : 'c' },
+      ...{ requestId: name, hasCallerId: true, sessionId, command: name.startsWith('stream') ? 'stream' : 'c' },
       ...{ payload: Buffer.from(isSame ? name : 'another'), streams: true, deadlineMs: host.nowMs + timeoutMs },
     });
     // A caller that named another payload than the request has is refused, and has nothing.

@@ -7,7 +7,7 @@ import { Host, poolLimits } from './host.ts';
 
 const kib = 1024;
 const payload = Buffer.alloc(100 * kib, 'x');
-const named = (requestId: string) => ({ requestId, named: true, payload });
+const named = (requestId: string) => ({ requestId, hasCallerId: true, payload });
 let host: Host;
 
 beforeEach(() => {

@@ -1,10 +1,10 @@
-import type { Answers, Ask, Request, RequestError } from '../../src/dispatch/request.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from '../../src/dispatch/request.ts';
 
 /** One request as its caller and the simulated host know it. */
 export interface Asked {
-  readonly ask: Ask;
+  readonly ask: RequestSpec;
   request: Request | undefined;
-  readonly answers: Answers;
+  readonly answers: ResponseSink;
   /** Results and errors: one in the end, and never more. */
   ends: number;
   error: RequestError | undefined;

@@ -3,7 +3,7 @@ import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import type { Dispatch } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
 import { limitsOf } from '../../src/dispatch/limits.ts';
-import type { Ask } from '../../src/dispatch/request.ts';
+import type { RequestSpec } from '../../src/dispatch/request.ts';
 import { code } from '../../src/dispatch/request.ts';
 import { isRunning, isWaiting, runStates } from '../../src/dispatch/run.ts';
 import type { Action } from '../../src/domain/action.ts';
@@ -216,7 +216,7 @@ export class Host {
     if (this.#expireAtMs <= this.nowMs) this.#arm(this.dispatch.expire());
   }
 
-  submit(ask: Omit<Ask, 'requestId' | 'payload' | 'contentType'>, payload: string): Asked {
+  submit(ask: Omit<RequestSpec, 'requestId' | 'payload' | 'contentType'>, payload: string): Asked {
     const requestId = String(this.#nextRequest++);
     const asked: Asked = {
       ask: { ...ask, requestId, contentType: '', payload: Buffer.from(payload === '' ? requestId : payload) },
@@ -544,7 +544,7 @@ export class Host {
   }
 
   /** A strict session's requests wait while its own worker, which takes more of them, is full. */
-  #waitsForItsSession({ pool, sessionId }: Ask): boolean {
+  #waitsForItsSession({ pool, sessionId }: RequestSpec): boolean {
     if (this.#configs.get(pool)?.request.affinity !== 'strict' || sessionId === '') return false;
     const own = this.workers.get(this.#sessions.get(`${pool} ${sessionId}`) ?? '');
     if (own === undefined || !own.admitted) return false;

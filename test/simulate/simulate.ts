@@ -128,7 +128,7 @@ function ask(host: Host, random: Random): void {
       pool: random.chance(0.8) ? 'p' : random.chance(0.95) ? 'q' : 'nowhere',
       command: random.chance(0.005) ? 'unknown' : command,
       sessionId: random.chance(0.3) ? `s${random.int(0, 5)}` : '',
-      named: false,
+      hasCallerId: false,
       idempotent: random.chance(0.4),
       deadlineMs: random.chance(0.2) ? host.nowMs + random.int(1, 3_000) : never,
       streams: command === 'stream' && random.chance(0.95),

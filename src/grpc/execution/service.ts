@@ -7,7 +7,7 @@ import type {
 } from '@grpc/grpc-js';
 import { hasEnded } from '../../dispatch/delivery.ts';
 import type { Dispatch } from '../../dispatch/dispatch.ts';
-import type { Answers, Ask, Request, RequestError } from '../../dispatch/request.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from '../../dispatch/request.ts';
 import { code, needsReceipt, refusal } from '../../dispatch/request.ts';
 import { requestBytesOf } from '../../dispatch/unclaimed.ts';
 import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
@@ -90,7 +90,7 @@ function execute(
     refuseUnread(source, connection) ?? askOf(source, call.request, deadlineOf(source, call.getDeadline()), false);
   if ('code' in ask) return callback(toStatus(ask));
   let unread = 0;
-  const answers: Answers = {
+  const answers: ResponseSink = {
     chunk: () => undefined,
     result: (payload, contentType, workerId) => {
       const wrong = refuseAnswer(source, connection, payload, workerId);
@@ -120,7 +120,7 @@ function callOver(
   call: object,
   connection: Connection,
   request: Request,
-  answers: Answers,
+  answers: ResponseSink,
 ): void {
   const how = howEnded(call, connection);
   if (how === 'cancelled') source.dispatch.cancel(request, answers);
@@ -129,7 +129,7 @@ function callOver(
 }
 
 /** Its answer is on its way. A named request is forgotten, here and by its worker, when the caller is known to have read it. */
-function awaitReceipt(source: ExecutionSource, connection: Connection, request: Request, answers: Answers): void {
+function awaitReceipt(source: ExecutionSource, connection: Connection, request: Request, answers: ResponseSink): void {
   const { dispatch } = source;
   const { session } = connection;
   if (!needsReceipt(request)) return dispatch.settle(request, answers, true);
@@ -196,7 +196,7 @@ function executeStream(
         });
       })
     : null;
-  const answers: Answers = {
+  const answers: ResponseSink = {
     chunk: write,
     result: (payload, contentType, workerId) => {
       relay?.close();
@@ -366,7 +366,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
       worker_id: workerId,
     });
     let answered = false;
-    const answers: Answers = {
+    const answers: ResponseSink = {
       chunk: (payload, contentType, workerId) => {
         const sent = open.get(requestId);
         if (sent === undefined || answered) return;
@@ -480,7 +480,7 @@ function submit(source: ExecutionSource, call: ServerDuplexStream<SubmitMessage,
 /** A request of a Submit stream, and where its answers go. */
 interface SubmitItem {
   readonly request: Request;
-  readonly answers: Answers;
+  readonly answers: ResponseSink;
   /** What it holds of the memory budget. */
   readonly heldBytes: number;
 }
@@ -524,7 +524,7 @@ function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, Su
   );
 }
 
-interface CheckedAsk extends Ask {
+interface CheckedAsk extends RequestSpec {
   /** The caller wants to know what its command reports of its progress. */
   readonly reports: boolean;
 }
@@ -564,7 +564,7 @@ function askOf(
     payload: compact(message.payload),
     contentType: message.content_type,
     requestId: message.request_id === '' ? source.newRequestId() : message.request_id,
-    named: message.request_id !== '',
+    hasCallerId: message.request_id !== '',
     sessionId: message.session_id,
     idempotent: message.idempotent,
     deadlineMs,

@@ -1,13 +1,15 @@
-import type { Core, Pool, WorkerResult } from './core.ts';
-import { arm, nothing } from './core.ts';
+import type { Core, WorkerResult } from './core.ts';
+import { arm } from './core.ts';
 import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
+import { ewma } from './ewma.ts';
+import type { Pool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
-import { code, mayHaveBegun, refusal } from './request.ts';
+import { code, mayHaveBegun, nothing, refusal } from './request.ts';
 import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run.ts';
 import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** How requests end: each once, whoever says it first. */
+/** How requests end: each once for its caller, whoever says it first; and when they are forgotten. */
 
 /** Weight of the newest request in the average run time: about the last ten count. */
 const averageWeight = 0.1;
@@ -30,19 +32,18 @@ export function end(
   isReplay: boolean,
 ): void {
   const pool = core.pools.get(request.pool);
-  moveDelivery(request, request.named ? deliveryEvents.ended : deliveryEvents.endedForGood);
+  moveDelivery(request, request.hasCallerId ? deliveryEvents.ended : deliveryEvents.endedForGood);
   request.queue?.remove(request);
   core.deadlines.remove(request);
   const nowMs = core.options.nowMs();
   const sent = request.sentAtMs > 0;
   const ranMs = sent ? nowMs - request.sentAtMs : 0;
   if (pool !== undefined && result !== null && !isReplay) {
-    pool.averageRunMs =
-      pool.averageRunMs === 0 ? ranMs : pool.averageRunMs * (1 - averageWeight) + ranMs * averageWeight;
+    pool.averageRunMs = pool.averageRunMs === 0 ? ranMs : ewma(pool.averageRunMs, ranMs, averageWeight);
   }
   const code = error === null ? hand(request, result) : error.code;
   if (error !== null) request.currentSink?.error(error);
-  if (request.named) keepEnd(core, pool, request, error);
+  if (request.hasCallerId) keepEnd(core, pool, request, error);
   else letGo(request);
   if (request.isCounted) return;
   request.isCounted = true;
@@ -89,10 +90,28 @@ export function stop(core: Core, request: Request, failure: RequestError): void 
   if (runs) awaitEnd(core, request);
 }
 
-/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
-export function dropPayload(core: Core, request: Request): void {
-  request.droppedPayloadCrc32 ??= core.options.checksum(request.payload);
-  request.payload = nothing;
+/** Its worker's answer: that of its run, or a replay. */
+export function endByWorker(core: Core, request: Request, result: WorkerResult, isReplay: boolean): void {
+  const { error } = result;
+  const { workerId } = request;
+  if (error === null) return end(core, request, null, result, isReplay);
+  const { type, traceback } = error;
+  const mayHaveBegun = failedAfterBegin(request, error.code, result.ran_us);
+  end(core, request, refusal(error.code, error.message, { type, traceback, workerId, mayHaveBegun }), result, isReplay);
+}
+
+/** The worker of a request that was given up has it no more. */
+export function endGivenUp(request: Request, event: Parameters<typeof moveRun>[1]): void {
+  moveRun(request, event);
+  moveDelivery(request, deliveryEvents.workerDone);
+}
+
+/** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
+export function awaitEnd(core: Core, request: Request): void {
+  const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
+  if (killAfterMs === 0) return moveRun(request, runEvents.unbounded);
+  core.deadlines.add(request, Math.max(core.options.nowMs(), request.deadlineMs) + killAfterMs);
+  arm(core);
 }
 
 /** How it ended is kept for a caller that asks again. */
@@ -113,11 +132,22 @@ export function awaitCaller(core: Core, request: Request): void {
   arm(core);
 }
 
+/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
+export function dropPayload(core: Core, request: Request): void {
+  request.droppedPayloadCrc32 ??= core.options.checksum(request.payload);
+  request.payload = nothing;
+}
+
+export function keepIn(worker: DispatchWorker, request: Request): void {
+  worker.kept.set(request.linkId, request);
+  worker.counters.kept = worker.kept.size;
+}
+
 /** Nobody will ask for it again. */
 export function forget(core: Core, request: Request, event: Parameters<typeof moveDelivery>[1]): void {
   moveDelivery(request, event);
   const pool = core.pools.get(request.pool);
-  if (pool?.named.get(request.requestId) === request) pool.named.delete(request.requestId);
+  if (pool?.byCallerId.get(request.requestId) === request) pool.byCallerId.delete(request.requestId);
   pool?.undeliveredFailures.delete(request);
   request.currentSink = null;
   dropUnclaimed(core, request);
@@ -133,33 +163,4 @@ function letKeptGo(core: Core, request: Request): void {
   worker.kept.delete(request.linkId);
   worker.counters.kept = worker.kept.size;
   if (worker.paused && worker.counters.inFlight + worker.counters.kept === 0) core.options.onIdle(worker.workerId);
-}
-
-/** The worker of a request that was given up has it no more. */
-export function endGivenUp(request: Request, event: Parameters<typeof moveRun>[1]): void {
-  moveRun(request, event);
-  moveDelivery(request, deliveryEvents.workerDone);
-}
-
-export function keepIn(worker: DispatchWorker, request: Request): void {
-  worker.kept.set(request.linkId, request);
-  worker.counters.kept = worker.kept.size;
-}
-
-/** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
-export function awaitEnd(core: Core, request: Request): void {
-  const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
-  if (killAfterMs === 0) return moveRun(request, runEvents.unbounded);
-  core.deadlines.add(request, Math.max(core.options.nowMs(), request.deadlineMs) + killAfterMs);
-  arm(core);
-}
-
-/** Its worker's answer: that of its run, or a replay. */
-export function endByWorker(core: Core, request: Request, result: WorkerResult, isReplay: boolean): void {
-  const { error } = result;
-  const { workerId } = request;
-  if (error === null) return end(core, request, null, result, isReplay);
-  const { type, traceback } = error;
-  const mayHaveBegun = failedAfterBegin(request, error.code, result.ran_us);
-  end(core, request, refusal(error.code, error.message, { type, traceback, workerId, mayHaveBegun }), result, isReplay);
 }

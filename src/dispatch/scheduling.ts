@@ -1,10 +1,11 @@
 import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
-import type { Core, Pool } from './core.ts';
+import { endGivenUp, fail, forget } from './completion.ts';
+import type { Core } from './core.ts';
 import { arm } from './core.ts';
 import { delivery, deliveryEvents, moveDelivery } from './delivery.ts';
-import { endGivenUp, fail, forget } from './ends.ts';
+import type { Pool } from './pool.ts';
 import { createQueue } from './queue.ts';
-import type { Ask, Request, RequestError } from './request.ts';
+import type { Request, RequestError, RequestSpec } from './request.ts';
 import { code, refusal } from './request.ts';
 import { isGivenUp, isRunning, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
@@ -93,21 +94,27 @@ function laneOf(pool: Pool, request: Request): DispatchWorker | string {
 }
 
 /** One with a place for it, or else one where it need not wait for long. */
-export function workerFor(pool: Pool, ask: Pick<Ask, 'command' | 'payload' | 'sessionId'>): DispatchWorker | null {
-  const { command, payload } = ask;
-  const own = ask.sessionId === '' || pool.limits.affinity === 'off' ? null : sessionsWorker(pool, ask);
+export function workerFor(
+  pool: Pool,
+  spec: Pick<RequestSpec, 'command' | 'payload' | 'sessionId'>,
+): DispatchWorker | null {
+  const { command, payload } = spec;
+  const own = spec.sessionId === '' || pool.limits.affinity === 'off' ? null : sessionsWorker(pool, spec);
   if (own !== null && own.counters.inFlight < own.concurrency) return own;
   if (own !== null && pool.limits.affinity === 'strict') return null;
   if (pool.free.size > 0) return freeWorkerFor(pool, command);
   const stats = pool.commands.get(command);
-  const worker = pool.full.first();
+  const worker = pool.prefetchable.first();
   if (worker === null || stats === undefined || !mayPrefetch(stats, worker.expectedMs)) return null;
   if (worker.payloadBytes + payload.length > prefetchMaxBytes) return null;
   return worker.commands.get(command)?.isAsync === false ? worker : null;
 }
 
 /** The worker that has the session, while it takes requests. */
-function sessionsWorker(pool: Pool, { command, sessionId }: Pick<Ask, 'command' | 'sessionId'>): DispatchWorker | null {
+function sessionsWorker(
+  pool: Pool,
+  { command, sessionId }: Pick<RequestSpec, 'command' | 'sessionId'>,
+): DispatchWorker | null {
   const worker = pool.affinity.workerOf(sessionId);
   if (worker === undefined) return null;
   if (pool.workers.has(worker) && !worker.paused && !worker.leaving && worker.commands.has(command)) return worker;
@@ -124,19 +131,19 @@ function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
 }
 
 /** Puts a worker where `workerFor` finds it, by what it has now; of equals, behind those that wait there already. */
-export function place(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
+export function addToAvailable(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
   const { inFlight } = worker.counters;
   if (worker.paused || worker.leaving) return;
   if (inFlight < worker.concurrency) pool.free.add(worker, where);
   else if (worker.marksBegun && !worker.stalled && inFlight < worker.concurrency + prefetchMax) {
-    pool.full.add(worker, where);
+    pool.prefetchable.add(worker, where);
   }
 }
 
-export function displace(pool: Pool, worker: DispatchWorker): void {
+export function removeFromAvailable(pool: Pool, worker: DispatchWorker): void {
   // Each forgets only what it has.
   if (worker.counters.inFlight < worker.concurrency) pool.free.remove(worker);
-  else pool.full.remove(worker);
+  else pool.prefetchable.remove(worker);
 }
 
 export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
@@ -156,13 +163,13 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
   request.linkId = linkId;
   request.expectedMs = pool.commands.get(request.command)?.expectedMs ?? 0;
   if (pool.limits.affinity !== 'off' && request.sessionId !== '') pool.affinity.remember(request.sessionId, worker);
-  displace(pool, worker);
+  removeFromAvailable(pool, worker);
   worker.running.set(linkId, request);
   worker.expectedMs += request.expectedMs;
   worker.payloadBytes += request.payloadBytes;
   counters.inFlight += 1;
   pool.inFlight += 1;
-  place(pool, worker);
+  addToAvailable(pool, worker);
   if (counters.inFlight > worker.concurrency) watch(core, worker, nowMs);
   worker.link.request({
     id: linkId,
@@ -172,7 +179,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
     request_id: request.requestId,
     session_id: request.sessionId,
     timeout_ms: linkTimeout(request.deadlineMs - nowMs),
-    keep: request.named,
+    keep: request.hasCallerId,
   });
   if (request.paused) worker.link.pause(linkId);
 }
@@ -180,7 +187,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
 /** A plain call has no place for the results of a command that streams. */
 export function refuseStream(
   commandStreams: boolean,
-  { command, streams }: Pick<Ask, 'command' | 'streams'>,
+  { command, streams }: Pick<RequestSpec, 'command' | 'streams'>,
 ): RequestError | undefined {
   if (!commandStreams || streams) return undefined;
   const message = `command ${command} streams its results: expected ExecuteStream or Submit, got Execute`;
@@ -211,7 +218,7 @@ function newLinkId(worker: DispatchWorker): number {
 /** Takes an answered or returned request from its worker. */
 export function release(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   const { counters } = worker;
-  displace(pool, worker);
+  removeFromAvailable(pool, worker);
   worker.running.delete(request.linkId);
   counters.inFlight -= 1;
   pool.inFlight -= 1;
@@ -219,30 +226,30 @@ export function release(core: Core, pool: Pool, worker: DispatchWorker, request:
   if (request.run === run.cancelled) core.deadlines.remove(request);
   // The sum of many fractions drifts: nothing is exactly nothing.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
-  if (counters.inFlight <= worker.concurrency) core.ahead.delete(worker);
+  if (counters.inFlight <= worker.concurrency) core.prefetched.delete(worker);
 }
 
 /** A worker has more than it may run: if it gets stuck, the rest is asked back. */
-function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
-  if (core.ahead.has(worker)) return;
-  core.ahead.add(worker);
+export function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
+  if (core.prefetched.has(worker)) return;
+  core.prefetched.add(worker);
   worker.lastAnswerAtMs = Math.max(worker.lastAnswerAtMs, nowMs);
-  if (Number.isFinite(core.lookAheadAtMs)) return;
-  core.lookAheadAtMs = nowMs + recallAfterMs;
+  if (Number.isFinite(core.recallAtMs)) return;
+  core.recallAtMs = nowMs + recallAfterMs;
   arm(core);
 }
 
 export function recallFromStalled(core: Core, nowMs: number): void {
-  if (nowMs < core.lookAheadAtMs) return;
-  for (const worker of core.ahead) {
+  if (nowMs < core.recallAtMs) return;
+  for (const worker of core.prefetched) {
     if (worker.stalled || nowMs - worker.lastAnswerAtMs < recallAfterMs) continue;
     const pool = core.pools.get(worker.pool);
-    if (pool !== undefined) displace(pool, worker);
+    if (pool !== undefined) removeFromAvailable(pool, worker);
     worker.stalled = true;
     const unwritten = worker.link.recall();
     if (unwritten.length > 0) onReturned(core, worker.workerId, unwritten);
   }
-  core.lookAheadAtMs = core.ahead.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
+  core.recallAtMs = core.prefetched.size > 0 ? nowMs + recallAfterMs : Number.POSITIVE_INFINITY;
 }
 
 export function onReturned(core: Core, workerId: string, linkIds: readonly number[]): void {
@@ -254,7 +261,7 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
     const request = worker.running.get(linkId);
     if (request === undefined) continue;
     release(core, pool, worker, request);
-    place(pool, worker);
+    addToAvailable(pool, worker);
     if (isGivenUp(request)) endGivenUp(request, runEvents.returned);
     else {
       request.attempts -= 1;

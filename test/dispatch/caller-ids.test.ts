@@ -9,7 +9,7 @@ beforeEach(() => {
   host = new Host();
 });
 
-const named = (requestId: string) => ({ requestId, named: true });
+const named = (requestId: string) => ({ requestId, hasCallerId: true });
 const payload = Buffer.from('payload');
 const ok = { payload: Buffer.from('answer'), content_type: '', error: null, ran_us: 5 };
 

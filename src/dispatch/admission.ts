@@ -1,0 +1,153 @@
+import { repeat } from './caller-ids.ts';
+import { fail } from './completion.ts';
+import type { Core } from './core.ts';
+import { arm } from './core.ts';
+import type { Pool, PoolLimits } from './pool.ts';
+import { newPool, queuesOf } from './pool.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
+import { code, newRequest, refusal } from './request.ts';
+import { moveRun, runEvents } from './run.ts';
+import { send, serveQueue, unknownCommand, workerFor } from './scheduling.ts';
+import { awaitExpected } from './takeover.ts';
+
+/** How a request comes in, and what is refused: at once, or when its pool closes. */
+
+/** When a caller of a closed pool may look again. */
+const closedRetryAfterMs = 1_000;
+
+/** Advice to a refused caller stays within this. */
+const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
+
+export interface PoolGate {
+  readonly open: boolean;
+  /** Why it is closed; the callers are told. */
+  readonly reason: string;
+  readonly refuseQueued: boolean;
+}
+
+export function setPool(core: Core, name: string, limits: PoolLimits): void {
+  const pool = core.pools.get(name);
+  if (pool === undefined) core.pools.set(name, newPool(name, limits));
+  else {
+    pool.limits = limits;
+    // What waited for one worker may go to any when sessions are no longer strict.
+    serveQueue(core, pool);
+  }
+}
+
+export function setPoolOpen(core: Core, name: string, gate: PoolGate): void {
+  const pool = core.pools.get(name);
+  if (pool === undefined) return;
+  pool.open = gate.open;
+  pool.closedBecause = gate.reason;
+  pool.refusesQueued = gate.refuseQueued;
+  if (gate.refuseQueued) refuseQueued(core, pool, gate.reason);
+}
+
+export function removePool(core: Core, name: string): void {
+  const pool = core.pools.get(name);
+  if (pool === undefined) return;
+  refuseQueued(core, pool, pool.closedBecause || `pool ${name} is removed`);
+  core.pools.delete(name);
+}
+
+export function submit(core: Core, spec: RequestSpec, sink: ResponseSink): Request | undefined {
+  const arrivedAtMs = core.options.nowMs();
+  const pool = core.pools.get(spec.pool);
+  const known = spec.hasCallerId ? pool?.byCallerId.get(spec.requestId) : undefined;
+  if (pool !== undefined && known !== undefined) return repeat(core, pool, known, spec, sink);
+  const refused = pool === undefined ? unknownPool(core, spec) : refuseAtTheDoor(core, pool, spec, arrivedAtMs);
+  if (pool === undefined || refused !== undefined) {
+    sink.error(refused ?? unknownPool(core, spec));
+    // A pool that does not exist is no label of a metric: names that callers make up would grow it without bound.
+    if (pool !== undefined && refused !== undefined) {
+      core.options.onOutcome({ pool: pool.name, code: refused.code, refused: true, queuedMs: 0, ranMs: 0 });
+    }
+    return undefined;
+  }
+  const request = newRequest(spec, sink, arrivedAtMs, pool.limits.requestTimeoutMs);
+  core.deadlines.add(request, request.deadlineMs);
+  arm(core);
+  if (spec.hasCallerId) {
+    pool.byCallerId.set(spec.requestId, request);
+    if (pool.expected.size > 0) {
+      awaitExpected(pool, request);
+      return request;
+    }
+  }
+  const worker = pool.queue.length === 0 ? workerFor(pool, spec) : null;
+  if (worker !== null) {
+    send(core, pool, worker, request);
+  } else {
+    moveRun(request, runEvents.admitted);
+    pool.queue.push(request);
+    serveQueue(core, pool);
+  }
+  return request;
+}
+
+function unknownPool(core: Core, spec: RequestSpec): RequestError {
+  const names = [...core.pools.keys()].sort().join(', ') || 'none';
+  return refusal(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`);
+}
+
+function refuseAtTheDoor(core: Core, pool: Pool, spec: RequestSpec, nowMs: number): RequestError | undefined {
+  if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
+  if (pool.workers.size > 0 && !pool.commands.has(spec.command)) return unknownCommand(pool, spec.command);
+  if (spec.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
+  if (pool.poison.any) {
+    const crashes = pool.poison.crashesOf(core.options.fingerprint(spec), nowMs);
+    if (crashes > 0) return poisonous(spec.command, crashes);
+  }
+  if (isTakenAtOnce(pool, spec)) return undefined;
+  const { maxQueuedRequests, maxQueuedBytes } = pool.limits;
+  if (pool.load.requests >= maxQueuedRequests) {
+    return queueFull(pool, `queue.max_requests: expected at most ${maxQueuedRequests} requests waiting`);
+  }
+  const would = pool.load.bytes + spec.payload.length;
+  if (would > maxQueuedBytes) {
+    return queueFull(pool, `queue.max_bytes: expected at most ${maxQueuedBytes} bytes waiting, got ${would}`);
+  }
+  return refuseTooLate(pool, spec, nowMs);
+}
+
+/** It would not wait: a hot session that does keeps nobody else out. */
+function isTakenAtOnce(pool: Pool, spec: RequestSpec): boolean {
+  if (pool.free.size === 0 || pool.expected.size > 0 || pool.queue.length > 0) return false;
+  return pool.load.requests === 0 || workerFor(pool, spec) !== null;
+}
+
+/** What cannot be served before its deadline would only be in the way of what can. */
+function refuseTooLate(pool: Pool, spec: RequestSpec, nowMs: number): RequestError | undefined {
+  const waitMs = pool.queue.length === 0 ? 0 : pool.rate.expectedMs(pool.queue.length + 1);
+  const leftMs = Number.isFinite(spec.deadlineMs) ? spec.deadlineMs - nowMs : pool.limits.requestTimeoutMs;
+  if (waitMs <= leftMs) return undefined;
+  const ahead = `${pool.queue.length} requests wait in the queue of pool ${pool.name}`;
+  const message = `${ahead}: expected a deadline of at least ${Math.ceil(waitMs)} ms, got ${Math.floor(leftMs)} ms`;
+  return refusal(code.resourceExhausted, message, { retryAfterMs: advise(waitMs - leftMs) });
+}
+
+export function poisonous(command: string, crashes: number): RequestError {
+  const message = `this request to ${command} was running in ${crashes} workers when they crashed; it is refused for now (poison.for)`;
+  return refusal(code.failedPrecondition, message);
+}
+
+function advise(waitMs: number): number {
+  return Math.min(retryAfterMs.most, Math.max(retryAfterMs.least, Math.ceil(waitMs)));
+}
+
+function queueFull(pool: Pool, message: string): RequestError {
+  const waitMs = (pool.averageRunMs * (pool.load.requests + 1)) / Math.max(1, pool.capacity);
+  const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
+  return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
+    retryAfterMs: advise(advised),
+  });
+}
+
+function refuseQueued(core: Core, pool: Pool, why: string): void {
+  for (const queue of queuesOf(pool)) {
+    for (let request = queue.first(); request !== null; request = queue.first()) {
+      fail(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
+    }
+  }
+}

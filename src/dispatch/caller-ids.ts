@@ -1,0 +1,172 @@
+import { awaitCaller, dropPayload, forget, giveUp, stop } from './completion.ts';
+import type { Core } from './core.ts';
+import { arm } from './core.ts';
+import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
+import type { Pool } from './pool.ts';
+import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
+import { code, mayHaveBegun, refusal } from './request.ts';
+import { isRunning, isRunOver, isWaiting, run } from './run.ts';
+import { refuseStream, setPaused } from './scheduling.ts';
+import { claim, countUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
+import type { DispatchWorker } from './worker.ts';
+
+/**
+ * Requests whose callers gave them an id: they may be asked for again when a connection broke, a link did, or an agent died. A
+ * worker keeps what it said of them until it is acknowledged; docs/delivery.md is the contract.
+ */
+
+/** Its caller said so: nobody will ask for it again. */
+export function cancel(core: Core, request: Request, sink: ResponseSink): void {
+  if (request.currentSink !== sink) return;
+  giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request'));
+  if (request.hasCallerId) forget(core, request, deliveryEvents.cancelled);
+}
+
+/**
+ * The caller's call is over. One that has its answer will not ask again. One whose connection broke may: a request that it
+ * named goes on for a while, or its answer is kept.
+ */
+export function settle(core: Core, request: Request, sink: ResponseSink, delivered: boolean): void {
+  if (request.currentSink !== sink) return;
+  if (!request.hasCallerId)
+    return giveUp(core, request, refusal(code.cancelled, 'the connection of the caller closed'));
+  if (!hasEnded(request)) abandon(core, request);
+  else if (delivered) forget(core, request, deliveryEvents.receiptProven);
+  // One that was given up at its deadline is of no use to anybody.
+  else if (request.run === run.cancelled) forget(core, request, deliveryEvents.evicted);
+  else abandon(core, request);
+}
+
+/** Nobody is there for it: it goes on for a while, or its answer is kept. */
+function abandon(core: Core, request: Request): void {
+  moveDelivery(request, deliveryEvents.sinkLost);
+  request.currentSink = null;
+  // Where memory has no room for one that waits, it is new to a caller that asks again, whose connection then holds it.
+  if (isWaiting(request) && !core.options.unclaimed.fits(unclaimedBytesOf(request))) {
+    return callerGraceExpired(core, request);
+  }
+  if (hasEnded(request)) dropPayload(core, request);
+  // What it did not read of a stream is wanted by nobody now.
+  setPaused(core, request, false);
+  core.deadlines.remove(request);
+  countUnclaimed(core, request);
+  awaitCaller(core, request);
+  boundKept(core, request);
+}
+
+/** Where callers lose many connections, the oldest of what is kept for them goes. */
+function boundKept(core: Core, request: Request): void {
+  const pool = core.pools.get(request.pool);
+  const worker = core.workers.get(request.workerId);
+  if (pool === undefined || !hasEnded(request)) return;
+  const isKept = request.run === run.kept;
+  if (!isKept) pool.undeliveredFailures.add(request);
+  const kept = isKept ? (worker?.kept.values() ?? []) : pool.undeliveredFailures;
+  let spare = (isKept ? (worker?.kept.size ?? 0) : pool.undeliveredFailures.size) - pool.limits.keepMax;
+  for (const oldest of kept) {
+    if (spare <= 0) return;
+    if (oldest.delivery !== delivery.detached) continue;
+    spare -= 1;
+    core.deadlines.remove(oldest);
+    forget(core, oldest, deliveryEvents.evicted);
+  }
+}
+
+/** The time in which its caller could have come back is over, or it is not kept for so long. */
+export function callerGraceExpired(core: Core, request: Request): void {
+  const isOver = isRunOver(request);
+  forget(core, request, deliveryEvents.graceOver);
+  if (!isOver)
+    stop(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
+}
+
+/** A request that is known by its name: its answer goes to who asks now. */
+export function repeat(
+  core: Core,
+  pool: Pool,
+  request: Request,
+  spec: RequestSpec,
+  sink: ResponseSink,
+): Request | undefined {
+  const wrong = isSame(core, request, spec)
+    ? refuseStream(offersStream(pool, request.command), spec)
+    : refusal(code.invalidArgument, notTheSame(spec.requestId));
+  if (wrong !== undefined) {
+    // The call that has it keeps it.
+    sink.error(wrong);
+    return undefined;
+  }
+  const before = request.currentSink;
+  const isAnswered = hasEnded(request);
+  moveDelivery(request, deliveryEvents.sinkBack);
+  request.currentSink = sink;
+  claim(core, request);
+  // One that was handed the answer has had its end.
+  if (before !== null && !isAnswered) {
+    const message = 'another call sent the request again with its request_id, and gets the answer';
+    before.error(refusal(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
+  }
+  request.streams = spec.streams;
+  request.idempotent = spec.idempotent;
+  request.chunksDelivered = 0;
+  request.chunksToSkip = 0;
+  const worker = core.workers.get(request.workerId);
+  if (isRunOver(request) && request.run !== run.kept) {
+    // One that its worker still runs, against its deadline, stays under watch.
+    if (request.run !== run.cancelled) core.deadlines.remove(request);
+    moveDelivery(request, deliveryEvents.ended);
+    sink.error(request.endError ?? lostAnswer(request));
+    return request;
+  }
+  core.deadlines.remove(request);
+  supply(request, spec);
+  request.deadlineMs = Number.isFinite(spec.deadlineMs)
+    ? spec.deadlineMs
+    : core.options.nowMs() + pool.limits.requestTimeoutMs;
+  core.deadlines.add(request, request.deadlineMs);
+  arm(core);
+  if (worker !== undefined) askAgain(worker, request);
+  if (isRunning(request) && request.progress !== null) sink.progress?.(request.progress);
+  return request;
+}
+
+/** By any worker that offers it. */
+function offersStream(pool: Pool, command: string): boolean {
+  for (const worker of pool.workers) {
+    const offered = worker.commands.get(command);
+    if (offered !== undefined) return offered.streams;
+  }
+  return false;
+}
+
+function isSame(core: Core, request: Request, spec: RequestSpec): boolean {
+  if (request.command !== spec.command || request.payloadBytes !== spec.payload.length) return false;
+  const { droppedPayloadCrc32 } = request;
+  return droppedPayloadCrc32 === null
+    ? request.payload.equals(spec.payload)
+    : droppedPayloadCrc32 === core.options.checksum(spec.payload);
+}
+
+export function notTheSame(requestId: string): string {
+  return `request_id: expected a new one, or command and payload of the request that has it, got "${requestId}" with others`;
+}
+
+/** What a worker held is known by its checksum alone until its caller brings the payload again. */
+function supply(request: Request, spec: RequestSpec): void {
+  if (request.droppedPayloadCrc32 === null || isRunOver(request)) return;
+  request.payload = spec.payload;
+  request.contentType = spec.contentType;
+  request.droppedPayloadCrc32 = null;
+}
+
+/** Has the worker say again what its caller has not got. */
+export function askAgain(worker: DispatchWorker, request: Request): void {
+  if (request.run !== run.kept && !(isRunning(request) && request.mayHaveEmitted)) return;
+  moveDelivery(request, deliveryEvents.replayAsked);
+  request.pendingReplays += 1;
+  worker.link.replay(request.linkId);
+}
+
+function lostAnswer({ workerId }: Request): RequestError {
+  return refusal(code.dataLoss, 'the answer is no longer kept', { workerId, mayHaveBegun: true });
+}

@@ -1,0 +1,51 @@
+import { callerGraceExpired } from './caller-ids.ts';
+import { awaitEnd, giveUp } from './completion.ts';
+import type { Core } from './core.ts';
+import { isAfter, nextAtMs } from './core.ts';
+import { delivery } from './delivery.ts';
+import type { Request } from './request.ts';
+import { code, refusal } from './request.ts';
+import { isRunning, moveRun, run, runEvents } from './run.ts';
+import { recallFromStalled } from './scheduling.ts';
+
+/** What happens when a time is over: a deadline, a grace, or the time in which a cancelled request should have ended. */
+
+/** Timers that come so much later than they were set for: the agent itself was stopped, or very busy. */
+const lateMs = 200;
+
+export function expire(core: Core): number {
+  const nowMs = core.options.nowMs();
+  // An agent that was held up has not yet read what its workers said meanwhile.
+  const isLate = nowMs - core.armedAtMs > lateMs;
+  for (const request of core.deadlines.take(nowMs)) {
+    if (request.run === run.cancelled && isLate) core.deadlines.add(request, nowMs + lateMs);
+    else if (request.run === run.cancelled) stillRuns(core, request, nowMs);
+    else if (request.delivery === delivery.detached) callerGraceExpired(core, request);
+    else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
+  }
+  recallFromStalled(core, nowMs);
+  core.armedAtMs = nextAtMs(core);
+  return core.armedAtMs;
+}
+
+/** Its worker was told that nobody waits for it any more, and has had time to say that it ended. */
+function stillRuns(core: Core, request: Request, nowMs: number): void {
+  const worker = core.workers.get(request.workerId);
+  if (worker === undefined) return;
+  if (isAfter(request.linkId, worker.begunThrough())) {
+    // Not this one keeps the worker from answering: it has not begun.
+    return awaitEnd(core, request);
+  }
+  moveRun(request, runEvents.overdue);
+  const overMs = Math.round(nowMs - request.deadlineMs);
+  const message = `request ${request.requestId} (${request.command}) still runs ${overMs} ms after its deadline`;
+  core.options.onOverdue(worker.workerId, message);
+}
+
+function deadlineMessage(core: Core, request: Request): string {
+  const tookMs = Math.round(core.options.nowMs() - request.arrivedAtMs);
+  if (isRunning(request))
+    return `the deadline passed while ${request.command} ran, ${tookMs} ms after the request came`;
+  const none = core.pools.get(request.pool)?.workers.size === 0 ? ', which has no ready worker' : '';
+  return `the deadline passed after ${tookMs} ms in the queue of pool ${request.pool}${none}`;
+}

@@ -1,0 +1,83 @@
+import { askAgain } from './caller-ids.ts';
+import { endGivenUp, fail, giveUp, keepIn } from './completion.ts';
+import type { Core } from './core.ts';
+import { isAfter } from './core.ts';
+import { delivery } from './delivery.ts';
+import type { Pool } from './pool.ts';
+import type { Request, RequestError } from './request.ts';
+import { code, refusal } from './request.ts';
+import { isGivenUp, moveRun, runEvents } from './run.ts';
+import { addToAvailable, release, removeFromAvailable, requeue, serveQueue } from './scheduling.ts';
+import type { DispatchWorker, NewWorker } from './worker.ts';
+
+/** A worker has dialled again, to this same agent: what was on its link when that broke has arrived or not. */
+
+/** It has dialled again, to this same agent: what was on its line when that broke has arrived or not. */
+export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: NewWorker): void {
+  const { link, resumed } = next;
+  const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
+  const begunThrough = worker.begunThrough();
+  const lastId = resumed?.last_id ?? 0;
+  const again: Request[] = [];
+  removeFromAvailable(pool, worker);
+  worker.link = link;
+  for (const request of worker.kept.values()) {
+    request.pendingReplays = 0;
+    if (request.delivery === delivery.replaying) askAgain(worker, request);
+  }
+  for (const [linkId, request] of [...worker.running]) {
+    const kept = held.get(linkId);
+    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
+    else {
+      release(core, pool, worker, request);
+      removeFromAvailable(pool, worker);
+      if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
+      else if (kept?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
+      // The worker does not have it: it never came, was given back, or has ended, which nobody may do twice.
+      else if (isAfter(linkId, lastId) || isAfter(linkId, begunThrough)) again.push(request);
+      else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
+      else fail(core, request, lineBroke(worker));
+    }
+  }
+  // What it keeps and nobody here knows of was acknowledged on the line that broke.
+  for (const { id, ended, keep } of held.values()) if (ended && keep && !worker.kept.has(id)) link.ack(id);
+  if (resumed !== null) {
+    worker.counters.completed = resumed.completed;
+    worker.counters.failed = resumed.failed;
+  }
+  worker.paused = next.paused;
+  worker.stalled = false;
+  addToAvailable(pool, worker);
+  requeue(core, pool, again);
+  serveQueue(core, pool);
+}
+
+/** It runs on in the worker. Chunks may have been lost with the line, and only those of named ones are kept. */
+function goOn(core: Core, worker: DispatchWorker, request: Request): void {
+  if (isGivenUp(request)) return worker.link.cancel(request.linkId);
+  // Replays that were asked for on the old line will not come.
+  request.pendingReplays = 0;
+  const isStream = worker.commands.get(request.command)?.streams === true;
+  if (isStream && !request.hasCallerId) return giveUp(core, request, lineBroke(worker));
+  if (isStream) request.mayHaveEmitted = true;
+  const isVoid = request.delivery === delivery.replaying || (isStream && request.delivery === delivery.attached);
+  if (isVoid) askAgain(worker, request);
+}
+
+/** It was given up, and has ended: nobody will ask for what its worker may keep of it. */
+function endedMeanwhile(worker: DispatchWorker, request: Request, isKept: boolean): void {
+  endGivenUp(request, runEvents.answered);
+  if (isKept) worker.link.ack(request.linkId);
+}
+
+/** Its answer was lost with the line, and is kept by the worker. */
+function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
+  moveRun(request, runEvents.answeredAndKept);
+  request.pendingReplays = 0;
+  keepIn(worker, request);
+  if (request.currentSink !== null) askAgain(worker, request);
+}
+
+function lineBroke({ workerId }: DispatchWorker): RequestError {
+  return refusal(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
+}

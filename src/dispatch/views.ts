@@ -1,0 +1,54 @@
+import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
+import type { Core } from './core.ts';
+import type { Pool } from './pool.ts';
+import { queuesOf } from './pool.ts';
+import { isGivenUp } from './run.ts';
+
+/** What is shown of requests; for people and metrics, not for the path of requests. */
+
+export interface PoolStats {
+  readonly queued: number;
+  readonly queuedBytes: number;
+  readonly inFlight: number;
+  /** Requests that the workers there are may run at once. */
+  readonly capacity: number;
+  readonly completed: number;
+  readonly failed: number;
+}
+
+export function statsOf(pool: Pool | undefined): PoolStats {
+  if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, capacity: 0, completed: 0, failed: 0 };
+  const { load, inFlight, capacity, completed, failed } = pool;
+  return { queued: load.requests, queuedBytes: load.bytes, inFlight, capacity, completed, failed };
+}
+
+/** By the first of each worker: they stand in the order in which they were sent. */
+export function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
+  let queuedAtMs = nowMs;
+  let sentAtMs = nowMs;
+  for (const queue of pool === undefined ? [] : queuesOf(pool)) {
+    queuedAtMs = Math.min(queuedAtMs, queue.first()?.arrivedAtMs ?? nowMs);
+  }
+  for (const { running } of pool?.workers ?? []) {
+    const [first] = running.values();
+    if (first !== undefined) sentAtMs = Math.min(sentAtMs, first.sentAtMs);
+  }
+  return { queuedMs: nowMs - queuedAtMs, runningMs: nowMs - sentAtMs };
+}
+
+/** What a worker has, oldest first. */
+export function requestsOf(core: Core, workerId: string): RequestNote[] {
+  return [...(core.workers.get(workerId)?.running.values() ?? [])].map((request) => ({
+    command: request.command,
+    requestId: request.requestId,
+    ageMs: core.options.nowMs() - request.sentAtMs,
+    cancelled: isGivenUp(request),
+    progress: request.progress,
+  }));
+}
+
+/** What the oldest of a worker's requests that reports its progress has last reported. */
+export function progressOf(core: Core, workerId: string): ReportedProgress | null {
+  for (const { progress } of core.workers.get(workerId)?.running.values() ?? []) if (progress !== null) return progress;
+  return null;
+}

@@ -1,0 +1,155 @@
+import { withoutLastLines } from '../domain/why-nothing-starts.ts';
+import { poisonous } from './admission.ts';
+import { newCommandStats } from './command-stats.ts';
+import { end, endGivenUp, fail } from './completion.ts';
+import type { Core } from './core.ts';
+import { isAfter } from './core.ts';
+import { delivery } from './delivery.ts';
+import type { Pool } from './pool.ts';
+import { reattach } from './reattach.ts';
+import type { Request, RequestError } from './request.ts';
+import { code, mayHaveBegun, refusal } from './request.ts';
+import { isGivenUp, moveRun, run, runEvents } from './run.ts';
+import { addToAvailable, removeFromAvailable, requeue, serveQueue } from './scheduling.ts';
+import { noLongerExpected, takeOver } from './takeover.ts';
+import { countUnclaimed } from './unclaimed.ts';
+import type { DispatchWorker, NewWorker, WorkerEnd } from './worker.ts';
+
+/** Workers that come, rest, leave and end, and what becomes of the requests that they had. */
+
+export function addWorker(core: Core, next: NewWorker): void {
+  const { resumed, paused, ...options } = next;
+  const pool = core.pools.get(options.pool);
+  if (pool === undefined) return;
+  const known = core.workers.get(options.workerId);
+  if (known !== undefined) return reattach(core, pool, known, next);
+  const worker: DispatchWorker = {
+    ...options,
+    running: new Map(),
+    kept: new Map(),
+    paused,
+    leaving: false,
+    nextLinkId: 0,
+    payloadBytes: 0,
+    expectedMs: 0,
+    lastAnswerAtMs: 0,
+    stalled: false,
+    freeAt: -1,
+    nextFree: null,
+    previousFree: null,
+  };
+  core.workers.set(worker.workerId, worker);
+  pool.workers.add(worker);
+  pool.capacity += worker.concurrency;
+  for (const command of worker.commands.keys()) {
+    const stats = pool.commands.get(command) ?? newCommandStats();
+    stats.workers += 1;
+    pool.commands.set(command, stats);
+  }
+  if (resumed !== null) takeOver(core, pool, worker, resumed);
+  addToAvailable(pool, worker);
+  noLongerExpected(core, pool, worker.workerId);
+  serveQueue(core, pool);
+}
+
+export function pauseWorker(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined || worker.paused) return;
+  removeFromAvailable(pool, worker);
+  worker.paused = true;
+  if (worker.counters.inFlight === 0) core.options.onIdle(workerId);
+  // Its sessions are anybody's now.
+  serveQueue(core, pool);
+}
+
+export function resumeWorker(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined || !worker.paused) return;
+  worker.paused = false;
+  addToAvailable(pool, worker);
+  serveQueue(core, pool);
+}
+
+export function onLeaving(core: Core, workerId: string): void {
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  removeFromAvailable(pool, worker);
+  worker.leaving = true;
+  serveQueue(core, pool);
+}
+
+export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): void {
+  for (const pool of core.pools.values()) noLongerExpected(core, pool, workerId);
+  const worker = core.workers.get(workerId);
+  const pool = worker === undefined ? undefined : core.pools.get(worker.pool);
+  if (worker === undefined || pool === undefined) return;
+  core.workers.delete(workerId);
+  core.prefetched.delete(worker);
+  pool.workers.delete(worker);
+  removeFromAvailable(pool, worker);
+  pool.capacity -= worker.concurrency;
+  pool.inFlight -= worker.counters.inFlight;
+  worker.counters.inFlight = 0;
+  for (const command of worker.commands.keys()) {
+    const stats = pool.commands.get(command);
+    if (stats === undefined) continue;
+    stats.workers -= 1;
+    if (stats.workers === 0) pool.commands.delete(command);
+  }
+  const unwritten = worker.link.unwritten();
+  const again: Request[] = [];
+  for (const [linkId, request] of worker.running) {
+    if (request.run === run.cancelled) core.deadlines.remove(request);
+    if (isGivenUp(request)) {
+      endGivenUp(request, runEvents.workerLost);
+      continue;
+    }
+    // What began may have done its work: at most once, unless the caller says that it may run again.
+    const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.begunThrough);
+    if (neverBegan) request.attempts -= 1;
+    const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
+    if (crashes > 0) fail(core, request, poisonous(request.command, crashes));
+    else if (neverBegan || (request.idempotent && request.attempts < pool.limits.maxAttempts)) again.push(request);
+    else fail(core, request, workerEnded(worker.workerId, ending));
+  }
+  worker.running.clear();
+  for (const request of worker.kept.values()) loseKept(core, pool, request, workerEnded(workerId, ending));
+  worker.kept.clear();
+  worker.counters.kept = 0;
+  requeue(core, pool, again);
+  serveQueue(core, pool);
+}
+
+/** It was running when its worker crashed. How often it did, if that is too often; else 0. */
+function suspect(core: Core, pool: Pool, request: Request): number {
+  const fingerprint = core.options.fingerprint(request);
+  const nowMs = core.options.nowMs();
+  if (!pool.poison.crashed(fingerprint, nowMs)) return 0;
+  const crashes = pool.poison.crashesOf(fingerprint, nowMs);
+  const which = `request ${request.requestId} (${request.command}, ${request.payloadBytes} bytes)`;
+  core.options.onPoisoned(pool.name, `${which} was running in ${crashes} workers that crashed: refused from now on`);
+  return crashes;
+}
+
+/** A kept answer went with its worker. */
+function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
+  const told = { ...error, mayHaveBegun: mayHaveBegun(request) };
+  moveRun(request, runEvents.workerLost);
+  if (request.delivery === delivery.replaying) return end(core, request, told, null, true);
+  request.endError = error;
+  if (request.delivery !== delivery.detached) return;
+  pool.undeliveredFailures.add(request);
+  countUnclaimed(core, request);
+}
+
+function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
+  const how = withoutLastLines(ending.message);
+  return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
+    workerId,
+    exitReason: ending.reason,
+    mayHaveBegun: true,
+  });
+}
