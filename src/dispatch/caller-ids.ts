@@ -15,7 +15,7 @@ import type { DispatchWorker } from './worker.ts';
  * worker keeps what it said of them until it is acknowledged; docs/delivery.md is the contract.
  */
 
-/** Its caller said so: nobody will ask for it again. */
+/** The caller cancelled the request, so nobody will repeat it. */
 export function cancel(core: Core, request: Request, sink: ResponseSink): void {
   if (request.currentSink !== sink) return;
   giveUp(core, request, refusal(code.cancelled, 'the caller cancelled the request'));
@@ -23,8 +23,8 @@ export function cancel(core: Core, request: Request, sink: ResponseSink): void {
 }
 
 /**
- * The caller's call is over. One that has its answer will not ask again. One whose connection broke may: a request that it
- * named goes on for a while, or its answer is kept.
+ * The caller's call is over. A caller that has read the answer will not repeat the request. A caller whose connection broke may:
+ * if it gave the request an id, the request goes on for `keepMs`, or its answer is kept.
  */
 export function settle(core: Core, request: Request, sink: ResponseSink, delivered: boolean): void {
   if (request.currentSink !== sink) return;
@@ -32,21 +32,21 @@ export function settle(core: Core, request: Request, sink: ResponseSink, deliver
     return giveUp(core, request, refusal(code.cancelled, 'the connection of the caller closed'));
   if (!hasEnded(request)) abandon(core, request);
   else if (delivered) forget(core, request, deliveryEvents.receiptProven);
-  // One that was given up at its deadline is of no use to anybody.
+  // A request that was given up at its deadline is not kept.
   else if (request.run === run.cancelled) forget(core, request, deliveryEvents.evicted);
   else abandon(core, request);
 }
 
-/** Nobody is there for it: it goes on for a while, or its answer is kept. */
+/** The request goes on without a caller for `keepMs`, or its end is kept for that long. */
 function abandon(core: Core, request: Request): void {
   moveDelivery(request, deliveryEvents.sinkLost);
   request.currentSink = null;
-  // Where memory has no room for one that waits, it is new to a caller that asks again, whose connection then holds it.
+  // Without room in memory a waiting request is dropped. A repetition is then a new request, held by its caller's connection.
   if (isWaiting(request) && !core.options.unclaimed.fits(unclaimedBytesOf(request))) {
     return callerGraceExpired(core, request);
   }
   if (hasEnded(request)) dropPayload(core, request);
-  // What it did not read of a stream is wanted by nobody now.
+  // Nobody reads the stream now, so nothing need hold it back.
   setPaused(core, request, false);
   core.deadlines.remove(request);
   countUnclaimed(core, request);
@@ -54,7 +54,7 @@ function abandon(core: Core, request: Request): void {
   boundKept(core, request);
 }
 
-/** Where callers lose many connections, the oldest of what is kept for them goes. */
+/** Evicts the oldest kept ends beyond `keepMax`, so that callers who lose many connections do not fill the memory. */
 function boundKept(core: Core, request: Request): void {
   const pool = core.pools.get(request.pool);
   const worker = core.workers.get(request.workerId);
@@ -72,7 +72,7 @@ function boundKept(core: Core, request: Request): void {
   }
 }
 
-/** The time in which its caller could have come back is over, or it is not kept for so long. */
+/** Nobody repeated the request in time, or there is no room to wait for that. */
 export function callerGraceExpired(core: Core, request: Request): void {
   const isOver = isRunOver(request);
   forget(core, request, deliveryEvents.graceOver);
@@ -80,7 +80,7 @@ export function callerGraceExpired(core: Core, request: Request): void {
     stop(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
 }
 
-/** A request that is known by its name: its answer goes to who asks now. */
+/** A request was repeated by its id: its answer goes to the new sink. */
 export function repeat(
   core: Core,
   pool: Pool,
@@ -92,7 +92,7 @@ export function repeat(
     ? refuseStream(offersStream(pool, request.command), spec)
     : refusal(code.invalidArgument, notTheSame(spec.requestId));
   if (wrong !== undefined) {
-    // The call that has it keeps it.
+    // The earlier call keeps the request.
     sink.error(wrong);
     return undefined;
   }
@@ -101,7 +101,7 @@ export function repeat(
   moveDelivery(request, deliveryEvents.sinkBack);
   request.currentSink = sink;
   claim(core, request);
-  // One that was handed the answer has had its end.
+  // A sink that has received the end gets no second one.
   if (before !== null && !isAnswered) {
     const message = 'another call sent the request again with its request_id, and gets the answer';
     before.error(refusal(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
@@ -112,7 +112,7 @@ export function repeat(
   request.chunksToSkip = 0;
   const worker = core.workers.get(request.workerId);
   if (isRunOver(request) && request.run !== run.kept) {
-    // One that its worker still runs, against its deadline, stays under watch.
+    // Still running past its deadline: keep the timer that reports that.
     if (request.run !== run.cancelled) core.deadlines.remove(request);
     moveDelivery(request, deliveryEvents.ended);
     sink.error(request.endError ?? lostAnswer(request));
@@ -130,7 +130,7 @@ export function repeat(
   return request;
 }
 
-/** By any worker that offers it. */
+/** Whether the command streams, as the first worker that offers it says. */
 function offersStream(pool: Pool, command: string): boolean {
   for (const worker of pool.workers) {
     const offered = worker.commands.get(command);
@@ -151,7 +151,7 @@ export function notTheSame(requestId: string): string {
   return `request_id: expected a new one, or command and payload of the request that has it, got "${requestId}" with others`;
 }
 
-/** What a worker held is known by its checksum alone until its caller brings the payload again. */
+/** Takes the payload from a repetition, if the agent has only its checksum. */
 function supply(request: Request, spec: RequestSpec): void {
   if (request.droppedPayloadCrc32 === null || isRunOver(request)) return;
   request.payload = spec.payload;
@@ -159,7 +159,7 @@ function supply(request: Request, spec: RequestSpec): void {
   request.droppedPayloadCrc32 = null;
 }
 
-/** Has the worker say again what its caller has not got. */
+/** Asks the worker for the answer from its beginning, if the new sink has missed a part of it. */
 export function askAgain(worker: DispatchWorker, request: Request): void {
   if (request.run !== run.kept && !(isRunning(request) && request.mayHaveEmitted)) return;
   moveDelivery(request, deliveryEvents.replayAsked);

@@ -9,21 +9,21 @@ import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run
 import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** How requests end: each once for its caller, whoever says it first; and when they are forgotten. */
+/** How requests end, each once for its caller, and when they are forgotten. */
 
 /** Weight of the newest request in the average run time: about the last ten count. */
 const averageWeight = 0.1;
 
 const { cancelled } = code;
 
-/** Ends a request that no worker answers. */
+/** Ends a request that no worker will answer. */
 export function fail(core: Core, request: Request, failure: RequestError): void {
   const error = { ...failure, mayHaveBegun: mayHaveBegun(request) };
   moveRun(request, runEvents.failed);
   end(core, request, error, null, false);
 }
 
-/** The one end of a request for its caller. `isReplay`: its run was over before, and what it takes now is no time of the command. */
+/** Hands the end to the sink, once. `isReplay`: the run was over before, so the time until now is not the command's. */
 export function end(
   core: Core,
   request: Request,
@@ -58,24 +58,24 @@ export function end(
 }
 
 function failedAfterBegin(request: Request, errorCode: number, ranUs: number): boolean {
-  // Its worker says that this time the command did not begin. Of an answer that it gave up it cannot know.
+  // The worker says that the command did not begin this time. If it has given the answer up (DATA_LOSS), it cannot know.
   const refused = ranUs === 0 && errorCode !== code.dataLoss;
   return refused ? request.attempts > 1 : mayHaveBegun(request);
 }
 
-/** A worker may have it for a long time yet, but nothing of its caller's call is kept for that. */
+/** A worker may still run the request for long. Drops what belongs to the caller's call. */
 function letGo(request: Request): void {
   request.currentSink = null;
   request.payload = nothing;
 }
 
-/** The gRPC status code that its caller was told. */
+/** Returns the gRPC status code that the caller was sent. */
 function hand({ currentSink, workerId }: Request, result: WorkerResult | null): number {
   if (currentSink === null || result === null) return 0;
   return currentSink.result(result.payload, result.content_type, workerId);
 }
 
-/** Ends a request for its caller; a worker that has it is told, and keeps the place until it answers. */
+/** Ends a request for its caller. A worker that has the request is told; its place is free when it answers. */
 export function giveUp(core: Core, request: Request, failure: RequestError): void {
   if (!hasEnded(request)) stop(core, request, failure);
 }
@@ -90,7 +90,7 @@ export function stop(core: Core, request: Request, failure: RequestError): void 
   if (runs) awaitEnd(core, request);
 }
 
-/** Its worker's answer: that of its run, or a replay. */
+/** Ends a request with its worker's answer: the answer of its run, or a replay. */
 export function endByWorker(core: Core, request: Request, result: WorkerResult, isReplay: boolean): void {
   const { error } = result;
   const { workerId } = request;
@@ -100,13 +100,13 @@ export function endByWorker(core: Core, request: Request, result: WorkerResult, 
   end(core, request, refusal(error.code, error.message, { type, traceback, workerId, mayHaveBegun }), result, isReplay);
 }
 
-/** The worker of a request that was given up has it no more. */
+/** A request that was given up has left its worker. */
 export function endGivenUp(request: Request, event: Parameters<typeof moveRun>[1]): void {
   moveRun(request, event);
   moveDelivery(request, deliveryEvents.workerDone);
 }
 
-/** What was given up should have ended in its worker `killAfterMs` after its deadline, if not sooner. */
+/** Watches a request that was given up: its worker should answer within `killAfterMs` after the deadline. */
 export function awaitEnd(core: Core, request: Request): void {
   const killAfterMs = core.pools.get(request.pool)?.limits.killAfterMs ?? 0;
   if (killAfterMs === 0) return moveRun(request, runEvents.unbounded);
@@ -114,7 +114,7 @@ export function awaitEnd(core: Core, request: Request): void {
   arm(core);
 }
 
-/** How it ended is kept for a caller that asks again. */
+/** Keeps how the request ended, for a caller that repeats it. */
 function keepEnd(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
   request.endError = error;
   if (request.delivery !== delivery.detached) return;
@@ -125,14 +125,14 @@ function keepEnd(core: Core, pool: Pool | undefined, request: Request, error: Re
   awaitCaller(core, request);
 }
 
-/** It is kept for so long, and goes on no longer than its deadline. */
+/** Starts the grace: the request is forgotten after `keepMs`, and if it still runs, at its deadline at the latest. */
 export function awaitCaller(core: Core, request: Request): void {
   const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
   core.deadlines.add(request, hasEnded(request) ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
   arm(core);
 }
 
-/** Of a payload that is not needed any more a checksum is kept, to know the request by. */
+/** Drops a payload that is not needed any more, and keeps its checksum to compare repetitions with. */
 export function dropPayload(core: Core, request: Request): void {
   request.droppedPayloadCrc32 ??= core.options.checksum(request.payload);
   request.payload = nothing;
@@ -143,7 +143,7 @@ export function keepIn(worker: DispatchWorker, request: Request): void {
   worker.counters.kept = worker.kept.size;
 }
 
-/** Nobody will ask for it again. */
+/** Nobody will ask for the request again: frees its id, and its worker need not keep the answer. */
 export function forget(core: Core, request: Request, event: Parameters<typeof moveDelivery>[1]): void {
   moveDelivery(request, event);
   const pool = core.pools.get(request.pool);

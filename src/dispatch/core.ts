@@ -8,51 +8,51 @@ import type { DispatchWorker } from './worker.ts';
 /** How one request ended, for the metrics. */
 export interface Outcome {
   readonly pool: string;
-  /** gRPC status code; 0: it was answered. */
+  /** gRPC status code; 0: the caller received a result. */
   readonly code: number;
-  /** At the door: it neither waited nor ran. */
+  /** The request was refused on arrival: it neither waited nor ran. */
   readonly refused: boolean;
   readonly queuedMs: number;
-  /** 0: it never ran. */
+  /** 0: the request never ran. */
   readonly ranMs: number;
 }
 
 export interface DispatchOptions {
   nowMs(): number;
-  /** A worker that takes no new requests has none left. */
+  /** A paused worker has no requests left. */
   onIdle(workerId: string): void;
-  /** A worker has ended as many requests as it was given. */
+  /** A worker has answered as many requests as its `maxRequests`. */
   onBudgetSpent(workerId: string): void;
   onOutcome(outcome: Outcome): void;
-  /** A request failed that a worker had, for another reason than that its caller left. */
+  /** A request failed after it was sent to a worker, and not because its caller left. */
   onFailed(request: Request, error: RequestError): void;
-  /** A worker was told long ago that a request's deadline had passed, and still runs it. */
+  /** A worker still runs a request `killAfterMs` after the request's deadline. */
   onOverdue(workerId: string, message: string): void;
-  /** A request is refused from now on, for the workers that it crashed. */
+  /** From now on a request is refused, because it was running in workers that crashed. */
   onPoisoned(pool: string, message: string): void;
   /** CRC-32 of a payload, as zlib makes it. */
   checksum(payload: Buffer): number;
-  /** The same for requests of one pool that ask the same. */
+  /** Equal for requests of one pool with the same command and payload. */
   fingerprint(request: Pick<RequestSpec, 'command' | 'payload'>): string;
-  /** `expire` wants to be called then, and no earlier time was asked for. */
+  /** Asks for a call of `expire` at this time, which is earlier than any time asked for before. */
   onDeadline(atMs: number): void;
-  /** Counts what is held for callers who have left, towards the node's memory budget. */
+  /** Counts the bytes that are held for callers who have left, towards the node's memory budget. */
   readonly unclaimed: UnclaimedBytes;
 }
 
-/** As much of a memory account as dispatch needs. */
+/** The part of a memory account that dispatch uses. */
 interface UnclaimedBytes {
   fits(bytes: number): boolean;
   add(bytes: number): void;
   give(bytes: number): void;
 }
 
-/** What a worker says at the end of a request; null: no error. */
+/** A worker's answer to a request. */
 export interface WorkerResult {
   readonly payload: Buffer;
   readonly content_type: string;
   readonly error: WorkerError | null;
-  /** Microseconds that it ran; 0: unknown, or it never began. */
+  /** How long the command ran, in microseconds; 0: unknown, or the command never began. */
   readonly ran_us: number;
 }
 
@@ -68,9 +68,9 @@ export interface Core {
   readonly pools: Map<string, Pool>;
   readonly workers: Map<string, DispatchWorker>;
   readonly deadlines: Deadlines;
-  /** Workers with more requests than they may run at once. */
+  /** Workers that have more requests than they may run at once. */
   readonly prefetched: Set<DispatchWorker>;
-  /** When to look at those; infinite: there were none lately. */
+  /** When to look for stalled ones among them; infinite: there were none lately. */
   recallAtMs: number;
   armedAtMs: number;
 }
@@ -86,7 +86,7 @@ export function arm(core: Core): void {
   core.options.onDeadline(atMs);
 }
 
-/** Of numbers that wrap at 2^32, the later one is less than half the way round ahead (RFC 1982). */
+/** Compares link ids, which wrap at 2^32: the later one is less than half the range ahead (RFC 1982). */
 export function isAfter(linkId: number, begunThrough: number | null): boolean {
   return begunThrough !== null && ((linkId - begunThrough) | 0) > 0;
 }

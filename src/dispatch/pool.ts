@@ -18,16 +18,16 @@ export interface PoolLimits {
   readonly maxQueuedRequests: number;
   readonly maxQueuedBytes: number;
   readonly requestTimeoutMs: number;
-  /** How often an idempotent request may be sent. */
+  /** How often an idempotent request may be sent to a worker. */
   readonly maxAttempts: number;
-  /** How long a worker may go on with a request whose deadline passed; 0: for ever. */
+  /** How long a worker may go on with a request after its deadline; 0: without limit. */
   readonly killAfterMs: number;
   readonly poison: PoisonLimits;
   /** Whether requests of one session go to one worker: where it has a place (`hint`), or as long as it lives (`strict`). */
   readonly affinity: 'off' | 'hint' | 'strict';
-  /** How long a named request goes on without its caller, and its answer is kept. */
+  /** How long a request with a caller's id goes on without a caller, and how long its answer is kept. */
   readonly keepMs: number;
-  /** How many such answers one worker keeps. */
+  /** How many answers one worker keeps for callers who have left. */
   readonly keepMax: number;
 }
 
@@ -36,34 +36,34 @@ export interface Pool {
   limits: PoolLimits;
   open: boolean;
   closedBecause: string;
-  /** Closed, and nobody will serve what waits. */
+  /** The pool is closed, and requests that wait are refused too. */
   refusesQueued: boolean;
-  /** Of all queues together. */
+  /** The load of all queues together. */
   readonly load: QueueLoad;
-  /** Those that any worker may take, and those not looked at yet. */
+  /** Requests that any worker may take, and requests that were not looked at yet. */
   readonly queue: Queue;
-  /** Those that wait for one worker (strict affinity), or for any of those that offer their command, while others are free. */
+  /** Requests that wait for one worker (strict affinity) or for a worker that offers their command, while other workers are free. */
   readonly parked: Map<DispatchWorker | string, Queue>;
-  /** Named requests by id, from their arrival until their callers have the answers or nobody asks any more. */
+  /** Requests whose callers gave them an id, from their arrival until they are acknowledged or forgotten. */
   readonly byCallerId: Map<string, Request>;
-  /** Ended without an answer that a worker keeps, and not told to anybody yet; oldest first. */
+  /** Requests that ended with an error which no worker keeps and no caller has received; oldest first. */
   readonly undeliveredFailures: Set<Request>;
-  /** Named requests that one of `expected` may hold. */
+  /** Requests that one of the `expected` workers may hold. */
   readonly waiting: Queue;
-  /** Workers from before that have not dialled in. */
+  /** Workers of an earlier agent that have not dialled in yet. */
   readonly expected: Set<string>;
-  /** Those with a place for a request that begins at once. */
+  /** Workers that can begin another request at once. */
   readonly free: FreeWorkers;
-  /** Those without, that may be sent short requests ahead. */
+  /** Workers that run all they may, and can be sent short requests ahead of their turn. */
   readonly prefetchable: FreeWorkers;
   readonly workers: Set<DispatchWorker>;
-  /** Of each command that one of its workers offers. */
+  /** Statistics of each command that a worker of the pool offers. */
   readonly commands: Map<string, CommandStats>;
   capacity: number;
   inFlight: number;
   completed: number;
   failed: number;
-  /** 0: nothing ran yet. */
+  /** 0: no request has run yet. */
   averageRunMs: number;
   readonly rate: ServiceRate;
   readonly poison: Poison;

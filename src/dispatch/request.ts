@@ -45,39 +45,39 @@ export function refusal(errorCode: number, message: string, more: Partial<Reques
   };
 }
 
-/** What a caller asks. */
+/** A request as its caller sends it. */
 export interface RequestSpec {
   readonly pool: string;
   readonly command: string;
   readonly payload: Buffer;
   readonly contentType: string;
   readonly requestId: string;
-  /** Its caller chose the id, and may ask again by it. */
+  /** The caller chose the id, and may repeat the request by it. */
   readonly hasCallerId: boolean;
   readonly sessionId: string;
   readonly idempotent: boolean;
-  /** Monotonic; infinite: the pool's request.timeout. */
+  /** Monotonic time. Infinite: the pool's request.timeout applies. */
   readonly deadlineMs: number;
-  /** The caller takes many results. */
+  /** The caller accepts a stream of results. */
   readonly streams: boolean;
 }
 
-/** Where a request's answers go. Exactly one of `result` and `error` is called, once, and nothing after it. */
+/** Receives a request's answer. Dispatch calls exactly one of `result` and `error`, once, and nothing after it. */
 export interface ResponseSink {
   chunk(payload: Buffer, contentType: string, workerId: string): void;
   /**
-   * For a caller that streams, after its chunks, with an empty payload unless the command gave one plain value. The gRPC
-   * status code that its caller was told: 0, unless the result could not be handed over.
+   * For a caller that streams, this comes after the chunks; the payload is empty unless the command returned one plain value.
+   * Returns the gRPC status code that the caller was sent: 0, unless the result could not be handed over.
    */
   result(payload: Buffer, contentType: string, workerId: string): number;
   error(error: RequestError): void;
-  /** Where the caller asked for it: how far the command says it is. */
+  /** Present if the caller asked for reports of the command's progress. */
   progress?(report: ReportedProgress): void;
 }
 
-/** One request on its way: made by `submit`, ended by its one answer. */
+/** One request from `submit` until its id is forgotten. `run` and `delivery` are its states; the rest is plain data. */
 export interface Request extends Omit<RequestSpec, 'streams' | 'idempotent' | 'deadlineMs' | 'contentType'> {
-  /** Whom the answer goes to, until its caller's call is over; null: nobody is there. */
+  /** The sink of the latest call that asked for the request, until that call is over; null: there is none. */
   currentSink: ResponseSink | null;
   payload: Buffer;
   contentType: string;
@@ -90,36 +90,36 @@ export interface Request extends Omit<RequestSpec, 'streams' | 'idempotent' | 'd
   run: number;
   /** A state of delivery.ts. */
   delivery: number;
-  /** When it was last sent; 0: not yet. */
+  /** When the request was last sent to a worker; 0: not yet. */
   sentAtMs: number;
   attempts: number;
-  /** The worker that has it. */
+  /** The worker that was last sent the request. */
   workerId: string;
   linkId: number;
-  /** Its caller does not keep up with its chunks. */
+  /** The caller does not keep up, so the worker holds back chunks. */
   paused: boolean;
-  /** What its command last reported of how far it is. */
+  /** The command's latest report of progress. */
   progress: ReportedProgress | null;
-  /** What it adds to its worker's `expectedMs`. */
+  /** The request's share of its worker's `expectedMs`. */
   expectedMs: number;
-  // So that a caller may ask again by the name it gave:
-  /** How it ended, where its worker has no answer of it. */
+  // For callers that repeat the request by its id:
+  /** The error with which the request ended; null: it has not ended, or ended with a result. */
   endError: RequestError | null;
-  /** Chunks have come of it, or may have: another caller needs them from the first. */
+  /** The current run may have emitted chunks, so another sink needs a replay from the first one. */
   mayHaveEmitted: boolean;
-  /** Chunks that its sink was handed. */
+  /** How many chunks `currentSink` has received. */
   chunksDelivered: number;
-  /** Chunks that a replay begins with, and that its sink has already. */
+  /** How many of the next chunks to drop, because `currentSink` has received them before. */
   chunksToSkip: number;
-  /** The metrics have it. */
+  /** The metrics have counted the request. */
   isCounted: boolean;
-  /** What it adds to the bytes that are held for callers who have left: see unclaimed.ts. */
+  /** The request's share of the bytes that are held for callers who have left; see unclaimed.ts. */
   unclaimedBytes: number;
-  /** Replays that were asked for and have not begun: what comes until then is void. */
+  /** Replays that were asked for and have not begun. Chunks that come before they begin are dropped. */
   pendingReplays: number;
-  /** Its payload is not here (its worker has it, or had it): it is known by its CRC-32. */
+  /** CRC-32 of a payload that was dropped, to compare repetitions with; null: `payload` is here. */
   droppedPayloadCrc32: number | null;
-  // Places in one of its pool's queues and in its deadline's list.
+  // Links of the queue that the request is in, and of the list of its deadline.
   queue: Queue | null;
   nextQueued: Request | null;
   previousQueued: Request | null;
@@ -175,15 +175,15 @@ export function newRequest(
   };
 }
 
-/** `attempts` counts the sendings of which it is not known that the command did not begin. */
+/** `attempts` counts how often the request was sent, without the times after which the command is known not to have begun. */
 export function mayHaveBegun(request: Request): boolean {
-  // One that waits for workers of an earlier agent may be running in one of them.
+  // A request that waits for workers of an earlier agent may be running in one of them.
   return request.run === run.awaitingEarlierWorkers || request.attempts > 0;
 }
 
 /**
- * A caller whose connection breaks before it has read the answer may ask again by the name it gave, and a command that may
- * have begun must not begin anew: the end of such a request is remembered until it is known to be read.
+ * Whether the end of a request is remembered until the caller is known to have read it. If the caller's connection breaks before,
+ * the caller may repeat the request, and a command that may have begun must not begin again.
  */
 export function needsReceipt(request: Request): boolean {
   return request.hasCallerId && (request.run === run.kept || request.attempts > 0);

@@ -10,9 +10,9 @@ import { code, refusal } from './request.ts';
 import { isGivenUp, isRunning, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** Which worker gets which request, and what comes back from one that could not begin it. */
+/** Chooses the worker for each request, and takes back requests that a worker has not begun. */
 
-/** A worker that has answered nothing for so long is asked for what waits in it. */
+/** A worker that has answered nothing for this long is asked to give back the requests that wait in it. */
 const recallAfterMs = 10;
 
 export function unknownCommand(pool: Pool, command: string): RequestError {
@@ -24,8 +24,8 @@ export function unknownCommand(pool: Pool, command: string): RequestError {
 }
 
 /**
- * Gives waiting requests to workers, first come first served. While a worker is free, a request that it cannot take is parked
- * with its like, so that none keeps the next ones from being looked at, and none is looked at again in vain.
+ * Gives waiting requests to workers, first come first served. While a worker is free, a request that the worker cannot take is
+ * parked with others of its kind, so that it does not block the next ones and is not looked at again in vain.
  */
 export function serveQueue(core: Core, pool: Pool): void {
   for (;;) {
@@ -49,7 +49,7 @@ export function serveQueue(core: Core, pool: Pool): void {
   }
 }
 
-/** The one that came first of those parked ones that a worker can take now. */
+/** The oldest parked request that a worker can take now. */
 function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker } | null {
   let found: { request: Request; worker: DispatchWorker } | null = null;
   for (const [lane, queue] of pool.parked) {
@@ -64,11 +64,11 @@ function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker }
         break;
       }
       if (pool.workers.size > 0 && !pool.commands.has(request.command)) {
-        // The last worker that offered it has gone: it is refused where the queue is served.
+        // The last worker that offered the command has gone. `serveQueue` refuses the request.
         queue.remove(request);
         pool.queue.unshift(request);
       } else if (laneOf(pool, request) === lane) break;
-      // Its session has another worker by now.
+      // The session has another worker by now.
       else park(pool, request);
     }
   }
@@ -86,14 +86,14 @@ function park(pool: Pool, request: Request): void {
   queue.push(request);
 }
 
-/** What it waits for. */
+/** What a parked request waits for: one worker, or any that offers the command. */
 function laneOf(pool: Pool, request: Request): DispatchWorker | string {
   const { affinity } = pool.limits;
   const own = affinity === 'strict' && request.sessionId !== '' ? sessionsWorker(pool, request) : null;
   return own ?? request.command;
 }
 
-/** One with a place for it, or else one where it need not wait for long. */
+/** A worker that can begin the request at once, or else one in which it waits only briefly. */
 export function workerFor(
   pool: Pool,
   spec: Pick<RequestSpec, 'command' | 'payload' | 'sessionId'>,
@@ -110,7 +110,7 @@ export function workerFor(
   return worker.commands.get(command)?.isAsync === false ? worker : null;
 }
 
-/** The worker that has the session, while it takes requests. */
+/** The session's worker, if it still takes requests. */
 function sessionsWorker(
   pool: Pool,
   { command, sessionId }: Pick<RequestSpec, 'command' | 'sessionId'>,
@@ -122,7 +122,7 @@ function sessionsWorker(
   return null;
 }
 
-/** Workers of one pool nearly always offer the same; they differ while a new version of the application comes in. */
+/** Workers of one pool offer the same commands, except while a new version of the application rolls out. */
 function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
   const first = pool.free.first();
   if (first === null || first.commands.has(command)) return first;
@@ -130,7 +130,7 @@ function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
   return null;
 }
 
-/** Puts a worker where `workerFor` finds it, by what it has now; of equals, behind those that wait there already. */
+/** Lists a worker for `workerFor`, by its number of requests; among equals it comes first or last. */
 export function addToAvailable(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
   const { inFlight } = worker.counters;
   if (worker.paused || worker.leaving) return;
@@ -141,7 +141,7 @@ export function addToAvailable(pool: Pool, worker: DispatchWorker, where: 'first
 }
 
 export function removeFromAvailable(pool: Pool, worker: DispatchWorker): void {
-  // Each forgets only what it has.
+  // `remove` ignores workers that are not listed.
   if (worker.counters.inFlight < worker.concurrency) pool.free.remove(worker);
   else pool.prefetchable.remove(worker);
 }
@@ -184,7 +184,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
   if (request.paused) worker.link.pause(linkId);
 }
 
-/** A plain call has no place for the results of a command that streams. */
+/** A plain call cannot take the results of a command that streams. */
 export function refuseStream(
   commandStreams: boolean,
   { command, streams }: Pick<RequestSpec, 'command' | 'streams'>,
@@ -194,7 +194,7 @@ export function refuseStream(
   return refusal(code.invalidArgument, message);
 }
 
-/** A deadline that 32 bits cannot hold is kept by dispatch alone: 0 tells the worker of none. */
+/** 0 means no deadline: one that 32 bits cannot hold is enforced by dispatch alone. */
 function linkTimeout(ms: number): number {
   return ms > 0xffff_ffff ? 0 : Math.max(1, Math.ceil(ms));
 }
@@ -224,12 +224,12 @@ export function release(core: Core, pool: Pool, worker: DispatchWorker, request:
   pool.inFlight -= 1;
   worker.payloadBytes -= request.payloadBytes;
   if (request.run === run.cancelled) core.deadlines.remove(request);
-  // The sum of many fractions drifts: nothing is exactly nothing.
+  // A sum of many fractions drifts, so an idle worker is reset to 0.
   worker.expectedMs = counters.inFlight === 0 ? 0 : worker.expectedMs - request.expectedMs;
   if (counters.inFlight <= worker.concurrency) core.prefetched.delete(worker);
 }
 
-/** A worker has more than it may run: if it gets stuck, the rest is asked back. */
+/** A worker has more requests than it may run. If it stalls, it is asked to give the others back. */
 export function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
   if (core.prefetched.has(worker)) return;
   core.prefetched.add(worker);
@@ -273,12 +273,12 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
   serveQueue(core, pool);
 }
 
-/** Back to the front of the queue, in the order in which they came. */
+/** Puts requests back to the front of the queue, in their order of arrival. */
 export function requeue(core: Core, pool: Pool, requests: Request[]): void {
   for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
     moveRun(request, runEvents.returned);
     if (request.droppedPayloadCrc32 !== null) {
-      // Nobody here knows its payload, and nobody who does has asked: to whoever asks again it is new.
+      // The payload is not here, and no caller has brought it again. A repetition is a new request.
       moveRun(request, runEvents.failed);
       core.deadlines.remove(request);
       forget(core, request, deliveryEvents.evicted);
