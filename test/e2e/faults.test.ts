@@ -221,8 +221,9 @@ broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: {
 });
 
 test('a worker that never attaches is a failed start', async () => {
+  // Long enough for Python to start and to print on a busy host.
   await start(`
-slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 700ms } }
+slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 3s } }
 `);
   await until(() => agent.output().includes('start_timeout'), 'the start timeout', agent.output);
   await until(async () => {
