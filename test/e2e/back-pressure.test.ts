@@ -13,6 +13,7 @@ import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
 import { python, root, startAgent, until, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
+import { scrape } from './http.ts';
 
 // Who does not read is not written to without end: the agent's memory stays within its bounds, and others are served.
 
@@ -49,7 +50,7 @@ async function peakRss(pid: number, during: Promise<unknown>): Promise<number> {
 }
 
 async function outcomes(http: string): Promise<Record<string, number>> {
-  const text = await (await fetch(`http://${http}/metrics`)).text();
+  const text = await scrape(http);
   const found = text.matchAll(/^pitwarden_requests_total\{pool="octets",outcome="(\w+)"\} (\d+)$/gm);
   const counts = [...found].map(([, outcome = '', count]) => [outcome, Number(count)] as const);
   return Object.fromEntries(counts.filter(([, count]) => count > 0));
@@ -261,7 +262,7 @@ test('all that others can make an agent hold, at once, stays within what ARCHITE
     );
   })();
   const peak = await peakRss(pid, load);
-  const metrics = await (await fetch(`http://${http}/metrics`)).text();
+  const metrics = await scrape(http);
   const used = (side: string) =>
     Number(new RegExp(`budget_used_bytes\\{side="${side}"\\} (\\d+)`).exec(metrics)?.[1]) / mib;
   // Whatever became of the others: requests whose callers left, and what is being written to workers that read nothing.
@@ -347,7 +348,7 @@ function octets(size: number): object {
 
 /** Requests that the agent has taken and not answered. */
 async function held(http: string, pool = 'octets'): Promise<number> {
-  const text = await (await fetch(`http://${http}/metrics`)).text();
+  const text = await scrape(http);
   const counts = [...text.matchAll(/^pitwarden_(?:queue_depth|in_flight)\{pool="(\w+)"\} (\d+)$/gm)];
   return counts.reduce((sum, [, name, count]) => sum + (name === pool ? Number(count) : 0), 0);
 }

@@ -17,6 +17,7 @@ import {
 } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect, retrying } from './grpc.ts';
+import { scrape } from './http.ts';
 
 let agent: TestAgent;
 let client: Connection;
@@ -132,7 +133,7 @@ test('a crash, an exit and an exception are told apart', async () => {
     told: { exit_reason: 'exit_code', message: expect.stringContaining('code 7') },
   });
   await untilReady(agent, 'faults', 1);
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="signal"} 1');
   expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="exit_code"} 1');
 });
@@ -162,7 +163,7 @@ test('the reason of an end is the same word in log, event, metric and answer', a
     () => seen,
   );
   expect(JSON.parse(event)).toMatchObject({ kind: 'worker_exited', reason: 'signal', signal: 'SIGABRT' });
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   expect(metrics).toContain('pitwarden_worker_exits_total{pool="faults",reason="signal"} 1');
   events.kill();
 });
@@ -215,7 +216,7 @@ broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: {
     expect(ms).toBeGreaterThanOrEqual(100 * 2 ** index);
     expect(ms).toBeLessThanOrEqual(200 * 2 ** index);
   }
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   const starts = Number(/pitwarden_worker_starts_total\{pool="broken"\} (\d+)/.exec(metrics)?.[1]);
   expect(starts).toBeLessThanOrEqual(waits().length + 1);
 });
@@ -341,7 +342,7 @@ test("gRPC's own retry policy repeats what surely has not begun, and nothing els
     expect(failed.sort()).toEqual([0, 1]);
     await client.control('DrainPool', { pool: 'faults' });
     const told = policy.execute('faults', 'sleep', [0]);
-    const metrics = async () => (await fetch(`http://${agent.http}/metrics`)).text();
+    const metrics = async () => scrape(agent.http);
     await until(
       async () => /pitwarden_requests_total\{pool="faults",outcome="unavailable"\} [2-9]/.test(await metrics()),
       'the refusal',

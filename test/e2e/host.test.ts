@@ -22,6 +22,7 @@ import {
 } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
+import { get } from './http.ts';
 
 // What the host does to an agent: limits, signals, output that nobody reads, a disk that hangs.
 
@@ -67,7 +68,7 @@ test('an agent with few descriptors keeps its workers, whoever holds connections
   await untilReady(agent, 'faults', 2);
   expect((await client.execute('faults', 'leak', [1])).workerId).not.toBe(first?.worker_id);
   expect(openFiles()).toBeLessThan(300);
-  expect((await fetch(`http://${agent.http}/readyz`)).status).toBe(200);
+  expect((await get(agent.http, '/readyz')).status).toBe(200);
 
   await agent.cli('drain', '--node');
   await agent.cli('scale', 'faults', '70');
@@ -184,7 +185,7 @@ test('a runtime directory that is taken away is made again, and /readyz says so 
   await client.execute('faults', 'leak', [1]);
   const directory = join(agent.dir, 'run');
   const readyz = async () => {
-    const response = await fetch(`http://${agent.http}/readyz`);
+    const response = await get(agent.http, '/readyz');
     return `${response.status} ${await response.text()}`;
   };
 

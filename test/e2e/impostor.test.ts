@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent, WorkerView } from './agent.ts';
 import { python, root, startAgent, until, untilReady } from './agent.ts';
+import { scrape } from './http.ts';
 
 // A worker of pool a that wants to answer the callers of pool b.
 
@@ -21,7 +22,7 @@ async function call(name: string, command: string, args: object = {}): Promise<s
 const attach = (token: string) => call('a', 'attach', { worker_id: victim.worker_id, token });
 
 async function refusals(reason: string): Promise<number> {
-  const text = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const text = await scrape(agent.http);
   return Number(new RegExp(`^pitwarden_link_refusals_total\\{reason="${reason}"\\} (\\d+)$`, 'm').exec(text)?.[1]);
 }
 

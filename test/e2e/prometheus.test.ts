@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { needs } from '../needs.ts';
 import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import { scrape } from './http.ts';
 
 // docs/metrics.md answers questions by queries: here a real Prometheus answers them.
 
@@ -81,13 +82,13 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples} }
   });
 
   test('promtool finds nothing in what a running agent says', async () => {
-    const body = await (await fetch(`http://${agent.http}/metrics`)).text();
+    const body = await scrape(agent.http);
     const checked = spawnSync('promtool', ['check', 'metrics'], { input: body, encoding: 'utf8' });
     expect(checked).toMatchObject({ status: 0, stdout: '', stderr: '' });
   });
 
   test('docs/metrics.md names every series that there is', async () => {
-    const body = await (await fetch(`http://${agent.http}/metrics`)).text();
+    const body = await scrape(agent.http);
     const names = [...body.matchAll(/^# TYPE (pitwarden_\w+)/gm)].map(([, name = '']) => name);
     expect(names.length).toBeGreaterThan(30);
     for (const name of names.filter((each) => !each.startsWith('pitwarden_agent_')))

@@ -3,6 +3,7 @@ import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
+import { scrape } from './http.ts';
 
 let agent: TestAgent;
 let client: Connection;
@@ -42,7 +43,7 @@ text:
   expect([...answeredBy.values()].reduce((sum, count) => sum + count, 0)).toBe(10_000);
   // Budgets are at most 500, so 10,000 requests need at least 10 generations, unless replacing them took all the time.
   expect(answeredBy.size).toBeGreaterThan(4);
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   expect(metrics).toMatch(/pitwarden_worker_recycles_total\{pool="text",reason="request_budget"\} [1-9]/);
   expect(metrics).toContain('pitwarden_requests_total{pool="text",outcome="ok"} 10000');
 });

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { examples, python, root, runProcess, startAgent, until, untilReady } from './agent.ts';
+import { get, scrape } from './http.ts';
 
 let agent: TestAgent;
 
@@ -73,20 +74,20 @@ print(json.dumps({family.name: sorted({k for s in family.samples for k in s.labe
 });
 
 test('/healthz and /readyz say how it is; other paths say what there is', async () => {
-  expect(await get('/healthz')).toEqual([200, 'ok\n']);
-  expect(await get('/readyz')).toEqual([200, 'ready\n']);
-  expect((await get('/nothing'))[0]).toBe(404);
+  expect(await answerOf('/healthz')).toEqual([200, 'ok\n']);
+  expect(await answerOf('/readyz')).toEqual([200, 'ready\n']);
+  expect((await answerOf('/nothing'))[0]).toBe(404);
   await agent.cli('drain', '--node');
-  expect(await get('/readyz')).toEqual([503, 'node is draining\n']);
+  expect(await answerOf('/readyz')).toEqual([503, 'node is draining\n']);
   await agent.cli('resume');
-  expect(await get('/readyz')).toEqual([200, 'ready\n']);
+  expect(await answerOf('/readyz')).toEqual([200, 'ready\n']);
 });
 
 async function metrics(): Promise<string> {
-  return (await fetch(`http://${agent.http}/metrics`)).text();
+  return scrape(agent.http);
 }
 
-async function get(path: string): Promise<[number, string]> {
-  const response = await fetch(`http://${agent.http}${path}`);
+async function answerOf(path: string): Promise<[number, string]> {
+  const response = await get(agent.http, path);
   return [response.status, await response.text()];
 }

@@ -11,6 +11,7 @@ import { processesOf, python, root, runProcess, startAgent, until, untilLogged, 
 import { connectDeaf } from './deaf-caller.ts';
 import type { Answer, Connection } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
+import { scrape } from './http.ts';
 
 // The agent is killed, and another one started in its folder: it takes over what lives.
 
@@ -109,7 +110,7 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
     before.map(({ started_at_ms: at }) => Math.round(at / 100)).sort(),
   );
   await untilLogged(agent, /workers of an earlier agent: 3 adopted, 0 ended/);
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   expect(metrics).toContain('pitwarden_adoptions{outcome="adopted"} 3');
   // Pings and memory.
   await until(
@@ -462,7 +463,7 @@ test('a ledger that cannot be written stops new starts, says so, and leaves what
   );
   expect(pidsOf(await untilReady(agent, 'p', 1))).toEqual([first?.pid]);
   expect((await client.execute('p', 'once', [join(agent.dir, 'runs')])).value).toBeTypeOf('string');
-  const metrics = await (await fetch(`http://${agent.http}/metrics`)).text();
+  const metrics = await scrape(agent.http);
   expect(metrics).toContain('pitwarden_starts_blocked 1');
   rmSync(join(stateDir(), 'ledger'));
   renameSync(join(stateDir(), 'elsewhere'), join(stateDir(), 'ledger'));
