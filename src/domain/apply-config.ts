@@ -40,7 +40,7 @@ function add(draft: Draft, config: PoolConfig): void {
     config,
     fingerprint,
     launch: launchFingerprint(config),
-    good: null,
+    lastGoodConfig: null,
     startFailures: 0,
     quarantine: '',
     roll: null,

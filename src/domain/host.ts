@@ -47,7 +47,7 @@ function reservedBytes(draft: Draft): number {
 export function hostSampled(draft: Draft, availableBytes: number): void {
   const { host } = draft.node;
   const low = host.floorBytes > 0 && availableBytes < host.floorBytes;
-  const enough = low ? {} : { reliefs: 0 };
+  const enough = low ? {} : { pressureRecycles: 0 };
   setHost(draft, { availableBytes, lowSamples: low ? host.lowSamples + 1 : 0, ...enough });
   if (!low || host.lowSamples > 0) return;
   const message = `${availableBytes} bytes available, memory_floor ${host.floorBytes}: workers are stopped before their replacements start`;
@@ -73,8 +73,8 @@ function relieve(draft: Draft): void {
   if (nowMs < host.nextReliefAtMs) return;
   const leaker = largestLeaker(draft);
   if (leaker === undefined) return;
-  const waitMs = Math.min(reliefWaitMs.most, reliefWaitMs.least * 2 ** host.reliefs);
-  setHost(draft, { reliefs: host.reliefs + 1, nextReliefAtMs: nowMs + waitMs });
+  const waitMs = Math.min(reliefWaitMs.most, reliefWaitMs.least * 2 ** host.pressureRecycles);
+  setHost(draft, { pressureRecycles: host.pressureRecycles + 1, nextReliefAtMs: nowMs + waitMs });
   const grown = grownBytes(leaker);
   becomeDue(
     draft,

@@ -246,8 +246,8 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
 /** A changed config with which no worker comes up is given up, for the last one with which some did. */
 function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
   const pool = draft.pools.get(worker.pool);
-  if (pool === undefined || pool.good === null || pool.quarantine !== '') return;
-  if (worker.launch !== pool.launch || pool.good.launch === pool.launch) return;
+  if (pool === undefined || pool.lastGoodConfig === null || pool.quarantine !== '') return;
+  if (worker.launch !== pool.launch || pool.lastGoodConfig.launch === pool.launch) return;
   const startFailures = pool.startFailures + 1;
   const given = startFailures >= pool.config.restart.quarantineAfter;
   const quarantine = given ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
@@ -265,8 +265,9 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
   const current = forgiveStarts(draft, pool, worker.slot);
   if (worker.launch !== current.launch) return;
   const { config, fingerprint, launch } = current;
-  const isNew = current.good?.config !== config || current.quarantine !== '';
-  if (isNew) putPool(draft, current, { good: { config, fingerprint, launch }, startFailures: 0, quarantine: '' });
+  const isNew = current.lastGoodConfig?.config !== config || current.quarantine !== '';
+  if (isNew)
+    putPool(draft, current, { lastGoodConfig: { config, fingerprint, launch }, startFailures: 0, quarantine: '' });
   if (current.quarantine === '') return;
   const message = 'a worker started with the newest config after all: it is used again';
   record(draft, { kind: 'pool_changed', pool: current.name, reason: 'config', message });

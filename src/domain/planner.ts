@@ -74,7 +74,7 @@ function isWithdrawn({ due, fingerprint }: Worker, pool: Pool): boolean {
 }
 
 function isUpToDate(fingerprint: string, pool: Pool): boolean {
-  return fingerprint === (pool.quarantine === '' ? pool : pool.good)?.fingerprint;
+  return fingerprint === (pool.quarantine === '' ? pool : pool.lastGoodConfig)?.fingerprint;
 }
 
 /** A worker whose turn it is in a roll becomes due only now: until then the roll may be paused or aborted. */

@@ -374,7 +374,7 @@ function mayEnter(draft: Draft, wake: Wake): boolean {
 
 /** What workers are started with: the pool's config, or the last good one while that is in quarantine. */
 function launchOf(pool: Pool): Pick<Pool, 'config' | 'fingerprint' | 'launch'> {
-  return pool.quarantine !== '' && pool.good !== null ? pool.good : pool;
+  return pool.quarantine !== '' && pool.lastGoodConfig !== null ? pool.lastGoodConfig : pool;
 }
 
 function born(draft: Draft, pool: Pool, slot: Slot): Worker {

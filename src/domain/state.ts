@@ -51,7 +51,7 @@ export interface Host {
   /** Samples in a row below the floor. */
   readonly lowSamples: number;
   /** Workers replaced to give memory back since the host last had enough, and when the next one may be. */
-  readonly reliefs: number;
+  readonly pressureRecycles: number;
   readonly nextReliefAtMs: number;
 }
 
@@ -62,7 +62,7 @@ export interface Pool {
   /** The same of all that a start depends on. */
   readonly launch: string;
   /** The last config with which a worker became ready; null: none has yet. */
-  readonly good: Pick<Pool, 'config' | 'fingerprint' | 'launch'> | null;
+  readonly lastGoodConfig: Pick<Pool, 'config' | 'fingerprint' | 'launch'> | null;
   /** Failed starts in a row with a config that is not the good one. */
   readonly startFailures: number;
   /** Why its config was given up for the good one; empty: it was not. */
@@ -291,7 +291,14 @@ export function initialState(): State {
       stoppingSinceMs: 0,
       configError: '',
       restartNeeded: [],
-      host: { floorBytes: 0, availableBytes: 0, nextSampleAtMs: 0, lowSamples: 0, reliefs: 0, nextReliefAtMs: 0 },
+      host: {
+        floorBytes: 0,
+        availableBytes: 0,
+        nextSampleAtMs: 0,
+        lowSamples: 0,
+        pressureRecycles: 0,
+        nextReliefAtMs: 0,
+      },
       ledger: { error: '', nextTryAtMs: 0 },
       leftovers: new Map(),
     },
