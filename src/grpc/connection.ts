@@ -8,7 +8,7 @@ export interface Connection {
   /** Bytes of answers that its other side has not taken yet. */
   unreadBytes: number;
   /** Answers to named requests that were written and are not proven to be read; undefined: there were none yet. */
-  receipts: Receipts<Asked> | undefined;
+  receipts: Receipts<UnprovenAnswer> | undefined;
   /** Payloads of those requests, which count towards the node's budget too. */
   unprovenBytes: number;
   /** What the agent holds for it; undefined: its server has no budget, or no call was made yet. */
@@ -24,9 +24,9 @@ export interface Connection {
 }
 
 /** A request, and the caller that it was answered to. */
-export interface Asked {
+export interface UnprovenAnswer {
   readonly request: Request;
-  readonly answers: ResponseSink;
+  readonly sink: ResponseSink;
   /** What of its payload is still held. */
   readonly payloadBytes: number;
   /** That, and the rest of the request. */

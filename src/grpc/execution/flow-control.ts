@@ -1,0 +1,74 @@
+import type { RequestError } from '../../dispatch/request.ts';
+import { code, refusal } from '../../dispatch/request.ts';
+import type { CallUnread, Connection } from '../connection.ts';
+import { unreadOfCall } from '../connection.ts';
+import type { MemoryAccount } from '../memory-budget.ts';
+import type { ExecutionSource } from './source.ts';
+
+/** What one chunk or result costs beside its payload: some 300 bytes as objects, and what is around it on the connection. */
+export const overheadBytes = 512;
+/** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
+const pauseAboveBytes = 1024 * 1024;
+const resumeBelowBytes = 256 * 1024;
+
+/** What one call's caller has not taken yet. */
+export interface Unread extends Omit<CallUnread, 'tryAdd'> {
+  /** So much that the workers that make more of it should wait; `onLittle` is called when they may go on. */
+  isMuch(): boolean;
+}
+
+export function createUnread(connection: Connection, onLittle: () => void): Unread {
+  const unread = unreadOfCall(connection);
+  let waits = false;
+  return {
+    get bytes() {
+      return unread.bytes;
+    },
+    add: unread.add,
+    taken: (bytes) => {
+      unread.taken(bytes);
+      if (!waits || unread.bytes > resumeBelowBytes) return;
+      waits = false;
+      onLittle();
+    },
+    forget: unread.forget,
+    isMuch: () => {
+      if (unread.bytes > pauseAboveBytes) waits = true;
+      return waits;
+    },
+  };
+}
+
+/** A connection that takes no answers is given no more of them. */
+export function refuseUnread(source: ExecutionSource, { unreadBytes }: Connection): RequestError | undefined {
+  if (unreadBytes < source.unreadMaxBytes) return undefined;
+  return readsTooSlowly(source, unreadBytes, '');
+}
+
+export function refuseAnswer(
+  source: ExecutionSource,
+  { unreadBytes, memory }: Connection,
+  payload: Buffer,
+  workerId: string,
+): RequestError | undefined {
+  if (payload.length > source.payloadMaxBytes) {
+    const message = `result: expected at most ${source.payloadMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
+    return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: true });
+  }
+  const would = unreadBytes + payload.length;
+  if (memory !== undefined && !memory.fits(payload.length)) return noRoom(memory, payload.length, workerId);
+  // One answer alone may be as large as any message.
+  return unreadBytes > 0 && would > source.unreadMaxBytes ? readsTooSlowly(source, would, workerId) : undefined;
+}
+
+export function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
+  const share = "no more than its share of the agent's memory (message.budget)";
+  const message = `connection: expected it to use ${share}, got ${bytes} bytes in addition to the ${usedBytes} that it uses`;
+  return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
+}
+
+function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
+  const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
+  const message = `connection: expected ${most} of unread sink, got ${unreadBytes}`;
+  return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
+}

@@ -1,0 +1,68 @@
+import type { RequestError, RequestSpec } from '../../dispatch/request.ts';
+import { code, refusal } from '../../dispatch/request.ts';
+import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
+import { compact } from '../compact.ts';
+import { UnreadableMessage } from '../proto.ts';
+import type { ExecuteMessage, ExecutionSource } from './source.ts';
+
+const contentTypes: readonly string[] = [
+  '',
+  'application/json',
+  'application/octet-stream',
+  'application/vnd.pitwarden.arguments+json',
+];
+
+export interface CheckedSpec extends RequestSpec {
+  /** The caller wants to know what its command reports of its progress. */
+  readonly reports: boolean;
+}
+
+/** Checks what a caller sent; what it means for pool and command dispatch says. */
+export function requestSpecOf(
+  source: ExecutionSource,
+  message: ExecuteMessage | UnreadableMessage | null,
+  deadlineMs: number,
+  streams: boolean,
+): CheckedSpec | RequestError {
+  if (message instanceof UnreadableMessage) return refusal(code.invalidArgument, message.problem);
+  if (message === null || message.pool === '')
+    return refusal(code.invalidArgument, 'pool: expected a name, got nothing');
+  if (message.command === '') return refusal(code.invalidArgument, 'command: expected a name, got nothing');
+  if (message.payload.length > source.payloadMaxBytes) {
+    const most = `at most ${source.payloadMaxBytes} bytes (message.max_bytes)`;
+    return refusal(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
+  }
+  if (!contentTypes.includes(message.content_type)) {
+    const wanted = contentTypes.filter((type) => type !== '').join(' or ');
+    return refusal(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);
+  }
+  if (message.progress && !streams) {
+    const wanted = 'expected false in Execute, which has no place for reports (ExecuteStream and Submit have)';
+    return refusal(code.invalidArgument, `progress: ${wanted}, got true`);
+  }
+  for (const name of ['request_id', 'session_id'] as const) {
+    const bytes = Buffer.byteLength(message[name]);
+    if (bytes > requestIdMaxBytes) {
+      return refusal(code.invalidArgument, `${name}: expected at most ${requestIdMaxBytes} bytes, got ${bytes}`);
+    }
+  }
+  return {
+    pool: message.pool,
+    command: message.command,
+    payload: compact(message.payload),
+    contentType: message.content_type,
+    requestId: message.request_id === '' ? source.newRequestId() : message.request_id,
+    hasCallerId: message.request_id !== '',
+    sessionId: message.session_id,
+    idempotent: message.idempotent,
+    deadlineMs,
+    streams,
+    reports: message.progress,
+  };
+}
+
+/** grpc-js gives a date, or infinity where the caller set none. */
+export function deadlineOf(source: ExecutionSource, deadline: Date | number): number {
+  const unixMs = deadline instanceof Date ? deadline.getTime() : deadline;
+  return Number.isFinite(unixMs) ? source.toMonotonicMs(unixMs) : Number.POSITIVE_INFINITY;
+}
