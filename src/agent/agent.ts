@@ -1,49 +1,31 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { resolve } from 'node:path';
 import type { Config } from '../config/load.ts';
-import { limitsOf } from '../dispatch/limits.ts';
 import type { NodeConfig } from '../domain/config.ts';
 import type { State } from '../domain/state.ts';
-import { addApi, afterStart } from '../grpc/api.ts';
 import type { ControlSource, Listener } from '../grpc/control/service.ts';
-import { controlService } from '../grpc/control/service.ts';
-import type { NodeFacts, Recorded } from '../grpc/control/view.ts';
-import { executionService } from '../grpc/execution/service.ts';
-import { createMemoryBudget } from '../grpc/memory-budget.ts';
 import { unixAddress } from '../grpc/unix-address.ts';
-import { systemClock } from '../os/clock.ts';
 import { descriptorLimit } from '../os/descriptors.ts';
-import { tasksOfAll } from '../os/process/resource-limits.ts';
 import { holdSpares } from '../os/spare-descriptors.ts';
 import type { LentSocket } from '../os/systemd.ts';
-import { createExits } from '../telemetry/exit-history.ts';
-import { startHttp } from '../telemetry/http.ts';
 import type { Log } from '../telemetry/log.ts';
-import { createMetrics } from '../telemetry/metrics.ts';
-import { createSampleFailures } from '../telemetry/sample-failures.ts';
-import { version } from '../version.ts';
-import { logStacksAtShutdown } from '../workers/evidence.ts';
-import type { WorkerHandle } from '../workers/handle.ts';
-import type { WorkerParts } from '../workers/parts.ts';
 import { adoptedOf, leftoversOf, reapLeftovers, reportAdoption } from '../workers/restore.ts';
-import { createWorkers } from '../workers/workers.ts';
+import { controlSource } from './control-source.ts';
+import type { Core } from './core.ts';
+import { createCore } from './core.ts';
 import { createDeferred } from './deferred.ts';
 import { createDescriptorCheck, planDescriptors, workersConfigured, workersExpected } from './descriptor-plan.ts';
-import { carryOut } from './effects.ts';
+import type { TcpAddresses } from './exposure.ts';
 import { exposureWarnings } from './exposure.ts';
 import { handOver } from './handover.ts';
+import type { Host } from './host.ts';
 import { openHost } from './host.ts';
-import { serveWorkers } from './link.ts';
-import { createLoop, loopHealth } from './loop.ts';
 import type { Opened } from './opened.ts';
-import { isFullyReady, readiness } from './readiness.ts';
-import { createAgentDispatch } from './requests.ts';
-import { watchRuntime } from './runtime-watch.ts';
+import { isFullyReady } from './readiness.ts';
 import { createServers } from './servers.ts';
 import type { Ending } from './shutdown.ts';
 import { shutDown } from './shutdown.ts';
-import { createSubscribers } from './subscribers.ts';
+import { openSurfaces } from './surfaces.ts';
 
 /** A running agent. */
 export interface Agent {
@@ -71,8 +53,8 @@ export interface Agent {
 }
 
 /**
- * Joins the parts, each from finished ones: the loop decides, effects.ts has it carried out, and links, processes and callers report
- * to the loop. With a socket that the service manager lends, callers are served there, and wait there while no agent runs.
+ * Starts an agent: takes what it needs of the host, makes the parts, listens, and tells the loop what there is. With a socket that the
+ * service manager lends, callers are served there, and wait there while no agent runs.
  */
 export async function startAgent(
   config: Config,
@@ -80,7 +62,6 @@ export async function startAgent(
   lent: LentSocket | null,
   checkConfig: ControlSource['checkConfig'],
 ): Promise<Agent> {
-  const { nowMs, toUnixMs } = systemClock;
   const startedAtMs = Date.now();
   const agentId = randomUUID();
   const descriptors = descriptorLimit();
@@ -88,7 +69,6 @@ export async function startAgent(
   checkDescriptors(workersConfigured(config.node));
   holdSpares();
   const host = await openHost(config, lent, log);
-  const { paths, ledger, adoption } = host;
 
   const ended = createDeferred<Ending>();
   const ready = createDeferred<void>();
@@ -98,161 +78,37 @@ export async function startAgent(
   // Each open stream listens.
   setMaxListeners(0, leaving.signal);
   const opened: Opened = { http: null, runtime: null };
+  const addresses = { httpAddress: '', listenAddress: '' };
 
-  const loop = createLoop(nowMs);
-  const metrics = createMetrics();
+  const core = createCore({ agentId, config, host, log, finish: () => ended.resolve('stopped') });
+  const { loop, metrics, dispatch, workers, budgets, subscribers } = core;
   metrics.configTaken(startedAtMs);
-  // Two budgets: workers are not refused for what callers make the agent hold.
-  const budgets = {
-    callers: createMemoryBudget(config.messageBudget),
-    workers: createMemoryBudget(config.messageBudget),
-  };
-  const dispatch = createAgentDispatch({ nowMs, loop, metrics, log, unclaimed: budgets.callers.account() });
-  const workerParts: WorkerParts = {
-    ...host,
-    agentId,
-    linkPath: paths.linkSocket,
-    apiSocket: paths.apiSocket,
-    payloadMaxBytes: config.messageMaxBytes,
-    tasksOfAll: () => tasksOfAll(loop.state().pools.values()),
-    dispatch,
-    log,
-    sampleFailed: createSampleFailures(log, nowMs),
-    nowMs,
-    enqueue: loop.enqueue,
-    enqueueDeferred: loop.enqueueDeferred,
-  };
-  const workers = createWorkers(workerParts);
-  const exits = createExits();
-  const subscribers = createSubscribers();
-  const effects = {
-    workers,
-    workerParts,
-    dispatch,
-    metrics,
-    log,
-    exits,
-    subscribers,
-    logStacks: logStacksAtShutdown(log),
-    finish: () => ended.resolve('stopped'),
-  };
-  const counters = (workerId: string) => workers.handles.get(workerId)?.counters;
-  loop.start(
-    () => ({ nowMs: nowMs(), random: Math.random, counters, queued: (pool) => dispatch.poolStats(pool).queued }),
-    (actions) => carryOut(effects, actions),
-  );
-
+  subscribers.subscribe(() => {
+    checkDescriptors(workersExpected(loop.state()));
+    if (!ready.isResolved() && isFullyReady(loop.state())) ready.resolve();
+  });
   const descriptorPlan = () => planDescriptors(descriptors, workersExpected(loop.state()));
-  const servers = createServers({ config, paths, budgets, log, descriptorPlan });
-  const { api, link } = servers;
-  const facts = { httpAddress: '', listenAddress: '' };
-  const control: ControlSource = {
-    state: loop.state,
-    node: (): NodeFacts => ({
-      nodeId: config.node.nodeId,
-      agentId,
-      version,
-      pid: process.pid,
-      startedAtMs,
-      configPath: config.path,
-      ...facts,
-      warnings: exposureWarnings(facts),
-    }),
-    counters,
-    recorded: (workerId) => recordedOf(workers.handles.get(workerId), subscribers.revisionOf(workerId)),
-    poolNumbers: dispatch.poolStats,
-    exits: exits.list,
-    requestsOf: dispatch.requestsOf,
-    progressOf: dispatch.progressOf,
-    nowMs,
-    toUnixMs,
-    command: loop.applyNow,
-    ordersKept: ledger.ordersKept,
-    subscribe: subscribers.subscribe,
-    commandLine: [process.execPath, ...process.argv.slice(1).map((word) => absolute(word, config))],
-    leaving: leaving.signal,
-    handOver: () =>
-      handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') }),
-    checkConfig,
-  };
-  const parts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
-
+  const servers = createServers({ config, paths: host.paths, budgets, log, descriptorPlan });
+  const leave = () =>
+    handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') });
+  const { ledger } = host;
+  const about = { agentId, startedAtMs, config, core, ledger, addresses };
+  const control = controlSource({ ...about, leaving: leaving.signal, handOver: leave, checkConfig });
+  const toClose = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
-    serveWorkers(link, { workers, dispatch, loop, metrics, budget: budgets.workers, nowMs });
-    const execution = executionService({
-      dispatch,
-      nowMs,
-      toMonotonicMs: (unixMs) => nowMs() + unixMs - Date.now(),
-      newRequestId: randomUUID,
-      payloadMaxBytes: config.messageMaxBytes,
-      unreadMaxBytes: config.unreadMaxBytes,
-      leaving: leaving.signal,
-    });
-    const health = addApi(api.server, execution, afterStart(controlService(control), started));
-    subscribers.subscribe((changes) => {
-      checkDescriptors(workersExpected(loop.state()));
-      if (changes.node) health.setServing(loop.state().node.phase === 'running');
-      if (!ready.isResolved() && isFullyReady(loop.state())) ready.resolve();
-    });
-    // Before anybody can ask: a request must find its pool, and wait for the workers that may have it already.
-    for (const pool of config.node.pools.values()) dispatch.setPool(pool.name, limitsOf(pool));
-    for (const survivor of adoption.survivors) {
-      workers.adopt(survivor);
-      host.notAdopted.delete(survivor.entry.worker_id);
-      // A worker that was not ready was never given a request.
-      if (survivor.entry.state === 'ready') dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
-    }
-    if (lent === null) await servers.bindApi();
-    else await api.bindDescriptor(lent.fd);
-    if (config.listen !== null) facts.listenAddress = await servers.bindTcp(config.listen);
-    metrics.addGauges({
-      state: loop.state,
-      budgets,
-      poolNumbers: dispatch.poolStats,
-      oldestRequest: dispatch.oldestRequest,
-      connections: () => ({
-        grpc: api.connections(),
-        worker_link: link.connections(),
-        http: opened.http?.connections() ?? null,
-      }),
-    });
-    if (config.http !== null) {
-      const source = {
-        metrics: metrics.render,
-        health: () => loopHealth(loop.lateMs()),
-        readiness: () =>
-          started.isResolved()
-            ? readiness(loop.state(), opened.runtime?.trouble() ?? '')
-            : { ok: false, text: 'the agent is starting' },
-      };
-      const limits = { maxConnections: () => descriptorPlan().httpConnections, onRefused: log.warn };
-      opened.http = await startHttp(config.http, source, limits);
-      facts.httpAddress = opened.http.address;
-    }
-    // Last: from now on workers dial in and report.
-    await servers.bindLink();
-    const { runtimeDir: directory, socketGroup: group } = config;
-    const { bindApi, bindLink } = servers;
-    opened.runtime = watchRuntime({ directory, paths, lent, group, log, bindApi, bindLink });
+    const surfaces = { config, core, host, servers, control, lent, started, log, descriptorPlan, opened, addresses };
+    await openSurfaces(surfaces);
   } catch (error) {
-    await shutDown(parts, 'stopped');
+    await shutDown(toClose, 'stopped');
     throw error;
   }
-  for (const warning of exposureWarnings(facts)) log.warn(warning);
-  host.guardian.relieve();
-  reportAdoption(adoption, log, metrics);
-  const { orders } = host.ledgerSnapshot;
-  loop.enqueue({ type: 'config', config: config.node });
-  if (orders !== null) loop.enqueue({ type: 'recall-orders', orders });
-  loop.enqueue({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
-  // After the loop's turn, which decides on all of these.
+  for (const warning of exposureWarnings(addresses)) log.warn(warning);
+  const reaped = takeStock(config, host, core, log);
+  // After the loop's turn, which decides on all that was enqueued.
   setImmediate(() => started.resolve());
-  const reaped = reapLeftovers(adoption, ledger, host.cgroups, log, (workerId) =>
-    loop.enqueue({ type: 'leftover-swept', workerId }),
-  );
   return {
-    addresses: addressesOf(paths.apiSocket, facts),
-    apiSocket: paths.apiSocket,
+    addresses: addressesOf(host.paths.apiSocket, addresses),
+    apiSocket: host.paths.apiSocket,
     ready: ready.promise,
     reload: (config, restartNeeded) => {
       metrics.configTaken(Date.now());
@@ -264,35 +120,34 @@ export async function startAgent(
     lateMs: loop.lateMs,
     stop: (how) => {
       // Who calls from now on waits for the next agent.
-      if (lent !== null) void api.retire();
+      if (lent !== null) void servers.api.retire();
       loop.enqueue({ type: 'shutdown', how });
     },
     ended: ended.promise.then(async (ending) => {
       await reaped;
       // A stopped agent's orders end with it: the next start goes by its config.
-      if (ending === 'stopped') ledger.forgetOrders();
-      return { ending, isStuck: await shutDown(parts, ending) };
+      if (ending === 'stopped') host.ledger.forgetOrders();
+      return { ending, isStuck: await shutDown(toClose, ending) };
     }),
   };
 }
 
-/** The agent's own paths on its command line are made absolute: people paste it elsewhere. */
-function absolute(word: string, { path, runtimeDir, stateDir }: Config): string {
-  const [, flag = '', value = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word) ?? [];
-  const whole = resolve(value);
-  return [path, runtimeDir, stateDir].includes(whole) ? `${flag}${whole}` : word;
+/** Tells the loop what it starts with: the config, earlier orders, survivors. Settles when what dead workers left is swept. */
+function takeStock(config: Config, host: Host, { loop, metrics }: Core, log: Log): Promise<void> {
+  const { adoption, ledger, cgroups, guardian, ledgerSnapshot } = host;
+  guardian.relieve();
+  reportAdoption(adoption, log, metrics);
+  loop.enqueue({ type: 'config', config: config.node });
+  if (ledgerSnapshot.orders !== null) loop.enqueue({ type: 'recall-orders', orders: ledgerSnapshot.orders });
+  loop.enqueue({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
+  return reapLeftovers(adoption, ledger, cgroups, log, (workerId) =>
+    loop.enqueue({ type: 'leftover-swept', workerId }),
+  );
 }
 
-function recordedOf(handle: WorkerHandle | undefined, revision: number): Recorded | undefined {
-  if (handle === undefined) return undefined;
-  const { boot_id: bootId, start_time: startTime, launch } = handle.entry;
-  const config = createHash('sha256').update(launch).digest('hex').slice(0, 16);
-  return { bootId, startTime, config, adopted: handle.adopted, revision };
-}
-
-function addressesOf(socket: string, facts: { httpAddress: string; listenAddress: string }): string[] {
+function addressesOf(socket: string, { listenAddress, httpAddress }: TcpAddresses): string[] {
   const addresses = [`gRPC at ${socket === '' ? "the service manager's socket" : unixAddress(socket)}`];
-  if (facts.listenAddress !== '') addresses.push(`gRPC at ${facts.listenAddress}`);
-  if (facts.httpAddress !== '') addresses.push(`http://${facts.httpAddress}/metrics`);
+  if (listenAddress !== '') addresses.push(`gRPC at ${listenAddress}`);
+  if (httpAddress !== '') addresses.push(`http://${httpAddress}/metrics`);
   return addresses;
 }

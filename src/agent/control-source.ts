@@ -1,0 +1,73 @@
+import { createHash } from 'node:crypto';
+import { resolve } from 'node:path';
+import type { Config } from '../config/load.ts';
+import type { ControlSource } from '../grpc/control/service.ts';
+import type { Recorded } from '../grpc/control/view.ts';
+import { systemClock } from '../os/clock.ts';
+import { version } from '../version.ts';
+import type { WorkerHandle } from '../workers/handle.ts';
+import type { Core } from './core.ts';
+import type { TcpAddresses } from './exposure.ts';
+import { exposureWarnings } from './exposure.ts';
+import type { Host } from './host.ts';
+
+export interface ControlParts {
+  readonly agentId: string;
+  readonly startedAtMs: number;
+  readonly config: Config;
+  readonly core: Core;
+  readonly ledger: Host['ledger'];
+  /** Filled while the agent starts. */
+  readonly addresses: TcpAddresses;
+  readonly leaving: AbortSignal;
+  readonly handOver: ControlSource['handOver'];
+  readonly checkConfig: ControlSource['checkConfig'];
+}
+
+/** What Control shows and does, from the parts that know and do it. */
+export function controlSource(parts: ControlParts): ControlSource {
+  const { agentId, startedAtMs, config, core, ledger, addresses, leaving, handOver, checkConfig } = parts;
+  const { loop, dispatch, workers, exits, subscribers } = core;
+  return {
+    state: loop.state,
+    node: () => ({
+      nodeId: config.node.nodeId,
+      agentId,
+      version,
+      pid: process.pid,
+      startedAtMs,
+      configPath: config.path,
+      ...addresses,
+      warnings: exposureWarnings(addresses),
+    }),
+    counters: (workerId) => workers.handles.get(workerId)?.counters,
+    recorded: (workerId) => recordedOf(workers.handles.get(workerId), subscribers.revisionOf(workerId)),
+    poolNumbers: dispatch.poolStats,
+    exits: exits.list,
+    requestsOf: dispatch.requestsOf,
+    progressOf: dispatch.progressOf,
+    nowMs: systemClock.nowMs,
+    toUnixMs: systemClock.toUnixMs,
+    command: loop.applyNow,
+    ordersKept: ledger.ordersKept,
+    subscribe: subscribers.subscribe,
+    commandLine: [process.execPath, ...process.argv.slice(1).map((word) => absolute(word, config))],
+    leaving,
+    handOver,
+    checkConfig,
+  };
+}
+
+/** The agent's own paths on its command line are made absolute: people paste it elsewhere. */
+function absolute(word: string, { path, runtimeDir, stateDir }: Config): string {
+  const [, flag = '', value = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word) ?? [];
+  const whole = resolve(value);
+  return [path, runtimeDir, stateDir].includes(whole) ? `${flag}${whole}` : word;
+}
+
+function recordedOf(handle: WorkerHandle | undefined, revision: number): Recorded | undefined {
+  if (handle === undefined) return undefined;
+  const { boot_id: bootId, start_time: startTime, launch } = handle.entry;
+  const config = createHash('sha256').update(launch).digest('hex').slice(0, 16);
+  return { bootId, startTime, config, adopted: handle.adopted, revision };
+}

@@ -1,0 +1,88 @@
+import type { Config } from '../config/load.ts';
+import type { Dispatch } from '../dispatch/dispatch.ts';
+import type { MemoryBudget } from '../grpc/memory-budget.ts';
+import { createMemoryBudget } from '../grpc/memory-budget.ts';
+import { systemClock } from '../os/clock.ts';
+import { tasksOfAll } from '../os/process/resource-limits.ts';
+import type { Exits } from '../telemetry/exit-history.ts';
+import { createExits } from '../telemetry/exit-history.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
+import { createMetrics } from '../telemetry/metrics.ts';
+import { createSampleFailures } from '../telemetry/sample-failures.ts';
+import { logStacksAtShutdown } from '../workers/evidence.ts';
+import type { WorkerParts } from '../workers/parts.ts';
+import type { Workers } from '../workers/workers.ts';
+import { createWorkers } from '../workers/workers.ts';
+import { carryOut } from './effects.ts';
+import type { Host } from './host.ts';
+import type { Loop } from './loop.ts';
+import { createLoop } from './loop.ts';
+import { createAgentDispatch } from './requests.ts';
+import type { Subscribers } from './subscribers.ts';
+import { createSubscribers } from './subscribers.ts';
+
+/** The parts that run workers and requests. Nothing here listens yet. */
+export interface Core {
+  readonly loop: Loop;
+  readonly metrics: Metrics;
+  /** Two, so that workers are not refused for what callers make the agent hold. */
+  readonly budgets: { readonly callers: MemoryBudget; readonly workers: MemoryBudget };
+  readonly dispatch: Dispatch;
+  readonly workers: Workers;
+  readonly exits: Exits;
+  readonly subscribers: Subscribers;
+}
+
+export interface CoreOptions {
+  readonly agentId: string;
+  readonly config: Config;
+  readonly host: Host;
+  readonly log: Log;
+  /** All workers are gone after a shutdown. */
+  finish(): void;
+}
+
+/** Makes each part from finished ones, then starts the loop. */
+export function createCore({ agentId, config, host, log, finish }: CoreOptions): Core {
+  const { nowMs } = systemClock;
+  const loop = createLoop(nowMs);
+  const metrics = createMetrics();
+  const budgets = {
+    callers: createMemoryBudget(config.messageBudget),
+    workers: createMemoryBudget(config.messageBudget),
+  };
+  const dispatch = createAgentDispatch({ nowMs, loop, metrics, log, unclaimed: budgets.callers.account() });
+  const workerParts: WorkerParts = {
+    agentId,
+    ledger: host.ledger,
+    guardian: host.guardian,
+    cgroups: host.cgroups,
+    outputDirectory: host.outputDirectory,
+    linkPath: host.paths.linkSocket,
+    apiSocket: host.paths.apiSocket,
+    payloadMaxBytes: config.messageMaxBytes,
+    tasksOfAll: () => tasksOfAll(loop.state().pools.values()),
+    dispatch,
+    log,
+    sampleFailed: createSampleFailures(log, nowMs),
+    nowMs,
+    enqueue: loop.enqueue,
+    enqueueDeferred: loop.enqueueDeferred,
+  };
+  const workers = createWorkers(workerParts);
+  const exits = createExits();
+  const subscribers = createSubscribers();
+  const logStacks = logStacksAtShutdown(log);
+  const effects = { workers, workerParts, dispatch, metrics, log, exits, subscribers, logStacks, finish };
+  loop.start(
+    () => ({
+      nowMs: nowMs(),
+      random: Math.random,
+      counters: (workerId) => workers.handles.get(workerId)?.counters,
+      queued: (pool) => dispatch.poolStats(pool).queued,
+    }),
+    (actions) => carryOut(effects, actions),
+  );
+  return { loop, metrics, budgets, dispatch, workers, exits, subscribers };
+}

@@ -1,0 +1,115 @@
+import { randomUUID } from 'node:crypto';
+import type { Config } from '../config/load.ts';
+import { limitsOf } from '../dispatch/limits.ts';
+import { addApi, afterStart } from '../grpc/api.ts';
+import type { ControlSource } from '../grpc/control/service.ts';
+import { controlService } from '../grpc/control/service.ts';
+import { executionService } from '../grpc/execution/service.ts';
+import { systemClock } from '../os/clock.ts';
+import type { LentSocket } from '../os/systemd.ts';
+import { startHttp } from '../telemetry/http.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { Core } from './core.ts';
+import type { Deferred } from './deferred.ts';
+import type { DescriptorPlan } from './descriptor-plan.ts';
+import type { Host } from './host.ts';
+import { serveWorkers } from './link.ts';
+import { loopHealth } from './loop.ts';
+import type { Opened } from './opened.ts';
+import { readiness } from './readiness.ts';
+import { watchRuntime } from './runtime-watch.ts';
+import type { Servers } from './servers.ts';
+
+export interface SurfaceParts {
+  readonly config: Config;
+  readonly core: Core;
+  readonly host: Host;
+  readonly servers: Servers;
+  readonly control: ControlSource;
+  /** The API's socket of the service manager; null: the agent makes its own. */
+  readonly lent: LentSocket | null;
+  /** Calls of Control wait for it. */
+  readonly started: Deferred<void>;
+  readonly log: Log;
+  descriptorPlan(): DescriptorPlan;
+  /** Filled here, as far as a start comes. */
+  readonly opened: Opened;
+  readonly addresses: { listenAddress: string; httpAddress: string };
+}
+
+/** Adds the services to the servers, takes the survivors over, and listens: for callers first, for workers last. */
+export async function openSurfaces(parts: SurfaceParts): Promise<void> {
+  const { config, core, host, servers, lent, log, opened, addresses } = parts;
+  addServices(parts);
+  // Before anybody can ask: a request must find its pool, and wait for the workers that may have it already.
+  for (const pool of config.node.pools.values()) core.dispatch.setPool(pool.name, limitsOf(pool));
+  for (const survivor of host.adoption.survivors) {
+    core.workers.adopt(survivor);
+    host.notAdopted.delete(survivor.entry.worker_id);
+    // A worker that was not ready was never given a request.
+    if (survivor.entry.state === 'ready') core.dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
+  }
+  if (lent === null) await servers.bindApi();
+  else await servers.api.bindDescriptor(lent.fd);
+  if (config.listen !== null) addresses.listenAddress = await servers.bindTcp(config.listen);
+  addGauges(parts);
+  if (config.http !== null) {
+    opened.http = await openHttp(parts, config.http);
+    addresses.httpAddress = opened.http.address;
+  }
+  // From now on workers dial in and report.
+  await servers.bindLink();
+  const { runtimeDir: directory, socketGroup: group } = config;
+  const { bindApi, bindLink } = servers;
+  opened.runtime = watchRuntime({ directory, paths: host.paths, lent, group, log, bindApi, bindLink });
+}
+
+function addServices({ config, core, servers, control, started }: SurfaceParts): void {
+  const { workers, dispatch, loop, metrics, budgets, subscribers } = core;
+  const { nowMs } = systemClock;
+  serveWorkers(servers.link, { workers, dispatch, loop, metrics, budget: budgets.workers, nowMs });
+  const execution = executionService({
+    dispatch,
+    nowMs,
+    toMonotonicMs: (unixMs) => nowMs() + unixMs - Date.now(),
+    newRequestId: randomUUID,
+    payloadMaxBytes: config.messageMaxBytes,
+    unreadMaxBytes: config.unreadMaxBytes,
+    leaving: control.leaving,
+  });
+  const health = addApi(servers.api.server, execution, afterStart(controlService(control), started));
+  subscribers.subscribe((changes) => {
+    if (changes.node) health.setServing(loop.state().node.phase === 'running');
+  });
+}
+
+function addGauges({ core, servers, opened }: SurfaceParts): void {
+  const { loop, dispatch, budgets, metrics } = core;
+  metrics.addGauges({
+    state: loop.state,
+    budgets,
+    poolNumbers: dispatch.poolStats,
+    oldestRequest: dispatch.oldestRequest,
+    connections: () => ({
+      grpc: servers.api.connections(),
+      worker_link: servers.link.connections(),
+      http: opened.http?.connections() ?? null,
+    }),
+  });
+}
+
+function openHttp(parts: SurfaceParts, address: NonNullable<Config['http']>) {
+  const { core, started, opened, descriptorPlan, log } = parts;
+  const source = {
+    metrics: core.metrics.render,
+    health: () => loopHealth(core.loop.lateMs()),
+    readiness: () =>
+      started.isResolved()
+        ? readiness(core.loop.state(), opened.runtime?.trouble() ?? '')
+        : { ok: false, text: 'the agent is starting' },
+  };
+  return startHttp(address, source, {
+    maxConnections: () => descriptorPlan().httpConnections,
+    onRefused: log.warn,
+  });
+}
