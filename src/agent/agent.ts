@@ -3,7 +3,7 @@ import { setMaxListeners } from 'node:events';
 import type { Config } from '../config/load.ts';
 import type { NodeConfig } from '../domain/config.ts';
 import type { State } from '../domain/state.ts';
-import type { ControlSource, Listener } from '../grpc/control/service.ts';
+import type { ControlSource, Listener } from '../grpc/control/source.ts';
 import { unixAddress } from '../grpc/unix-address.ts';
 import { descriptorLimit } from '../os/descriptors.ts';
 import { holdSpares } from '../os/spare-descriptors.ts';

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import type { Config } from '../config/load.ts';
-import type { ControlSource } from '../grpc/control/service.ts';
+import type { ControlSource } from '../grpc/control/source.ts';
 import type { Recorded } from '../grpc/control/view.ts';
 import { systemClock } from '../os/clock.ts';
 import { version } from '../version.ts';

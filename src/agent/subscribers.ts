@@ -1,5 +1,5 @@
 import type { Changes, NodeRecord } from '../domain/action.ts';
-import type { Listener } from '../grpc/control/service.ts';
+import type { Listener } from '../grpc/control/source.ts';
 
 /** Those who are told what each step changed: watchers at Control, and parts of the agent. */
 export interface Subscribers {

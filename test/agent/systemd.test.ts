@@ -4,7 +4,7 @@ import type { Service } from '../../src/agent/systemd.ts';
 import { serveManager, statusOf } from '../../src/agent/systemd.ts';
 import type { State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
-import type { Listener } from '../../src/grpc/control/service.ts';
+import type { Listener } from '../../src/grpc/control/source.ts';
 import type { Log } from '../../src/telemetry/log.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 

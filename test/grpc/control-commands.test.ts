@@ -1,8 +1,8 @@
 import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
-import type { ControlSource } from '../../src/grpc/control/service.ts';
 import { controlService } from '../../src/grpc/control/service.ts';
+import type { ControlSource } from '../../src/grpc/control/source.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 
 /** Control over a simulated node. */

@@ -1,0 +1,104 @@
+import type { ServerWritableStream } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
+import { isOpen } from '../../domain/roll.ts';
+import type { Roll } from '../../domain/state.ts';
+import { writerOf } from './control-answers.ts';
+import { findPool, Refusal, text, toStatus, writablePool } from './refusals.ts';
+import type { ControlSource, Request } from './source.ts';
+import { rollView } from './view.ts';
+import { endWhenLeaving } from './watch.ts';
+
+const rollFailuresMax = 3;
+
+export function onRoll(
+  source: ControlSource,
+  request: Request,
+  type: 'pause-roll' | 'resume-roll' | 'abort-roll',
+  phases: readonly Roll['phase'][],
+): object {
+  const pool = writablePool(source, request);
+  const phase = pool.roll?.phase ?? 'none';
+  if (!(phases as readonly string[]).includes(phase)) {
+    const expected = `expected a roll that is ${phases.join(' or ')}`;
+    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name}: ${expected}, got ${phase}`);
+  }
+  source.command({ type, pool: pool.name });
+  return viewRoll(source, pool.name) ?? {};
+}
+
+function viewRoll(source: ControlSource, pool: string): object | undefined {
+  const roll = source.state().pools.get(pool)?.roll;
+  return roll == null ? undefined : rollView(pool, roll, source.state().workers.values(), source.toUnixMs);
+}
+
+/** Begins a roll and follows it. */
+export function rollPool(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+  followRoll(source, call, () => {
+    const { name } = writablePool(source, call.request);
+    const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
+    source.command({ type: 'roll', pool: name, maxFailures });
+    return { name, rollId: source.state().pools.get(name)?.roll?.id };
+  });
+}
+
+/** Follows a roll that was begun before, which may have been by an earlier agent. */
+export function watchRoll(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+  followRoll(source, call, () => {
+    const { name, roll } = findPool(source, text(call.request, 'pool'));
+    const wanted = text(call.request, 'roll_id');
+    if (roll !== null && (wanted === '' || wanted === roll.id)) return { name, rollId: roll.id };
+    const last = roll === null ? 'the pool has had none' : `the last one is ${roll.id} (${roll.phase})`;
+    throw new Refusal(status.NOT_FOUND, `roll_id: expected the last roll of pool ${name} (${last}), got "${wanted}"`);
+  });
+}
+
+/** Tells how far the roll is, until it ends or another one takes its place. */
+function followRoll(
+  source: ControlSource,
+  call: ServerWritableStream<Request, object>,
+  choose: () => { readonly name: string; readonly rollId: string | undefined },
+): void {
+  let chosen: ReturnType<typeof choose>;
+  try {
+    chosen = choose();
+  } catch (error) {
+    call.emit('error', toStatus(error));
+    return;
+  }
+  const { name, rollId } = chosen;
+  let told = '';
+  let isKept = false;
+  let isOver = false;
+  const write = writerOf(call);
+  const tell = (): void => {
+    if (!isKept || isOver) return;
+    const roll = source.state().pools.get(name)?.roll;
+    const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
+    if (view === undefined || roll == null) {
+      end();
+      call.emit('error', {
+        code: status.ABORTED,
+        details: `pool ${name}: the roll was ended, its pool or another roll came between`,
+      });
+      return;
+    }
+    const text = JSON.stringify(view);
+    if (text !== told && !write(view)) return end();
+    told = text;
+    if (isOpen(roll)) return;
+    end();
+    call.end();
+  };
+  const unsubscribe = source.subscribe((changes) => {
+    if (changes.pools.includes(name) || changes.poolsGone.includes(name)) tell();
+  });
+  const end = (): void => {
+    isOver = true;
+    unsubscribe();
+  };
+  endWhenLeaving(source, call, end);
+  void source.ordersKept().then(() => {
+    isKept = true;
+    tell();
+  });
+}
