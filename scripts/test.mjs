@@ -29,7 +29,7 @@ await main(async () => {
   const skippedFile = join(root, '.pitwarden/skipped-tests');
   mkdirSync(join(root, '.pitwarden'), { recursive: true });
   writeFileSync(skippedFile, '');
-  const env = { ...process.env, PITWARDEN_SKIPPED_TESTS: skippedFile };
+  const env = { ...process.env, SKIPPED_TESTS_FILE: skippedFile };
   for (const [what, file, args, folder = '.'] of checks) {
     process.stdout.write(`\n== ${what}\n`);
     const { status } = spawnSync(file, args, { cwd: join(root, folder), env, stdio: 'inherit' });

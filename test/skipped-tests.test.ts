@@ -36,7 +36,7 @@ test('both runners list the tests that they skip, with the reason', { timeout: 6
     join(folder, 'test_some.py'),
     'import pytest\n@pytest.mark.skipif(True, reason="needs Linux")\ndef test_it(): pass\n',
   );
-  const env = { ...process.env, PITWARDEN_SKIPPED_TESTS: list };
+  const env = { ...process.env, SKIPPED_TESTS_FILE: list };
   spawnSync('node_modules/.bin/vitest', ['run', '--project', 'unit', join(folder, 'some.test.ts')], { cwd: root, env });
   spawnSync(join(root, '.venv/bin/pytest'), ['-q', join(folder, 'test_some.py'), '--confcutdir=.'], {
     cwd: join(root, 'python'),

@@ -18,7 +18,7 @@ export default class SkippedTests implements Reporter {
       name: `${relative(process.cwd(), test.module.moduleId)} > ${test.fullName}`,
       why: whyOf(test),
     }));
-    const file = process.env['PITWARDEN_SKIPPED_TESTS'];
+    const file = process.env['SKIPPED_TESTS_FILE'];
     if (file !== undefined) appendFileSync(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
     else for (const { name, why } of lines) process.stdout.write(`skipped here: ${name} - ${why}\n`);
   }

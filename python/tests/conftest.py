@@ -22,13 +22,13 @@ def agent(request: pytest.FixtureRequest) -> Iterator[FakeAgent]:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Adds a test that was skipped to the list that `npm test` prints at its end."""
-    if file := os.environ.get("PITWARDEN_SKIPPED_TESTS"):
+    if file := os.environ.get("SKIPPED_TESTS_FILE"):
         _list_skipped(report, file)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """As above, of a whole module."""
-    if file := os.environ.get("PITWARDEN_SKIPPED_TESTS"):
+    if file := os.environ.get("SKIPPED_TESTS_FILE"):
         _list_skipped(report, file)
 
 
