@@ -17,8 +17,9 @@ export function whyNothingStarts(
 ): { readonly why: string; readonly untilMs: number } | null {
   if (workers.some(({ phase }) => phase === 'ready')) return null;
   const never = Number.POSITIVE_INFINITY;
-  if (pool.failedStarts >= failedStartsMax) {
-    return { why: `has no ready worker: its starts fail: ${causeOf(pool)}`, untilMs: never };
+  // A start that is killed counts at its kill; what it left to say how comes with its exit, soon after.
+  if (pool.failedStarts >= failedStartsMax && pool.lastFailure !== null) {
+    return { why: `has no ready worker: its starts fail: ${cause(pool.lastFailure.message)}`, untilMs: never };
   }
   if (workers.some(({ phase }) => phase === 'starting')) return null;
   if (node.ledger.error !== '') {
@@ -26,12 +27,8 @@ export function whyNothingStarts(
   }
   const nextStartAtMs = Math.min(...[...pool.slots.values()].map((slot) => slot.nextStartAtMs));
   if (pool.lastFailure === null || nextStartAtMs <= nowMs + worthWaitingMs) return null;
-  const why = `has no ready worker, and waits before it starts the next (restart.backoff): ${causeOf(pool)}`;
+  const why = `has no ready worker, and waits before it starts the next (restart.backoff): ${cause(pool.lastFailure.message)}`;
   return { why, untilMs: nextStartAtMs - worthWaitingMs };
-}
-
-function causeOf({ lastFailure }: Pool): string {
-  return lastFailure === null ? 'how is not known yet' : cause(lastFailure.message);
 }
 
 /** In the message of a worker's end, between how it ended and what it wrote last. */
