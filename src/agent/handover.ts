@@ -1,5 +1,6 @@
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { State } from '../domain/state.ts';
+import { isStopping } from '../domain/state.ts';
 import type { Log } from '../telemetry/log.ts';
 import { drainCalls } from './drain-calls.ts';
 import type { Loop } from './loop.ts';
@@ -33,10 +34,15 @@ export function handOver({ loop, dispatch, servers, opened, leaving, log, finish
       const { queued, inFlight } = dispatch.poolStats(pool);
       return queued + inFlight > 0;
     });
-  const isStopping = (): boolean => loop.state().node.phase === 'stopping' || loop.state().node.phase === 'stopped';
-  const calls = { retired: servers.api.retire(), timeoutMs, readMs: lastAnswersMs, isBusy, isStopping };
+  const calls = {
+    retired: servers.api.retire(),
+    timeoutMs,
+    readMs: lastAnswersMs,
+    isBusy,
+    isStopping: () => isStopping(loop.state().node),
+  };
   void drainCalls(calls).then(async () => {
-    if (isStopping()) return;
+    if (isStopping(loop.state().node)) return;
     loop.close();
     // Before the last calls are cut: cancels of these must not reach the workers, which go on.
     await servers.link.stop(0);

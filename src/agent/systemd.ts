@@ -1,4 +1,5 @@
 import type { State } from '../domain/state.ts';
+import { isStopping } from '../domain/state.ts';
 import type { ServiceManager } from '../os/systemd.ts';
 import { setWakeUp } from '../os/timer.ts';
 import type { Log } from '../telemetry/log.ts';
@@ -67,7 +68,7 @@ function followStatus(manager: ServiceManager, agent: Agent): Closable {
 
 /** One line for people, as `systemctl status` shows it. */
 export function statusOf({ node, pools, workers }: State): string {
-  if (node.phase === 'stopping' || node.phase === 'stopped') return `stopping: ${workers.size} workers are left`;
+  if (isStopping(node)) return `stopping: ${workers.size} workers are left`;
   let size = 0;
   for (const pool of pools.values()) if (pool.phase !== 'removed') size += pool.size;
   let ready = 0;

@@ -44,7 +44,7 @@ export function end(
   const code = error === null ? hand(request, result) : error.code;
   if (error !== null) request.currentSink?.error(error);
   if (request.hasCallerId) keepEnd(core, pool, request, error);
-  else letGo(request);
+  else detachCall(request);
   if (request.isCounted) return;
   request.isCounted = true;
   if (error !== null && request.attempts > 0 && error.code !== cancelled) core.options.onFailed(request, error);
@@ -64,7 +64,7 @@ function failedAfterBegin(request: Request, errorCode: number, ranUs: number): b
 }
 
 /** A worker may still run the request for long. Drops what belongs to the caller's call. */
-function letGo(request: Request): void {
+function detachCall(request: Request): void {
   request.currentSink = null;
   request.payload = nothing;
 }

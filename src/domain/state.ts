@@ -25,6 +25,11 @@ export interface NodeStatus {
   readonly leftovers: ReadonlyMap<string, Leftover>;
 }
 
+/** A shutdown is under way, or over. */
+export function isStopping({ phase }: NodeStatus): boolean {
+  return phase === 'stopping' || phase === 'stopped';
+}
+
 /** What a worker of an earlier agent left: its processes may still use what belongs to its slot. */
 export interface Leftover {
   readonly workerId: string;

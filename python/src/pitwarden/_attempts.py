@@ -21,10 +21,11 @@ _PAUSE_GROWTH = 1.5
 # The default of ``repeat_for_s`` for a request without a timeout.
 _REPEAT_FOR_S = 60.0
 
-# What gRPC reports, besides UNAVAILABLE, if the connection broke; it depends on how the server closed the stream.
+# Codes besides UNAVAILABLE that gRPC reports for a broken connection. How the server closed the stream decides
+# which.
 _BROKEN_CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _BROKEN_DETAILS = ("RST_STREAM", "Stream removed")
-# What it reports if no connection could be made.
+# The code that gRPC reports if no connection could be made.
 _REFUSED_DETAILS = ("failed to connect", "DNS resolution failed", "empty address list")
 
 

@@ -55,7 +55,7 @@ class Executor:
         self._retire = retire
         self._on_broken = on_broken
         self._base_context = contextvars.copy_context()
-        # Of this process. A child that a command forked has a higher one.
+        # The fork depth of this process. A child that a command forked has a greater depth.
         self._fork_depth = _fork_guard.fork_depth
         # Sync calls that have not begun, for the main thread or the pool.
         self._jobs: deque[Job] = deque()
@@ -114,7 +114,7 @@ class Executor:
 
     def return_waiting(self) -> None:
         """Returns the calls that have not begun to the agent."""
-        # Whoever takes a job out of the queue, this method or a thread that runs jobs, deals with it.
+        # A job is handled by the one that takes it out of the queue: this method, or a thread that runs jobs.
         calls: list[Call] = []
         with contextlib.suppress(IndexError):
             while True:

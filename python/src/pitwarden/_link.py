@@ -251,7 +251,7 @@ class Link:
             if error.code in REFUSALS:
                 raise FatalLinkError(self._reason) from None
         if attached and self._phase in ("stopping", "overdue"):
-            # Nobody is left who would get the answers of what still runs.
+            # No agent is left to receive the answers of requests that still run.
             raise FatalLinkError(self._reason)
         return attached
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Optional
 
-# What the user had when ``tasks`` was limited; None: it was not.
+# Tasks that the user had when ``tasks`` was limited; None: ``tasks`` is not limited.
 _tasks_before: Optional[int] = None
 
 

@@ -22,7 +22,8 @@ from .errors import Code
 # it has delivered never comes near this number.
 EVICTED_MAX = 10_000
 
-# What a chunk counts for beside its payload. Without it a stream of single digits would take a hundred times its bound.
+# Bytes that a chunk counts in addition to its payload. Otherwise a stream of single digits would take a hundred
+# times its bound.
 CHUNK_OVERHEAD_BYTES = 64
 
 UINT32_MAX = 0xFFFFFFFF

@@ -15,7 +15,7 @@ FRAME_MAX_BYTES = 1024 * 1024
 CHUNKS_MAX_BYTES = 1024 * 1024
 CHUNKS_MAX = 256
 
-# What surrounds a payload in a frame: field numbers, lengths, id and content type.
+# Bytes around a payload in a frame: field numbers, lengths, id and content type.
 _OVERHEAD_BYTES = 48
 
 

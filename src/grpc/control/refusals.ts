@@ -1,5 +1,6 @@
 import { status } from '@grpc/grpc-js';
 import type { Pool, Worker } from '../../domain/state.ts';
+import { isStopping } from '../../domain/state.ts';
 import { cutDetails } from '../status.ts';
 import type { ControlSource, Request } from './source.ts';
 
@@ -41,9 +42,7 @@ export function writablePool(source: ControlSource, request: Request): Pool {
 }
 
 export function refuseWhenStopping(source: ControlSource): void {
-  const { phase } = source.state().node;
-  if (phase === 'stopping' || phase === 'stopped')
-    throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
+  if (isStopping(source.state().node)) throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
 }
 
 /** Who asks for one more worker wants it to serve, and what was drained on purpose is not opened by the way. */

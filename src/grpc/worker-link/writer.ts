@@ -72,7 +72,7 @@ export function createLinkWriters(budget: MemoryBudget) {
       if (isWrittenLarge) largeFrames += 1;
       memory.add(writtenBytes);
     };
-    const letGo = (): void => {
+    const giveBack = (): void => {
       if (writtenBytes === 0) return;
       if (isWrittenLarge) largeFrames -= 1;
       const bytes = writtenBytes;
@@ -116,7 +116,7 @@ export function createLinkWriters(budget: MemoryBudget) {
     };
     const written = (): void => {
       writing = false;
-      letGo();
+      giveBack();
       if (requests.length > 0 || urgent !== null || trailing !== null) schedule();
     };
     const schedule = (): void => {
@@ -195,7 +195,7 @@ export function createLinkWriters(budget: MemoryBudget) {
       },
       over: () => {
         isOver = true;
-        letGo();
+        giveBack();
         stopWaiting?.();
         stopWaiting = null;
       },
