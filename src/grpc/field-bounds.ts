@@ -15,14 +15,10 @@ export interface FieldBounds {
 /** What is wrong with the bytes; undefined: they may be decoded. */
 export type BoundsCheck = (bytes: Uint8Array) => string | undefined;
 
-/** A message this short cannot have fields enough to matter, and most are: they are not looked over. */
-const harmlessBytes = 4096;
-
 export function boundsCheck(type: protobuf.Type, bounds: FieldBounds): BoundsCheck {
   const counters: Counter[] = [];
   const plan = planOf(type, bounds, counters, new Map());
   return (bytes) => {
-    if (bytes.length <= harmlessBytes) return undefined;
     for (const counter of counters) counter.count = 0;
     return new Scan(bytes, bounds.fields).look(plan);
   };
@@ -77,7 +73,8 @@ function counterOf(type: protobuf.Type, field: string, bounds: FieldBounds): Cou
   return { name: field, most, count: 0 };
 }
 
-const malformed = 'expected a well-formed message, got one that is not';
+/** Also said of a message whose decoding fails. */
+export const malformed = 'expected a well-formed message, got one that is not';
 
 /**
  * One pass. It is strict where protobufjs is not (field types, lengths that leave their message, groups, which proto3 does

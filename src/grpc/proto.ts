@@ -6,7 +6,7 @@ import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { loadSync } from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
 import type { FieldBounds } from './field-bounds.ts';
-import { boundsCheck } from './field-bounds.ts';
+import { boundsCheck, malformed } from './field-bounds.ts';
 
 const protoDir = fileURLToPath(new URL('../../proto/', import.meta.url));
 
@@ -139,7 +139,12 @@ function boundedDecoder(type: protobuf.Type): (bytes: Buffer) => object {
   const check = boundsCheck(type, { repeated, fields });
   return (bytes) => {
     const problem = check(bytes);
-    return problem === undefined ? type.decode(bytes) : new UnreadableMessage(problem);
+    if (problem !== undefined) return new UnreadableMessage(problem);
+    try {
+      return type.decode(bytes);
+    } catch {
+      return new UnreadableMessage(malformed);
+    }
   };
 }
 

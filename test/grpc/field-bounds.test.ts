@@ -64,3 +64,16 @@ it('reads what is within the bounds', () => {
   const bytes = services.WorkerLink['Attach']?.requestSerialize(returned) as Buffer;
   expect(read('WorkerLink', 'Attach', bytes)).toMatchObject(returned);
 });
+
+it.each<[string, string]>([
+  ['a string that leaves the message', '\x0a\x05p'],
+  ['bytes that leave the message', '\x1a\x05p'],
+  ['a tag that does not end', '\xff'],
+  ['a length of 2^32 - 1', '\x0a\xff\xff\xff\xff\x0f'],
+  ['a number without an end', '\x38\xff'],
+  ['a wire type that protobuf does not have', '\x0f'],
+  ['a known field of another type', '\x08\x01'],
+])('refuses a short message that is malformed: %s', (_, text) => {
+  const message = read('Execution', 'Execute', Buffer.from(text, 'latin1'));
+  expect(message).toEqual(new UnreadableMessage('expected a well-formed message, got one that is not'));
+});
