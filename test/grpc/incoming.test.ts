@@ -304,6 +304,7 @@ test('a worker that never ends its large result holds up the others for a while,
 test('of large results for which there is no room one is read at a time, and given up when it takes too long', async () => {
   const { budget: linkBudget, results, dial } = await openLink(300);
   const large = withResult(7 * mib);
+  const waits = vi.spyOn(linkBudget, 'onGiven');
   let [most, ended] = [0, 0];
   for (let worker = 0; worker < 5; worker += 1) {
     const stream = dial();
@@ -313,6 +314,8 @@ test('of large results for which there is no room one is read at a time, and giv
     stream.write(large.subarray(0, 100));
   }
   await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
+  // Connections are not read in the order in which they were made: the last one has to come after the others.
+  await vi.waitFor(() => expect(waits).toHaveBeenCalledTimes(3));
   dial().write(large);
   await vi.waitFor(
     () => {
