@@ -27,8 +27,8 @@ interface Counted {
 const windowBytes = 16 * 1024 * 1024;
 /** Payloads in one message of asks. */
 const askBytes = 4 * 1024 * 1024;
-/** Request ids are numbers of so many digits. */
-const firstId = '100000000';
+/** Request ids are numbers of nine digits. No run repeats those of an earlier one, which the agent may still know. */
+const firstId = String(100_000_000 + Math.floor(Math.random() * 800_000_000));
 /** Times of at most so many requests are kept. */
 const timesMax = 200_000;
 

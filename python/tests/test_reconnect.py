@@ -188,7 +188,7 @@ def test_a_detached_stream_waits_when_the_result_store_is_full_and_goes_on_when_
     assert sum(len(chunk.payload) for frame in again.frames for chunk in frame.chunks) == 4_000_000
     # By now the stream is larger than keep_bytes.
     error = again.replay(id).error
-    assert (error.code, "keep_bytes (1000000)" in error.message) == (15, True)
+    assert (error.code, "request.keep.max_bytes (1000000)" in error.message) == (15, True)
 
 
 @pytest.mark.parametrize("command", ["for_ever", "async_for_ever"])

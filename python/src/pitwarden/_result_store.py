@@ -149,13 +149,13 @@ class ResultStore:
 
     def _evict_oldest(self) -> None:
         while len(self._ended) > self._results_max:
-            self._evict(next(iter(self._ended.values())), f"keep_results ({self._results_max})")
+            self._evict(next(iter(self._ended.values())), f"request.keep.max_results ({self._results_max})")
         while self._bytes > self._bytes_max and self._ended:
             self._evict(next(iter(self._ended.values())), self._bytes_bound)
 
     @property
     def _bytes_bound(self) -> str:
-        return f"keep_bytes ({self._bytes_max})"
+        return f"request.keep.max_bytes ({self._bytes_max})"
 
     def _evict(self, answer: Answer, bound: str) -> None:
         answer.eviction = (

@@ -55,11 +55,17 @@ export const signalEffects: Readonly<
 /** Already taken care of by Node, which refuses listeners for none of them but needs none either. */
 const ignoredByNode: ReadonlySet<string> = new Set(['SIGPIPE', 'SIGXFSZ']);
 
+/** V8's profiler samples with SIGPROF. A listener of ours would replace its handler. */
+function isProfiled(): boolean {
+  return [...process.execArgv, process.env['NODE_OPTIONS'] ?? ''].some((option) => option.includes('--cpu-prof'));
+}
+
 /** Ignores what is to be ignored, as far as the system has it. */
 export function ignoreSignals(onSignal: (signal: NodeJS.Signals) => void): void {
   for (const [name, effect] of Object.entries(signalEffects)) {
     const signal = name as NodeJS.Signals;
     if (effect !== 'ignored' || ignoredByNode.has(name) || !(signal in constants.signals)) continue;
+    if (signal === 'SIGPROF' && isProfiled()) continue;
     process.on(signal, () => onSignal(signal));
   }
 }
