@@ -1,5 +1,5 @@
 import type { Event } from '../domain/event.ts';
-import type { LinkRefusal, RefusalReason } from '../grpc/worker-link/service.ts';
+import type { LinkRefusal, RefusalReason } from '../grpc/worker-link/source.ts';
 
 /** A process that dials again and again must not fill the log and the stream of events. */
 const recordEveryMs = 1_000;

@@ -2,7 +2,7 @@ import type { Action } from '../domain/action.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { OfferedCommand } from '../domain/state.ts';
 import { boundByLife } from '../grpc/worker-link/sanitize.ts';
-import type { AttachedWorker, LinkLimits, WorkerHello } from '../grpc/worker-link/service.ts';
+import type { AttachedWorker, LinkLimits, WorkerHello } from '../grpc/worker-link/source.ts';
 import { guard } from './guard.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import { begunThrough } from './handle.ts';

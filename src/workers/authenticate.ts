@@ -1,4 +1,4 @@
-import type { Authentication, HelloClaim, LinkRefusal, WorkerHello } from '../grpc/worker-link/service.ts';
+import type { Authentication, HelloClaim, LinkRefusal, WorkerHello } from '../grpc/worker-link/source.ts';
 import { acceptToken, isRepeatedToken } from '../grpc/worker-link/token.ts';
 import type { LedgerEntry } from '../os/storage/ledger.ts';
 import { linkLimitsOf } from './attach.ts';

@@ -4,7 +4,7 @@ import { newCounters } from '../dispatch/counters.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { Account } from '../domain/evidence.ts';
 import type { OfferedCommand } from '../domain/state.ts';
-import type { AttachedWorker, WorkerHello } from '../grpc/worker-link/service.ts';
+import type { AttachedWorker, WorkerHello } from '../grpc/worker-link/source.ts';
 import type { WorkerCgroup } from '../os/cgroup/cgroup.ts';
 import type { BegunMark } from '../os/process/begun-mark.ts';
 import type { ProcessIdentity } from '../os/process/identity.ts';

@@ -7,7 +7,7 @@ import type {
   HelloClaim,
   LinkRefusal,
   WorkerHello,
-} from '../grpc/worker-link/service.ts';
+} from '../grpc/worker-link/source.ts';
 import type { Survivor } from './adopt.ts';
 import { adopt } from './adopt.ts';
 import { admit, attach, linkClosed, sendLimits } from './attach.ts';

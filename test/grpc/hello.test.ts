@@ -11,8 +11,8 @@ import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { services } from '../../src/grpc/proto.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
-import type { LinkRefusal, WorkerLinkSource } from '../../src/grpc/worker-link/service.ts';
 import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
+import type { LinkRefusal, WorkerLinkSource } from '../../src/grpc/worker-link/source.ts';
 import { statusOf } from './call-end.ts';
 
 const mib = 2 ** 20;

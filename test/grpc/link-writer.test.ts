@@ -1,13 +1,17 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import type { LinkRequest } from '../../src/dispatch/worker.ts';
+import type { MemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
-import { createLinkWriters } from '../../src/grpc/worker-link/writer.ts';
+import type { FrameBudget } from '../../src/grpc/worker-link/frame-memory.ts';
+import { LinkWriter } from '../../src/grpc/worker-link/writer.ts';
 
 const mib = 1024 * 1024;
 
+const sharing = (budget: MemoryBudget): FrameBudget => ({ budget, largeFrames: 0 });
+
 /** A call that takes a frame and writes it when it is told to. */
-function fakeCall(budget = createMemoryBudget(64 * mib), createWriter = createLinkWriters(budget)) {
+function fakeCall(shared: FrameBudget = sharing(createMemoryBudget(64 * mib))) {
   const frames: Record<string, unknown>[] = [];
   let written = (): void => undefined;
   const call = {
@@ -21,7 +25,7 @@ function fakeCall(budget = createMemoryBudget(64 * mib), createWriter = createLi
     },
   };
   const unsent: number[] = [];
-  const link = createWriter(call as unknown as Parameters<typeof createWriter>[0], (ids) => unsent.push(...ids));
+  const link = new LinkWriter(shared, call as never, (ids) => unsent.push(...ids));
   return {
     link,
     unsent,
@@ -120,7 +124,7 @@ test('a request that is cancelled before it is written never is, and its place i
 
 test('what is being written counts, until it is written or its stream has ended', async () => {
   const budget = createMemoryBudget(64 * mib);
-  const { link, write } = fakeCall(budget);
+  const { link, write } = fakeCall(sharing(budget));
   link.request(request(1, 1000));
   link.request(request(2, 3 * mib));
   await nextTurn();
@@ -143,8 +147,8 @@ test('what is being written counts, until it is written or its stream has ended'
 
 test('a payload for which there is no room waits with those behind it, while pings and cancels are written', async () => {
   const budget = createMemoryBudget(8 * mib);
-  const createWriter = createLinkWriters(budget);
-  const [deaf, other] = [fakeCall(budget, createWriter), fakeCall(budget, createWriter)];
+  const shared = sharing(budget);
+  const [deaf, other] = [fakeCall(shared), fakeCall(shared)];
   deaf.link.request(request(1, 6 * mib));
   other.link.request(request(1));
   await nextTurn();
@@ -167,8 +171,8 @@ test('a payload for which there is no room waits with those behind it, while pin
 
 test('links that have ended leave room, and wait for none', async () => {
   const budget = createMemoryBudget(8 * mib);
-  const createWriter = createLinkWriters(budget);
-  const [deaf, gone, next] = [0, 1, 2].map(() => fakeCall(budget, createWriter));
+  const shared = sharing(budget);
+  const [deaf, gone, next] = [0, 1, 2].map(() => fakeCall(shared));
   deaf?.link.request(request(1, 6 * mib));
   await nextTurn();
   gone?.link.request(request(1, 6 * mib));
@@ -181,7 +185,7 @@ test('links that have ended leave room, and wait for none', async () => {
 });
 
 test('the only large frame is written however small the budget is', async () => {
-  const { link, frames } = fakeCall(createMemoryBudget(mib));
+  const { link, frames } = fakeCall(sharing(createMemoryBudget(mib)));
   link.request(request(1, 6 * mib));
   await nextTurn();
   expect(frames.map(ids)).toEqual([[1]]);

@@ -2,8 +2,8 @@ import { EventEmitter } from 'node:events';
 import { status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
-import type { WorkerLinkSource } from '../../src/grpc/worker-link/service.ts';
 import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
+import type { WorkerLinkSource } from '../../src/grpc/worker-link/source.ts';
 
 /** Calls of Attach; `said` is what the agent was told of them. */
 function attachScene() {

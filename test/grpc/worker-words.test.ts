@@ -6,7 +6,7 @@ import { printableLine } from '../../src/domain/printable.ts';
 import { services } from '../../src/grpc/proto.ts';
 import { toStatus } from '../../src/grpc/status.ts';
 import { boundByLife, checkHello, mendFrame } from '../../src/grpc/worker-link/sanitize.ts';
-import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/service.ts';
+import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
 
 const payload = Buffer.from('1');
 const error = { code: 2, type: 'builtins.ValueError', message: 'm', traceback: 't' };

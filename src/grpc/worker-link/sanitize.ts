@@ -13,7 +13,7 @@ import {
   versionMaxLength,
 } from '../../domain/text-bounds.ts';
 import { cutBytes, cutLength } from '../cut-text.ts';
-import type { WorkerFrame, WorkerHello } from './service.ts';
+import type { WorkerFrame, WorkerHello } from './source.ts';
 
 /**
  * What a worker says is checked here, as what a stranger says is: a worker runs its users' code. Callers, views, logs and

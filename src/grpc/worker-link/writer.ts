@@ -1,15 +1,10 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { LinkRequest } from '../../dispatch/worker.ts';
-import type { MemoryBudget } from '../memory-budget.ts';
-import type { AttachedWorker, LinkLimits } from './service.ts';
+import type { FrameBudget } from './frame-memory.ts';
+import { FrameMemory, frameMaxBytes } from './frame-memory.ts';
+import type { AttachedWorker, LinkLimits } from './source.ts';
 
-/** What the agent says to a worker, frame by frame. */
-export interface LinkWriter extends AttachedWorker {
-  /** The stream has ended: what was being written holds nothing any more. */
-  over(): void;
-}
-
-/** AgentFrame of link.proto; what is absent is not said. */
+/** AgentFrame of link.proto. An absent field is not sent. */
 interface AgentFrame {
   ping?: { sequence: number };
   drain?: object;
@@ -24,201 +19,208 @@ interface AgentFrame {
   replays?: number[];
 }
 
-type Call = Pick<ServerDuplexStream<unknown, object>, 'write' | 'end' | 'destroyed' | 'cancelled'>;
+type LinkCall = Pick<ServerDuplexStream<unknown, object>, 'write' | 'end' | 'destroyed' | 'cancelled'>;
 
-/** A frame's payloads stay below this, so that a ping waits for little; one larger payload goes alone. */
-const frameMaxBytes = 1024 * 1024;
-/** What a request has in a frame beside its payload, as long as its names are not long. */
-const requestOverheadBytes = 256;
-/** With so many acknowledgements a frame is written though there is nothing else to say. */
+/** With this many acknowledgements a frame is written even if there is nothing else to send. */
 const acksMax = 256;
 
 /**
- * A frame that is being written holds a copy of its payloads until the worker has read it, which a worker that is stopped never
- * does. It counts towards the budget, and one larger payload waits until there is room for it, or until no other such frame
- * is being written. Meanwhile frames without requests are written: pings do not wait.
+ * Sends to one worker, frame by frame. Everything that one turn of the event loop has for the worker goes in one frame. While a
+ * frame is being written, which takes long if the worker reads slowly, everything is gathered for the next frame. So a ping
+ * waits for one frame at most, and at most one frame waits outside of `#requests`, whose number dispatch bounds.
  */
-export function createLinkWriters(budget: MemoryBudget) {
-  /** Frames with one larger payload that are being written, of all links. */
-  let largeFrames = 0;
+export class LinkWriter implements AttachedWorker {
+  readonly #call: LinkCall;
+  readonly #memory: FrameMemory;
+  readonly #onUnsent: (linkIds: readonly number[]) => void;
+  #requests: LinkRequest[] = [];
+  /** Link ids of requests that were cancelled before they were written, and not reported yet. */
+  #unsent: number[] = [];
+  /** Fields that may overtake waiting requests. */
+  #urgent: AgentFrame | null = null;
+  /** Fields about requests, which must not overtake them. */
+  #trailing: AgentFrame | null = null;
+  /** Go with the next frame, whatever is in it. */
+  #acks: number[] = [];
+  #isScheduled = false;
+  #isWriting = false;
+  #isOver = false;
 
-  /**
-   * Gathers what there is to say into one frame a turn of the event loop, and into the next while a frame is being written,
-   * which takes long where the worker reads slowly. So a ping waits for one frame at most, and no more than one frame
-   * waits outside of `requests`, whose number dispatch bounds. `onUnsent` hears of requests that were cancelled in time.
-   */
-  return (call: Call, onUnsent: (linkIds: readonly number[]) => void): LinkWriter => {
-    const memory = budget.account();
-    let requests: LinkRequest[] = [];
-    /** Cancelled before they were written, and not reported yet. */
-    let unsent: number[] = [];
-    /** May go before requests that wait. */
-    let urgent: AgentFrame | null = null;
-    /** Words about requests, which must not overtake them. */
-    let trailing: AgentFrame | null = null;
-    /** Go with whatever is said next. */
-    let acks: number[] = [];
-    let scheduled = false;
-    let writing = false;
-    /** Of the frame that is being written. */
-    let writtenBytes = 0;
-    let isWrittenLarge = false;
-    let isOver = false;
-    let stopWaiting: (() => void) | null = null;
-
-    const hold = (batch: readonly LinkRequest[]): void => {
-      writtenBytes = bytesOf(batch);
-      isWrittenLarge = isLarge(batch[0]);
-      if (isWrittenLarge) largeFrames += 1;
-      memory.add(writtenBytes);
-    };
-    const giveBack = (): void => {
-      if (writtenBytes === 0) return;
-      if (isWrittenLarge) largeFrames -= 1;
-      const bytes = writtenBytes;
-      writtenBytes = 0;
-      memory.give(bytes);
-    };
-    const hasRoom = (next: LinkRequest | undefined): boolean =>
-      next === undefined || !isLarge(next) || largeFrames === 0 || memory.fits(next.payload.length);
-    const waitForRoom = (): void => {
-      stopWaiting ??= budget.onGiven(() => {
-        if (hasRoom(requests[0])) schedule();
-      });
-    };
-
-    const flush = (): void => {
-      scheduled = false;
-      if (writing || isOver || call.destroyed || call.cancelled) return;
-      const frame: AgentFrame = urgent ?? {};
-      if (!hasRoom(requests[0])) {
-        waitForRoom();
-        if (urgent === null && acks.length < acksMax) return;
-      } else if (requests.length > 0) {
-        stopWaiting?.();
-        stopWaiting = null;
-        const batch = takeBatch(requests);
-        requests = batch === requests ? [] : requests.slice(batch.length);
-        frame.requests = batch;
-        hold(batch);
-      }
-      urgent = null;
-      if (acks.length > 0) {
-        frame.acks = acks;
-        acks = [];
-      }
-      if (requests.length === 0 && trailing !== null) {
-        Object.assign(frame, trailing);
-        trailing = null;
-      }
-      writing = true;
-      call.write(frame, written);
-    };
-    const written = (): void => {
-      writing = false;
-      giveBack();
-      if (requests.length > 0 || urgent !== null || trailing !== null) schedule();
-    };
-    const schedule = (): void => {
-      if (scheduled || writing) return;
-      scheduled = true;
-      setImmediate(flush);
-    };
-    const say = (word: AgentFrame): void => {
-      urgent = urgent === null ? word : Object.assign(urgent, word);
-      schedule();
-    };
-    const sayAfterRequests = (what: 'pauses' | 'resumes' | 'replays', linkId: number): void => {
-      trailing ??= {};
-      trailing[what] ??= [];
-      trailing[what].push(linkId);
-      schedule();
-    };
-    /** The worker knows no order of the two within a frame: the later word takes the earlier one back. */
-    const takeBack = (what: 'pauses' | 'resumes', linkId: number): void => {
-      const words = trailing?.[what];
-      if (words?.includes(linkId)) words.splice(words.indexOf(linkId), 1);
-    };
-    const reportUnsent = (): void => {
-      const linkIds = unsent;
-      unsent = [];
-      onUnsent(linkIds);
-    };
-    /** False: it is written, or being written. */
-    const dropUnwritten = (linkId: number): boolean => {
-      const index = requests.findIndex(({ id }) => id === linkId);
-      if (index < 0) return false;
-      requests.splice(index, 1);
-      unsent.push(linkId);
-      // Not from within a decision about the request.
-      if (unsent.length === 1) setImmediate(reportUnsent);
-      return true;
-    };
-    return {
-      request: (request) => {
-        requests.push(request);
-        schedule();
-      },
-      cancel: (linkId) => {
-        if (dropUnwritten(linkId)) return;
-        urgent ??= {};
-        urgent.cancels ??= [];
-        urgent.cancels.push(linkId);
-        schedule();
-      },
-      pause: (linkId) => {
-        takeBack('resumes', linkId);
-        sayAfterRequests('pauses', linkId);
-      },
-      resume: (linkId) => {
-        takeBack('pauses', linkId);
-        sayAfterRequests('resumes', linkId);
-      },
-      recall: () => {
-        say({ recall: {} });
-        const unwritten = requests.map((request) => request.id);
-        requests = [];
-        return unwritten;
-      },
-      ack: (linkId) => {
-        acks.push(linkId);
-        if (acks.length >= acksMax) schedule();
-      },
-      replay: (linkId) => sayAfterRequests('replays', linkId),
-      unwritten: () => new Set(requests.map((request) => request.id)),
-      ping: (sequence) => say({ ping: { sequence } }),
-      drain: () => say({ drain: {} }),
-      limit: (limits) => say({ limits }),
-      stop: (graceMs) => say({ stop: { grace_ms: Math.round(graceMs) } }),
-      close: () => {
-        if (!call.destroyed) call.end();
-      },
-      over: () => {
-        isOver = true;
-        giveBack();
-        stopWaiting?.();
-        stopWaiting = null;
-      },
-    };
-  };
-}
-
-/** As many as one frame may hold, at least one; the same array when that is all of them. */
-function takeBatch(requests: LinkRequest[]): LinkRequest[] {
-  let bytes = 0;
-  for (let index = 0; index < requests.length; index += 1) {
-    bytes += requests[index]?.payload.length ?? 0;
-    if (bytes > frameMaxBytes && index > 0) return requests.slice(0, index);
+  /** `onUnsent` receives the link ids of requests that were cancelled before they were written. */
+  constructor(shared: FrameBudget, call: LinkCall, onUnsent: (linkIds: readonly number[]) => void) {
+    this.#call = call;
+    this.#memory = new FrameMemory(shared);
+    this.#onUnsent = onUnsent;
   }
-  return requests;
-}
 
-function bytesOf(requests: readonly LinkRequest[]): number {
-  let bytes = 0;
-  for (const { payload, command } of requests) bytes += payload.length + command.length + requestOverheadBytes;
-  return bytes;
-}
+  request(request: LinkRequest): void {
+    this.#requests.push(request);
+    this.#schedule();
+  }
 
-function isLarge(request: LinkRequest | undefined): boolean {
-  return request !== undefined && request.payload.length > frameMaxBytes;
+  cancel(linkId: number): void {
+    if (this.#dropUnwritten(linkId)) return;
+    this.#urgent ??= {};
+    this.#urgent.cancels ??= [];
+    this.#urgent.cancels.push(linkId);
+    this.#schedule();
+  }
+
+  pause(linkId: number): void {
+    this.#takeBack('resumes', linkId);
+    this.#sendAfterRequests('pauses', linkId);
+  }
+
+  resume(linkId: number): void {
+    this.#takeBack('pauses', linkId);
+    this.#sendAfterRequests('resumes', linkId);
+  }
+
+  recall(): number[] {
+    this.#send({ recall: {} });
+    const unwritten = this.#requests.map((request) => request.id);
+    this.#requests = [];
+    return unwritten;
+  }
+
+  ack(linkId: number): void {
+    this.#acks.push(linkId);
+    if (this.#acks.length >= acksMax) this.#schedule();
+  }
+
+  replay(linkId: number): void {
+    this.#sendAfterRequests('replays', linkId);
+  }
+
+  unwritten(): Set<number> {
+    return new Set(this.#requests.map((request) => request.id));
+  }
+
+  ping(sequence: number): void {
+    this.#send({ ping: { sequence } });
+  }
+
+  drain(): void {
+    this.#send({ drain: {} });
+  }
+
+  limit(limits: LinkLimits): void {
+    this.#send({ limits });
+  }
+
+  stop(graceMs: number): void {
+    this.#send({ stop: { grace_ms: Math.round(graceMs) } });
+  }
+
+  close(): void {
+    if (!this.#call.destroyed) this.#call.end();
+  }
+
+  /** The stream has ended, so the frame that was being written holds no memory any more. */
+  over(): void {
+    this.#isOver = true;
+    this.#memory.give();
+    this.#memory.stopWaiting();
+  }
+
+  #send(fields: AgentFrame): void {
+    this.#urgent = this.#urgent === null ? fields : Object.assign(this.#urgent, fields);
+    this.#schedule();
+  }
+
+  #sendAfterRequests(field: 'pauses' | 'resumes' | 'replays', linkId: number): void {
+    this.#trailing ??= {};
+    this.#trailing[field] ??= [];
+    this.#trailing[field].push(linkId);
+    this.#schedule();
+  }
+
+  /** A worker handles the pauses of a frame before its resumes. So a later word replaces an earlier one of the same frame. */
+  #takeBack(field: 'pauses' | 'resumes', linkId: number): void {
+    const linkIds = this.#trailing?.[field];
+    if (linkIds?.includes(linkId)) linkIds.splice(linkIds.indexOf(linkId), 1);
+  }
+
+  /** False: the request is written, or being written. */
+  #dropUnwritten(linkId: number): boolean {
+    const index = this.#requests.findIndex(({ id }) => id === linkId);
+    if (index < 0) return false;
+    this.#requests.splice(index, 1);
+    this.#unsent.push(linkId);
+    // Reported in a later turn: dispatch is in the middle of its own work on the request.
+    if (this.#unsent.length === 1) setImmediate(() => this.#reportUnsent());
+    return true;
+  }
+
+  #reportUnsent(): void {
+    const linkIds = this.#unsent;
+    this.#unsent = [];
+    this.#onUnsent(linkIds);
+  }
+
+  #schedule(): void {
+    if (this.#isScheduled || this.#isWriting) return;
+    this.#isScheduled = true;
+    setImmediate(this.#flush);
+  }
+
+  // Two closures for the whole link, and none for each frame.
+  readonly #flush = (): void => {
+    const call = this.#call;
+    this.#isScheduled = false;
+    if (this.#isWriting || this.#isOver || call.destroyed || call.cancelled) return;
+    const frame = this.#takeFrame();
+    if (frame === null) return;
+    this.#isWriting = true;
+    call.write(frame, this.#written);
+  };
+
+  readonly #written = (): void => {
+    this.#isWriting = false;
+    this.#memory.give();
+    if (this.#requests.length > 0 || this.#urgent !== null || this.#trailing !== null) this.#schedule();
+  };
+
+  /** The next frame; null: it waits for room. */
+  #takeFrame(): AgentFrame | null {
+    const frame: AgentFrame = this.#urgent ?? {};
+    if (!this.#memory.hasRoom(this.#requests[0])) {
+      this.#waitForRoom();
+      if (this.#urgent === null && this.#acks.length < acksMax) return null;
+    } else if (this.#requests.length > 0) {
+      this.#memory.stopWaiting();
+      frame.requests = this.#takeBatch();
+      this.#memory.hold(frame.requests);
+    }
+    this.#urgent = null;
+    if (this.#acks.length > 0) {
+      frame.acks = this.#acks;
+      this.#acks = [];
+    }
+    if (this.#requests.length === 0 && this.#trailing !== null) {
+      Object.assign(frame, this.#trailing);
+      this.#trailing = null;
+    }
+    return frame;
+  }
+
+  #waitForRoom(): void {
+    this.#memory.wait(() => {
+      if (this.#memory.hasRoom(this.#requests[0])) this.#schedule();
+    });
+  }
+
+  /** As many requests as one frame may hold, at least one. */
+  #takeBatch(): LinkRequest[] {
+    const requests = this.#requests;
+    let bytes = 0;
+    for (let index = 0; index < requests.length; index += 1) {
+      bytes += requests[index]?.payload.length ?? 0;
+      if (bytes <= frameMaxBytes || index === 0) continue;
+      this.#requests = requests.slice(index);
+      return requests.slice(0, index);
+    }
+    this.#requests = [];
+    return requests;
+  }
 }
