@@ -5,7 +5,7 @@ import type { AcceptorOptions } from './acceptor.ts';
 import { createAcceptor } from './acceptor.ts';
 import { cancelOptions } from './cancels.ts';
 import type { ConnectionNumbers } from './connection-limit.ts';
-import { boundIncoming } from './incoming.ts';
+import { boundIncoming } from './incoming/interceptor.ts';
 import type { MemoryBudget } from './memory-budget.ts';
 
 /** A gRPC server for our own sockets. */

@@ -8,7 +8,7 @@ import { gzipSync } from 'node:zlib';
 import type { ServerDuplexStream, sendUnaryData } from '@grpc/grpc-js';
 import { Metadata } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
-import { readerOf } from '../../src/grpc/incoming.ts';
+import { readerOf } from '../../src/grpc/incoming/interceptor.ts';
 import type { MemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { services } from '../../src/grpc/proto.ts';

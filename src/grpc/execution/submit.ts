@@ -2,7 +2,7 @@ import { hasEnded } from '../../dispatch/delivery.ts';
 import type { RequestError } from '../../dispatch/request.ts';
 import { code, refusal } from '../../dispatch/request.ts';
 import { howEnded } from '../connection.ts';
-import { readerOf } from '../incoming.ts';
+import { readerOf } from '../incoming/interceptor.ts';
 import { UnreadableMessage } from '../proto.ts';
 import { toStatus } from '../status.ts';
 import { noRoom, overheadBytes, refuseUnread } from './flow-control.ts';

@@ -1,6 +1,6 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
-import { readerOf } from '../incoming.ts';
+import { readerOf } from '../incoming/interceptor.ts';
 import { UnreadableMessage } from '../proto.ts';
 import type { FrameBudget } from './frame-memory.ts';
 import { checkFirst, claimOf, protocol } from './hello.ts';

@@ -1,0 +1,36 @@
+import type { Metadata } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
+import { code, refusal } from '../../dispatch/request.ts';
+import type { MemoryBudget } from '../memory-budget.ts';
+import { roomRetryAfterMs } from '../memory-budget.ts';
+import { toStatus } from '../status.ts';
+
+/** How a call ends whose messages are not read. */
+export interface Status {
+  readonly code: status;
+  readonly details: string;
+  readonly metadata: Metadata | null;
+}
+
+/** Uses the text of grpc-js, because clients know it. */
+export function tooLarge(bytes: number, maxBytes: number): Status {
+  const details = `Received message larger than max (${bytes} vs ${maxBytes})`;
+  return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
+}
+
+export function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: number): Status {
+  const free = `${usedBytes} of ${maxBytes} bytes (message.budget) are in use`;
+  return exhausted(
+    `${what}: expected no more than this connection's share of the agent's memory, got ${bytes} bytes while ${free}`,
+  );
+}
+
+/** The call may be repeated, because nothing of it has begun. */
+export function exhausted(details: string): Status {
+  const { metadata = null } = toStatus(refusal(code.resourceExhausted, details, { retryAfterMs: roomRetryAfterMs }));
+  return { code: status.RESOURCE_EXHAUSTED, details, metadata };
+}
+
+export function failed(details: string): Status {
+  return { code: status.INTERNAL, details, metadata: null };
+}
