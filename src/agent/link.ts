@@ -1,8 +1,8 @@
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { MemoryBudget } from '../grpc/memory-budget.ts';
 import type { ApiServer } from '../grpc/server.ts';
-import type { WorkerFrame } from '../grpc/worker-link/source.ts';
 import { addWorkerLink } from '../grpc/worker-link/service.ts';
+import type { WorkerFrame } from '../grpc/worker-link/source.ts';
 import { reportRefusals } from '../telemetry/link-refusals.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { warmUpLinkId } from '../workers/warm-up.ts';

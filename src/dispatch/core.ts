@@ -86,7 +86,10 @@ export function arm(core: Core): void {
   core.options.onDeadline(atMs);
 }
 
-/** Compares link ids, which wrap at 2^32: the later one is less than half the range ahead (RFC 1982). */
-export function isAfter(linkId: number, begunThrough: number | null): boolean {
-  return begunThrough !== null && ((linkId - begunThrough) | 0) > 0;
+/**
+ * Whether a link id is later than another; false if the other one is unknown (null). Ids wrap at 2^32: the later one is less than
+ * half the range ahead (RFC 1982).
+ */
+export function isAfter(linkId: number, other: number | null): boolean {
+  return other !== null && ((linkId - other) | 0) > 0;
 }

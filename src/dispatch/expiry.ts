@@ -32,7 +32,7 @@ export function expire(core: Core): number {
 function stillRuns(core: Core, request: Request, nowMs: number): void {
   const worker = core.workers.get(request.workerId);
   if (worker === undefined) return;
-  if (isAfter(request.linkId, worker.begunThrough())) {
+  if (isAfter(request.linkId, worker.lastBegunLinkId())) {
     // Not this one keeps the worker from answering: it has not begun.
     return awaitEnd(core, request);
   }

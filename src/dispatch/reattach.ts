@@ -16,7 +16,7 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
 export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: NewWorker): void {
   const { link, resumed } = next;
   const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
-  const begunThrough = worker.begunThrough();
+  const lastBegunLinkId = worker.lastBegunLinkId();
   const lastId = resumed?.last_id ?? 0;
   const again: Request[] = [];
   removeFromAvailable(pool, worker);
@@ -34,7 +34,7 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
       if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
       else if (kept?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
       // The worker does not have it: it never came, was given back, or has ended, which nobody may do twice.
-      else if (isAfter(linkId, lastId) || isAfter(linkId, begunThrough)) again.push(request);
+      else if (isAfter(linkId, lastId) || isAfter(linkId, lastBegunLinkId)) again.push(request);
       else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
       else fail(core, request, lineBroke(worker));
     }

@@ -208,7 +208,7 @@ export function setPaused(core: Core, request: Request, paused: boolean): void {
   else link?.resume(request.linkId);
 }
 
-/** The id grows by 1 and wraps: `begunThrough` compares ids of one link by their distance. */
+/** The id grows by 1 and wraps, because `isAfter` compares ids of one worker by their distance. */
 function newLinkId(worker: DispatchWorker): number {
   do worker.nextLinkId = (worker.nextLinkId + 1) >>> 0;
   while (worker.running.has(worker.nextLinkId));

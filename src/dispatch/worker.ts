@@ -62,8 +62,8 @@ export interface NewWorker {
   readonly commands: ReadonlyMap<string, WorkerCommand>;
   /** It tells, even when it dies, which requests began; those that did not can be sent elsewhere. */
   readonly marksBegun: boolean;
-  /** The highest link id that it marked as begun; null: any may have. */
-  begunThrough(): number | null;
+  /** The last link id that the worker marked as begun; null: any request may have begun. */
+  lastBegunLinkId(): number | null;
   readonly counters: WorkerCounters;
   readonly link: RequestLink;
   /** What it did and has from before; null: it is new. */
@@ -104,8 +104,8 @@ export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed' | 'pa
 export interface WorkerEnd {
   readonly reason: string;
   readonly message: string;
-  /** The highest link id that it marked as begun; null: any of its requests may have begun. */
-  readonly begunThrough: number | null;
+  /** The last link id that the worker marked as begun; null: any of its requests may have begun. */
+  readonly lastBegunLinkId: number | null;
   /** Nobody planned it: a request that it had may be why. */
   readonly crashed: boolean;
 }

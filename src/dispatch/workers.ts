@@ -108,7 +108,7 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
       continue;
     }
     // What began may have done its work: at most once, unless the caller says that it may run again.
-    const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.begunThrough);
+    const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.lastBegunLinkId);
     if (neverBegan) request.attempts -= 1;
     const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
     if (crashes > 0) fail(core, request, poisonous(request.command, crashes));

@@ -5,7 +5,7 @@ import { boundByLife } from '../grpc/worker-link/sanitize.ts';
 import type { AttachedWorker, LinkLimits, WorkerHello } from '../grpc/worker-link/source.ts';
 import { guard } from './guard.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
-import { begunThrough } from './handle.ts';
+import { lastBegunLinkId } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 
 /** A worker's link: from the hello to its end, and what is sent down it about limits. */
@@ -99,7 +99,7 @@ export async function admit(
     maxRequests,
     commands,
     marksBegun: handle.hello.marks_begun,
-    begunThrough: () => begunThrough(handle),
+    lastBegunLinkId: () => lastBegunLinkId(handle),
     counters: handle.counters,
     link: handle.link,
     resumed: handle.hello.resumed,

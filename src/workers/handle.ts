@@ -88,7 +88,7 @@ export function newHandle(
 }
 
 /** The last link id that the worker marked as begun; null: it does not mark, so any may have begun. */
-export function begunThrough(handle: WorkerHandle | undefined): number | null {
+export function lastBegunLinkId(handle: WorkerHandle | undefined): number | null {
   return handle?.hello?.marks_begun === true ? handle.begun.read() : null;
 }
 

@@ -6,7 +6,7 @@ import { removeFile } from '../os/storage/remove-file.ts';
 import type { Log } from '../telemetry/log.ts';
 import { inspect } from './evidence.ts';
 import type { WorkerHandle } from './handle.ts';
-import { begunThrough } from './handle.ts';
+import { lastBegunLinkId } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 import { messageOf } from './parts.ts';
 
@@ -72,7 +72,7 @@ export function release(
   { workerId, reason, message, crashed }: Action & { readonly type: 'release' },
 ): void {
   if (handle !== undefined) handle.released = true;
-  dispatch.removeWorker(workerId, { reason, message, crashed, begunThrough: begunThrough(handle) });
+  dispatch.removeWorker(workerId, { reason, message, crashed, lastBegunLinkId: lastBegunLinkId(handle) });
 }
 
 /** Nothing is left of the worker: its entry and its files go. */

@@ -97,7 +97,7 @@ describe('a request that its caller named', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.settle(first, false);
-    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', lastBegunLinkId: null, crashed: true });
     host.addWorker();
     const again = host.submit(named('a'));
     expect(again.error).toMatchObject({ code: 14, exitReason: 'signal' });
@@ -111,7 +111,7 @@ describe('a request that its caller named', () => {
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
     host.settle(first, false);
-    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', lastBegunLinkId: null, crashed: true });
     expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
   });
 
@@ -253,7 +253,7 @@ describe('workers of an earlier agent', () => {
     host.dispatch.expectWorker('p', 'old');
     host.addWorker();
     const mine = host.submit(named('a'));
-    host.dispatch.removeWorker('old', { reason: 'exit_unknown', message: 'm', begunThrough: null, crashed: true });
+    host.dispatch.removeWorker('old', { reason: 'exit_unknown', message: 'm', lastBegunLinkId: null, crashed: true });
     expect(mine.sentTo).toEqual(['w0']);
   });
 
@@ -513,7 +513,7 @@ describe('whoever asks again', () => {
     host.dispatch.onResult(worker.id, 1, ok);
     // A plan waits for it; a crash does not.
     expect(worker.counters.kept).toBe(1);
-    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', begunThrough: null, crashed: true });
+    host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', lastBegunLinkId: null, crashed: true });
     host.settle(first, false);
     expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
   });

@@ -208,7 +208,7 @@ export class ModelWorker {
   #isKnown = false;
   #toWorker: (() => void)[] = [];
   #toAgent: (() => void)[] = [];
-  #begunThrough = 0;
+  #lastBegunLinkId = 0;
   #lastId = 0;
   #dials = 0;
   readonly #model: Model;
@@ -230,7 +230,7 @@ export class ModelWorker {
     dispatch.addWorker({
       ...{ workerId: this.id, pool: 'p', concurrency: this.#concurrency, maxRequests: 0, marksBegun: true },
       commands: new Map(['c', 'stream'].map((name) => [name, { streams: name === 'stream', isAsync: false }])),
-      begunThrough: () => this.#begunThrough,
+      lastBegunLinkId: () => this.#lastBegunLinkId,
       counters: this.counters,
       resumed: this.#dials === 1 ? null : this.#resumed(),
       paused: false,
@@ -300,7 +300,7 @@ export class ModelWorker {
     this.isAlive = this.isAttached = false;
     // What it had begun nobody knows.
     if (!this.#isKnown) for (const { request } of this.held.values()) this.#model.letGo(request.request_id);
-    const end = { reason: 'signal', message: 'gone', begunThrough: this.#begunThrough, crashed };
+    const end = { reason: 'signal', message: 'gone', lastBegunLinkId: this.#lastBegunLinkId, crashed };
     this.#model.dispatch.removeWorker(this.id, end);
   }
 
@@ -343,7 +343,7 @@ export class ModelWorker {
   #begin(held: Held): void {
     if (held.isCancelled) return this.#end(held);
     held.state = 'running';
-    this.#begunThrough = Math.max(this.#begunThrough, held.linkId);
+    this.#lastBegunLinkId = Math.max(this.#lastBegunLinkId, held.linkId);
     this.#model.begins(held, this.#isIdempotent(held));
   }
 

@@ -339,7 +339,7 @@ describe('sending ahead', () => {
     const worker = host.addWorker({ concurrency: 2, marksBegun: true });
     const old = host.submit();
     host.submit();
-    worker.begunThrough = 2 ** 32 - 1;
+    worker.lastBegunLinkId = 2 ** 32 - 1;
     worker.waiting.push(first(worker));
     host.remove(worker);
     expect(old.request?.run).toBe(run.queued);
@@ -459,7 +459,7 @@ describe('a request that its worker does not end after its deadline', () => {
     const host = killing();
     const worker = host.addWorker({ marksBegun: true });
     const told = host.submit({ deadlineMs: host.nowMs + 100 });
-    worker.begunThrough = (told.request?.linkId ?? 0) - 1;
+    worker.lastBegunLinkId = (told.request?.linkId ?? 0) - 1;
     host.pass(5_000);
     host.pass(5_000);
     expect(host.overdue).toEqual([]);
@@ -709,7 +709,7 @@ describe('an error says whether the command may have begun', () => {
       (host) => {
         const worker = host.addWorker({ marksBegun: true });
         const told = host.submit();
-        host.dispatch.removeWorker(worker.id, { ...death, begunThrough: 0 });
+        host.dispatch.removeWorker(worker.id, { ...death, lastBegunLinkId: 0 });
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
         return told;
       },
@@ -811,7 +811,7 @@ test('how many crashes make a poison may change by a reload, up and down, and no
   host.answer(worker, first(worker), null, 1);
   host.submit({ payload: Buffer.from('b') });
   host.answer(worker, first(worker), null, 1);
-  host.dispatch.removeWorker(worker.id, { reason: 'operator', message: 'm', begunThrough: null, crashed: false });
+  host.dispatch.removeWorker(worker.id, { reason: 'operator', message: 'm', lastBegunLinkId: null, crashed: false });
   expect([crash('a'), crash('a'), crash('a'), crash('b')]).toEqual([14, 14, 14, 14]);
   poison(3);
   expect(host.submit({ payload: Buffer.from('a') }).error).toMatchObject({ code: 9 });

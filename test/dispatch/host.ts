@@ -41,7 +41,7 @@ export interface FakeWorker {
   /** Link ids of what it has not begun, in order. */
   readonly waiting: number[];
   readonly marksBegun: boolean;
-  begunThrough: number;
+  lastBegunLinkId: number;
   recalled: boolean;
   leaving: boolean;
   readonly counters: ReturnType<typeof newCounters>;
@@ -172,7 +172,7 @@ export class Host {
       unwritten: new Set(),
       waiting: [],
       marksBegun: options.marksBegun ?? false,
-      begunThrough: 0,
+      lastBegunLinkId: 0,
       recalled: false,
       leaving: false,
       counters: newCounters(),
@@ -192,7 +192,7 @@ export class Host {
         ]),
       ),
       marksBegun: worker.marksBegun,
-      begunThrough: () => (worker.marksBegun ? worker.begunThrough : null),
+      lastBegunLinkId: () => (worker.marksBegun ? worker.lastBegunLinkId : null),
       counters: worker.counters,
       resumed: options.resumed ?? null,
       paused: options.paused ?? false,
@@ -232,7 +232,7 @@ export class Host {
     while (!worker.removed && worker.running.size - worker.waiting.length < worker.concurrency) {
       const linkId = worker.waiting.shift();
       if (linkId === undefined) return;
-      worker.begunThrough = linkId;
+      worker.lastBegunLinkId = linkId;
     }
   }
 
@@ -266,12 +266,12 @@ export class Host {
       const neverBegan = worker.unwritten.has(linkId) || (worker.marksBegun && worker.waiting.includes(linkId));
       if (!neverBegan) told.mayHaveRun = true;
     }
-    const begunThrough = worker.marksBegun ? worker.begunThrough : null;
+    const lastBegunLinkId = worker.marksBegun ? worker.lastBegunLinkId : null;
     this.dispatch.removeWorker(worker.id, {
       reason,
       message: 'ended by SIGKILL; its last lines:\na line of it',
       crashed,
-      begunThrough,
+      lastBegunLinkId,
     });
   }
 

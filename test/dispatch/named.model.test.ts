@@ -111,7 +111,7 @@ class World {
     const runOf = (linkId: number): Run => worker.runs.get(linkId) ?? expect.fail(`${worker.id} has no ${linkId}`);
     host.dispatch.addWorker({
       ...{ workerId: worker.id, pool: 'p', concurrency: 2, maxRequests: 0, marksBegun: false, paused: false, resumed },
-      ...{ begunThrough: () => null, counters: newCounters() },
+      ...{ lastBegunLinkId: () => null, counters: newCounters() },
       commands: new Map([
         ['c', { streams: false, isAsync: false }],
         ['stream', { streams: true, isAsync: false }],
@@ -227,7 +227,7 @@ class World {
 
   die(worker: Worker): void {
     worker.alive = false;
-    const end = { reason: 'signal', message: 'ended by SIGKILL', crashed: true, begunThrough: null };
+    const end = { reason: 'signal', message: 'ended by SIGKILL', crashed: true, lastBegunLinkId: null };
     this.host.dispatch.removeWorker(worker.id, end);
     // This agent never heard of what it had.
     if (!worker.attached) for (const { request } of worker.runs.values()) this.mayForget(request.request_id);

@@ -86,7 +86,7 @@ function addWorker(): void {
     maxRequests: 0,
     commands: new Map([['c', { streams: false, isAsync: true }]]),
     marksBegun: false,
-    begunThrough: () => null,
+    lastBegunLinkId: () => null,
     counters: newCounters(),
     resumed: null,
     paused: false,

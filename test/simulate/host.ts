@@ -364,9 +364,9 @@ export class Host {
         return this.later(worker.behaviour.killMs, () => worker.die('SIGKILL'));
       case 'release': {
         worker.admitted = false;
-        const begunThrough = worker.behaviour.marksBegun ? worker.begunThrough : null;
+        const lastBegunLinkId = worker.behaviour.marksBegun ? worker.lastBegunLinkId : null;
         const { reason, message, crashed } = action;
-        return this.dispatch.removeWorker(workerId, { reason, message, crashed, begunThrough });
+        return this.dispatch.removeWorker(workerId, { reason, message, crashed, lastBegunLinkId });
       }
       case 'forget':
         this.workers.delete(workerId);
@@ -450,7 +450,7 @@ export class Host {
       maxRequests,
       commands: new Map(commands),
       marksBegun: worker.behaviour.marksBegun,
-      begunThrough: () => (worker.behaviour.marksBegun ? worker.begunThrough : null),
+      lastBegunLinkId: () => (worker.behaviour.marksBegun ? worker.lastBegunLinkId : null),
       counters: worker.counters,
       link: worker.link,
       resumed: worker.dials > 1 ? worker.resumed() : null,

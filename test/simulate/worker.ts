@@ -76,7 +76,7 @@ export class SimulatedWorker {
   frozenUntilMs = 0;
   burnsCpu = false;
   memoryBytes = 100;
-  begunThrough = 0;
+  lastBegunLinkId = 0;
   readonly running = new Map<number, Held>();
   readonly waiting: Held[] = [];
   readonly link: RequestLink & { ping(sequence: number): void; stop(): void };
@@ -239,7 +239,7 @@ export class SimulatedWorker {
       if (held === undefined) return;
       held.begunAtMs = this.#host.nowMs();
       this.running.set(held.linkId, held);
-      if (held.linkId > this.begunThrough) this.begunThrough = held.linkId;
+      if (held.linkId > this.lastBegunLinkId) this.lastBegunLinkId = held.linkId;
       held.asked.begun += 1;
       const { ask, begun, maxAttempts } = held.asked;
       const most = ask.idempotent ? maxAttempts : 1;
