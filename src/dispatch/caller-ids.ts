@@ -98,6 +98,8 @@ export function repeat(
   }
   const before = request.currentSink;
   const isAnswered = hasEnded(request);
+  // Only the earlier call knows when its own caller keeps up again. The new sink has nothing unread yet.
+  setPaused(core, request, false);
   moveDelivery(request, deliveryEvents.sinkBack);
   request.currentSink = sink;
   claim(core, request);
@@ -165,6 +167,8 @@ export function askAgain(worker: DispatchWorker, request: Request): void {
   moveDelivery(request, deliveryEvents.replayAsked);
   request.pendingReplays += 1;
   worker.link.replay(request.linkId);
+  // A new link knows of no pauses.
+  if (request.paused) worker.link.pause(request.linkId);
 }
 
 function lostAnswer({ workerId }: Request): RequestError {

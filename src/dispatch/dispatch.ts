@@ -46,9 +46,9 @@ export interface Dispatch {
   settle(request: Request, sink: ResponseSink, delivered: boolean): void;
   /** An ended request is to be known by its payload's checksum alone. */
   dropPayload(request: Request, sink: ResponseSink): void;
-  /** Its caller does not keep up: its worker holds the chunks back until `resume`. */
-  pause(request: Request): void;
-  resume(request: Request): void;
+  /** The caller does not keep up: the worker holds back chunks until `resume`, or until another call takes over the request. */
+  pause(request: Request, sink: ResponseSink): void;
+  resume(request: Request, sink: ResponseSink): void;
   /** Ends what is over its deadline; the time of the next call, or infinite. */
   expire(): number;
   onChunk(workerId: string, linkId: number, payload: Buffer, contentType: string): void;
@@ -97,8 +97,12 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     dropPayload: (request, sink) => {
       if (request.currentSink === sink && hasEnded(request)) dropPayload(core, request);
     },
-    pause: (request) => setPaused(core, request, true),
-    resume: (request) => setPaused(core, request, false),
+    pause: (request, sink) => {
+      if (request.currentSink === sink) setPaused(core, request, true);
+    },
+    resume: (request, sink) => {
+      if (request.currentSink === sink) setPaused(core, request, false);
+    },
     expire: () => expire(core),
 
     onChunk: (workerId, linkId, payload, contentType) => onChunk(core, workerId, linkId, payload, contentType),

@@ -63,10 +63,10 @@ const moves: fc.Arbitrary<Move> = fc.oneof(
   { weight: 1, arbitrary: onCall('cancel', (model, call) => model.cancel(call)) },
   {
     weight: 1,
-    arbitrary: onCall('pause', ({ dispatch }, { request }) => {
+    arbitrary: onCall('pause', ({ dispatch }, { request, sink }) => {
       if (request === undefined) return;
-      dispatch.pause(request);
-      dispatch.resume(request);
+      dispatch.pause(request, sink);
+      dispatch.resume(request, sink);
     }),
   },
   {

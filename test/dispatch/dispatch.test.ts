@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
 import { run } from '../../src/dispatch/run.ts';
@@ -346,31 +347,69 @@ describe('sending ahead', () => {
   });
 });
 
-describe('a caller that does not keep up', () => {
-  test('its worker holds the chunks back until it does', () => {
+describe('a caller that does not keep up with a stream', () => {
+  const stream = { command: 'stream', streams: true, hasCallerId: true, requestId: 'r' };
+  const linkIdOf = ({ request }: Told): number => request?.linkId ?? expect.fail('it was refused');
+
+  test('makes the worker hold back chunks until the caller has read enough', () => {
     const host = new Host();
     const worker = host.addWorker({ commands: ['stream'] });
-    const { request } = host.submit({ command: 'stream', streams: true });
-    if (request === undefined) return expect.fail('it was refused');
-    host.dispatch.pause(request);
-    host.dispatch.pause(request);
-    expect([...worker.held]).toEqual([request.linkId]);
-    host.dispatch.resume(request);
+    const told = host.submit({ command: 'stream', streams: true });
+    host.pause(told);
+    host.pause(told);
+    expect([...worker.held]).toEqual([linkIdOf(told)]);
+    host.resume(told);
     expect([...worker.held]).toEqual([]);
-    host.answer(worker, request.linkId);
-    host.dispatch.pause(request);
+    host.answer(worker, linkIdOf(told));
+    host.pause(told);
     expect([...worker.held]).toEqual([]);
   });
 
-  test('the next worker holds them back too', () => {
+  test('makes the next worker hold back chunks too, when the request runs again', () => {
     const host = new Host();
     const dies = host.addWorker({ commands: ['stream'] });
-    const { request } = host.submit({ command: 'stream', streams: true, idempotent: true });
-    if (request === undefined) return expect.fail('it was refused');
-    host.dispatch.pause(request);
+    const told = host.submit({ command: 'stream', streams: true, idempotent: true });
+    host.pause(told);
     host.remove(dies);
     const next = host.addWorker({ commands: ['stream'] });
-    expect([...next.held]).toEqual([request.linkId]);
+    expect([...next.held]).toEqual([linkIdOf(told)]);
+  });
+
+  test.each(['running', 'kept'])('makes the worker hold back chunks on its next link too: request %s', (state) => {
+    const host = new Host();
+    const worker = host.addWorker({ commands: ['stream'] });
+    const told = host.submit(stream);
+    const id = linkIdOf(told);
+    host.dispatch.onChunk(worker.id, id, Buffer.from('0'), '');
+    host.pause(told);
+    const payload = Buffer.from('payload');
+    const held = {
+      ...{ id, request_id: 'r', command: 'stream', keep: true, ended: state === 'kept', cancelled: false },
+      ...{ remaining_ms: 0, age_ms: 10, payload_bytes: payload.length, payload_crc32: crc32(payload) },
+    };
+    const again = host.reattach(worker, { last_id: id, completed: 0, failed: 0, held: [held] });
+    expect([again.replayed, [...again.held]]).toEqual([[id], [id]]);
+  });
+
+  test.each(['running', 'replaying'])('does not hold back chunks of a call that repeats the request: %s', (state) => {
+    const host = new Host();
+    const worker = host.addWorker({ commands: ['stream'] });
+    let slow = host.submit(stream);
+    const id = linkIdOf(slow);
+    host.dispatch.onChunk(worker.id, id, Buffer.from('0'), '');
+    if (state === 'replaying') {
+      host.settle(slow, false);
+      host.answer(worker, id);
+      slow = host.submit(stream);
+    }
+    host.pause(slow);
+    expect([...worker.held]).toEqual([id]);
+    const next = host.submit(stream);
+    expect([...worker.held]).toEqual([]);
+    host.pause(next);
+    // The earlier caller may still read what it had received.
+    host.resume(slow);
+    expect([...worker.held]).toEqual([id]);
   });
 });
 

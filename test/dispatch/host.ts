@@ -153,6 +153,14 @@ export class Host {
     if (request !== undefined && answers !== undefined) this.dispatch.cancel(request, answers);
   }
 
+  pause({ request, answers }: Told): void {
+    if (request !== undefined && answers !== undefined) this.dispatch.pause(request, answers);
+  }
+
+  resume({ request, answers }: Told): void {
+    if (request !== undefined && answers !== undefined) this.dispatch.resume(request, answers);
+  }
+
   /** Its call is over. */
   settle({ request, answers }: Told, delivered: boolean): void {
     if (request !== undefined && answers !== undefined) this.dispatch.settle(request, answers, delivered);

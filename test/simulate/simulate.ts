@@ -142,8 +142,8 @@ function ask(host: Host, random: Random): void {
   const later = (ms: number, work: () => void): void => host.later(ms, () => host.dispatch === dispatch && work());
   if (random.chance(0.05)) later(random.int(0, 500), () => dispatch.cancel(request, asked.answers));
   if (request.streams && random.chance(0.3)) {
-    dispatch.pause(request);
-    later(random.int(0, 2_000), () => dispatch.resume(request));
+    dispatch.pause(request, asked.answers);
+    later(random.int(0, 2_000), () => dispatch.resume(request, asked.answers));
   }
 }
 

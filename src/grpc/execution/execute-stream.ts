@@ -23,7 +23,7 @@ export function executeStream(
     refuseUnread(source, connection) ??
     requestSpecOf(source, call.request, deadlineOf(source, call.getDeadline()), true);
   if ('code' in spec) return fail(spec);
-  const unread = createUnread(connection, () => request !== undefined && source.dispatch.resume(request));
+  const unread = createUnread(connection, () => request !== undefined && source.dispatch.resume(request, sink));
   const write = (payload: Buffer, contentType: string, workerId: string): number => {
     if (over || call.cancelled || call.destroyed) return code.cancelled;
     const wrong = refuseAnswer(source, connection, payload, workerId);
@@ -37,7 +37,7 @@ export function executeStream(
     unread.add(bytes);
     const response = { payload: own, content_type: contentType, request_id: spec.requestId, worker_id: workerId };
     call.write(response, () => unread.taken(bytes));
-    if (unread.isMuch() && request !== undefined) source.dispatch.pause(request);
+    if (unread.isMuch() && request !== undefined) source.dispatch.pause(request, sink);
     return 0;
   };
   let over = false;

@@ -85,7 +85,7 @@ class SubmitStream {
   }
 
   onLittleUnread(): void {
-    for (const item of this.#open.values()) this.#source.dispatch.resume(item.request);
+    for (const item of this.#open.values()) this.#source.dispatch.resume(item.request, item);
   }
 
   /** The call is over, however it ended. */
