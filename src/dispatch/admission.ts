@@ -10,17 +10,17 @@ import { moveRun, runEvents } from './run.ts';
 import { send, serveQueue, unknownCommand, workerFor } from './scheduling.ts';
 import { awaitExpected } from './takeover.ts';
 
-/** How a request comes in, and what is refused: at once, or when its pool closes. */
+/** Admits requests or refuses them: on arrival, or when their pool closes. */
 
-/** When a caller of a closed pool may look again. */
+/** How long a caller of a closed pool is advised to wait. */
 const closedRetryAfterMs = 1_000;
 
-/** Advice to a refused caller stays within this. */
+/** Bounds of the wait that a refused caller is advised, and the advice while no run time is known. */
 const retryAfterMs = { least: 50, most: 30_000, unknown: 250 } as const;
 
 export interface PoolGate {
   readonly open: boolean;
-  /** Why it is closed; the callers are told. */
+  /** Why the pool is closed. Callers receive this text. */
   readonly reason: string;
   readonly refuseQueued: boolean;
 }
@@ -30,7 +30,7 @@ export function setPool(core: Core, name: string, limits: PoolLimits): void {
   if (pool === undefined) core.pools.set(name, newPool(name, limits));
   else {
     pool.limits = limits;
-    // What waited for one worker may go to any when sessions are no longer strict.
+    // Requests that waited for one worker may go to any worker if affinity is no longer strict.
     serveQueue(core, pool);
   }
 }
@@ -59,7 +59,7 @@ export function submit(core: Core, spec: RequestSpec, sink: ResponseSink): Reque
   const refused = pool === undefined ? unknownPool(core, spec) : refuseAtTheDoor(core, pool, spec, arrivedAtMs);
   if (pool === undefined || refused !== undefined) {
     sink.error(refused ?? unknownPool(core, spec));
-    // A pool that does not exist is no label of a metric: names that callers make up would grow it without bound.
+    // Unknown pools are not counted: names that callers make up would become labels of a metric without bound.
     if (pool !== undefined && refused !== undefined) {
       core.options.onOutcome({ pool: pool.name, code: refused.code, refused: true, queuedMs: 0, ranMs: 0 });
     }
@@ -111,13 +111,13 @@ function refuseAtTheDoor(core: Core, pool: Pool, spec: RequestSpec, nowMs: numbe
   return refuseTooLate(pool, spec, nowMs);
 }
 
-/** It would not wait: a hot session that does keeps nobody else out. */
+/** Whether the request would not wait. Then a queue full of one busy session's requests does not refuse it. */
 function isTakenAtOnce(pool: Pool, spec: RequestSpec): boolean {
   if (pool.free.size === 0 || pool.expected.size > 0 || pool.queue.length > 0) return false;
   return pool.load.requests === 0 || workerFor(pool, spec) !== null;
 }
 
-/** What cannot be served before its deadline would only be in the way of what can. */
+/** Refuses a request that cannot be served before its deadline, because it would only delay others. */
 function refuseTooLate(pool: Pool, spec: RequestSpec, nowMs: number): RequestError | undefined {
   const waitMs = pool.queue.length === 0 ? 0 : pool.rate.expectedMs(pool.queue.length + 1);
   const leftMs = Number.isFinite(spec.deadlineMs) ? spec.deadlineMs - nowMs : pool.limits.requestTimeoutMs;

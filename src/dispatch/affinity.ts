@@ -1,13 +1,13 @@
 import type { DispatchWorker } from './worker.ts';
 
-/** Which worker had a session's last request. */
+/** Remembers which worker got the last request of each session. */
 export interface Affinity {
   workerOf(sessionId: string): DispatchWorker | undefined;
   remember(sessionId: string, worker: DispatchWorker): void;
   forget(sessionId: string): void;
 }
 
-/** Sessions that are remembered; those that were quiet longest are forgotten first. */
+/** How many sessions are remembered. The session that has been quiet longest is forgotten first. */
 const sessionsMax = 10_000;
 
 export function createAffinity(): Affinity {

@@ -11,8 +11,8 @@ import { claim, countUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /**
- * Requests whose callers gave them an id: they may be asked for again when a connection broke, a link did, or an agent died. A
- * worker keeps what it said of them until it is acknowledged; docs/delivery.md is the contract.
+ * Requests whose callers gave them an id. A caller may repeat such a request after a connection or link broke, or an agent died.
+ * The worker keeps its answer until the agent acknowledges it. docs/delivery.md is the contract.
  */
 
 /** The caller cancelled the request, so nobody will repeat it. */

@@ -1,29 +1,29 @@
 import { ewma } from './ewma.ts';
 
-/** How long a command's runs take, to tell whether the next request may wait in a worker instead of in the queue. */
+/** How long a command's runs take. It decides whether the next request may wait in a worker instead of in the queue. */
 export interface CommandStats {
-  /** How many workers offer it. */
+  /** How many workers offer the command. */
   workers: number;
-  /** What one run is expected to take. */
+  /** How long one run is expected to take. */
   expectedMs: number;
-  /** 0: it never ran. */
+  /** 0: the command never ran. */
   averageMs: number;
-  /** Runs for which it is still taken for slow. */
+  /** For how many more runs the command counts as slow. */
   slowRuns: number;
 }
 
-/** Requests that a worker may have beyond those it runs. */
+/** How many requests a worker may have beyond those that it runs. */
 export const prefetchMax = 128;
 /**
- * No more is sent ahead to a worker that has so many payload bytes. What a worker has beyond its concurrency is outside of
- * the queue's bounds; and to send so much takes longer than the wait that it saves.
+ * A worker with this many payload bytes is sent nothing ahead. Requests beyond a worker's concurrency are not bounded by the
+ * queue's limits, and sending more would take longer than the wait that it saves.
  */
 export const prefetchMaxBytes = 4 * 1024 * 1024;
-/** How long what a worker has may be expected to take, so that one more is sent there to wait. */
+/** A request is sent ahead only if the worker is expected to be done with all its requests, this one included, within this time. */
 const prefetchMs = 1;
-/** What is not known yet is not taken for short. */
+/** Expected time of a command that never ran: too long to be sent ahead. */
 const unknownMs = 1_000;
-/** One such run, and for the next `slowRunsAfter` nothing waits behind this command. */
+/** After one run this long, nothing is sent ahead behind the command for its next `slowRunsAfter` runs. */
 const slowMs = 20;
 const slowRunsAfter = 1_000;
 /** Weight of the newest run in the average. */
@@ -41,7 +41,7 @@ export function noteRun(stats: CommandStats | undefined, ranMs: number): void {
   stats.expectedMs = stats.slowRuns > 0 ? Math.max(slowMs, stats.averageMs) : stats.averageMs;
 }
 
-/** Whether another request of this command may wait in a worker with so much to do. */
+/** Whether another request of this command may wait in a worker whose requests are expected to take `workerExpectedMs`. */
 export function mayPrefetch(stats: CommandStats, workerExpectedMs: number): boolean {
   return workerExpectedMs + stats.expectedMs <= prefetchMs;
 }

@@ -9,9 +9,9 @@ import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run
 import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** How requests end, each once for its caller, and when they are forgotten. */
+/** Ends requests, each once for its caller, and forgets them. */
 
-/** Weight of the newest request in the average run time: about the last ten count. */
+/** Weight of the newest request in the average run time: about the last ten requests count. */
 const averageWeight = 0.1;
 
 const { cancelled } = code;
@@ -58,12 +58,12 @@ export function end(
 }
 
 function failedAfterBegin(request: Request, errorCode: number, ranUs: number): boolean {
-  // The worker says that the command did not begin this time. If it has given the answer up (DATA_LOSS), it cannot know.
+  // `ranUs` 0: the command did not begin this time. A worker that has dropped the answer (DATA_LOSS) cannot know that.
   const refused = ranUs === 0 && errorCode !== code.dataLoss;
   return refused ? request.attempts > 1 : mayHaveBegun(request);
 }
 
-/** A worker may still run the request for long. Drops what belongs to the caller's call. */
+/** Drops the sink and the payload, because a worker may still run the request for a long time. */
 function detachCall(request: Request): void {
   request.currentSink = null;
   request.payload = nothing;
@@ -75,7 +75,7 @@ function hand({ currentSink, workerId }: Request, result: WorkerResult | null): 
   return currentSink.result(result.payload, result.content_type, workerId);
 }
 
-/** Ends a request for its caller. A worker that has the request is told; its place is free when it answers. */
+/** Ends a request for its caller. A worker that has the request is told to cancel it, and has a free place once it answers. */
 export function giveUp(core: Core, request: Request, failure: RequestError): void {
   if (!hasEnded(request)) stop(core, request, failure);
 }
@@ -143,7 +143,7 @@ export function keepIn(worker: DispatchWorker, request: Request): void {
   worker.counters.kept = worker.kept.size;
 }
 
-/** Nobody will ask for the request again: frees its id, and its worker need not keep the answer. */
+/** Nobody will ask for the request again: frees its id, and lets its worker drop the answer. */
 export function forget(core: Core, request: Request, event: Parameters<typeof moveDelivery>[1]): void {
   moveDelivery(request, event);
   const pool = core.pools.get(request.pool);

@@ -3,7 +3,7 @@ import type { Pool } from './pool.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** What the files of dispatch share: its pools, its workers, and the one timer. */
+/** The state that the files of dispatch share: the pools, the workers and the one timer. */
 
 /** How one request ended, for the metrics. */
 export interface Outcome {
@@ -70,7 +70,7 @@ export interface Core {
   readonly deadlines: Deadlines;
   /** Workers that have more requests than they may run at once. */
   readonly prefetched: Set<DispatchWorker>;
-  /** When to look for stalled ones among them; infinite: there were none lately. */
+  /** When to look for stalled workers among `prefetched`; infinite: there are none to watch. */
   recallAtMs: number;
   armedAtMs: number;
 }

@@ -1,7 +1,7 @@
-/** What dispatch counts for one worker. Mutable and shared: dispatch writes, the domain and the views only read. */
+/** What dispatch counts for one worker. The object is shared: dispatch writes it, the domain and the views only read it. */
 export interface WorkerCounters {
   inFlight: number;
-  /** Answers that it keeps for callers who lost their connection. */
+  /** Answers that the worker keeps until they are acknowledged. */
   kept: number;
   completed: number;
   failed: number;

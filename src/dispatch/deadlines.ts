@@ -1,14 +1,14 @@
 import type { Request } from './request.ts';
 
-/** How coarse deadlines are: one timer serves all requests that end within the same tick. */
+/** Deadlines are rounded up to this, so that requests with about the same deadline share one list. */
 const tickMs = 20;
 
-/** Deadlines of all requests: O(1) to add and to take away, and no timer for each. */
+/** Deadlines of all requests. `add` and `remove` are O(1), and no request has a timer of its own. */
 export interface Deadlines {
-  /** In at most one place at a time. */
+  /** A request is in at most one place at a time. */
   add(request: Request, atMs: number): void;
   remove(request: Request): void;
-  /** Takes out what is due at `nowMs`. */
+  /** Removes and returns the requests that are due at `nowMs`. */
   take(nowMs: number): Request[];
   /** When to call `take` next; infinite: never. */
   nextAtMs(): number;

@@ -3,64 +3,64 @@ import type { Row } from './transitions.ts';
 import { createTransitions, ignored, next } from './transitions.ts';
 
 /**
- * The delivery of a request's answer: who waits for it, and who has it. It goes on beside the run (run.ts). Unary calls, streams
- * and Submit differ in their sinks alone. This file has all states and all legal moves.
+ * The delivery of a request's answer: who waits for the answer, and who has it. It is independent of the run (run.ts). Unary calls,
+ * streams and Submit differ only in their sinks. This file has all states and all legal moves.
  */
 
 export const deliveryStates = [
-  /** `currentSink` gets what comes. */
+  /** `currentSink` gets each part of the answer that arrives. */
   'attached',
-  /** `currentSink` gets what comes from the answer's beginning, for which the worker was asked. */
+  /** The worker was asked for the answer from its beginning, and `currentSink` gets the replay. */
   'replaying',
-  /** Nobody is there. In its grace it goes on, or its end is kept, for a caller that asks again. */
+  /** No caller is there. During its grace the request goes on, or its end is kept, for a caller that repeats it. */
   'detached',
-  /** `currentSink` has the end, and is not known to have read it. */
+  /** `currentSink` has received the end, and its caller is not known to have read it. */
   'delivered',
-  /** Nobody will ask for it again, and the worker that still has something of it is to know that. */
+  /** Nobody will ask for the request again. A worker still has a part of it. */
   'acknowledged',
-  /** Nobody can ask for it, and nobody need be told. */
+  /** Nobody can ask for the request, and no worker has a part of it that must be acknowledged. */
   'forgotten',
 ] as const;
 
 type DeliveryName = (typeof deliveryStates)[number];
 
-const unwanted = ignored('nobody will ask for it');
+const unwanted = ignored('nobody will ask for the request again');
 const nothingAsked = ignored('no replay was asked for');
 
 /** Where each event leads from each state. */
 export const deliveryRows = Object.freeze({
-  /** Its sink is handed the end, a result or an error. Its caller may ask again by its id. */
+  /** The sink receives the end, a result or an error. The caller may repeat the request by its id. */
   ended: {
     attached: 'delivered',
     replaying: 'delivered',
-    detached: ignored('the end is kept for a caller that asks again'),
+    detached: ignored('the end is kept for a caller that repeats the request'),
     acknowledged: unwanted,
     forgotten: unwanted,
   },
-  /** Its sink is handed the end, and its caller has no id to ask again by. */
+  /** The sink receives the end, and the caller has no id by which it could repeat the request. */
   endedForGood: { attached: 'forgotten' },
-  /** The caller's call is over, and its answer may not have been read. */
+  /** The call is over, and its caller may not have read the answer. */
   sinkLost: { attached: 'detached', replaying: 'detached', delivered: 'detached' },
-  /** Its id was sent again: another sink takes the place of the one before. */
+  /** A caller repeated the request by its id: a new sink replaces the earlier one. */
   sinkBack: { attached: 'attached', replaying: 'attached', detached: 'attached', delivered: 'attached' },
-  /** Its worker was asked for the answer from its beginning. */
+  /** The worker was asked for the answer from its beginning. */
   replayAsked: { attached: 'replaying', replaying: 'replaying' },
-  /** It is to run again, and what an earlier run has said is void. */
+  /** The request will run again, so everything that its earlier run sent is void. */
   returned: { attached: nothingAsked, replaying: 'attached', detached: nothingAsked },
-  /** Its caller is known to have read the end. */
+  /** The caller is known to have read the end. */
   receiptProven: { delivered: 'acknowledged' },
-  /** Its caller has said that it wants no answer. */
+  /** The caller cancelled, so it wants no answer. */
   cancelled: { delivered: 'acknowledged' },
-  /** The time in which its caller could have come back is over. */
+  /** The caller did not repeat the request in time. */
   graceOver: { detached: 'acknowledged' },
-  /** It is not kept any longer: others need the room, its payload is nowhere, or its end is of no use. */
+  /** The request is no longer kept: others need the room, its payload is lost, or its end is of no use. */
   evicted: { detached: 'acknowledged', delivered: 'acknowledged' },
-  /** No worker has anything of it. */
+  /** No worker has a part of the request. */
   workerDone: {
-    detached: ignored('the end is kept here'),
-    delivered: ignored('the end is kept here until it is known to be read'),
+    detached: ignored('the agent keeps the end'),
+    delivered: ignored('the agent keeps the end until the caller is known to have read it'),
     acknowledged: 'forgotten',
-    forgotten: ignored('it has no id, and its worker kept nothing'),
+    forgotten: ignored('the request has no id, and its worker kept nothing'),
   },
 } as const satisfies Readonly<Record<string, Row<DeliveryName>>>);
 
@@ -75,7 +75,7 @@ export function moveDelivery(request: { delivery: number }, event: (typeof deliv
   request.delivery = next("a request's delivery", deliveryStates, request.delivery, event);
 }
 
-/** Its sink has been handed the end, or would have been if it were there. */
+/** The sink has received the end, or would have received it if a caller were there. */
 export function hasEnded(request: { readonly delivery: number; readonly run: number }): boolean {
   return request.delivery > delivery.detached || (request.delivery === delivery.detached && isRunOver(request));
 }

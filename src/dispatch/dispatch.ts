@@ -23,50 +23,50 @@ export type { PoolLimits } from './pool.ts';
 export type { PoolStats } from './views.ts';
 export type { WorkerEnd } from './worker.ts';
 
-/** Moves requests to workers and sink back. No I/O and no clock of its own; every operation is O(1). */
+/** Moves requests to workers, and answers back. It has no I/O and no clock of its own. Operations on requests are O(1). */
 export interface Dispatch {
   setPool(pool: string, limits: PoolLimits): void;
-  /** A closed pool refuses new requests; those it has are still served, unless they are refused too. */
+  /** A closed pool refuses new requests. It serves those that it has, unless the gate refuses them too. */
   setPoolOpen(pool: string, gate: PoolGate): void;
-  /** What still waits is refused. */
+  /** Refuses the requests that still wait. */
   removePool(pool: string): void;
-  /** A worker from before is to dial in, and may hold requests: until then no named one of its pool is sent to another. */
+  /** A worker of an earlier agent will dial in, and may hold requests. Until then named requests of its pool wait. */
   expectWorker(pool: string, workerId: string): void;
-  /** A new one, or one that has dialled again. */
+  /** The worker is new, or has dialled again. */
   addWorker(worker: NewWorker): void;
   pauseWorker(workerId: string): void;
   resumeWorker(workerId: string): void;
-  /** It ended. Its requests run again where that is safe, and fail where it is not. */
+  /** The worker ended. Its requests run again if that is safe, and fail otherwise. */
   removeWorker(workerId: string, end: WorkerEnd): void;
-  /** Undefined: it was refused, and `sink.error` has said so. */
+  /** Undefined: the request was refused, and `sink.error` was called. */
   submit(spec: RequestSpec, sink: ResponseSink): Request | undefined;
-  /** Its caller wants it no more. `sink` are those given to `submit`: another caller may have it by now. */
+  /** The caller cancelled. `sink` is the one given to `submit`: nothing happens if another call has the request by now. */
   cancel(request: Request, sink: ResponseSink): void;
-  /** Its caller's call is over: the caller has read the answer, or may not have. */
+  /** The call is over. `delivered`: the caller has read the answer. */
   settle(request: Request, sink: ResponseSink, delivered: boolean): void;
-  /** An ended request is to be known by its payload's checksum alone. */
+  /** Keeps only the checksum of an ended request's payload. */
   dropPayload(request: Request, sink: ResponseSink): void;
   /** The caller does not keep up: the worker holds back chunks until `resume`, or until another call takes over the request. */
   pause(request: Request, sink: ResponseSink): void;
   resume(request: Request, sink: ResponseSink): void;
-  /** Ends what is over its deadline; the time of the next call, or infinite. */
+  /** Ends requests whose time is over. Returns when to call this next; infinite: never. */
   expire(): number;
   onChunk(workerId: string, linkId: number, payload: Buffer, contentType: string): void;
   onResult(workerId: string, linkId: number, result: WorkerResult): void;
-  /** It takes no requests any more, and will give back what it is sent. */
+  /** The worker takes no more requests, and will return those that it is sent. */
   onLeaving(workerId: string): void;
-  /** Requests that had not begun, given back after a recall. */
+  /** The worker returned requests that it had not begun, because of a recall or because it leaves. */
   onReturned(workerId: string, linkIds: readonly number[]): void;
-  /** Answers that come now from their beginning. */
+  /** The worker sends these answers from their beginning now. */
   onReplayed(workerId: string, linkIds: readonly number[]): void;
-  /** How far the commands of some of its requests are. */
+  /** Commands of the worker reported their progress. */
   onProgress(workerId: string, reports: readonly ProgressOf[]): void;
   poolStats(pool: string): PoolStats;
-  /** Ages of the oldest request that waits and of the oldest that a worker has, in ms; 0: there is none. */
+  /** Ages in ms of the oldest waiting request and of the oldest request in a worker; 0: there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
-  /** What a worker has, oldest first; for people, not for the path of requests. */
+  /** The worker's requests, oldest first. For views: it is not O(1). */
   requestsOf(workerId: string): readonly RequestNote[];
-  /** What the oldest of its requests that reports its progress has last reported. */
+  /** The latest report of the worker's oldest request that reports its progress. */
   progressOf(workerId: string): ReportedProgress | null;
 }
 

@@ -8,14 +8,14 @@ import { code, refusal } from './request.ts';
 import { isRunning, moveRun, run, runEvents } from './run.ts';
 import { recallFromStalled } from './scheduling.ts';
 
-/** What happens when a time is over: a deadline, a grace, or the time in which a cancelled request should have ended. */
+/** Acts when a time is over: a deadline, a grace, or the time in which a cancelled request should have ended. */
 
-/** Timers that come so much later than they were set for: the agent itself was stopped, or very busy. */
+/** If a timer fires this late, the agent itself was stopped or very busy. */
 const lateMs = 200;
 
 export function expire(core: Core): number {
   const nowMs = core.options.nowMs();
-  // An agent that was held up has not yet read what its workers said meanwhile.
+  // A late agent has not yet read what its workers sent meanwhile, so it gives them a little longer.
   const isLate = nowMs - core.armedAtMs > lateMs;
   for (const request of core.deadlines.take(nowMs)) {
     if (request.run === run.cancelled && isLate) core.deadlines.add(request, nowMs + lateMs);
@@ -28,12 +28,12 @@ export function expire(core: Core): number {
   return core.armedAtMs;
 }
 
-/** Its worker was told that nobody waits for it any more, and has had time to say that it ended. */
+/** The worker was told to cancel the request, and has not answered within `killAfterMs`. */
 function stillRuns(core: Core, request: Request, nowMs: number): void {
   const worker = core.workers.get(request.workerId);
   if (worker === undefined) return;
   if (isAfter(request.linkId, worker.lastBegunLinkId())) {
-    // Not this one keeps the worker from answering: it has not begun.
+    // The request has not begun, so another one keeps the worker busy.
     return awaitEnd(core, request);
   }
   moveRun(request, runEvents.overdue);

@@ -1,11 +1,11 @@
 import type { DispatchWorker } from './worker.ts';
 
-/** The workers of a pool that can take another request, by how many they have: O(1) to find the least loaded. */
+/** The workers of a pool that can take another request, by how many requests they have. Finding the least loaded is O(1). */
 export interface FreeWorkers {
   readonly size: number;
-  /** The least loaded; of equals the first. */
+  /** The least loaded worker; among equals the first. */
   first(): DispatchWorker | null;
-  /** Least loaded first. */
+  /** All workers, the least loaded first. */
   all(): Iterable<DispatchWorker>;
   add(worker: DispatchWorker, where: 'first' | 'last'): void;
   remove(worker: DispatchWorker): void;

@@ -1,7 +1,7 @@
 import type { PoolConfig } from '../domain/config.ts';
 import type { PoolLimits } from './pool.ts';
 
-/** What of a pool's config dispatch keeps to. */
+/** The part of a pool's config that dispatch uses. */
 export function limitsOf(pool: PoolConfig): PoolLimits {
   return {
     maxQueuedRequests: pool.queue.maxRequests,

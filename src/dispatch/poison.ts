@@ -1,27 +1,27 @@
 /**
- * Requests that were running in workers that crashed, by fingerprint: one that does so time and again, and is never answered,
- * is their cause.
+ * Remembers requests that were running in workers when they crashed, by fingerprint. A request that was there several times and was
+ * never answered is considered the cause.
  */
 export interface Poison {
-  /** Whether any request is suspected: only then need a fingerprint be made of one that was answered. */
+  /** Whether any request is suspected. If none is, answered requests need no fingerprint. */
   readonly suspects: boolean;
-  /** It was answered, so it crashes nothing. */
+  /** The request was answered, so it does not crash workers. */
   answered(fingerprint: string): void;
-  /** Whether any request is refused now: only then need a fingerprint be made of a new one. */
+  /** Whether any request is refused now. If none is, new requests need no fingerprint. */
   readonly any: boolean;
-  /** It was running in a worker that crashed. True: that was once too often, it is poison from now on. */
+  /** The request was running in a worker that crashed. True: it has done so too often, and is refused from now on. */
   crashed(fingerprint: string, nowMs: number): boolean;
-  /** How often it had crashed a worker, while it is refused for that; 0: it is not. */
+  /** How many workers the request has crashed, if it is refused for that; 0: it is not refused. */
   crashesOf(fingerprint: string, nowMs: number): number;
 }
 
 export interface PoisonLimits {
-  /** Crashes after which it is refused; 0: never. */
+  /** The number of crashes after which a request is refused; 0: never. */
   readonly after: number;
   readonly forMs: number;
 }
 
-/** Fingerprints that are remembered; the oldest are forgotten first. */
+/** How many fingerprints are remembered. The oldest is forgotten first. */
 const remembered = 1_000;
 
 interface Suspect {
@@ -32,9 +32,9 @@ interface Suspect {
 export function createPoison(limits: () => PoisonLimits): Poison {
   const suspects = new Map<string, Suspect>();
   let poisonous = 0;
-  /** Of the limits with which `poisonous` was counted. */
+  /** The value of `limits().after` with which `poisonous` was counted. */
   let countedAfter = -1;
-  /** A reload may have changed how many crashes make a poison. */
+  /** A reload may have changed `after`. */
   const recount = (): void => {
     if (limits().after === countedAfter) return;
     countedAfter = limits().after;

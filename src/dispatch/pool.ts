@@ -23,7 +23,7 @@ export interface PoolLimits {
   /** How long a worker may go on with a request after its deadline; 0: without limit. */
   readonly killAfterMs: number;
   readonly poison: PoisonLimits;
-  /** Whether requests of one session go to one worker: where it has a place (`hint`), or as long as it lives (`strict`). */
+  /** Whether requests of one session go to one worker: if it has a free place (`hint`), or as long as it lives (`strict`). */
   readonly affinity: 'off' | 'hint' | 'strict';
   /** How long a request with a caller's id goes on without a caller, and how long its answer is kept. */
   readonly keepMs: number;
@@ -40,9 +40,9 @@ export interface Pool {
   refusesQueued: boolean;
   /** The load of all queues together. */
   readonly load: QueueLoad;
-  /** Requests that any worker may take, and requests that were not looked at yet. */
+  /** Requests that any worker may take, and requests that were not examined yet. */
   readonly queue: Queue;
-  /** Requests that wait for one worker (strict affinity) or for a worker that offers their command, while other workers are free. */
+  /** Requests that wait, while other workers are free, for one worker (strict affinity) or one that offers their command. */
   readonly parked: Map<DispatchWorker | string, Queue>;
   /** Requests whose callers gave them an id, from their arrival until they are acknowledged or forgotten. */
   readonly byCallerId: Map<string, Request>;
@@ -54,7 +54,7 @@ export interface Pool {
   readonly expected: Set<string>;
   /** Workers that can begin another request at once. */
   readonly free: FreeWorkers;
-  /** Workers that run all they may, and can be sent short requests ahead of their turn. */
+  /** Workers that run as many requests as they may, and can be sent short requests ahead. */
   readonly prefetchable: FreeWorkers;
   readonly workers: Set<DispatchWorker>;
   /** Statistics of each command that a worker of the pool offers. */

@@ -1,17 +1,17 @@
 import type { Request } from './request.ts';
 
-/** What waits in all queues of one pool. */
+/** The load of all queues of one pool. */
 export interface QueueLoad {
   requests: number;
   bytes: number;
 }
 
-/** Requests that wait for a worker, first come first served; any of them leaves in O(1). A request is in one queue at most. */
+/** Requests that wait for a worker, first come, first served. Any of them leaves in O(1). A request is in at most one queue. */
 export interface Queue {
   readonly length: number;
   first(): Request | null;
   push(request: Request): void;
-  /** Back to the front: it has waited already. */
+  /** Puts a request that has waited before back to the front. */
   unshift(request: Request): void;
   remove(request: Request): void;
 }

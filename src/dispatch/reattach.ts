@@ -10,9 +10,10 @@ import { isGivenUp, moveRun, runEvents } from './run.ts';
 import { addToAvailable, release, removeFromAvailable, requeue, serveQueue } from './scheduling.ts';
 import type { DispatchWorker, NewWorker } from './worker.ts';
 
-/** A worker has dialled again, to this same agent: what was on its link when that broke has arrived or not. */
-
-/** It has dialled again, to this same agent: what was on its line when that broke has arrived or not. */
+/**
+ * A worker has dialled this same agent again. Everything that was on its link when the link broke may have arrived or not. The
+ * worker's hello reports which requests it holds.
+ */
 export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: NewWorker): void {
   const { link, resumed } = next;
   const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
@@ -33,13 +34,13 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
       removeFromAvailable(pool, worker);
       if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
       else if (kept?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
-      // The worker does not have it: it never came, was given back, or has ended, which nobody may do twice.
+      // The worker does not have the request. It never arrived, or never began, so it may run again.
       else if (isAfter(linkId, lastId) || isAfter(linkId, lastBegunLinkId)) again.push(request);
       else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
-      else fail(core, request, lineBroke(worker));
+      else fail(core, request, linkBroke(worker));
     }
   }
-  // What it keeps and nobody here knows of was acknowledged on the line that broke.
+  // The worker keeps answers that are unknown here: their acknowledgements were lost with the link.
   for (const { id, ended, keep } of held.values()) if (ended && keep && !worker.kept.has(id)) link.ack(id);
   if (resumed !== null) {
     worker.counters.completed = resumed.completed;
@@ -52,25 +53,25 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
   serveQueue(core, pool);
 }
 
-/** It runs on in the worker. Chunks may have been lost with the line, and only those of named ones are kept. */
+/** The request still runs in the worker. Chunks may have been lost with the link, and workers keep only those of named requests. */
 function goOn(core: Core, worker: DispatchWorker, request: Request): void {
   if (isGivenUp(request)) return worker.link.cancel(request.linkId);
-  // Replays that were asked for on the old line will not come.
+  // Replays that were asked for on the old link will not come.
   request.pendingReplays = 0;
   const isStream = worker.commands.get(request.command)?.streams === true;
-  if (isStream && !request.hasCallerId) return giveUp(core, request, lineBroke(worker));
+  if (isStream && !request.hasCallerId) return giveUp(core, request, linkBroke(worker));
   if (isStream) request.mayHaveEmitted = true;
   const isVoid = request.delivery === delivery.replaying || (isStream && request.delivery === delivery.attached);
   if (isVoid) askAgain(worker, request);
 }
 
-/** It was given up, and has ended: nobody will ask for what its worker may keep of it. */
+/** A request that was given up has ended in the worker. Nobody will ask for an answer that the worker may keep. */
 function endedMeanwhile(worker: DispatchWorker, request: Request, isKept: boolean): void {
   endGivenUp(request, runEvents.answered);
   if (isKept) worker.link.ack(request.linkId);
 }
 
-/** Its answer was lost with the line, and is kept by the worker. */
+/** The answer was lost with the link, but the worker keeps it. */
 function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
   moveRun(request, runEvents.answeredAndKept);
   request.pendingReplays = 0;
@@ -78,6 +79,6 @@ function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
   if (request.currentSink !== null) askAgain(worker, request);
 }
 
-function lineBroke({ workerId }: DispatchWorker): RequestError {
+function linkBroke({ workerId }: DispatchWorker): RequestError {
   return refusal(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
 }

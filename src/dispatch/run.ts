@@ -2,29 +2,29 @@ import type { Row } from './transitions.ts';
 import { createTransitions, ignored, next } from './transitions.ts';
 
 /**
- * The run of a request: where the request is, whoever waits for its answer (delivery.ts). This file has all states and all
- * legal moves.
+ * The run of a request: where the request is. Who waits for its answer is another matter (delivery.ts). This file has all states
+ * and all legal moves.
  */
 
-/** In the order of a request's way, which `isInWorker` and `isRunOver` go by. */
+/** In the order in which a request passes them. `isInWorker` and `isRunOver` rely on that order. */
 export const runStates = [
-  /** In no queue and in no worker, for the length of a call. */
+  /** In no queue and in no worker yet. The request leaves this state before dispatch returns from the call that made it. */
   'arrived',
-  /** A worker of an earlier agent may have it: it waits until all of them have dialled in. */
+  /** A worker of an earlier agent may have the request, which waits until all of these workers have dialled in. */
   'awaitingEarlierWorkers',
   /** In a queue of its pool. */
   'queued',
-  /** In a worker, which may not have begun it. */
+  /** In a worker, which may not have begun it yet. */
   'sent',
-  /** In a worker, which has said something of it. */
+  /** In a worker, which has sent a chunk or a report of progress. */
   'begun',
-  /** In a worker that was told to end it. `kill_after` later the domain is told if it has not ended. */
+  /** In a worker that was told to cancel it. If it has not ended after `kill_after`, dispatch reports that to the domain. */
   'cancelled',
-  /** As `cancelled`, but nobody watches for its end: `kill_after` is 0, or the domain has been told. */
+  /** Like `cancelled`, but no timer runs: `kill_after` is 0, or the domain knows that the request is overdue. */
   'unwatched',
-  /** Its worker has answered it, and keeps the answer until that is acknowledged. */
+  /** The worker has answered, and keeps the answer until the agent acknowledges it. */
   'kept',
-  /** Over, and no worker has anything of it. */
+  /** Over, and no worker has a part of the request. */
   'ended',
 ] as const;
 
@@ -34,47 +34,47 @@ const nobodyWaits = ignored('nobody waits for this run');
 
 /** Where each event leads from each state. */
 export const runRows = Object.freeze({
-  /** Only workers of an earlier agent know whether they have it. */
+  /** Only workers of an earlier agent know whether one of them has the request. */
   heldBack: { arrived: 'awaitingEarlierWorkers' },
-  /** It may go to any worker. */
+  /** The request may go to any worker. */
   admitted: { arrived: 'queued', awaitingEarlierWorkers: 'queued' },
-  /** It is sent to a worker. */
+  /** The request is sent to a worker. */
   placed: { arrived: 'sent', queued: 'sent' },
-  /** A worker has brought it along from an earlier agent: running, cancelled, or answered. */
+  /** A worker of an earlier agent reports that it has the request: running, cancelled, or answered. */
   foundRunning: { arrived: 'sent', awaitingEarlierWorkers: 'sent' },
   foundCancelled: { arrived: 'cancelled' },
   foundAnswered: { arrived: 'kept', awaitingEarlierWorkers: 'kept' },
-  /** A chunk or a report of progress came. */
+  /** A chunk or a report of progress arrived. */
   begun: {
     sent: 'begun',
-    begun: ignored('the first word has said so'),
+    begun: ignored('the first chunk or report did this'),
     cancelled: nobodyWaits,
     unwatched: nobodyWaits,
     kept: ignored('the chunk is a replay, and the run is over'),
   },
-  /** Its worker has answered it, and keeps nothing. */
+  /** The worker has answered, and keeps nothing. */
   answered: { sent: 'ended', begun: 'ended', cancelled: 'ended', unwatched: 'ended' },
-  /** Its worker has answered it, and keeps the answer. */
+  /** The worker has answered, and keeps the answer. */
   answeredAndKept: { sent: 'kept', begun: 'kept' },
-  /** It is to run again, or its worker gave it back. A worker that gives back what it has begun is taken at its word. */
+  /** The request will run again, or its worker returned it. A worker that returns a request it had begun is believed. */
   returned: { sent: 'queued', begun: 'queued', cancelled: 'ended', unwatched: 'ended' },
-  /** Nobody waits for its run any more: its caller cancelled it, its deadline passed, or nobody came back for it. */
+  /** Nobody waits for the run any more: the caller cancelled, the deadline passed, or nobody repeated the request in time. */
   cancelled: {
     awaitingEarlierWorkers: 'ended',
     queued: 'ended',
     sent: 'cancelled',
     begun: 'cancelled',
-    kept: ignored('the run is over, and its worker keeps the answer until that is acknowledged'),
+    kept: ignored('the run is over, and the worker keeps the answer until it is acknowledged'),
   },
-  /** The domain was told that it has not ended. */
+  /** The request has not ended in time, and the domain learns that. */
   overdue: { cancelled: 'unwatched' },
-  /** Its pool sets no bound to how long it may go on. */
+  /** The pool does not bound how long a cancelled request may go on. */
   unbounded: { cancelled: 'unwatched' },
-  /** It was refused while it waited, or its worker will not answer it any more. */
+  /** The request was refused while it waited, or its worker will never answer. */
   failed: { arrived: 'ended', awaitingEarlierWorkers: 'ended', queued: 'ended', sent: 'ended', begun: 'ended' },
-  /** The worker that had it, or its answer, is gone, and nobody waits for that. */
+  /** The worker that had the request or its answer is gone, and nobody waits for the run. */
   workerLost: { cancelled: 'ended', unwatched: 'ended', kept: 'ended' },
-  /** Its worker was told that nobody will ask for the answer again. */
+  /** The worker may drop the answer, because nobody will ask for it again. */
   acknowledged: { kept: 'ended' },
 } as const satisfies Readonly<Record<string, Row<RunName>>>);
 
@@ -93,27 +93,27 @@ export function moveRun(request: Runs, event: (typeof runEvents)[RunEvent]): voi
   request.run = next("a request's run", runStates, request.run, event);
 }
 
-/** Nothing more comes of it but a replay. */
+/** The run is over for the caller: nothing but a replay can follow. */
 export function isRunOver(request: Runs): boolean {
   return request.run >= run.cancelled;
 }
 
-/** A worker has it, and its answer is waited for. */
+/** A worker has the request, and its answer is wanted. */
 export function isRunning(request: Runs): boolean {
   return request.run === run.sent || request.run === run.begun;
 }
 
-/** A worker has it, whoever waits for it. */
+/** A worker has the request, whether its answer is wanted or not. */
 export function isInWorker(request: Runs): boolean {
   return request.run >= run.sent && request.run <= run.unwatched;
 }
 
-/** A worker has it, and was told to end it. */
+/** A worker has the request, and was told to cancel it. */
 export function isGivenUp(request: Runs): boolean {
   return request.run === run.cancelled || request.run === run.unwatched;
 }
 
-/** It waits for a worker. */
+/** The request waits for a worker. */
 export function isWaiting(request: Runs): boolean {
   return request.run === run.queued || request.run === run.awaitingEarlierWorkers;
 }

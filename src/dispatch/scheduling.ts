@@ -25,7 +25,7 @@ export function unknownCommand(pool: Pool, command: string): RequestError {
 
 /**
  * Gives waiting requests to workers, first come first served. While a worker is free, a request that the worker cannot take is
- * parked with others of its kind, so that it does not block the next ones and is not looked at again in vain.
+ * parked with others of its kind, so that it does not block the next ones and is not examined again in vain.
  */
 export function serveQueue(core: Core, pool: Pool): void {
   for (;;) {
@@ -68,7 +68,7 @@ function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker }
         queue.remove(request);
         pool.queue.unshift(request);
       } else if (laneOf(pool, request) === lane) break;
-      // The session has another worker by now.
+      // The session has another worker by now, so the request waits in another lane.
       else park(pool, request);
     }
   }
@@ -194,7 +194,7 @@ export function refuseStream(
   return refusal(code.invalidArgument, message);
 }
 
-/** 0 means no deadline: one that 32 bits cannot hold is enforced by dispatch alone. */
+/** The timeout that the worker gets; 0: none. Dispatch alone enforces a timeout that 32 bits cannot hold. */
 function linkTimeout(ms: number): number {
   return ms > 0xffff_ffff ? 0 : Math.max(1, Math.ceil(ms));
 }

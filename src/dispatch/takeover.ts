@@ -10,9 +10,9 @@ import { refuseStream, serveQueue } from './scheduling.ts';
 import { countUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker, HeldRequest, Resumed } from './worker.ts';
 
-/** What workers of an earlier agent have, and the requests that wait until that is known. */
+/** Takes over the requests that workers of an earlier agent have. Named requests wait until those workers have dialled in. */
 
-/** It may be one that a worker from before has: that is known once those have dialled in. */
+/** A worker of an earlier agent may have this request, so it waits until all of those workers have dialled in. */
 export function awaitExpected(pool: Pool, request: Request): void {
   moveRun(request, runEvents.heldBack);
   pool.waiting.push(request);
@@ -28,14 +28,14 @@ export function noLongerExpected(core: Core, pool: Pool, workerId: string): void
   serveQueue(core, pool);
 }
 
-/** What a worker brings along from an earlier agent. Nobody waits for what its caller did not name. */
+/** Takes over the requests of a worker of an earlier agent. Requests that their callers did not name are cancelled. */
 export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed: Resumed): void {
   const { counters } = worker;
   worker.nextLinkId = resumed.last_id;
   counters.completed = resumed.completed;
   counters.failed = resumed.failed;
   for (const held of resumed.held) {
-    // A worker that names a link id twice would be counted to have more than it can ever answer.
+    // A link id that the worker reports twice is taken over once: the worker can answer it only once.
     if (!worker.running.has(held.id) && !worker.kept.has(held.id)) takeHeld(core, pool, worker, held);
   }
   if (worker.maxRequests > 0 && counters.completed + counters.failed >= worker.maxRequests) {
@@ -47,7 +47,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
   if (!held.keep && held.ended) return;
   const named = held.keep && !held.cancelled ? pool.byCallerId.get(held.request_id) : undefined;
   const isAsked = named?.run === run.awaitingEarlierWorkers;
-  // Cancelled, or another of that name runs elsewhere: nobody will ask for this one.
+  // Not wanted: the request was cancelled, or another request with its name runs elsewhere.
   const isWanted = held.keep && !held.cancelled && (named === undefined || isAsked);
   if (held.ended && !isWanted) return worker.link.ack(held.id);
   const request = isAsked && isSameAsked(core, worker, named, held) ? named : heldRequest(core, pool, held);
@@ -74,17 +74,17 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
   if (isWanted) index(core, pool, worker, request);
 }
 
-/** It is known by its name now; who has asked for it already gets it. */
+/** Makes the request known by its name. A caller that has asked for it already gets its answer. */
 function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
   pool.byCallerId.set(request.requestId, request);
   if (request.currentSink !== null) return askAgain(worker, request);
-  // Its caller may have come and gone before the worker: it has a time already.
+  // A caller may have come and gone before the worker dialled, which has set a time for the request.
   core.deadlines.remove(request);
   countUnclaimed(core, request);
   awaitCaller(core, request);
 }
 
-/** A caller waits for it. False: what it asks is something else, and it is told so. */
+/** Compares a waiting request with the worker's request of the same name. False: they differ, and the waiting one has failed. */
 function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held: HeldRequest): boolean {
   const isSameRequest =
     waiting.command === held.command &&
@@ -101,7 +101,7 @@ function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held:
   return true;
 }
 
-/** One that waits for its caller. */
+/** A request without a caller, made from what the worker holds. */
 function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
   const nowMs = core.options.nowMs();
   const spec = {

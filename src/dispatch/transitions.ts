@@ -1,19 +1,19 @@
-/** A table of states and of where each event leads from each of them; states are numbers, so that a move is an index. */
+/** A table of states, and of where each event leads from each state. States are numbers, so that a move is an array access. */
 interface Transitions<State extends string, Event extends string> {
   readonly states: Readonly<Record<State, number>>;
-  /** By state. */
+  /** The names by state. */
   readonly names: readonly State[];
   readonly events: Readonly<Record<Event, Transition>>;
 }
 
-/** One event. */
+/** One event, and where it leads. */
 export interface Transition {
   readonly name: string;
-  /** By state: the next one, which is the same where the event changes nothing; -1: the event is illegal there. */
+  /** The next state by state. It is the same state if the event changes nothing; -1: the event is illegal there. */
   readonly next: readonly number[];
 }
 
-/** By the state in which the event comes: the next state, or why the event changes nothing. A state that is missing forbids it. */
+/** For each state in which the event may come: the next state, or why the event changes nothing. Elsewhere the event is illegal. */
 export type Row<State extends string> = Readonly<Partial<Record<State, State | Ignored>>>;
 
 interface Ignored {
@@ -44,7 +44,7 @@ export function createTransitions<State extends string, Event extends string>(
   });
 }
 
-/** The state that follows. An illegal event throws. */
+/** Returns the next state. An illegal event throws. */
 export function next(of: string, names: readonly string[], state: number, { name, next: to }: Transition): number {
   const following = to[state] as number;
   if (following < 0) throw new Error(`${of}: expected no "${name}" in state "${names[state]}"`);

@@ -3,29 +3,30 @@ import type { Request } from './request.ts';
 import { nothing } from './request.ts';
 
 /**
- * What a request holds counts as its caller's connection's. When the caller of a named request has left, the connection has
- * given the bytes back and the request is still here: they count as unclaimed until its caller is back, or nobody can ask for it.
+ * The bytes that a request holds count for its caller's connection. When the caller of a named request has left, the connection
+ * gives them back although the request is still here. From then on they count as unclaimed, until a caller is back or nobody can
+ * ask for the request.
  */
 
 /** The objects and map entries of one request. */
 const objectBytes = 1024;
 
-/** What a request holds beside its payload. */
+/** Bytes that a request holds beside its payload. */
 export function requestBytesOf({ command, requestId, sessionId }: Request): number {
   return objectBytes + command.length + requestId.length + sessionId.length;
 }
 
-/** Called where a request without a caller begins to be kept, or keeps less or more than before. */
+/** Call this when a request without a caller begins to be kept, or when its bytes change. */
 export function countUnclaimed(core: Core, request: Request): void {
   setUnclaimed(core, request, unclaimedBytesOf(request));
 }
 
-/** Its caller is back. */
+/** A caller is back. */
 export function claim(core: Core, request: Request): void {
   setUnclaimed(core, request, 0);
 }
 
-/** Nobody can ask for it any more. Its worker may have it for a long time yet. */
+/** Nobody can ask for the request any more. Its payload is dropped, because its worker may still have it for a long time. */
 export function dropUnclaimed(core: Core, request: Request): void {
   request.payload = nothing;
   setUnclaimed(core, request, 0);

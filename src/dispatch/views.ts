@@ -4,13 +4,13 @@ import type { Pool } from './pool.ts';
 import { queuesOf } from './pool.ts';
 import { isGivenUp } from './run.ts';
 
-/** What is shown of requests; for people and metrics, not for the path of requests. */
+/** Numbers and lists for people and metrics. They are not O(1), so the path of requests does not use them. */
 
 export interface PoolStats {
   readonly queued: number;
   readonly queuedBytes: number;
   readonly inFlight: number;
-  /** Requests that the workers there are may run at once. */
+  /** How many requests the pool's workers may run at once. */
   readonly capacity: number;
   readonly completed: number;
   readonly failed: number;
@@ -22,7 +22,7 @@ export function statsOf(pool: Pool | undefined): PoolStats {
   return { queued: load.requests, queuedBytes: load.bytes, inFlight, capacity, completed, failed };
 }
 
-/** By the first of each worker: they stand in the order in which they were sent. */
+/** Looks at the first request of each queue and worker, because each has its requests in order. */
 export function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
   let queuedAtMs = nowMs;
   let sentAtMs = nowMs;
@@ -36,7 +36,7 @@ export function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: num
   return { queuedMs: nowMs - queuedAtMs, runningMs: nowMs - sentAtMs };
 }
 
-/** What a worker has, oldest first. */
+/** The worker's requests, oldest first. */
 export function requestsOf(core: Core, workerId: string): RequestNote[] {
   return [...(core.workers.get(workerId)?.running.values() ?? [])].map((request) => ({
     command: request.command,
@@ -47,7 +47,7 @@ export function requestsOf(core: Core, workerId: string): RequestNote[] {
   }));
 }
 
-/** What the oldest of a worker's requests that reports its progress has last reported. */
+/** The latest report of the worker's oldest request that reports its progress. */
 export function progressOf(core: Core, workerId: string): ReportedProgress | null {
   for (const { progress } of core.workers.get(workerId)?.running.values() ?? []) if (progress !== null) return progress;
   return null;

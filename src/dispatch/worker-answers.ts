@@ -8,7 +8,7 @@ import { isGivenUp, isRunning, isRunOver, moveRun, runEvents } from './run.ts';
 import { addToAvailable, release, serveQueue } from './scheduling.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** What workers say of their requests: chunks, results, progress, and answers that were asked for again. */
+/** Handles what workers send about requests: chunks, results, progress and replays. */
 
 export function onChunk(core: Core, workerId: string, linkId: number, payload: Buffer, contentType: string): void {
   const worker = core.workers.get(workerId);
@@ -38,7 +38,7 @@ export function onResult(core: Core, workerId: string, linkId: number, result: W
   const nowMs = core.options.nowMs();
   counters.lastEvidenceAtMs = nowMs;
   worker.lastAnswerAtMs = nowMs;
-  // While more waits in it than it may run, what was asked back is still on its way.
+  // With more requests than it may run, the worker has not returned the recalled requests yet, so it stays stalled.
   if (counters.inFlight <= worker.concurrency) worker.stalled = false;
   if (result.ran_us > 0 && pool.poison.suspects && !isRunOver(request)) {
     pool.poison.answered(core.options.fingerprint(request));
@@ -51,14 +51,14 @@ export function onResult(core: Core, workerId: string, linkId: number, result: W
     counters.failed += 1;
     pool.failed += 1;
   }
-  // Of equals the one that answered last is first: its caches are warm, which halves the time of a lone request. Unless
-  // it failed: one that has lost its database, and fails quickly, must not draw all requests to itself.
+  // Among equals the worker that answered last comes first. Its caches are warm, which halves the time of a lone request. A worker
+  // whose answer is an error comes last: if it has lost its database and fails quickly, it must not attract all requests.
   const { error } = result;
   addToAvailable(pool, worker, error === null ? 'first' : 'last');
   pool.rate.answered(nowMs, pool.queue.length);
   if (isGivenUp(request)) {
     endGivenUp(request, runEvents.answered);
-    // Nobody will ask for it.
+    // Nobody will ask for the answer.
     if (request.hasCallerId) worker.link.ack(linkId);
   } else if (request.hasCallerId) {
     answeredAndKept(core, worker, request, result);
@@ -73,16 +73,16 @@ export function onResult(core: Core, workerId: string, linkId: number, result: W
   if (pool.queue.length > 0 || pool.parked.size > 0) serveQueue(core, pool);
 }
 
-/** A named request's worker has answered it, and keeps the answer. */
+/** The worker has answered a named request, and keeps the answer. */
 function answeredAndKept(core: Core, worker: DispatchWorker, request: Request, result: WorkerResult): void {
   moveRun(request, runEvents.answeredAndKept);
   keepIn(worker, request);
-  // Who waits for a replay is handed that.
+  // A sink that waits for a replay gets the replay instead.
   if (request.delivery === delivery.replaying && request.pendingReplays > 0) return;
   endByWorker(core, request, result, false);
 }
 
-/** What the command of one request reports. */
+/** One request's report of its progress. */
 export interface ProgressOf extends ReportedProgress {
   readonly id: number;
 }
@@ -110,7 +110,7 @@ export function onReplayed(core: Core, workerId: string, linkIds: readonly numbe
   }
 }
 
-/** The end of an answer that was asked for again; its request was counted when it ended. */
+/** The end of a replay. The request itself was counted when it ended. */
 function onReplayEnd(core: Core, worker: DispatchWorker, linkId: number, result: WorkerResult): void {
   const request = worker.kept.get(linkId);
   if (request === undefined || request.delivery !== delivery.replaying || request.pendingReplays > 0) return;

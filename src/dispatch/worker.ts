@@ -1,25 +1,28 @@
 import type { WorkerCounters } from './counters.ts';
 import type { Request } from './request.ts';
 
-/** The line to one worker, as dispatch needs it. */
+/** The link to one worker, as dispatch uses it. */
 export interface RequestLink {
   request(request: LinkRequest): void;
-  /** One that is not written yet never is, and comes back as `onReturned`. */
+  /** A request that is not written yet is never written: `onReturned` is called for it. */
   cancel(linkId: number): void;
-  /** Its caller does not keep up: the worker holds back its chunks until `resume`. */
+  /** The worker holds back the request's chunks until `resume`. */
   pause(linkId: number): void;
   resume(linkId: number): void;
-  /** Asks for the requests back that have not begun; they come as `onReturned`, save those not written yet: these are given. */
+  /**
+   * Asks the worker to return the requests that it has not begun, which `onReturned` will report. Returns those that are not
+   * written yet, which are not written any more.
+   */
   recall(): readonly number[];
-  /** Its caller has the answer, or nobody will ask for it: the worker need not keep it. */
+  /** The worker need not keep the answer any longer: the caller has it, or nobody will ask for it. */
   ack(linkId: number): void;
-  /** Asks for an answer from its beginning; `onReplayed` says when that comes. */
+  /** Asks for an answer from its beginning. `onReplayed` is called before its first chunk. */
   replay(linkId: number): void;
-  /** Link ids of requests that are not written yet: the worker cannot know of them. */
+  /** Link ids of requests that are not written yet, so the worker does not know of them. */
   unwritten(): ReadonlySet<number>;
 }
 
-/** A message of link.proto. */
+/** Request of link.proto. */
 export interface LinkRequest {
   readonly id: number;
   readonly command: string;
@@ -28,11 +31,11 @@ export interface LinkRequest {
   readonly request_id: string;
   readonly session_id: string;
   readonly timeout_ms: number;
-  /** Its answer is to be kept until it is acknowledged. */
+  /** The worker keeps the answer until it is acknowledged. */
   readonly keep: boolean;
 }
 
-/** HeldRequest of link.proto: what a worker that comes back brings along. */
+/** HeldRequest of link.proto: a request that a worker has when it dials again. */
 export interface HeldRequest {
   readonly id: number;
   readonly request_id: string;
@@ -60,15 +63,15 @@ export interface NewWorker {
   /** 0: no limit. */
   readonly maxRequests: number;
   readonly commands: ReadonlyMap<string, WorkerCommand>;
-  /** It tells, even when it dies, which requests began; those that did not can be sent elsewhere. */
+  /** The worker marks which requests began, and the mark survives it. Requests that did not begin can be sent elsewhere. */
   readonly marksBegun: boolean;
   /** The last link id that the worker marked as begun; null: any request may have begun. */
   lastBegunLinkId(): number | null;
   readonly counters: WorkerCounters;
   readonly link: RequestLink;
-  /** What it did and has from before; null: it is new. */
+  /** What the worker did and holds from earlier links; null: it is new. */
   readonly resumed: Resumed | null;
-  /** It takes no new requests until `resumeWorker`. */
+  /** The worker gets no new requests until `resumeWorker`. */
   readonly paused: boolean;
 }
 
@@ -78,24 +81,24 @@ interface WorkerCommand {
 }
 
 export interface DispatchWorker extends Omit<NewWorker, 'link' | 'resumed' | 'paused'> {
-  /** Another one when it has dialled again. */
+  /** The current link: each dial makes a new one. */
   link: RequestLink;
-  /** By link id: answers that are not acknowledged: on their way to callers, waiting for them, or asked for again. */
+  /** Requests whose answers the worker keeps, because they are not acknowledged yet; by link id. */
   readonly kept: Map<number, Request>;
-  /** By link id; a request that ended early keeps its place until the worker answers. */
+  /** Requests that the worker has, by link id. A request that was given up keeps its place until the worker answers. */
   readonly running: Map<number, Request>;
   paused: boolean;
-  /** It said that it takes no more requests. */
+  /** The worker announced that it takes no more requests. */
   leaving: boolean;
   nextLinkId: number;
-  /** Payload bytes of what it has. */
+  /** Payload bytes of the requests in `running`. */
   payloadBytes: number;
-  /** How long what it has will take, by what such requests took lately. */
+  /** How long the requests in `running` will take, judged by how long such requests took lately. */
   expectedMs: number;
   lastAnswerAtMs: number;
-  /** It was asked for what waits in it, and has answered nothing since. */
+  /** The worker was asked to return waiting requests, and has not caught up since. */
   stalled: boolean;
-  /** Its load where FreeWorkers has it; -1: not there. */
+  /** The load by which FreeWorkers lists the worker; -1: it is not listed. */
   freeAt: number;
   nextFree: DispatchWorker | null;
   previousFree: DispatchWorker | null;
@@ -106,6 +109,6 @@ export interface WorkerEnd {
   readonly message: string;
   /** The last link id that the worker marked as begun; null: any of its requests may have begun. */
   readonly lastBegunLinkId: number | null;
-  /** Nobody planned it: a request that it had may be why. */
+  /** The end was not planned: a request may have caused it. */
   readonly crashed: boolean;
 }

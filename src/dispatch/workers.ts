@@ -15,7 +15,7 @@ import { noLongerExpected, takeOver } from './takeover.ts';
 import { countUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker, NewWorker, WorkerEnd } from './worker.ts';
 
-/** Workers that come, rest, leave and end, and what becomes of the requests that they had. */
+/** Adds, pauses, resumes and removes workers, and decides what happens to the requests of a worker that ended. */
 
 export function addWorker(core: Core, next: NewWorker): void {
   const { resumed, paused, ...options } = next;
@@ -59,7 +59,7 @@ export function pauseWorker(core: Core, workerId: string): void {
   removeFromAvailable(pool, worker);
   worker.paused = true;
   if (worker.counters.inFlight === 0) core.options.onIdle(workerId);
-  // Its sessions are anybody's now.
+  // Requests of its sessions may go to other workers now.
   serveQueue(core, pool);
 }
 
@@ -107,7 +107,7 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
       endGivenUp(request, runEvents.workerLost);
       continue;
     }
-    // What began may have done its work: at most once, unless the caller says that it may run again.
+    // A request that began may have done its work. It runs again only if its caller called it idempotent.
     const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.lastBegunLinkId);
     if (neverBegan) request.attempts -= 1;
     const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
@@ -123,7 +123,7 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
   serveQueue(core, pool);
 }
 
-/** It was running when its worker crashed. How often it did, if that is too often; else 0. */
+/** The request was running when its worker crashed. Returns how often that happened, if it was too often; else 0. */
 function suspect(core: Core, pool: Pool, request: Request): number {
   const fingerprint = core.options.fingerprint(request);
   const nowMs = core.options.nowMs();
@@ -134,11 +134,11 @@ function suspect(core: Core, pool: Pool, request: Request): number {
   return crashes;
 }
 
-/** A kept answer went with its worker. */
+/** The worker ended, and an answer that it kept is lost. */
 function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
-  const told = { ...error, mayHaveBegun: mayHaveBegun(request) };
+  const withBegun = { ...error, mayHaveBegun: mayHaveBegun(request) };
   moveRun(request, runEvents.workerLost);
-  if (request.delivery === delivery.replaying) return end(core, request, told, null, true);
+  if (request.delivery === delivery.replaying) return end(core, request, withBegun, null, true);
   request.endError = error;
   if (request.delivery !== delivery.detached) return;
   pool.undeliveredFailures.add(request);

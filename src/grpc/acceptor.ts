@@ -13,19 +13,19 @@ import { createFairReading } from './fair-reading.ts';
 import { shortenTimeout } from './long-timeouts.ts';
 
 /**
- * Listens for a gRPC server and hands its connections in, so that they are ours to count and to close: grpc-js bounds
- * neither how many there are, nor how long one may stay silent, nor how long its other side may take to hang up.
+ * Listens for a gRPC server and injects the connections into it, so that we can count and close them. grpc-js bounds neither
+ * their number, nor how long a connection may stay silent, nor how long a client may take to hang up.
  */
 export interface Acceptor {
-  /** A unix socket's path. Again for a path whose socket was taken away: connections that are open go on. */
+  /** Listens at the path of a unix socket. Called again if the socket file was removed; open connections go on. */
   listenAtPath(path: string): Promise<void>;
-  /** All addresses of a name; the port that it got. */
+  /** Listens at all addresses of a name. Resolves to the port. */
   listenAtHost(host: string, port: number): Promise<number>;
-  /** A listening socket of somebody else, who keeps it: nothing is unlinked at the end. */
+  /** Uses a listening socket that another process owns. Its file is not unlinked at the end. */
   listenAtDescriptor(fd: number): Promise<void>;
-  /** No new connections. */
+  /** Accepts no new connections. */
   close(): void;
-  /** Settles when all connections are gone. */
+  /** Settles when all connections are closed. */
   none(): Promise<void>;
   destroyAll(): void;
   connections(): ConnectionNumbers;
@@ -33,10 +33,10 @@ export interface Acceptor {
 
 export type AcceptorOptions = Omit<ConnectionLimitOptions, 'evictable'>;
 
-/** An HTTP/2 connection begins with so many bytes of its client's. */
+/** The client's first bytes on an HTTP/2 connection. */
 const prefaceBytes = 24;
 const prefaceTimeoutMs = 10_000;
-/** How long the other side may take to hang up after this side has. */
+/** How long a client may take to hang up after we have. */
 const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
 
@@ -48,7 +48,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       const connection = connectionOfSession(session);
       connection.worked = reading.add(session);
       connection.wasReset = limitResets(session);
-      // Before Node hands the call to grpc-js.
+      // This listener runs before grpc-js gets the call.
       session.prependListener('stream', (_, headers) => {
         connection.worked();
         shortenTimeout(headers);
@@ -91,7 +91,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       listener.once('error', refused);
       listenPrivately(listener, where, () => {
         listener.off('error', refused);
-        // An accept that fails for want of descriptors is tried again with the next connection.
+        // An accept that fails without free descriptors is retried with the next connection.
         listener.on('error', (error) => options.onRefused(`a connection at ${named} failed: ${error.message}`));
         resolve();
       });
@@ -102,7 +102,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
 
   return {
     listenAtPath: async (path) => {
-      // Its close unlinks the path, so it comes before the new socket is there.
+      // Closing a listener unlinks its path, so the old one is closed before the new socket exists.
       atPath.get(path)?.close();
       atPath.set(path, await listen({ path }, path));
     },
@@ -115,7 +115,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
           const listener = await listen({ host: address, port: got }, `${host}:${got}`);
           got = (listener.address() as AddressInfo).port;
         } catch (error) {
-          // A host may be without IPv6 though its name has such an address.
+          // A host may lack IPv6 although its name has an IPv6 address.
           if (index === 0) throw error;
         }
       }
@@ -136,8 +136,8 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
 }
 
 /**
- * A unix socket is made closed to all other users, and not only closed to them afterwards. Node makes it before `listen`
- * returns, so nothing else of this thread is made under this mask.
+ * Creates a unix socket that is never open to other users, not even for a moment. Node creates it before `listen` returns, so
+ * nothing else is created under this mask.
  */
 function listenPrivately(listener: Listener, where: ListenOptions, listening: () => void): void {
   const mask = process.umask(0o077);
@@ -151,13 +151,13 @@ function listenPrivately(listener: Listener, where: ListenOptions, listening: ()
 async function addressesOf(host: string): Promise<string[]> {
   if (isIP(host) !== 0) return [host];
   const found = await lookup(host, { all: true });
-  // IPv4 first: most clients of a loopback name try it first.
+  // IPv4 comes first, because most clients of a loopback name try it first.
   return [...new Set(found.sort((a, b) => a.family - b.family).map(({ address }) => address))];
 }
 
 /**
- * The session that has been without calls for longest. grpc-js counts calls for its own idle timeout and keeps the count to
- * itself: should that move in a later version, none is evicted and new connections are refused at the limit.
+ * The session that has had no calls for the longest time. It is read from a private field of grpc-js. If a later version renames
+ * the field, no session is evicted, and new connections are refused at the limit.
  */
 function longestIdle(server: Server): Evictable | undefined {
   let found: Http2Session | undefined;
@@ -182,7 +182,7 @@ function sessionsOf(server: Server): ReadonlyMap<Http2Session, SessionUse> {
   return sessionIdleTimeouts ?? new Map();
 }
 
-/** What an injector hands its connections to; grpc-js keeps it to itself. */
+/** The HTTP/2 servers that an injector passes its connections to, from a private field of grpc-js. */
 function http2ServersOf(server: Server): Iterable<Http2Server> {
   const { http2Servers } = server as unknown as { readonly http2Servers?: ReadonlyMap<Http2Server, unknown> };
   return http2Servers?.keys() ?? [];

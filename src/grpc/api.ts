@@ -6,11 +6,11 @@ import { healthDefinition, packageDefinition, services } from './proto.ts';
 const serving = ['', 'pitwarden.v1.Execution', 'pitwarden.v1.Control'] as const;
 
 export interface Api {
-  /** What grpc.health.v1 answers for the server and both services. */
+  /** Sets the status that grpc.health.v1 reports for the server and both services. */
   setServing(serving: boolean): void;
 }
 
-/** Lets calls wait until the agent knows its pools and workers: until then, it would say that there are none. */
+/** Makes calls wait until the agent knows its pools and workers. An earlier answer would say that there are none. */
 export function afterStart(
   service: UntypedServiceImplementation,
   started: { readonly promise: Promise<void>; isResolved(): boolean },
@@ -19,7 +19,7 @@ export function afterStart(
     (handle: Handle): Handle =>
     (call, ...rest) => {
       if (started.isResolved()) return handle(call, ...rest);
-      // A caller that has left by then wants no answer.
+      // A caller that has left meanwhile wants no answer.
       void started.promise.then(() => call.cancelled || handle(call, ...rest));
     };
   return Object.fromEntries(Object.entries(service).map(([name, handle]) => [name, wait(handle as Handle)]));
@@ -27,7 +27,7 @@ export function afterStart(
 
 type Handle = (call: { readonly cancelled: boolean }, ...rest: unknown[]) => void;
 
-/** Puts Execution, Control, health and reflection onto a server. */
+/** Adds Execution, Control, health and reflection to a server. */
 export function addApi(
   server: Server,
   execution: UntypedServiceImplementation,

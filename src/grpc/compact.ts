@@ -1,7 +1,7 @@
-/** What is smaller is a part of memory that Node shares out, and a copy would be one too. */
+/** Node allocates smaller Buffers from a shared pool, so a copy of one would be in a pool too. */
 const sharedBytes = Buffer.poolSize;
 
-/** A payload is a view of its message. That of a small part is copied, for it keeps the whole message for as long as it is held. */
+/** A payload is a view of its message, and keeps the whole message in memory. A payload that is a small part of it is copied. */
 export function compact(payload: Buffer): Buffer {
   const { byteLength } = payload.buffer;
   return byteLength > sharedBytes && payload.length * 2 < byteLength ? Buffer.from(payload) : payload;

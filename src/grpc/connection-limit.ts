@@ -6,19 +6,19 @@ export interface Evictable {
 }
 
 export interface ConnectionLimitOptions {
-  /** Asked at each new connection, since it depends on how many workers there are. */
+  /** Called for each new connection, because the limit depends on the number of workers. */
   max(): number;
-  /** The connection that is missed least; undefined: all are in use. */
+  /** The connection that can best be closed for a new one; undefined: all are in use. */
   evictable(open: ReadonlySet<Socket>): Evictable | undefined;
-  /** All are in use and there is no room: a new connection was closed. Called at most once a minute. */
+  /** New connections were closed, because all others are in use. Called at most once a minute. */
   onRefused(message: string): void;
 }
 
-/** What metrics show of one server's connections. */
+/** What the metrics show of one server's connections. */
 export interface ConnectionNumbers {
   readonly open: number;
   readonly max: number;
-  /** Closed at once, because all others were in use. */
+  /** New connections that were closed at once, because all others were in use. */
   readonly refused: number;
   /** Idle connections that were closed for a new one. */
   readonly evicted: number;
@@ -26,39 +26,39 @@ export interface ConnectionNumbers {
 
 export interface ConnectionLimit {
   readonly open: ReadonlySet<Socket>;
-  /** False: there is no room, and the socket is closed. */
+  /** False: there is no room, and the socket was closed. */
   admit(socket: Socket): boolean;
-  /** Settles when none is open any more. New ones may come as long as somebody admits them. */
+  /** Settles when no connection is open. `admit` may still be called afterwards. */
   none(): Promise<void>;
   destroyAll(): void;
   numbers(): ConnectionNumbers;
 }
 
-const tellEveryMs = 60_000;
+const reportEveryMs = 60_000;
 
 /**
- * Bounds the connections of one server. At the bound a connection that does nothing gives way to the new one, so that a
- * stranger who holds idle ones keeps nobody out.
+ * Bounds the connections of one server. At the bound an idle connection is closed for a new one, so that a stranger who holds
+ * idle connections keeps nobody out.
  */
 export function limitConnections({ max, evictable, onRefused }: ConnectionLimitOptions): ConnectionLimit {
   const open = new Set<Socket>();
   let waiting: (() => void)[] = [];
   let refused = 0;
   let evicted = 0;
-  /** Of `refused`, those that a message told of. */
-  let toldRefused = 0;
-  let toldAtMs = Number.NEGATIVE_INFINITY;
+  /** How many of `refused` were reported. */
+  let reportedRefused = 0;
+  let reportedAtMs = Number.NEGATIVE_INFINITY;
 
   const refuse = (socket: Socket): void => {
     socket.destroy();
     refused += 1;
     const nowMs = performance.now();
-    if (nowMs - toldAtMs < tellEveryMs) return;
-    toldAtMs = nowMs;
+    if (nowMs - reportedAtMs < reportEveryMs) return;
+    reportedAtMs = nowMs;
     onRefused(
-      `${refused - toldRefused} new connections were closed: ${open.size} are open and in use, and there is room for no more`,
+      `${refused - reportedRefused} new connections were closed: ${open.size} are open and in use, and there is room for no more`,
     );
-    toldRefused = refused;
+    reportedRefused = refused;
   };
 
   const forget = (socket: Socket): void => {
@@ -71,7 +71,7 @@ export function limitConnections({ max, evictable, onRefused }: ConnectionLimitO
   return {
     open,
     admit: (socket) => {
-      // A connection that breaks is its owner's to notice.
+      // The server notices a broken connection itself.
       socket.on('error', () => undefined);
       if (open.size >= max()) {
         const victim = evictable(open);

@@ -3,19 +3,19 @@ import type { Request, ResponseSink } from '../dispatch/request.ts';
 import type { Receipts } from './execution/receipts.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 
-/** What the calls of one HTTP/2 connection share. */
+/** What all calls of one HTTP/2 connection share. */
 export interface Connection {
-  /** Bytes of answers that its other side has not taken yet. */
+  /** Bytes of answers that the client has not received yet. */
   unreadBytes: number;
-  /** Answers to named requests that were written and are not proven to be read; undefined: there were none yet. */
+  /** Answers to named requests that were written, and are not proven to be read; undefined: there were none yet. */
   receipts: Receipts<UnprovenAnswer> | undefined;
-  /** Payloads of those requests, which count towards the node's budget too. */
+  /** Payload bytes of those requests. They count towards the node's budget too. */
   unprovenBytes: number;
-  /** What the agent holds for it; undefined: its server has no budget, or no call was made yet. */
+  /** The memory that the agent holds for the connection; undefined: the server has no budget, or no call was made yet. */
   memory: MemoryAccount | undefined;
-  /** Settles when its last compressed message is unfolded. */
+  /** Settles when the last compressed message is unfolded. */
   unfolding: Promise<unknown>;
-  /** Called for each call and each piece of a message that comes: see fair-reading.ts. */
+  /** Called for each call and each piece of a message that arrives: see fair-reading.ts. */
   worked: () => void;
   /** Called for each call that ended by a reset: see cancels.ts. */
   wasReset: () => void;
@@ -23,23 +23,23 @@ export interface Connection {
   readonly session: Http2Session | undefined;
 }
 
-/** A request, and the caller that it was answered to. */
+/** An answered request, and the sink that received the answer. */
 export interface UnprovenAnswer {
   readonly request: Request;
   readonly sink: ResponseSink;
-  /** What of its payload is still held. */
+  /** Bytes of the request's payload that are still held. */
   readonly payloadBytes: number;
-  /** That, and the rest of the request. */
+  /** `payloadBytes`, and those of the rest of the request. */
   readonly heldBytes: number;
 }
 
-/** Counts bytes of answers that were written (or, below 0, taken), which count towards the node's budget too. */
+/** Counts bytes of answers that were written or, if negative, received. They count towards the node's budget too. */
 export function addUnread(connection: Connection, bytes: number): void {
   connection.unreadBytes += bytes;
   connection.memory?.add(bytes);
 }
 
-/** False: the connection may not leave so much more unread, and nothing was counted. */
+/** False: the connection may not leave this much more unread, and nothing was counted. */
 export function tryAddUnread(connection: Connection, bytes: number): boolean {
   const { memory } = connection;
   if (memory !== undefined && !memory.take(bytes)) return false;
@@ -47,14 +47,14 @@ export function tryAddUnread(connection: Connection, bytes: number): boolean {
   return true;
 }
 
-/** The unread answers of one call, which count as those of its connection. */
+/** The unread answers of one call. They count as unread answers of its connection too. */
 export interface CallUnread {
   readonly bytes: number;
   add(bytes: number): void;
-  /** False: the connection may not leave so much more unread, and nothing was counted. */
+  /** False: the connection may not leave this much more unread, and nothing was counted. */
   tryAdd(bytes: number): boolean;
   taken(bytes: number): void;
-  /** The call is over: its caller takes no more. */
+  /** The call is over, so its caller receives nothing more. */
   forget(): void;
 }
 
@@ -89,8 +89,8 @@ export function unreadOfCall(connection: Connection): CallUnread {
 const connections = new WeakMap<Http2Session, Connection>();
 
 /**
- * The connection that a call came by. grpc-js keeps it to itself, so it is read off the stream inside of the call: should
- * that move in a later version, calls get a connection each.
+ * The connection of a call. It is read from a private field of grpc-js. If a later version renames the field, each call counts as
+ * a connection of its own.
  */
 export function connectionOf(call: object): Connection {
   return connectionOfStream(streamOf(call));
@@ -124,8 +124,8 @@ function newConnection(session: Http2Session | undefined): Connection {
 }
 
 /**
- * How a call that is over has ended: its answer was handed to the kernel whole; its caller reset the stream (a cancel, or a
- * deadline of its own); or the connection broke under it.
+ * How a call has ended. `delivered`: the kernel has the whole answer. `cancelled`: the caller reset the stream, because it
+ * cancelled or its own deadline passed. `broken`: the connection broke.
  */
 export function howEnded(call: object, { session }: Connection): 'delivered' | 'cancelled' | 'broken' {
   if (session === undefined || session.destroyed || session.socket.destroyed) {

@@ -1,14 +1,14 @@
 import { printable } from '../domain/printable.ts';
 
-/** The same without control characters, but for newlines and tabs. Cut first: a text may be as long as a frame. */
+/** Like `cutBytes`, with control characters but newlines and tabs escaped. Cuts first, because a text may be as long as a frame. */
 export function cutPrintable(text: string, maxBytes: number, keep: 'start' | 'end' = 'start'): string {
   return cutBytes(printable(cutBytes(text, maxBytes, keep)), maxBytes, keep);
 }
 
-/** A text of at most so many bytes of UTF-8; what was cut away is shown by an ellipsis. */
+/** Cuts a text to at most `maxBytes` bytes of UTF-8. An ellipsis stands for the part that was cut away. */
 export function cutBytes(text: string, maxBytes: number, keep: 'start' | 'end' = 'start'): string {
   if (text.length * 3 <= maxBytes) return text;
-  // No more than this can stay: a text may be as long as a frame.
+  // Encodes only what can stay, because a text may be as long as a frame.
   const bytes = Buffer.from(keep === 'start' ? text.slice(0, maxBytes + 1) : text.slice(-maxBytes - 1));
   if (bytes.length <= maxBytes) return text;
   const room = maxBytes - ellipsisBytes;
@@ -18,20 +18,20 @@ export function cutBytes(text: string, maxBytes: number, keep: 'start' | 'end' =
 
 const ellipsisBytes = Buffer.byteLength('…');
 
-/** The nearest place, in one direction, that is not within a character. */
+/** The nearest index, in one direction, that is not within a character. */
 function characterStart(bytes: Buffer, from: number, direction: 1 | -1): number {
   let at = from;
   while (at > 0 && at < bytes.length && ((bytes[at] ?? 0) & 0xc0) === 0x80) at += direction;
   return at;
 }
 
-/** A text of at most so many UTF-16 code units, which shares no memory with the longer one. */
+/** Cuts a text to at most `maxLength` UTF-16 code units. The result shares no memory with the longer text. */
 export function cutLength(text: string, maxLength: number): string {
   if (text.length <= maxLength) return text;
   return Buffer.from(`${text.slice(0, maxLength - 1).toWellFormed()}…`).toString();
 }
 
-/** A text that is no longer than this when it is percent-encoded. */
+/** Cuts a text to at most `maxBytes` bytes of its percent-encoded form. */
 export function cutEncoded(text: string, maxBytes: number): string {
   if (text.length * 9 <= maxBytes || encodeURI(text).length <= maxBytes) return text;
   let bytes = encodeURI('…').length;

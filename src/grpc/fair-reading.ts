@@ -1,16 +1,16 @@
 import type { Http2Session } from 'node:http2';
 
 /**
- * Makes connections take turns. Node reads a connection for as long as bytes come in, up to 2 MiB at a time: enough to
- * begin and cancel tens of thousands of calls before any other connection is read. So after some work a connection
- * is not read again until the others have been. Of several such connections one is read in each turn of the event loop.
+ * Makes connections take turns. Node reads one connection for as long as bytes arrive, up to 2 MiB at a time. That is enough to
+ * begin and cancel tens of thousands of calls before another connection is read. So after some work a connection is not read
+ * again until the others have been read. If several connections wait, one of them is read in each turn of the event loop.
  */
 export interface FairReading {
-  /** Returns what is to be called for each piece of work that the connection makes: a call, or a piece of a message. */
+  /** Returns a function to call for each piece of work on the connection: a call, or a piece of a message. */
   add(session: Http2Session): () => void;
 }
 
-/** After so many calls and pieces it is another's turn. What Node has read by then, up to 64 KiB, is worked on all the same. */
+/** Calls and pieces of one turn. Bytes that Node has read by then, up to 64 KiB, are still handled. */
 const workPerTurn = 64;
 
 export function createFairReading(): FairReading {
@@ -38,7 +38,7 @@ export function createFairReading(): FairReading {
   };
 }
 
-/** While a write is underway Node reads nothing, and begins to read when the write has ended. */
+/** Does nothing during a write: Node starts to read by itself when the write has ended. */
 function startReading(session: Http2Session): void {
   const handle = handleOf(session);
   if (handle?.writeQueueSize === 0) handle.readStart();
@@ -50,7 +50,7 @@ interface SocketHandle {
   readStart(): void;
 }
 
-/** Node's HTTP/2 reads beside the socket, whose own `pause` is forbidden. */
+/** Node's HTTP/2 reads through the handle, and forbids the socket's own `pause`. */
 function handleOf({ destroyed, socket }: Http2Session): SocketHandle | undefined {
   if (destroyed) return undefined;
   return (socket as unknown as { readonly _handle?: SocketHandle | null } | undefined)?._handle ?? undefined;

@@ -1,18 +1,18 @@
 import protobuf from 'protobufjs';
 
 /**
- * Looks over the bytes of a message before protobufjs decodes them. Decoding makes an object of every two bytes of an empty
- * item, so 64 MiB of those would take seconds and gigabytes; counting them takes nanoseconds each and no memory.
+ * Counts the fields of a message before protobufjs decodes it. Decoding makes an object of every two bytes of empty items, so
+ * 64 MiB of them would take seconds and gigabytes. Counting takes nanoseconds each and no memory.
  */
 
 export interface FieldBounds {
-  /** How often each repeated field may occur in one message, by `Message.field`; one that is missing here is an error. */
+  /** How often each repeated field may occur in one message, by `Message.field`. A missing bound is an error. */
   readonly repeated: Readonly<Record<string, number>>;
-  /** Fields of all kinds in one message, unknown ones and those of nested messages too. */
+  /** Fields of all kinds in one message, including unknown fields and those of nested messages. */
   readonly fields: number;
 }
 
-/** What is wrong with the bytes; undefined: they may be decoded. */
+/** Returns what is wrong with the bytes; undefined: they may be decoded. */
 export type BoundsCheck = (bytes: Uint8Array) => string | undefined;
 
 export function boundsCheck(type: protobuf.Type, bounds: FieldBounds): BoundsCheck {
@@ -32,11 +32,11 @@ interface Counter {
 
 interface FieldPlan {
   readonly name: string;
-  /** Of one occurrence: 0 varint, 1 eight bytes, 2 with a length, 5 four bytes. */
+  /** Wire type of one value: 0 varint, 1 eight bytes, 2 with a length, 5 four bytes. */
   readonly wireType: number;
   readonly message: MessagePlan | null;
   readonly counter: Counter | null;
-  /** Many values may stand in one occurrence with a length. */
+  /** One occurrence with a length may hold many values. */
   readonly packable: boolean;
 }
 
@@ -77,8 +77,8 @@ function counterOf(type: protobuf.Type, field: string, bounds: FieldBounds): Cou
 export const malformed = 'expected a well-formed message, got one that is not';
 
 /**
- * One pass. It is strict where protobufjs is not (field types, lengths that leave their message, groups, which proto3 does
- * not have): otherwise bytes that are skipped here could be fields there.
+ * One pass over the bytes. It is stricter than protobufjs about field types, lengths that leave their message, and groups, which
+ * proto3 does not have. Otherwise protobufjs could decode fields in bytes that are skipped here.
  */
 class Scan {
   readonly #bytes: Uint8Array;
@@ -133,7 +133,7 @@ class Scan {
     return values;
   }
 
-  /** Its low 32 bits; -1: it is longer than ten bytes, or leaves its message. */
+  /** The low 32 bits of a varint; -1: the varint is longer than ten bytes, or leaves its message. */
   #varint(end: number): number {
     const bytes = this.#bytes;
     let value = 0;

@@ -1,12 +1,12 @@
 import type { IncomingHttpHeaders } from 'node:http2';
 
-/** grpc-js counts a call's time in 32 bits of milliseconds: a longer one counts as over at once, or as a random shorter one. */
+/** grpc-js keeps a call's timeout in 32 bits of milliseconds. A longer timeout ends at once, or after an arbitrary shorter time. */
 const longestMs = 2 ** 31 - 1;
 const longest = `${Math.floor(longestMs / 1000)}S`;
-/** In other units the eight digits that a timeout may have are never too long. */
+/** A timeout has at most eight digits, so timeouts in smaller units are never too long. */
 const unitsMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1_000 };
 
-/** Shortens a timeout of more than 24.8 days to that. */
+/** Shortens a timeout of more than 24.8 days to 24.8 days. */
 export function shortenTimeout(headers: IncomingHttpHeaders): void {
   const timeout = headers['grpc-timeout'];
   if (typeof timeout !== 'string' || timeout.length < 4) return;

@@ -1,31 +1,31 @@
 /**
- * One budget of bytes for all that connections make the agent hold: messages that arrive, requests that wait or run, answers
- * that are not read. It is shared out by what is left: a connection may hold as much as is still free, so one alone gets at
- * most half, ten get an eleventh each, and a small request of a newcomer finds room beside any number of greedy ones.
+ * One budget of bytes for everything that connections make the agent hold: messages that arrive, requests that wait or run,
+ * answers that are unread. Each connection may hold as much as is still free. So a single connection gets at most half of the
+ * budget, ten get an eleventh each, and a small request on a new connection finds room beside any number of greedy ones.
  */
 export interface MemoryBudget {
   readonly maxBytes: number;
   readonly usedBytes: number;
-  /** Messages and calls that found no room, since the start. */
+  /** Messages and calls that were refused for want of room, since the start. */
   readonly refused: number;
   account(): MemoryAccount;
   /** Calls `listener` whenever bytes are given back, until the returned function is called. */
   onGiven(listener: () => void): () => void;
 }
 
-/** What one connection holds. */
+/** The bytes that one connection holds. */
 export interface MemoryAccount {
   readonly usedBytes: number;
-  /** Whether it may hold so many bytes more. */
+  /** Whether the connection may hold `bytes` more. */
   fits(bytes: number): boolean;
-  /** Holds them if they fit. */
+  /** Holds the bytes if they fit. */
   take(bytes: number): boolean;
-  /** Holds what is there already, and cannot be refused. */
+  /** Holds bytes that exist already and cannot be refused. */
   add(bytes: number): void;
   give(bytes: number): void;
 }
 
-/** What a caller that found no room is advised to wait. */
+/** How long a refused caller is advised to wait. */
 export const roomRetryAfterMs = 100;
 
 export function createMemoryBudget(maxBytes: number): MemoryBudget {

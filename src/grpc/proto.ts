@@ -10,7 +10,7 @@ import { boundsCheck, malformed } from './field-bounds.ts';
 
 const protoDir = fileURLToPath(new URL('../../proto/', import.meta.url));
 
-/** What came in place of a message that must not be decoded. */
+/** Takes the place of a message that must not be decoded. */
 export class UnreadableMessage {
   readonly problem: string;
   constructor(problem: string) {
@@ -18,7 +18,7 @@ export class UnreadableMessage {
   }
 }
 
-/** How often repeated fields may occur in one message. The messages of Control are so small that their size bounds them. */
+/** How often repeated fields may occur in one message. Control's messages are small enough to be bounded by their size. */
 const repeated: FieldBounds['repeated'] = {
   'SubmitRequest.items': 10_000,
   'SubmitRequest.cancel_request_ids': 10_000,
@@ -28,11 +28,11 @@ const repeated: FieldBounds['repeated'] = {
   'WorkerFrame.progress': 30_000,
   'WorkerFrame.replayed': 120_000,
   'Hello.commands': 1_000,
-  // Above the most that `request.keep.max_results` allows.
+  // More than `request.keep.max_results` allows.
   'Resumed.held': 120_000,
 };
 
-/** Fields of all kinds in one message: what its repeated fields need, with room for fields of later versions. */
+/** Fields of all kinds in one message: enough for its repeated fields, and for fields of later versions. */
 const fieldsMost: Readonly<Record<string, number>> = {
   ExecuteRequest: 1_000,
   SubmitRequest: 200_000,
@@ -40,12 +40,12 @@ const fieldsMost: Readonly<Record<string, number>> = {
 };
 
 /**
- * The services of proto/, loaded from the files themselves. Messages are plain objects with the proto's field names:
- * enums are their names, 64-bit integers are numbers (ours stay below 2^53), absent fields are their defaults.
+ * The services of proto/, loaded from its files. Messages are plain objects with the proto's field names. Enums are their names,
+ * 64-bit integers are numbers (ours stay below 2^53), and absent fields have their defaults.
  */
 export const packageDefinition = load(['execution', 'control', 'link'].map((name) => `pitwarden/v1/${name}.proto`));
 
-/** Only to tell of it by reflection: grpc-health-check serves it. */
+/** For reflection alone. grpc-health-check serves the service. */
 export const healthDefinition = load(['grpc/health/v1/health.proto']);
 
 const loaded = loadPackageDefinition(packageDefinition);
@@ -61,7 +61,7 @@ export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink', S
   WorkerLink: lean(client('WorkerLink').service),
 };
 
-/** Writes and reads messages that travel outside calls. */
+/** Encodes and decodes messages that are sent outside of calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
 
 function load(files: string[]) {
@@ -76,9 +76,9 @@ function load(files: string[]) {
 }
 
 /**
- * A service whose messages are read and written as protobufjs has them, without the copy into plain objects that
- * proto-loader makes of each: on the path of every request that copy cost as much as the coding itself.
- * An absent field's default is inherited; 64-bit integers, of which ours have none that matter, come as objects.
+ * A service that uses the message objects of protobufjs, without the copy into plain objects that proto-loader makes of each
+ * message. For each request that copy cost as much as the coding itself. An absent field's default is inherited. 64-bit integers
+ * come as objects; only counts of these services are so wide.
  */
 function lean(service: ServiceDefinition): ServiceDefinition {
   const root = new protobuf.Root();
@@ -86,7 +86,7 @@ function lean(service: ServiceDefinition): ServiceDefinition {
   root.loadSync(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto'], { keepCase: true });
   root.resolveAll();
   for (const type of typesOf(root)) {
-    // Else an absent one is an empty array.
+    // By default an absent field of bytes is an empty array.
     const defaults = type.ctor.prototype as Record<string, unknown>;
     for (const field of type.fieldsArray) if (field.type === 'bytes') defaults[field.name] = Buffer.alloc(0);
   }
@@ -110,7 +110,7 @@ function encoder(type: protobuf.Type): (message: object) => Buffer {
   return (message) => type.encode(message).finish() as Buffer;
 }
 
-/** Where messages are coded that are copied before the next one is coded; a larger one gets a Buffer of its own. */
+/** Holds one encoded message until it is copied, which happens before the next one is encoded. A larger one gets its own Buffer. */
 const scratch = Buffer.allocUnsafeSlow(2 * 1024 * 1024);
 
 class ScratchWriter extends protobuf.BufferWriter {
@@ -120,9 +120,9 @@ class ScratchWriter extends protobuf.BufferWriter {
 }
 
 /**
- * What a server answers: grpc-js copies it behind its own five bytes as soon as it is coded, so what it is coded into
- * serves for all. That spares one Buffer a message, which counts where payloads are large (`test/grpc/proto.test.ts`
- * sees that it stays so).
+ * Encodes a server's answers. grpc-js copies each encoded message behind its own five bytes at once, so one Buffer serves for all
+ * of them. That saves one Buffer a message, which matters for large payloads. `test/grpc/proto.test.ts` fails if grpc-js stops
+ * copying.
  */
 function scratchEncoder(type: protobuf.Type): (message: object) => Buffer {
   return (message) => type.encode(message, new ScratchWriter()).finish() as Buffer;
@@ -132,7 +132,7 @@ function decoder(type: protobuf.Type): (bytes: Buffer) => object {
   return (bytes) => type.decode(bytes);
 }
 
-/** An unreadable message is a value and no error: of errors here grpc-js tells callers nothing. */
+/** Returns an unreadable message as a value. If the decoder threw, grpc-js would not tell the caller why. */
 function boundedDecoder(type: protobuf.Type): (bytes: Buffer) => object {
   const fields = fieldsMost[type.name];
   if (fields === undefined) throw new Error(`proto: expected a bound for the fields of ${type.name}`);

@@ -8,48 +8,46 @@ import type { ConnectionNumbers } from './connection-limit.ts';
 import { boundIncoming } from './incoming/interceptor.ts';
 import type { MemoryBudget } from './memory-budget.ts';
 
-/** A gRPC server for our own sockets. */
+/** A gRPC server on sockets of ours. */
 export interface ApiServer {
   readonly server: Server;
-  /** Listens at a target such as `unix:/path` or `127.0.0.1:0`; the port it got (0 for a unix socket). */
+  /** Listens at a target such as `unix:/path` or `127.0.0.1:0`. Resolves to the port; 0 for a unix socket. */
   bind(target: string): Promise<number>;
-  /** Serves what comes in at a listening socket of somebody else, who keeps it: nothing is unlinked at the end. */
+  /** Accepts connections from a listening socket that another process owns. Its file is not unlinked at the end. */
   bindDescriptor(fd: number): Promise<void>;
   /**
-   * No new connections; those there are take no new calls (GOAWAY), and close when their last call has ended. Settles when
-   * all are closed.
+   * Accepts no new connections. Open connections take no new calls (GOAWAY), and close when their last call has ended. Settles
+   * when all are closed.
    */
   retire(): Promise<void>;
-  /**
-   * Retires. No new calls; those running may end until `graceMs` is over, then their connections are cut.
-   */
+  /** Retires, and cuts the connections that still have calls after `graceMs`. */
   stop(graceMs: number): Promise<void>;
   connections(): ConnectionNumbers;
 }
 
-/** Headers of one call. */
+/** The headers of one call. */
 const headersMaxBytes = 16 * 1024;
-/** How long connections that were cut may take to be gone. */
+/** How long connections may take to close after they were cut. */
 const cutMs = 100;
 
-/** A connection without calls is closed after this; its client dials again at its next call. */
+/** A connection without calls is closed after this time. Its client dials again for its next call. */
 const idleTimeoutMs = 5 * 60_000;
 const unlimited: AcceptorOptions = { max: () => Number.POSITIVE_INFINITY, onRefused: () => undefined };
-/** What a message holds beside its payload: names. Also all that a message of Control may have. */
+/** A message's bytes beside its payload, which are names. It is also the bound for a whole message of Control. */
 const namesMaxBytes = 64 * 1024;
 const carriesPayloads = /^\/pitwarden\.v1\.(?:Execution|WorkerLink)\//;
 
 export interface ApiServerOptions {
-  /** Payload of the largest message that is received. */
+  /** The largest payload of a message that is received. */
   readonly messageMaxBytes: number;
   readonly budget: MemoryBudget;
   /** How long a large message of a stream may wait for room in the budget, in ms. Default: 0, which refuses it. */
   readonly waitForRoomMs?: number;
   /** How many calls one connection may have at once. Default: 10,000. */
   readonly callsPerConnection?: number;
-  /** How often messages that arrive slowly are looked at, in ms; see stall-watch.ts. Default: they may take for ever. */
+  /** How often messages that arrive slowly are checked, in ms; see stall-watch.ts. Default: they may take forever. */
   readonly lookAtStalledMs?: number;
-  /** Default: as many connections as come. */
+  /** Default: any number of connections. */
   readonly connections?: AcceptorOptions;
 }
 
@@ -63,10 +61,10 @@ export function createServer(options: ApiServerOptions): ApiServer {
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': options.callsPerConnection ?? 10_000,
-    // Dead peers on a socket of this host are seen by the kernel: no keepalive is needed.
+    // No keepalive is needed: the kernel reports dead peers on sockets of this host.
     'grpc.keepalive_permit_without_calls': 1,
     'grpc.max_connection_idle_ms': idleTimeoutMs,
-    // Nobody asks it, and it counts every call and message.
+    // channelz counts every call and message, and nobody reads it.
     'grpc.enable_channelz': 0,
     'grpc-node.max_session_memory': Number.MAX_SAFE_INTEGER,
   };
@@ -76,7 +74,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
   let ended: Promise<void> | null = null;
   const retire = (): Promise<void> => {
     acceptor.close();
-    // Node 24 calls connections that were handed in closed before they are.
+    // Node 24 reports injected connections as closed before they are, so the acceptor is asked too.
     ended ??= new Promise<void>((resolve) => server.tryShutdown(() => resolve())).then(acceptor.none);
     return ended;
   };
@@ -109,10 +107,11 @@ export function createServer(options: ApiServerOptions): ApiServer {
 }
 
 /**
- * grpc-js has no options for these: test/grpc/cancels.test.ts and incoming.test.ts fail if this moves.
+ * Sets limits in a private field of grpc-js, which has no options for them. test/grpc/cancels.test.ts and incoming.test.ts fail if
+ * a later version renames the field.
  *
- * HPACK makes 64 KiB of headers, which Node allows, from some bytes a call, and a connection may have 10,000 calls. No gRPC
- * client sends more than 16 KiB unless it is told to; a call with more is reset (ENHANCE_YOUR_CALM, which clients show as
+ * With HPACK a client can make 64 KiB of headers, which Node allows, from a few bytes a call, and a connection may have 10,000
+ * calls. No gRPC client sends more than 16 KiB by default. A call with more is reset (ENHANCE_YOUR_CALM, which clients show as
  * RESOURCE_EXHAUSTED).
  */
 function setHttp2Limits(server: Server): void {
@@ -123,7 +122,7 @@ function setHttp2Limits(server: Server): void {
   Object.assign(commonServerOptions, cancelOptions, { settings: limited });
 }
 
-/** `HOST:PORT`, an IPv6 address in brackets. */
+/** Parses `HOST:PORT`; an IPv6 address is in brackets. */
 function hostAndPort(target: string): { readonly host: string; readonly port: number } {
   const [, host = '', port = ''] = /^\[?(.+?)\]?:(\d+)$/.exec(target) ?? [];
   return { host, port: Number(port) };

@@ -1,22 +1,22 @@
 /**
- * Messages of which a part has come and the rest does not: each keeps room in the memory budget for all of it. A message
- * that comes at less than 64 KiB a look, three looks in a row, is given up.
+ * Watches messages that have arrived in part, because each keeps room in the memory budget for the whole message. A message that
+ * has gained less than 64 KiB at each of three checks in a row is given up.
  */
 export interface StallWatch {
-  /** A part of a message has come. */
+  /** A part of a message has arrived. */
   add(message: ArrivingMessage): void;
-  /** It is whole, or over. */
+  /** The message is whole, or its call is over. */
   delete(message: ArrivingMessage): void;
 }
 
 export interface ArrivingMessage {
   readonly receivedBytes: number;
-  /** Nobody reads it for now: what does not come then is not its sender's fault. */
+  /** The agent itself does not read the message for now, so its sender is not to blame. */
   readonly isPaused: boolean;
   giveUpMessage(): void;
 }
 
-/** With a look every 10 s: slower than a modem. */
+/** With a check every 10 s, a slower message is slower than a modem. */
 const expectedBytes = 64 * 1024;
 const slowLooksMax = 3;
 

@@ -4,17 +4,17 @@ import type { RequestError } from '../dispatch/request.ts';
 import { cutBytes, cutEncoded } from './cut-text.ts';
 import { errorMessage } from './proto.ts';
 
-/** A request's error as gRPC says it, and back. The one place where the two meet. */
+/** Translates errors of requests into gRPC statuses and back. No other file does. */
 
 const errorTrailer = 'pitwarden-error-bin';
 const pushbackTrailer = 'grpc-retry-pushback-ms';
 
 /**
- * Trailers are small: gRPC's C core, under Python and others, refuses those over 8 KiB (grpc.max_metadata_size), and a
- * binary one is a third longer on the line.
+ * Trailers must be small. gRPC's C core, which Python and other languages use, refuses more than 8 KiB
+ * (grpc.max_metadata_size), and a binary trailer is a third longer on the wire.
  */
 const trailerMaxBytes = { type: 256, message: 1_000, traceback: 3_000 } as const;
-/** Of grpc-message as it is written: percent-encoding makes three bytes of each that is not plain ASCII. */
+/** Bytes of grpc-message on the wire: percent-encoding makes three bytes of each byte that is not plain ASCII. */
 const detailsMaxBytes = 1_500;
 
 /** The fields of execution.proto's Error. */
@@ -55,27 +55,27 @@ export function toStatus(error: RequestError): StatusObject {
   return { code: error.code, details: cutDetails(details), metadata };
 }
 
-/** What may stand in grpc-message: a longer one breaks the connection. */
+/** Cuts a text for grpc-message. A longer one breaks the connection. */
 export function cutDetails(details: string): string {
   return cutEncoded(details.toWellFormed(), detailsMaxBytes);
 }
 
 /**
- * What a gRPC retry policy obeys (gRFC A6): milliseconds to wait, a negative number: do not retry. Without it the policy
- * repeats every call that fails with a status on its list, also one whose command ran.
+ * The trailer that a gRPC retry policy obeys (gRFC A6): milliseconds to wait, or a negative number to forbid a retry. Without it
+ * the policy repeats every call that fails with a status on its list, even if the command ran.
  */
 function pushbackOf({ mayHaveBegun, retryAfterMs }: RequestError): string {
   if (mayHaveBegun) return '-1';
   return retryAfterMs > 0 ? String(retryAfterMs) : '';
 }
 
-/** What a failed call's trailers say; undefined: it was not pitwarden that failed it. */
+/** Reads the error from a failed call's trailers; undefined: pitwarden did not fail the call. */
 export function fromMetadata(metadata: Metadata): ErrorView | undefined {
   const [bytes] = metadata.get(errorTrailer);
   if (!Buffer.isBuffer(bytes)) return undefined;
-  const { may_have_begun, _may_have_begun, ...told } = errorMessage.decode(bytes) as ErrorView & {
-    /** The loader's own word for whether the field is there. */
+  const { may_have_begun, _may_have_begun, ...error } = errorMessage.decode(bytes) as ErrorView & {
+    /** Set by proto-loader if the field is present. */
     readonly _may_have_begun?: string;
   };
-  return { ...told, may_have_begun: _may_have_begun === undefined || may_have_begun };
+  return { ...error, may_have_begun: _may_have_begun === undefined || may_have_begun };
 }

@@ -1,6 +1,6 @@
 /**
- * The address of a unix socket's path as a URI, which gRPC's libraries read, except for grpc-js: that takes the path after
- * `unix:` as it is.
+ * The address of a unix socket as a URI, which all gRPC libraries but grpc-js understand. grpc-js takes everything after `unix:`
+ * as the path.
  */
 export function unixAddress(path: string): string {
   const encoded = path.replace(/[^\w/.~!$&'()*+;=:@-]+/g, (text) =>
@@ -9,7 +9,7 @@ export function unixAddress(path: string): string {
   return `unix:${encoded}`;
 }
 
-/** The path in such an address; undefined: it is none. */
+/** The path in such an address; undefined: it is no unix address. */
 export function pathOfUnixAddress(address: string): string | undefined {
   const encoded = /^unix:(?:\/\/(?=\/))?([^?#]+)/s.exec(address)?.[1];
   if (encoded === undefined) return undefined;

@@ -10,7 +10,7 @@ const maxPoolSize = 1_000;
 export function scalePool(source: ControlSource, request: Request): object {
   const pool = writablePool(source, request);
   const { size } = request;
-  // Absent is not 0, which stops all workers: an empty request, or one whose field has another name, must not do that.
+  // Size 0 stops all workers, so an absent size is refused: the request may be empty, or name the field wrongly.
   if (typeof size !== 'number' || size > maxPoolSize) {
     throw new Refusal(status.INVALID_ARGUMENT, `size: expected 0 to ${maxPoolSize}, got ${size ?? 'none'}`);
   }

@@ -7,19 +7,19 @@ import { toStatus } from '../status.ts';
 import { boundTexts, bytesAtMost } from './view-bounds.ts';
 
 /**
- * Answers of Control: their texts are bounded, and until their caller has taken them they count towards what its connection may
- * leave unread and towards the node's memory budget.
+ * Answers of Control. Their texts are bounded. Until the caller has received an answer, it counts as unread on its connection, and
+ * towards the node's memory budget.
  */
 
 type Request = Readonly<Record<string, unknown>>;
-/** What a unary method answers; throws what `refusalOf` understands. */
+/** Makes the answer of a unary method, or throws an error that `refusalOf` understands. */
 type Answer = (request: Request) => object | Promise<object>;
 export type RefusalOf = (error: unknown) => Partial<StatusObject>;
 
-/** An answer of this size is given even if the budget is full, unless others of its connection are unread. */
+/** A smaller answer is sent even if the budget is full, unless other answers of its connection are unread. */
 const smallBytes = 64 * 1024;
 
-/** A method that only reads: its answer is refused if it finds no room. */
+/** A method that only reads. If there is no room for its answer, the call is refused. */
 export function reading(answer: Answer, refusalOf: RefusalOf) {
   return unary(answer, refusalOf, (connection, bytes) => {
     if (bytes > smallBytes || connection.unreadBytes > 0) return tryAddUnread(connection, bytes);
@@ -28,7 +28,7 @@ export function reading(answer: Answer, refusalOf: RefusalOf) {
   });
 }
 
-/** A method that changes something: it is refused before that, or answered. */
+/** A method that changes something. It is refused before the change, or answered in any case. */
 export function changing(answer: Answer, refusalOf: RefusalOf) {
   return unary(answer, refusalOf, (connection, bytes) => {
     addUnread(connection, bytes);
@@ -46,7 +46,7 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
       const view = boundTexts(made);
       const bytes = bytesAtMost(view);
       if (!count(connection, bytes)) return callback(noRoom());
-      // Emitted at the end of every call.
+      // grpc-js emits `cancelled` at the end of every call.
       call.on('cancelled', () => addUnread(connection, -bytes));
       callback(null, view);
     };
@@ -60,7 +60,7 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
   };
 }
 
-/** Writes messages to a stream. False: its caller leaves too much unread, and the call has been ended for that. */
+/** Writes messages to a stream. False: the call has ended, or was ended because the caller leaves too much unread. */
 export function writerOf(call: ServerWritableStream<Request, object>): (message: object) => boolean {
   const unread = unreadOfCall(connectionOf(call));
   let over = false;

@@ -81,13 +81,13 @@ export function listedWorkers(source: ControlSource, only: string): Listed<Worke
   const { workers } = source.state();
   return {
     items: [...workers.values()].filter(({ pool }) => only === '' || pool === only),
-    // Two workers may be in one generation: what an earlier agent has left of one, and its successor.
+    // Two workers may share a generation: one that an earlier agent left behind, and its successor.
     keyOf: ({ pool, slot, generation, id }) => [pool, slot, generation, id],
     view: (worker) => viewWorker(source, worker),
   };
 }
 
-/** Newest first. */
+/** The newest exit comes first. */
 export function listedExits(source: ControlSource, only: string): Listed<KeptExit> {
   return {
     items: source.exits(only),

@@ -1,15 +1,15 @@
 import { boundTexts, bytesAtMost } from './view-bounds.ts';
 
-/** Lists are answered in pages that every gRPC client can read: 4 MiB is the most that one takes unless told otherwise. */
+/** Cuts lists into pages that every gRPC client can read: by default a client accepts 4 MiB. */
 
-/** The entries of one answer, which has other fields too. */
+/** Bytes of the entries of one answer, which leaves room for its other fields. */
 const pageBytes = 3 * 1024 * 1024;
 
-/** Where an entry stands in its list. */
+/** The position of an entry in its list. */
 export type Key = readonly (string | number)[];
 
 export interface PageRequest {
-  /** Entries at most; 0: as many as fit. */
+  /** The most entries of the page; 0: as many as fit. */
   readonly size: number;
   /** Empty: from the start. */
   readonly token: string;
@@ -17,18 +17,18 @@ export interface PageRequest {
 
 export interface Page {
   readonly views: readonly object[];
-  /** Empty: it was the last page. */
+  /** Empty: this is the last page. */
   readonly nextToken: string;
 }
 
 export interface Listed<T> {
   readonly items: Iterable<T>;
-  /** Of the same shape for each; the list is in the order of the keys. */
+  /** The list is in the order of these keys. All have the same shape. */
   keyOf(item: T): Key;
   view(item: T): object;
 }
 
-/** Null: no answer gave such a token. */
+/** Null: the token is not from an answer of this list. */
 export function pageOf<T>({ items, keyOf, view }: Listed<T>, { size, token }: PageRequest): Page | null {
   const keyed = withKeys({ items, keyOf });
   const after = token === '' ? null : decode(token, keyed[0]?.key);
@@ -41,7 +41,7 @@ export function pageOf<T>({ items, keyOf, view }: Listed<T>, { size, token }: Pa
   return { views, nextToken: isLast || last === undefined ? '' : encode(last.key) };
 }
 
-/** All items in the order of their list. */
+/** All items in the order of their keys. */
 export function sorted<T>(listed: Pick<Listed<T>, 'items' | 'keyOf'>): T[] {
   return withKeys(listed).map(({ item }) => item);
 }
@@ -50,7 +50,7 @@ function withKeys<T>({ items, keyOf }: Pick<Listed<T>, 'items' | 'keyOf'>): { it
   return Array.from(items, (item) => ({ item, key: keyOf(item) })).sort((a, b) => compare(a.key, b.key));
 }
 
-/** The views of as many of the first items as one message may hold, at least one; and the items that are left. */
+/** Returns the views of as many items as one message may hold, at least one, and the items that are left. */
 export function takeFitting<T>(
   items: readonly T[],
   view: (item: T) => object,
@@ -80,7 +80,7 @@ function encode(key: Key): string {
   return Buffer.from(JSON.stringify(key)).toString('base64url');
 }
 
-/** Undefined: it is no key of the shape of `like`; where the list has become empty, any will do. */
+/** Undefined: the token is no key of the shape of `like`. Without `like`, because the list is empty now, any key will do. */
 function decode(token: string, like: Key | undefined): Key | undefined {
   try {
     const key: unknown = JSON.parse(Buffer.from(token, 'base64url').toString());

@@ -4,7 +4,7 @@ import { isStopping } from '../../domain/state.ts';
 import { cutDetails } from '../status.ts';
 import type { ControlSource, Request } from './source.ts';
 
-/** A refusal, as gRPC says it. */
+/** A refusal with its gRPC status. */
 export class Refusal extends Error {
   override readonly name = 'Refusal';
   readonly code: status;
@@ -45,7 +45,7 @@ export function refuseWhenStopping(source: ControlSource): void {
   if (isStopping(source.state().node)) throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
 }
 
-/** Who asks for one more worker wants it to serve, and what was drained on purpose is not opened by the way. */
+/** A new worker should serve, but a drained pool or node must not be opened as a side effect. */
 export function refuseWhenDrained(source: ControlSource, pool: Pool): void {
   const resizes = 'ScalePool changes its size without that';
   if (pool.phase === 'draining') {

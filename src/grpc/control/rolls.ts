@@ -31,7 +31,7 @@ function viewRoll(source: ControlSource, pool: string): object | undefined {
   return roll == null ? undefined : rollView(pool, roll, source.state().workers.values(), source.toUnixMs);
 }
 
-/** Begins a roll and follows it. */
+/** Begins a roll, and reports its progress until it ends. */
 export function rollPool(source: ControlSource, call: ServerWritableStream<Request, object>): void {
   followRoll(source, call, () => {
     const { name } = writablePool(source, call.request);
@@ -41,7 +41,7 @@ export function rollPool(source: ControlSource, call: ServerWritableStream<Reque
   });
 }
 
-/** Follows a roll that was begun before, which may have been by an earlier agent. */
+/** Reports the progress of a roll that was begun before, maybe by an earlier agent. */
 export function watchRoll(source: ControlSource, call: ServerWritableStream<Request, object>): void {
   followRoll(source, call, () => {
     const { name, roll } = findPool(source, text(call.request, 'pool'));
@@ -52,7 +52,7 @@ export function watchRoll(source: ControlSource, call: ServerWritableStream<Requ
   });
 }
 
-/** Tells how far the roll is, until it ends or another one takes its place. */
+/** Reports the progress of the chosen roll, until it ends or another roll replaces it. */
 function followRoll(
   source: ControlSource,
   call: ServerWritableStream<Request, object>,
@@ -66,11 +66,11 @@ function followRoll(
     return;
   }
   const { name, rollId } = chosen;
-  let told = '';
+  let reported = '';
   let isKept = false;
   let isOver = false;
   const write = writerOf(call);
-  const tell = (): void => {
+  const report = (): void => {
     if (!isKept || isOver) return;
     const roll = source.state().pools.get(name)?.roll;
     const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
@@ -83,14 +83,14 @@ function followRoll(
       return;
     }
     const text = JSON.stringify(view);
-    if (text !== told && !write(view)) return end();
-    told = text;
+    if (text !== reported && !write(view)) return end();
+    reported = text;
     if (isOpen(roll)) return;
     end();
     call.end();
   };
   const unsubscribe = source.subscribe((changes) => {
-    if (changes.pools.includes(name) || changes.poolsGone.includes(name)) tell();
+    if (changes.pools.includes(name) || changes.poolsGone.includes(name)) report();
   });
   const end = (): void => {
     isOver = true;
@@ -99,6 +99,6 @@ function followRoll(
   endWhenLeaving(source, call, end);
   void source.ordersKept().then(() => {
     isKept = true;
-    tell();
+    report();
   });
 }

@@ -11,7 +11,7 @@ import { nodeView } from './view.ts';
 import { watch } from './watch.ts';
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
-  /** Who is told that something was ordered is told the truth, however soon this agent dies. */
+  /** Answers once the order outlives this agent, so an answer stays true even if the agent dies at once. */
   const change = (answer: (request: Request) => object | Promise<object>) =>
     changing(async (request) => {
       const view = await answer(request);
@@ -78,7 +78,7 @@ async function handover(source: ControlSource, request: Request): Promise<object
       `agent_id: expected that of this agent (${agentId}), got "${wanted}"`,
     );
   }
-  // A successor that could not start would leave the workers without an agent.
+  // If the successor could not start, the workers would be left without an agent.
   const problems = await source.checkConfig();
   if (problems !== '') {
     throw new Refusal(status.FAILED_PRECONDITION, `nothing was done, for the next agent would not start:\n${problems}`);

@@ -4,33 +4,33 @@ import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evide
 import type { State } from '../../domain/state.ts';
 import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
 
-/** What Control needs of the agent. */
+/** The parts of the agent that Control uses. */
 export interface ControlSource {
   state(): State;
   node(): NodeFacts;
   counters(workerId: string): Counters | undefined;
-  /** Undefined: the ledger does not have it. */
+  /** Undefined: the ledger does not have the worker. */
   recorded(workerId: string): Recorded | undefined;
   poolNumbers(pool: string): PoolNumbers;
-  /** How workers ended, newest first; of all pools where none is named. */
+  /** How workers of the pool ended, newest first; '': of all pools. */
   exits(pool: string): readonly KeptExit[];
   requestsOf(workerId: string): readonly RequestNote[];
   progressOf(workerId: string): ReportedProgress | null;
   nowMs(): number;
   toUnixMs(monotonicMs: number): number;
-  /** Decides on the command before it returns; what follows from it happens afterwards. */
+  /** The state has changed when this returns. The effects follow later. */
   command(command: Command): void;
-  /** Settles when what was ordered outlives this agent, or when that cannot be waited for. Never rejects. */
+  /** Settles when earlier orders outlive this agent, or when the disk takes too long. Never rejects. */
   ordersKept(): Promise<void>;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
-  /** How this agent was started: program and arguments. */
+  /** The program and arguments with which this agent was started. */
   readonly commandLine: readonly string[];
-  /** Aborted when long calls are to end, because the agent goes. */
+  /** Aborted when the agent shuts down, so that long calls end. */
   readonly leaving: AbortSignal;
-  /** Starts the handover. Returns how long requests that run may take, in ms. */
+  /** Starts the handover. Returns how long running requests may still take, in ms. */
   handOver(): number;
-  /** Reads the configuration as the next agent will. Resolves to its problems; empty: there are none. Never rejects. */
+  /** Reads the configuration as the next agent will. Resolves to its problems; '': there are none. Never rejects. */
   checkConfig(): Promise<string>;
 }
 

@@ -2,8 +2,8 @@ import { viewTextMaxBytes } from '../../domain/text-bounds.ts';
 import { cutPrintable } from '../cut-text.ts';
 
 /**
- * A view with every text cut to `viewTextMaxBytes`, and control characters but newlines and tabs as visible escapes: itself
- * where no text needs it.
+ * Cuts every text of a view to `viewTextMaxBytes`, and makes visible escapes of control characters but newlines and tabs. Returns
+ * the view itself if no text changes.
  */
 export function boundTexts<T>(view: T): T {
   return bound(view) as T;
@@ -16,7 +16,7 @@ function bound(value: unknown): unknown {
 }
 
 function boundAll(values: readonly unknown[]): readonly unknown[] {
-  // Most lists need nothing, and may be the state's own.
+  // A list is copied only if an entry changes: most do not, and the list may belong to the state.
   let copy: unknown[] | undefined;
   for (const [index, value] of values.entries()) {
     const bounded = bound(value);
@@ -40,11 +40,11 @@ function boundFields(view: object): object {
   return copy ?? view;
 }
 
-/** Tag and value of a number; tag and length of a text, list entry or message. */
+/** Bytes of a number's tag and value, and of the tag and length of a text, list entry or message. */
 const numberBytes = 12;
 const headBytes = 7;
 
-/** No fewer bytes than the view has as a message. To encode it would tell exactly, and take several times as long. */
+/** An upper bound of the view's size as a message. Encoding would give the exact size, but takes several times as long. */
 export function bytesAtMost(value: unknown): number {
   if (typeof value === 'string') return headBytes + Buffer.byteLength(value);
   if (typeof value !== 'object' || value === null) return numberBytes;

@@ -11,9 +11,9 @@ import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Work
 import { commandsMax } from '../../domain/text-bounds.ts';
 import { waitingSlots } from '../../domain/waiting-slots.ts';
 
-/** Domain values as messages of control.proto. Field names are the proto's. */
+/** Makes messages of control.proto from values of the domain. Field names are the proto's. */
 
-/** What is known of the node beyond the domain's state. */
+/** Facts about the node that the domain's state does not have. */
 export interface NodeFacts {
   readonly nodeId: string;
   readonly agentId: string;
@@ -75,12 +75,12 @@ const rollStates: Readonly<Record<Roll['phase'], string>> = {
 
 const noLimits: MemoryLimits = { softBytes: 0, hardBytes: 0, samples: 1, of: 1 };
 
-/** 0: never. */
+/** Whole ms; 0 stands for never. */
 function finite(ms: number): number {
   return Number.isFinite(ms) ? Math.max(1, Math.round(ms)) : 0;
 }
 
-/** 0 stays 0: not yet. */
+/** The Unix time of a monotonic time. 0, which stands for not yet, stays 0. */
 function moment(monotonicMs: number, toUnixMs: ToUnixMs): number {
   return monotonicMs === 0 ? 0 : Math.round(toUnixMs(monotonicMs));
 }
@@ -158,7 +158,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
   };
 }
 
-/** Of all workers together; each may offer others, so their number is bounded once more. */
+/** The commands of all ready workers. Each worker may offer others, so the total is bounded too. */
 function commandsOf(offers: ReadonlySet<readonly OfferedCommand[]>): OfferedCommand[] {
   const commands = new Map<string, OfferedCommand>();
   for (const offer of offers) {
@@ -182,13 +182,13 @@ export function rollView(pool: string, roll: Roll, workers: Iterable<Worker>, to
   };
 }
 
-/** What the ledger says of a worker beyond the domain's state. */
+/** Facts about a worker that the ledger has and the domain's state does not have. */
 export interface Recorded {
   readonly bootId: string;
   readonly startTime: string;
   readonly config: string;
   readonly adopted: boolean;
-  /** Revision of the last change that a watcher can see. */
+  /** The revision of the last change that a watcher can see. */
   readonly revision: number;
 }
 
@@ -251,7 +251,7 @@ export function eventView(record: NodeRecord, toUnixMs: ToUnixMs): object {
   };
 }
 
-/** Why a live worker is thought to be well or not; the fields of control.proto's Explanation. */
+/** Why a live worker is considered healthy or not; the fields of control.proto's Explanation. */
 export function explainView(verdict: HealthVerdict, requests: readonly RequestNote[]): object {
   const seen = verdict.observations;
   const ago = (ms: number): string => (Number.isFinite(ms) ? `${Math.round(ms)} ms ago` : 'never');

@@ -8,13 +8,13 @@ import { findPool, text, toStatus } from './refusals.ts';
 import type { ControlSource, Request } from './source.ts';
 import { eventView, nodeView } from './view.ts';
 
-/** Of a snapshot: its pools, and again its workers. */
+/** Bytes of the pools of a snapshot, and of its workers. */
 const snapshotPartBytes = 1.5 * 1024 * 1024;
 
-/** Messages that a watcher may leave unread. */
+/** How many messages a watcher may leave unread. */
 const maxUnreadMessages = 10_000;
 
-/** A snapshot, then every change. Nothing can come between the two: both happen in one turn. */
+/** Sends a snapshot, then every change. Both begin in one turn of the event loop, so no change falls between them. */
 export function watch(source: ControlSource, call: ServerWritableStream<Request, object>): void {
   const only = text(call.request, 'pool');
   try {
@@ -46,7 +46,7 @@ export function watch(source: ControlSource, call: ServerWritableStream<Request,
   sendSnapshot(source, only, send);
 }
 
-/** What does not fit into one message follows as changes. */
+/** Pools and workers that do not fit into one message follow as changes. */
 function sendSnapshot(source: ControlSource, only: string, send: (revision: number, change: object) => void): void {
   const { revision, pools } = source.state();
   const names = [...pools.keys()].filter((name) => only === '' || name === only).sort();
@@ -81,7 +81,7 @@ function sendChanges(
   if (changes.node) send(changes.revision, { node: nodeView(source.state(), source.node()) });
 }
 
-/** Calls `end` when the call is over, which it is at the latest when the agent goes. */
+/** Calls `end` when the call is over. A shutdown of the agent ends the call. */
 export function endWhenLeaving(
   { leaving }: ControlSource,
   call: ServerWritableStream<Request, object>,

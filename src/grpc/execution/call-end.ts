@@ -6,10 +6,10 @@ import { howEnded } from '../connection.ts';
 import { createReceipts } from './receipts.ts';
 import type { ExecutionSource } from './source.ts';
 
-/** Payloads of answered requests that one connection keeps until its caller is known to have read the answers. */
+/** Payload bytes of answered requests that one connection keeps until its caller is known to have read the answers. */
 const unprovenMaxBytes = 1024 * 1024;
 
-/** After the end of a call. A caller that cancelled wants no answer; a caller whose connection broke may ask again. */
+/** Called when a call has ended. A caller that cancelled wants no answer; one whose connection broke may repeat its request. */
 export function onCallEnd(
   source: ExecutionSource,
   call: object,
@@ -24,8 +24,8 @@ export function onCallEnd(
 }
 
 /**
- * Its answer is on its way. A request with a caller's id is forgotten, here and by its worker, when the caller is known to have read
- * the answer.
+ * Called when the kernel has the whole answer. The agent and the worker keep a request with a caller's id until the caller is
+ * known to have read the answer.
  */
 export function awaitReceipt(
   source: ExecutionSource,

@@ -32,7 +32,7 @@ export function executeStream(
       return wrong.code;
     }
     const bytes = payload.length + overheadBytes;
-    // What waits behind others is not to keep the worker's whole frame.
+    // A waiting chunk should not keep the worker's whole frame in memory.
     const own = unread.bytes > 0 ? compact(payload) : payload;
     unread.add(bytes);
     const response = { payload: own, content_type: contentType, request_id: spec.requestId, worker_id: workerId };
@@ -41,7 +41,7 @@ export function executeStream(
     return 0;
   };
   let over = false;
-  /** Ends the call for a reason of its own, and the request with it. */
+  /** Ends the call with an error of the connection's own, and cancels the request. */
   const end = (error: RequestError): void => {
     over = true;
     fail(error);

@@ -5,15 +5,15 @@ import { unreadOfCall } from '../connection.ts';
 import type { MemoryAccount } from '../memory-budget.ts';
 import type { ExecutionSource } from './source.ts';
 
-/** What one chunk or result costs beside its payload: some 300 bytes as objects, and what is around it on the connection. */
+/** Memory of one chunk or result beside its payload: some 300 bytes of objects, and its share of the connection's buffers. */
 export const overheadBytes = 512;
-/** Bytes of chunks that a caller may leave unread before its worker is told to wait, and at which it may go on. */
+/** Above the first bound of unread bytes a worker has to hold back its chunks. At the second it may go on. */
 const pauseAboveBytes = 1024 * 1024;
 const resumeBelowBytes = 256 * 1024;
 
-/** What one call's caller has not taken yet. */
+/** Bytes that the caller of one call has not received yet. */
 export interface Unread extends Omit<CallUnread, 'tryAdd'> {
-  /** So much that the workers that make more of it should wait; `onLittle` is called when they may go on. */
+  /** True: the workers that send more should wait, until `onLittle` is called. */
   isMuch(): boolean;
 }
 
@@ -39,7 +39,7 @@ export function createUnread(connection: Connection, onLittle: () => void): Unre
   };
 }
 
-/** A connection that takes no answers is given no more of them. */
+/** Refuses new requests of a connection that leaves too many bytes of answers unread. */
 export function refuseUnread(source: ExecutionSource, { unreadBytes }: Connection): RequestError | undefined {
   if (unreadBytes < source.unreadMaxBytes) return undefined;
   return readsTooSlowly(source, unreadBytes, '');
@@ -57,7 +57,7 @@ export function refuseAnswer(
   }
   const would = unreadBytes + payload.length;
   if (memory !== undefined && !memory.fits(payload.length)) return noRoom(memory, payload.length, workerId);
-  // One answer alone may be as large as any message.
+  // If nothing else is unread, an answer may be as large as any message.
   return unreadBytes > 0 && would > source.unreadMaxBytes ? readsTooSlowly(source, would, workerId) : undefined;
 }
 
@@ -69,6 +69,6 @@ export function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = '
 
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
   const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
-  const message = `connection: expected ${most} of unread sink, got ${unreadBytes}`;
+  const message = `connection: expected ${most} of unread answers, got ${unreadBytes}`;
   return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
 }

@@ -1,18 +1,18 @@
 import type { ReportedProgress } from '../../domain/evidence.ts';
 
-/** Reports of one request reach its caller no more often than this. */
+/** The least time between two reports of one request. */
 const betweenMs = 100;
 
-/** Of one request whose caller asked for reports of its progress. */
+/** Passes reports of one request's progress to the caller, who asked for them. */
 export interface ProgressRelay {
   report(progress: ReportedProgress): void;
-  /** Nothing is written after this. */
+  /** Writes nothing from now on. */
   close(): void;
 }
 
 /**
- * Passes on the newest report: the next one is written when `betweenMs` are over and the caller's connection has taken the
- * one before, so that neither a busy command nor a slow caller makes reports pile up.
+ * Keeps only the newest report. It is written when `betweenMs` are over and the caller's connection has taken the last one, so
+ * reports pile up neither behind a busy command nor before a slow caller.
  */
 export function createProgressRelay(write: (report: ReportedProgress, written: () => void) => void): ProgressRelay {
   let newest: ReportedProgress | null = null;

@@ -2,29 +2,29 @@ import type { Http2Session } from 'node:http2';
 import { constants } from 'node:http2';
 
 /**
- * Proof that the other side of an HTTP/2 connection has read what was sent: a PING is sent after it, and the other side
- * handles frames in order, so its ACK says that it has read everything before. A write that succeeded proves less: the bytes
- * are in the kernel, and a caller whose connection breaks may drop them unread.
+ * Proves that the client of an HTTP/2 connection has read answers. A PING is sent after them. The client handles frames in order,
+ * so its ACK proves that it has read everything before the PING. A successful write proves less: the bytes are in the kernel, and
+ * may be lost unread if the connection breaks.
  */
 export interface Receipts<T> {
-  /** `item` was written whole. `onReceipt` is called for it once. */
+  /** The whole item was written. `onReceipt` will be called for it once. */
   add(item: T): void;
 }
 
-/** Answers that are written within this time share one PING. */
+/** Answers within this time share one PING. */
 const gatherMs = 10;
-/** So many are not gathered any longer. */
+/** With this many answers the PING is sent at once. */
 const gatherMax = 64;
-/** A caller that acknowledges nothing for so long may be stopped: its answers count as not read. */
+/** A caller that sends no ACK for this long may be a stopped process, so its answers count as not read. */
 const ackWithinMs = 10_000;
-/** Answers of one connection that wait for their proof; beyond it the oldest count as not read. */
+/** Unproven answers of one connection. Beyond this number the oldest count as not read. */
 const unprovenMax = 10_000;
 
-/** `onReceipt`: whether the other side is known to have read the item. False: the connection ended before that was known. */
+/** `isRead` false: the connection ended, or too much time passed, before the client was known to have read the item. */
 export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, isRead: boolean) => void): Receipts<T> {
-  /** Written since the last PING. */
+  /** Items written since the last PING. */
   let written: T[] = [];
-  /** Written before the PING that is not acknowledged yet. */
+  /** Items written before the PING that is not acknowledged yet. */
   let pinged: T[] = [];
   let isPinging = false;
   let timer: NodeJS.Timeout | undefined;
@@ -43,7 +43,7 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
   };
   const ping = (): void => {
     if (session.destroyed || isPinging) return;
-    // Refused when others have sent as many PINGs as Node allows: it is tried again.
+    // False: as many PINGs are unanswered as Node allows. Try again later.
     isPinging = session.ping(acknowledged);
     if (!isPinging) return arm(gatherMs, ping);
     pinged = written;
@@ -52,7 +52,7 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
   };
   const acknowledged = (error: Error | null): void => {
     isPinging = false;
-    // The connection's end says what becomes of them.
+    // The connection has ended, and its `close` event settles the items.
     if (error !== null) return;
     const items = pinged;
     pinged = [];
@@ -70,11 +70,11 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
     settle(items, isRead);
   };
   const { socket } = session;
-  // A caller that leaves bytes unread when it closes resets the connection instead.
+  // `end` proves that the client read everything: a client that closes with unread bytes resets the connection instead.
   socket.once('end', () => {
     if (!session.destroyed && isFlushed(socket)) over(true);
   });
-  // A client that leaves says so first, and Node then closes the session before the socket ends.
+  // A client that leaves sends GOAWAY first, and Node then closes the session before the socket ends.
   session.once('goaway', (errorCode) => {
     if (errorCode === constants.NGHTTP2_NO_ERROR && isFlushed(socket)) over(true);
   });
@@ -93,7 +93,7 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
   };
 }
 
-/** The kernel has taken all bytes. Node's HTTP/2 writes beside the socket's own buffer, so its handle is asked. */
+/** Whether the kernel has taken all bytes. Node's HTTP/2 bypasses the socket's own buffer, so the number comes from its handle. */
 function isFlushed(socket: object): boolean {
   const { _handle: handle } = socket as { readonly _handle?: { readonly writeQueueSize?: number } | null };
   return (handle?.writeQueueSize ?? 0) === 0;

@@ -5,15 +5,15 @@ export interface ExecutionSource {
   nowMs(): number;
   toMonotonicMs(unixMs: number): number;
   newRequestId(): string;
-  /** Larger payloads are refused, of requests and of results. */
+  /** Larger payloads of requests and results are refused. */
   readonly payloadMaxBytes: number;
-  /** Bytes of answers that one connection may leave unread. */
+  /** How many bytes of answers one connection may leave unread. */
   readonly unreadMaxBytes: number;
-  /** Aborted when the agent goes: streams of requests take no more of them, and end. */
+  /** Aborted when the agent shuts down. Submit streams then take no more requests, and end. */
   readonly leaving: AbortSignal;
 }
 
-/** ExecuteRequest as it comes off the wire. */
+/** ExecuteRequest of execution.proto. */
 export interface ExecuteMessage {
   readonly pool: string;
   readonly command: string;

@@ -13,11 +13,11 @@ const contentTypes: readonly string[] = [
 ];
 
 export interface CheckedSpec extends RequestSpec {
-  /** The caller wants to know what its command reports of its progress. */
+  /** The caller asked for reports of the command's progress. */
   readonly reports: boolean;
 }
 
-/** Checks what a caller sent; what it means for pool and command dispatch says. */
+/** Checks the fields of a request. Dispatch checks whether its pool and command exist. */
 export function requestSpecOf(
   source: ExecutionSource,
   message: ExecuteMessage | UnreadableMessage | null,
@@ -61,7 +61,7 @@ export function requestSpecOf(
   };
 }
 
-/** grpc-js gives a date, or infinity where the caller set none. */
+/** The monotonic time of a call's deadline. grpc-js gives a date, or infinity if the caller set no deadline. */
 export function deadlineOf(source: ExecutionSource, deadline: Date | number): number {
   const unixMs = deadline instanceof Date ? deadline.getTime() : deadline;
   return Number.isFinite(unixMs) ? source.toMonotonicMs(unixMs) : Number.POSITIVE_INFINITY;

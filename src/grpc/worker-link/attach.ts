@@ -10,7 +10,7 @@ import { LinkWriter } from './writer.ts';
 
 /** A connection that sends no hello within this time is no worker of ours. */
 const helloTimeoutMs = 10_000;
-/** The largest first frame of a process that has not proven itself, unless the frame begins with the token of one of our workers. */
+/** The largest first frame of an unproven process, unless the frame begins with the token of one of our workers. */
 const unprovenMaxBytes = 1024 * 1024;
 /** The hello of a worker that keeps 100,000 results has some 20 MiB. */
 const helloMaxBytes = 64 * 1024 * 1024;

@@ -16,20 +16,20 @@ import { cutBytes, cutLength } from '../cut-text.ts';
 import type { WorkerFrame, WorkerHello } from './source.ts';
 
 /**
- * What a worker says is checked here, as what a stranger says is: a worker runs its users' code. Callers, views, logs and
- * metrics get no code, content type, number or text that is not one of those they expect, or is longer than they expect.
- * Control characters of texts become visible escapes such as `\x1b`. Only messages and tracebacks of errors stay as the
- * command wrote them: they are between it and its caller, and execution.proto says so. Views and logs escape these too.
+ * Checks everything that workers send. Workers are not trusted, because they run users' code. Callers, views, logs and metrics
+ * get only the codes, content types, numbers and lengths of text that they expect. Control characters of texts become visible
+ * escapes such as `\x1b`. Only messages and tracebacks of errors stay as the command wrote them: they are meant for its caller
+ * alone, as execution.proto says. Views and logs escape these too.
  */
 
-/** google.rpc.Code: UNKNOWN, and the last there is. 0 would be a success without an answer. */
+/** Codes of google.rpc.Code: UNKNOWN, and the last one. An error with code 0 would be a success without an answer. */
 const [unknown, lastCode] = [2, 16];
 const contentTypes: readonly string[] = ['', 'application/json', 'application/octet-stream'];
 const bytesType = 'application/octet-stream';
 
 type Writable<T> = { -readonly [key in keyof T]: T[key] };
 
-/** What is wrong with a hello that cannot be mended; undefined: it was made fit to be shown. */
+/** Mends a hello's texts and numbers. Returns what is wrong with a hello that cannot be mended; undefined: it can be used. */
 export function checkHello(hello: Writable<WorkerHello>): string | undefined {
   const { commands, resumed } = hello;
   if (commands.length > commandsMax) return `commands: expected at most ${commandsMax}, got ${commands.length}`;
@@ -57,14 +57,14 @@ function checkResumed(resumed: Writable<NonNullable<WorkerHello['resumed']>>): s
   return undefined;
 }
 
-/** No age of a worker's request and no step of its start is longer than its own life. */
+/** Bounds the ages of a worker's requests and the steps of its start by the worker's own age. */
 export function boundByLife(hello: Writable<WorkerHello>, lifeMs: number): void {
   const most = Math.max(0, Math.round(lifeMs));
   for (const step of ['interpreter_ms', 'import_ms', 'hooks_ms'] as const) hello[step] = Math.min(hello[step], most);
   for (const held of hello.resumed?.held ?? []) (held as Writable<HeldRequest>).age_ms = Math.min(held.age_ms, most);
 }
 
-/** Makes codes, content types, numbers and texts of a frame such as others may get. */
+/** Replaces codes, content types, numbers and texts of a frame that others must not get. */
 export function mendFrame(frame: Writable<WorkerFrame>): void {
   for (const chunk of frame.chunks) mendContentType(chunk);
   for (const result of frame.results) {
@@ -78,7 +78,7 @@ export function mendFrame(frame: Writable<WorkerFrame>): void {
   if (frame.leaving_reason !== '') frame.leaving_reason = shortLine(frame.leaving_reason, leavingReasonMaxLength);
 }
 
-/** Bytes of a type that nobody knows are bytes. */
+/** An unknown content type becomes that of plain bytes. */
 function mendContentType(answer: Writable<{ content_type: string }>): void {
   if (!contentTypes.includes(answer.content_type)) answer.content_type = bytesType;
 }
@@ -87,11 +87,11 @@ function mendError(error: { code: number; type: string; message: string; traceba
   if (error.code < 1 || error.code > lastCode) error.code = unknown;
   error.type = cutBytes(printableLine(cutBytes(error.type, errorTypeMaxBytes)), errorTypeMaxBytes);
   error.message = cutBytes(error.message, errorMessageMaxBytes);
-  // Its end says what happened.
+  // The end of a traceback says what happened.
   error.traceback = cutBytes(error.traceback, tracebackMaxBytes, 'end');
 }
 
-/** On one line, without control characters. Cut first, since a text may be as long as a frame, and again: escapes are longer. */
+/** Makes one line without control characters. Cuts before, as a text may be as long as a frame, and after: escapes are longer. */
 function shortLine(text: string, maxLength: number): string {
   return cutLength(printableLine(cutLength(text, maxLength)), maxLength);
 }
@@ -100,7 +100,7 @@ function isWithin(text: string, maxBytes: number): boolean {
   return text.length * 3 <= maxBytes || Buffer.byteLength(text) <= maxBytes;
 }
 
-/** Counts are 64 bits wide: protobufjs gives them as objects of its own, and JavaScript counts exactly to 2^53 - 1. */
+/** Counts are 64 bits wide. protobufjs gives them as objects, and JavaScript is exact up to 2^53 - 1. */
 function whole(value: number | { toNumber(): number }): number {
   return Math.min(typeof value === 'number' ? value : value.toNumber(), Number.MAX_SAFE_INTEGER);
 }

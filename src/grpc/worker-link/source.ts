@@ -19,7 +19,7 @@ export interface WorkerHello {
   readonly interpreter_ms: number;
   readonly import_ms: number;
   readonly hooks_ms: number;
-  /** Null: it dials for the first time. */
+  /** Null: the worker dials for the first time. */
   readonly resumed: (Resumed & { readonly away_ms: number }) | null;
 }
 
@@ -49,11 +49,11 @@ interface LinkResult {
   readonly ran_us: number;
 }
 
-/** The line to a worker that proved itself. */
+/** The link to a worker that has proven who it is. */
 export interface AttachedWorker extends RequestLink {
   ping(sequence: number): void;
   drain(): void;
-  /** They hold from now on, in place of those of the welcome. */
+  /** Replaces the limits of the welcome. */
   limit(limits: LinkLimits): void;
   stop(graceMs: number): void;
   close(): void;
@@ -69,13 +69,13 @@ export interface LinkLimits {
   readonly tasks: number;
 }
 
-/** Welcome of link.proto, but for the protocol. */
+/** Welcome of link.proto, without the protocol. */
 export interface WelcomeLimits extends LinkLimits {
   readonly concurrency: number;
   readonly payload_max_bytes: number;
 }
 
-/** Why a hello is refused: the label `reason` of pitwarden_link_refusals_total. */
+/** Why a hello is refused; values of the label `reason` of pitwarden_link_refusals_total. */
 export const refusalReasons = ['protocol', 'unknown_worker', 'wrong_token', 'already_attached'] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
 
@@ -86,7 +86,7 @@ export interface LinkRefusal {
   readonly worker?: { readonly id: string; readonly pool: string };
 }
 
-/** What a worker proves itself with. */
+/** The fields with which a worker proves who it is. */
 export type HelloClaim = Pick<WorkerHello, 'worker_id' | 'token'>;
 
 export type Authentication =
@@ -94,13 +94,13 @@ export type Authentication =
   | ({ readonly ok: false } & LinkRefusal);
 
 export interface WorkerLinkSource {
-  /** Whether a hello may attach. If it may, its token is used up. */
+  /** Whether the worker may attach. If it may, its token is used up. */
   authenticate(hello: WorkerHello): Authentication;
-  /** What is wrong with a hello of which no more has come; its token is not used up. Undefined: it is a worker's of ours. */
+  /** Checks a hello of which only the claim has arrived. Its token is not used up. Undefined: one of our workers sends it. */
   check(claim: HelloClaim): LinkRefusal | undefined;
   attached(hello: WorkerHello, link: AttachedWorker): void;
   frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
-  /** Requests that were cancelled before they were written: the worker will never know of them. */
+  /** These requests were cancelled before they were written, so the worker will never know of them. */
   unsent(workerId: string, linkIds: readonly number[], link: AttachedWorker): void;
   closed(workerId: string, link: AttachedWorker): void;
   refused(refusal: LinkRefusal): void;

@@ -1,10 +1,10 @@
 import { hash as digest, randomBytes } from 'node:crypto';
 
 /**
- * How a worker proves who it is, each time it dials (a hash chain, as in RFC 2289). A secret is given to it at its start.
- * The token of its n-th dial is the secret hashed `dialsMax - n` times, so each token is the hash of the next one. An agent
- * keeps the last token as its verifier: it can check the next token, and can make none. So the ledger, which holds the
- * verifier, gives nobody a token, and a token that was seen once is of no use again.
+ * How often a worker can dial. It proves who it is each time with a token of a hash chain (as in RFC 2289). The worker gets a
+ * secret at its start. The token of the n-th dial is the secret hashed `dialsMax - n` times, so each token is the hash of the
+ * next one. The agent keeps the last token as its verifier: with it the agent can check the next token, but cannot make it. So
+ * the ledger, which holds the verifier, gives nobody a token, and a token that was seen once cannot be used again.
  */
 export const dialsMax = 1_000;
 
@@ -24,8 +24,8 @@ export function newWorkerSecret(): WorkerSecret {
 }
 
 /**
- * The verifier of the next token; null: this one is not the worker's. A worker may have sent tokens that never reached
- * an agent, or that an agent did not note before it ended: so the chain is followed as far as it goes.
+ * Returns the verifier for the next token; null: the token is not the worker's. Earlier tokens may never have reached an agent, or
+ * the agent may have ended before it stored them, so the whole chain is tried.
  */
 export function acceptToken(token: string, verifier: string): string | null {
   if (!isToken(token)) return null;
@@ -38,7 +38,7 @@ export function acceptToken(token: string, verifier: string): string | null {
   return null;
 }
 
-/** A worker that was given PITWARDEN_TOKEN, by an agent that knew no secrets, sends that one token for as long as it lives. */
+/** A worker that an older agent started with PITWARDEN_TOKEN in place of a secret sends the same token for its whole life. */
 export function isRepeatedToken(token: string, verifier: string): boolean {
   return isToken(token) && digest('sha256', Buffer.from(token, 'hex'), 'hex') === verifier;
 }
