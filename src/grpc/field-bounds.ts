@@ -73,7 +73,7 @@ function counterOf(type: protobuf.Type, field: string, bounds: FieldBounds): Cou
   return { name: field, most, count: 0 };
 }
 
-/** Also said of a message whose decoding fails. */
+/** Also the problem of a message that passed the check and that protobufjs cannot decode. */
 export const malformed = 'expected a well-formed message, got one that is not';
 
 /**

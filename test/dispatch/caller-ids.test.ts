@@ -29,8 +29,8 @@ function resumed(...held: Resumed['held'][number][]): Resumed {
   return { last_id: 7, completed: 5, failed: 1, held };
 }
 
-describe('a request that its caller named', () => {
-  test('is kept by its worker, until its caller has the answer', () => {
+describe('named requests', () => {
+  test('the worker keeps the answer to a named request until the caller has read it', () => {
     const worker = host.addWorker();
     const told = host.submit(named('a'));
     const [[linkId, { request }] = [0, { request: undefined }]] = worker.running;
@@ -44,13 +44,13 @@ describe('a request that its caller named', () => {
     expect(host.submit(named('a')).sentTo).toEqual([worker.id]);
   });
 
-  test('others are not kept', () => {
+  test('the worker does not keep the answer to a request without a name', () => {
     const worker = host.addWorker();
     host.submit();
     expect([...worker.running.values()][0]?.request.keep).toBe(false);
   });
 
-  test('keeps its payload while it runs for a later call, whatever becomes of the earlier one', () => {
+  test('a repeated request keeps its payload until its latest call drops it', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     const { request, answers } = first;
@@ -66,7 +66,7 @@ describe('a request that its caller named', () => {
     expect(request.payload).toHaveLength(0);
   });
 
-  test('goes on when the connection breaks, and answers who asks again', () => {
+  test('a named request goes on when its connection breaks, and the call that repeats it gets the answer', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.settle(first, false);
@@ -77,7 +77,7 @@ describe('a request that its caller named', () => {
     expect([first.ends, again.result]).toEqual([0, 'answer']);
   });
 
-  test('an answer that nobody took is asked for again', () => {
+  test('a call that repeats an answered request gets a replay of the answer', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -93,7 +93,7 @@ describe('a request that its caller named', () => {
     expect(worker.counters).toMatchObject({ kept: 0, completed: 1 });
   });
 
-  test('an error that nobody took is said again, and the command does not run again', () => {
+  test('a call that repeats a failed request gets the same error, and the command does not run again', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.settle(first, false);
@@ -106,7 +106,7 @@ describe('a request that its caller named', () => {
     expect(host.submit(named('a')).sentTo).toEqual(['w1']);
   });
 
-  test('its kept answer goes with its worker, and it does not run again', () => {
+  test('a request whose kept answer is lost with its worker fails, and does not run again', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -115,7 +115,7 @@ describe('a request that its caller named', () => {
     expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
   });
 
-  test('is forgotten after a while, running or ended', () => {
+  test('a named request without a caller is forgotten after keepMs, whether it runs or has ended', () => {
     const worker = host.addWorker({ concurrency: 2 });
     const ended = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -132,7 +132,7 @@ describe('a request that its caller named', () => {
     expect(worker.acked).toEqual([1, 2]);
   });
 
-  test('a second caller takes it over from the first, whose connection may be a ghost', () => {
+  test('a second call takes over a named request, and the end of the first call does not affect it', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     const second = host.submit(named('a'));
@@ -148,7 +148,7 @@ describe('a request that its caller named', () => {
     ['another payload', { payload: Buffer.from('another') }],
     ['another size', { payload: Buffer.from('p') }],
     ['another command', { command: 'd' }],
-  ])('%s under the same id is refused', (_what, patch) => {
+  ])('a request with a known id and %s is refused', (_what, patch) => {
     host.addWorker({ commands: ['c', 'd'] });
     const first = host.submit(named('a'));
     expect(host.submit({ ...named('a'), ...patch }).error).toMatchObject({ code: 3 });
@@ -158,7 +158,7 @@ describe('a request that its caller named', () => {
     expect(host.submit(named('a')).error).toBeUndefined();
   });
 
-  test('a cancel is the end of it', () => {
+  test('a cancelled request is forgotten, and its id can be used for a new request', () => {
     const worker = host.addWorker();
     const told = host.submit(named('a'));
     host.cancel(told);
@@ -168,7 +168,7 @@ describe('a request that its caller named', () => {
     expect(host.submit(named('a')).sentTo).toEqual([worker.id]);
   });
 
-  test('a stream that was half told comes again from its beginning, and nothing twice', () => {
+  test('a repeated stream is replayed from its beginning, and no call gets a chunk twice', () => {
     const worker = host.addWorker({ commands: ['stream'] });
     const asks = { ...named('a'), command: 'stream', streams: true };
     const first = host.submit(asks);
@@ -191,7 +191,7 @@ describe('a request that its caller named', () => {
     expect(third.ends).toBe(1);
   });
 
-  test('a stream that runs again elsewhere has all its chunks for a caller that comes back', () => {
+  test('a caller that repeats a stream that runs again in another worker gets all chunks', () => {
     const first = host.addWorker({ commands: ['stream'] });
     const asks = { ...named('a'), command: 'stream', streams: true, idempotent: true };
     host.submit(asks);
@@ -203,14 +203,14 @@ describe('a request that its caller named', () => {
     expect(again.chunks).toEqual(['1', '2']);
   });
 
-  test.each(['while it waits', 'while it runs', 'when it has ended'])(
-    'a stream that is asked for %s by a plain call is refused, and goes on',
+  test.each(['that waits', 'that runs', 'that has ended'])(
+    'a plain call that repeats a stream %s is refused, and the stream goes on',
     (when) => {
       const worker = host.addWorker({ commands: ['stream', 'c'] });
       const asks = { ...named('a'), command: 'stream' };
-      if (when === 'while it waits') host.submit();
+      if (when === 'that waits') host.submit();
       const first = host.submit({ ...asks, streams: true });
-      if (when === 'when it has ended') {
+      if (when === 'that has ended') {
         host.dispatch.onResult(worker.id, 1, { ...ok, payload: Buffer.alloc(0) });
         host.settle(first, false);
       }
@@ -221,7 +221,7 @@ describe('a request that its caller named', () => {
     },
   );
 
-  test('that ends before its replay begins is not told by what came before', () => {
+  test('a result that comes before the requested replay begins does not end the repeated call', () => {
     const worker = host.addWorker({ commands: ['stream'] });
     const asks = { ...named('a'), command: 'stream', streams: true };
     const first = host.submit(asks);
@@ -238,8 +238,8 @@ describe('a request that its caller named', () => {
   });
 });
 
-describe('workers of an earlier agent', () => {
-  test('named requests wait until all have dialled in; others do not', () => {
+describe('adopted workers', () => {
+  test('named requests wait until all workers of the earlier agent have dialled in; others do not wait', () => {
     host.dispatch.expectWorker('p', 'old');
     host.addWorker({ concurrency: 4 });
     const mine = host.submit(named('a'));
@@ -249,7 +249,7 @@ describe('workers of an earlier agent', () => {
     expect(mine.sentTo).toHaveLength(1);
   });
 
-  test('or are seen to be gone', () => {
+  test('named requests wait no longer once the last worker of the earlier agent is known to be gone', () => {
     host.dispatch.expectWorker('p', 'old');
     host.addWorker();
     const mine = host.submit(named('a'));
@@ -257,7 +257,7 @@ describe('workers of an earlier agent', () => {
     expect(mine.sentTo).toEqual(['w0']);
   });
 
-  test('what they run answers who asks for it, before or after they come', () => {
+  test('a request that runs in an adopted worker answers calls that repeat it before or after the worker dials in', () => {
     host.dispatch.expectWorker('p', 'old');
     const early = host.submit(named('a'));
     const worker = host.addWorker({
@@ -279,7 +279,7 @@ describe('workers of an earlier agent', () => {
     expect([...worker.running.keys()]).toEqual([8]);
   });
 
-  test('what they have ended is asked for', () => {
+  test('a request that an adopted worker has answered is replayed for the call that waits for it', () => {
     host.dispatch.expectWorker('p', 'old');
     const early = host.submit(named('a'));
     const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a', { ended: true })) });
@@ -292,7 +292,7 @@ describe('workers of an earlier agent', () => {
     expect(worker.acked).toEqual([3]);
   });
 
-  test('a caller that left before they came takes no deadline of others with it', () => {
+  test('a caller that left before the worker dialled in does not remove the deadline of another request', () => {
     host.dispatch.expectWorker('p', 'old');
     const left = host.submit(named('a'));
     const waits = host.submit({ ...named('b'), deadlineMs: host.nowMs + 500 });
@@ -307,7 +307,7 @@ describe('workers of an earlier agent', () => {
     expect(host.unclaimed.usedBytes).toBe(0);
   });
 
-  test('another payload under the same id is refused', () => {
+  test("a call whose payload differs from that of an adopted worker's request is refused", () => {
     host.dispatch.expectWorker('p', 'old');
     const early = host.submit({ ...named('a'), payload: Buffer.from('another') });
     host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a', { ended: true })) });
@@ -315,7 +315,7 @@ describe('workers of an earlier agent', () => {
     expect(host.submit({ ...named('a'), payload: Buffer.from('PAYLOAD') }).error).toMatchObject({ code: 3 });
   });
 
-  test('what nobody named is cancelled', () => {
+  test('a request without a name in an adopted worker is cancelled', () => {
     const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'x', { keep: false })) });
     expect(worker.cancelled).toEqual([3]);
     expect(worker.counters.inFlight).toBe(1);
@@ -324,20 +324,23 @@ describe('workers of an earlier agent', () => {
   });
 
   test.each([
-    ['nobody named', { keep: false }],
+    ['has no name', { keep: false }],
     ['was cancelled', { cancelled: true }],
-  ])('what %s, and does not end, is overdue as it would be under the earlier agent', (_what, patch) => {
-    host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
-    const held = resumed(heldRequest(3, 'x', { ...patch, remaining_ms: 200 }));
-    const worker = host.addWorker({ id: 'old', resumed: held });
-    expect(worker.cancelled).toEqual([3]);
-    host.pass(250);
-    expect(host.overdue).toEqual([]);
-    host.pass(100);
-    expect(host.overdue).toEqual(['old']);
-  });
+  ])(
+    'a request in an adopted worker that %s and does not end is overdue as under the earlier agent',
+    (_what, patch) => {
+      host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
+      const held = resumed(heldRequest(3, 'x', { ...patch, remaining_ms: 200 }));
+      const worker = host.addWorker({ id: 'old', resumed: held });
+      expect(worker.cancelled).toEqual([3]);
+      host.pass(250);
+      expect(host.overdue).toEqual([]);
+      host.pass(100);
+      expect(host.overdue).toEqual(['old']);
+    },
+  );
 
-  test('what nobody named, and ends after all, is not overdue', () => {
+  test('a request without a name in an adopted worker that ends in time is not overdue', () => {
     host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
     host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'x', { keep: false, remaining_ms: 0 })) });
     host.dispatch.onResult('old', 3, ok);
@@ -345,7 +348,7 @@ describe('workers of an earlier agent', () => {
     expect(host.overdue).toEqual([]);
   });
 
-  test('a stream that they run is refused to a plain call that waited for it, and kept for one that streams', () => {
+  test('a plain call that waits for a stream in an adopted worker is refused, and a call that streams gets it', () => {
     host.dispatch.expectWorker('p', 'old');
     const plain = host.submit({ ...named('a'), command: 'stream' });
     const held = resumed(heldRequest(3, 'a', { command: 'stream' }));
@@ -356,20 +359,20 @@ describe('workers of an earlier agent', () => {
     expect([again.error, worker.replayed]).toEqual([undefined, [3]]);
   });
 
-  test('what they give back runs anew when it is asked for', () => {
+  test('a request that an adopted worker returns runs anew for the call that repeats it', () => {
     host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
     host.dispatch.onReturned('old', [3]);
     expect(host.submit(named('a')).sentTo).toEqual(['old']);
   });
 
-  test('a budget that is spent already is said', () => {
+  test('an adopted worker that has already answered max_requests requests is reported as spent', () => {
     host.addWorker({ id: 'old', maxRequests: 6, resumed: resumed() });
     expect(host.spent).toEqual(['old']);
   });
 });
 
-describe('a line that breaks and comes again', () => {
-  test('what the worker never got is sent again, what it runs goes on, what it ended is asked for', () => {
+describe('a link that breaks and comes back', () => {
+  test('after a new dial, lost requests are sent again, running ones go on, and answered ones are replayed', () => {
     const worker = host.addWorker({ concurrency: 3 });
     const [runs, ended, lost] = [host.submit(named('a')), host.submit(named('b')), host.submit(named('c'))];
     const held = [heldRequest(1, 'a'), heldRequest(2, 'b', { ended: true })];
@@ -384,7 +387,7 @@ describe('a line that breaks and comes again', () => {
     expect(worker.counters.inFlight).toBe(0);
   });
 
-  test('an answer that nobody named is lost with it', () => {
+  test('a request without a name whose answer was lost with the link fails', () => {
     const worker = host.addWorker();
     const told = host.submit();
     host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
@@ -404,7 +407,7 @@ describe('a line that breaks and comes again', () => {
   test.each([
     ['runs on', {}],
     ['has ended', { ended: true }],
-  ])('a stream that %s comes again, without what its caller has already', (_what, patch) => {
+  ])('a stream that %s when the link breaks is replayed without the chunks that its caller has', (_what, patch) => {
     const worker = host.addWorker({ commands: ['stream'] });
     const told = host.submit(stream);
     chunks('1', '2');
@@ -421,20 +424,20 @@ describe('a line that breaks and comes again', () => {
     expect([told.chunks, told.ends, told.error]).toEqual([['1', '2', '3', '4'], 1, undefined]);
   });
 
-  test('a stream of which nothing had come yet does not come back empty', () => {
+  test('a stream of which no chunk had arrived when the link broke is replayed', () => {
     const worker = host.addWorker({ commands: ['stream'] });
     host.submit(stream);
     expect(host.reattach(worker, heldStream()).replayed).toEqual([1]);
   });
 
-  test('a stream that nobody named is lost with it', () => {
+  test('a stream without a name fails when the link breaks', () => {
     const worker = host.addWorker({ commands: ['stream'] });
     const told = host.submit({ command: 'stream', streams: true });
     host.reattach(worker, heldStream({ keep: false }));
     expect(told.error).toMatchObject({ code: 14 });
   });
 
-  test('an answer that was asked for again on the line that broke is asked for on the next one', () => {
+  test('a replay that was requested on a broken link is requested again on the next link', () => {
     const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
     const told = host.submit(named('a'));
     expect(worker.replayed).toEqual([3]);
@@ -448,30 +451,27 @@ describe('a line that breaks and comes again', () => {
   test.each([
     ['runs', {}],
     ['has ended', { ended: true }],
-  ])(
-    'of a request that %s, and whose caller left, no replay is awaited that was lost with the line',
-    (_what, patch) => {
-      const held = resumed(heldRequest(3, 'a', patch));
-      const worker = host.addWorker({ id: 'old', resumed: held });
-      host.settle(host.submit(named('a')), false);
-      expect(worker.replayed).toEqual([3]);
-      const link = host.reattach(worker, held);
-      const again = host.submit(named('a'));
-      expect(link.replayed).toEqual([3]);
-      host.dispatch.onReplayed('old', [3]);
-      host.dispatch.onResult('old', 3, ok);
-      expect(again.result).toBe('answer');
-    },
-  );
+  ])('a request that %s and has no caller waits for no replay that was lost with the link', (_what, patch) => {
+    const held = resumed(heldRequest(3, 'a', patch));
+    const worker = host.addWorker({ id: 'old', resumed: held });
+    host.settle(host.submit(named('a')), false);
+    expect(worker.replayed).toEqual([3]);
+    const link = host.reattach(worker, held);
+    const again = host.submit(named('a'));
+    expect(link.replayed).toEqual([3]);
+    host.dispatch.onReplayed('old', [3]);
+    host.dispatch.onResult('old', 3, ok);
+    expect(again.result).toBe('answer');
+  });
 
-  test('what had begun and is not held any more does not run again', () => {
+  test('a request that had begun and that the worker no longer holds fails, and does not run again', () => {
     const worker = host.addWorker({ marksBegun: true });
     const told = host.submit(named('a'));
     host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
     expect([told.sentTo, told.error?.code]).toEqual([['w0'], 14]);
   });
 
-  test('acknowledgements that were lost with it are said again', () => {
+  test('acknowledgements that were lost with the link are sent again', () => {
     const worker = host.addWorker();
     const told = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -481,7 +481,7 @@ describe('a line that breaks and comes again', () => {
     expect(worker.counters.kept).toBe(0);
   });
 
-  test('a worker that drains gets nothing new', () => {
+  test('a draining worker that dials again gets no new requests', () => {
     const worker = host.addWorker();
     const runs = host.submit(named('a'));
     const waits = host.submit();
@@ -492,8 +492,8 @@ describe('a line that breaks and comes again', () => {
   });
 });
 
-describe('whoever asks again', () => {
-  test('while the answer is on its way to another gets it too, and that one no second end', () => {
+describe('calls that repeat a request', () => {
+  test('a call that repeats a request whose answer is on its way gets a replay, and the first call gets no second end', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -507,7 +507,7 @@ describe('whoever asks again', () => {
     expect(host.outcomes).toHaveLength(1);
   });
 
-  test('is told when the worker went with an answer that had not arrived', () => {
+  test('a call that repeats a request fails if the worker died with an answer that nobody had read', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
@@ -518,7 +518,7 @@ describe('whoever asks again', () => {
     expect(host.submit(named('a')).error).toMatchObject({ code: 14 });
   });
 
-  test('too late for its deadline, and the connection broke: the deadline is what it is told', () => {
+  test('a call that repeats a request after its deadline passed and its connection broke gets DEADLINE_EXCEEDED', () => {
     host.dispatch.setPool('p', poolLimits({ killAfterMs: 0 }));
     const worker = host.addWorker();
     const first = host.submit({ ...named('a'), deadlineMs: host.nowMs + 50 });
@@ -529,7 +529,7 @@ describe('whoever asks again', () => {
     expect(host.submit(named('a')).error).toMatchObject({ code: 4 });
   });
 
-  test('finds no more than the pool keeps', () => {
+  test('a worker keeps at most keepMax answers for callers who left', () => {
     host.dispatch.setPool('p', poolLimits({ keepMax: 2 }));
     const worker = host.addWorker();
     for (const id of ['a', 'b', 'c']) {
@@ -541,7 +541,7 @@ describe('whoever asks again', () => {
   });
 });
 
-test('of two workers that hold a request of one name, one was cancelled: the other is the one', () => {
+test('of two workers that hold a request of the same name, the one whose request is not cancelled answers it', () => {
   host.dispatch.expectWorker('p', 'old');
   const first = host.addWorker({ id: 'other', resumed: resumed(heldRequest(3, 'a', { cancelled: true })) });
   const second = host.addWorker({ id: 'old', resumed: resumed(heldRequest(5, 'a')) });
@@ -554,7 +554,7 @@ test('of two workers that hold a request of one name, one was cancelled: the oth
   expect(again.result).toBe('answer');
 });
 
-test('an agent that was held up does not blame a worker for a request that has ended meanwhile', () => {
+test('an agent that was stopped itself does not report a request as overdue that ended meanwhile', () => {
   host.dispatch.setPool('p', poolLimits({ killAfterMs: 100 }));
   const worker = host.addWorker({ marksBegun: true });
   host.submit({ deadlineMs: host.nowMs + 50 });
@@ -567,7 +567,7 @@ test('an agent that was held up does not blame a worker for a request that has e
   expect(host.overdue).toEqual([]);
 });
 
-test('nothing is kept where the pool keeps nothing', () => {
+test('a pool with keepMs 0 cancels a named request as soon as its caller has left', () => {
   host.dispatch.setPool('p', poolLimits({ keepMs: 0 }));
   const worker = host.addWorker();
   host.settle(host.submit(named('a')), false);

@@ -86,7 +86,7 @@ const moves: fc.Arbitrary<Move> = fc.oneof(
 );
 
 test.each([true, false])(
-  'whatever happens to callers, links, workers and agents: each call one end (strict %s)',
+  'in any order of events of callers, links, workers and agents each call has one end: strict %s',
   (isStrict) => {
     const property = fc.property(
       fc.array(moves, { maxLength: 90, size: 'max' }),

@@ -133,7 +133,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 2, arbitrary: wait },
 );
 
-test('whatever happens in whatever order: one end for each request, no worker over its concurrency, true numbers', () => {
+test('in any order of events each request has one end, no worker exceeds its concurrency, and all numbers are true', () => {
   const property = fc.property(fc.array(anyMove, { maxLength: 80, size: 'max' }), (moves) => {
     const host = hostInTheMiddle();
     for (const { play } of moves) {

@@ -10,8 +10,8 @@ const [linkIds, first] = [
   (worker: { running: Map<number, unknown> }) => [...worker.running.keys()][0] ?? -1,
 ];
 
-describe('refused at the door', () => {
-  test('an unknown pool, and the pools there are', () => {
+describe('admission', () => {
+  test('a request to an unknown pool is refused with the names of the pools, and is not counted', () => {
     const host = new Host();
     expect(host.submit({ pool: 'q' }).error).toMatchObject({
       code: 5,
@@ -21,7 +21,7 @@ describe('refused at the door', () => {
     expect(host.outcomes).toEqual([]);
   });
 
-  test('an unknown command, and the commands there are', () => {
+  test('a request for an unknown command is refused with the names of the commands', () => {
     const host = new Host();
     host.addWorker({ commands: ['c', 'b'] });
     expect(host.submit({ command: 'x' }).error).toMatchObject({
@@ -30,7 +30,7 @@ describe('refused at the door', () => {
     });
   });
 
-  test('while no worker is there nobody knows the commands: it waits', () => {
+  test('a request for an unknown command waits while the pool has no worker, and is refused once it has one', () => {
     const host = new Host();
     const told = host.submit({ command: 'x' });
     expect(told.ends).toBe(0);
@@ -38,7 +38,7 @@ describe('refused at the door', () => {
     expect(told.error?.code).toBe(5);
   });
 
-  test('a plain call of a command that streams, without a miscount', () => {
+  test('a plain call of a command that streams is refused, and leaves all numbers at 0', () => {
     const host = new Host();
     const worker = host.addWorker({ commands: ['stream'] });
     expect(host.submit({ command: 'stream' }).error).toMatchObject({
@@ -50,14 +50,14 @@ describe('refused at the door', () => {
     expect(worker.running.size).toBe(1);
   });
 
-  test('a closed pool says why', () => {
+  test('a closed pool refuses requests with its reason', () => {
     const host = new Host();
     host.addWorker();
     host.dispatch.setPoolOpen('p', { open: false, reason: 'pool p is draining', refuseQueued: false });
     expect(host.submit().error).toMatchObject({ code: 14, message: 'pool p is draining' });
   });
 
-  test('a full queue, with a hint from how long requests take', () => {
+  test('a full queue refuses requests, with a retry time from how long requests take', () => {
     const host = new Host();
     const worker = host.addWorker();
     host.submit();
@@ -71,7 +71,7 @@ describe('refused at the door', () => {
     });
   });
 
-  test('too many bytes', () => {
+  test('a queue with too many bytes refuses requests', () => {
     const host = new Host();
     expect(host.submit({ payload: Buffer.alloc(101) }).error).toMatchObject({
       code: 8,
@@ -81,8 +81,8 @@ describe('refused at the door', () => {
   });
 });
 
-describe('what is measured', () => {
-  test('a refusal is no wait; the oldest request that waits and that runs have their ages', () => {
+describe('measurements', () => {
+  test('a refused request counts no waiting time, and the oldest waiting and running requests have their ages', () => {
     const host = new Host();
     const worker = host.addWorker();
     expect(host.dispatch.oldestRequest('p')).toEqual({ queuedMs: 0, runningMs: 0 });
@@ -102,8 +102,8 @@ describe('what is measured', () => {
   });
 });
 
-describe('choosing a worker', () => {
-  test('the one with the fewest requests', () => {
+describe('choice of a worker', () => {
+  test('the worker with the fewest requests gets the next one', () => {
     const host = new Host();
     const [a, b] = [host.addWorker({ concurrency: 3 }), host.addWorker({ concurrency: 3 })];
     const sent = [1, 2, 3, 4].map(() => host.submit().sentTo[0]);
@@ -112,7 +112,7 @@ describe('choosing a worker', () => {
     expect(host.submit().sentTo).toEqual([b.id]);
   });
 
-  test('of equals the one that answered last, unless it failed', () => {
+  test('among equal workers the one that answered last gets the next request, unless it failed', () => {
     const host = new Host();
     const [a, b] = [host.addWorker(), host.addWorker()];
     expect(host.submit().sentTo).toEqual([a.id]);
@@ -122,7 +122,7 @@ describe('choosing a worker', () => {
     expect(host.submit().sentTo).toEqual([b.id]);
   });
 
-  test('first come, first served, save for what no free worker offers', () => {
+  test('requests are served in order of arrival, but a request that no free worker offers does not block others', () => {
     const host = new Host();
     const [c, d] = [host.addWorker({ commands: ['c'] }), host.addWorker({ commands: ['d'] })];
     host.submit({ command: 'd' });
@@ -135,8 +135,8 @@ describe('choosing a worker', () => {
   });
 });
 
-describe('a worker that ends', () => {
-  test('fails what may have begun, and says why', () => {
+describe('end of a worker', () => {
+  test('a request that may have begun fails when its worker ends, with the reason', () => {
     const host = new Host();
     const worker = host.addWorker();
     const told = host.submit();
@@ -149,7 +149,7 @@ describe('a worker that ends', () => {
     });
   });
 
-  test('what was not written goes to another, before those that came later', () => {
+  test('requests that were not written when their worker ended go to another one, before later requests', () => {
     const host = new Host();
     const worker = host.addWorker({ concurrency: 2 });
     const [a, b, later] = [host.submit(), host.submit(), host.submit()];
@@ -163,7 +163,7 @@ describe('a worker that ends', () => {
     expect([a, b, later].map((told) => told.result)).toEqual(['done', 'done', 'done']);
   });
 
-  test('an idempotent request runs again, three times at most', () => {
+  test('an idempotent request whose worker ends runs again, at most maxAttempts times', () => {
     const host = new Host();
     const told = host.submit({ idempotent: true });
     for (let death = 0; death < 3; death += 1) {
@@ -174,8 +174,8 @@ describe('a worker that ends', () => {
   });
 });
 
-describe('time', () => {
-  test('without a deadline the pool’s timeout holds; a queued request says where it waited', () => {
+describe('deadlines', () => {
+  test('a request without a deadline ends after the pool’s timeout, with the name of the queue in which it waited', () => {
     const host = new Host();
     const told = host.submit();
     host.pass(999);
@@ -187,7 +187,7 @@ describe('time', () => {
     });
   });
 
-  test('a running one is cancelled, and keeps its place until the worker answers', () => {
+  test('a running request is cancelled at its deadline, and keeps its place until the worker answers', () => {
     const host = new Host();
     const worker = host.addWorker();
     const told = host.submit({ deadlineMs: host.nowMs + 100 });
@@ -201,7 +201,7 @@ describe('time', () => {
     expect(told.ends).toBe(1);
   });
 
-  test('the timer is asked for the earliest, and for nothing when nothing is due', () => {
+  test('the timer is set for the earliest deadline, and is not set when nothing is due', () => {
     const host = new Host();
     host.addWorker({ concurrency: 9 });
     host.submit({ deadlineMs: host.nowMs + 500 });
@@ -214,7 +214,7 @@ describe('time', () => {
   });
 });
 
-test('a paused worker says when it is idle; a budget is spent once', () => {
+test('a paused worker is reported when it is idle, and a spent max_requests is reported once', () => {
   const host = new Host();
   const worker = host.addWorker({ maxRequests: 2 });
   host.submit();
@@ -245,16 +245,16 @@ describe('sending ahead', () => {
   const sentTo = (told: readonly { readonly sentTo: readonly string[] }[]) => told.map((one) => one.sentTo.join(' '));
 
   test.each([
-    { ranMs: 0, ahead: 0, what: 'nothing before it is known how long they take' },
-    { ranMs: 0.3, ahead: 2, what: 'short ones, up to a millisecond' },
-    { ranMs: 5, ahead: 0, what: 'no long ones' },
-  ])('$what', ({ ranMs, ahead }) => {
+    { ranMs: 0, ahead: 0, what: 'are not sent ahead while their run time is unknown' },
+    { ranMs: 0.3, ahead: 2, what: 'that are short are sent ahead, up to a millisecond in all' },
+    { ranMs: 5, ahead: 0, what: 'that are long are not sent ahead' },
+  ])('requests $what', ({ ranMs, ahead }) => {
     const host = hostThatKnows(ranMs);
     const told = Array.from({ length: 4 }, () => host.submit());
     expect(told.filter((one) => one.sentTo.length > 0)).toHaveLength(1 + ahead);
   });
 
-  test('none to a worker that would not say what began, and no async ones', () => {
+  test('nothing is sent ahead to a worker that does not mark what began, and no async command is sent ahead', () => {
     const host = new Host();
     host.dispatch.setPool('q', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 100 }));
     const silent = host.addWorker({ marksBegun: false });
@@ -270,7 +270,7 @@ describe('sending ahead', () => {
     }
   });
 
-  test('one slow run, and nothing waits behind that command for a while', () => {
+  test('after one slow run of a command, nothing is sent ahead behind it for a while', () => {
     const host = hostThatKnows(0.01);
     const [worker] = host.workers;
     if (worker === undefined) return;
@@ -283,7 +283,7 @@ describe('sending ahead', () => {
     expect(sentTo([host.submit(), host.submit()])).toEqual(['w0', '']);
   });
 
-  test('a worker that answers nothing is asked for what waits in it; another serves that, in order', () => {
+  test('a worker that answers nothing returns the requests that wait in it, and another one serves them in order', () => {
     const host = hostThatKnows(0.1, 2);
     const [other, stuck] = host.workers;
     if (stuck === undefined || other === undefined) return;
@@ -302,7 +302,7 @@ describe('sending ahead', () => {
     expect(sentTo(more)).toEqual(['w0', 'w0', 'w0']);
   });
 
-  test('of a killed worker’s requests only those that began are lost', () => {
+  test('only those requests of a killed worker fail that had begun', () => {
     const host = hostThatKnows(0.1);
     const [worker] = host.workers;
     if (worker === undefined) return;
@@ -314,7 +314,7 @@ describe('sending ahead', () => {
     expect(sentTo(told)).toEqual(['w0', 'w0 w1', 'w0 w1']);
   });
 
-  test('a worker that leaves gets nothing any more, and loses nothing', () => {
+  test('a worker that leaves gets no more requests, and those that it returns run elsewhere', () => {
     const host = hostThatKnows(0.1);
     const [worker] = host.workers;
     if (worker === undefined) return;
@@ -328,14 +328,14 @@ describe('sending ahead', () => {
     expect(sentTo(told)).toEqual(['w0', 'w0 w1']);
   });
 
-  test('nothing more to a worker that has many bytes to take', () => {
+  test('nothing is sent ahead to a worker that has many payload bytes', () => {
     const host = hostThatKnows(0.01);
     host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 2 ** 30 }));
     const told = Array.from({ length: 4 }, () => host.submit({ payload: Buffer.alloc(prefetchMaxBytes / 2) }));
     expect(sentTo(told)).toEqual(['w0', 'w0', '', '']);
   });
 
-  test('ids of a link that wrap are later', () => {
+  test('a link id that has wrapped counts as later than the last begun one', () => {
     const host = new Host();
     const worker = host.addWorker({ concurrency: 2, marksBegun: true });
     const old = host.submit();
@@ -413,7 +413,7 @@ describe('a caller that does not keep up with a stream', () => {
   });
 });
 
-describe('what comes too late', () => {
+describe('deadlines that cannot be met', () => {
   /** One worker that answers every 10 ms, with two requests waiting. */
   function steady(): Host {
     const host = new Host();
@@ -428,7 +428,7 @@ describe('what comes too late', () => {
     return host;
   }
 
-  test('is refused on arrival, by the pace of the pool', () => {
+  test('a request that the pool would serve after its deadline is refused on arrival', () => {
     const host = steady();
     expect(host.submit({ deadlineMs: host.nowMs + 15 }).error).toMatchObject({
       code: 8,
@@ -440,7 +440,7 @@ describe('what comes too late', () => {
     expect(host.submit({ deadlineMs: host.nowMs + 100 }).error).toBeUndefined();
   });
 
-  test('nothing is refused while the pace is unknown, or nothing waits', () => {
+  test('no deadline is refused on arrival while the pool’s pace is unknown or nothing waits', () => {
     const host = new Host();
     const worker = host.addWorker();
     host.submit();
@@ -451,14 +451,14 @@ describe('what comes too late', () => {
   });
 });
 
-describe('a request that its worker does not end after its deadline', () => {
+describe('requests that run on after their deadline', () => {
   const killing = (patch = {}): Host => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ killAfterMs: 500, ...patch }));
     return host;
   };
 
-  test('is told after kill_after, once', () => {
+  test('a request that its worker does not end is reported as overdue once, kill_after after its deadline', () => {
     const host = killing();
     const worker = host.addWorker({ marksBegun: true });
     expect(host.submit({ deadlineMs: host.nowMs + 100 }).sentTo).toEqual(['w0']);
@@ -472,7 +472,7 @@ describe('a request that its worker does not end after its deadline', () => {
     expect(host.overdue).toEqual(['w0']);
   });
 
-  test('is told also when its caller left before the deadline', () => {
+  test('a request whose caller left is reported as overdue kill_after after its deadline too', () => {
     const host = killing();
     host.addWorker();
     host.cancel(host.submit({ deadlineMs: host.nowMs + 100 }));
@@ -482,7 +482,7 @@ describe('a request that its worker does not end after its deadline', () => {
     expect(host.overdue).toEqual(['w0']);
   });
 
-  test('is forgotten when it answers, or the worker ends', () => {
+  test('a request that ends, or whose worker ends, after its deadline is not reported as overdue', () => {
     const host = killing();
     const [a, b] = [host.addWorker(), host.addWorker()];
     host.submit({ deadlineMs: host.nowMs + 100 });
@@ -494,7 +494,7 @@ describe('a request that its worker does not end after its deadline', () => {
     expect(host.overdue).toEqual([]);
   });
 
-  test('is not blamed while it has not begun', () => {
+  test('a request that has not begun is not reported as overdue', () => {
     const host = killing();
     const worker = host.addWorker({ marksBegun: true });
     const told = host.submit({ deadlineMs: host.nowMs + 100 });
@@ -505,10 +505,10 @@ describe('a request that its worker does not end after its deadline', () => {
   });
 });
 
-describe('a request that crashes its workers', () => {
+describe('requests that crash their workers', () => {
   const poisoned = { payload: Buffer.from('poison'), idempotent: true };
 
-  test('is refused after poison.after crashes, for poison.for, and named', () => {
+  test('a request that crashed poison.after workers is reported, and refused for poison.for', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
     host.addWorker();
@@ -529,7 +529,7 @@ describe('a request that crashes its workers', () => {
     expect(host.submit(poisoned).error).toBeUndefined();
   });
 
-  test('one that is answered in between is no suspect: it only was there', () => {
+  test('a request that is answered in between is not refused, however many workers crash with it', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
     for (let round = 0; round < 3; round += 1) {
@@ -543,7 +543,7 @@ describe('a request that crashes its workers', () => {
     expect(host.poisoned).toEqual([]);
   });
 
-  test('planned ends, and what had not begun, do not count', () => {
+  test('planned ends of workers, and requests that had not begun, do not count as crashes of a request', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 1, forMs: 60_000 } }));
     const stopped = host.addWorker();
@@ -563,18 +563,21 @@ describe('sessions', () => {
     return [host, host.addWorker(), host.addWorker()];
   };
 
-  test.each(['hint', 'strict'] as const)('%s: the same worker again, though another is less loaded', (affinity) => {
-    const [host, a, b] = twoWorkers(affinity);
-    expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
-    host.submit();
-    host.answer(b, first(b));
-    host.answer(a, first(a));
-    host.submit();
-    host.answer(a, first(a));
-    expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
-  });
+  test.each(['hint', 'strict'] as const)(
+    'a session stays with its worker although another is less loaded: affinity %s',
+    (affinity) => {
+      const [host, a, b] = twoWorkers(affinity);
+      expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
+      host.submit();
+      host.answer(b, first(b));
+      host.answer(a, first(a));
+      host.submit();
+      host.answer(a, first(a));
+      expect(host.submit({ sessionId: 's' }).sentTo).toEqual([a.id]);
+    },
+  );
 
-  test('where that worker has no place: hint takes another and stays there, strict waits', () => {
+  test('when its worker has no place, a session moves to another worker with affinity hint, and waits with strict', () => {
     const [hint, a, b] = twoWorkers('hint');
     hint.submit({ sessionId: 's' });
     expect(hint.submit({ sessionId: 's' }).sentTo).toEqual([b.id]);
@@ -591,7 +594,7 @@ describe('sessions', () => {
     expect(waits.sentTo).toEqual([c.id]);
   });
 
-  test('strict: a hot session that waits keeps no other request from an idle worker, and its own order', () => {
+  test('waiting requests of one strict session keep their order, and keep no other request from an idle worker', () => {
     const [host, a, b] = twoWorkers('strict');
     host.dispatch.setPool('p', poolLimits({ affinity: 'strict', maxQueuedRequests: 200, maxQueuedBytes: 10_000 }));
     host.submit({ sessionId: 'hot' });
@@ -616,14 +619,14 @@ describe('sessions', () => {
     expect(host.dispatch.poolStats('p')).toMatchObject({ queued: 0, queuedBytes: 0, inFlight: 0 });
   });
 
-  test('strict: a full queue of one session refuses that session alone', () => {
+  test('a queue full of requests of one strict session refuses only requests of that session', () => {
     const [host] = twoWorkers('strict');
     for (let i = 0; i < 4; i += 1) host.submit({ sessionId: 'hot' });
     expect(host.submit({ sessionId: 'hot' }).error).toMatchObject({ code: 8 });
     expect(host.submit().sentTo).toEqual(['w1']);
   });
 
-  test('strict no more, by a reload: what waited for one worker goes to any', () => {
+  test('requests that waited for one worker go to any worker when a reload ends strict affinity', () => {
     const [host, , b] = twoWorkers('strict');
     host.submit({ sessionId: 's' });
     const waits = host.submit({ sessionId: 's' });
@@ -631,7 +634,7 @@ describe('sessions', () => {
     expect(waits.sentTo).toEqual([b.id]);
   });
 
-  test('strict: a worker that takes no more has no sessions', () => {
+  test('requests of a strict session go to another worker when their worker is paused', () => {
     const [host, a, b] = twoWorkers('strict');
     host.submit({ sessionId: 's' });
     const waits = host.submit({ sessionId: 's' });
@@ -639,7 +642,7 @@ describe('sessions', () => {
     expect(waits.sentTo).toEqual([b.id]);
   });
 
-  test('a worker that is gone has no sessions', () => {
+  test('requests of a strict session go to another worker when their worker ends', () => {
     const [host, a, b] = twoWorkers('strict');
     host.submit({ sessionId: 's' });
     const waits = host.submit({ sessionId: 's' });
@@ -648,8 +651,8 @@ describe('sessions', () => {
   });
 });
 
-describe('while a new version of the application comes in', () => {
-  test('requests for what only busy workers offer keep no other from an idle one', () => {
+describe('roll-out of a new version', () => {
+  test('requests that only busy workers offer keep no other request from an idle worker', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 200, maxQueuedBytes: 10_000 }));
     const fresh = host.addWorker({ commands: ['c', 'fresh'] });
@@ -670,16 +673,16 @@ describe('while a new version of the application comes in', () => {
   });
 });
 
-describe('an error says whether the command may have begun', () => {
+describe('may_have_begun of errors', () => {
   const death = { reason: 'signal', message: 'ended by SIGKILL', crashed: true };
   const failed = (ran_us: number, code = 13) => ({
     ...{ payload: Buffer.alloc(0), content_type: '', ran_us },
     error: { code, type: '', message: 'm', traceback: '' },
   });
   const cases: [string, boolean, (host: Host) => Told][] = [
-    ['no such pool', false, (host) => host.submit({ pool: 'q' })],
+    ['the pool is unknown', false, (host) => host.submit({ pool: 'q' })],
     [
-      'no such command',
+      'the command is unknown',
       false,
       (host) => {
         host.addWorker();
@@ -704,7 +707,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'the pool closes, and a worker of an earlier agent may have the request',
+      'the pool closes while a worker of an earlier agent may have the request',
       true,
       (host) => {
         host.dispatch.expectWorker('p', 'old');
@@ -733,7 +736,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'the worker dies with it',
+      'the worker dies with the request',
       true,
       (host) => {
         const worker = host.addWorker();
@@ -743,7 +746,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'the worker dies before it begins, and then the pool closes',
+      'the worker dies before the command begins and then the pool closes',
       false,
       (host) => {
         const worker = host.addWorker({ marksBegun: true });
@@ -754,7 +757,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'an idempotent one was lost with its worker, and then the pool closes',
+      'an idempotent request was lost with its worker and then the pool closes',
       true,
       (host) => {
         const worker = host.addWorker();
@@ -765,7 +768,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'another call asks for it',
+      'another call repeats the request',
       true,
       (host) => {
         host.addWorker();
@@ -785,7 +788,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'the worker refuses it',
+      'the worker refuses the request',
       false,
       (host) => {
         host.addWorker();
@@ -795,7 +798,7 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
     [
-      'its worker gave its answer up',
+      'its worker has dropped the answer',
       true,
       (host) => {
         host.addWorker();
@@ -805,11 +808,11 @@ describe('an error says whether the command may have begun', () => {
       },
     ],
   ];
-  test.each(cases)('%s: %s', (_what, may, act) => {
+  test.each(cases)('an error because %s says whether the command may have begun: %s', (_what, may, act) => {
     expect(act(new Host()).error).toMatchObject({ mayHaveBegun: may });
   });
 
-  test('what is kept of it for a caller who comes back says so too', () => {
+  test('an error that is kept for a caller says whether the command may have begun', () => {
     const host = new Host();
     const worker = host.addWorker();
     host.settle(host.submit({ requestId: 'a', hasCallerId: true }), false);
@@ -818,7 +821,7 @@ describe('an error says whether the command may have begun', () => {
   });
 });
 
-test('what a dying worker gives back to a pool that nobody serves any more is refused, with the cause', () => {
+test('a request that a dying worker returns to a pool whose starts fail is refused with that cause', () => {
   const host = new Host();
   const worker = host.addWorker();
   const runs = host.submit({ idempotent: true });
@@ -829,7 +832,7 @@ test('what a dying worker gives back to a pool that nobody serves any more is re
   expect(runs.error).toMatchObject({ code: 14, message: 'pool p: its starts fail', mayHaveBegun: true });
 });
 
-test('how many crashes make a poison may change by a reload, up and down, and no count of it drifts', () => {
+test('a reload may change poison.after up and down, and requests are refused by the new value', () => {
   const host = new Host();
   const poison = (after: number) => host.dispatch.setPool('p', poolLimits({ poison: { after, forMs: 60_000 } }));
   const crash = (payload: string) => {
@@ -860,7 +863,7 @@ test('how many crashes make a poison may change by a reload, up and down, and no
   expect(host.submit({ payload: Buffer.from('a') }).error).toBeUndefined();
 });
 
-test('requests that fail in workers are told of, once; refusals and cancels are not', () => {
+test('requests that fail in workers are reported once, and refused or cancelled ones are not', () => {
   const host = new Host();
   const worker = host.addWorker();
   host.submit({ requestId: 'fails', hasCallerId: true });
@@ -873,7 +876,7 @@ test('requests that fail in workers are told of, once; refusals and cancels are 
   expect(host.failed).toEqual(['fails', 'lost']);
 });
 
-test('what a command reports of its progress is shown with its request', () => {
+test('the progress that a command reports is shown with its request', () => {
   const host = new Host();
   const worker = host.addWorker();
   host.submit();
@@ -887,7 +890,7 @@ test('what a command reports of its progress is shown with its request', () => {
   expect(seen()).toEqual({ fraction: 0.5, message: 'half' });
 });
 
-test('a caller gets what its command reports while it runs, and one that asks again the newest report', () => {
+test('a caller gets reports of progress while its command runs, and a call that repeats the request gets the newest', () => {
   const host = new Host();
   const worker = host.addWorker();
   const [half, most] = [

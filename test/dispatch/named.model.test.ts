@@ -370,7 +370,7 @@ const anyMove = fc.oneof(
   },
 );
 
-test('named requests run once, and their answers reach who asks, whatever breaks and comes back', () => {
+test('named requests run once, and their answers reach the callers that repeat them, whatever breaks and comes back', () => {
   const property = fc.property(fc.array(anyMove, { maxLength: 80, size: 'max' }), (moves) => {
     const world = new World();
     world.start();

@@ -16,7 +16,7 @@ const tables: readonly Table[] = [
 ];
 
 describe.each(tables)('the table of the $of', ({ states, rows, events }) => {
-  test('has a cell of what it says for each state and event, and forbids all else', () => {
+  test('the table has for each state and event the next state, the same state or an error', () => {
     for (const [name, row] of Object.entries(rows)) {
       for (const [state, stateName] of states.entries()) {
         const cell = row[stateName];
@@ -26,13 +26,13 @@ describe.each(tables)('the table of the $of', ({ states, rows, events }) => {
     }
   });
 
-  test('leads to each state but the first', () => {
+  test('the table leads to each state but the first', () => {
     const reached = new Set(Object.values(rows).flatMap((row) => Object.values(row)));
     expect(states.slice(1).filter((state) => !reached.has(state))).toEqual([]);
   });
 });
 
-test('an illegal event throws and changes nothing', () => {
+test('an illegal event throws and leaves the state as it was', () => {
   const request = { run: run.queued, delivery: delivery.forgotten };
   expect(() => moveRun(request, runEvents.answered)).toThrow('expected no "answered" in state "queued"');
   expect(() => moveDelivery(request, deliveryEvents.sinkBack)).toThrow('expected no "sinkBack" in state "forgotten"');

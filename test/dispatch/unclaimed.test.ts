@@ -15,7 +15,7 @@ beforeEach(() => {
   host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9 }));
 });
 
-test('the payload of a named request whose caller has left counts, until its caller is back', () => {
+test('the payload of a named request without a caller counts as unclaimed until a caller is back', () => {
   const told = host.submit(named('a'));
   expect(host.unclaimed.usedBytes).toBe(0);
   host.settle(told, false);
@@ -24,7 +24,7 @@ test('the payload of a named request whose caller has left counts, until its cal
   expect(host.unclaimed.usedBytes).toBe(0);
 });
 
-test('of an ended request whose caller has left its names count, until it is forgotten', () => {
+test('an ended request without a caller counts as unclaimed with its names until it is forgotten', () => {
   const worker = host.addWorker();
   host.settle(host.submit(named('a')), false);
   host.answer(worker, 1);
@@ -35,7 +35,7 @@ test('of an ended request whose caller has left its names count, until it is for
   expect(host.unclaimed.usedBytes).toBe(0);
 });
 
-test('a forgotten request keeps no payload, though its worker still has it', () => {
+test('a forgotten request keeps no payload although its worker still has it', () => {
   const worker = host.addWorker({ concurrency: 3 });
   const [late, cancelled] = [host.submit(named('a')), host.submit(named('b'))];
   host.settle(late, false);
@@ -47,7 +47,7 @@ test('a forgotten request keeps no payload, though its worker still has it', () 
   expect(host.unclaimed.usedBytes).toBe(0);
 });
 
-test('one that waits, and for which there is no room, is let go, and runs for who asks again', () => {
+test('a waiting request without a caller is dropped if there is no room for it, and runs for a call that repeats it', () => {
   const all = Array.from({ length: 12 }, (_, i) => host.submit(named(String(i))));
   for (const told of all) host.settle(told, false);
   expect(host.unclaimed.usedBytes).toBeLessThanOrEqual(host.budget.maxBytes / 2);
@@ -60,7 +60,7 @@ test('one that waits, and for which there is no room, is let go, and runs for wh
   expect(host.unclaimed.usedBytes).toBe(0);
 });
 
-test('one that runs is kept, though there is no room for it', () => {
+test('a running request without a caller is kept even if there is no room for it', () => {
   host.addWorker();
   const told = host.submit(named('a'));
   const other = host.budget.account();
@@ -79,7 +79,7 @@ const moves = fc.array(
   { maxLength: 60 },
 );
 
-test('whatever happens: each payload without a caller is counted, and in the end nothing is', () => {
+test('in any order of events each payload without a caller counts as unclaimed, and in the end nothing does', () => {
   const play = (on: Host, what: string, at: number, which: number): void => {
     const told = on.told[at % Math.max(1, on.told.length)];
     const living = on.workers.filter(({ removed }) => !removed);

@@ -90,7 +90,7 @@ function call(made: Client, text: string): Promise<string> {
   });
 }
 
-test('a socket is closed to other users from the moment that it is there', async () => {
+test('a unix socket is closed to other users from the moment it exists', async () => {
   const mask = process.umask(0);
   const other = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) });
   try {
@@ -104,7 +104,7 @@ test('a socket is closed to other users from the moment that it is there', async
   }
 });
 
-test('idle connections of a stranger keep nobody out: the one that is idle for longest gives way', async () => {
+test('at the limit the connection that has been idle longest is closed for a new one', async () => {
   const port = await api.bind('127.0.0.1:0');
   for (let count = 0; count < 4 * max; count += 1) await stranger();
   expect(await call(client(port), 'hello')).toBe('hello');
@@ -113,7 +113,7 @@ test('idle connections of a stranger keep nobody out: the one that is idle for l
   expect(api.connections()).toMatchObject({ open: max, max, refused: 0, evicted: 3 * max + 1 });
 });
 
-test('connections with calls stay, and one too many is closed and told of', async () => {
+test('at the limit connections with calls stay, and a new connection is closed and reported', async () => {
   const port = await api.bind('127.0.0.1:0');
   const busy = Array.from({ length: max }, () => call(client(port), 'wait'));
   await vi.waitFor(() => expect(waiting).toHaveLength(max));
@@ -126,7 +126,7 @@ test('connections with calls stay, and one too many is closed and told of', asyn
   expect(await call(client(port), 'hello')).toBe('hello');
 });
 
-test('a connection that says nothing is closed', async () => {
+test('a connection that sends nothing is closed', async () => {
   vi.useFakeTimers({ toFake: ['setInterval', 'performance'] });
   const timed = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) });
   const port = await timed.bind('127.0.0.1:0');
@@ -139,7 +139,7 @@ test('a connection that says nothing is closed', async () => {
   await timed.stop(0);
 });
 
-test('a stop cuts a connection whose other side does not hang up', async () => {
+test('stopping a server cuts a connection whose client does not hang up', async () => {
   const socket = dial({ path, allowHalfOpen: true });
   strangers.push(socket);
   socket.on('error', () => undefined);
@@ -151,7 +151,7 @@ test('a stop cuts a connection whose other side does not hang up', async () => {
   await new Promise((resolve) => socket.once('close', resolve));
 });
 
-test('the name localhost is served at each of its addresses, at one port', async () => {
+test('a server at localhost listens at each of its addresses, at one port', async () => {
   const port = await api.bind('localhost:0');
   await stranger({ host: '127.0.0.1', port });
 });

@@ -53,7 +53,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-test('a client may cancel thousands of calls at once and more soon after: its stream goes on, and nothing is left', async () => {
+test('a client may cancel thousands of calls at once and again soon after, and its other calls go on', async () => {
   const stream: ClientDuplexStream<object, { results: object[] }> = client.makeBidiStreamRequest(
     Submit.path,
     Submit.requestSerialize as (value: object) => Buffer,
@@ -88,7 +88,7 @@ test('a client may cancel thousands of calls at once and more soon after: its st
   await vi.waitFor(() => expect([budget.usedBytes, api.connections().open]).toEqual([0, 0]), { timeout: 10_000 });
 });
 
-test('every gRPC server of ours is made where the limit on cancels is lifted', () => {
+test('every gRPC server of ours is made by the function that lifts the limit on cancels', () => {
   const { commonServerOptions } = api.server as unknown as { readonly commonServerOptions: object };
   expect(commonServerOptions).toMatchObject(cancelOptions);
   const source = fileURLToPath(new URL('../../src/', import.meta.url));

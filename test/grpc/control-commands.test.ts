@@ -66,7 +66,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
 
 const [invalidArgument, notFound, failedPrecondition] = [3, 5, 9];
 
-test('a pool is scaled to the size that is asked for, and not to 0 because none is', async () => {
+test('ScalePool sets the requested size, and refuses a request without a size', async () => {
   const { simulation, ask } = scene({ size: 2 });
   await expect(ask('ScalePool', { pool: 'p' })).rejects.toEqual({
     code: invalidArgument,
@@ -80,22 +80,25 @@ test('a pool is scaled to the size that is asked for, and not to 0 because none 
 test.each([
   ['DrainPool', { pool: 'p' }, 'ResumePool (pitwarden resume p)'],
   ['DrainNode', {}, 'ResumeNode (pitwarden resume)'],
-])('after %s one more worker is refused, with what opens the pool', async (drain, request, remedy) => {
-  const { simulation, ask } = scene({ size: 1 });
-  await ask(drain, request);
-  const refused = ask('StartWorker', { pool: 'p' });
-  await expect(refused).rejects.toMatchObject({ code: failedPrecondition });
-  await expect(refused).rejects.toMatchObject({ details: expect.stringContaining(remedy) });
-  expect(simulation.state.pools.get('p')).toMatchObject({ size: 1, open: false });
-});
+])(
+  'after %s StartWorker is refused, and the error names the call that opens the pool',
+  async (drain, request, remedy) => {
+    const { simulation, ask } = scene({ size: 1 });
+    await ask(drain, request);
+    const refused = ask('StartWorker', { pool: 'p' });
+    await expect(refused).rejects.toMatchObject({ code: failedPrecondition });
+    await expect(refused).rejects.toMatchObject({ details: expect.stringContaining(remedy) });
+    expect(simulation.state.pools.get('p')).toMatchObject({ size: 1, open: false });
+  },
+);
 
-test('who watches a pool that is not there is told so', () => {
+test('Watch of an unknown pool fails with the names of the pools', () => {
   const { watch } = scene({ name: 'p' }, { name: 'q' });
   expect(watch({ pool: 'r' })).toMatchObject({ code: notFound, details: expect.stringContaining('(p, q), got "r"') });
   expect(watch({ pool: 'q' })).toBeUndefined();
 });
 
-test("a worker shows the concurrency that it was started with, not the config's of now", async () => {
+test("a worker shows the concurrency that it was started with, not the current config's", async () => {
   const { simulation, ask } = scene({ size: 1, concurrency: 2 });
   simulation.behaviour = { ...simulation.behaviour, attachMs: Number.POSITIVE_INFINITY };
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, concurrency: 8 })) });
@@ -111,7 +114,7 @@ test.each([
   ['StartWorker', { pool: 'p' }],
   ['DrainPool', { pool: 'p' }],
   ['DrainNode', {}],
-])('%s is answered when the disk has the order, and has effect before', async (method, request) => {
+])('%s takes effect at once, and is answered when the disk has the order', async (method, request) => {
   const { simulation, ask, orders } = scene({ size: 1 });
   const before = simulation.state;
   let keep = (): void => undefined;
@@ -128,7 +131,7 @@ test.each([
   expect(answer).toHaveBeenCalledOnce();
 });
 
-test('a roll is told of when the disk has it', async () => {
+test('a roll is reported to its caller when the disk has it', async () => {
   const { simulation, roll, orders } = scene({ size: 1 });
   let keep = (): void => undefined;
   orders.kept = new Promise((resolve) => {

@@ -152,7 +152,7 @@ function textsOf(message: unknown): string[] {
   return Object.values(message).flatMap(textsOf);
 }
 
-test('a client that takes 4 MiB a message lists 10,000 exits with the largest texts, each once, newest first', async () => {
+test('a client that accepts 4 MiB a message can list 10,000 exits with the largest texts, each once, newest first', async () => {
   const message = '語'.repeat(lastLinesMaxLength);
   exits = Array.from({ length: 10_000 }, (_, index) =>
     exitOf(index, { message, evidence: index % 100 === 0 ? evidence : null }),
@@ -166,7 +166,7 @@ test('a client that takes 4 MiB a message lists 10,000 exits with the largest te
   expect(pages.length).toBeGreaterThan(30);
 }, 60_000);
 
-test('exits that come between two pages neither repeat nor hide an earlier one', async () => {
+test('exits that are added between two pages neither repeat nor hide an earlier exit', async () => {
   exits = Array.from({ length: 10 }, (_, index) => exitOf(index));
   const first: PageOf = await client.control('ListExits', { page_size: 4 });
   exits = [...exits.slice(1), exitOf(100)];
@@ -183,30 +183,33 @@ test.each([
   ['ListPools', 'pools'],
   ['ListWorkers', 'workers'],
   ['GetRegistry', 'workers'],
-])('%s of 1,000 workers and 20,000 long commands is read by such a client, in pages too', async (method, field) => {
-  state = stateOf(Array.from({ length: 20 }, (_, index) => `pool-${index}`));
-  for (const pool of state.pools.keys()) addWorkers(pool, 50, 1_000);
-  const all = (await pagesOf(method, field)).flat();
-  expect(all).toHaveLength(method === 'ListPools' ? 20 : 1_000);
-  const ofSeven = await pagesOf(method, field, { page_size: 7 });
-  expect(ofSeven.slice(0, -1).every((page) => page.length <= 7)).toBe(true);
-  expect(ofSeven.flat()).toEqual(all);
-});
+])(
+  'a client that accepts 4 MiB a message can read %s of 1,000 workers with 20,000 long commands, in pages too',
+  async (method, field) => {
+    state = stateOf(Array.from({ length: 20 }, (_, index) => `pool-${index}`));
+    for (const pool of state.pools.keys()) addWorkers(pool, 50, 1_000);
+    const all = (await pagesOf(method, field)).flat();
+    expect(all).toHaveLength(method === 'ListPools' ? 20 : 1_000);
+    const ofSeven = await pagesOf(method, field, { page_size: 7 });
+    expect(ofSeven.slice(0, -1).every((page) => page.length <= 7)).toBe(true);
+    expect(ofSeven.flat()).toEqual(all);
+  },
+);
 
-test('the workers of a node are listed in one answer while they fit', async () => {
+test('ListWorkers lists all workers in one answer if they fit', async () => {
   addWorkers('p', 1_000, 1);
   expect(await pagesOf('ListWorkers', 'workers')).toHaveLength(1);
 });
 
 test.each(['x', 'W10', Buffer.from('["p"]').toString('base64url')])(
-  'the page token %j, which no answer gave, is refused',
+  'a page token that is not from an answer is refused: %j',
   async (page_token) => {
     exits = [exitOf(1)];
     await expect(client.control('ListExits', { page_token })).rejects.toMatchObject({ code: 3 });
   },
 );
 
-test('no text of any view is longer than its bound, and each is readable', async () => {
+test('each text of each view is within its bound and has no control characters', async () => {
   addWorkers('p', 2, 1_000);
   const pool = state.pools.get('p');
   if (pool === undefined) throw new Error('no pool');
@@ -229,7 +232,7 @@ test('no text of any view is longer than its bound, and each is readable', async
   expect(texts.filter((text) => text.includes('\uFFFD') || printable(text) !== text)).toEqual([]);
 });
 
-test('a watcher that takes 4 MiB a message gets all of a large node, and events with bounded texts', async () => {
+test('a watcher that accepts 4 MiB a message gets all of a large node, and events with bounded texts', async () => {
   state = stateOf(Array.from({ length: 30 }, (_, index) => `pool-${index}`));
   for (const pool of state.pools.keys()) addWorkers(pool, 30, 1_000);
   const record: NodeRecord = { kind: 'worker_exited', atMs: 1, pool: 'pool-0', workerId: 'w', message: huge };
@@ -251,7 +254,7 @@ test('a watcher that takes 4 MiB a message gets all of a large node, and events 
   expect([pools.size, workers.size]).toEqual([30, 900]);
 });
 
-test('an error names all pools of a large node, and what the caller asked for, within what a client reads', async () => {
+test('an error of a large node is small enough for a client, whatever the caller sent', async () => {
   state = stateOf(Array.from({ length: 1_000 }, (_, index) => `pool-${index}-${'x'.repeat(50)}`));
   const failure = await client
     .control('ScalePool', { pool: huge.slice(0, 20 * kib), size: 1 })
@@ -277,7 +280,7 @@ function begin(session: ClientHttp2Session, method: string): () => string | unde
   return statusOf(stream);
 }
 
-test('answers that nobody reads count towards the budget, and are refused beyond a share of it', async () => {
+test('unread answers of Control count towards the budget, and further calls are refused beyond a share of it', async () => {
   exits = Array.from({ length: 1_000 }, (_, index) => exitOf(index, { message: '語'.repeat(lastLinesMaxLength) }));
   const deaf = deafClient();
   const calls = Array.from({ length: 60 }, () => begin(deaf, 'ListExits'));
@@ -295,7 +298,7 @@ test('answers that nobody reads count towards the budget, and are refused beyond
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test('a watcher that reads nothing is ended before it holds more than its share', async () => {
+test('a watcher that reads nothing is ended before it holds more than its share of the budget', async () => {
   const deaf = deafClient();
   const code = begin(deaf, 'Watch');
   await vi.waitFor(() => expect(listeners.size).toBe(1));

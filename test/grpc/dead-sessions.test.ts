@@ -37,12 +37,12 @@ async function dialled(): Promise<Socket> {
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
 test.each<[string, Buffer]>([
-  ['data on the stream that has none', frame(0, 0, 0, Buffer.from('x'))],
+  ['data on stream 0', frame(0, 0, 0, Buffer.from('x'))],
   ['a frame that is too large', frame(0, 0, 1, Buffer.alloc(17_000))],
-  ['an end in the middle of a frame', frame(0, 0, 1, Buffer.alloc(1_000)).subarray(0, 500)],
-  ['two thousand calls that are reset at once', repeat(2_000, (n) => Buffer.concat([call(n, '/none'), cancel(n)]))],
+  ['half of a frame', frame(0, 0, 1, Buffer.alloc(1_000)).subarray(0, 500)],
+  ['two thousand calls that it reset at once', repeat(2_000, (n) => Buffer.concat([call(n, '/none'), cancel(n)]))],
 ])(
-  'a connection whose client left after %s is closed',
+  'a connection whose client sent %s and left is closed',
   async (_, bytes) => {
     const before = descriptors();
     for (let i = 0; i < 5; i += 1) {
@@ -57,13 +57,13 @@ test.each<[string, Buffer]>([
   20_000,
 );
 
-test('a connection that ended in a protocol error is closed while its client holds it', async () => {
+test('a connection with a protocol error is closed although its client keeps it open', async () => {
   const socket = await dialled();
   socket.write(frame(0, 0, 0, Buffer.from('x')));
   await vi.waitFor(() => expect(socket.closed || socket.readableEnded).toBe(true), { timeout: 5_000 });
 });
 
-test('a silent connection whose client answers PINGs stays', async () => {
+test('a silent connection whose client answers PINGs stays open', async () => {
   const session = connectHttp2('http://localhost', { createConnection: () => dial(path) });
   let pings = 0;
   session.on('ping', () => {

@@ -139,7 +139,7 @@ const request = (id: number | string, bytes: number) => ({
   ...{ pool: 'p', command: 'c', request_id: String(id), payload: Buffer.alloc(bytes) },
 });
 
-test('a Submit call that is cancelled gives back all that it held', async () => {
+test('a cancelled Submit call gives back all memory that it held', async () => {
   const session = connect();
   const call = open(session, 'Submit');
   const items = Array.from({ length: 100 }, (_, id) => ({ request: request(id, 10 * kib) }));
@@ -164,30 +164,33 @@ test('a request of Submit holds its payload until its answer is written', async 
   await eventually(() => expect(budget.usedBytes).toBe(0));
 });
 
-test.each([false, true])('messages of Submit that wait to be handled are held: compressed %s', async (isCompressed) => {
-  const session = connect();
-  const call = open(session, 'Submit', isCompressed ? { 'grpc-encoding': 'gzip' } : {});
-  call.write(
-    framed('Submit', { items: Array.from({ length: 12 }, (_, id) => ({ request: request(id, 10) })) }, isCompressed),
-  );
-  await eventually(() => expect(sent.length).toBe(12));
-  // More unread answers than that, and the agent takes no more of the stream.
-  answerAll(mib);
-  await eventually(() => expect(budget.usedBytes).toBeGreaterThan(12 * mib));
-  for (let id = 0; id < 4; id += 1) {
-    call.write(framed('Submit', { items: [{ request: request(`large ${id}`, 4 * mib) }] }, isCompressed));
-  }
-  await eventually(() => expect(budget.usedBytes).toBeGreaterThan(26 * mib));
-  expect(sent.length).toBeLessThan(2);
-  call.resume();
-  await eventually(() => expect(sent.length).toBe(4));
-  answerAll();
-  await eventually(() => expect(budget.usedBytes).toBeLessThan(64 * kib));
-  session.destroy();
-  await eventually(() => expect(budget.usedBytes).toBe(0));
-});
+test.each([false, true])(
+  'messages of Submit that wait to be handled count towards the budget: compressed %s',
+  async (isCompressed) => {
+    const session = connect();
+    const call = open(session, 'Submit', isCompressed ? { 'grpc-encoding': 'gzip' } : {});
+    call.write(
+      framed('Submit', { items: Array.from({ length: 12 }, (_, id) => ({ request: request(id, 10) })) }, isCompressed),
+    );
+    await eventually(() => expect(sent.length).toBe(12));
+    // More unread answers than that, and the agent takes no more of the stream.
+    answerAll(mib);
+    await eventually(() => expect(budget.usedBytes).toBeGreaterThan(12 * mib));
+    for (let id = 0; id < 4; id += 1) {
+      call.write(framed('Submit', { items: [{ request: request(`large ${id}`, 4 * mib) }] }, isCompressed));
+    }
+    await eventually(() => expect(budget.usedBytes).toBeGreaterThan(26 * mib));
+    expect(sent.length).toBeLessThan(2);
+    call.resume();
+    await eventually(() => expect(sent.length).toBe(4));
+    answerAll();
+    await eventually(() => expect(budget.usedBytes).toBeLessThan(64 * kib));
+    session.destroy();
+    await eventually(() => expect(budget.usedBytes).toBe(0));
+  },
+);
 
-test('a request whose answer is not proven to be read counts for its connection', async () => {
+test('a request whose answer is not proven to be read counts towards the budget of its connection', async () => {
   // It reads no PING.
   const deaf = connectDeaf(path);
   deaf.send('Execute', request('a', 50 * kib));
@@ -200,7 +203,7 @@ test('a request whose answer is not proven to be read counts for its connection'
   await eventually(() => expect(budget.usedBytes).toBe(0));
 });
 
-test('a small payload of a large message does not keep the message', async () => {
+test('a small payload of a large message does not keep the message in memory', async () => {
   const session = connect();
   const call = open(session, 'Submit');
   call.write(framed('Submit', { items: [{ request: request('small', 10) }, { request: request('large', 4 * mib) }] }));

@@ -80,8 +80,8 @@ const whole = (n: number): Buffer => Buffer.concat([call(n, execute), data(n, fr
 
 test.each([
   ['begins calls', execute],
-  ['begins calls of no method', '/none'],
-])('a connection that %s as fast as it can is read once before another', async (_, method) => {
+  ['begins calls of an unknown method', '/none'],
+])('a connection that %s as fast as it can is read only once before another connection', async (_, method) => {
   const [other, busy] = [await connected(), await connected()];
   await turns(3);
   busy.write(repeat(1_500, (n) => call(n, method)));
@@ -91,7 +91,7 @@ test.each([
   await vi.waitFor(() => expect(begun).toBe(1_501));
 });
 
-test('a connection that sends messages in tiny pieces is read once before another', async () => {
+test('a connection that sends messages in tiny pieces is read only once before another connection', async () => {
   const [other, busy] = [await connected(), await connected()];
   await turns(3);
   const pieces = repeat(15_000, () => data(0, Buffer.from([0])));
@@ -102,7 +102,7 @@ test('a connection that sends messages in tiny pieces is read once before anothe
   await vi.waitFor(() => expect(submitted).toBe(3_000));
 });
 
-test('of many busy connections each is read in its turn, those too that read late what they are answered', async () => {
+test('many busy connections are read in turn, including those that read their answers late', async () => {
   const sessions = Array.from({ length: 6 }, () => {
     const socket = dial(path);
     const session = connectHttp2('http://localhost', { createConnection: () => socket });

@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { services, UnreadableMessage } from '../../src/grpc/proto.ts';
 
 /** Two bytes each: empty occurrences of a repeated field with a length. */
@@ -22,7 +22,7 @@ const mib = 2 ** 20;
 const read = (service: 'Execution' | 'WorkerLink', method: string, bytes: Buffer): object =>
   services[service][method]?.requestDeserialize(bytes) as object;
 
-it.each<[string, 'Execution' | 'WorkerLink', string, Buffer, string]>([
+test.each<[string, 'Execution' | 'WorkerLink', string, Buffer, string]>([
   ['items', 'Execution', 'Submit', empties(1, 30 * mib), 'items: expected at most 10000'],
   ['cancels', 'Execution', 'Submit', empties(2, 10_001), 'cancel_request_ids: expected at most 10000'],
   ['results', 'WorkerLink', 'Attach', empties(5, 30 * mib), 'results: expected at most 30000'],
@@ -46,15 +46,18 @@ it.each<[string, 'Execution' | 'WorkerLink', string, Buffer, string]>([
     Buffer.concat([Buffer.from([0x0a, 2, 0x0a, 0x7f]), empties(1, 8_000)]),
     'expected a well-formed message',
   ],
-])('refuses before it decodes: %s', (_, service, method, bytes, problem) => {
-  const heapBefore = process.memoryUsage().heapUsed;
-  const message = read(service, method, bytes);
-  expect(message).toBeInstanceOf(UnreadableMessage);
-  expect((message as UnreadableMessage).problem).toContain(problem);
-  expect(process.memoryUsage().heapUsed - heapBefore).toBeLessThan(20 * mib);
-});
+])(
+  'a message with too many or malformed fields is refused before it is decoded: %s',
+  (_, service, method, bytes, problem) => {
+    const heapBefore = process.memoryUsage().heapUsed;
+    const message = read(service, method, bytes);
+    expect(message).toBeInstanceOf(UnreadableMessage);
+    expect((message as UnreadableMessage).problem).toContain(problem);
+    expect(process.memoryUsage().heapUsed - heapBefore).toBeLessThan(20 * mib);
+  },
+);
 
-it('reads what is within the bounds', () => {
+test('a message within the bounds is decoded', () => {
   const item = Buffer.concat([field(1, field(1, Buffer.from('pool'))), Buffer.from([0x10, 5])]);
   const items = Buffer.concat(Array.from({ length: 10_000 }, () => field(1, item)));
   expect(read('Execution', 'Submit', items)).toMatchObject({ items: expect.objectContaining({ length: 10_000 }) });
@@ -65,7 +68,7 @@ it('reads what is within the bounds', () => {
   expect(read('WorkerLink', 'Attach', bytes)).toMatchObject(returned);
 });
 
-it.each<[string, string]>([
+test.each<[string, string]>([
   ['a string that leaves the message', '\x0a\x05p'],
   ['bytes that leave the message', '\x1a\x05p'],
   ['a tag that does not end', '\xff'],
@@ -73,7 +76,7 @@ it.each<[string, string]>([
   ['a number without an end', '\x38\xff'],
   ['a wire type that protobuf does not have', '\x0f'],
   ['a known field of another type', '\x08\x01'],
-])('refuses a short message that is malformed: %s', (_, text) => {
+])('a short malformed message is refused: %s', (_, text) => {
   const message = read('Execution', 'Execute', Buffer.from(text, 'latin1'));
   expect(message).toEqual(new UnreadableMessage('expected a well-formed message, got one that is not'));
 });

@@ -105,14 +105,14 @@ test.each<[string, Buffer, string, string]>([
   ['no token', helloOf({ token: undefined }, 20_000), '3', 'protocol'],
   ['no hello', serialize({ results: [{ id: 1, payload: Buffer.alloc(2 * mib) }] }), '3', 'protocol'],
   ['bytes that are no frame', Buffer.alloc(2 * mib, 0xff), '3', 'protocol'],
-])('a large first frame with %s is refused by its first bytes', async (_, frame, code, reason) => {
+])('a large first frame with %s is refused after its first bytes', async (_, frame, code, reason) => {
   const { stream, status } = attach();
   stream.write(framed(frame).subarray(0, 4096));
   await vi.waitFor(() => expect([status(), refusals.map((each) => each.reason)]).toEqual([code, [reason]]));
   expect(budget.usedBytes).toBeLessThan(64 * 1024);
 });
 
-test('a large hello of a worker of ours is read, one at a time', async () => {
+test('a large hello with a valid token is read, one at a time for each worker', async () => {
   const frame = framed(helloOf({}, 20_000));
   expect(frame.length).toBeGreaterThan(2 * mib);
   const first = attach();
@@ -140,7 +140,7 @@ test('a compressed first frame is unfolded up to 1 MiB, and a large one is refus
   expect(most).toBeLessThan(3 * mib);
 });
 
-test('a stranger that sends many first frames at once holds one', async () => {
+test('an unproven connection that sends many first frames at once holds memory for one of them', async () => {
   const session = open();
   const calls = Array.from({ length: 16 }, () => attach({}, session));
   const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
@@ -149,7 +149,7 @@ test('a stranger that sends many first frames at once holds one', async () => {
   expect(budget.usedBytes).toBeLessThan(2 * mib);
 });
 
-test('small first frames of strangers are refused when there is no room', async () => {
+test('small first frames of unproven connections are refused when there is no room', async () => {
   const strangers = Array.from({ length: 300 }, () => attach());
   const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
   for (const { stream } of strangers) stream.write(stranger.subarray(0, -1));

@@ -99,7 +99,7 @@ function framed(message: Buffer, isCompressed = false): Buffer {
 const withPayload = (bytes: number): Buffer =>
   services.Execution['Execute']?.requestSerialize({ pool: 'p', command: 'c', payload: Buffer.alloc(bytes) }) as Buffer;
 
-test('a message that comes in pieces of one byte is held once, and given back when its call is over', async () => {
+test('a message that arrives byte by byte is counted once, and given back when its call is over', async () => {
   const { stream } = open(connect());
   for (const byte of framed(withPayload(300))) {
     stream.write(Buffer.from([byte]));
@@ -113,7 +113,7 @@ test('a message that comes in pieces of one byte is held once, and given back wh
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test('a message is refused by the length that it declares, before it has come', async () => {
+test('a message is refused by its declared length, before it has arrived', async () => {
   const call = open(connect());
   const head = Buffer.from([0, 0xff, 0xff, 0xff, 0xff]);
   call.stream.write(head);
@@ -123,7 +123,7 @@ test('a message is refused by the length that it declares, before it has come', 
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test('connections that begin large messages get no more than their shares, and a newcomer is served', async () => {
+test('connections that begin large messages get no more than their shares, and a new connection is served', async () => {
   const [first, second] = [connect(), connect()];
   const begun: Call[] = [];
   for (const session of [first, second]) {
@@ -145,7 +145,7 @@ test('connections that begin large messages get no more than their shares, and a
   await vi.waitFor(() => expect(budget.usedBytes).toBeLessThan(2 * mib));
 });
 
-test('a refusal for want of room says that nothing has begun, and when to try again', async () => {
+test('a refusal for want of room says that the command has not begun, and when to retry', async () => {
   const session = connect();
   const calls = Array.from({ length: 8 }, () => open(session));
   for (const { stream } of calls) stream.write(framed(withPayload(4 * mib)).subarray(0, 100));
@@ -155,7 +155,7 @@ test('a refusal for want of room says that nothing has begun, and when to try ag
   expect(refused?.error?.message).toContain('message.budget');
 });
 
-test('a message that stalls is given up after three looks, and with it what was held for the rest of it', async () => {
+test('a message that stalls is given up after three checks, and all memory held for it is given back', async () => {
   await api.stop(0);
   await serve({ lookAtStalledMs: 200 });
   const call = open(connect());
@@ -166,7 +166,7 @@ test('a message that stalls is given up after three looks, and with it what was 
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test('a large message that comes slowly is read to its end', async () => {
+test('a large message that arrives slowly but steadily is read to its end', async () => {
   await api.stop(0);
   await serve({ lookAtStalledMs: 200 });
   const call = open(connect());
@@ -180,7 +180,7 @@ test('a large message that comes slowly is read to its end', async () => {
   await vi.waitFor(() => expect(sizes).toEqual([mib]));
 });
 
-test('headers are counted, and no call may have more than 16 KiB of them', async () => {
+test('headers count towards the budget, and a call may have at most 16 KiB of them', async () => {
   const session = connect();
   const calls = Array.from({ length: 100 }, () => open(session, { 'x-large': 'x'.repeat(12 * kib) }));
   await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(100 * 12 * kib));
@@ -193,7 +193,7 @@ test('headers are counted, and no call may have more than 16 KiB of them', async
   await vi.waitFor(() => expect(sizes).toEqual([5]));
 });
 
-test('compressed messages unfold only as far as there is room for them', async () => {
+test('compressed messages are unfolded only as far as there is room for them', async () => {
   const session = connect();
   const folded = framed(gzipSync(withPayload(7 * mib)), true);
   const calls = Array.from({ length: 20 }, () => {
@@ -220,7 +220,7 @@ test('compressed messages unfold only as far as there is room for them', async (
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test.each(['gzip', 'deflate'])('what cannot be unfolded by %s ends its call alone', async (encoding) => {
+test.each(['gzip', 'deflate'])('a message that cannot be unfolded by %s ends its own call alone', async (encoding) => {
   const session = connect();
   const call = open(session, { 'grpc-encoding': encoding });
   call.stream.end(framed(Buffer.from('no such thing'), true));
@@ -272,7 +272,7 @@ const withResult = (bytes: number): Buffer =>
     services.WorkerLink['Attach']?.requestSerialize({ results: [{ id: 1, payload: Buffer.alloc(bytes) }] }) as Buffer,
   );
 
-test('large results of many workers at once wait for one another, and a small one waits for none', async () => {
+test('large results of many workers wait for one another, and small results do not wait', async () => {
   const { budget: linkBudget, results, dial } = await openLink(60_000);
   const large = withResult(7 * mib);
   const slow = [dial(), dial()];
@@ -290,7 +290,7 @@ test('large results of many workers at once wait for one another, and a small on
   expect(linkBudget.refused).toBe(0);
 });
 
-test('a worker that never ends its large result holds up the others for a while, and not for good', async () => {
+test('a worker that never ends its large result delays other workers for a while, but not forever', async () => {
   const { budget: linkBudget, results, dial } = await openLink(100);
   const large = withResult(7 * mib);
   for (const stream of [dial(), dial()]) stream.write(large.subarray(0, 100));
@@ -301,7 +301,7 @@ test('a worker that never ends its large result holds up the others for a while,
   await vi.waitFor(() => expect(results).toEqual([7 * mib, 1]));
 });
 
-test('of large results for which there is no room one is read at a time, and given up when it takes too long', async () => {
+test('large results without room are read one at a time, and given up if they take too long', async () => {
   const { budget: linkBudget, results, dial } = await openLink(300);
   const large = withResult(7 * mib);
   const waits = vi.spyOn(linkBudget, 'onGiven');
@@ -329,7 +329,7 @@ test('of large results for which there is no room one is read at a time, and giv
   expect(most).toBeLessThan(22 * mib);
 });
 
-test('a worker that goes while its large result waits leaves nothing behind', async () => {
+test('a worker whose link ends while its large result waits holds no memory afterwards', async () => {
   const { budget: linkBudget, dial } = await openLink(60_000);
   const large = withResult(7 * mib);
   const streams = [dial(), dial(), dial()];

@@ -50,7 +50,7 @@ const request = (id: number, bytes = 1): LinkRequest => ({
 });
 const ids = (frame: Record<string, unknown> | undefined) => (frame?.['requests'] as LinkRequest[])?.map(({ id }) => id);
 
-test('what one turn says is one frame; what comes up while that is written is the next', async () => {
+test('everything of one turn goes in one frame, and everything during its write goes in the next one', async () => {
   const { link, frames, write } = fakeCall();
   link.request(request(1));
   link.request(request(2));
@@ -69,7 +69,7 @@ test('what one turn says is one frame; what comes up while that is written is th
   expect(frames).toHaveLength(2);
 });
 
-test('large payloads go in frames of a MiB, pings before them, words about them after', async () => {
+test('large payloads go in frames of at most 1 MiB, with pings before them and their pauses after them', async () => {
   const { link, frames, write } = fakeCall();
   for (const id of [1, 2, 3]) link.request(request(id, 700_000));
   link.pause(1);
@@ -85,7 +85,7 @@ test('large payloads go in frames of a MiB, pings before them, words about them 
   ]);
 });
 
-test('of pause and resume the later word is the one that is said', async () => {
+test('of a pause and a resume in one frame only the later one is sent', async () => {
   const { link, frames, write } = fakeCall();
   link.request(request(1));
   await nextTurn();
@@ -97,7 +97,7 @@ test('of pause and resume the later word is the one that is said', async () => {
   expect(frames[1]).toEqual({ pauses: [2], resumes: [1] });
 });
 
-test('a recall gives back at once what is not written, and asks for the rest', async () => {
+test('a recall returns unwritten requests at once, and asks the worker for the others', async () => {
   const { link, frames, write } = fakeCall();
   link.request(request(1));
   await nextTurn();
@@ -107,7 +107,7 @@ test('a recall gives back at once what is not written, and asks for the rest', a
   expect(frames[1]).toEqual({ recall: {} });
 });
 
-test('a request that is cancelled before it is written never is, and its place is given back', async () => {
+test('a request that is cancelled before it is written is not written, and is reported as unsent', async () => {
   const { link, frames, write, unsent } = fakeCall();
   link.request(request(1));
   await nextTurn();
@@ -122,7 +122,7 @@ test('a request that is cancelled before it is written never is, and its place i
   expect(frames[1]).toEqual({ requests: [request(3)], cancels: [1] });
 });
 
-test('what is being written counts, until it is written or its stream has ended', async () => {
+test('a frame counts towards the budget until it is written or its stream has ended', async () => {
   const budget = createMemoryBudget(64 * mib);
   const { link, write } = fakeCall(sharing(budget));
   link.request(request(1, 1000));
@@ -145,7 +145,7 @@ test('what is being written counts, until it is written or its stream has ended'
   expect(budget.usedBytes).toBe(0);
 });
 
-test('a payload for which there is no room waits with those behind it, while pings and cancels are written', async () => {
+test('a large payload without room waits with the requests behind it, while pings and cancels are written', async () => {
   const budget = createMemoryBudget(8 * mib);
   const shared = sharing(budget);
   const [deaf, other] = [fakeCall(shared), fakeCall(shared)];
@@ -169,7 +169,7 @@ test('a payload for which there is no room waits with those behind it, while pin
   expect(other.frames.map(ids).slice(3)).toEqual([[3]]);
 });
 
-test('links that have ended leave room, and wait for none', async () => {
+test('links that have ended give back their memory, and write nothing when there is room again', async () => {
   const budget = createMemoryBudget(8 * mib);
   const shared = sharing(budget);
   const [deaf, gone, next] = [0, 1, 2].map(() => fakeCall(shared));
@@ -184,7 +184,7 @@ test('links that have ended leave room, and wait for none', async () => {
   expect([deaf, gone, next].map((each) => each?.frames.length)).toEqual([1, 0, 1]);
 });
 
-test('the only large frame is written however small the budget is', async () => {
+test('a single large frame is written however small the budget is', async () => {
   const { link, frames } = fakeCall(sharing(createMemoryBudget(mib)));
   link.request(request(1, 6 * mib));
   await nextTurn();

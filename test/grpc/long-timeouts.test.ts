@@ -20,7 +20,7 @@ test.each<[string, number]>([
   ['99999999M', 24.85 * daySeconds],
   ['99999999S', 24.85 * daySeconds],
   ['99999999m', 99_999.999],
-])('a call whose timeout is %s has %d seconds', async (timeout, seconds) => {
+])('a call with the timeout %s has a deadline in %d seconds', async (timeout, seconds) => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const path = join(dir, 'sock');
   let leftMs = 0;

@@ -19,7 +19,7 @@ function relay() {
   };
 }
 
-test('the first report leaves at once, and of all that come within 100 ms the newest', () => {
+test('the first report is written at once, and of those within the next 100 ms only the newest', () => {
   const { messages, report, taken } = relay();
   for (let step = 0; step < 1_000; step += 1) report(`step ${step}`);
   expect(messages).toEqual(['step 0']);
@@ -34,7 +34,7 @@ test('the first report leaves at once, and of all that come within 100 ms the ne
   expect(messages).toEqual(['step 0', 'step 999', 'later']);
 });
 
-test('while a report is not taken the next ones wait, as the newest of them', () => {
+test('while a report is not taken, only the newest of the next reports waits', () => {
   const { messages, report, taken } = relay();
   report('first');
   vi.advanceTimersByTime(10_000);
@@ -45,7 +45,7 @@ test('while a report is not taken the next ones wait, as the newest of them', ()
   expect(messages).toEqual(['first', 'third']);
 });
 
-test('nothing comes after the end, and no timer is left', () => {
+test('a closed relay writes nothing and leaves no timer', () => {
   const { messages, report, taken, close } = relay();
   report('first');
   report('second');

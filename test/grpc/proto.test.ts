@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { sendUnaryData } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { clients, services } from '../../src/grpc/proto.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
@@ -17,7 +17,7 @@ let stop: (() => Promise<void>) | undefined;
 
 afterEach(() => stop?.());
 
-it('keeps answers apart that are coded in the same place, however large', async () => {
+test('answers that are encoded into the same Buffer in one turn arrive unchanged, however large', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-proto-'));
   const api: ApiServer = createServer({ messageMaxBytes: 64 * 1024 * 1024, budget: createMemoryBudget(2 ** 30) });
   const waiting: (() => void)[] = [];

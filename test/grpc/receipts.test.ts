@@ -68,8 +68,8 @@ function record() {
   return { receipts, seen };
 }
 
-describe('what was written down a connection', () => {
-  test('is read when the other side acknowledges a PING that came after it; one PING stands for many', async () => {
+describe('receipts', () => {
+  test('answers count as read when the client acknowledges a PING after them, and many answers share one PING', async () => {
     const { receipts, seen } = record();
     for (let item = 0; item < 20; item += 1) receipts.add(item);
     await until(
@@ -81,7 +81,7 @@ describe('what was written down a connection', () => {
     expect(pings).toBe(1);
   });
 
-  test('is not read as long as the other side reads nothing, nor when it closes with bytes unread', async () => {
+  test('answers do not count as read while the client reads nothing, nor if it closes with unread bytes', async () => {
     stopReading();
     const { receipts, seen } = record();
     receipts.add(1);
@@ -97,7 +97,7 @@ describe('what was written down a connection', () => {
     expect(seen).toEqual([[1, false]]);
   });
 
-  test('is read when the other side closes in order, with nothing unread', async () => {
+  test('answers count as read when the client closes in order with nothing unread', async () => {
     const { receipts, seen } = record();
     receipts.add(1);
     // Before a PING was sent.
@@ -111,8 +111,12 @@ describe('what was written down a connection', () => {
   });
 
   test.each([
-    ['is read when the other side leaves in order', constants.NGHTTP2_NO_ERROR, true],
-    ['is not read when the other side leaves because of an error', constants.NGHTTP2_INTERNAL_ERROR, false],
+    ['answers count as read when the client sends GOAWAY without an error', constants.NGHTTP2_NO_ERROR, true],
+    [
+      'answers do not count as read when the client sends GOAWAY with an error',
+      constants.NGHTTP2_INTERNAL_ERROR,
+      false,
+    ],
   ])('%s', async (_, errorCode, isRead) => {
     const { receipts, seen } = record();
     receipts.add(1);
@@ -125,7 +129,7 @@ describe('what was written down a connection', () => {
     expect([seen, pings]).toEqual([[[1, isRead]], 0]);
   });
 
-  test('is not read when this side ends the connection first', async () => {
+  test('answers do not count as read when the agent ends the connection first', async () => {
     const { receipts, seen } = record();
     receipts.add(1);
     session.destroy();
@@ -141,7 +145,7 @@ describe('what was written down a connection', () => {
     ]);
   });
 
-  test('does not wait without bound for a caller that acknowledges nothing', async () => {
+  test('answers to a client that acknowledges nothing count as not read after a while', async () => {
     stopReading();
     const { receipts, seen } = record();
     for (let item = 0; item < 30_000; item += 1) receipts.add(item);

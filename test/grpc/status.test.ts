@@ -6,10 +6,10 @@ import { fromMetadata, toStatus } from '../../src/grpc/status.ts';
 
 test.each([
   ['may have begun', { mayHaveBegun: true }, ['-1']],
-  ['may have begun, whatever the advice', { mayHaveBegun: true, retryAfterMs: 100 }, ['-1']],
-  ['has not begun, and may be tried later', { retryAfterMs: 100 }, ['100']],
+  ['may have begun, with a retry time', { mayHaveBegun: true, retryAfterMs: 100 }, ['-1']],
+  ['has not begun, with a retry time', { retryAfterMs: 100 }, ['100']],
   ['has not begun', {}, []],
-])('what %s says to a retry policy of gRPC', (_what, more, pushback) => {
+])('a request that %s gives a gRPC retry policy the right pushback', (_what, more, pushback) => {
   expect(toStatus(refusal(code.unavailable, 'm', more)).metadata?.get('grpc-retry-pushback-ms')).toEqual(pushback);
 });
 
@@ -18,10 +18,10 @@ test.each([true, false])('a client reads from an error that may_have_begun is %j
   expect(fromMetadata(metadata ?? new Metadata())?.may_have_begun).toBe(mayHaveBegun);
 });
 
-test('an error that does not say so counts as one whose command may have begun', () => {
+test('an error without may_have_begun counts as one whose command may have begun', () => {
   const metadata = new Metadata();
   metadata.set('pitwarden-error-bin', errorMessage.encode({ code: code.unavailable, message: 'm' }));
-  const told = fromMetadata(metadata);
-  expect(told?.may_have_begun).toBe(true);
-  expect(JSON.stringify(told)).not.toContain('_may_have_begun');
+  const error = fromMetadata(metadata);
+  expect(error?.may_have_begun).toBe(true);
+  expect(JSON.stringify(error)).not.toContain('_may_have_begun');
 });

@@ -64,7 +64,7 @@ test('a call whose hello was refused cannot attach with another one', () => {
   expect(errors).toEqual([{ code: status.UNAUTHENTICATED, details: 'token' }]);
 });
 
-test('what arrives after the end of a link is not passed on', () => {
+test('frames that arrive after the end of a link are not passed on', () => {
   const { said, dial } = attachScene();
   const { call, hello } = dial();
   hello('right');
@@ -73,11 +73,11 @@ test('what arrives after the end of a link is not passed on', () => {
   expect(said).toEqual(['attached', 'closed']);
 });
 
-describe('a second hello while the link lives', () => {
+describe('a second hello while the first link is alive', () => {
   beforeEach(() => void vi.useFakeTimers());
   afterEach(() => void vi.useRealTimers());
 
-  test('is refused after a second, and the first link goes on', () => {
+  test('a second hello is refused after a second, and the first link goes on', () => {
     const { said, dial } = attachScene();
     const [first, second] = [dial(), dial()];
     first.hello('right');
@@ -92,7 +92,7 @@ describe('a second hello while the link lives', () => {
     expect(said).toEqual(['attached', 'refused: second', 'frame']);
   });
 
-  test('attaches when the end of the first link comes in time: a worker may dial again before the agent knows', () => {
+  test('a second hello attaches if the first link ends within a second', () => {
     const { said, dial } = attachScene();
     const [first, second] = [dial(), dial()];
     first.hello('right');
@@ -104,7 +104,7 @@ describe('a second hello while the link lives', () => {
     expect(second.frames).toHaveLength(1);
   });
 
-  test('that goes away while it waits leaves nothing behind', () => {
+  test('a second call that ends while its hello waits leaves no timer', () => {
     const { said, dial } = attachScene();
     const [first, second] = [dial(), dial()];
     first.hello('right');
@@ -115,7 +115,7 @@ describe('a second hello while the link lives', () => {
     expect(said).toEqual(['attached', 'closed']);
   });
 
-  test('may say nothing before its welcome', () => {
+  test('a second call that sends another frame before its welcome is refused', () => {
     const { said, dial } = attachScene();
     const [first, second] = [dial(), dial()];
     first.hello('right');

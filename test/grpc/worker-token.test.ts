@@ -8,12 +8,12 @@ const hashTimes = (bytes: Buffer, times: number): string => {
   return hash.toString('hex');
 };
 
-describe('a token of the chain', () => {
+describe("tokens of a worker's chain", () => {
   const { secret, verifier } = newWorkerSecret();
   /** As the SDK makes it. */
   const tokenOf = (dial: number): string => hashTimes(secret, dialsMax - dial);
 
-  test('is taken in its turn, and becomes what the next is checked by', () => {
+  test('each next token is accepted, and becomes the verifier of the one after it', () => {
     let last: string = verifier;
     for (const dial of [1, 2, 3]) {
       expect(acceptToken(tokenOf(dial), last)).toBe(tokenOf(dial));
@@ -21,12 +21,12 @@ describe('a token of the chain', () => {
     }
   });
 
-  test('is taken although earlier ones never arrived, up to the last of all', () => {
+  test('a token is accepted although earlier ones never arrived, up to the last token of the chain', () => {
     expect(acceptToken(tokenOf(7), verifier)).toBe(tokenOf(7));
     expect(acceptToken(tokenOf(dialsMax), verifier)).toBe(secret.toString('hex'));
   });
 
-  test('is refused when it or a later one was used', () => {
+  test('a token is refused if it or a later one was used', () => {
     expect(acceptToken(tokenOf(1), tokenOf(1))).toBeNull();
     expect(acceptToken(tokenOf(2), tokenOf(5))).toBeNull();
     expect(acceptToken(verifier, verifier)).toBeNull();
@@ -40,10 +40,10 @@ describe('a token of the chain', () => {
     ['in capitals', tokenOf(1).toUpperCase()],
     ['followed by a line end', `${tokenOf(1)}\n`],
     ["another worker's", newWorkerSecret().secret.toString('hex')],
-  ])('is refused when it is %s', (_, token) => expect(acceptToken(token, verifier)).toBeNull());
+  ])('a token is refused if it is %s', (_, token) => expect(acceptToken(token, verifier)).toBeNull());
 });
 
-test('the one token of a worker that an earlier agent gave PITWARDEN_TOKEN is taken at each dial, and no other is', () => {
+test('a worker with PITWARDEN_TOKEN of an older agent may dial with that token repeatedly, and with no other', () => {
   const token = 'ab'.repeat(32);
   const verifier = hashTimes(Buffer.from(token, 'hex'), 1);
   expect([token, token, 'cd'.repeat(32), ''].map((each) => isRepeatedToken(each, verifier))).toEqual([

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import protobuf from 'protobufjs';
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { refusal } from '../../src/dispatch/request.ts';
 import { printableLine } from '../../src/domain/printable.ts';
 import { services } from '../../src/grpc/proto.ts';
@@ -15,13 +15,13 @@ function frameOf(results: readonly object[], chunks: readonly object[] = []): Wo
   return { results, chunks, progress: [], leaving_reason: '' } as unknown as WorkerFrame;
 }
 
-it.each([0, 17, 999, 2 ** 32 - 1])('takes the code %i of a worker for UNKNOWN', (code) => {
+test.each([0, 17, 999, 2 ** 32 - 1])('an error with the unknown code %i of a worker becomes UNKNOWN', (code) => {
   const frame = frameOf([{ error: { ...error, code } }]);
   mendFrame(frame);
   expect(frame.results[0]?.error?.code).toBe(2);
 });
 
-it('leaves what callers expect as it is', () => {
+test('results with known content types and codes stay as they are', () => {
   const results = ['', 'application/json', 'application/octet-stream'].map((content_type) => ({
     payload,
     content_type,
@@ -32,7 +32,7 @@ it('leaves what callers expect as it is', () => {
   expect(results).toEqual(before);
 });
 
-it('gives callers no content type that is unknown, and no text that is longer than they expect', () => {
+test('unknown content types of a worker become plain bytes, and its long texts are cut', () => {
   const frame = frameOf(
     [
       { payload, content_type: 'text/html\r\nx: y', error: null },
@@ -52,8 +52,8 @@ it('gives callers no content type that is unknown, and no text that is longer th
   expect(traceback.endsWith('end')).toBe(true);
 });
 
-it.each([['n'.repeat(8_000)], ['üüü'.repeat(60)], [''], ['a\u001b[2J'], ['a\nb']])(
-  'refuses a hello with the command name %j',
+test.each([['n'.repeat(8_000)], ['üüü'.repeat(60)], [''], ['a\u001b[2J'], ['a\nb']])(
+  'a hello with the command name %j is refused',
   (name) => {
     const hello = {
       commands: [{ name }],
@@ -65,7 +65,7 @@ it.each([['n'.repeat(8_000)], ['üüü'.repeat(60)], [''], ['a\u001b[2J'], ['a\n
   },
 );
 
-it('shows the versions of a hello without control characters, and cut', () => {
+test('the versions of a hello are cut, and their control characters are escaped', () => {
   const hello = { commands: [], sdk_version: 'evil\u001b[31m\r\n', python_version: '9'.repeat(1_000), resumed: null };
   expect(checkHello(hello as unknown as WorkerHello)).toBeUndefined();
   expect(hello.sdk_version).toBe('evil\\x1b[31m\\r\\n');
@@ -73,8 +73,8 @@ it('shows the versions of a hello without control characters, and cut', () => {
 });
 
 // gRPC's C core refuses trailers over 8 KiB.
-it.each(['x', 'ü', '語', '😀', '%', ' '])(
-  'a failure in %j alone fits into trailers as they are written',
+test.each(['x', 'ü', '語', '😀', '%', ' '])(
+  'an error whose texts consist of %j fits into trailers as they are written',
   (character) => {
     const text = character.repeat(20_000);
     const { details, metadata } = toStatus(refusal(2, text, { type: text, traceback: text, workerId: 'w'.repeat(80) }));
@@ -192,7 +192,7 @@ function lookAtText(value: string, path: string): void {
   if (bound.asWritten !== true) expect(printableLine(value), path).toBe(value);
 }
 
-it('lets nothing through to others, whatever a worker writes into whatever field', () => {
+test("all texts and numbers of a worker's messages reach others within their bounds", () => {
   fc.assert(
     fc.property(frames, (drawn) => {
       const frame = decode(encode(drawn));
