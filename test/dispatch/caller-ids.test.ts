@@ -32,15 +32,15 @@ function resumed(...held: Resumed['held'][number][]): Resumed {
 describe('named requests', () => {
   test('the worker keeps the answer to a named request until the caller has read it', () => {
     const worker = host.addWorker();
-    const told = host.submit(named('a'));
+    const call = host.submit(named('a'));
     const [[linkId, { request }] = [0, { request: undefined }]] = worker.running;
     expect(request?.keep).toBe(true);
     host.dispatch.onResult(worker.id, linkId, ok);
-    expect(told.result).toBe('answer');
+    expect(call.result).toBe('answer');
     expect(worker.acked).toEqual([]);
-    host.settle(told, true);
+    host.settle(call, true);
     expect(worker.acked).toEqual([linkId]);
-    // Known no more: a new one.
+    // The id is free, so this is a new request.
     expect(host.submit(named('a')).sentTo).toEqual([worker.id]);
   });
 
@@ -53,16 +53,16 @@ describe('named requests', () => {
   test('a repeated request keeps its payload until its latest call drops it', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
-    const { request, answers } = first;
+    const { request, sink } = first;
     const again = host.submit(named('a'));
-    if (request === undefined || answers === undefined || again.answers === undefined) throw new Error('refused');
-    host.dispatch.dropPayload(request, answers);
-    host.dispatch.dropPayload(request, again.answers);
+    if (request === undefined) throw new Error('refused');
+    host.dispatch.dropPayload(request, sink);
+    host.dispatch.dropPayload(request, again.sink);
     expect(request.payload).toEqual(payload);
     host.dispatch.onResult(worker.id, 1, ok);
-    host.dispatch.dropPayload(request, answers);
+    host.dispatch.dropPayload(request, sink);
     expect(request.payload).toEqual(payload);
-    host.dispatch.dropPayload(request, again.answers);
+    host.dispatch.dropPayload(request, again.sink);
     expect(request.payload).toHaveLength(0);
   });
 
@@ -127,7 +127,7 @@ describe('named requests', () => {
     host.pass(40);
     expect([worker.acked, worker.cancelled]).toEqual([[1], [2]]);
     expect(worker.counters.kept).toBe(0);
-    // The worker keeps what it says of the cancelled one, for nobody.
+    // The worker keeps the answer to the cancelled request, which nobody will ask for.
     host.dispatch.onResult(worker.id, 2, ok);
     expect(worker.acked).toEqual([1, 2]);
   });
@@ -137,7 +137,7 @@ describe('named requests', () => {
     const first = host.submit(named('a'));
     const second = host.submit(named('a'));
     expect(first.error).toMatchObject({ code: 10 });
-    // The end of the first call is not the second one's.
+    // The first call ends, and the request goes on for the second one.
     host.settle(first, false);
     host.cancel(first);
     host.dispatch.onResult(worker.id, 1, ok);
@@ -160,8 +160,8 @@ describe('named requests', () => {
 
   test('a cancelled request is forgotten, and its id can be used for a new request', () => {
     const worker = host.addWorker();
-    const told = host.submit(named('a'));
-    host.cancel(told);
+    const call = host.submit(named('a'));
+    host.cancel(call);
     expect(worker.cancelled).toEqual([1]);
     host.dispatch.onResult(worker.id, 1, { ...ok, error: { code: 1, type: '', message: '', traceback: '' } });
     expect(worker.acked).toEqual([1]);
@@ -177,7 +177,7 @@ describe('named requests', () => {
     host.settle(first, false);
     chunk('2');
     const second = host.submit(asks);
-    // On the line already when the replay was asked for.
+    // This chunk was on the link when the replay was requested.
     chunk('3');
     host.settle(second, false);
     const third = host.submit(asks);
@@ -273,7 +273,7 @@ describe('adopted workers', () => {
     host.dispatch.onResult('old', 4, ok);
     expect([early.result, late.result]).toEqual(['answer', 'answer']);
     expect(early.sentTo).toEqual([]);
-    // Numbering goes on.
+    // Link ids go on from those of the earlier agent.
     host.settle(early, true);
     host.submit();
     expect([...worker.running.keys()]).toEqual([8]);
@@ -383,15 +383,15 @@ describe('a link that breaks and comes back', () => {
     host.dispatch.onResult(worker.id, 1, ok);
     host.dispatch.onResult(worker.id, 2, ok);
     for (const linkId of link.running.keys()) host.dispatch.onResult(worker.id, linkId, ok);
-    expect([runs, ended, lost].map((told) => [told.result, told.ends])).toEqual(Array(3).fill(['answer', 1]));
+    expect([runs, ended, lost].map((call) => [call.result, call.ends])).toEqual(Array(3).fill(['answer', 1]));
     expect(worker.counters.inFlight).toBe(0);
   });
 
   test('a request without a name whose answer was lost with the link fails', () => {
     const worker = host.addWorker();
-    const told = host.submit();
+    const call = host.submit();
     host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
-    expect(told.error).toMatchObject({ code: 14 });
+    expect(call.error).toMatchObject({ code: 14 });
     expect(worker.counters.inFlight).toBe(0);
   });
 
@@ -409,11 +409,11 @@ describe('a link that breaks and comes back', () => {
     ['has ended', { ended: true }],
   ])('a stream that %s when the link breaks is replayed without the chunks that its caller has', (_what, patch) => {
     const worker = host.addWorker({ commands: ['stream'] });
-    const told = host.submit(stream);
+    const call = host.submit(stream);
     chunks('1', '2');
     const link = host.reattach(worker, heldStream(patch));
     expect(link.replayed).toEqual([1]);
-    // The line breaks again in the middle of it.
+    // The link breaks again in the middle of the replay.
     host.dispatch.onReplayed('w0', [1]);
     chunks('1', '2', '3');
     const next = host.reattach(worker, heldStream({ ended: true }));
@@ -421,7 +421,7 @@ describe('a link that breaks and comes back', () => {
     host.dispatch.onReplayed('w0', [1]);
     chunks('1', '2', '3', '4');
     host.dispatch.onResult('w0', 1, { ...ok, payload: Buffer.alloc(0) });
-    expect([told.chunks, told.ends, told.error]).toEqual([['1', '2', '3', '4'], 1, undefined]);
+    expect([call.chunks, call.ends, call.error]).toEqual([['1', '2', '3', '4'], 1, undefined]);
   });
 
   test('a stream of which no chunk had arrived when the link broke is replayed', () => {
@@ -432,20 +432,20 @@ describe('a link that breaks and comes back', () => {
 
   test('a stream without a name fails when the link breaks', () => {
     const worker = host.addWorker({ commands: ['stream'] });
-    const told = host.submit({ command: 'stream', streams: true });
+    const call = host.submit({ command: 'stream', streams: true });
     host.reattach(worker, heldStream({ keep: false }));
-    expect(told.error).toMatchObject({ code: 14 });
+    expect(call.error).toMatchObject({ code: 14 });
   });
 
   test('a replay that was requested on a broken link is requested again on the next link', () => {
     const worker = host.addWorker({ id: 'old', resumed: resumed(heldRequest(3, 'a')) });
-    const told = host.submit(named('a'));
+    const call = host.submit(named('a'));
     expect(worker.replayed).toEqual([3]);
     const link = host.reattach(worker, resumed(heldRequest(3, 'a')));
     expect(link.replayed).toEqual([3]);
     host.dispatch.onReplayed('old', [3]);
     host.dispatch.onResult('old', 3, ok);
-    expect(told.result).toBe('answer');
+    expect(call.result).toBe('answer');
   });
 
   test.each([
@@ -466,16 +466,16 @@ describe('a link that breaks and comes back', () => {
 
   test('a request that had begun and that the worker no longer holds fails, and does not run again', () => {
     const worker = host.addWorker({ marksBegun: true });
-    const told = host.submit(named('a'));
+    const call = host.submit(named('a'));
     host.reattach(worker, { last_id: 1, completed: 1, failed: 0, held: [] });
-    expect([told.sentTo, told.error?.code]).toEqual([['w0'], 14]);
+    expect([call.sentTo, call.error?.code]).toEqual([['w0'], 14]);
   });
 
   test('acknowledgements that were lost with the link are sent again', () => {
     const worker = host.addWorker();
-    const told = host.submit(named('a'));
+    const call = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
-    host.settle(told, true);
+    host.settle(call, true);
     const resumedOnce = { last_id: 1, completed: 1, failed: 0, held: [heldRequest(1, 'a', { ended: true })] };
     expect(host.reattach(worker, resumedOnce).acked).toEqual([1]);
     expect(worker.counters.kept).toBe(0);
@@ -511,7 +511,7 @@ describe('calls that repeat a request', () => {
     const worker = host.addWorker();
     const first = host.submit(named('a'));
     host.dispatch.onResult(worker.id, 1, ok);
-    // A plan waits for it; a crash does not.
+    // A planned end of the worker would wait for kept answers. A crash does not.
     expect(worker.counters.kept).toBe(1);
     host.dispatch.removeWorker(worker.id, { reason: 'signal', message: 'm', lastBegunLinkId: null, crashed: true });
     host.settle(first, false);
@@ -533,9 +533,9 @@ describe('calls that repeat a request', () => {
     host.dispatch.setPool('p', poolLimits({ keepMax: 2 }));
     const worker = host.addWorker();
     for (const id of ['a', 'b', 'c']) {
-      const told = host.submit(named(id));
+      const call = host.submit(named(id));
       host.dispatch.onResult(worker.id, [...worker.running.keys()].at(-1) ?? 0, ok);
-      host.settle(told, false);
+      host.settle(call, false);
     }
     expect([worker.acked, worker.counters.kept]).toEqual([[1], 2]);
   });

@@ -6,11 +6,11 @@ import type { Request, RequestError, RequestSpec, ResponseSink } from '../../src
 import type { HeldRequest, LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { hold } from '../domain/invariants.ts';
-import { poolLimits } from './host.ts';
+import { poolLimits, silentOptions } from './host.ts';
 
-/** Callers, one agent after another, and workers whose links lose what is on them: for delivery.property.test.ts. */
+/** Callers, one agent after another, and workers whose links lose messages: for delivery.property.test.ts. */
 
-/** One call of a caller: many may ask for one request. */
+/** One call. Several calls may ask for one request. */
 export interface Call {
   readonly ask: RequestSpec;
   readonly sink: ResponseSink;
@@ -19,20 +19,20 @@ export interface Call {
   isResult: boolean;
   error: RequestError | undefined;
   ends: number;
-  /** Its caller has said that it is over. */
+  /** The caller has cancelled or settled the call. */
   isOver: boolean;
 }
 
 interface Held {
   readonly linkId: number;
   readonly request: LinkRequest;
-  /** How often its id had been let go when it was sent. */
+  /** How often the request's id had been freed when the request was sent. */
   readonly epoch: number;
   state: 'waiting' | 'running' | 'ended';
-  /** What it has made of its stream, and what of that it has sent on this link. */
+  /** How many chunks the command has made, and how many of them were sent on this link. */
   chunks: number;
   sent: number;
-  /** After a link broke: nothing is said of it, save its end, until a replay is asked for. */
+  /** After a broken link: only the end is sent, until a replay is requested. */
   isSilent: boolean;
   isCancelled: boolean;
   fails: boolean;
@@ -48,7 +48,7 @@ export class Model {
   readonly budget = createMemoryBudget(64 * 1024);
   unclaimed = this.budget.account();
   dispatch: Dispatch;
-  /** Nothing is let go of by time or for want of room, so no id may begin twice before its caller lets it go. */
+  /** Nothing is forgotten by time or for want of room, so no id may begin twice before its caller frees it. */
   readonly isStrict: boolean;
   readonly limits: PoolLimits;
   readonly #epochs = new Map<string, number>();
@@ -68,25 +68,17 @@ export class Model {
   #newDispatch(): Dispatch {
     this.#armedAtMs = Number.POSITIVE_INFINITY;
     const dispatch = createDispatch({
+      ...silentOptions(this.unclaimed),
       nowMs: () => this.nowMs,
-      onIdle: () => undefined,
-      onBudgetSpent: () => undefined,
-      onOutcome: () => undefined,
-      onFailed: () => undefined,
-      onOverdue: () => undefined,
-      onPoisoned: () => undefined,
-      checksum: crc32,
-      fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
       onDeadline: (atMs) => {
         this.#armedAtMs = atMs;
       },
-      unclaimed: this.unclaimed,
     });
     dispatch.setPool('p', this.limits);
     return dispatch;
   }
 
-  /** `id` '': its caller gives it none. */
+  /** `id` '': the caller gives the request no id. */
   submit(id: string, command: string, idempotent: boolean, deadlineInMs: number, size: number): Call {
     const requestId = id === '' ? `own-${this.#nextId++}` : id;
     const ask: RequestSpec = {
@@ -157,7 +149,7 @@ export class Model {
     if (wasRead) this.letGo(call.ask.requestId);
   }
 
-  /** Its id may begin again. */
+  /** The id may begin again. */
   letGo(requestId: string): void {
     this.#epochs.set(requestId, this.epochOf(requestId) + 1);
   }
@@ -178,7 +170,7 @@ export class Model {
     if (this.#armedAtMs <= this.nowMs) this.#armedAtMs = this.dispatch.expire();
   }
 
-  /** The agent dies, and another comes. Of workers that died before it nobody knows what had begun. */
+  /** The agent dies, and another one starts. What had begun in workers that died before is unknown. */
   nextAgent(): void {
     for (const call of this.calls) call.isOver = true;
     const living = this.workers.filter(({ isAlive }) => isAlive);
@@ -204,7 +196,7 @@ export class ModelWorker {
   readonly held = new Map<number, Held>();
   isAlive = true;
   isAttached = false;
-  /** The agent of now has seen it. */
+  /** The worker has dialled the current agent. */
   #isKnown = false;
   #toWorker: (() => void)[] = [];
   #toAgent: (() => void)[] = [];
@@ -273,13 +265,13 @@ export class ModelWorker {
     if (this.isAttached) this.#toAgent.push(work);
   }
 
-  /** What is on the link arrives, so much of it each way. */
+  /** So many messages on the link arrive, each way. */
   flow(down: number, up: number): void {
     for (const work of this.#toWorker.splice(0, down)) work();
     for (const work of this.#toAgent.splice(0, up)) work();
   }
 
-  /** What is on the link is lost, and what only the link knew. */
+  /** The link breaks: messages on it are lost, and so are requests without a name that are not running. */
   loseLink(isForAgent = false): void {
     this.#toWorker = [];
     this.#toAgent = [];
@@ -298,7 +290,7 @@ export class ModelWorker {
   die(crashed: boolean): void {
     if (!this.isAlive) return;
     this.isAlive = this.isAttached = false;
-    // What it had begun nobody knows.
+    // The current agent does not know what the worker had begun.
     if (!this.#isKnown) for (const { request } of this.held.values()) this.#model.letGo(request.request_id);
     const end = { reason: 'signal', message: 'gone', lastBegunLinkId: this.#lastBegunLinkId, crashed };
     this.#model.dispatch.removeWorker(this.id, end);
@@ -313,7 +305,7 @@ export class ModelWorker {
     this.held.set(request.id, held);
   }
 
-  /** One of what it has goes on: it begins, makes a chunk, or ends. */
+  /** One request of the worker goes on: it begins, makes a chunk, or ends. */
   work(which: number): void {
     if (!this.isAlive) return;
     const held = [...this.held.values()].filter(({ state }) => state !== 'ended');
@@ -328,7 +320,7 @@ export class ModelWorker {
     } else this.#end(one);
   }
 
-  /** Reports how far it is. */
+  /** A running request reports its progress. */
   report(): void {
     const running = [...this.held.values()].find(({ state }) => state === 'running');
     if (running === undefined) return;

@@ -8,8 +8,8 @@ import { timeLimit } from '../time-limit.ts';
 import { Model, ModelWorker } from './delivery-model.ts';
 
 /**
- * Orders of events over both tables of a request, through dispatch's own interface: callers that come back, links that break,
- * workers and agents that die. An event that is illegal in its state throws, and ends the order that led to it.
+ * Draws orders of events for both tables of a request, through dispatch's own interface: callers come back, links break, workers
+ * and agents die. An event that is illegal in its state throws, and fails the test with the order that led to it.
  */
 
 type Play = (model: Model) => void;
@@ -30,7 +30,7 @@ const submit = fc
     fc.constantFrom(10, 10, 10, 7, 11, 30_000),
   )
   .map(([id, idempotent, deadlineMs, size]) => {
-    // An id is used for one request.
+    // An id always stands for the same command and payload.
     const command = id === 'a' || id === 'c' || (id === '' && size === 11) ? 'stream' : 'c';
     const bytes = id === 'd' ? 14 : size;
     return move(`submit ${id} ${idempotent} ${deadlineMs} ${bytes}`, (model) => {
@@ -104,7 +104,7 @@ test.each([true, false])(
   },
 );
 
-/** Where each request is, as both tables say, is where dispatch's own lists have it. */
+/** Each request is in those lists of dispatch that its two states require. */
 function check({ dispatch, workers, calls }: Model): void {
   const requests = new Set<Request>();
   for (const { request, isOver, ends } of calls) {
@@ -139,7 +139,7 @@ function check({ dispatch, workers, calls }: Model): void {
   hold(inFlight >= stats.inFlight, `${inFlight} in flight of workers, ${stats.inFlight} of the pool`);
 }
 
-/** It is this agent's, and not that of one before. */
+/** Whether the request belongs to the current agent, and not to an earlier one. */
 const agents = new WeakMap<Request, Model['dispatch']>();
 function isHere(dispatch: Model['dispatch'], request: Request): boolean {
   const known = agents.get(request) ?? dispatch;
@@ -151,7 +151,7 @@ function name({ requestId, run: state, delivery: delivered }: Request): string {
   return `${requestId} (${runStates[state]}, ${deliveryStates[delivered]})`;
 }
 
-/** Everybody does what is theirs to do: each call ends, and in the end nothing is left of any request. */
+/** All links come back and all requests run: each call ends, and in the end nothing is left of any request. */
 function finish(model: Model): void {
   const settleAll = (): void => {
     for (const call of model.calls) if (!call.isOver && call.ends > 0) model.settle(call, true);
@@ -169,7 +169,7 @@ function finish(model: Model): void {
   for (const call of model.calls) {
     if (!call.isOver) expect(call.ends, `ends of ${call.ask.requestId}`).toBe(1);
   }
-  // Past all graces, and the time in which workers are watched.
+  // All graces are over, and so is the time in which cancelled requests are watched.
   for (let times = 0; times < 4; times += 1) {
     model.pass(2e9);
     for (const worker of model.workers) {

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import { isRunning, isRunOver, isWaiting, run } from '../../src/dispatch/run.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { FakeWorker, Told } from './host.ts';
+import type { Call, FakeWorker } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
 interface Move {
@@ -40,7 +40,7 @@ const add = fc
   })
   .map((worker) => move(`add ${fc.stringify(worker)}`, (host) => void host.addWorker(worker)));
 
-/** Answers with a link id that may be known, over, or never given. */
+/** Answers with a link id that may be running, over, or never used. */
 const answer = fc
   .tuple(index, index, fc.boolean(), fc.boolean(), fc.constantFrom(0, 0.01, 0.01, 0.01, 0.4, 30))
   .map(([at, which, fails, bogus, ranMs]) =>
@@ -55,7 +55,7 @@ const answer = fc
     }),
   );
 
-/** What was asked back comes back; an answer may have crossed the question. */
+/** A recalled worker returns its waiting requests. An answer may have crossed the recall. */
 const giveBack = index.map((at) =>
   move(`give back ${at}`, (host) => {
     const worker = pick(
@@ -66,7 +66,7 @@ const giveBack = index.map((at) =>
   }),
 );
 
-/** It was told to go by somebody else: it says so, and gives back what it has not begun. */
+/** Another process told the worker to leave. It announces that, and returns the requests that it has not begun. */
 const leave = index.map((at) =>
   move(`leave ${at}`, (host) => {
     const worker = pick(alive(host), at);
@@ -106,8 +106,8 @@ const pause = fc.tuple(index, fc.boolean()).map(([at, paused]) =>
 
 const cancel = index.map((at) =>
   move(`cancel ${at}`, (host) => {
-    const told = pick(host.told, at);
-    if (told !== undefined) host.cancel(told);
+    const call = pick(host.calls, at);
+    if (call !== undefined) host.cancel(call);
   }),
 );
 
@@ -142,14 +142,14 @@ test('in any order of events each request has one end, no worker exceeds its con
     }
     for (const worker of alive(host)) host.remove(worker);
     host.dispatch.removePool('p');
-    for (const told of host.told) expect(told.ends, `ends of request ${told.ask.requestId}`).toBe(1);
+    for (const call of host.calls) expect(call.ends, `ends of request ${call.ask.requestId}`).toBe(1);
     host.nowMs += 1e9;
     expect(host.dispatch.expire(), 'nothing is left to be timed').toBe(Number.POSITIVE_INFINITY);
   });
   fc.assert(property, { numRuns: 2000, ...timeLimit });
 });
 
-/** Two workers that have shown command c to be short, so that requests are sent ahead of their turn. */
+/** Two workers that have run command c quickly, so that requests are sent ahead. */
 function hostInTheMiddle(): Host {
   const host = new Host();
   host.dispatch.setPool('p', poolLimits({ affinity: 'hint', killAfterMs: 90, poison: { after: 2, forMs: 500 } }));
@@ -162,25 +162,25 @@ function hostInTheMiddle(): Host {
 }
 
 function check(host: Host): void {
-  const waiting = host.told.filter(({ request }) => request !== undefined && isWaiting(request));
+  const waiting = host.calls.filter(({ request }) => request !== undefined && isWaiting(request));
   const held = alive(host).flatMap((worker) => [...worker.running.values()]);
-  const holders = new Map<Told, number>();
-  for (const { told } of held) holders.set(told, (holders.get(told) ?? 0) + 1);
+  const holders = new Map<Call, number>();
+  for (const { call } of held) holders.set(call, (holders.get(call) ?? 0) + 1);
   for (const worker of alive(host)) checkWorker(worker, waiting);
-  for (const told of host.told) {
-    const request = told.request ?? { run: run.ended };
+  for (const call of host.calls) {
+    const request = call.request ?? { run: run.ended };
     const isOver = isRunOver(request);
-    same(told.ends, isOver ? 1 : 0, 'ends');
+    same(call.ends, isOver ? 1 : 0, 'ends');
     same(request.run === run.arrived, false, 'it moves');
-    // At most once: only what may run again, was never written, or had not begun, outlives its worker.
-    same(told.mayHaveRun && !told.ask.idempotent && !isOver, false, 'it may run twice');
-    if (!isOver) same(holders.get(told) ?? 0, isRunning(request) ? 1 : 0, 'holders');
+    // At most once: a request survives its worker only if it is idempotent, was never written, or had not begun.
+    same(call.mayHaveRun && !call.ask.idempotent && !isOver, false, 'it may run twice');
+    if (!isOver) same(holders.get(call) ?? 0, isRunning(request) ? 1 : 0, 'holders');
   }
   const stats = host.dispatch.poolStats('p');
   same(stats.queued, waiting.length, 'queued');
   same(
     stats.queuedBytes,
-    waiting.reduce((total, told) => total + told.ask.payload.length, 0),
+    waiting.reduce((total, call) => total + call.ask.payload.length, 0),
     'queued bytes',
   );
   same(stats.inFlight, held.length, 'in flight');
@@ -188,12 +188,12 @@ function check(host: Host): void {
   same(stats.failed, sum(host, 'failed'), 'failed');
 }
 
-/** `expect` costs microseconds, and this is asked a million times. */
+/** `expect` takes microseconds, and this is called a million times. */
 function same(actual: number | boolean, expected: number | boolean, what: string): void {
   if (actual !== expected) expect(actual, what).toBe(expected);
 }
 
-function checkWorker(worker: FakeWorker, waiting: readonly Told[]): void {
+function checkWorker(worker: FakeWorker, waiting: readonly Call[]): void {
   const most = worker.concurrency + (worker.marksBegun ? prefetchMax : 0);
   same(worker.running.size <= most, true, `${worker.id} has at most ${most}`);
   for (const linkId of worker.waiting) {
@@ -201,7 +201,7 @@ function checkWorker(worker: FakeWorker, waiting: readonly Told[]): void {
   }
   same(worker.counters.inFlight, worker.running.size, `in flight of ${worker.id}`);
   const free = !worker.paused && !worker.leaving && worker.running.size < worker.concurrency;
-  const could = waiting.filter((told) => worker.commands.includes(told.ask.command));
+  const could = waiting.filter((call) => worker.commands.includes(call.ask.command));
   if (free) same(could.length, 0, `${worker.id} is free, yet requests that it could serve wait`);
 }
 

@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
 import { run } from '../../src/dispatch/run.ts';
-import type { FakeWorker, Told } from './host.ts';
+import type { Call, FakeWorker } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
 const [linkIds, first] = [
@@ -17,7 +17,7 @@ describe('admission', () => {
       code: 5,
       message: 'pool: expected one of this node\'s pools (p), got "q"',
     });
-    // A name that a caller makes up is no label.
+    // Names that callers make up must not become labels of a metric.
     expect(host.outcomes).toEqual([]);
   });
 
@@ -32,10 +32,10 @@ describe('admission', () => {
 
   test('a request for an unknown command waits while the pool has no worker, and is refused once it has one', () => {
     const host = new Host();
-    const told = host.submit({ command: 'x' });
-    expect(told.ends).toBe(0);
+    const call = host.submit({ command: 'x' });
+    expect(call.ends).toBe(0);
     host.addWorker();
-    expect(told.error?.code).toBe(5);
+    expect(call.error?.code).toBe(5);
   });
 
   test('a plain call of a command that streams is refused, and leaves all numbers at 0', () => {
@@ -129,7 +129,7 @@ describe('choice of a worker', () => {
     host.submit({ command: 'c' });
     const waiting = [host.submit({ command: 'd' }), host.submit({ command: 'c' })];
     host.answer(c, first(c));
-    expect(waiting.map((told) => told.sentTo)).toEqual([[], [c.id]]);
+    expect(waiting.map((call) => call.sentTo)).toEqual([[], [c.id]]);
     host.answer(d, first(d));
     expect(waiting[0]?.sentTo).toEqual([d.id]);
   });
@@ -139,9 +139,9 @@ describe('end of a worker', () => {
   test('a request that may have begun fails when its worker ends, with the reason', () => {
     const host = new Host();
     const worker = host.addWorker();
-    const told = host.submit();
+    const call = host.submit();
     host.remove(worker, 'memory_hard');
-    expect(told.error).toMatchObject({
+    expect(call.error).toMatchObject({
       code: 14,
       message: 'worker w0 ended (memory_hard) while it had the request: ended by SIGKILL',
       exitReason: 'memory_hard',
@@ -156,32 +156,32 @@ describe('end of a worker', () => {
     for (const linkId of linkIds(worker)) worker.unwritten.add(linkId);
     host.remove(worker);
     const second = host.addWorker();
-    expect([...second.running.values()].map(({ told }) => told)).toEqual([a]);
+    expect([...second.running.values()].map(({ call }) => call)).toEqual([a]);
     host.answer(second, first(second));
     host.answer(second, first(second));
     host.answer(second, first(second));
-    expect([a, b, later].map((told) => told.result)).toEqual(['done', 'done', 'done']);
+    expect([a, b, later].map((call) => call.result)).toEqual(['done', 'done', 'done']);
   });
 
   test('an idempotent request whose worker ends runs again, at most maxAttempts times', () => {
     const host = new Host();
-    const told = host.submit({ idempotent: true });
+    const call = host.submit({ idempotent: true });
     for (let death = 0; death < 3; death += 1) {
-      expect(told.ends).toBe(0);
+      expect(call.ends).toBe(0);
       host.remove(host.addWorker());
     }
-    expect(told).toMatchObject({ ends: 1, error: { code: 14 }, sentTo: ['w0', 'w1', 'w2'] });
+    expect(call).toMatchObject({ ends: 1, error: { code: 14 }, sentTo: ['w0', 'w1', 'w2'] });
   });
 });
 
 describe('deadlines', () => {
   test('a request without a deadline ends after the pool’s timeout, with the name of the queue in which it waited', () => {
     const host = new Host();
-    const told = host.submit();
+    const call = host.submit();
     host.pass(999);
-    expect(told.ends).toBe(0);
+    expect(call.ends).toBe(0);
     host.pass(25);
-    expect(told.error).toMatchObject({
+    expect(call.error).toMatchObject({
       code: 4,
       message: 'the deadline passed after 1024 ms in the queue of pool p, which has no ready worker',
     });
@@ -190,15 +190,15 @@ describe('deadlines', () => {
   test('a running request is cancelled at its deadline, and keeps its place until the worker answers', () => {
     const host = new Host();
     const worker = host.addWorker();
-    const told = host.submit({ deadlineMs: host.nowMs + 100 });
+    const call = host.submit({ deadlineMs: host.nowMs + 100 });
     host.pass(130);
-    expect(told.error).toMatchObject({ code: 4, workerId: 'w0' });
+    expect(call.error).toMatchObject({ code: 4, workerId: 'w0' });
     expect(worker.cancelled).toEqual(linkIds(worker));
     const next = host.submit();
     expect(next.sentTo).toEqual([]);
     host.answer(worker, first(worker), { code: 1, message: 'cancelled' });
     expect(next.sentTo).toEqual(['w0']);
-    expect(told.ends).toBe(1);
+    expect(call.ends).toBe(1);
   });
 
   test('the timer is set for the earliest deadline, and is not set when nothing is due', () => {
@@ -231,7 +231,7 @@ test('a paused worker is reported when it is idle, and a spent max_requests is r
 });
 
 describe('sending ahead', () => {
-  /** A worker that runs one at a time, and has shown how long command c takes. */
+  /** Workers that run one request at a time and have run command c once, so that its run time is known. */
   function hostThatKnows(ranMs: number, workers = 1): Host {
     const host = new Host();
     for (let i = 0; i < workers; i += 1) {
@@ -242,7 +242,7 @@ describe('sending ahead', () => {
     return host;
   }
 
-  const sentTo = (told: readonly { readonly sentTo: readonly string[] }[]) => told.map((one) => one.sentTo.join(' '));
+  const sentTo = (call: readonly { readonly sentTo: readonly string[] }[]) => call.map((one) => one.sentTo.join(' '));
 
   test.each([
     { ranMs: 0, ahead: 0, what: 'are not sent ahead while their run time is unknown' },
@@ -250,23 +250,23 @@ describe('sending ahead', () => {
     { ranMs: 5, ahead: 0, what: 'that are long are not sent ahead' },
   ])('requests $what', ({ ranMs, ahead }) => {
     const host = hostThatKnows(ranMs);
-    const told = Array.from({ length: 4 }, () => host.submit());
-    expect(told.filter((one) => one.sentTo.length > 0)).toHaveLength(1 + ahead);
+    const call = Array.from({ length: 4 }, () => host.submit());
+    expect(call.filter((one) => one.sentTo.length > 0)).toHaveLength(1 + ahead);
   });
 
   test('nothing is sent ahead to a worker that does not mark what began, and no async command is sent ahead', () => {
     const host = new Host();
     host.dispatch.setPool('q', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 100 }));
     const silent = host.addWorker({ marksBegun: false });
-    const tells = host.addWorker({ marksBegun: true, pool: 'q', commands: ['async'] });
+    const marks = host.addWorker({ marksBegun: true, pool: 'q', commands: ['async'] });
     for (const [worker, ask] of [
       [silent, {}],
-      [tells, { pool: 'q', command: 'async' }],
+      [marks, { pool: 'q', command: 'async' }],
     ] as const) {
       host.submit(ask);
       host.answer(worker, first(worker), null, 0.01);
-      const told = [host.submit(ask), host.submit(ask)];
-      expect(sentTo(told)).toEqual([worker.id, '']);
+      const call = [host.submit(ask), host.submit(ask)];
+      expect(sentTo(call)).toEqual([worker.id, '']);
     }
   });
 
@@ -287,17 +287,17 @@ describe('sending ahead', () => {
     const host = hostThatKnows(0.1, 2);
     const [other, stuck] = host.workers;
     if (stuck === undefined || other === undefined) return;
-    const told = Array.from({ length: 6 }, () => host.submit());
-    expect(sentTo(told)).toEqual(['w1', 'w0', 'w1', 'w0', 'w1', 'w0']);
+    const call = Array.from({ length: 6 }, () => host.submit());
+    expect(sentTo(call)).toEqual(['w1', 'w0', 'w1', 'w0', 'w1', 'w0']);
     while (other.running.size > 0) host.answer(other, first(other), null, 0.1);
     host.pass(9);
     expect(stuck.recalled).toBe(false);
     host.pass(2);
     expect(stuck.recalled).toBe(true);
     host.giveBack(stuck);
-    expect(sentTo(told.filter((one) => one.ends === 0))).toEqual(['w1', 'w1 w0', 'w1 w0']);
-    expect([...other.running.values()].map(({ told: { ask } }) => ask.requestId)).toEqual(['4', '6']);
-    // Until it answers, it gets no more.
+    expect(sentTo(call.filter((one) => one.ends === 0))).toEqual(['w1', 'w1 w0', 'w1 w0']);
+    expect([...other.running.values()].map(({ call: { ask } }) => ask.requestId)).toEqual(['4', '6']);
+    // The worker gets no more requests until it answers.
     const more = Array.from({ length: 3 }, () => host.submit());
     expect(sentTo(more)).toEqual(['w0', 'w0', 'w0']);
   });
@@ -306,33 +306,33 @@ describe('sending ahead', () => {
     const host = hostThatKnows(0.1);
     const [worker] = host.workers;
     if (worker === undefined) return;
-    const told = [host.submit(), host.submit(), host.submit()];
+    const call = [host.submit(), host.submit(), host.submit()];
     host.remove(worker);
-    expect(told.map((one) => one.error?.code)).toEqual([14, undefined, undefined]);
+    expect(call.map((one) => one.error?.code)).toEqual([14, undefined, undefined]);
     const next = host.addWorker();
     host.answer(next, first(next));
-    expect(sentTo(told)).toEqual(['w0', 'w0 w1', 'w0 w1']);
+    expect(sentTo(call)).toEqual(['w0', 'w0 w1', 'w0 w1']);
   });
 
   test('a worker that leaves gets no more requests, and those that it returns run elsewhere', () => {
     const host = hostThatKnows(0.1);
     const [worker] = host.workers;
     if (worker === undefined) return;
-    const told = [host.submit(), host.submit()];
+    const call = [host.submit(), host.submit()];
     worker.leaving = true;
     host.dispatch.onLeaving('w0');
     host.giveBack(worker);
     host.answer(worker, first(worker), null, 0.1);
-    expect(told.map((one) => one.request?.run)).toEqual([run.ended, run.queued]);
+    expect(call.map((one) => one.request?.run)).toEqual([run.ended, run.queued]);
     host.addWorker();
-    expect(sentTo(told)).toEqual(['w0', 'w0 w1']);
+    expect(sentTo(call)).toEqual(['w0', 'w0 w1']);
   });
 
   test('nothing is sent ahead to a worker that has many payload bytes', () => {
     const host = hostThatKnows(0.01);
     host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 2 ** 30 }));
-    const told = Array.from({ length: 4 }, () => host.submit({ payload: Buffer.alloc(prefetchMaxBytes / 2) }));
-    expect(sentTo(told)).toEqual(['w0', 'w0', '', '']);
+    const call = Array.from({ length: 4 }, () => host.submit({ payload: Buffer.alloc(prefetchMaxBytes / 2) }));
+    expect(sentTo(call)).toEqual(['w0', 'w0', '', '']);
   });
 
   test('a link id that has wrapped counts as later than the last begun one', () => {
@@ -349,39 +349,39 @@ describe('sending ahead', () => {
 
 describe('a caller that does not keep up with a stream', () => {
   const stream = { command: 'stream', streams: true, hasCallerId: true, requestId: 'r' };
-  const linkIdOf = ({ request }: Told): number => request?.linkId ?? expect.fail('it was refused');
+  const linkIdOf = ({ request }: Call): number => request?.linkId ?? expect.fail('it was refused');
 
   test('makes the worker hold back chunks until the caller has read enough', () => {
     const host = new Host();
     const worker = host.addWorker({ commands: ['stream'] });
-    const told = host.submit({ command: 'stream', streams: true });
-    host.pause(told);
-    host.pause(told);
-    expect([...worker.held]).toEqual([linkIdOf(told)]);
-    host.resume(told);
+    const call = host.submit({ command: 'stream', streams: true });
+    host.pause(call);
+    host.pause(call);
+    expect([...worker.held]).toEqual([linkIdOf(call)]);
+    host.resume(call);
     expect([...worker.held]).toEqual([]);
-    host.answer(worker, linkIdOf(told));
-    host.pause(told);
+    host.answer(worker, linkIdOf(call));
+    host.pause(call);
     expect([...worker.held]).toEqual([]);
   });
 
   test('makes the next worker hold back chunks too, when the request runs again', () => {
     const host = new Host();
     const dies = host.addWorker({ commands: ['stream'] });
-    const told = host.submit({ command: 'stream', streams: true, idempotent: true });
-    host.pause(told);
+    const call = host.submit({ command: 'stream', streams: true, idempotent: true });
+    host.pause(call);
     host.remove(dies);
     const next = host.addWorker({ commands: ['stream'] });
-    expect([...next.held]).toEqual([linkIdOf(told)]);
+    expect([...next.held]).toEqual([linkIdOf(call)]);
   });
 
   test.each(['running', 'kept'])('makes the worker hold back chunks on its next link too: request %s', (state) => {
     const host = new Host();
     const worker = host.addWorker({ commands: ['stream'] });
-    const told = host.submit(stream);
-    const id = linkIdOf(told);
+    const call = host.submit(stream);
+    const id = linkIdOf(call);
     host.dispatch.onChunk(worker.id, id, Buffer.from('0'), '');
-    host.pause(told);
+    host.pause(call);
     const payload = Buffer.from('payload');
     const held = {
       ...{ id, request_id: 'r', command: 'stream', keep: true, ended: state === 'kept', cancelled: false },
@@ -497,8 +497,8 @@ describe('requests that run on after their deadline', () => {
   test('a request that has not begun is not reported as overdue', () => {
     const host = killing();
     const worker = host.addWorker({ marksBegun: true });
-    const told = host.submit({ deadlineMs: host.nowMs + 100 });
-    worker.lastBegunLinkId = (told.request?.linkId ?? 0) - 1;
+    const call = host.submit({ deadlineMs: host.nowMs + 100 });
+    worker.lastBegunLinkId = (call.request?.linkId ?? 0) - 1;
     host.pass(5_000);
     host.pass(5_000);
     expect(host.overdue).toEqual([]);
@@ -512,14 +512,14 @@ describe('requests that crash their workers', () => {
     const host = new Host();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
     host.addWorker();
-    const told = host.submit(poisoned);
+    const call = host.submit(poisoned);
     host.addWorker();
     host.remove(host.workers[0] as FakeWorker);
-    expect(told.sentTo).toEqual(['w0', 'w1']);
+    expect(call.sentTo).toEqual(['w0', 'w1']);
     host.addWorker();
     host.remove(host.workers[1] as FakeWorker);
     const message = 'this request to c was running in 2 workers when they crashed; it is refused for now (poison.for)';
-    expect(told.error).toMatchObject({ code: 9, message });
+    expect(call.error).toMatchObject({ code: 9, message });
     expect(host.poisoned).toEqual([
       'request 0 (c, 6 bytes) was running in 2 workers that crashed: refused from now on',
     ]);
@@ -605,12 +605,12 @@ describe('sessions', () => {
     host.answer(b, first(b));
     expect(other.sentTo).toEqual([b.id]);
     host.answer(b, first(b));
-    // Nobody is kept out by a queue in which only the session waits.
+    // A queue in which only requests of the session wait does not refuse other requests.
     expect(host.dispatch.poolStats('p').queued).toBe(100);
     expect(host.submit().sentTo).toEqual([b.id]);
     host.answer(a, first(a));
     expect(hot.map(({ sentTo }) => sentTo.length)).toEqual([1, ...Array(99).fill(0)]);
-    // Its worker goes: any may have it, the oldest first.
+    // The session's worker ends, so any worker may take its requests, the oldest first.
     host.answer(b, first(b));
     host.remove(a);
     expect(hot.map(({ sentTo }) => sentTo.at(-1)).slice(0, 3)).toEqual([a.id, b.id, undefined]);
@@ -665,7 +665,7 @@ describe('roll-out of a new version', () => {
     expect(other.sentTo).toEqual([old.id]);
     host.answer(fresh, first(fresh));
     expect(waiting[0]?.sentTo).toEqual([fresh.id]);
-    // Nobody offers it any more.
+    // No worker offers the command any more.
     host.remove(fresh);
     host.answer(old, first(old));
     expect(waiting.at(-1)?.error).toMatchObject({ code: 5 });
@@ -679,7 +679,7 @@ describe('may_have_begun of errors', () => {
     ...{ payload: Buffer.alloc(0), content_type: '', ran_us },
     error: { code, type: '', message: 'm', traceback: '' },
   });
-  const cases: [string, boolean, (host: Host) => Told][] = [
+  const cases: [string, boolean, (host: Host) => Call][] = [
     ['the pool is unknown', false, (host) => host.submit({ pool: 'q' })],
     [
       'the command is unknown',
@@ -701,9 +701,9 @@ describe('may_have_begun of errors', () => {
       'the pool closes',
       false,
       (host) => {
-        const told = host.submit();
+        const call = host.submit();
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
-        return told;
+        return call;
       },
     ],
     [
@@ -711,18 +711,18 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         host.dispatch.expectWorker('p', 'old');
-        const told = host.submit({ hasCallerId: true });
+        const call = host.submit({ hasCallerId: true });
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
-        return told;
+        return call;
       },
     ],
     [
       'the deadline passes in the queue',
       false,
       (host) => {
-        const told = host.submit({ deadlineMs: host.nowMs + 50 });
+        const call = host.submit({ deadlineMs: host.nowMs + 50 });
         host.pass(100);
-        return told;
+        return call;
       },
     ],
     [
@@ -730,9 +730,9 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit({ deadlineMs: host.nowMs + 50 });
+        const call = host.submit({ deadlineMs: host.nowMs + 50 });
         host.pass(100);
-        return told;
+        return call;
       },
     ],
     [
@@ -740,9 +740,9 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         const worker = host.addWorker();
-        const told = host.submit();
+        const call = host.submit();
         host.remove(worker);
-        return told;
+        return call;
       },
     ],
     [
@@ -750,10 +750,10 @@ describe('may_have_begun of errors', () => {
       false,
       (host) => {
         const worker = host.addWorker({ marksBegun: true });
-        const told = host.submit();
+        const call = host.submit();
         host.dispatch.removeWorker(worker.id, { ...death, lastBegunLinkId: 0 });
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
-        return told;
+        return call;
       },
     ],
     [
@@ -761,10 +761,10 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         const worker = host.addWorker();
-        const told = host.submit({ idempotent: true });
+        const call = host.submit({ idempotent: true });
         host.remove(worker);
         host.dispatch.setPoolOpen('p', { open: false, reason: 'r', refuseQueued: true });
-        return told;
+        return call;
       },
     ],
     [
@@ -772,9 +772,9 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit({ requestId: 'a', hasCallerId: true });
+        const call = host.submit({ requestId: 'a', hasCallerId: true });
         host.submit({ requestId: 'a', hasCallerId: true });
-        return told;
+        return call;
       },
     ],
     [
@@ -782,9 +782,9 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit();
+        const call = host.submit();
         host.dispatch.onResult('w0', 1, failed(5));
-        return told;
+        return call;
       },
     ],
     [
@@ -792,9 +792,9 @@ describe('may_have_begun of errors', () => {
       false,
       (host) => {
         host.addWorker();
-        const told = host.submit();
+        const call = host.submit();
         host.dispatch.onResult('w0', 1, failed(0, 3));
-        return told;
+        return call;
       },
     ],
     [
@@ -802,9 +802,9 @@ describe('may_have_begun of errors', () => {
       true,
       (host) => {
         host.addWorker();
-        const told = host.submit({ hasCallerId: true });
+        const call = host.submit({ hasCallerId: true });
         host.dispatch.onResult('w0', 1, failed(0, 15));
-        return told;
+        return call;
       },
     ],
   ];
@@ -837,17 +837,17 @@ test('a reload may change poison.after up and down, and requests are refused by 
   const poison = (after: number) => host.dispatch.setPool('p', poolLimits({ poison: { after, forMs: 60_000 } }));
   const crash = (payload: string) => {
     const worker = host.addWorker();
-    const told = host.submit({ payload: Buffer.from(payload) });
+    const call = host.submit({ payload: Buffer.from(payload) });
     host.remove(worker);
-    return told.error?.code;
+    return call.error?.code;
   };
   poison(2);
   expect([crash('a'), crash('a')]).toEqual([14, 9]);
   poison(3);
-  // Not poison any more; the third crash makes it one again.
+  // `a` is no longer refused, until its third crash.
   expect([crash('a'), crash('b')]).toEqual([9, 14]);
   poison(4);
-  // Suspected again, and answered: forgiven.
+  // `a` is only suspected now, and answered, so it is forgiven.
   const worker = host.addWorker();
   host.submit({ payload: Buffer.from('a') });
   host.answer(worker, first(worker), null, 1);
@@ -897,17 +897,17 @@ test('a caller gets reports of progress while its command runs, and a call that 
     { fraction: 0.5, message: 'half' },
     { fraction: 0.9, message: 'most' },
   ];
-  const told = host.submit({ requestId: 'r', hasCallerId: true });
+  const call = host.submit({ requestId: 'r', hasCallerId: true });
   const id = first(worker);
   expect(host.dispatch.progressOf(worker.id)).toBeNull();
   host.dispatch.onProgress(worker.id, [{ id, ...half }]);
-  expect(told.reports).toEqual([half]);
+  expect(call.reports).toEqual([half]);
   expect(host.dispatch.progressOf(worker.id)).toEqual(half);
 
-  host.settle(told, false);
+  host.settle(call, false);
   host.dispatch.onProgress(worker.id, [{ id, ...most }]);
   const again = host.submit({ requestId: 'r', hasCallerId: true });
-  expect([told.reports, again.reports]).toEqual([[half], [most]]);
+  expect([call.reports, again.reports]).toEqual([[half], [most]]);
 
   host.cancel(again);
   host.dispatch.onProgress(worker.id, [{ id, ...half }]);

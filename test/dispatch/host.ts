@@ -1,5 +1,6 @@
 import { crc32 } from 'node:zlib';
 import { expect } from 'vitest';
+import type { DispatchOptions } from '../../src/dispatch/core.ts';
 import { newCounters } from '../../src/dispatch/counters.ts';
 import type { Dispatch, Outcome, PoolLimits } from '../../src/dispatch/dispatch.ts';
 import { createDispatch } from '../../src/dispatch/dispatch.ts';
@@ -8,37 +9,37 @@ import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import type { ReportedProgress } from '../../src/domain/evidence.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 
-/** One request as its caller sees it. */
-export interface Told {
+/** One call as its caller sees it. */
+export interface Call {
   readonly ask: RequestSpec;
   request: Request | undefined;
-  answers: ResponseSink | undefined;
+  readonly sink: ResponseSink;
   readonly chunks: string[];
   readonly reports: ReportedProgress[];
   result: string | undefined;
   error: RequestError | undefined;
-  /** Results and errors; more than one would be a lie. */
+  /** Results and errors: at most one is right. */
   ends: number;
-  /** Workers it was written to, in order. */
+  /** The workers that the request was sent to, in order. */
   readonly sentTo: string[];
-  /** A worker has ended that may have begun it. */
+  /** A worker that may have begun the request has ended. */
   mayHaveRun: boolean;
 }
 
-/** A worker as dispatch's link to it sees it. */
+/** A worker as dispatch sees it through its link. */
 export interface FakeWorker {
   readonly id: string;
   readonly pool: string;
   readonly concurrency: number;
   readonly commands: readonly string[];
-  readonly running: Map<number, { readonly request: LinkRequest; readonly told: Told }>;
+  readonly running: Map<number, { readonly request: LinkRequest; readonly call: Call }>;
   readonly cancelled: number[];
   readonly acked: number[];
   readonly replayed: number[];
-  /** Link ids whose chunks it holds back. */
+  /** Link ids of requests whose chunks the worker holds back. */
   readonly held: Set<number>;
   readonly unwritten: Set<number>;
-  /** Link ids of what it has not begun, in order. */
+  /** Link ids of requests that have not begun, in order. */
   readonly waiting: number[];
   readonly marksBegun: boolean;
   lastBegunLinkId: number;
@@ -70,11 +71,28 @@ export function poolLimits(patch: Partial<PoolLimits> = {}): PoolLimits {
   };
 }
 
-/** Dispatch with a clock, callers and workers that only remember. */
+/** Options whose callbacks do nothing, with the real clock and checksums. */
+export function silentOptions(unclaimed: DispatchOptions['unclaimed']): DispatchOptions {
+  return {
+    nowMs: () => performance.now(),
+    onIdle: () => undefined,
+    onBudgetSpent: () => undefined,
+    onOutcome: () => undefined,
+    onFailed: () => undefined,
+    onOverdue: () => undefined,
+    onPoisoned: () => undefined,
+    checksum: crc32,
+    fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
+    onDeadline: () => undefined,
+    unclaimed,
+  };
+}
+
+/** Dispatch with a clock that a test moves, and with callers and workers that only record what they get. */
 export class Host {
   nowMs = 1_000;
   armedAtMs = Number.POSITIVE_INFINITY;
-  readonly told: Told[] = [];
+  readonly calls: Call[] = [];
   readonly workers: FakeWorker[] = [];
   readonly outcomes: Outcome[] = [];
   /** Ids of requests that failed in workers. */
@@ -86,6 +104,7 @@ export class Host {
   readonly budget = createMemoryBudget(1024 * 1024);
   readonly unclaimed = this.budget.account();
   readonly dispatch: Dispatch = createDispatch({
+    ...silentOptions(this.unclaimed),
     nowMs: () => this.nowMs,
     onIdle: (workerId) => this.idle.push(workerId),
     onBudgetSpent: (workerId) => this.spent.push(workerId),
@@ -93,25 +112,22 @@ export class Host {
     onFailed: ({ requestId }) => this.failed.push(requestId),
     onOverdue: (workerId) => this.overdue.push(workerId),
     onPoisoned: (_pool, message) => this.poisoned.push(message),
-    checksum: crc32,
-    fingerprint: ({ command, payload }) => `${command} ${payload.toString()}`,
     onDeadline: (atMs) => {
       this.armedAtMs = atMs;
     },
-    unclaimed: this.unclaimed,
   });
 
   constructor() {
     this.dispatch.setPool('p', poolLimits());
   }
 
-  submit(patch: Partial<RequestSpec> = {}): Told {
+  submit(patch: Partial<RequestSpec> = {}): Call {
     const ask: RequestSpec = {
       pool: 'p',
       command: 'c',
       payload: Buffer.from('payload'),
       contentType: '',
-      requestId: String(this.told.length),
+      requestId: String(this.calls.length),
       hasCallerId: false,
       sessionId: '',
       idempotent: false,
@@ -119,10 +135,22 @@ export class Host {
       streams: false,
       ...patch,
     };
-    const told: Told = {
+    const call: Call = {
       ask,
       request: undefined,
-      answers: undefined,
+      sink: {
+        chunk: (payload) => call.chunks.push(payload.toString()),
+        result: (payload) => {
+          call.ends += 1;
+          call.result = payload.toString();
+          return 0;
+        },
+        error: (error) => {
+          call.ends += 1;
+          call.error = error;
+        },
+        progress: (report) => call.reports.push(report),
+      },
       chunks: [],
       reports: [],
       result: undefined,
@@ -131,39 +159,26 @@ export class Host {
       sentTo: [],
       mayHaveRun: false,
     };
-    this.told.push(told);
-    told.answers = {
-      chunk: (payload) => told.chunks.push(payload.toString()),
-      result: (payload) => {
-        told.ends += 1;
-        told.result = payload.toString();
-        return 0;
-      },
-      error: (error) => {
-        told.ends += 1;
-        told.error = error;
-      },
-      progress: (report) => told.reports.push(report),
-    };
-    told.request = this.dispatch.submit(ask, told.answers);
-    return told;
+    this.calls.push(call);
+    call.request = this.dispatch.submit(ask, call.sink);
+    return call;
   }
 
-  cancel({ request, answers }: Told): void {
-    if (request !== undefined && answers !== undefined) this.dispatch.cancel(request, answers);
+  cancel({ request, sink }: Call): void {
+    if (request !== undefined) this.dispatch.cancel(request, sink);
   }
 
-  pause({ request, answers }: Told): void {
-    if (request !== undefined && answers !== undefined) this.dispatch.pause(request, answers);
+  pause({ request, sink }: Call): void {
+    if (request !== undefined) this.dispatch.pause(request, sink);
   }
 
-  resume({ request, answers }: Told): void {
-    if (request !== undefined && answers !== undefined) this.dispatch.resume(request, answers);
+  resume({ request, sink }: Call): void {
+    if (request !== undefined) this.dispatch.resume(request, sink);
   }
 
-  /** Its call is over. */
-  settle({ request, answers }: Told, delivered: boolean): void {
-    if (request !== undefined && answers !== undefined) this.dispatch.settle(request, answers, delivered);
+  /** The call is over. */
+  settle({ request, sink }: Call, delivered: boolean): void {
+    if (request !== undefined) this.dispatch.settle(request, sink, delivered);
   }
 
   addWorker(options: WorkerOptions = {}): FakeWorker {
@@ -206,13 +221,13 @@ export class Host {
       paused: options.paused ?? false,
       link: {
         request: (request) => {
-          const told = this.told.findLast(({ ask }) => ask.requestId === request.request_id);
-          if (told === undefined) throw new Error(`no request ${request.request_id}`);
+          const call = this.calls.findLast(({ ask }) => ask.requestId === request.request_id);
+          if (call === undefined) throw new Error(`no request ${request.request_id}`);
           expect(worker.removed || worker.paused || worker.leaving, `${worker.id} takes no requests`).toBe(false);
-          worker.running.set(request.id, { request, told });
+          worker.running.set(request.id, { request, call });
           worker.waiting.push(request.id);
           this.begin(worker);
-          told.sentTo.push(worker.id);
+          call.sentTo.push(worker.id);
         },
         cancel: (linkId) => worker.cancelled.push(linkId),
         ack: (linkId) => worker.acked.push(linkId),
@@ -230,12 +245,12 @@ export class Host {
     return worker;
   }
 
-  /** Its line broke, and it has dialled again: what it has on the new one. */
+  /** The worker's link broke, and it has dialled again. Returns the worker on its new link. */
   reattach({ id, pool, concurrency, commands, marksBegun }: FakeWorker, resumed: Resumed, paused = false): FakeWorker {
     return this.addWorker({ id, pool, concurrency, commands, marksBegun, resumed, paused });
   }
 
-  /** It begins as many as it may run at once, in order. */
+  /** The worker begins as many requests as it may run at once, in order. */
   private begin(worker: FakeWorker): void {
     while (!worker.removed && worker.running.size - worker.waiting.length < worker.concurrency) {
       const linkId = worker.waiting.shift();
@@ -244,7 +259,7 @@ export class Host {
     }
   }
 
-  /** It gives back what it has not begun. */
+  /** The worker returns the requests that it has not begun. */
   giveBack(worker: FakeWorker): void {
     const linkIds = worker.waiting.splice(0);
     for (const linkId of linkIds) worker.running.delete(linkId);
@@ -252,17 +267,17 @@ export class Host {
     this.dispatch.onReturned(worker.id, linkIds);
   }
 
-  /** The worker answers one of what it has. */
+  /** The worker answers one of its requests. */
   answer(worker: FakeWorker, linkId: number, error: { code: number; message: string } | null = null, ranMs = 0): void {
     worker.running.delete(linkId);
     const at = worker.waiting.indexOf(linkId);
     if (at >= 0) worker.waiting.splice(at, 1);
     this.begin(worker);
-    const told = error === null ? null : { type: 'E', traceback: '', ...error };
+    const failure = error === null ? null : { type: 'E', traceback: '', ...error };
     const result = {
       payload: Buffer.from('done'),
       content_type: 'application/json',
-      error: told,
+      error: failure,
       ran_us: ranMs * 1000,
     };
     this.dispatch.onResult(worker.id, linkId, result);
@@ -270,9 +285,9 @@ export class Host {
 
   remove(worker: FakeWorker, reason = 'signal', crashed = true): void {
     worker.removed = true;
-    for (const [linkId, { told }] of worker.running) {
+    for (const [linkId, { call }] of worker.running) {
       const neverBegan = worker.unwritten.has(linkId) || (worker.marksBegun && worker.waiting.includes(linkId));
-      if (!neverBegan) told.mayHaveRun = true;
+      if (!neverBegan) call.mayHaveRun = true;
     }
     const lastBegunLinkId = worker.marksBegun ? worker.lastBegunLinkId : null;
     this.dispatch.removeWorker(worker.id, {

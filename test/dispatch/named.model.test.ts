@@ -5,18 +5,18 @@ import { newCounters } from '../../src/dispatch/counters.ts';
 import { code } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { Told } from './host.ts';
+import type { Call } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
-// Named requests, whose callers, links, workers and agents come and go: docs/delivery.md says what must hold.
+// Named requests while callers, links, workers and agents come and go. docs/delivery.md says what must hold.
 
 const keepMs = 500;
 const never = Number.POSITIVE_INFINITY;
-/** What a command that streams says, in this order. */
+/** The chunks of a command that streams, in order. */
 const said = ['0', '1', '2'];
 const names = ['a', 'b', 'stream-a', 'stream-b'];
 
-/** A request in a worker: on its way there, running, or answered and kept. */
+/** A request in a worker: on its way to it, running, or answered and kept. */
 interface Run {
   readonly request: LinkRequest;
   readonly arrivesAtMs: number;
@@ -25,11 +25,11 @@ interface Run {
   state: 'coming' | 'running' | 'kept';
 }
 
-/** A process, which outlives its links and its agents. */
+/** A worker's process, which outlives its links and its agents. */
 interface Worker {
   readonly id: string;
   readonly runs: Map<number, Run>;
-  /** Answers that it was asked for again. */
+  /** Link ids of requested replays. */
   replays: number[];
   lastId: number;
   completed: number;
@@ -37,17 +37,17 @@ interface Worker {
   attached: boolean;
 }
 
-interface Call {
+interface Asked {
   readonly name: string;
-  readonly told: Told;
+  readonly call: Call;
   isOpen: boolean;
 }
 
 class World {
   host = this.#newHost();
   readonly workers: Worker[] = [];
-  calls: Call[] = [];
-  /** How often each name was begun since it could last be forgotten, and when its last caller left. */
+  calls: Asked[] = [];
+  /** By name: how often the request began since it could last be forgotten, and when its last caller left. */
   readonly begun = new Map<string, number>();
   readonly left = new Map<string, { atMs: number; deadlineMs: number }>();
   #nextWorker = 0;
@@ -67,33 +67,33 @@ class World {
     const { host } = this;
     const left = this.left.get(name);
     if (left !== undefined && host.nowMs >= Math.min(left.deadlineMs, left.atMs + keepMs)) this.mayForget(name);
-    const told = host.submit({
+    const call = host.submit({
       ...{ requestId: name, hasCallerId: true, sessionId, command: name.startsWith('stream') ? 'stream' : 'c' },
       ...{ payload: Buffer.from(isSame ? name : 'another'), streams: true, deadlineMs: host.nowMs + timeoutMs },
     });
-    // A caller that named another payload than the request has is refused, and has nothing.
-    if (told.request === undefined) return same(told.ends, 1, 'ends of a refused call');
+    // A caller whose payload differs from the request's is refused, and has no request.
+    if (call.request === undefined) return same(call.ends, 1, 'ends of a refused call');
     this.left.delete(name);
-    this.calls.push({ name, told, isOpen: true });
+    this.calls.push({ name, call, isOpen: true });
   }
 
-  /** The call is over: its caller has read the answer, or may not have. */
-  settle(call: Call, delivered: boolean): void {
-    call.isOpen = false;
-    const { told, name } = call;
-    const isCurrent = told.request?.currentSink === told.answers && !isAnother(told);
-    this.host.settle(told, delivered && told.ends === 1);
+  /** The call is over. `delivered`: the caller has read the answer. */
+  settle(asked: Asked, delivered: boolean): void {
+    asked.isOpen = false;
+    const { call, name } = asked;
+    const isCurrent = call.request?.currentSink === call.sink && !isAnother(call);
+    this.host.settle(call, delivered && call.ends === 1);
     if (!isCurrent) return;
-    const isRead = told.ends === 1 && (delivered || told.error?.code === code.deadlineExceeded);
+    const isRead = call.ends === 1 && (delivered || call.error?.code === code.deadlineExceeded);
     if (isRead) this.mayForget(name);
-    else this.left.set(name, { atMs: this.host.nowMs, deadlineMs: told.request?.deadlineMs ?? 0 });
+    else this.left.set(name, { atMs: this.host.nowMs, deadlineMs: call.request?.deadlineMs ?? 0 });
   }
 
-  cancel(call: Call): void {
-    call.isOpen = false;
-    const isCurrent = call.told.request?.currentSink === call.told.answers && !isAnother(call.told);
-    this.host.cancel(call.told);
-    if (isCurrent) this.mayForget(call.name);
+  cancel(asked: Asked): void {
+    asked.isOpen = false;
+    const isCurrent = asked.call.request?.currentSink === asked.call.sink && !isAnother(asked.call);
+    this.host.cancel(asked.call);
+    if (isCurrent) this.mayForget(asked.name);
   }
 
   start(): void {
@@ -103,7 +103,7 @@ class World {
     this.attach(worker, null);
   }
 
-  /** With the first link of its life, or one after a break or with another agent, to which it says what it has. */
+  /** The worker dials. `resumed`: what it holds, if this is not its first link. */
   attach(worker: Worker, resumed: Resumed | null): void {
     const { host } = this;
     worker.attached = true;
@@ -136,18 +136,18 @@ class World {
     });
   }
 
-  /** Whoever waits for an answer must not lose it. */
+  /** The worker drops an answer. No caller may be waiting for it. */
   #acked(worker: Worker, linkId: number): void {
-    for (const { told, isOpen } of this.calls) {
-      const { request } = told;
-      const waits = isOpen && told.ends === 0 && request?.currentSink === told.answers;
+    for (const { call, isOpen } of this.calls) {
+      const { request } = call;
+      const waits = isOpen && call.ends === 0 && request?.currentSink === call.sink;
       const isIts = request?.workerId === worker.id && request.linkId === linkId;
       same(waits && isIts, false, 'an answer that a caller waits for is let go');
     }
     if (worker.runs.get(linkId)?.state === 'kept') worker.runs.delete(linkId);
   }
 
-  /** The next thing that it has to do: to read a request, to repeat an answer, to say one thing more. */
+  /** The worker does one thing: it replays an answer, reads a request, or sends a chunk or an end. */
   work(worker: Worker, which: number): void {
     if (!worker.attached) return;
     const replay = worker.replays.shift();
@@ -166,7 +166,7 @@ class World {
   }
 
   #begin(worker: Worker, linkId: number, run: Run): void {
-    // What was sent before it comes before it.
+    // Requests arrive in the order in which they were sent.
     for (const [earlier, { state }] of worker.runs) {
       if (earlier < linkId && state === 'coming') return this.work(worker, 0);
     }
@@ -203,7 +203,7 @@ class World {
     });
   }
 
-  /** Its link is gone, and with it what has not come. */
+  /** The link breaks, and requests that have not arrived are lost. */
   #loseLink(worker: Worker): void {
     worker.attached = false;
     for (const [linkId, { state }] of worker.runs) if (state === 'coming') worker.runs.delete(linkId);
@@ -229,7 +229,7 @@ class World {
     worker.alive = false;
     const end = { reason: 'signal', message: 'ended by SIGKILL', crashed: true, lastBegunLinkId: null };
     this.host.dispatch.removeWorker(worker.id, end);
-    // This agent never heard of what it had.
+    // The current agent never learned what the worker had.
     if (!worker.attached) for (const { request } of worker.runs.values()) this.mayForget(request.request_id);
     worker.attached = false;
     worker.runs.clear();
@@ -247,7 +247,7 @@ class World {
     for (const { id } of alive) this.host.dispatch.expectWorker('p', id);
     const held = new Set(alive.flatMap(({ runs }) => [...runs.values()].map(({ request }) => request.request_id)));
     for (const name of names) {
-      // It is not forgotten before its worker has dialled in.
+      // The request is not forgotten before its worker has dialled in.
       if (held.has(name)) this.left.set(name, { atMs: never, deadlineMs: never });
       else this.mayForget(name);
     }
@@ -265,40 +265,40 @@ class World {
       }
     }
     this.attach(worker, resumed);
-    for (const { name, told, isOpen } of this.calls) {
-      // It waited for that worker, which has another payload under the name, and nobody who asks for it.
+    for (const { name, call, isOpen } of this.calls) {
+      // This call waited for the worker, whose request of that name differs. The worker's request has no caller now.
       const isItsName = resumed.held.some(({ request_id }) => request_id === name);
-      if (!isOpen || !isItsName || !isAnother(told) || this.left.has(name)) continue;
+      if (!isOpen || !isItsName || !isAnother(call) || this.left.has(name)) continue;
       this.left.set(name, { atMs: this.host.nowMs, deadlineMs: this.host.nowMs });
     }
   }
 
   check(): void {
-    for (const { name, told, isOpen } of this.calls) {
+    for (const { name, call, isOpen } of this.calls) {
       if (!isOpen) continue;
-      same(told.ends <= 1, true, `one end for ${name}`);
-      same(told.chunks.join(), said.slice(0, told.chunks.length).join(), `chunks of ${name}`);
-      // Nobody has cancelled it: those calls are over.
-      same(told.error?.code === code.cancelled, false, `${name} is cancelled`);
-      // Whoever asks again sets another deadline.
-      const isCurrent = told.request?.currentSink === told.answers;
-      const isDue = (told.request?.deadlineMs ?? 0) <= this.host.nowMs;
-      const isEarly = isCurrent && told.error?.code === code.deadlineExceeded && !isDue;
+      same(call.ends <= 1, true, `one end for ${name}`);
+      same(call.chunks.join(), said.slice(0, call.chunks.length).join(), `chunks of ${name}`);
+      // Calls that cancelled are over, so no open call may be cancelled.
+      same(call.error?.code === code.cancelled, false, `${name} is cancelled`);
+      // A later call sets another deadline.
+      const isCurrent = call.request?.currentSink === call.sink;
+      const isDue = (call.request?.deadlineMs ?? 0) <= this.host.nowMs;
+      const isEarly = isCurrent && call.error?.code === code.deadlineExceeded && !isDue;
       same(isEarly, false, `${name} is ended before its deadline`);
-      if (told.result === undefined) continue;
-      same(told.result, name, 'the result');
-      same(told.chunks.length, name.startsWith('stream') ? said.length : 0, `chunks of ${name} with its result`);
+      if (call.result === undefined) continue;
+      same(call.result, name, 'the result');
+      same(call.chunks.length, name.startsWith('stream') ? said.length : 0, `chunks of ${name} with its result`);
     }
   }
 
-  /** Everything goes: whoever still waits is told, and nothing is left in memory. */
+  /** All workers and the pool end: each waiting call gets an error, and nothing is left in memory. */
   end(): void {
     const waiting = this.calls.filter(({ isOpen }) => isOpen);
     for (const worker of this.workers) if (worker.alive) this.die(worker);
     this.host.dispatch.removePool('p');
-    for (const { name, told } of waiting) same(told.ends, 1, `ends of ${name}`);
-    for (const call of waiting) this.settle(call, false);
-    // Past the farthest deadline.
+    for (const { name, call } of waiting) same(call.ends, 1, `ends of ${name}`);
+    for (const asked of waiting) this.settle(asked, false);
+    // The farthest deadline is over.
     this.host.pass(1e16);
     same(this.host.dispatch.expire(), never, 'nothing is left to be timed');
     same(this.host.unclaimed.usedBytes, 0, 'bytes held for callers who have left');
@@ -314,10 +314,10 @@ const move = (what: string, play: Move['play']): Move => ({ play, toString: () =
 const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
 const index = fc.nat({ max: 20 });
 
-/** The call was refused: a worker from before has another request of its name. */
-const isAnother = ({ error }: Told): boolean => error?.code === code.invalidArgument;
+/** The call was refused, because an adopted worker has a different request of its name. */
+const isAnother = ({ error }: Call): boolean => error?.code === code.invalidArgument;
 
-/** `expect` costs microseconds, and this is asked a million times. */
+/** `expect` takes microseconds, and this is called a million times. */
 function same<T>(actual: T, expected: T, what: string): void {
   if (actual !== expected) expect(actual, what).toBe(expected);
 }
@@ -335,12 +335,12 @@ const asks = fc
     ),
   );
 
-const ofCall = (what: string, play: (world: World, call: Call) => void) =>
+const ofCall = (what: string, play: (world: World, asked: Asked) => void) =>
   index.map((at) =>
     move(`${what} ${at}`, (world) => {
       const open = world.calls.filter(({ isOpen }) => isOpen);
-      const call = pick(open, at);
-      if (call !== undefined) play(world, call);
+      const asked = pick(open, at);
+      if (asked !== undefined) play(world, asked);
     }),
   );
 
@@ -356,9 +356,9 @@ const ofWorker = (what: string, play: (world: World, worker: Worker, which: numb
 const anyMove = fc.oneof(
   { weight: 8, arbitrary: asks },
   { weight: 14, arbitrary: ofWorker('work', (world, worker, which) => world.work(worker, which)) },
-  { weight: 4, arbitrary: ofCall('read', (world, call) => call.told.ends === 1 && world.settle(call, true)) },
-  { weight: 3, arbitrary: ofCall('break', (world, call) => world.settle(call, false)) },
-  { weight: 1, arbitrary: ofCall('cancel', (world, call) => world.cancel(call)) },
+  { weight: 4, arbitrary: ofCall('read', (world, asked) => asked.call.ends === 1 && world.settle(asked, true)) },
+  { weight: 3, arbitrary: ofCall('break', (world, asked) => world.settle(asked, false)) },
+  { weight: 1, arbitrary: ofCall('cancel', (world, asked) => world.cancel(asked)) },
   { weight: 2, arbitrary: ofWorker('redial', (world, worker) => worker.attached && world.redial(worker)) },
   { weight: 3, arbitrary: ofWorker('dial in', (world, worker) => world.dialIn(worker)) },
   { weight: 1, arbitrary: ofWorker('die', (world, worker) => world.die(worker)) },

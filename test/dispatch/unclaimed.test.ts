@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { beforeEach, expect, test } from 'vitest';
 import type { Request } from '../../src/dispatch/request.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { Told } from './host.ts';
+import type { Call } from './host.ts';
 import { Host, poolLimits } from './host.ts';
 
 const kib = 1024;
@@ -16,9 +16,9 @@ beforeEach(() => {
 });
 
 test('the payload of a named request without a caller counts as unclaimed until a caller is back', () => {
-  const told = host.submit(named('a'));
+  const call = host.submit(named('a'));
   expect(host.unclaimed.usedBytes).toBe(0);
-  host.settle(told, false);
+  host.settle(call, false);
   expect(host.unclaimed.usedBytes).toBeGreaterThan(payload.length);
   host.submit(named('a'));
   expect(host.unclaimed.usedBytes).toBe(0);
@@ -49,7 +49,7 @@ test('a forgotten request keeps no payload although its worker still has it', ()
 
 test('a waiting request without a caller is dropped if there is no room for it, and runs for a call that repeats it', () => {
   const all = Array.from({ length: 12 }, (_, i) => host.submit(named(String(i))));
-  for (const told of all) host.settle(told, false);
+  for (const call of all) host.settle(call, false);
   expect(host.unclaimed.usedBytes).toBeLessThanOrEqual(host.budget.maxBytes / 2);
   expect(host.dispatch.poolStats('p').queued).toBe(5);
   expect(all.map(({ ends }) => ends)).toEqual(Array(12).fill(0));
@@ -62,10 +62,10 @@ test('a waiting request without a caller is dropped if there is no room for it, 
 
 test('a running request without a caller is kept even if there is no room for it', () => {
   host.addWorker();
-  const told = host.submit(named('a'));
+  const call = host.submit(named('a'));
   const other = host.budget.account();
   other.add(host.budget.maxBytes);
-  host.settle(told, false);
+  host.settle(call, false);
   expect(host.budget.usedBytes).toBeGreaterThan(host.budget.maxBytes + payload.length);
 });
 
@@ -81,38 +81,38 @@ const moves = fc.array(
 
 test('in any order of events each payload without a caller counts as unclaimed, and in the end nothing does', () => {
   const play = (on: Host, what: string, at: number, which: number): void => {
-    const told = on.told[at % Math.max(1, on.told.length)];
+    const call = on.calls[at % Math.max(1, on.calls.length)];
     const living = on.workers.filter(({ removed }) => !removed);
     const worker = living[at % Math.max(1, living.length)];
     const linkId = [...(worker?.running.keys() ?? [])][which % Math.max(1, worker?.running.size ?? 0)];
     if (what === 'submit') on.submit({ ...named(`r${at % 6}`), payload: Buffer.alloc(at % 2 === 0 ? 10 : 90 * kib) });
     else if (what === 'add') on.addWorker({ concurrency: 2, marksBegun: true });
     else if (what === 'wait') on.pass(which * 40);
-    else if (what === 'leave' && told !== undefined) on.settle(told, false);
-    else if (what === 'read' && told !== undefined) on.settle(told, true);
-    else if (what === 'cancel' && told !== undefined) on.cancel(told);
+    else if (what === 'leave' && call !== undefined) on.settle(call, false);
+    else if (what === 'read' && call !== undefined) on.settle(call, true);
+    else if (what === 'cancel' && call !== undefined) on.cancel(call);
     else if (what === 'kill' && worker !== undefined) on.remove(worker);
     else if (what === 'answer' && worker !== undefined && linkId !== undefined) on.answer(worker, linkId);
-    else if (what === 'back' && worker !== undefined) breakLine(on, worker);
+    else if (what === 'back' && worker !== undefined) breakLink(on, worker);
   };
   const property = fc.property(moves, (drawn) => {
     const on = new Host();
     on.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9, keepMax: 3 }));
     for (const [what, at, which] of drawn) {
       play(on, what, at, which);
-      expect(on.unclaimed.usedBytes).toBeGreaterThanOrEqual(payloadsWithoutCaller(on.told));
-      expect(on.unclaimed.usedBytes).toBe(sum(requestsOf(on.told), ({ unclaimedBytes }) => unclaimedBytes));
+      expect(on.unclaimed.usedBytes).toBeGreaterThanOrEqual(payloadsWithoutCaller(on.calls));
+      expect(on.unclaimed.usedBytes).toBe(sum(requestsOf(on.calls), ({ unclaimedBytes }) => unclaimedBytes));
     }
-    for (const told of on.told) on.settle(told, true);
+    for (const call of on.calls) on.settle(call, true);
     for (let i = 0; i < 10; i += 1) on.pass(400);
     expect(on.unclaimed.usedBytes).toBe(0);
-    expect(payloadsWithoutCaller(on.told)).toBe(0);
+    expect(payloadsWithoutCaller(on.calls)).toBe(0);
   });
   fc.assert(property, { numRuns: 2_000, ...timeLimit });
 });
 
-/** It dials again, and knows of what it was sent, or of half of it. */
-function breakLine(on: Host, worker: Host['workers'][number]): void {
+/** The worker dials again, and holds all or half of the requests that it was sent. */
+function breakLink(on: Host, worker: Host['workers'][number]): void {
   const held = [...worker.running].map(([id, { request }]) => ({
     ...{ id, request_id: request.request_id, command: 'c', keep: true, ended: id % 2 === 0, cancelled: false },
     ...{ remaining_ms: 900, age_ms: 100, payload_bytes: request.payload.length, payload_crc32: 0 },
@@ -121,11 +121,11 @@ function breakLine(on: Host, worker: Host['workers'][number]): void {
   on.reattach(worker, { last_id: 1_000, completed: 0, failed: 0, held });
 }
 
-function requestsOf(all: readonly Told[]): Set<Request> {
+function requestsOf(all: readonly Call[]): Set<Request> {
   return new Set(all.flatMap(({ request }) => (request === undefined ? [] : [request])));
 }
 
-function payloadsWithoutCaller(all: readonly Told[]): number {
+function payloadsWithoutCaller(all: readonly Call[]): number {
   return sum(
     [...requestsOf(all)].filter(({ currentSink }) => currentSink === null),
     ({ payload: held }) => held.length,

@@ -146,7 +146,7 @@ test('stopping a server cuts a connection whose client does not hang up', async 
   socket.resume();
   await new Promise<void>((resolve) => socket.once('connect', () => resolve()));
   await api.stop(50);
-  // Nobody is there to read it.
+  // The client reads nothing.
   socket.write('x');
   await new Promise((resolve) => socket.once('close', resolve));
 });

@@ -3,8 +3,8 @@ import type { ClientHttp2Stream } from 'node:http2';
 type Fields = Readonly<Record<string, unknown>>;
 
 /**
- * The headers with which a raw gRPC call ended: its trailers, or its response where there is nothing else. Undefined: the
- * call has not ended. Errors of the stream are ignored.
+ * Returns the headers with which a raw gRPC call ended: its trailers, or its response headers if there is nothing else. Undefined:
+ * the call has not ended. Errors of the stream are ignored.
  */
 export function endOf(stream: ClientHttp2Stream): () => Fields | undefined {
   let end: Fields | undefined;

@@ -44,7 +44,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
           (error: object | null, answer: Record<string, unknown>) => (error === null ? resolve(answer) : reject(error)),
         );
       }),
-    /** The error that a streaming call ends with; undefined: it goes on. */
+    /** The error with which a streaming call ends; undefined: the call goes on. */
     watch: (request: object) => {
       const call = Object.assign(new EventEmitter(), { request, write: () => true });
       let ended: unknown;
@@ -54,7 +54,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
       service['Watch']?.(call);
       return ended;
     },
-    /** What a call that begins a roll is told. */
+    /** The messages that a call of RollPool receives. */
     roll: (request: object) => {
       const views: object[] = [];
       const write = (view: object) => views.push(view);

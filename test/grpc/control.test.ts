@@ -30,7 +30,7 @@ const huge = `\u001b[2J${'語'.repeat(100 * kib)}`;
 
 let dir: string;
 let api: ApiServer;
-/** A default client of grpc-js: it takes 4 MiB a message, as all of them do. */
+/** A default client of grpc-js. It accepts 4 MiB a message, as all gRPC clients do. */
 let client: Connection;
 let state: State;
 let exits: KeptExit[];
@@ -91,7 +91,7 @@ function stateOf(pools: readonly string[]): State {
   return step(initialState(), [{ type: 'config', config }], facts).state;
 }
 
-/** Ready ones; the first two offer so many commands each, of their own. */
+/** Adds ready workers. Each of the first two offers this many commands of its own. */
 function addWorkers(pool: string, count: number, commandsEach: number): void {
   const workers = new Map(state.workers);
   for (let slot = 0; slot < count; slot += 1) {
@@ -116,7 +116,7 @@ function exitOf(index: number, patch: Partial<KeptExit> = {}): KeptExit {
   return {
     ...{ workerId: `p-${index}`, pool: 'p', slot: index, generation: 1, pid: 1, reason: 'exit_code', unplanned: true },
     ...{ exit: { code: 1, signal: null }, message: '', startedAtMs: 1, spawnedAtMs: 1, readyAtMs: 1 },
-    // Several at once.
+    // Several workers in one step.
     exitedAtMs: 1 + Math.floor(index / 3),
     ...{ inFlight: 0, completed: 0, failed: 0, memoryBytes: 0, cpuMs: 0, start: null, account: null, evidence: null },
     ...patch,
@@ -263,7 +263,7 @@ test('an error of a large node is small enough for a client, whatever the caller
   expect(encodeURI((failure as Error).message).length).toBeLessThan(2_000);
 });
 
-/** A client that takes no answers: only trailers reach it. */
+/** A client that receives no answers. Only trailers reach it. */
 function deafClient(): ClientHttp2Session {
   const createConnection = () => dialSocket(join(dir, 'sock'));
   const session = connectHttp2('http://localhost', { createConnection, settings: { initialWindowSize: 0 } });
@@ -272,7 +272,7 @@ function deafClient(): ClientHttp2Session {
   return session;
 }
 
-/** The status of a call that takes no arguments; undefined: it has no end yet. */
+/** Begins a call without arguments. Returns its status; undefined: the call has not ended. */
 function begin(session: ClientHttp2Session, method: string): () => string | undefined {
   const headers = { ':method': 'POST', ':path': `/pitwarden.v1.Control/${method}`, 'content-type': 'application/grpc' };
   const stream = session.request(headers);
@@ -289,7 +289,7 @@ test('unread answers of Control count towards the budget, and further calls are 
   });
   expect(budget.usedBytes).toBeGreaterThan(20 * 1024 * kib);
   expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
-  // Others are served, even by an agent whose budget is all but full.
+  // Other connections are served even if the budget is almost full.
   const full = budget.account();
   full.add(budget.maxBytes - budget.usedBytes - 50 * kib);
   expect(await client.control('GetNode')).toMatchObject({ node_id: 'n' });

@@ -5,7 +5,7 @@ import { connect as connectHttp2, constants } from 'node:http2';
 import { connect as dialSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { crc32, gzipSync } from 'node:zlib';
+import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { newCounters } from '../../src/dispatch/counters.ts';
 import type { Dispatch } from '../../src/dispatch/dispatch.ts';
@@ -17,10 +17,10 @@ import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { services } from '../../src/grpc/proto.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
-import { poolLimits } from '../dispatch/host.ts';
+import { poolLimits, silentOptions } from '../dispatch/host.ts';
 import { connectDeaf } from '../e2e/deaf-caller.ts';
 
-// What requests hold is counted from their arrival until their callers have the answers, whatever becomes of both.
+// The memory of a request counts from its arrival until its caller has the answer, however either of them ends.
 
 const kib = 1024;
 const mib = 1024 * kib;
@@ -29,7 +29,7 @@ let path: string;
 let budget: MemoryBudget;
 let api: ApiServer;
 let dispatch: Dispatch;
-/** What the one worker was sent, and has not answered. */
+/** Requests that the only worker was sent and has not answered. */
 let sent: LinkRequest[];
 let sessions: ClientHttp2Session[];
 
@@ -39,19 +39,7 @@ beforeEach(async () => {
   budget = createMemoryBudget(128 * mib);
   sent = [];
   sessions = [];
-  dispatch = createDispatch({
-    nowMs: () => performance.now(),
-    onIdle: () => undefined,
-    onBudgetSpent: () => undefined,
-    onOutcome: () => undefined,
-    onFailed: () => undefined,
-    onOverdue: () => undefined,
-    onPoisoned: () => undefined,
-    checksum: crc32,
-    fingerprint: () => '',
-    onDeadline: () => undefined,
-    unclaimed: budget.account(),
-  });
+  dispatch = createDispatch(silentOptions(budget.account()));
   dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9, requestTimeoutMs: 60_000 }));
   addWorker();
   api = createServer({ messageMaxBytes: 16 * mib, budget });
@@ -155,7 +143,7 @@ test('a request of Submit holds its payload until its answer is written', async 
   const call = open(session, 'Submit');
   for (let id = 0; id < 4; id += 1) call.write(framed('Submit', { items: [{ request: request(id, 4 * mib) }] }));
   await eventually(() => expect(sent.length).toBe(4));
-  // Nobody reads: the HTTP/2 window takes 64 KiB of them.
+  // The client does not read, so the HTTP/2 window takes only 64 KiB of the answers.
   answerAll(200 * kib);
   expect(budget.usedBytes).toBeGreaterThan(16 * mib);
   call.resume();
@@ -173,7 +161,7 @@ test.each([false, true])(
       framed('Submit', { items: Array.from({ length: 12 }, (_, id) => ({ request: request(id, 10) })) }, isCompressed),
     );
     await eventually(() => expect(sent.length).toBe(12));
-    // More unread answers than that, and the agent takes no more of the stream.
+    // With this many unread answers the agent reads no more of the stream.
     answerAll(mib);
     await eventually(() => expect(budget.usedBytes).toBeGreaterThan(12 * mib));
     for (let id = 0; id < 4; id += 1) {
@@ -191,7 +179,7 @@ test.each([false, true])(
 );
 
 test('a request whose answer is not proven to be read counts towards the budget of its connection', async () => {
-  // It reads no PING.
+  // This client does not read the PING.
   const deaf = connectDeaf(path);
   deaf.send('Execute', request('a', 50 * kib));
   await eventually(() => expect(sent.length).toBe(1));

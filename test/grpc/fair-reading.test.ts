@@ -20,11 +20,11 @@ const framed = Buffer.concat([Buffer.from([0, 0, 0, 0, message.length]), message
 let dir: string;
 let path: string;
 let api: ApiServer;
-/** Calls of any kind that were begun. */
+/** How many calls of any kind have begun. */
 let begun: number;
-/** Messages of Submit that came. */
+/** How many messages of Submit have arrived. */
 let submitted: number;
-/** How many calls had been begun, and messages submitted, when each call of Execute came. */
+/** For each call of Execute: how many calls had begun and how many messages had arrived before it. */
 let before: { readonly begun: number; readonly submitted: number }[];
 
 beforeEach(async () => {
@@ -70,7 +70,7 @@ async function connected(): Promise<Socket> {
   return socket;
 }
 
-/** The kernel tells of sockets in the order in which they became readable, once no earlier event of theirs is left. */
+/** Waits until earlier socket events are handled. The kernel then reports sockets in the order in which they become readable. */
 async function turns(count: number): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }

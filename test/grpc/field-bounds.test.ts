@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { services, UnreadableMessage } from '../../src/grpc/proto.ts';
 
-/** Two bytes each: empty occurrences of a repeated field with a length. */
+/** Empty occurrences of a repeated field with a length, of two bytes each. */
 function empties(field: number, count: number): Buffer {
   return Buffer.alloc(2 * count, Buffer.from([(field << 3) | 2, 0]));
 }

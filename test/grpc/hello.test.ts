@@ -22,7 +22,7 @@ let path: string;
 let budget: MemoryBudget;
 let api: ApiServer;
 let refusals: LinkRefusal[];
-/** How many requests each attached worker said that it holds. */
+/** How many requests each attached worker reported in its hello. */
 let attached: number[];
 let close: (() => void)[];
 

@@ -1,6 +1,6 @@
-// HTTP/2 as bytes, for tests in which a client of Node's own would be too polite.
+// HTTP/2 frames as bytes, for tests in which a client misbehaves in ways that Node's client cannot.
 
-/** What a client says first. */
+/** The first bytes of a client. */
 export const opening = Buffer.concat([
   Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
   frame(4, 0, 0, Buffer.alloc(0)),
@@ -18,7 +18,7 @@ export function frame(type: number, flags: number, stream: number, payload: Buff
 const literal = (name: string, value: string): Buffer =>
   Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value)]);
 
-/** Begins the n-th call of a connection, which goes on. */
+/** Begins the n-th call of a connection, and leaves it open. */
 export function call(n: number, path: string): Buffer {
   const fields = { ':method': 'POST', ':scheme': 'http', ':path': path, ':authority': 'localhost' };
   const headers = { ...fields, 'content-type': 'application/grpc' };

@@ -27,7 +27,7 @@ let path: string;
 let budget: MemoryBudget;
 let api: ApiServer;
 let sessions: ClientHttp2Session[];
-/** Payload sizes of the calls that came to the service, which answers none until `answer` is called. */
+/** Payload sizes of the calls that reached the service. It answers none of them until `answer` is called. */
 let sizes: number[];
 let waiting: (() => void)[];
 
@@ -235,7 +235,7 @@ interface LinkFrame {
 
 interface LinkScene {
   readonly budget: MemoryBudget;
-  /** Payload sizes of the results that came, in their order. */
+  /** Payload sizes of the results that arrived, in order. */
   readonly results: number[];
   /** Opens the stream of a worker. */
   dial(): ClientHttp2Stream;
@@ -314,7 +314,7 @@ test('large results without room are read one at a time, and given up if they ta
     stream.write(large.subarray(0, 100));
   }
   await vi.waitFor(() => expect(linkBudget.usedBytes).toBeGreaterThan(14 * mib));
-  // Connections are not read in the order in which they were made: the last one has to come after the others.
+  // Connections are not read in the order in which they were made, so the last one waits until the others wait.
   await vi.waitFor(() => expect(waits).toHaveBeenCalledTimes(3));
   dial().write(large);
   await vi.waitFor(
@@ -324,7 +324,7 @@ test('large results without room are read one at a time, and given up if they ta
     },
     { timeout: 10_000, interval: 1 },
   );
-  // Two have room, and of the others each had its time.
+  // Two results had room, and each of the others had its time.
   expect(ended).toBe(3);
   expect(most).toBeLessThan(22 * mib);
 });

@@ -10,7 +10,7 @@ const mib = 1024 * 1024;
 
 const sharing = (budget: MemoryBudget): FrameBudget => ({ budget, largeFrames: 0 });
 
-/** A call that takes a frame and writes it when it is told to. */
+/** A call that takes a frame, and has written it when `write` is called. */
 function fakeCall(shared: FrameBudget = sharing(createMemoryBudget(64 * mib))) {
   const frames: Record<string, unknown>[] = [];
   let written = (): void => undefined;
@@ -30,7 +30,7 @@ function fakeCall(shared: FrameBudget = sharing(createMemoryBudget(64 * mib))) {
     link,
     unsent,
     frames,
-    /** The last frame has been written; what came up meanwhile goes out. */
+    /** The last frame has been written, so the next one goes out. */
     write: async () => {
       written();
       await nextTurn();

@@ -23,7 +23,7 @@ test('answers that are encoded into the same Buffer in one turn arrive unchanged
   const waiting: (() => void)[] = [];
   const sizes = [0, 1, 100, 5_000, 70_000, 300_000, 1_000_000, 3_000_000];
   api.server.addService(services.Execution, {
-    // All answered in one turn of the event loop, long before the first has left.
+    // All are answered in one turn of the event loop, long before the first answer has been sent.
     Execute: ({ request }: { request: Message }, callback: sendUnaryData<object>) => {
       waiting.push(() => callback(null, { payload: request.payload }));
       if (waiting.length === sizes.length) for (const answer of waiting) answer();

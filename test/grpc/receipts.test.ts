@@ -10,7 +10,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createReceipts } from '../../src/grpc/execution/receipts.ts';
 import { until } from '../e2e/agent.ts';
 
-// A real HTTP/2 connection over a unix socket, whose client reads when it is told to.
+// A real HTTP/2 connection over a unix socket, whose client reads only when the test lets it.
 
 let folder: string;
 let session: Http2Session;
@@ -56,7 +56,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** `pause` alone leaves Node reading into its buffer. */
+/** With `pause` alone Node would go on reading into its buffer. */
 function stopReading(): void {
   socket.pause();
   (socket as unknown as { readonly _handle: { readStop(): void } })._handle.readStop();
@@ -85,7 +85,7 @@ describe('receipts', () => {
     stopReading();
     const { receipts, seen } = record();
     receipts.add(1);
-    // Long enough for a PING to leave.
+    // A PING is sent within this time.
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(seen).toEqual([]);
     socket.destroy();
@@ -100,7 +100,7 @@ describe('receipts', () => {
   test('answers count as read when the client closes in order with nothing unread', async () => {
     const { receipts, seen } = record();
     receipts.add(1);
-    // Before a PING was sent.
+    // No PING has been sent yet.
     socket.end();
     await until(
       () => seen.length === 1,
@@ -151,7 +151,7 @@ describe('receipts', () => {
     for (let item = 0; item < 30_000; item += 1) receipts.add(item);
     expect(seen.length).toBeGreaterThanOrEqual(19_000);
     expect(seen.every(([, isRead]) => !isRead)).toBe(true);
-    // In order, none twice.
+    // All are in order, and none is there twice.
     expect(seen.map(([item]) => item)).toEqual(seen.map((_, index) => index));
   });
 });

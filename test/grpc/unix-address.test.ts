@@ -4,7 +4,7 @@ import { pathOfUnixAddress, unixAddress } from '../../src/grpc/unix-address.ts';
 test('unixAddress escapes each character of a path that has a meaning in a URI', () => {
   expect(unixAddress('/run/pitwarden/agent.sock')).toBe('unix:/run/pitwarden/agent.sock');
   expect(unixAddress('/C#/what?/50%25/a,b c/é')).toBe('unix:/C%23/what%3F/50%2525/a%2Cb%20c/%C3%A9');
-  // What is no Unicode must not throw.
+  // A path that is not valid Unicode must not throw.
   expect(unixAddress('/\ud800')).toBe('unix:/%EF%BF%BD');
 });
 

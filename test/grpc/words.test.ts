@@ -5,7 +5,7 @@ import { reasons } from '../../src/domain/reason.ts';
 
 const proto = readFileSync(new URL('../../proto/pitwarden/v1/control.proto', import.meta.url), 'utf8');
 
-/** The words that the comment above a field lists, one a line with its meaning. */
+/** The words that the comment above a field lists, one on each line with its meaning. */
 function wordsAt(message: string, field: string): string[] {
   const body = new RegExp(`^message ${message} \\{\\n(.*?)^\\}`, 'ms').exec(proto)?.[1] ?? '';
   const comment = new RegExp(`((?:^ *//.*\\n)+)^ *string ${field} = `, 'm').exec(body)?.[1] ?? '';

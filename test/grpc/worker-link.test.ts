@@ -5,7 +5,7 @@ import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
 import type { WorkerLinkSource } from '../../src/grpc/worker-link/source.ts';
 
-/** Calls of Attach; `said` is what the agent was told of them. */
+/** Calls of Attach. `said` lists what the agent learned of them. */
 function attachScene() {
   const said: string[] = [];
   let attach: ((call: unknown) => void) | undefined;

@@ -10,7 +10,7 @@ const hashTimes = (bytes: Buffer, times: number): string => {
 
 describe("tokens of a worker's chain", () => {
   const { secret, verifier } = newWorkerSecret();
-  /** As the SDK makes it. */
+  /** Makes a token as the SDK does. */
   const tokenOf = (dial: number): string => hashTimes(secret, dialsMax - dial);
 
   test('each next token is accepted, and becomes the verifier of the one after it', () => {

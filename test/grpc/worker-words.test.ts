@@ -85,13 +85,13 @@ test.each(['x', 'ü', '語', '😀', '%', ' '])(
   },
 );
 
-/** Of protobufjs. */
+/** The type of protobufjs. */
 const Long = protobuf.util.Long as unknown as {
   fromNumber(value: number, unsigned: boolean): object;
   isLong(value: unknown): boolean;
 };
 
-/** Every message of a worker, as it comes off the wire. */
+/** Encodes and decodes frames of workers as the agent does. */
 const { requestDeserialize: decode } = services.WorkerLink['Attach'] as never as {
   requestDeserialize(bytes: Buffer): WorkerFrame;
 };
@@ -123,7 +123,7 @@ const double = fc.oneof(
 const bytes = fc.constant(Buffer.from('1'));
 const wellNamed = fc.constantFrom('echo', 'sleep', 'x'.repeat(200));
 
-/** Drawn from link.proto itself, so that a field which is added there is drawn too. */
+/** Draws messages from link.proto itself, so that fields that are added there are drawn too. */
 function messageOf(type: protobuf.Type): fc.Arbitrary<object> {
   const fields = type.fieldsArray.map((field) => {
     const { name, resolvedType, repeated } = field.resolve();
@@ -135,7 +135,7 @@ function messageOf(type: protobuf.Type): fc.Arbitrary<object> {
 }
 
 function valuesOf(type: string, field: string): fc.Arbitrary<unknown> {
-  // Names that are refused as a whole would hide what becomes of the rest: half of them are good ones.
+  // Half of the names are valid: a hello with an invalid name is refused as a whole, which would hide its other fields.
   if (field === 'Command.name') return fc.oneof(wellNamed, wellNamed, text);
   const values: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
     string: text,
@@ -153,7 +153,7 @@ function valuesOf(type: string, field: string): fc.Arbitrary<unknown> {
 const linkRoot = protobuf.loadSync('proto/pitwarden/v1/link.proto');
 const frames = messageOf(linkRoot.lookupType('pitwarden.v1.WorkerFrame'));
 
-/** By field: what others may get. Fields that are missing here are ids and flags, which any value may be in. */
+/** The bounds of each text that others may get. Fields that are missing here are ids and flags, which may have any value. */
 const texts: Readonly<Record<string, { readonly maxBytes: number; readonly asWritten?: boolean }>> = {
   'hello.commands.name': { maxBytes: 200 },
   'hello.commands.summary': { maxBytes: 600 },
@@ -167,7 +167,7 @@ const texts: Readonly<Record<string, { readonly maxBytes: number; readonly asWri
   'progress.message': { maxBytes: 600 },
   leaving_reason: { maxBytes: 3 * 1024 },
 };
-/** Never shown: compared with what this agent knows, or refused when it is too long. */
+/** Texts that are never shown: they are compared with what the agent knows, or refused if they are too long. */
 const unseen = new Set([
   'hello.token',
   'hello.worker_id',
