@@ -7,7 +7,7 @@ import type { Pool } from './pool.ts';
 import { createQueue } from './queue.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
 import { code, refusal } from './request.ts';
-import { isGivenUp, isRunning, moveRun, run, runEvents } from './run.ts';
+import { isGivenUp, isInWorker, isRunning, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** Chooses the worker for each request, and takes back requests that a worker has not begun. */
@@ -202,10 +202,13 @@ function linkTimeout(ms: number): number {
 export function setPaused(core: Core, request: Request, paused: boolean): void {
   if (request.paused === paused) return;
   request.paused = paused;
-  if (!isRunning(request) && request.delivery !== delivery.replaying) return;
   const link = core.workers.get(request.workerId)?.link;
-  if (paused) link?.pause(request.linkId);
-  else link?.resume(request.linkId);
+  if (paused) {
+    if (isRunning(request) || request.delivery === delivery.replaying) link?.pause(request.linkId);
+  } else if (isInWorker(request) || request.run === run.kept) {
+    // Even if the answer has arrived: the pause may have crossed it, and would hold back a replay.
+    link?.resume(request.linkId);
+  }
 }
 
 /** The id grows by 1 and wraps, because `isAfter` compares ids of one worker by their distance. */

@@ -19,6 +19,8 @@ export interface Call {
   isResult: boolean;
   error: RequestError | undefined;
   ends: number;
+  /** The caller does not keep up with the chunks. */
+  isPaused: boolean;
   /** The caller has cancelled or settled the call. */
   isOver: boolean;
 }
@@ -34,6 +36,10 @@ interface Held {
   sent: number;
   /** After a broken link: only the end is sent, until a replay is requested. */
   isSilent: boolean;
+  /** The agent asked the worker to hold back chunks. */
+  isPaused: boolean;
+  /** A replay of the answer waits until chunks may be sent. */
+  isReplayDue: boolean;
   isCancelled: boolean;
   fails: boolean;
 }
@@ -101,6 +107,7 @@ export class Model {
       isResult: false,
       error: undefined,
       ends: 0,
+      isPaused: false,
       isOver: false,
       sink: {
         chunk: (payload) => {
@@ -139,6 +146,19 @@ export class Model {
     this.dispatch.cancel(call.request, call.sink);
     call.isOver = true;
     this.letGo(call.ask.requestId);
+  }
+
+  /** As a sink does: only during the call, and while chunks may come. */
+  pause(call: Call): void {
+    if (call.request === undefined || call.isPaused || call.ends > 0 || call.ask.command !== 'stream') return;
+    call.isPaused = true;
+    this.dispatch.pause(call.request, call.sink);
+  }
+
+  resume(call: Call): void {
+    if (call.request === undefined || !call.isPaused) return;
+    call.isPaused = false;
+    this.dispatch.resume(call.request, call.sink);
   }
 
   settle(call: Call, isRead: boolean): void {
@@ -234,8 +254,8 @@ export class ModelWorker {
         cancel: (linkId) => this.#down(() => this.#cancel(linkId)),
         ack: (linkId) => this.#down(() => void (this.held.get(linkId)?.state === 'ended' && this.held.delete(linkId))),
         replay: (linkId) => this.#down(() => this.#replay(linkId)),
-        pause: () => undefined,
-        resume: () => undefined,
+        pause: (linkId) => this.#down(() => this.#pause(linkId)),
+        resume: (linkId) => this.#down(() => this.#resume(linkId)),
         recall: () => {
           this.#down(() => this.#giveBack());
           return [];
@@ -280,6 +300,7 @@ export class ModelWorker {
       if (held.state === 'waiting' && !held.request.keep) this.held.delete(held.linkId);
       if (held.state === 'ended' && !held.request.keep) this.held.delete(held.linkId);
       held.isSilent = true;
+      held.isPaused = held.isReplayDue = false;
       held.sent = 0;
     }
     if (!isForAgent) return;
@@ -300,7 +321,8 @@ export class ModelWorker {
     this.#lastId = request.id;
     const held: Held = {
       ...{ linkId: request.id, request, epoch, state: 'waiting' as const, chunks: 0, sent: 0 },
-      ...{ isSilent: false, isCancelled: false, fails: request.payload.length % 7 === 0 },
+      ...{ isSilent: false, isPaused: false, isReplayDue: false, isCancelled: false },
+      ...{ fails: request.payload.length % 7 === 0 },
     };
     this.held.set(request.id, held);
   }
@@ -310,9 +332,10 @@ export class ModelWorker {
     if (!this.isAlive) return;
     const held = [...this.held.values()].filter(({ state }) => state !== 'ended');
     const running = held.filter(({ state }) => state === 'running');
+    const active = running.filter(({ isPaused, isCancelled }) => !isPaused || isCancelled);
     const first = held.find(({ state }) => state === 'waiting');
     if (first !== undefined && running.length < this.#concurrency) return this.#begin(first);
-    const one = running[which % Math.max(1, running.length)];
+    const one = active[which % Math.max(1, active.length)];
     if (one === undefined) return;
     if (one.request.command === 'stream' && one.chunks < chunksOfStream && !one.isCancelled) {
       one.chunks += 1;
@@ -373,6 +396,19 @@ export class ModelWorker {
     if (held.state === 'waiting') this.#end(held);
   }
 
+  /** A command that is paused goes no further, and neither does a replay. */
+  #pause(linkId: number): void {
+    const held = this.held.get(linkId);
+    if (held !== undefined) held.isPaused = true;
+  }
+
+  #resume(linkId: number): void {
+    const held = this.held.get(linkId);
+    if (held === undefined) return;
+    held.isPaused = false;
+    if (held.isReplayDue) this.#sendReplay(held);
+  }
+
   #replay(linkId: number): void {
     const held = this.held.get(linkId);
     this.#up(() => this.#model.dispatch.onReplayed(this.id, [linkId]));
@@ -383,6 +419,12 @@ export class ModelWorker {
     }
     held.isSilent = false;
     held.sent = 0;
+    if (held.isPaused) held.isReplayDue = true;
+    else this.#sendReplay(held);
+  }
+
+  #sendReplay(held: Held): void {
+    held.isReplayDue = false;
     this.#sayChunks(held);
     if (held.state === 'ended') this.#sayEnd(held, 10);
   }

@@ -61,14 +61,8 @@ const moves: fc.Arbitrary<Move> = fc.oneof(
   { weight: 3, arbitrary: onCall('break', (model, call) => model.settle(call, false)) },
   { weight: 3, arbitrary: onCall('read', (model, call) => call.ends > 0 && model.settle(call, true)) },
   { weight: 1, arbitrary: onCall('cancel', (model, call) => model.cancel(call)) },
-  {
-    weight: 1,
-    arbitrary: onCall('pause', ({ dispatch }, { request, sink }) => {
-      if (request === undefined) return;
-      dispatch.pause(request, sink);
-      dispatch.resume(request, sink);
-    }),
-  },
+  { weight: 2, arbitrary: onCall('pause', (model, call) => model.pause(call)) },
+  { weight: 1, arbitrary: onCall('resume', (model, call) => model.resume(call)) },
   {
     weight: 1,
     arbitrary: onCall('drop', ({ dispatch }, { request, sink }) => request && dispatch.dropPayload(request, sink)),
@@ -158,6 +152,7 @@ function finish(model: Model): void {
   };
   new ModelWorker(model, 2);
   for (let round = 0; round < 40; round += 1) {
+    for (const call of model.calls) if (!call.isOver) model.resume(call);
     for (const worker of model.workers) {
       worker.dial();
       worker.flow(100, 100);
