@@ -42,60 +42,20 @@ const sweepEveryMs = 2_500;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const reading = createFairReading();
-  for (const http2Server of http2ServersOf(server)) {
-    http2Server.on('session', (session) => {
-      const connection = connectionOfSession(session);
-      connection.worked = reading.add(session);
-      connection.wasReset = limitResets(session);
-      // This listener runs before grpc-js gets the call.
-      session.prependListener('stream', (_, headers) => {
-        connection.worked();
-        shortenTimeout(headers);
-      });
-    });
-  }
+  watchSessions(server);
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
+  const silent = createSilenceWatch(limit.open);
+  const endSearch = closeDeadSessions(() => sessionsOf(server));
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
-  const acceptedAtMs = new Map<Socket, number>();
-  const hungUpAtMs = new WeakMap<Socket, number>();
 
   const accept = (socket: Socket): void => {
     if (!limit.admit(socket)) return;
-    acceptedAtMs.set(socket, performance.now());
-    socket.once('close', () => acceptedAtMs.delete(socket));
+    silent.add(socket);
     injector.injectConnection(socket);
   };
-
-  const isOver = (socket: Socket, nowMs: number): boolean => {
-    if (socket.writableEnded) {
-      const sinceMs = hungUpAtMs.get(socket) ?? nowMs;
-      hungUpAtMs.set(socket, sinceMs);
-      return nowMs - sinceMs >= hangUpTimeoutMs;
-    }
-    return socket.bytesRead < prefaceBytes && nowMs - (acceptedAtMs.get(socket) ?? nowMs) >= prefaceTimeoutMs;
-  };
-
-  const sweep = setInterval(() => {
-    const nowMs = performance.now();
-    for (const socket of limit.open) if (isOver(socket, nowMs)) socket.destroy();
-  }, sweepEveryMs);
-  sweep.unref();
-  const endSearch = closeDeadSessions(() => sessionsOf(server));
-
-  const listen = async (where: ListenOptions, named: string): Promise<Listener> => {
-    const listener = createServer({ noDelay: true }, accept);
-    await new Promise<void>((resolve, reject) => {
-      const refused = (error: Error): void => reject(new Error(`could not listen at ${named}: ${error.message}`));
-      listener.once('error', refused);
-      listenPrivately(listener, where, () => {
-        listener.off('error', refused);
-        // An accept that fails without free descriptors is retried with the next connection.
-        listener.on('error', (error) => options.onRefused(`a connection at ${named} failed: ${error.message}`));
-        resolve();
-      });
-    });
+  const listenAt = async (where: ListenOptions, named: string): Promise<Listener> => {
+    const listener = await listen(where, named, accept, options.onRefused);
     listeners.add(listener);
     return listener;
   };
@@ -104,15 +64,15 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     listenAtPath: async (path) => {
       // Closing a listener unlinks its path, so the old one is closed before the new socket exists.
       atPath.get(path)?.close();
-      atPath.set(path, await listen({ path }, path));
+      atPath.set(path, await listenAt({ path }, path));
     },
-    listenAtDescriptor: async (fd) => void (await listen({ fd } as ListenOptions, `file descriptor ${fd}`)),
+    listenAtDescriptor: async (fd) => void (await listenAt({ fd } as ListenOptions, `file descriptor ${fd}`)),
     listenAtHost: async (host, port) => {
       const addresses = await addressesOf(host);
       let got = port;
       for (const [index, address] of addresses.entries()) {
         try {
-          const listener = await listen({ host: address, port: got }, `${host}:${got}`);
+          const listener = await listenAt({ host: address, port: got }, `${host}:${got}`);
           got = (listener.address() as AddressInfo).port;
         } catch (error) {
           // A host may lack IPv6 although its name has an IPv6 address.
@@ -127,12 +87,75 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     },
     none: limit.none,
     destroyAll: () => {
-      clearInterval(sweep);
+      silent.stop();
       endSearch();
       limit.destroyAll();
     },
     connections: limit.numbers,
   };
+}
+
+/** Makes connections take turns, and bounds what their clients may cancel. */
+function watchSessions(server: Server): void {
+  const reading = createFairReading();
+  for (const http2Server of http2ServersOf(server)) {
+    http2Server.on('session', (session) => {
+      const connection = connectionOfSession(session);
+      connection.worked = reading.add(session);
+      connection.wasReset = limitResets(session);
+      // This listener runs before grpc-js gets the call.
+      session.prependListener('stream', (_, headers) => {
+        connection.worked();
+        shortenTimeout(headers);
+      });
+    });
+  }
+}
+
+/** Cuts connections whose clients send no preface in time, or do not hang up after we have. */
+function createSilenceWatch(open: Iterable<Socket>): { add(socket: Socket): void; stop(): void } {
+  const acceptedAtMs = new Map<Socket, number>();
+  const hungUpAtMs = new WeakMap<Socket, number>();
+  const isOver = (socket: Socket, nowMs: number): boolean => {
+    if (socket.writableEnded) {
+      const sinceMs = hungUpAtMs.get(socket) ?? nowMs;
+      hungUpAtMs.set(socket, sinceMs);
+      return nowMs - sinceMs >= hangUpTimeoutMs;
+    }
+    return socket.bytesRead < prefaceBytes && nowMs - (acceptedAtMs.get(socket) ?? nowMs) >= prefaceTimeoutMs;
+  };
+  const sweep = setInterval(() => {
+    const nowMs = performance.now();
+    for (const socket of open) if (isOver(socket, nowMs)) socket.destroy();
+  }, sweepEveryMs);
+  sweep.unref();
+  return {
+    add: (socket) => {
+      acceptedAtMs.set(socket, performance.now());
+      socket.once('close', () => acceptedAtMs.delete(socket));
+    },
+    stop: () => clearInterval(sweep),
+  };
+}
+
+async function listen(
+  where: ListenOptions,
+  named: string,
+  accept: (socket: Socket) => void,
+  onFailed: (message: string) => void,
+): Promise<Listener> {
+  const listener = createServer({ noDelay: true }, accept);
+  await new Promise<void>((resolve, reject) => {
+    const refused = (error: Error): void => reject(new Error(`could not listen at ${named}: ${error.message}`));
+    listener.once('error', refused);
+    listenPrivately(listener, where, () => {
+      listener.off('error', refused);
+      // An accept that fails without free descriptors is retried with the next connection.
+      listener.on('error', (error) => onFailed(`a connection at ${named} failed: ${error.message}`));
+      resolve();
+    });
+  });
+  return listener;
 }
 
 /**
