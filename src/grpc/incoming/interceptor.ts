@@ -2,6 +2,7 @@ import type { ServerInterceptingCall, ServerInterceptor } from '@grpc/grpc-js';
 import { connectionOfStream } from '../connection.ts';
 import type { MemoryBudget } from '../memory-budget.ts';
 import { createStallWatch } from '../stall-watch.ts';
+import { CallMemory } from './call-memory.ts';
 import type { ReadCall } from './reader.ts';
 import { headBytes, MessageReader } from './reader.ts';
 import type { Room } from './room.ts';
@@ -48,11 +49,11 @@ export function boundIncoming(options: IncomingOptions): ServerInterceptor {
     const connection = connectionOfStream(base.stream);
     connection.memory ??= budget.account();
     const room = method.requestStream ? ofStreams : ofUnary;
-    const most = maxBytes(base.handler.path);
-    const reader = new MessageReader(base, connection, connection.memory, room, most, method.requestStream);
+    const memory = new CallMemory(connection.memory, budget, method.requestStream);
+    const reader = new MessageReader(base, connection, memory, room, maxBytes(base.handler.path));
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
-      const unfolding = new Unfolding(connection, reader, headBytes);
+      const unfolding = new Unfolding(connection, reader, memory, headBytes);
       base.decompressMessage = (message, encoding) => unfolding.unfold(message, encoding);
     }
     base.stream.once('close', () => reader.close());

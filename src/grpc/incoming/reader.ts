@@ -1,6 +1,6 @@
 import type { ServerHttp2Stream } from 'node:http2';
 import type { Connection } from '../connection.ts';
-import type { MemoryAccount } from '../memory-budget.ts';
+import type { CallMemory } from './call-memory.ts';
 import type { Status } from './refusals.ts';
 import { exhausted, noRoom, tooLarge } from './refusals.ts';
 import type { Room } from './room.ts';
@@ -41,14 +41,8 @@ export class MessageReader {
   unproven: Unproven | null = null;
   readonly #base: ReadCall;
   readonly #connection: Connection;
-  readonly #memory: MemoryAccount;
+  readonly #memory: CallMemory;
   readonly #room: Room;
-  /** The service of a stream holds each message that it handles. The message of a unary call is held until the call is over. */
-  readonly #isStream: boolean;
-  #heldBytes = 0;
-  /** Sizes of a stream's messages that have arrived and were not handled yet. */
-  readonly #unhandled: number[] = [];
-  #handledCount = 0;
   readonly #head = Buffer.allocUnsafe(headBytes);
   #headLength = 0;
   #message: Buffer | null = null;
@@ -60,21 +54,13 @@ export class MessageReader {
   #completed = false;
   #isOver = false;
 
-  constructor(
-    base: ReadCall,
-    connection: Connection,
-    memory: MemoryAccount,
-    room: Room,
-    maxBytes: number,
-    isStream: boolean,
-  ) {
+  constructor(base: ReadCall, connection: Connection, memory: CallMemory, room: Room, maxBytes: number) {
     this.#base = base;
     this.#connection = connection;
     this.#memory = memory;
     this.#room = room;
-    this.#isStream = isStream;
     this.maxBytes = maxBytes;
-    const refused = this.take(callBytes + headerBytes(base), 'call');
+    const refused = memory.take(callBytes + headerBytes(base), 'call');
     // By the next tick grpc-js has begun the call.
     if (refused !== undefined) process.nextTick(() => this.#refuse(refused));
   }
@@ -112,7 +98,7 @@ export class MessageReader {
       this.#message = null;
       this.#room.stalls?.delete(this);
       this.#completed = true;
-      if (this.#isStream) this.#unhandled.push(message.length);
+      this.#memory.messageArrived(message.length);
       messages.push(message);
     }
     if (this.#message !== null) this.#room.stalls?.add(this);
@@ -121,9 +107,8 @@ export class MessageReader {
 
   /** The service of a stream calls this for each message that it takes. From then on the service holds the message. */
   messageHandled(): void {
-    this.#handledCount += 1;
     endOverdraft(this.#room, this);
-    this.give(this.#unhandled.shift() ?? 0);
+    this.#memory.messageHandled();
   }
 
   /** Bytes that have arrived of the message that is being read. */
@@ -144,7 +129,7 @@ export class MessageReader {
     this.#message = null;
     endOverdraft(this.#room, this);
     this.#refuse(exhausted(`${expected} and then next to nothing for too long`));
-    this.give(this.#heldBytes);
+    this.#memory.giveAll();
   }
 
   /** The stream has closed. */
@@ -155,7 +140,7 @@ export class MessageReader {
     this.#room.stalls?.delete(this);
     this.#wait?.stop();
     endOverdraft(this.#room, this);
-    this.give(this.#heldBytes);
+    this.#memory.giveAll();
   }
 
   /** The call is over, or was refused. */
@@ -165,29 +150,6 @@ export class MessageReader {
 
   get unfoldedMaxBytes(): number {
     return this.unproven?.maxBytes ?? this.maxBytes;
-  }
-
-  /** Holds bytes for the call. Returns why they are refused; undefined: they are held. */
-  take(bytes: number, what: string): Status | undefined {
-    if (!this.#memory.take(bytes)) return noRoom(this.#room.budget, what, bytes);
-    this.#heldBytes += bytes;
-    return undefined;
-  }
-
-  give(bytes: number): void {
-    // The end of a call gives back everything, so some of these bytes may be gone already.
-    const known = Math.min(bytes, this.#heldBytes);
-    this.#heldBytes -= known;
-    this.#memory.give(known);
-  }
-
-  /** Holds an unfolded message in place of its compressed bytes. `index`: how many messages of the stream came before. */
-  replaceUnhandled(index: number, bytes: number): void {
-    if (!this.#isStream) return;
-    const at = index - this.#handledCount;
-    const foldedBytes = this.#unhandled[at] ?? 0;
-    this.#unhandled[at] = bytes;
-    this.give(foldedBytes);
   }
 
   /** The head of a message has arrived, and `rest` after it. Makes room for the message, refuses it, or waits for room. */
@@ -221,7 +183,7 @@ export class MessageReader {
       // Small frames of a worker are not refused.
       if (this.unproven === null || bytes > unwaitedBytes) return this.#hold(bytes, beginning);
     }
-    const refused = this.take(bytes, 'message');
+    const refused = this.#memory.take(bytes, 'message');
     if (refused !== undefined) return this.#refuse(refused);
     this.#allocate(bytes, beginning);
   }
@@ -230,13 +192,12 @@ export class MessageReader {
   #isTooMuchUnproven(bytes: number): boolean {
     if (this.unproven === null) return false;
     const { maxBytes } = this.unproven;
-    return bytes <= headBytes + maxBytes && this.#memory.usedBytes + bytes > 2 * maxBytes;
+    return bytes <= headBytes + maxBytes && this.#memory.connectionBytes + bytes > 2 * maxBytes;
   }
 
   /** Holds a message that must not be refused. */
   #hold(bytes: number, beginning: Buffer): void {
     this.#memory.add(bytes);
-    this.#heldBytes += bytes;
     this.#allocate(bytes, beginning);
   }
 

@@ -1,5 +1,6 @@
-import type { MemoryAccount, MemoryBudget } from '../memory-budget.ts';
+import type { MemoryBudget } from '../memory-budget.ts';
 import type { StallWatch } from '../stall-watch.ts';
+import type { CallMemory } from './call-memory.ts';
 
 /** What the calls of one server share about room for their messages. */
 export interface Room {
@@ -45,7 +46,7 @@ export class RoomWait {
 
   constructor(
     room: Room,
-    memory: MemoryAccount,
+    memory: CallMemory,
     reader: OverdraftReader,
     message: { readonly bytes: number; readonly beginning: Buffer; readonly rest: Buffer },
     onRoom: () => void,

@@ -1,0 +1,74 @@
+import type { MemoryAccount, MemoryBudget } from '../memory-budget.ts';
+import type { Status } from './refusals.ts';
+import { noRoom } from './refusals.ts';
+
+/**
+ * The memory that one call holds of its connection's share. The service of a stream holds each message from the moment that it
+ * handles it, so the call gives the message back then. The message of a unary call is held until the call is over.
+ */
+export class CallMemory {
+  readonly #connection: MemoryAccount;
+  readonly #budget: MemoryBudget;
+  readonly #isStream: boolean;
+  #heldBytes = 0;
+  /** Sizes of a stream's messages that have arrived and were not handled yet. */
+  readonly #unhandled: number[] = [];
+  #handledCount = 0;
+
+  constructor(connection: MemoryAccount, budget: MemoryBudget, isStream: boolean) {
+    this.#connection = connection;
+    this.#budget = budget;
+    this.#isStream = isStream;
+  }
+
+  /** Bytes that all calls of the connection hold. */
+  get connectionBytes(): number {
+    return this.#connection.usedBytes;
+  }
+
+  fits(bytes: number): boolean {
+    return this.#connection.fits(bytes);
+  }
+
+  /** Holds the bytes if they fit. Returns why they are refused; undefined: they are held. */
+  take(bytes: number, what: string): Status | undefined {
+    if (!this.#connection.take(bytes)) return noRoom(this.#budget, what, bytes);
+    this.#heldBytes += bytes;
+    return undefined;
+  }
+
+  /** Holds bytes that must not be refused. */
+  add(bytes: number): void {
+    this.#connection.add(bytes);
+    this.#heldBytes += bytes;
+  }
+
+  give(bytes: number): void {
+    // The end of a call gives back everything, so some of these bytes may be gone already.
+    const known = Math.min(bytes, this.#heldBytes);
+    this.#heldBytes -= known;
+    this.#connection.give(known);
+  }
+
+  giveAll(): void {
+    this.give(this.#heldBytes);
+  }
+
+  messageArrived(bytes: number): void {
+    if (this.#isStream) this.#unhandled.push(bytes);
+  }
+
+  messageHandled(): void {
+    this.#handledCount += 1;
+    this.give(this.#unhandled.shift() ?? 0);
+  }
+
+  /** Holds an unfolded message in place of its compressed bytes. `index`: how many messages of the stream came before. */
+  messageUnfolded(index: number, bytes: number): void {
+    if (!this.#isStream) return;
+    const at = index - this.#handledCount;
+    const foldedBytes = this.#unhandled[at] ?? 0;
+    this.#unhandled[at] = bytes;
+    this.give(foldedBytes);
+  }
+}
