@@ -324,8 +324,8 @@ test('large results without room are read one at a time, and given up if they ta
     },
     { timeout: 10_000, interval: 1 },
   );
-  // Two results had room, and each of the others had its time.
-  expect(ended).toBe(3);
+  // Two results had room, and each of the others had its time. A busy client hears of that later.
+  await vi.waitFor(() => expect(ended).toBe(3));
   expect(most).toBeLessThan(22 * mib);
 });
 
