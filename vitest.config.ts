@@ -3,6 +3,9 @@ import { defineConfig } from 'vitest/config';
 // Real agents and real Python processes take seconds, not milliseconds, to start on a small machine.
 const e2eTimeoutMs = 120_000;
 
+// Each of their files has agents of its own; more at once than cores only measures the queue for a core.
+const agentsMax = 2;
+
 export default defineConfig({
   test: {
     reporters: ['default', './test/skipped-tests.ts'],
@@ -23,14 +26,14 @@ export default defineConfig({
           include: ['test/e2e/**/*.test.ts'],
           testTimeout: e2eTimeoutMs,
           hookTimeout: e2eTimeoutMs,
-          // Each file has agents of its own; more at once than cores only measures the queue for a core.
-          maxWorkers: 2,
+          maxWorkers: agentsMax,
         },
       },
       {
         test: {
           name: 'systemd',
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 1 },
+          maxWorkers: agentsMax,
           include: ['test/systemd/**/*.test.ts'],
           testTimeout: e2eTimeoutMs,
           hookTimeout: e2eTimeoutMs,
