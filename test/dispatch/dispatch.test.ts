@@ -391,6 +391,20 @@ describe('a caller that does not keep up with a stream', () => {
     expect([again.replayed, [...again.held]]).toEqual([[id], [id]]);
   });
 
+  test.each(['reads on', 'leaves'])(
+    'holds back no replay if the answer crossed the pause and the caller %s',
+    (what) => {
+      const host = new Host();
+      const worker = host.addWorker({ commands: ['stream'] });
+      const call = host.submit(stream);
+      host.pause(call);
+      host.answer(worker, linkIdOf(call));
+      if (what === 'reads on') host.resume(call);
+      host.settle(call, false);
+      expect([...worker.held]).toEqual([]);
+    },
+  );
+
   test.each(['running', 'replaying'])('does not hold back chunks of a call that repeats the request: %s', (state) => {
     const host = new Host();
     const worker = host.addWorker({ commands: ['stream'] });
