@@ -661,7 +661,8 @@ def test_the_result_of_an_evicted_answer_names_the_bound() -> None:
     assert frame is not None
     errors = {result.id: (result.error.message, result.ran_us) for result in frame.results}
     assert errors[1] == (
-        "the answer to this request was given up: what the worker keeps of answers went beyond request.keep.max_results (1)",
+        "the answer to this request was given up: "
+        "what the worker keeps of answers went beyond request.keep.max_results (1)",
         1,
     )
     assert errors[9][0].startswith("the worker has no answer to its request 9: ")

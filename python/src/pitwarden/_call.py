@@ -33,10 +33,14 @@ Part = Union[Chunk, Result]
 class Call(Request):
     __slots__ = ("begun_s", "command", "content_type", "id", "paused", "payload", "received_s")
 
-    def __init__(self, request: LinkRequest, now_s: float) -> None:
-        deadline_s = now_s + request.timeout_ms / 1000 if request.timeout_ms else None
-        super().__init__(request.request_id, request.session_id, deadline_s)
-        self.id = request.id
+    def __init__(self, request: LinkRequest, id: int, now_s: float) -> None:
+        """``id`` is the request's, which the caller has read: each field that is read of a message is made anew."""
+        timeout_ms = request.timeout_ms
+        self.request_id = request.request_id
+        self.session_id = request.session_id
+        self.deadline_s = now_s + timeout_ms / 1000 if timeout_ms else None
+        self.cancelled = False
+        self.id = id
         self.command = request.command
         self.payload = request.payload
         self.content_type = request.content_type

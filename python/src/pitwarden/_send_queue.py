@@ -30,6 +30,9 @@ class SendQueue:
         """True: chunks may be added. Results always may."""
         return self._chunks < CHUNKS_MAX and self._chunk_bytes < CHUNKS_MAX_BYTES
 
+    def add_result(self, result: Result) -> None:
+        self.parts.append(result)
+
     def add(self, part: Part) -> None:
         self.parts.append(part)
         if isinstance(part, Chunk):

@@ -336,12 +336,13 @@ class Session:
 
     def _receive_requests(self, frame: AgentFrame, received: Received, now_s: float) -> None:
         for request in frame.requests:
-            if request.id in self._calls:
-                raise ProtocolError(f"the agent sent request {request.id} twice, expected ids unique on the link")
-            call = self._calls[request.id] = Call(request, now_s)
+            id = request.id
+            if id in self._calls:
+                raise ProtocolError(f"the agent sent request {id} twice, expected ids unique on the link")
+            call = self._calls[id] = Call(request, id, now_s)
             received.starts.append(call)
-            if (call.id - self._last_id) & IDS_MASK < HALF_OF_IDS:
-                self._last_id = call.id
+            if (id - self._last_id) & IDS_MASK < HALF_OF_IDS:
+                self._last_id = id
             if request.keep:
                 self._result_store.add_call(call)
 
@@ -451,7 +452,7 @@ class Session:
         if self._detached or self._result_store.answers:
             self._store_result(result, now_s)
         else:
-            self._send_queue.add(result)
+            self._send_queue.add_result(result)
 
     def _store_result(self, result: Result, now_s: float) -> None:
         self._detached.discard(result.id)
@@ -464,7 +465,7 @@ class Session:
         if answer is not None and answer.next_replayed is not None:
             self._continue_replay(answer)
         elif self._attached:
-            self._send_queue.add(result)
+            self._send_queue.add_result(result)
 
     def _resumed(self, now_s: float, detached_at_s: float) -> Resumed:
         answers = self._result_store.answers
