@@ -135,7 +135,7 @@ export async function startAgent(
 /** Tells the loop what it starts with: the config, earlier orders, survivors. Settles when what dead workers left is swept. */
 function takeStock(config: Config, host: Host, { loop, metrics }: Core, log: Log): Promise<void> {
   const { adoption, ledger, cgroups, guardian, ledgerSnapshot } = host;
-  guardian.relieve();
+  guardian.killPredecessors();
   reportAdoption(adoption, log, metrics);
   loop.enqueue({ type: 'config', config: config.node });
   if (ledgerSnapshot.orders !== null) loop.enqueue({ type: 'recall-orders', orders: ledgerSnapshot.orders });

@@ -9,7 +9,7 @@ import type { DirectoryLock } from '../os/storage/agent-lock.ts';
 import { isUnwritable, lockDirectory } from '../os/storage/agent-lock.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
 import { clearRuntimeDirectory, prepareRuntimeDirectory, prepareStateDirectory } from '../os/storage/directories.ts';
-import type { Ledger, LedgerFound } from '../os/storage/ledger.ts';
+import type { Ledger, LedgerSnapshot } from '../os/storage/ledger.ts';
 import { openLedger } from '../os/storage/ledger.ts';
 import type { LentSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
@@ -23,7 +23,7 @@ export interface Host {
   readonly locks: readonly DirectoryLock[];
   readonly ledger: Ledger;
   /** What the ledger held at the start. */
-  readonly ledgerSnapshot: LedgerFound;
+  readonly ledgerSnapshot: LedgerSnapshot;
   readonly adoption: Adoption;
   /** Survivors whose files the runtime directory must keep; each leaves the set when it is adopted. */
   readonly notAdopted: Set<string>;

@@ -1,8 +1,8 @@
 import { readText } from './storage/read-text.ts';
 
 /**
- * How many descriptors this process may have open at once: RLIMIT_NOFILE, whose soft limit Node raises to the hard one when it
- * starts. Infinite where the system does not tell.
+ * How many descriptors this process may have open: RLIMIT_NOFILE, whose soft limit Node raises to the hard limit at
+ * startup. Infinity if the system does not report the limit.
  */
 export function descriptorLimit(): number {
   const [, soft] = /^Max open files\s+(\d+|unlimited)/m.exec(readText('/proc/self/limits')) ?? [];

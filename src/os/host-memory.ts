@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { hasProc } from './process/identity.ts';
 
-/** What can be had without swapping: MemAvailable of proc_meminfo(5); where there is none, what is free. */
+/** The memory available without swapping: MemAvailable of proc_meminfo(5), otherwise the free memory. */
 export async function availableMemory(): Promise<number> {
   if (!hasProc) return freemem();
   const match = /^MemAvailable:\s+(\d+) kB$/m.exec(await readFile('/proc/meminfo', 'latin1'));

@@ -1,4 +1,7 @@
-/** Errors of the host and its limits: a later try may succeed, and neither the program nor the file is to blame. */
+/**
+ * Errors caused by the host or its limits: a later attempt may succeed, and neither the program nor the file is at
+ * fault.
+ */
 const shortages: Readonly<Record<string, string>> = {
   EMFILE: 'all file descriptors that this process may open are in use',
   ENFILE: 'all file descriptors of the host are in use',
@@ -10,12 +13,12 @@ const shortages: Readonly<Record<string, string>> = {
   EINTR: 'a signal interrupted it',
 };
 
-/** Whether an error is a shortage of the host and not a fault of what was tried. */
+/** Whether an error is a shortage of the host rather than a fault of the operation. */
 export function isShortage(error: unknown): boolean {
   return explainShortage(error) !== undefined;
 }
 
-/** For people, with the errno; undefined: it is no shortage. */
+/** A message for users, with the errno; undefined if the error is not a shortage. */
 export function explainShortage(error: unknown): string | undefined {
   const { code } = (error ?? {}) as { readonly code?: unknown };
   if (typeof code !== 'string' || !Object.hasOwn(shortages, code)) return undefined;

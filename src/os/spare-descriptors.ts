@@ -1,19 +1,19 @@
 import { closeSync, openSync } from 'node:fs';
 
 /*
- * Descriptors that the agent holds in reserve, so that what must not fail, such as the start of a worker, finds some when all
- * others are in use. They are given up for the time of one synchronous call and taken back after it. The reserve is this
- * process's, as descriptors are. Until `holdSpares` is called nothing is held: only the agent needs it.
+ * Descriptors that the agent holds in reserve, so that operations that must not fail, such as starting a worker, still
+ * find some when all others are in use. They are released for one synchronous call and reclaimed after it. The reserve
+ * is per process, as descriptors are. Only the agent needs it, so nothing is held until `holdSpares` is called.
  */
 
-/** One start opens three files for the output, up to three pipes of two ends, and a pipe of Node's own. */
+/** One start opens three files for the output, up to three pipes with two ends each, and one pipe of Node's own. */
 const spareCount = 16;
 
 const spares: number[] = [];
 let isHolding = false;
 let uses = 0;
 
-/** Opens the reserve, as far as there is room. */
+/** Opens the reserve, or as much of it as the limit allows. */
 export function holdSpares(): void {
   isHolding = true;
   refill();
@@ -24,7 +24,10 @@ export function releaseSpares(): void {
   giveUp();
 }
 
-/** Runs `work` with the reserve free for use. What it keeps open is missing from the reserve until others close some. */
+/**
+ * Runs `work` with the reserve released. Descriptors that `work` keeps open are missing from the reserve until others
+ * are closed.
+ */
 export function withSpareDescriptors<T>(work: () => T): T {
   uses += 1;
   giveUp();
@@ -45,6 +48,6 @@ function refill(): void {
   try {
     while (spares.length < spareCount) spares.push(openSync('/dev/null', 'r'));
   } catch {
-    // As many as there are; the next call tries again.
+    // No more are available now; the next call tries again.
   }
 }

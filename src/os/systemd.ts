@@ -1,37 +1,38 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { runProcess } from './process/child-process.ts';
 
-/** A listening socket that the service manager holds and lends to this process. */
+/** A listening socket that belongs to the service manager and was passed to this process. */
 export interface LentSocket {
   readonly fd: number;
   /** FileDescriptorName= of its unit. */
   readonly name: string;
-  /** Of a unix socket that has one in the file system; empty: something else. */
+  /** The path of the unix socket; empty if it has none, or if it is another kind of socket. */
   readonly path: string;
 }
 
-/** The service manager that started this process, as far as there is one. */
+/** The service manager that started this process. Without one, all members do nothing. */
 export interface ServiceManager {
-  /** It kills this process unless it hears WATCHDOG=1 at least this often; 0: it does not watch. */
+  /** The manager kills this process unless it receives WATCHDOG=1 at least this often; 0: no watchdog. */
   readonly watchdogMs: number;
   readonly sockets: readonly LentSocket[];
   /**
-   * Says something by sd_notify(3), such as `READY=1`, after what was said before. Settles when the manager has taken it, or
-   * never will; without a manager at once.
+   * Sends a state such as `READY=1` by sd_notify(3), after all earlier ones. Settles when the manager has received it
+   * or never will; at once without a manager.
    */
   notify(...lines: readonly string[]): Promise<void>;
 }
 
 type Variables = Record<string, string | undefined>;
 
-/** sd_listen_fds(3): the first descriptor that is passed on. */
+/** sd_listen_fds(3): the first descriptor that is passed. */
 const firstFd = 3;
-/** systemd-notify waits up to 5 s for the manager to have taken its words. */
+/** systemd-notify itself waits up to 5 s until the manager has processed the message. */
 const notifyTimeoutMs = 10_000;
 
 /**
- * Reads what sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3) say is in the environment, and takes it out: it is
- * meant for this process and not for what it starts. `failed` is called for the first word that could not be said.
+ * Reads the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3), and removes them, because they are
+ * meant for this process and not for its children. `failed` is called for the first notification that could not be
+ * sent.
  */
 export function openServiceManager(variables: Variables, failed: (message: string) => void): ServiceManager {
   const take = (name: string): string => {
@@ -41,7 +42,7 @@ export function openServiceManager(variables: Variables, failed: (message: strin
   };
   const isMeant = (pid: string): boolean => pid === String(process.pid);
   const watchdogPid = take('WATCHDOG_PID');
-  // What is no number asks for no watchdog.
+  // A value that is not a number means no watchdog.
   const watchdogMs = (Number(take('WATCHDOG_USEC')) || 0) / 1000;
   const [listenPid, count, names] = [take('LISTEN_PID'), Number(take('LISTEN_FDS')), take('LISTEN_FDNAMES')];
   return {
@@ -58,11 +59,11 @@ function lentSockets(count: number, names: readonly string[]): LentSocket[] {
   });
 }
 
-/** Where a unix socket is bound, by its inode in /proc/net/unix: proc_pid_net(5). */
+/** The path that a unix socket is bound to, by its inode in /proc/net/unix: proc_pid_net(5). */
 function pathOf(fd: number): string {
   try {
     const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
-    // Num RefCount Protocol Flags Type St Inode Path
+    // Columns: Num RefCount Protocol Flags Type St Inode Path
     const table = readFileSync('/proc/self/net/unix', 'utf8');
     return new RegExp(`^(?:\\S+\\s+){6}${inode} (/.*)$`, 'm').exec(table)?.[1] ?? '';
   } catch {
@@ -71,33 +72,36 @@ function pathOf(fd: number): string {
 }
 
 /**
- * Node has no unix datagram sockets, so systemd-notify says it. It stays until the manager has taken its words (no
- * --no-block): the manager knows whose they are by the cgroup of who said them, which is gone with a process that is.
+ * Node has no unix datagram sockets, so systemd-notify sends the message. It must wait until the manager has processed
+ * it (no --no-block): the manager identifies the sender by its cgroup, which it can no longer look up once the sender
+ * has exited.
  */
 function createNotify(socket: string, failed: (message: string) => void): ServiceManager['notify'] {
   if (socket === '') return async () => undefined;
-  let said = Promise.resolve();
+  let lastSent = Promise.resolve();
   let hasFailed = false;
-  /** A status that has not been said yet: a newer one takes its place, so that a slow manager is not behind by many. */
+  /**
+   * A status that has not been sent yet. A newer one replaces it, so that statuses do not pile up for a slow manager.
+   */
   let status: string | null = null;
-  const say = async (lines: readonly string[]): Promise<void> => {
+  const send = async (lines: readonly string[]): Promise<void> => {
     const options = { env: { NOTIFY_SOCKET: socket }, timeoutMs: notifyTimeoutMs };
     const { ok, why } = await runProcess('systemd-notify', lines, options);
     if (ok || hasFailed) return;
     hasFailed = true;
     failed(`systemd-notify: ${why}`);
   };
-  const sayNext = (lines: () => readonly string[]): Promise<void> => {
-    said = said.then(() => say(lines()));
-    return said;
+  const sendNext = (lines: () => readonly string[]): Promise<void> => {
+    lastSent = lastSent.then(() => send(lines()));
+    return lastSent;
   };
   return (...lines) => {
     const [line = ''] = lines;
-    if (lines.length > 1 || !line.startsWith('STATUS=')) return sayNext(() => lines);
+    if (lines.length > 1 || !line.startsWith('STATUS=')) return sendNext(() => lines);
     const waits = status !== null;
     status = line;
-    if (waits) return said;
-    return sayNext(() => {
+    if (waits) return lastSent;
+    return sendNext(() => {
       const newest = status ?? line;
       status = null;
       return [newest];

@@ -9,7 +9,7 @@ import { carriesWorkerId, findWorker } from '../os/process/own-process.ts';
 import type { TreeTarget } from '../os/process/process-table.ts';
 import { terminateGroup } from '../os/process/signal.ts';
 import { sweepTree } from '../os/process/tree.ts';
-import type { Ledger, LedgerEntry, LedgerFound } from '../os/storage/ledger.ts';
+import type { Ledger, LedgerEntry, LedgerSnapshot } from '../os/storage/ledger.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { Survivor } from './adopt.ts';
@@ -27,7 +27,7 @@ export interface Adoption {
   readonly dead: readonly LedgerEntry[];
   /** Alive, but not seen to be ours: not touched. Should one be, it is refused when it dials, and leaves. */
   readonly unproven: readonly LedgerEntry[];
-  readonly setAside: LedgerFound['setAside'];
+  readonly setAside: LedgerSnapshot['setAside'];
 }
 
 interface Found {
@@ -44,7 +44,7 @@ interface ClearLimits {
 const usualLimits: ClearLimits = { unwantedGraceMs: 10_000, sweepTimeoutMs: 10_000 };
 const lookEveryMs = 50;
 
-export async function classifySurvivors(found: LedgerFound, config: NodeConfig): Promise<Adoption> {
+export async function classifySurvivors(found: LedgerSnapshot, config: NodeConfig): Promise<Adoption> {
   const survivors: Survivor[] = [];
   const unwanted: Found[] = [];
   const dead: LedgerEntry[] = [];
@@ -140,7 +140,7 @@ async function sweepDead(entry: LedgerEntry, host: Host): Promise<void> {
   const wasSpawned = pid > 0;
   // The end of that boot has ended all of it.
   if (wasSpawned && !isOfThisBoot(identity)) return;
-  const cgroup = host.cgroups.findLeft(workerId);
+  const cgroup = host.cgroups.findLeftover(workerId);
   // One that was never spawned has left nothing.
   if (wasSpawned || cgroup !== undefined) await sweep({ workerId, identity }, cgroup, host);
 }

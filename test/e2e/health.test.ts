@@ -123,7 +123,7 @@ test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
   process.kill(worker?.pid ?? 0, 'SIGSTOP');
   const exit = await ended(worker?.worker_id ?? '');
   expect(exit.reason).toBe('hung');
-  expect(exit.evidence).toMatchObject({ state: 'T', stacks: '', stacks_missing: 'it is stopped (state T)' });
+  expect(exit.evidence).toMatchObject({ state: 'T', stacks: '', stacks_missing: 'the process is stopped (state T)' });
 });
 
 test('hung ones are found within interval × max_missed + timeout, wherever between two pings they stop', async () => {
@@ -240,7 +240,7 @@ describe('starts, stops and crashes', () => {
     // Without a handler the signal would have ended it.
     expect(await firstExit('at_deaf')).toMatchObject({
       message: expect.stringContaining('ended by SIGKILL'),
-      evidence: { stacks: '', stacks_missing: 'it does not write them, or not yet' },
+      evidence: { stacks: '', stacks_missing: 'the worker does not write stacks, or not yet' },
     });
     const stopped = await firstExit('stops');
     expect(stopped).toMatchObject({ reason: 'operator', message: expect.stringMatching(/SIGKILL, in housekeeping/) });

@@ -164,11 +164,11 @@ test('a state disk that hangs: a ready worker is admitted all the same, the log 
   try {
     await untilReady(agent, 'faults', 1);
     expect((await client.execute('faults', 'leak', [1])).workerId).toBe(parse(name).name);
-    const said = /the ledger's entry of \S+ could not be renewed: expected the disk to take it within 5 s/;
+    const said = /the ledger's entry of \S+ could not be renewed: expected the write to finish within 5 s/;
     await untilLogged(agent, said);
     // An order is answered when the disk has it, or does not answer.
     expect(await agent.cli('drain', 'faults')).toMatchObject({ code: 0, stdout: 'pool faults: draining\n' });
-    await untilLogged(agent, /that were ordered will not outlive this agent: expected the disk to take it within 5 s/);
+    await untilLogged(agent, /that were ordered will not outlive this agent: expected the write to finish within 5 s/);
     agent.signal('SIGTERM');
     // By its own hand: process.exit waits for the threads that hang.
     expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });

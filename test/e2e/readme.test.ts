@@ -129,7 +129,7 @@ function withoutParticulars(text: string): string {
   return (
     text
       // What a machine has of cgroups is its own.
-      .replaceAll(/(?:each worker is a cgroup below|worker trees are killed by) .*/g, 'HOW TREES ARE KILLED')
+      .replaceAll(/(?:each worker runs in its own cgroup below|worker trees are killed by) .*/g, 'HOW TREES ARE KILLED')
       // Before the host's name, which may be as short as `vm` and stand in an id by chance.
       .replaceAll(/(\w+)-\d-\w{8}/g, '$1-ID')
       .replaceAll(hostname(), 'my-host')

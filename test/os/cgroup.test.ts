@@ -24,11 +24,11 @@ const inCgroups = needs('cgroups', probe !== undefined, cgroups.report);
 /** Starts in an environment that names no worker, with a session and a parent of its own: nothing else leads to it. */
 const escaped = (command: string) => `(setsid env -i PATH="$PATH" sh -c '${command}' &)`;
 
-test('it is said how trees are killed, and why not better', () => {
+test('the report says how worker trees are killed, and why cgroups are not used', () => {
   expect(cgroups.report).toMatch(/\(cgroup\.kill\)$|^worker trees are killed by .*; no cgroups: .+/);
 });
 
-test('a tree of any shape dies whole, also what nothing but its cgroup leads to', inCgroups, async () => {
+test('cgroup.kill kills a tree of any shape, including daemons without a trace', inCgroups, async () => {
   const shapes = {
     'SIGTERM ignored': `trap '' TERM; sleep 1000 & echo $! > own; echo ready; wait`,
     'a daemon without a trace': `${escaped('echo $$ > own; exec sleep 1000')}; until [ -s own ]; do :; done; echo ready; wait; sleep 1000`,
@@ -62,17 +62,17 @@ test('a tree of any shape dies whole, also what nothing but its cgroup leads to'
 const daemon = (command: string) => `(setsid sh -c '${command}' &)`;
 
 test.each([
-  ['SIGTERM ignored', `trap '' TERM; sleep 1000 & echo $! > own; echo ready; wait`],
+  ['a child that ignores SIGTERM', `trap '' TERM; sleep 1000 & echo $! > own; echo ready; wait`],
   [
-    'a daemon, forked twice',
+    'a daemon that forked twice',
     `${daemon('echo $$ > own; exec sleep 1000')}; until [ -s own ]; do :; done; echo ready; sleep 1000`,
   ],
   [
-    'forks again and again, and ignores everything',
+    'a process that keeps forking and ignores every signal',
     `${daemon('trap "" TERM HUP INT; echo $$ > own; while :; do sleep 1000 & sleep 0.01; done')}; until [ -s own ]; do :; done; echo ready; sleep 1000`,
   ],
   ['a thousand children', `for i in $(seq 1000); do sleep 1000 & done; echo $! > own; echo ready; wait`],
-])('without a cgroup a tree dies whole too: %s', async (name, script) => {
+])('without a cgroup the whole tree is killed: %s', async (name, script) => {
   const workerId = `swept-${name.replaceAll(/\W/g, '-')}`;
   const cwd = mkdtempSync(join(dir, 'w-'));
   const { spawned, identity, line } = await shellWorker(cwd, script, { workerId });
@@ -89,7 +89,7 @@ test.each([
   expect(membersOf(await readProcessTable(), target)).toEqual([]);
 });
 
-test("a cgroup's account is of all its processes, dead ones too", inCgroups, async () => {
+test("a cgroup's account includes all its processes, even dead ones", inCgroups, async () => {
   const cgroup = cgroups.create('account');
   if (cgroup === undefined) expect.fail('no cgroup');
   const burn = 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done';
@@ -104,7 +104,7 @@ test("a cgroup's account is of all its processes, dead ones too", inCgroups, asy
   cgroup.remove();
 });
 
-test('limits are written where a controller holds them; for the others the worker gets resource limits', () => {
+test("limits are enforced by the cgroup's controllers; where there is none, by the worker's resource limits", () => {
   const limits = { pids: 50, memoryBytes: 2 ** 30, openFiles: 256 };
   const bare = mkdtempSync(join(dir, 'cgroup-'));
   const heldByNone = limitCgroup(bare, limits);
@@ -126,7 +126,7 @@ test('limits are written where a controller holds them; for the others the worke
   expect(resourceLimits(none, heldByNone, 200)).toBe('');
 });
 
-test('without a pids controller all workers together may have what the pools’ limits add up to, or any number', () => {
+test('without a pids controller the limit on tasks is the sum over all pools, or none if one pool has no limit', () => {
   const pool = (pids: number, size: number, maxSurge = 0) => ({
     size,
     config: { limits: { pids }, recycle: { maxSurge } },
@@ -139,11 +139,11 @@ test('without a pids controller all workers together may have what the pools’ 
   expect(whyNotLimited({ pids: 32 }, held, 0, 0)).toBeUndefined();
   expect(whyNotLimited({ pids: 0 }, none, 0, 0)).toBeUndefined();
   expect(whyNotLimited({ pids: 32 }, none, 288, 1000)).toBeUndefined();
-  expect(whyNotLimited({ pids: 32 }, none, 0, 1000)).toContain('it holds if each pool has a limits.pids');
-  expect(whyNotLimited({ pids: 32 }, none, 288, 0)).toContain('not those of root');
+  expect(whyNotLimited({ pids: 32 }, none, 0, 1000)).toContain('so every pool needs a limits.pids');
+  expect(whyNotLimited({ pids: 32 }, none, 288, 0)).toContain('does not apply to root');
 });
 
-test("the kernel's word on memory is read where a controller gives it", () => {
+test("memory is the kernel's own account where the memory controller is enabled", () => {
   const fake = mkdtempSync(join(dir, 'cgroup-'));
   expect(cgroupAccount(fake)).toEqual({ userMs: 0, systemMs: 0, oomKills: 0, peakBytes: 0 });
   writeFileSync(join(fake, 'cpu.stat'), 'usage_usec 5000\nuser_usec 3000\nsystem_usec 2000\n');
@@ -152,7 +152,7 @@ test("the kernel's word on memory is read where a controller gives it", () => {
   expect(cgroupAccount(fake)).toEqual({ userMs: 3, systemMs: 2, oomKills: 1, peakBytes: 123456 });
 });
 
-test('what an agent that is no more has left is taken away, and nothing of one that lives', inCgroups, () => {
+test('cgroups of agents that have exited are removed, and those of live agents stay', inCgroups, () => {
   const parent = dirname(dirname(probe?.path ?? ''));
   // No process has the highest pid there can be.
   const dead = join(parent, `pitwarden-${2 ** 22}`);

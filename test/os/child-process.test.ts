@@ -20,7 +20,7 @@ ${script}`;
   return JSON.parse(stdout);
 }
 
-test('a start without descriptors is an answer that says so, and ends nothing', () => {
+test('a start that finds no free descriptor returns an error and does not throw', () => {
   const ended = withoutDescriptors(`
 useUp();
 const ended = [];
@@ -30,7 +30,7 @@ console.log(JSON.stringify(ended));`);
   expect(ended).toEqual(Array(2).fill({ started: false, error: { code: 'EMFILE', message } }));
 });
 
-test('with the reserve a process starts although all other descriptors are in use', () => {
+test('the reserve lets a process start although all other descriptors are in use', () => {
   const ended = withoutDescriptors(`
 holdSpares();
 useUp();
@@ -40,19 +40,19 @@ console.log(JSON.stringify(ended));`);
   expect(ended).toEqual(Array(3).fill({ started: true, code: 3, signal: null }));
 });
 
-test('a program that is not there, or a folder, says so', async () => {
+test('starting a missing program, or in a missing folder, returns an error that says so', async () => {
   const missing = await startProcess('/no/such/program', [], { env }).ended;
   expect(missing).toEqual({ started: false, error: { code: 'ENOENT', message: 'no such file or folder' } });
   const folder = await startProcess('/', [], { env }).ended;
   expect(folder).toMatchObject({ started: false, error: { code: 'EACCES' } });
 });
 
-test('an environment that is too large is an answer, though Node throws it', async () => {
+test('an environment that is too large returns an error, although Node throws', async () => {
   const ended = await startProcess('/bin/true', [], { env: { ...env, LARGE: 'x'.repeat(4 * 1024 * 1024) } }).ended;
   expect(ended).toMatchObject({ started: false, error: { code: 'E2BIG' } });
 });
 
-test('a run ends with its output and why it failed', async () => {
+test('a run returns the output, and the reason if it failed', async () => {
   expect(await runProcess('sh', ['-c', 'echo out; echo err >&2'], { timeoutMs: 5_000 })).toMatchObject({
     ok: true,
     stdout: 'out\n',
@@ -60,15 +60,15 @@ test('a run ends with its output and why it failed', async () => {
   });
   expect(await runProcess('sh', ['-c', 'exit 4'], { timeoutMs: 5_000 })).toMatchObject({
     ok: false,
-    why: 'ended by exit code 4',
+    why: 'exited with code 4',
   });
   expect(await runProcess('sh', ['-c', 'kill -9 $$'], { timeoutMs: 5_000 })).toMatchObject({
     why: 'ended by SIGKILL',
   });
 });
 
-test('a run settles within its timeout, whoever holds its output open', async () => {
+test('a run settles within its timeout even if a descendant keeps its output open', async () => {
   const result = await runProcess('sh', ['-c', 'sleep 20 & echo $!'], { timeoutMs: 300 });
-  expect(result).toMatchObject({ ok: false, why: 'expected it to end within 300 ms' });
+  expect(result).toMatchObject({ ok: false, why: 'expected it to exit within 300 ms' });
   process.kill(Number(result.stdout), 'SIGKILL');
 });

@@ -12,7 +12,7 @@ function host() {
   return { its, clock };
 }
 
-test('a moment has the same unix time at each reading, however often it is asked for', () => {
+test('the same monotonic time converts to the same unix time at each call', () => {
   const { its, clock } = host();
   const told = new Set<number>();
   for (let i = 0; i < 2_000; i += 1) {
@@ -22,7 +22,7 @@ test('a moment has the same unix time at each reading, however often it is asked
   expect(told.size).toBe(1);
 });
 
-test('a process that is held up between two readings does not take that for a wall clock that was set', () => {
+test('a delay between two clock readings is not mistaken for a wall clock that was set', () => {
   const { its, clock } = host();
   const before = clock.toUnixMs(4_000);
   its.readMs = 80;
@@ -38,6 +38,6 @@ test('when the wall clock is set, unix times follow it', () => {
   expect(Math.abs(clock.toUnixMs(4_000) - before + 3_600_000)).toBeLessThan(2);
 });
 
-test("the system's clock tells now as the wall clock does", () => {
+test('the system clock agrees with the wall clock', () => {
   expect(Math.abs(systemClock.toUnixMs(systemClock.nowMs()) - Date.now())).toBeLessThan(20);
 });

@@ -52,7 +52,7 @@ async function withDaemon(workerId: string, program: string) {
   return { daemon, end, identity: worker.identity };
 }
 
-test('a daemon that shed everything but its limits is found by the mark that the SDK gave its worker', async () => {
+test('a daemon that kept nothing but its resource limits is found by the mark that the SDK set', async () => {
   const workerId = 'p-0-daemon22';
   const program = `mark_descendants('${workerId}'); print(daemon(), flush=True); time.sleep(1000)`;
   const { daemon, end, identity } = await withDaemon(workerId, program);
@@ -61,7 +61,7 @@ test('a daemon that shed everything but its limits is found by the mark that the
   expect(isRunning(daemon)).toBe(false);
 });
 
-test('a daemon without a mark is found when it was seen in the tree while its parent lived', async () => {
+test('a daemon without a mark is found if it was seen in the tree while its parent lived', async () => {
   const workerId = 'p-0-daemon33';
   const go = join(dir, 'go');
   const until = `lambda: [time.sleep(0.01) for _ in iter(lambda: os.path.exists('${go}'), True)]`;
@@ -81,7 +81,7 @@ test('a daemon without a mark is found when it was seen in the tree while its pa
 });
 
 // Only root can become another user.
-test('a daemon that became another user is not signalled, and reported', needs('root', isRoot), async () => {
+test('a daemon that became another user is reported and not signalled', needs('root', isRoot), async () => {
   const workerId = 'p-0-daemon44';
   const before = 'lambda: os.setuid(65534)';
   const program = `mark_descendants('${workerId}'); print(daemon(${before}), flush=True); time.sleep(1000)`;
@@ -90,7 +90,7 @@ test('a daemon that became another user is not signalled, and reported', needs('
   expect(isRunning(daemon)).toBe(true);
 });
 
-test('the mark is the one that the SDK makes', async () => {
+test('the agent and the SDK compute the same mark', async () => {
   const script = 'from pitwarden._tree_mark import mark_of; print(mark_of("p-0-abcdefgh"))';
   const worker = await shellWorker(dir, `exec ${python} -c '${script}'`, { workerId: 'p-0-marks222' });
   expect(markOf('p-0-abcdefgh')).toBe(await worker.line(1));

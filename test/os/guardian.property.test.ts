@@ -68,7 +68,7 @@ function drawLine(): fc.Arbitrary<Line> {
   return fc.oneof(right, exactly, fc.record({ pid, start, limit }));
 }
 
-test('whatever lines a guardian is sent, it signals only workers that are named exactly and due', {
+test('whatever a guardian reads from its input, it signals only workers that match exactly and whose limit has passed', {
   ...needs('/proc', hasProc),
   timeout: 60_000,
 }, async () => {

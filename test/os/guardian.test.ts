@@ -61,7 +61,7 @@ function sleeper(seconds = '1000'): { child: ChildProcess; identity: ProcessIden
 
 const onProc = needs('/proc', hasProc);
 
-test('those of agents before are sent away once theirs is watched, and nobody else', onProc, async () => {
+test('a new guardian kills the guardians of earlier agents, and nothing else', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   guardian.watch(sleeper().identity, 'w', 60_000, null);
   guardian.close();
@@ -73,34 +73,30 @@ test('those of agents before are sent away once theirs is watched, and nobody el
   const next = startGuardian({ directory: stateDir, log: { warn: () => undefined } });
   await untilItGuards(next);
   expect(isRunning(pid)).toBe(true);
-  next.relieve();
+  next.killPredecessors();
   await untilGone(pid);
   expect(isRunning(stranger.identity.pid)).toBe(true);
   expect(isRunning(next.pid() ?? 0)).toBe(true);
   next.close();
 });
 
-test(
-  'a worker that cannot leave is killed when its limit is over, not before; then the guardian goes',
-  onProc,
-  async () => {
-    const { guardian, pid, stateDir } = await guard();
-    // The lock of an agent that was killed names a process that is no more.
-    writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
-    const { child, identity, exited } = sleeper();
-    child.kill('SIGSTOP');
-    guardian.watch(identity, 'w', 60_000, null);
-    guardian.watch(identity, 'w', 2_000, null);
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
-    const closedAtMs = performance.now();
-    guardian.close();
-    expect(await exited).toEqual([null, 'SIGKILL']);
-    expect(performance.now() - closedAtMs).toBeGreaterThan(1_900);
-    await untilGone(pid);
-  },
-);
+test('the guardian kills a worker once its limit has passed, and then exits', onProc, async () => {
+  const { guardian, pid, stateDir } = await guard();
+  // The lock of an agent that was killed names a process that is no more.
+  writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
+  const { child, identity, exited } = sleeper();
+  child.kill('SIGSTOP');
+  guardian.watch(identity, 'w', 60_000, null);
+  guardian.watch(identity, 'w', 2_000, null);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) process.kill(pid, signal);
+  const closedAtMs = performance.now();
+  guardian.close();
+  expect(await exited).toEqual([null, 'SIGKILL']);
+  expect(performance.now() - closedAtMs).toBeGreaterThan(1_900);
+  await untilGone(pid);
+});
 
-test('the whole group dies, and no stranger that has a recorded pid', onProc, async () => {
+test("the guardian kills the worker's whole group, but no other process that has a recorded pid", onProc, async () => {
   const { guardian, pid } = await guard();
   const stranger = sleeper();
   guardian.watch({ ...stranger.identity, startTime: String(Number(stranger.identity.startTime) - 1) }, 'w', 0, null);
@@ -115,7 +111,7 @@ test('the whole group dies, and no stranger that has a recorded pid', onProc, as
   expect(isRunning(stranger.identity.pid)).toBe(true);
 });
 
-test('what a worker leaves in its session when it goes by itself is killed', onProc, async () => {
+test('the guardian kills what a worker leaves in its session when it exits', onProc, async () => {
   const { guardian, pid } = await guard();
   const cwd = mkdtempSync(join(root, 'w-'));
   const script = 'sleep 1000 & echo $!; until [ -e go ]; do sleep 0.05; done';
@@ -131,7 +127,7 @@ test('what a worker leaves in its session when it goes by itself is killed', onP
 });
 
 test(
-  'a daemon that left everything behind but the mark of its worker is killed, and no stranger with another',
+  "the guardian kills a daemon that kept only its worker's mark, but no process with another mark",
   onProc,
   async () => {
     const { guardian, pid } = await guard();
@@ -163,9 +159,9 @@ const escaped = `(setsid env -i PATH="$PATH" sh -c 'echo $$ > own; exec sleep 10
 const inCgroups = needs('cgroups', hasProc && probe !== undefined);
 
 test.for([
-  ['that is stopped', 'kill -STOP $$', 0],
-  ['that has left by itself', 'exit 0', 1_000_000],
-] as const)('all that is in the cgroup of a worker %s is killed', inCgroups, async ([name, then, limitMs]) => {
+  ['a worker that is stopped', 'kill -STOP $$', 0],
+  ['a worker that has exited', 'exit 0', 1_000_000],
+] as const)('the guardian kills everything in the cgroup of %s', inCgroups, async ([name, then, limitMs]) => {
   const { guardian, pid } = await guard();
   const workerId = `guarded-${name.replaceAll(' ', '-')}`;
   const cgroup = cgroups.create(workerId);
@@ -186,7 +182,7 @@ test.for([
   cgroup.remove();
 });
 
-test('a cgroup is left alone that the recorded process is not in', inCgroups, async () => {
+test('the guardian leaves a cgroup alone if the recorded process is not in it', inCgroups, async () => {
   const { guardian, pid } = await guard();
   const cgroup = cgroups.create('elsewhere');
   if (cgroup === undefined) expect.fail('no cgroup');
@@ -205,7 +201,7 @@ test('a cgroup is left alone that the recorded process is not in', inCgroups, as
   cgroup.remove();
 });
 
-test('it stands down where another agent has the lock', onProc, async () => {
+test('the guardian exits without killing once another agent holds the lock', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const lock = lockDirectory(stateDir);
   const { identity } = sleeper();
@@ -216,7 +212,7 @@ test('it stands down where another agent has the lock', onProc, async () => {
   lock.release();
 });
 
-test('agents that die again and again do not keep it: it leaves at the third sight of one', onProc, async () => {
+test('the guardian exits at the third agent that it sees, although each of them dies at once', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const { identity } = sleeper();
   guardian.watch(identity, 'w', 1_000_000, null);
@@ -229,7 +225,7 @@ test('agents that die again and again do not keep it: it leaves at the third sig
   expect(isRunning(identity.pid)).toBe(true);
 });
 
-test('another agent that dies soon is no other agent', onProc, async () => {
+test('an agent that dies at once does not count as a successor', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
   const agent = sleeper('1');
   writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
@@ -241,7 +237,7 @@ test('another agent that dies soon is no other agent', onProc, async () => {
   await untilGone(pid);
 });
 
-test('a guardian that was killed is started again, and knows all that live', onProc, async () => {
+test('a guardian that was killed is restarted and watches all live workers again', onProc, async () => {
   const { guardian, pid, warnings } = await guard();
   const { identity, exited } = sleeper();
   guardian.watch(identity, 'w', 0, null);
@@ -250,9 +246,7 @@ test('a guardian that was killed is started again, and knows all that live', onP
   const late = sleeper();
   guardian.watch(late.identity, 'w', 0, null);
   await vi.waitFor(() => expect(guardian.pid()).toBeGreaterThan(0), { timeout: 5_000 });
-  expect(warnings).toEqual([
-    expect.stringMatching(/the guardian of the workers ended by SIGKILL; it is started again/),
-  ]);
+  expect(warnings).toEqual([expect.stringMatching(/the guardian process was ended by SIGKILL; restarting it in/)]);
   const next = guardian.pid() ?? 0;
   guardian.close();
   expect(await exited).toEqual([null, 'SIGKILL']);
@@ -260,7 +254,7 @@ test('a guardian that was killed is started again, and knows all that live', onP
   await untilGone(next);
 });
 
-test('workers that are gone leave nothing behind in it', onProc, async () => {
+test('a guardian forgets workers that have exited', onProc, async () => {
   const { guardian, pid } = await guard();
   const peakKib = () => Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
   const before = peakKib();
@@ -290,7 +284,7 @@ function isInheritable(fd: string): boolean {
   }
 }
 
-test('it holds nothing of the agent, and is no worker', onProc, async () => {
+test('a guardian holds no descriptor of the agent and carries no worker id', onProc, async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   openSync(join(root, 'a file of the agent'), 'w');

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { ticksOfUptime } from '../../src/os/process/identity.ts';
 
-test('the ticks of an uptime are those that its digits say', () => {
+test('an uptime converts to exactly the ticks that its digits show', () => {
   const wrong: string[] = [];
   for (let ticks = 0; ticks < 200_000; ticks += 1) {
     const text = `${Math.floor(ticks / 100)}.${String(ticks % 100).padStart(2, '0')} 12.34\n`;

@@ -53,7 +53,7 @@ afterEach(() => rmSync(state, { recursive: true, force: true }));
 
 const fileOf = (id: string): string => join(state, 'ledger', `${id}.json`);
 
-test('what was entered is read, by an agent that comes later', async () => {
+test('a later agent reads the entries that an earlier one wrote', async () => {
   const unspawned = { state: 'spawning' as const, boot_id: '', pid: 0, start_time: '' };
   const other = { ...entry, worker_id: 'text-1-abcdefgh', slot: 1, ...unspawned };
   await Promise.all([ledger.enter(entry), ledger.enter(other)]);
@@ -62,7 +62,7 @@ test('what was entered is read, by an agent that comes later', async () => {
   expect([...found.entries].sort((a, b) => a.slot - b.slot)).toEqual([entry, other]);
 });
 
-test('the later word on a worker counts, and none after it is forgotten', async () => {
+test('the last entry of a worker counts, and none remains once it is forgotten', async () => {
   void ledger.enter({ ...entry, state: 'starting' });
   await ledger.enter(entry);
   expect(ledger.read().entries).toEqual([entry]);
@@ -72,13 +72,13 @@ test('the later word on a worker counts, and none after it is forgotten', async 
   expect(readdirSync(join(state, 'ledger'))).toEqual([]);
 });
 
-test('its files are for their owner alone', async () => {
+test("only the owner can read the ledger's files", async () => {
   await ledger.enter(entry);
   const { statSync } = await import('node:fs');
   expect(statSync(fileOf(entry.worker_id)).mode & 0o077).toBe(0);
 });
 
-test('cut at every byte it is set aside, and only whole it counts', async () => {
+test('an entry truncated at any byte is set aside; only the complete file is read', async () => {
   await ledger.enter(entry);
   const path = fileOf(entry.worker_id);
   const whole = readFileSync(path);
@@ -94,7 +94,7 @@ test('cut at every byte it is set aside, and only whole it counts', async () => 
   expect(readdirSync(join(state, 'ledger-set-aside')).length).toBeLessThanOrEqual(50);
 });
 
-test('changed in any byte it is set aside', async () => {
+test('an entry with any byte changed is set aside', async () => {
   await ledger.enter(entry);
   const path = fileOf(entry.worker_id);
   const whole = readFileSync(path);
@@ -106,7 +106,7 @@ test('changed in any byte it is set aside', async () => {
   }
 });
 
-describe('a whole file with', () => {
+describe('an intact file with', () => {
   const wrong: Record<keyof LedgerEntry, readonly unknown[]> = {
     worker_id: ['../../etc/passwd', 'text-0-other678', '', 7],
     pool: ['', '../x', null],
@@ -140,7 +140,7 @@ describe('a whole file with', () => {
 });
 
 // Only root can give a file away.
-test("a whole file of another user's, or a link to one, is set aside", needs('root', isRoot), async () => {
+test('an intact file of another user, or a link to one, is set aside', needs('root', isRoot), async () => {
   await ledger.enter(entry);
   await ledger.keepOrders({ nodeDraining: true, pools: [] });
   for (const path of [fileOf(entry.worker_id), join(state, 'orders.json')]) chownSync(path, 65_534, 65_534);
@@ -154,7 +154,7 @@ test("a whole file of another user's, or a link to one, is set aside", needs('ro
   ]);
 });
 
-test('files of another kind or version, folders and leftovers are not in the way', async () => {
+test('files of other kinds or versions, folders and leftovers do not keep entries from being read', async () => {
   await ledger.enter(entry);
   writeFileSync(fileOf('text-1-abcdefgh'), seal('pitwarden-ledger', 3, { ...entry, worker_id: 'text-1-abcdefgh' }));
   writeFileSync(fileOf('text-2-abcdefgh'), seal('another-ledger', 1, entry));
@@ -171,12 +171,12 @@ test('files of another kind or version, folders and leftovers are not in the way
   expect(ledger.read().setAside).toEqual([]);
 });
 
-test('fields that a later agent adds are let be', () => {
+test('unknown fields of a later release are ignored', () => {
   writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 2, { ...entry, mood: 'good' }));
   expect(ledger.read().entries).toMatchObject([entry]);
 });
 
-test('an entry of version 1 is read: of its token only the hash is kept, by which the worker is known', () => {
+test('an entry of version 1 is converted: only the hash of its token is kept, by which the worker is recognised', () => {
   const { verifier: _, repeats_token: __, ...old } = entry;
   const token = 'cd'.repeat(32);
   writeFileSync(fileOf(entry.worker_id), seal('pitwarden-ledger', 1, { ...old, token }));
@@ -184,7 +184,7 @@ test('an entry of version 1 is read: of its token only the hash is kept, by whic
   expect(ledger.read().entries).toEqual([{ ...old, verifier, repeats_token: true }]);
 });
 
-test('standing orders are kept likewise', async () => {
+test('operator orders are kept in the ledger and read by a later agent', async () => {
   const orders = { nodeDraining: true, pools: [{ pool: 'text', draining: false, size: 4, configSize: 2, roll: null }] };
   expect(ledger.read().orders).toBeNull();
   await ledger.keepOrders(orders);
@@ -212,7 +212,7 @@ const rollInFile = (patch: object) => {
   return { node_draining: false, pools: [{ pool: 'text', draining: false, size: 2, config_size: 2, roll }] };
 };
 
-test('a roll is kept with the orders, by the wall clock: the next agent may be one of another boot', async () => {
+test('a roll is kept with unix times, because the next agent may run after a reboot', async () => {
   await ledger.keepOrders(rollOrders(openRoll));
   expect(readFileSync(join(state, 'orders.json'), 'utf8')).toMatch(/"started_at_ms":1\d{12},/);
   const [found] = openLedger(state).read().orders?.pools ?? [];
@@ -222,7 +222,7 @@ test('a roll is kept with the orders, by the wall clock: the next agent may be o
   expect(Math.abs(startedAtMs - begunAtMs)).toBeLessThan(100);
 });
 
-test('how a roll ended is kept in a bounded sentence', async () => {
+test('the message of an ended roll is kept up to its maximum length', async () => {
   const message = `3 replacements failed; the last one: ${'😀'.repeat(10_000)}`;
   await ledger.keepOrders(rollOrders({ ...openRoll, phase: 'failed', endedAtMs: systemClock.nowMs(), message }));
   const roll = ledger.read().orders?.pools[0]?.roll;
@@ -230,33 +230,33 @@ test('how a roll ended is kept in a bounded sentence', async () => {
   expect(roll?.message.length).toBeLessThanOrEqual(1_024);
 });
 
-test('orders of an agent that kept no rolls are read', () => {
+test('orders written before rolls were kept can be read', () => {
   const pool = { pool: 'text', draining: true, size: 4, config_size: 2 };
   writeFileSync(join(state, 'orders.json'), seal('pitwarden-orders', 1, { node_draining: false, pools: [pool] }));
   expect(ledger.read().orders?.pools).toEqual([{ pool: 'text', draining: true, size: 4, configSize: 2, roll: null }]);
 });
 
 test.each([
-  ['a phase that is none', rollInFile({ phase: 'odd' }), /^pools.0.roll.phase: /],
-  ['an id that is none', rollInFile({ id: '__proto__' }), /^pools.0.roll.id: /],
-  ['ids that are no workers', rollInFile({ old: ['../../x'] }), /^pools.0.roll.old.0: /],
+  ['an unknown phase', rollInFile({ phase: 'odd' }), /^pools.0.roll.phase: /],
+  ['an invalid id', rollInFile({ id: '__proto__' }), /^pools.0.roll.id: /],
+  ['invalid worker ids', rollInFile({ old: ['../../x'] }), /^pools.0.roll.old.0: /],
   ['too many workers', rollInFile({ total: 2_000, old: Array(2_001).fill('t-0-abcdefgh') }), /^pools.0.roll.old: /],
-  ['fewer in all than each', rollInFile({ total: 0 }), /^pools.0.roll.total: expected no fewer than/],
-  ['a sentence without end', rollInFile({ message: 'x'.repeat(100_000) }), /^pools.0.roll.message: /],
-  ['a failure count that fits no message', rollInFile({ failures: 2 ** 40 }), /^pools.0.roll.failures: /],
+  ['a total below the number of its workers', rollInFile({ total: 0 }), /^pools.0.roll.total: expected no fewer than/],
+  ['a message that is too long', rollInFile({ message: 'x'.repeat(100_000) }), /^pools.0.roll.message: /],
+  ['a failure count beyond 32 bits', rollInFile({ failures: 2 ** 40 }), /^pools.0.roll.failures: /],
   [
-    'a size that no pool has',
+    'a pool size that is too large',
     { node_draining: false, pools: [{ pool: 'text', draining: false, size: 2e9, config_size: 2 }] },
     /^pools.0.size: /,
   ],
-])('orders with %s are set aside, in words', (_, value, why) => {
+])('orders with %s are set aside with the reason', (_, value, why) => {
   writeFileSync(join(state, 'orders.json'), seal('pitwarden-orders', 1, value));
   const found = ledger.read();
   expect(found.orders).toBeNull();
   expect(found.setAside[0]?.why).toMatch(why);
 });
 
-test('orders that could not be written are written when something else can', async () => {
+test('orders that could not be written are retried with the next entry', async () => {
   const orders = { nodeDraining: true, pools: [] };
   mkdirSync(join(state, 'orders.json.new'));
   await expect(ledger.keepOrders(orders)).rejects.toThrow(/EISDIR/);
@@ -266,7 +266,7 @@ test('orders that could not be written are written when something else can', asy
   expect(ledger.read().orders).toEqual(orders);
 });
 
-test('orders that come together are written together, the newest of them', async () => {
+test('orders given in quick succession are written once, in their newest state', async () => {
   const sized = (size: number): Orders => ({
     nodeDraining: false,
     pools: [{ pool: 'p', draining: false, size, configSize: 1, roll: null }],
@@ -280,7 +280,7 @@ test('orders that come together are written together, the newest of them', async
   expect(ledger.read().orders).toBeNull();
 });
 
-test('a folder that is gone is an error of the entry, and leaves nothing half', async () => {
+test('writing an entry into a missing folder fails and leaves no partial file', async () => {
   rmSync(join(state, 'ledger'), { recursive: true });
   await expect(ledger.enter(entry)).rejects.toThrow(/ENOENT/);
 });

@@ -14,7 +14,7 @@ function reader() {
   return { lines, seen, dropped, clock };
 }
 
-test('lines are put together from whatever pieces come, in UTF-8, with or without a carriage return', () => {
+test('lines are assembled from arbitrary pieces of UTF-8, with or without carriage returns', () => {
   const { lines, seen } = reader();
   const bytes = Buffer.from('naïve ☃ line\r\nsecond\n\nlast without an end');
   for (const byte of bytes) lines.push('stdout', Buffer.from([byte]));
@@ -32,21 +32,21 @@ test('stdout and stderr do not mix within a line', () => {
   expect(seen).toEqual(['err', 'output']);
 });
 
-test('a line without an end is cut, and holds no more than that', () => {
+test('an endless line is cut, and only its kept part is held in memory', () => {
   const { lines, seen } = reader();
   for (let i = 0; i < 100; i += 1) lines.push('stdout', Buffer.alloc(1_000, 'x'));
   lines.push('stdout', Buffer.from('\nnext\n'));
   expect(seen).toEqual([`${'x'.repeat(lineMaxBytes)}… (cut)`, 'next']);
 });
 
-test('a line of characters of several bytes is cut once: what comes after the cut is not put behind it', () => {
+test('a line of multi-byte characters is cut once, and nothing after the cut is appended', () => {
   const { lines, seen } = reader();
   lines.push('stdout', Buffer.from('é'.repeat(lineMaxBytes)));
   lines.push('stdout', Buffer.from('the end of it\nnext\n'));
   expect(seen).toEqual([`${'é'.repeat(lineMaxBytes / 2)}… (cut)`, 'next']);
 });
 
-test('a flood is counted, told once it may be, and leaves the last lines known', () => {
+test('dropped lines are counted and reported, and the last lines are still known', () => {
   const { lines, seen, dropped, clock } = reader();
   for (let i = 0; i < 10_000; i += 1) lines.push('stdout', Buffer.from(`line ${i}\n`));
   expect(seen).toHaveLength(2_000);
@@ -58,7 +58,7 @@ test('a flood is counted, told once it may be, and leaves the last lines known',
   expect(seen.at(-1)).toBe('after');
 });
 
-test('a record of the worker’s logging is one entry, with its level, logger and request', () => {
+test('a record of the worker’s logging is one entry with its level, logger and request', () => {
   const seen: WorkerLine[] = [];
   const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
   const say = (text: string): void => lines.push('stderr', Buffer.from(`${text}\n`));
@@ -83,7 +83,7 @@ test.each([
   '\u001e{"level":20,"message":{"toString":1}}',
   '\u001e{"level":20,"message":"m"',
   `\u001e{"level":20,"message":"${'m'.repeat(9_000)}"}`,
-])('what begins like a record and is none is a line of text: %j', (text) => {
+])('text that begins like a record but is not one is a line of text: %j', (text) => {
   const seen: WorkerLine[] = [];
   const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
   lines.push('stdout', Buffer.from(`${text}\n`));
@@ -92,7 +92,7 @@ test.each([
   expect(seen[0]?.text.startsWith(text.slice(0, 100))).toBe(true);
 });
 
-test('names in a record are cut, and are texts', () => {
+test('names in a record are strings of bounded length', () => {
   const seen: WorkerLine[] = [];
   const lines = createLogLines({ nowMs: () => 0, onLine: (line) => seen.push(line), onDropped: () => undefined });
   const told = { level: 20, message: 'm', logger: 'x'.repeat(5_000), request_id: { a: 1 } };

@@ -34,9 +34,9 @@ function fullPipe(): number {
 }
 
 test.each([
-  ['at the end', orderly],
-  ['at a crash', 'exitProcess(7, log.endNow());'],
-])('a process whose output nobody reads ends, %s too, through a pipe and through a socket', async (_, end) => {
+  ['exits normally', orderly],
+  ['crashes', 'exitProcess(7, log.endNow());'],
+])('a process that %s ends although nobody reads its output, which is a pipe or a socket', async (_, end) => {
   const fd = fullPipe();
   const ended = (['pipe', fd] as const).map((stdout) => once(run(talker(2_000, end), stdout), 'exit'));
   expect(await Promise.all(ended)).toEqual([
@@ -46,13 +46,13 @@ test.each([
   closeSync(fd);
 });
 
-test('a process whose reader has gone ends, and is not ended by it', async () => {
+test('a process survives the loss of its log reader, and exits normally', async () => {
   const child = run(talker(2_000, orderly), 'pipe');
   child.stdout?.destroy();
   expect(await once(child, 'exit')).toEqual([7, null]);
 });
 
-test('what is read arrives whole and in order, however slowly it is read', async () => {
+test('a slow reader receives all lines, complete and in order', async () => {
   const fd = fullPipe();
   // Node makes what it passes to a child blocking, for this process too.
   const reader = openSync(join(dir, 'pipe'), constants.O_RDONLY | constants.O_NONBLOCK);
@@ -78,7 +78,7 @@ test('what is read arrives whole and in order, however slowly it is read', async
   expect(lines.map((line) => (JSON.parse(line) as { line: number }).line)).toEqual([...Array(500).keys()]);
 });
 
-test('lines beyond what is held are dropped, and counted when there is room again', async () => {
+test('lines beyond the backlog limit are dropped, and the count is reported once there is room', async () => {
   const child = run(talker(12_000, 'process.stdin; setTimeout(() => {}, 100_000);'), 'pipe');
   let text = '';
   for await (const data of child.stdout ?? []) {
@@ -89,7 +89,7 @@ test('lines beyond what is held are dropped, and counted when there is room agai
   expect(text).toMatch(/\d+ log lines were dropped: they were written faster than read/);
 });
 
-test('a file gets every line', async () => {
+test('a file receives every line', async () => {
   const path = join(dir, 'log');
   const fd = openSync(path, 'w');
   expect(await once(run(talker(1_000, orderly), fd), 'exit')).toEqual([7, null]);

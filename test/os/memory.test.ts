@@ -40,7 +40,7 @@ async function measured(program: string): Promise<{ rssBytes: number; pssBytes: 
 /** Written to, page by page, so that it is there. */
 const touched = (mibibytes: number) => `bytearray(b'x' * (${mibibytes} << 20))`;
 
-test('what a child process holds counts', async () => {
+test('the memory of a child process is included', async () => {
   const { pssBytes } = await measured(`
 reader, writer = os.pipe()
 if os.fork() == 0:
@@ -51,20 +51,20 @@ os.read(reader, 1)`);
   expect(pssBytes).toBeGreaterThan(100 * mib);
 });
 
-test('a peak that was freed does not', async () => {
+test('memory that was freed is not included', async () => {
   const { pssBytes, rssBytes } = await measured(`block = ${touched(300)}\ndel block`);
   expect(pssBytes).toBeLessThan(60 * mib);
   expect(rssBytes).toBeLessThan(60 * mib);
 });
 
-test('what a forked child inherits counts once', async () => {
+test('memory that a forked child shares is counted once', async () => {
   const { pssBytes, rssBytes } = await measured(`block = ${touched(300)}\nif os.fork() == 0: time.sleep(1000)`);
   expect(rssBytes).toBeGreaterThan(600 * mib);
   expect(pssBytes).toBeGreaterThan(300 * mib);
   expect(pssBytes).toBeLessThan(340 * mib);
 });
 
-describe('of cgroup, PSS and RSS the best that is known is taken', () => {
+describe('the best available memory measure is used:', () => {
   test.each([
     { cgroupBytes: 3, pssBytes: 2, rssBytes: 1, source: 'cgroup', bytes: 3 },
     { cgroupBytes: 0, pssBytes: 2, rssBytes: 1, source: 'pss', bytes: 2 },
@@ -73,7 +73,7 @@ describe('of cgroup, PSS and RSS the best that is known is taken', () => {
     expect([memorySource(sample), memoryBytes(sample)]).toEqual([source, bytes]);
   });
 
-  test("a cgroup's memory is without the cache that would be given up at once; 0 without a controller", () => {
+  test("a cgroup's memory excludes reclaimable cache, and is 0 without a controller", () => {
     const cgroup = join(dir, 'cgroup');
     mkdirSync(cgroup);
     expect(cgroupMemory(cgroup)).toBe(0);
@@ -83,7 +83,7 @@ describe('of cgroup, PSS and RSS the best that is known is taken', () => {
   });
 });
 
-test('a tree of many processes is measured with a few open files at a time', async () => {
+test('a tree of many processes is measured with only a few files open at a time', async () => {
   const openFiles = (): number => readdirSync('/proc/self/fd').length;
   const before = openFiles();
   let most = 0;

@@ -80,7 +80,7 @@ function manyLines(bytes: number, from = 0): Buffer {
 
 const number = (line: string | undefined): number => Number(line?.split(' ')[0]);
 
-test('lines of both streams come as they are written', async () => {
+test('lines of both streams are reported as they are written', async () => {
   const { create, out, err, seen } = openScene();
   create();
   appendFileSync(out, 'one\ntwo\nthr');
@@ -91,7 +91,7 @@ test('lines of both streams come as they are written', async () => {
   await vi.waitFor(() => expect(seen.lines.at(-1)).toBe('three'));
 });
 
-test('a character that is written in two pieces is whole', () => {
+test('a character that is written in two pieces is read as one', () => {
   const { create, out, seen } = openScene();
   const reader = create();
   const bytes = Buffer.from('a ☃\n');
@@ -102,7 +102,7 @@ test('a character that is written in two pieces is whole', () => {
   expect(seen.lines).toEqual(['a ☃']);
 });
 
-test('at the end all is read, a last line without an end too; then the files go', async () => {
+test('at the end all output is read, including an unfinished last line, and the files are deleted', async () => {
   const { create, out, seen, path } = openScene();
   const reader = create();
   const written = manyLines(4 * mebibyte);
@@ -115,13 +115,13 @@ test('at the end all is read, a last line without an end too; then the files go'
   expect(readdirSync(path)).toEqual([]);
 });
 
-test('the files are for their owner alone', () => {
+test('only the owner can read the output files', () => {
   const { create, path } = openScene();
   create();
   for (const name of readdirSync(path)) expect(statSync(join(path, name)).mode & 0o777, name).toBe(0o600);
 });
 
-test('a descendant that writes for ever does not put off the end', async () => {
+test('a descendant that writes forever does not delay the end', async () => {
   const cwd = mkdtempSync(join(root, 'w-'));
   const endless = "sh -c 'echo $$; while :; do echo more; done' &";
   const { spawned, line } = await shellWorker(cwd, endless, { workerId: 'w' });
@@ -138,7 +138,7 @@ const mayPunch = (() => {
   return spawnSync('fallocate', ['--punch-hole', '--offset', '0', '--length', '4096', probe]).status === 0;
 })();
 
-test('what was read is punched out, and no line is lost for it', needs('hole punching', mayPunch), async () => {
+test('holes are punched where output was read, and no line is lost', needs('hole punching', mayPunch), async () => {
   const { create, out, seen, troubles } = openScene();
   const reader = create();
   const pieces = 6;
@@ -160,7 +160,7 @@ test('what was read is punched out, and no line is lost for it', needs('hole pun
   expect(troubles).toEqual([]);
 });
 
-test('where nothing punches, a file is emptied when all of it was read, and that is told once', async () => {
+test('if holes cannot be punched, a file is truncated once all of it was read, and that is reported once', async () => {
   const { create, out, seen, troubles, position } = openScene();
   const reader = create();
   vi.stubEnv('PATH', join(root, 'nowhere'));
@@ -187,7 +187,7 @@ test('where nothing punches, a file is emptied when all of it was read, and that
   expect(troubles).toHaveLength(1);
 });
 
-test('of a flood the newest 8 MiB are read; what was skipped is counted to the byte', async () => {
+test('the newest 8 MiB of a flood are read, and the skipped bytes are counted exactly', async () => {
   const { create, out, seen } = openScene();
   const reader = create();
   appendFileSync(out, 'before the flood, without an end');
@@ -203,7 +203,7 @@ test('of a flood the newest 8 MiB are read; what was skipped is counted to the b
   expect(seen.skipped).toBe(flood.length - read);
 });
 
-test('the next agent goes on where the one before it stopped, at the beginning of a line', async () => {
+test('the next agent continues at the beginning of the line where the last one stopped', async () => {
   const first = openScene();
   const reader = first.create();
   appendFileSync(first.out, 'a\nb\nhal');
@@ -220,7 +220,7 @@ test('the next agent goes on where the one before it stopped, at the beginning o
   expect(next.seen.skipped).toBe(0);
 });
 
-test('files that are missing have nothing to read; a torn record of what was read counts as none', async () => {
+test('missing files are empty, and a torn position counts as none', async () => {
   const scene = openScene();
   const reader = scene.adopt();
   await reader.finish();
@@ -234,8 +234,8 @@ test('files that are missing have nothing to read; a torn record of what was rea
 
 test.each([
   ['of gigabytes', 5 * 1024 * mebibyte],
-  ['that is smaller than what may wait', mebibyte + 1000],
-])('a hole %s at the start is not read through, and the line that it tore is no line', (_, bytes) => {
+  ['smaller than the backlog limit', mebibyte + 1000],
+])('a leading hole %s is skipped, together with the line that it cut', (_, bytes) => {
   const { out, adopt, seen, path } = openScene();
   writeFileSync(out, '');
   truncateSync(out, bytes);
@@ -255,7 +255,7 @@ const roomy = mkdtempSync('/dev/shm/pw-');
 afterAll(() => rmSync(roomy, { recursive: true, force: true }));
 const mayBeHuge = spawnSync('truncate', ['-s', '9223372036854775807', join(roomy, 'probe')]).status === 0;
 
-test('the size of a file that no number holds keeps nobody from reading on', needs('huge files', mayBeHuge), () => {
+test('a file size beyond the largest safe integer does not stop reading', needs('huge files', mayBeHuge), () => {
   const { create, out, seen, troubles } = openScene(mkdtempSync(join(roomy, 'output-')));
   const reader = create();
   appendFileSync(out, 'before\n');
@@ -269,7 +269,7 @@ test('the size of a file that no number holds keeps nobody from reading on', nee
   expect(troubles).toEqual([]);
 });
 
-test('a file that somebody emptied is read from its beginning', () => {
+test('a file that someone truncated is read from its beginning', () => {
   const { create, out, seen } = openScene();
   const reader = create();
   appendFileSync(out, 'a long line before\n');
@@ -279,7 +279,7 @@ test('a file that somebody emptied is read from its beginning', () => {
   expect(seen.lines).toEqual(['a long line before', 'new']);
 });
 
-test('without its directory a worker is still heard, and the next one has a directory again', async () => {
+test('if the output directory is removed, a running worker is still read, and the next worker gets a new directory', async () => {
   const { create, out, seen, path, directory } = openScene();
   create();
   const worker = openSync(out, 'a');
@@ -311,7 +311,7 @@ afterAll(() => {
 });
 
 test(
-  'on a full disk lines are read all the same, and how far, once there is room',
+  'on a full disk lines are still read, and the position is saved once there is room',
   needs('mounts', small !== undefined),
   () => {
     const { create, out, seen, position, path } = openScene(small);
@@ -357,7 +357,7 @@ function followAlone(name: string, space: OutputSpace, onLine: (fd: number, line
   return { fd, file, seen };
 }
 
-test('what a worker writes while its file is emptied is read', () => {
+test('output that a worker writes while its file is truncated is read', () => {
   // Two pieces, and then the end of its life: each is written when the one before it is being handed on.
   const later = ['a'.repeat(200_000), 'b'.repeat(200_000), 'the last words'];
   const { fd, file, seen } = followAlone('emptied.out', noSpace, (to, line) => {
@@ -372,7 +372,7 @@ test('what a worker writes while its file is emptied is read', () => {
   expect(seen.lines.at(-1)).toBe('the last words');
 });
 
-test('of a file that is cut off at its greatest size the newest lines are read', () => {
+test('when a file reaches its maximum size, its newest lines are read before it is truncated', () => {
   const { fd, file, seen } = followAlone('cut-off.out', { ...noSpace, mayPunch: () => false });
   writeSync(fd, Buffer.concat([manyLines(33 * mebibyte), Buffer.from('the last words\n')]));
   const buffer = Buffer.alloc(128 * 1024);
@@ -381,7 +381,7 @@ test('of a file that is cut off at its greatest size the newest lines are read',
   expect(statSync(join(root, 'cut-off.out')).size).toBe(0);
 });
 
-test('of a worker that has ended as much is read as may wait, whatever its file takes of the disk', async () => {
+test('after a worker has ended, its full backlog is read, however large its file is', async () => {
   const { create, out, seen } = openScene();
   const reader = create();
   const written = manyLines(80 * mebibyte);
@@ -391,7 +391,7 @@ test('of a worker that has ended as much is read as may wait, whatever its file 
   expect(number(seen.lines.at(-1))).toBe(written.length / 8192 - 1);
 });
 
-test('a file that is written faster than holes can be made is emptied, and its newest lines are read', () => {
+test('a file that grows faster than holes can be punched is truncated, and its newest lines are read', () => {
   const path = join(root, 'flood.out');
   const { fd, file, seen } = followAlone('flood.out', noSpace);
   const buffer = Buffer.alloc(128 * 1024);

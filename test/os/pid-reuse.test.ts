@@ -27,14 +27,14 @@ function mayNamePids(): boolean {
 const withChosenPids = needs('chosen pids', mayNamePids());
 
 test.for(['its pid', 'its group', 'the group of a leader that ended'])(
-  'a stranger that took the number of a dead worker is never signalled: %s',
+  'a process that reuses the number of a dead worker is never signalled: %s',
   withChosenPids,
   (what) => {
     expect(JSON.parse(inNamespace(process.execPath, scene, what))).toEqual({ survivors: [], living: true });
   },
 );
 
-test('what a dead worker left in its session is still found, and dies', withChosenPids, () => {
+test('processes that a dead worker left in its session are still found and killed', withChosenPids, () => {
   expect(JSON.parse(inNamespace(process.execPath, scene, 'no stranger'))).toEqual({
     left: true,
     survivors: [],
@@ -42,7 +42,7 @@ test('what a dead worker left in its session is still found, and dies', withChos
   });
 });
 
-test('by what was born after an adopted worker was last seen to live, no session is proven to be its own', async () => {
+test("a process born after an adopted worker was last seen alive does not prove that the session is the worker's", async () => {
   const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
   const identity = identify(child.pid ?? 0);
   if (identity === undefined) throw new Error('sleep did not start');

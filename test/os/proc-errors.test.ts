@@ -70,14 +70,14 @@ const saysGone = ['ENOENT', 'ESRCH', 'ENODEV'];
 const forbids = ['EACCES', 'EPERM'];
 const others = Object.keys(constants.errno).filter((code) => !saysGone.includes(code));
 
-describe('a read of /proc that fails with', onProc, () => {
-  test.each(saysGone)('%s says that the process is gone', (code) => {
+describe('when a read of /proc fails with', onProc, () => {
+  test.each(saysGone)('%s, the process counts as gone', (code) => {
     const identity = living();
     fail(/^\/proc\/\d+\/stat$/, code);
     expect([isGone(identity), isAlive(identity), readStat(identity.pid)]).toEqual([true, false, undefined]);
   });
 
-  test.each(others)('%s says neither that it is gone nor that it lives', (code) => {
+  test.each(others)('%s, the process counts neither as gone nor as alive', (code) => {
     const identity = living();
     fail(/^\/proc\/\d+\/stat$/, code);
     expect([isGone(identity), isAlive(identity)]).toEqual([false, false]);
@@ -87,22 +87,28 @@ describe('a read of /proc that fails with', onProc, () => {
     expect(isAlive(identity)).toBe(true);
   });
 
-  test.each(others.filter((code) => !forbids.includes(code)))('%s makes no table without the process', async (code) => {
-    for (const path of [/^\/proc$/, /^\/proc\/\d+\/stat$/, /^\/proc\/\d+\/environ$/]) {
-      fail(path, code);
-      // An environment is read once in a process's life.
-      const unread = spawn('sleep', ['1000'], { stdio: 'ignore' });
-      await expect(readProcessTable(), `${path}`).rejects.toThrow(code);
-      unread.kill('SIGKILL');
-    }
-  });
+  test.each(others.filter((code) => !forbids.includes(code)))(
+    '%s, the process table is rejected instead of leaving out the process',
+    async (code) => {
+      for (const path of [/^\/proc$/, /^\/proc\/\d+\/stat$/, /^\/proc\/\d+\/environ$/]) {
+        fail(path, code);
+        // An environment is read once in a process's life.
+        const unread = spawn('sleep', ['1000'], { stdio: 'ignore' });
+        await expect(readProcessTable(), `${path}`).rejects.toThrow(code);
+        unread.kill('SIGKILL');
+      }
+    },
+  );
 
-  test.each(others.filter((code) => !forbids.includes(code)))('%s proves no worker to be none of ours', (code) => {
-    fail(/^\/proc\/\d+\//, code);
-    expect(() => carriesWorkerId(living().pid, 'p-0-abcdefgh')).toThrow(code);
-  });
+  test.each(others.filter((code) => !forbids.includes(code)))(
+    '%s, the check whether a process is a worker throws instead of denying it',
+    (code) => {
+      fail(/^\/proc\/\d+\//, code);
+      expect(() => carriesWorkerId(living().pid, 'p-0-abcdefgh')).toThrow(code);
+    },
+  );
 
-  test.each(Object.keys(constants.errno))('%s is no error of the clock', (code) => {
+  test.each(Object.keys(constants.errno))('%s, the clock still works', (code) => {
     const before = ticksSinceBoot() ?? Number.NaN;
     fail(/^\/proc\/uptime$/, code);
     const now = ticksSinceBoot() ?? Number.NaN;
@@ -112,7 +118,7 @@ describe('a read of /proc that fails with', onProc, () => {
     expect(now).toBeLessThanOrEqual(ticksSinceBoot() ?? Number.NaN);
   });
 
-  test.each(others)('%s makes no cgroup empty', (code) => {
+  test.each(others)('%s, no cgroup counts as empty', (code) => {
     const cgroup = mkdtempSync(join(dir, 'cgroup-'));
     writeFileSync(join(cgroup, 'cgroup.events'), 'populated 0\nfrozen 0\n');
     expect(isPopulated(cgroup)).toBe(false);
@@ -121,8 +127,8 @@ describe('a read of /proc that fails with', onProc, () => {
   });
 });
 
-describe('while no descriptors are left', onProc, () => {
-  test('an adopted worker is not declared dead, and its end is seen once they can be had again', async () => {
+describe('while no descriptors are left,', onProc, () => {
+  test('an adopted worker is not declared dead, and its end is noticed once descriptors are free again', async () => {
     const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
     const identity = identify(child.pid ?? 0);
     if (identity === undefined) expect.fail('sleep did not start');
@@ -141,7 +147,7 @@ describe('while no descriptors are left', onProc, () => {
     await watched.exited;
   });
 
-  test('the last one may go at any read of a signal, which then is sent to fewer processes and is no error', () => {
+  test('a signal is sent to fewer processes instead of throwing', () => {
     const identity = living();
     for (const after of [1, 2, 3]) {
       fail(/^\/proc\//, 'ENFILE', after);
@@ -149,7 +155,7 @@ describe('while no descriptors are left', onProc, () => {
     }
   });
 
-  test('a lock that cannot be read is not taken for lost', () => {
+  test('a lock that cannot be read does not count as lost', () => {
     const path = mkdtempSync(join(dir, 'lock-'));
     const lock = lockDirectory(path);
     expect(lockHolder(path)).toBe('us');
@@ -171,7 +177,7 @@ describe('while no descriptors are left', onProc, () => {
     expect(() => lockDirectory(path)).toThrow(`expected no other agent to use it, got one with pid ${sleeper.pid}`);
   });
 
-  test('a lock is not taken over by who cannot look', () => {
+  test('an agent that cannot read /proc takes over no lock', () => {
     const path = mkdtempSync(join(dir, 'lock-'));
     writeFileSync(join(path, 'agent.lock'), JSON.stringify(living()));
     fail(/^\/proc\//, 'EMFILE');
@@ -180,7 +186,7 @@ describe('while no descriptors are left', onProc, () => {
     expect(() => lockDirectory(path)).toThrow(`got one with pid ${sleeper.pid}`);
   });
 
-  test('no entry of the ledger is set aside or overlooked: the start fails, and the next one finds them', () => {
+  test('the start fails instead of setting ledger entries aside, and the next start reads them', () => {
     const state = mkdtempSync(join(dir, 'state-'));
     const ledger = openLedger(state);
     const file = join(state, 'ledger/p-0-abcdefgh.json');
@@ -193,7 +199,7 @@ describe('while no descriptors are left', onProc, () => {
     expect(ledger.read().entries).toHaveLength(1);
   });
 
-  test('a sweep goes on until it can look, and kills what is there', async () => {
+  test('a sweep is repeated until it can read /proc, and then kills the tree', async () => {
     const child = spawn('sleep', ['1000'], { stdio: 'ignore', detached: true });
     const identity = identify(child.pid ?? 0);
     if (identity === undefined) expect.fail('sleep did not start');
@@ -206,13 +212,13 @@ describe('while no descriptors are left', onProc, () => {
     expect(isGone(identity)).toBe(true);
   });
 
-  test('a sweep that never can look fails, and reports no success', async () => {
+  test('a sweep that can never read /proc fails instead of reporting success', async () => {
     const identity = living();
     fail(/^\/proc\//, 'EMFILE');
     await expect(sweepTree({ identity, workerId: 'w' }, { timeoutMs: 20 })).rejects.toThrow('EMFILE');
   });
 
-  test('a child that could not be identified is killed, and its start fails in words', async () => {
+  test('a child that cannot be identified is killed, and its start returns the reason', async () => {
     fail(/^\/proc\/\d+\/stat$/, 'EMFILE');
     const pidFile = join(dir, 'unidentified');
     const spawned = spawnWorker({
@@ -247,7 +253,7 @@ function cgroupFolder(): string | undefined {
 const cgroupsAt = cgroupFolder();
 
 test(
-  'a cgroup of a dead agent that another agent removes first costs nobody his own',
+  "an agent still gets its own cgroup when another agent removes a dead agent's cgroup at the same time",
   needs('cgroups', cgroupsAt !== undefined),
   () => {
     const left = join(cgroupsAt ?? '', 'pitwarden-4194305-deadbeef');

@@ -25,7 +25,7 @@ const { freshProcessTable, readProcessTable } = await import('../../src/os/proce
 
 const onProc = needs('/proc', hasProc);
 
-test('a process that is read in the middle of its exec is known by its id at the next look', onProc, async () => {
+test('a process that was read in the middle of an exec is recognised by its id at the next look', onProc, async () => {
   const workerId = 'p-0-midexec2';
   // A grandchild: of children of this process nothing is remembered anyway.
   const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; wait'], {
@@ -43,7 +43,7 @@ test('a process that is read in the middle of its exec is known by its id at the
 });
 
 test(
-  'a thousand who look at all processes at once share one look, and none gets one from before it asked',
+  'a thousand concurrent requests share one process table, which was read after each of them asked',
   onProc,
   async () => {
     const before = seen.listings;

@@ -33,7 +33,7 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 const worker = (script: string, workerId = 'w-0', env: Record<string, string> = {}) =>
   shellWorker(dir, script, { workerId, env });
 
-test('a worker leads a session and a group of its own, in its folder, with its environment alone', async () => {
+test('a worker leads its own session and group, in its folder and with only its environment', async () => {
   const { spawned, identity, line } = await worker('pwd; env | sort; exit 7', 'w-1', { COLOUR: 'green' });
   expect(await line(1)).toBe(dir);
   const stat = (await line(1)) && identity.pid;
@@ -50,7 +50,7 @@ test('a worker leads a session and a group of its own, in its folder, with its e
   ]);
 });
 
-test('the agent’s secrets are not inherited, where things are is', () => {
+test('a worker inherits paths and locale from the agent, but no secrets', () => {
   const base = { PATH: '/bin', AWS_SECRET_ACCESS_KEY: 'x', LC_ALL: 'C', PITWARDEN_TOKEN: 'y', HOME: '/h' };
   expect(workerEnvironment({ A: '1' }, base)).toEqual({
     PATH: '/bin',
@@ -64,7 +64,7 @@ test('the agent’s secrets are not inherited, where things are is', () => {
 test.each([
   [{ command: './nothing', cwd: dir }, /could not start \.\/nothing in .*: no such file or folder/],
   [{ command: 'sh', cwd: join(dir, 'nowhere') }, /could not start sh in .*nowhere: no such file or folder/],
-])('what cannot be started says so', async (options, message) => {
+])('a program that cannot be started returns the reason', async (options, message) => {
   const spawned = spawnWorker({
     args: [],
     cgroup: null,
@@ -82,7 +82,7 @@ test.each([
   expect(readdirSync(join(dir, 'output')).filter((name) => name.startsWith('w-none'))).toEqual([]);
 });
 
-test('a sweep takes the group, a daemon of another session, and nothing else', async () => {
+test('a sweep kills the group and a daemon in another session, and nothing else', async () => {
   const foreign = spawn('sleep', ['1000'], { stdio: 'ignore' });
   const daemon = 'setsid sh -c "sleep 1000 & echo \\$!; sleep 1000" & ';
   const { spawned, identity, line } = await worker(`sleep 1000 & echo $!; ${daemon} wait`);
@@ -97,7 +97,7 @@ test('a sweep takes the group, a daemon of another session, and nothing else', a
   foreign.kill();
 });
 
-test('a process of the same pid that started at another time is not signalled', async () => {
+test('a process with the same pid but another start time is not signalled', async () => {
   const { spawned, identity } = await worker('sleep 1000', 'w-2');
   const earlier: ProcessIdentity = { ...identity, startTime: String(Number(identity.startTime) - 1) };
   expect(isAlive(earlier)).toBe(false);
@@ -107,7 +107,7 @@ test('a process of the same pid that started at another time is not signalled', 
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGTERM' });
 });
 
-test('a sample is of the whole tree; of a tree that is gone there is none', async () => {
+test('a sample covers the whole tree, and is undefined once the tree is gone', async () => {
   const { spawned, identity, line } = await worker('sleep 1000 & echo $!; wait', 'w-3');
   await line(1);
   const target = { identity, workerId: 'w-3' };
@@ -122,7 +122,7 @@ test('a sample is of the whole tree; of a tree that is gone there is none', asyn
     await new Promise((resolve) => setImmediate(resolve));
 });
 
-test('a directory has one agent: a second is told which; a dead one’s lock, or a torn one, is taken over', () => {
+test("only one agent may use a directory: a second is refused, while a dead agent's lock or a torn one is taken over", () => {
   const lock = lockDirectory(dir);
   expect(() => lockDirectory(dir)).toThrow(
     `${dir}: expected no other agent to use it, got one with pid ${process.pid}`,
@@ -137,7 +137,7 @@ test('a directory has one agent: a second is told which; a dead one’s lock, or
   }
 });
 
-test('what an agent has left is cleared away, save what belongs to the workers to keep', () => {
+test('the files of an earlier agent are removed, except those of the workers to keep', () => {
   const paths = prepareRuntimeDirectory(join(dir, 'cleared'));
   const left = () => ['link', 'output'].map((name) => readdirSync(join(dir, 'cleared', name)).sort());
   const make = () => {
@@ -159,7 +159,7 @@ test('what an agent has left is cleared away, save what belongs to the workers t
   expect(clearRuntimeDirectory(paths)).toEqual([]);
 });
 
-test('only names that are ours are taken from the runtime directory: the rest is left, and named', () => {
+test('only files with our names are removed from the runtime directory; the others are returned', () => {
   const runtime = join(dir, 'a project');
   const theirs = [
     'output/results.csv',
@@ -176,8 +176,8 @@ test('only names that are ours are taken from the runtime directory: the rest is
   const warnings: string[] = [];
   const paths = prepareRuntimeDirectory(runtime, { warn: (message) => warnings.push(message) });
   expect(warnings).toEqual([
-    expect.stringMatching(/link was open to others \(mode 0755\), and is closed/),
-    expect.stringMatching(/output was open to others/),
+    expect.stringMatching(/link was open to other users \(mode 0755\); .* closed to them/),
+    expect.stringMatching(/output was open to other users/),
   ]);
   const named = clearRuntimeDirectory(paths);
   const expected = [...theirs.filter((name) => name !== 'data.txt'), ...folders].map((name) => join(runtime, name));
@@ -187,7 +187,7 @@ test('only names that are ours are taken from the runtime directory: the rest is
   expect(existsSync(join(runtime, 'output/p-0-cccccccc.out'))).toBe(false);
 });
 
-test('what stands where a socket belongs and is none is refused, and not removed', () => {
+test("anything but a socket at a socket's path is refused and not removed", () => {
   const runtime = join(dir, 'occupied');
   mkdirSync(runtime);
   writeFileSync(join(runtime, 'agent.sock'), 'theirs');
@@ -197,7 +197,7 @@ test('what stands where a socket belongs and is none is refused, and not removed
   expect(readFileSync(join(runtime, 'agent.sock'), 'utf8')).toBe('theirs');
 });
 
-test('only this user may call, unless a group is named: that may enter the runtime directory, and call', async () => {
+test('only this user may call the API, or also the members of socket_group, who may enter the runtime directory', async () => {
   const runtime = join(dir, 'grouped');
   const modeOf = (path: string) => (statSync(path).mode & 0o777).toString(8);
   const listener = createServer();
@@ -244,7 +244,7 @@ test.runIf(process.geteuid?.() === 0)(
   },
 );
 
-test('the runtime directory is closed to others, and one that others could have made is refused', () => {
+test('the runtime directory is closed to other users, and one that they could have prepared is refused', () => {
   const runtime = join(dir, 'run');
   expect(prepareRuntimeDirectory(runtime)).toEqual({
     apiSocket: join(runtime, 'agent.sock'),

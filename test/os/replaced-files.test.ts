@@ -44,13 +44,13 @@ for (const [what, replace] of Object.entries(replacements)) {
     return { folder, path };
   };
 
-  test(`${what} in the place of a worker's begun mark says nothing and holds nothing up`, () => {
+  test(`${what} in place of a worker's begun mark reads as unknown and does not block`, () => {
     const { path } = place('w.begun');
     const mark = openBegunMark(path);
     expect(heldUpMs(() => expect(mark.read()).toBeNull())).toBeLessThan(500);
   });
 
-  test(`${what} in the place of a worker's stacks holds nothing up`, async () => {
+  test(`${what} in place of a worker's stacks file does not block`, async () => {
     const { path } = place('w.stacks');
     const worker = spawn('sh', ['-c', 'trap "" 44; while :; do sleep 10; done'], { stdio: 'ignore' });
     onTestFinished(() => void worker.kill('SIGKILL'));
@@ -62,7 +62,7 @@ for (const [what, replace] of Object.entries(replacements)) {
     expect(performance.now() - startedAtMs).toBeLessThan(900);
   });
 
-  test(`${what} in the place of the lock is told of at once`, () => {
+  test(`${what} in place of the lock is reported at once`, () => {
     const { folder, path } = place('agent.lock');
     const message = /expected a regular file|expected at most|EISDIR|ELOOP/;
     expect(heldUpMs(() => expect(() => lockDirectory(folder)).toThrow(message))).toBeLessThan(500);
@@ -70,14 +70,14 @@ for (const [what, replace] of Object.entries(replacements)) {
     expect(lockHolder(folder)).toBe('nobody or another');
   });
 
-  test(`${what} in the place of the guardian's record does not hold up the start`, () => {
+  test(`${what} in place of the guardian's record does not block the start`, () => {
     const { folder } = place('guardian.json');
     expect(heldUpMs(() => startGuardian({ directory: folder, log: { warn: () => undefined } }).close())).toBeLessThan(
       900,
     );
   });
 
-  test(`${what} in the place of a worker's output does not keep the next agent from the worker`, async () => {
+  test(`${what} in place of a worker's output does not keep the next agent from adopting the worker`, async () => {
     for (const name of ['w.out', 'w.err', 'w.read']) {
       const { folder } = place(name);
       const directory = openOutputDirectory(folder, { onTrouble: () => undefined });
@@ -91,7 +91,7 @@ for (const [what, replace] of Object.entries(replacements)) {
   });
 }
 
-test('an entry of the ledger is written beside its place into a file of its own, whatever stood there', async () => {
+test('a ledger entry is written to a new file, whatever was at the path of the temporary file', async () => {
   const folder = mkdtempSync(join(root, 'sealed-'));
   const victim = join(folder, 'victim');
   writeFileSync(victim, 'precious');

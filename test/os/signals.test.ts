@@ -7,7 +7,7 @@ import { signalEffects } from '../../src/os/process/signals.ts';
 
 const docs = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8');
 
-test('it is decided and documented what each signal of the system does to the agent', () => {
+test('the effect of every signal is defined and documented', () => {
   expect(Object.keys(signalEffects)).toEqual(expect.arrayContaining(Object.keys(constants.signals)));
   const section = docs.slice(docs.indexOf('## Signals'));
   const rows = [...section.matchAll(/^\| (SIG[^|]*) \|/gm)].map((match) => match[1] ?? '');

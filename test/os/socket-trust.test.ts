@@ -39,7 +39,7 @@ test('a socket in a closed folder of this user may be dialled', () => {
   }
 });
 
-test('a socket or folder that others may write to is not dialled', () => {
+test('a socket or folder that other users may write to is not dialled', () => {
   chmodSync(folder, 0o777);
   for (const path of [socket, join(folder, 'none.sock')]) {
     expect(socketProblem(path, true)).toBe(
@@ -58,25 +58,25 @@ test('a socket or folder that others may write to is not dialled', () => {
   expect(socketProblem(socket, true)).toBe(undefined);
 });
 
-describe.runIf(process.geteuid?.() === 0)('what belongs to another user', () => {
+describe.runIf(process.geteuid?.() === 0)('a socket or folder of another user', () => {
   beforeEach(() => {
     chownSync(folder, stranger, stranger);
     chownSync(socket, stranger, stranger);
   });
 
-  test('is not dialled at the default path, where that user may have made the folder', () => {
+  test('is not dialled at the default path, where that user may have created it', () => {
     const problem = socketProblem(socket, false, 7);
     expect(problem).toContain(`${folder}: expected a folder of user 0 or 7, got one of user ${stranger}`);
     expect(problem).toContain('--socket PATH or PITWARDEN_SOCKET');
   });
 
-  test('is dialled when it is named, and where root made the folder, as in /run', () => {
+  test('is dialled if the user named it, or if root made the folder above it, as with /run', () => {
     expect(socketProblem(socket, true, 7)).toBe(undefined);
     chmodSync(above, 0o755);
     expect(socketProblem(socket, false, 7)).toBe(undefined);
   });
 
-  test('is not dialled in a folder of somebody else, or through a link of that user', () => {
+  test("is not dialled in a folder of a third user, or through that user's symlink", () => {
     chownSync(folder, 0, 0);
     chmodSync(folder, 0o1777);
     expect(socketProblem(socket, true, 7)).toContain(

@@ -42,7 +42,7 @@ test.for([
   ['of another user', 'os.setuid(65534)'],
   ['that another user started from a set-user-ID program', 'os.setresuid(65534, 0, 0)'],
 ] as const)(
-  "a process %s that carries a worker's id neither counts for the worker nor is signalled",
+  "a process %s that carries a worker's id is neither counted as part of the worker nor signalled",
   asRoot,
   async ([, become]) => {
     const workerId = `spoofed-${become.length}`;

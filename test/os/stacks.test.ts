@@ -15,16 +15,16 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 const path = join(dir, 'stacks');
 
-describe('asking a process for its stacks', () => {
-  test('one that does not listen for the signal is not sent it, of which it would die', async () => {
+describe('a request for stacks', () => {
+  test('sends no signal to a process that does not handle it, which would kill the process', async () => {
     const { identity } = await shellWorker(dir, 'exec sleep 60', { workerId: 'w-deaf' });
     const evidence = await gatherEvidence(identity, path);
-    expect(evidence).toMatchObject({ stacks: '', stacksMissing: 'it does not write them, or not yet' });
+    expect(evidence).toMatchObject({ stacks: '', stacksMissing: 'the worker does not write stacks, or not yet' });
     expect(isRunning(identity.pid)).toBe(true);
     await sweepTree({ identity, workerId: 'w-deaf' }, { timeoutMs: 10_000 });
   });
 
-  test('what an earlier signal left in the file is not told again, and control characters are made visible', async () => {
+  test('returns only what was written since, with control characters escaped', async () => {
     const program = `
 import os, signal
 def write(*_):
@@ -41,24 +41,24 @@ while True: signal.pause()`;
   });
 });
 
-describe('the file of a crash', () => {
+describe('the stacks of a crash', () => {
   const crash = 'Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n';
 
-  test('what was written before the crash is left out', () => {
+  test('leave out what was written before the crash', () => {
     writeFileSync(path, `Current thread 0x1 (most recent call first):\n  File "a.py", line 1 in hung\n${crash}`);
     expect(stacksOfCrash(path, 'SIGSEGV')).toBe(crash);
     // Its exit status is not known when it was an earlier agent's child.
     expect(stacksOfCrash(path, null)).toBe(crash);
   });
 
-  test('a worker that was killed did not crash, and stacks that it wrote when it was asked are no crash', () => {
+  test('are empty for a worker that was killed, even if it wrote stacks on request', () => {
     expect(stacksOfCrash(path, 'SIGKILL')).toBe('');
     writeFileSync(path, 'Current thread 0x1 (most recent call first):\n');
     expect(stacksOfCrash(path, 'SIGSEGV')).toBe('');
     expect(stacksOfCrash(join(dir, 'nowhere'), 'SIGSEGV')).toBe('');
   });
 
-  test('a file of a gigabyte costs no gigabyte', () => {
+  test('are read from the end of a file of any size', () => {
     writeFileSync(path, `${crash}`);
     truncateSync(path, 2 ** 30);
     expect(stacksOfCrash(path, 'SIGSEGV')).toBe('');
@@ -66,7 +66,7 @@ describe('the file of a crash', () => {
   });
 });
 
-test('what a worker puts in the place of a file is not waited for, followed or read', () => {
+test('a file that a worker replaced is not waited for, followed or read', () => {
   const fifo = join(dir, 'fifo');
   execFileSync('mkfifo', [fifo]);
   writeFileSync(join(dir, 'secret'), 'secret');
@@ -76,11 +76,11 @@ test('what a worker puts in the place of a file is not waited for, followed or r
   expect(readPart(join(dir, 'secret'), 0, 3)?.toString()).toBe('sec');
 });
 
-describe('stacks that are longer than what is kept', () => {
+describe('stacks that exceed the limit', () => {
   const thread = (name: string, frames: number, current = false) =>
     `${current ? 'Current thread' : 'Thread'} 0x1 (most recent call first):\n${`  File "/${name}.py", line 1 in ${name}\n`.repeat(frames)}\n`;
 
-  test('the thread that crashed and the main thread, which comes last, are kept before all others', () => {
+  test('keep the thread that crashed and the main thread, which comes last', () => {
     const others = Array.from({ length: 50 }, (_, index) => thread(`other${index}`, 20));
     const text = [
       'Fatal Python error: Aborted\n\n',
@@ -96,38 +96,38 @@ describe('stacks that are longer than what is kept', () => {
     );
   });
 
-  test('one endless thread is cut, and leaves room for the others', () => {
+  test('cut a single endless thread, and leave room for the others', () => {
     const fitted = fitStacks(thread('other', 3) + thread('deep', 10_000, true) + thread('main', 10_000), 3_000);
     for (const name of ['other', 'deep', 'main']) expect(fitted).toContain(`in ${name}\n`);
     expect(fitted.length).toBeLessThanOrEqual(3_000);
   });
 
-  test('any text is cut', () => {
+  test('are cut even if the text has no threads', () => {
     for (const text of ['x'.repeat(100_000), 'Thread 0x1\n'.repeat(10_000), '😀'.repeat(50_000)])
       expect(fitStacks(text, 1_000).length).toBeLessThanOrEqual(1_000);
   });
 });
 
-describe('the place in the code of an application', () => {
+describe('the place in application code is', () => {
   const library = '  File "/usr/lib/python3.11/threading.py", line 9 in wait\n';
   const own = (name: string) => `  File "/srv/app.py", line 3 in ${name}\n`;
   const thread = (...frames: string[]) => `Thread 0x1 (most recent call first):\n${frames.join('')}\n`;
 
   test.each([
     [
-      'of the main thread, the innermost that is no library',
+      'the innermost application frame of the main thread',
       [thread(own('a')), thread(library, own('b'), own('c'))],
       'b (/srv/app.py, line 3)',
     ],
     [
-      'of the only other thread that has one',
+      'the frame of the only other thread that has one',
       [thread(library), thread(own('a')), thread(library)],
       'a (/srv/app.py, line 3)',
     ],
-    ['none, where two threads might be meant', [thread(own('a')), thread(own('b')), thread(library)], ''],
-    ['none, where there is none', [thread(library)], ''],
+    ['unknown if two threads have one', [thread(own('a')), thread(own('b')), thread(library)], ''],
+    ['unknown if no thread has one', [thread(library)], ''],
     [
-      'of the thread that crashed',
+      'the frame of the thread that crashed',
       ['Fatal Python error: Aborted\n\n', thread(own('a')).replace('Thread', 'Current thread'), thread(own('b'))],
       'a (/srv/app.py, line 3)',
     ],

@@ -11,18 +11,18 @@ const unheard = (message: string): never => {
   throw new Error(message);
 };
 
-test('without a service manager nothing is said, watched or lent', async () => {
+test('without a service manager there are no notifications, watchdog or sockets', async () => {
   const manager = openServiceManager({}, unheard);
   expect(manager).toMatchObject({ watchdogMs: 0, sockets: [] });
   await manager.notify('READY=1');
 });
 
-test('what is meant for another process is not ours', () => {
+test('variables meant for another process are ignored', () => {
   const variables = { WATCHDOG_PID: '1', WATCHDOG_USEC: '1000', LISTEN_PID: '1', LISTEN_FDS: '1' };
   expect(openServiceManager(variables, unheard)).toMatchObject({ watchdogMs: 0, sockets: [] });
 });
 
-test('its variables are taken out of the environment, so that no child gets them', () => {
+test('the variables are removed from the environment, so that no child inherits them', () => {
   const variables = {
     PATH: '/bin',
     NOTIFY_SOCKET: '/run/nobody',
@@ -41,7 +41,7 @@ test('its variables are taken out of the environment, so that no child gets them
   expect(variables).toEqual({ PATH: '/bin' });
 });
 
-test('a lent unix socket is known by its path', async () => {
+test('the path of a passed unix socket is known', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const path = join(dir, 'with space.sock');
   const server = createServer();
@@ -61,7 +61,7 @@ console.log(JSON.stringify(openServiceManager(variables, () => {}).sockets));
   expect(JSON.parse(String(stdout))).toEqual([{ fd: 3, name: 'api', path }]);
 });
 
-test('a word that cannot be said is told of once, and does not throw', async () => {
+test('the first notification that fails is reported once, and does not throw', async () => {
   const told: string[] = [];
   const manager = openServiceManager({ NOTIFY_SOCKET: '/nowhere/notify' }, (message) => told.push(message));
   await Promise.all([manager.notify('READY=1'), manager.notify('STATUS=x')]);

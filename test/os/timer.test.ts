@@ -5,7 +5,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-test('a wake-up that is a year away is set for the longest time that Node has, and never for a millisecond', () => {
+test("a wake-up a year away is set for Node's longest timer instead of a millisecond", () => {
   const timeout = vi.spyOn(globalThis, 'setTimeout');
   for (const delayMs of [365 * 86_400_000, longestTimerMs + 1, longestTimerMs]) {
     clearTimeout(setWakeUp(() => undefined, delayMs));
@@ -13,7 +13,7 @@ test('a wake-up that is a year away is set for the longest time that Node has, a
   }
 });
 
-test('a fraction is rounded up, and what is past is due now', () => {
+test('a fraction of a millisecond is rounded up, and a time in the past is due at once', () => {
   const timeout = vi.spyOn(globalThis, 'setTimeout');
   clearTimeout(setWakeUp(() => undefined, 1.2));
   expect(timeout).toHaveBeenLastCalledWith(expect.any(Function), 2);

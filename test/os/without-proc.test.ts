@@ -7,7 +7,7 @@ import { killDescendants } from '../../src/os/process/tree.ts';
 
 // What serves where there is no /proc (macOS), tried here with ps and pidusage themselves.
 
-test('a tree is found, measured and killed, the child in a session of its own too', async () => {
+test('without /proc a tree is found, measured and killed, including a child in its own session', async () => {
   const script = 'setsid sleep 1000 & echo $!; wait';
   const parent = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'ignore'], detached: true });
   const [line] = (await once(parent.stdout, 'data')) as [Buffer];

@@ -45,13 +45,13 @@ test.each([
   expect(await spawned.exited).toMatchObject({ code: 0 });
 });
 
-test('a wrapper that passes neither descriptor: the worker says what is missing', async () => {
+test('behind a wrapper that passes neither descriptor, the worker says what is missing', async () => {
   const { spawned, line } = await start('exec 3<&- 0</dev/null; exec "$PY" -c "$TAKE"');
   expect(await line(1)).toMatch(/^the agent's secret did not arrive: expected it on file descriptor 3 or 0/);
   expect(await spawned.exited).toMatchObject({ code: 1 });
 });
 
-test('other processes of the same user find no secret: not in the environment, not by way of the descriptors', async () => {
+test('other processes of the same user find the secret neither in the environment nor through /proc/PID/fd', async () => {
   const { spawned, identity } = await start('exec sleep 1000');
   const proc = `/proc/${identity.pid}`;
   expect(readFileSync(`${proc}/environ`, 'latin1')).not.toContain(secret.toString('hex'));

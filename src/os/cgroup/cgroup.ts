@@ -6,82 +6,90 @@ import type { Account } from '../../domain/evidence.ts';
 import { isGoneError } from '../process/proc-error.ts';
 import { readIfThere, readText } from '../storage/read-text.ts';
 
-/** A cgroup of one worker: whatever it starts is in it, and can only leave it with the rights of its owner. */
+/**
+ * The cgroup of one worker. It contains every process that the worker starts; only the cgroup's owner can move a
+ * process out.
+ */
 export interface WorkerCgroup {
   readonly path: string;
-  /** SIGKILL to all that is in it, at once: nothing can fork its way past that. */
+  /** Sends SIGKILL to every process in the cgroup at once, so that no process can escape by forking. */
   kill(): void;
-  /** Whether a process lives in it; also true where that cannot be told. */
+  /** Whether any process is alive in the cgroup. Also true if that cannot be determined. */
   isPopulated(): boolean;
-  /** The processes in it and below it. */
+  /** The pids of the processes in the cgroup and its descendants. */
   processes(): readonly number[];
   /**
-   * What its processes hold, without what the kernel would give up at once: memory.current less inactive_file of memory.stat.
-   * 0: no memory controller is enabled here.
+   * The memory in use, without what the kernel could reclaim at once: memory.current minus inactive_file of
+   * memory.stat. 0 if no memory controller is enabled.
    */
   memoryBytes(): number;
-  /** What all its processes, dead ones too, have used. */
+  /** CPU time, OOM kills and peak memory of all processes of the cgroup, including dead ones. */
   account(): Account;
-  /** Which of these the kernel holds its processes to from now on; for the others there is no controller here. */
+  /** Applies the limits. Returns which of them the kernel enforces; the others have no controller here. */
   limit(limits: CgroupLimits): { readonly pids: boolean; readonly memory: boolean };
   remove(): void;
 }
 
-/** 0: none. */
+/** 0: no limit. */
 type CgroupLimits = Pick<ProcessLimits, 'pids' | 'memoryBytes'>;
 
 export interface Cgroups {
-  /** How worker trees are killed, and why not better; for people. */
+  /** How worker process trees are killed, and why cgroups are not used if they are not. Shown to users. */
   readonly report: string;
-  /** Undefined: there are none, or this one could not be made. */
+  /** Undefined if there are no cgroups, or if this one could not be created. */
   create(workerId: string): WorkerCgroup | undefined;
-  /** That of a live worker that an earlier agent made; undefined: it has none of its own. */
+  /** The cgroup of a live worker that an earlier agent started. Undefined if the worker has none of its own. */
   find(workerId: string, pid: number): WorkerCgroup | undefined;
-  /** That of a dead worker of an agent that is no more, in which something may live on. */
-  findLeft(workerId: string): WorkerCgroup | undefined;
+  /** The cgroup that an earlier agent left behind for a dead worker; processes may still live in it. */
+  findLeftover(workerId: string): WorkerCgroup | undefined;
   close(): void;
 }
 
 const prefix = 'pitwarden-';
-/** Of this process; one that had its pid before it is no more. */
+/**
+ * Base folders made by this process. A folder with our pid that is not listed here is left over from an earlier
+ * process.
+ */
 const ownBases = new Set<string>();
 const basePattern = /^pitwarden-(\d+)(?:-[0-9a-f]{8})?$/;
 
 /**
- * Cgroups where this process may make them: below its own one in a systemd unit (which then needs Delegate=yes) or where
- * that belongs to its user, and in a v2 hierarchy mounted beside v1, which nobody else manages. No controller is needed:
- * cgroup.kill (Linux 5.14) is part of every v2 cgroup but the root. See cgroups(7) and the kernel's cgroup-v2.rst.
+ * Opens cgroups where this process may create them: below its own cgroup in a systemd unit (which needs Delegate=yes),
+ * below its own cgroup if its user owns that, or in a v2 hierarchy mounted beside v1, which no one else manages. No
+ * controller is needed: cgroup.kill (Linux 5.14) exists in every v2 cgroup but the root. See cgroups(7) and the
+ * kernel's cgroup-v2.rst.
  */
 export function openCgroups(): Cgroups {
   const found = findOwn();
-  if ('why' in found) return without(found.why);
-  // Another agent may have had this pid before, in a container or after a boot of the host.
+  if ('why' in found) return noCgroups(found.why);
+  // An earlier agent may have had this pid: in another container, or before a reboot.
   const base = join(found.path, `${prefix}${process.pid}-${randomBytes(4).toString('hex')}`);
   try {
     removeEmpty(found.path);
     mkdirSync(base);
     ownBases.add(basename(base));
   } catch (error) {
-    return without(`${base}: ${(error as NodeJS.ErrnoException).code}`);
+    return noCgroups(`${base}: ${(error as NodeJS.ErrnoException).code}`);
   }
   if (!existsSync(join(base, 'cgroup.kill'))) {
     remove(base);
-    return without('this kernel has no cgroup.kill');
+    return noCgroups('this kernel has no cgroup.kill');
   }
   for (const controller of ['memory', 'pids']) enable(controller, found.path, base);
   return {
-    report: `each worker is a cgroup below ${base}: its whole tree dies at once (cgroup.kill)`,
+    report: `each worker runs in its own cgroup below ${base}, so its whole tree can be killed at once (cgroup.kill)`,
     create: (workerId) => create(join(base, workerId)),
     find,
-    findLeft: (workerId) => findLeft(found.path, workerId),
+    findLeftover: (workerId) => findLeftover(found.path, workerId),
     close: () => remove(base),
   };
 }
 
 /**
- * Where the memory controller is delegated to us and no process is in the way (a cgroup with controllers for its children
- * may hold none itself), workers' memory is the kernel's own account. Else PSS does. Limits on memory and on processes are held
- * by controllers too, else by resource limits.
+ * Enables a controller for the workers' cgroups. This needs the controller to be delegated to us and no process
+ * directly in `own`: a cgroup with controllers for its children may hold no process itself. With the memory controller,
+ * a worker's memory is the kernel's own account, otherwise PSS. Limits on memory and process counts are enforced by the
+ * controllers, otherwise by resource limits.
  */
 function enable(controller: string, own: string, base: string): void {
   for (const path of [own, base]) {
@@ -93,12 +101,12 @@ function enable(controller: string, own: string, base: string): void {
   }
 }
 
-function without(why: string): Cgroups {
+function noCgroups(why: string): Cgroups {
   return {
     report: `worker trees are killed by process group, session, parents and environment; no cgroups: ${why}`,
     create: () => undefined,
     find,
-    findLeft: () => undefined,
+    findLeftover: () => undefined,
     close: () => undefined,
   };
 }
@@ -122,7 +130,7 @@ function findOwn(): { readonly path: string } | { readonly why: string } {
   return { path };
 }
 
-/** ID PARENT MAJOR:MINOR ROOT MOUNTPOINT … - TYPE …: proc_pid_mountinfo(5). */
+/** The format is `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT … - TYPE …`: proc_pid_mountinfo(5). */
 function mountpointOf(mounts: readonly string[]): string | undefined {
   return mounts.find((line) => / - cgroup2 /.test(line))?.split(' ')[4];
 }
@@ -131,7 +139,7 @@ function ownerOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.uid;
 }
 
-/** What agents that are no more have left; a cgroup with processes in it cannot be removed. */
+/** Removes the empty cgroups of agents that have exited. The kernel refuses to remove a cgroup with processes. */
 function removeEmpty(path: string): void {
   for (const name of readdirSync(path)) {
     const [, pid] = basePattern.exec(name) ?? [];
@@ -141,7 +149,7 @@ function removeEmpty(path: string): void {
   }
 }
 
-/** None where another agent that starts has just removed it. */
+/** Empty if another agent that is starting has just removed the folder. */
 function foldersIn(path: string): readonly string[] {
   try {
     const entries = readdirSync(path, { withFileTypes: true });
@@ -156,27 +164,30 @@ function create(path: string): WorkerCgroup | undefined {
   try {
     mkdirSync(path);
   } catch {
-    // Out of memory or of cgroups: the worker runs without.
+    // Out of memory or of cgroups: the worker runs without a cgroup.
     return undefined;
   }
   return cgroupAt(path);
 }
 
-/** By what the kernel says of the process: a path on record could lead to anybody's. */
+/** Asks the kernel for the process's cgroup: a recorded path might lead to another user's cgroup. */
 function find(workerId: string, pid: number): WorkerCgroup | undefined {
   const path = cgroupPathOf(pid);
   return path === undefined || basename(path) !== workerId ? undefined : cgroupAt(path);
 }
 
-/** The folder of a process's cgroup; undefined: it is gone, or there is no cgroup v2. Throws where that cannot be told. */
+/**
+ * The folder of a process's cgroup. Undefined if the process is gone or there is no cgroup v2. Throws if that cannot be
+ * determined.
+ */
 export function cgroupPathOf(pid: number): string | undefined {
   const mountpoint = mountpointOf((readIfThere('/proc/self/mountinfo') ?? '').split('\n'));
   const path = /^0::(.*)$/m.exec(readIfThere(`/proc/${pid}/cgroup`) ?? '')?.[1];
   return mountpoint === undefined || path === undefined ? undefined : join(mountpoint, path);
 }
 
-/** By its name, which ends in the worker's id and stands below our own cgroup. */
-function findLeft(own: string, workerId: string): WorkerCgroup | undefined {
+/** Finds the cgroup by its path: `OWN/pitwarden-PID-RANDOM/WORKER_ID`. */
+function findLeftover(own: string, workerId: string): WorkerCgroup | undefined {
   if (!existsSync(own)) return undefined;
   for (const name of readdirSync(own)) {
     const path = join(own, name, workerId);
@@ -186,7 +197,7 @@ function findLeft(own: string, workerId: string): WorkerCgroup | undefined {
 }
 
 function cgroupAt(path: string): WorkerCgroup {
-  // Asked once: it is asked for at each sample of each worker.
+  // Checked once: memory is read at each sample of each worker.
   const isAccounted = existsSync(join(path, 'memory.current'));
   return {
     path,
@@ -194,7 +205,7 @@ function cgroupAt(path: string): WorkerCgroup {
       try {
         writeFileSync(join(path, 'cgroup.kill'), '1');
       } catch {
-        // Removed: nothing was in it.
+        // The cgroup was removed, so nothing was in it.
       }
     },
     isPopulated: () => isPopulated(path),
@@ -204,13 +215,16 @@ function cgroupAt(path: string): WorkerCgroup {
     limit: (limits) => limitCgroup(path, limits),
     remove: () => {
       remove(path);
-      // That of an agent that is no more goes with the last of its workers.
+      // The base folder of an earlier agent is removed together with its last worker's cgroup.
       if (!ownBases.has(basename(dirname(path)))) remove(dirname(path));
     },
   };
 }
 
-/** Whether a process lives in it, or below it; also true where that cannot be told: only what is seen to be empty is. */
+/**
+ * Whether any process is alive in the cgroup or below it. An unreadable cgroup counts as populated: only proof counts
+ * as empty.
+ */
 export function isPopulated(path: string): boolean {
   try {
     return entryOf(readIfThere(join(path, 'cgroup.events')) ?? '', 'populated') === 1;
@@ -238,7 +252,10 @@ export function cgroupAccount(path: string): Account {
   };
 }
 
-/** Past its memory the whole worker ends: what the kernel would pick of its processes may be one that the others wait for. */
+/**
+ * Past its memory limit the whole worker is killed: if the kernel killed only one process, the others could wait for it
+ * forever.
+ */
 export function limitCgroup(path: string, { pids, memoryBytes }: CgroupLimits): { pids: boolean; memory: boolean } {
   const memory = memoryBytes > 0 && writeIfThere(join(path, 'memory.max'), memoryBytes);
   if (memory) writeIfThere(join(path, 'memory.oom.group'), 1);
@@ -254,13 +271,13 @@ function writeIfThere(path: string, value: number): boolean {
   }
 }
 
-/** Of any cgroup v2 folder; see the kernel's cgroup-v2.rst. */
+/** Works for any cgroup v2 folder; see the kernel's cgroup-v2.rst. */
 export function cgroupMemory(path: string): number {
   const current = Number(readText(join(path, 'memory.current')));
   return Math.max(0, current - entryOf(readText(join(path, 'memory.stat')), 'inactive_file'));
 }
 
-/** One number of a file of `KEY NUMBER` lines; 0: it has none. */
+/** Reads one number from a file of `KEY NUMBER` lines; 0 if the key is missing. */
 function entryOf(file: string, key: string): number {
   return Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(file)?.[1] ?? 0);
 }
@@ -269,6 +286,6 @@ function remove(path: string): void {
   try {
     rmdirSync(path);
   } catch {
-    // Not empty: what would not die is in it.
+    // Not empty: it still holds a process that cannot be killed.
   }
 }

@@ -1,6 +1,6 @@
 import { fstatSync } from 'node:fs';
 
-/** Whether a descriptor goes to systemd's journal: `stream` is `JOURNAL_STREAM` of systemd.exec(5). */
+/** Whether a descriptor is connected to systemd's journal. `stream` is `JOURNAL_STREAM` of systemd.exec(5). */
 export function isJournal(stream: string | undefined, fd = 1): boolean {
   if (stream === undefined) return false;
   try {
@@ -11,7 +11,7 @@ export function isJournal(stream: string | undefined, fd = 1): boolean {
   }
 }
 
-/** Each line is an entry of the journal, and begins with its priority: sd-daemon(3). */
+/** Prefixes each line with its priority, since each line becomes a journal entry: sd-daemon(3). */
 export function withPriority(lines: string, priority: number): string {
   return lines.replace(/^(?=.)/gm, `<${priority}>`);
 }

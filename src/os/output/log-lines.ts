@@ -1,19 +1,19 @@
 import { StringDecoder } from 'node:string_decoder';
 
-/** Longest line that is kept; the rest of a longer one is cut off. */
+/** Maximum length of a line; the rest is cut off. */
 export const lineMaxBytes = 8 * 1024;
-/** What one worker may write for good, and at once. Beyond it lines are counted, not kept. */
+/** Sustained rate and burst per worker. Lines beyond these are dropped and counted. */
 const linesPerSecond = 500;
 const burstLines = 2_000;
-/** Last lines kept for the message about a failed worker. */
+/** How many of the last lines are kept for the message about a failed worker. */
 const lastLinesKept = 20;
-/** How often a flood is reported. */
+/** How often dropped lines are reported. */
 const reportEveryMs = 1_000;
 
 export interface WorkerLine {
   readonly stream: 'stdout' | 'stderr';
   readonly text: string;
-  /** Where it is a record of the worker's logging. */
+  /** Set if the line is a record of the worker's logging module. */
   readonly record: LogRecord | null;
 }
 
@@ -26,18 +26,18 @@ export interface LogRecord {
 export interface LogLinesOptions {
   nowMs(): number;
   onLine(line: WorkerLine): void;
-  /** So many lines since the last report were not kept. */
+  /** Reports how many lines were dropped since the last report. */
   onDropped(count: number): void;
 }
 
 export interface LogLines {
   push(stream: WorkerLine['stream'], data: Buffer): void;
-  /** The stream ended: a last line without a newline is a line too. */
+  /** The stream ended: emits a last line that has no newline. */
   end(stream: WorkerLine['stream']): void;
   last(): readonly string[];
 }
 
-/** Turns what a worker writes into bounded lines. Always takes the data, so that the worker is never stalled. */
+/** Splits what a worker writes into bounded lines. Always accepts the data, so the worker is never blocked. */
 export function createLogLines(options: LogLinesOptions): LogLines {
   const partial = { stdout: newPartial(), stderr: newPartial() };
   const last: string[] = [];
@@ -83,15 +83,15 @@ export function createLogLines(options: LogLinesOptions): LogLines {
   };
 }
 
-/** RS: python/src/pitwarden/_log_records.py begins a record with it. */
+/** RS (record separator): python/src/pitwarden/_log_records.py begins each record with it. */
 const recordMark = '\u001e';
-/** The numbers of Python's logging module, and what is below each. */
+/** Levels of Python's logging module; each constant is the lower bound of the next level. */
 const debugBelow = 20;
 const infoBelow = 30;
 const warnBelow = 40;
 const nameMaxLength = 256;
 
-/** A line that looks like a record and is none is a line of text: a worker may write what it likes. */
+/** Parses a record. A line that looks like a record but is none counts as plain text: a worker may write anything. */
 function readLine(stream: WorkerLine['stream'], text: string): WorkerLine {
   if (!text.startsWith(recordMark)) return { stream, text, record: null };
   try {
@@ -104,7 +104,7 @@ function readLine(stream: WorkerLine['stream'], text: string): WorkerLine {
       };
     }
   } catch {
-    // No JSON, or no object.
+    // Not JSON, or not an object.
   }
   return { stream, text, record: null };
 }
@@ -122,9 +122,9 @@ function nameOf(value: unknown): string {
 interface Partial {
   decoder: StringDecoder;
   text: string;
-  /** That `text` was made of. */
+  /** How many bytes `text` was decoded from. */
   bytes: number;
-  /** More came than is kept. */
+  /** The line was longer than the limit. */
   cut: boolean;
 }
 

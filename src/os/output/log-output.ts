@@ -1,33 +1,33 @@
 import { constants, fstatSync, openSync, write, writeSync } from 'node:fs';
 
 /*
- * Where log lines go: a descriptor of somebody else, who may read slowly, not at all, or have gone. Lines are written one
- * chunk at a time, what waits is bounded, and the end is bounded in time. pino's own destination is not used: at the exit of the
- * process it waits for its reader without a limit.
+ * Writes log lines to a descriptor whose reader may be slow, blocked or gone. Lines are written one chunk at a time,
+ * the backlog is bounded, and so is the time that closing takes. pino's own destination is not used because at exit it
+ * waits for its reader without a limit.
  */
 
 export interface LogOutput {
   write(line: string): void;
   /**
-   * Writes what waits, for so long at most. `stuck`: a write has not returned, and so a thread of this process hangs, for
-   * which `process.exit` would wait (see exit.ts).
+   * Writes the backlog for at most `timeoutMs`. `stuck`: a write has not returned, so a thread of this process is
+   * blocked and `process.exit` would wait for it (see exit.ts).
    */
   end(timeoutMs: number): Promise<'written' | 'unread' | 'stuck'>;
-  /** The same in one call, for a process whose state cannot be trusted any more. */
+  /** Synchronous version of `end`, for a process whose state can no longer be trusted. */
   endNow(timeoutMs: number): 'written' | 'unread' | 'stuck';
 }
 
 export interface LogOutputOptions {
-  /** More than this does not wait: lines are dropped. */
+  /** Size limit of the backlog; lines beyond it are dropped. */
   readonly heldMaxBytes: number;
-  /** There is room again after so many lines were dropped. */
+  /** Called once there is room again, with the number of dropped lines. */
   onDropped(lines: number): void;
 }
 
 const chunkMaxLines = 512;
-/** How long to wait before a full pipe is tried again. */
+/** Delay before writing to a full pipe again. */
 const fullPauseMs = 20;
-/** A write that may block and takes so long is not expected to return. */
+/** A blocking write that takes this long is not expected to return. */
 const stuckAfterMs = 500;
 
 export function openLogOutput(fd: number, { heldMaxBytes, onDropped }: LogOutputOptions): LogOutput {
@@ -35,11 +35,11 @@ export function openLogOutput(fd: number, { heldMaxBytes, onDropped }: LogOutput
   let lines: string[] = [];
   let heldChars = 0;
   let dropped = 0;
-  /** What is being written. */
+  /** The chunk being written. */
   let chunk: Buffer | null = null;
-  /** Since when a thread writes; null: none does. */
+  /** When the current write started; null if no write is in progress. */
   let writingSinceMs: number | null = null;
-  /** Nobody will ever read it. */
+  /** The reader is gone for good. */
   let broken = false;
   let onIdle = (): void => undefined;
 
@@ -62,11 +62,11 @@ export function openLogOutput(fd: number, { heldMaxBytes, onDropped }: LogOutput
       else if (error.code !== 'EAGAIN') fail(error);
       if (error?.code === 'EAGAIN') setTimeout(next, fullPauseMs).unref();
       else next();
-      if (dropped > 0 && heldChars < heldMaxBytes / 2) tellDropped();
+      if (dropped > 0 && heldChars < heldMaxBytes / 2) reportDropped();
     });
   };
 
-  /** A full disk may have room later; a reader that is gone does not come back. */
+  /** A full disk may have room later, so only the chunk is lost. A reader that is gone does not come back. */
   const fail = (error: NodeJS.ErrnoException): void => {
     chunk = null;
     if (error.code !== 'EPIPE') return;
@@ -75,7 +75,7 @@ export function openLogOutput(fd: number, { heldMaxBytes, onDropped }: LogOutput
     heldChars = 0;
   };
 
-  const tellDropped = (): void => {
+  const reportDropped = (): void => {
     const count = dropped;
     dropped = 0;
     onDropped(count);
@@ -110,7 +110,7 @@ export function openLogOutput(fd: number, { heldMaxBytes, onDropped }: LogOutput
     endNow: (timeoutMs) => {
       const endsAtMs = performance.now() + timeoutMs;
       if (isStuck()) return 'stuck';
-      // A thread has the chunk, and how much of it is written is not known here.
+      // A thread is writing the chunk; how much of it has been written is unknown here.
       if (writingSinceMs !== null) chunk = null;
       for (chunk ??= takeChunk(); chunk !== null; chunk = chunk ?? takeChunk()) {
         try {
@@ -131,9 +131,9 @@ function rest(chunk: Buffer | null, written: number): Buffer | null {
 }
 
 /**
- * A pipe or terminal that is full must not hold a thread. Its descriptor may be shared with other processes, so it is not
- * changed but opened anew. A socket (journald's) cannot be opened by its name; Node makes it non-blocking when it is made a
- * stream. A file is left alone: it has no reader to wait for.
+ * A full pipe or terminal must not block a thread. Its descriptor may be shared with other processes, so instead of
+ * changing its flags we open it again as non-blocking. A socket (such as journald's) cannot be reopened by path; Node
+ * makes it non-blocking when it creates the stream. A regular file has no reader to wait for and is left alone.
  */
 function reopenNonblocking(fd: number): { readonly out: number; readonly mayBlock: boolean } {
   try {

@@ -4,42 +4,44 @@ import { pieceBytes } from './output-file.ts';
 import type { OutputSpace } from './output-space.ts';
 import { createOutputSpace } from './output-space.ts';
 
-/** The files of all workers, and the one watch that tells of new lines. */
+/** The output files of all workers, and the single watch that reports new output. */
 export interface OutputDirectory {
   readonly path: string;
   readonly space: OutputSpace;
-  /** A place to read to, used within one call. */
+  /** A buffer that all readers share; valid within one call only. */
   readonly buffer: Buffer;
-  /** Calls `look` soon after the worker wrote, and now and then; it says whether there is more. */
+  /**
+   * Calls `look` soon after the worker writes, and every 2 s in any case. `look` returns whether there is more to read.
+   */
   add(workerId: string, look: () => boolean): void;
   remove(workerId: string): void;
   onTrouble(message: string): void;
-  /** Stops looking. The files stay, for the next agent. */
+  /** Stops watching. The files stay for the next agent. */
   close(): void;
 }
 
-/** While workers write, their files are looked at so often: each look costs more than the lines that it finds. */
+/** Minimum interval between two looks at the files: each look costs more than reading the lines does. */
 const lookEveryMs = 20;
-/** How long looks may take before other work has its turn. */
+/** How long a round of looks may run before it yields to other work. */
 const turnMs = 2;
-/** Whatever the watch says: an event may be lost, or the directory taken away. */
+/** Interval of unconditional looks: a watch event may get lost, or the directory may be removed. */
 const slowLookEveryMs = 2_000;
-/** Troubles that are known to have been told; some name a worker, and workers come and go. */
-const toldMax = 1_000;
+/** How many reported problems are remembered; some name a worker, and workers come and go. */
+const reportedMax = 1_000;
 
-/** `onTrouble` is told, once each, what does not work as well here as it might. */
+/** `onTrouble` is called once for each problem that makes output reading slower or less complete. */
 export function openOutputDirectory(path: string, options: { onTrouble(message: string): void }): OutputDirectory {
   const looks = new Map<string, () => boolean>();
   let due = new Set<string>();
   let scheduled: NodeJS.Timeout | NodeJS.Immediate | null = null;
   let lookedAtMs = Number.NEGATIVE_INFINITY;
   let watched: { readonly watcher: FSWatcher; readonly inode: number } | null = null;
-  const told = new Set<string>();
+  const reported = new Set<string>();
 
   const onTrouble = (message: string): void => {
-    if (!told.has(message)) options.onTrouble(message);
-    if (told.size >= toldMax) told.clear();
-    told.add(message);
+    if (!reported.has(message)) options.onTrouble(message);
+    if (reported.size >= reportedMax) reported.clear();
+    reported.add(message);
   };
 
   const schedule = (): void => {
@@ -80,7 +82,7 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
     schedule();
   };
 
-  /** Anew when the directory was taken away and is there again. */
+  /** Watches again if the directory was removed and recreated. */
   const watchIt = (): void => {
     const inode = inodeOf(path);
     if (inode === watched?.inode) return;
@@ -89,10 +91,12 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
     if (inode === undefined) return;
     try {
       const watcher = watch(path, { persistent: false }, (_, fileName) => wake(fileName));
-      watcher.on('error', (error) => onTrouble(`${path}: no watch: ${error.message}`));
+      watcher.on('error', (error) =>
+        onTrouble(`${path}: watching it failed, worker output is read every 2 s: ${error.message}`),
+      );
       watched = { watcher, inode };
     } catch (error) {
-      onTrouble(`${path}: no watch, lines come late: ${(error as Error).message}`);
+      onTrouble(`${path}: cannot watch it, worker output is read every 2 s: ${(error as Error).message}`);
     }
   };
 
@@ -123,7 +127,7 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
   };
 }
 
-/** Undefined: it is not there, or cannot be looked at. */
+/** Undefined if the path does not exist or cannot be read. */
 function inodeOf(path: string): number | undefined {
   try {
     return statSync(path, { throwIfNoEntry: false })?.ino;

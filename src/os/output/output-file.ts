@@ -2,60 +2,67 @@ import { fstatSync, ftruncateSync, readSync } from 'node:fs';
 import { lineMaxBytes } from './log-lines.ts';
 import type { OutputSpace } from './output-space.ts';
 
-/** What one look at a file may read: a few milliseconds of work, and at 50 looks a second more than lines are kept of. */
+/**
+ * Most that one look reads from a file: a few milliseconds of work. At 50 looks a second this exceeds the rate at which
+ * lines are kept.
+ */
 export const pieceBytes = 128 * 1024;
-/** Of what a worker wrote and nobody has read the newest so many bytes are kept. */
+/** The unread backlog of a file is limited to its newest 8 MiB. */
 export const backlogMaxBytes = 8 * 1024 * 1024;
-/** Space is given back in steps of so much, and no more often than this: each step is a process. */
+/** Disk space is released in steps of this size, at most once per pause: each step starts a process. */
 const giveBackBytes = 1024 * 1024;
 const giveBackPauseMs = 100;
-/** Where no holes can be made, the size at which a file is cut off though not all of it was read. */
+/** If holes cannot be punched, the size at which a file is truncated even though it was not read to its end. */
 const cutOffBytes = 4 * backlogMaxBytes;
 /**
- * What a file may take of the disk. A worker that writes a gigabyte a second is quicker than any process that makes holes, so
- * beyond this the file is emptied at once, when its newest piece was read.
+ * Most that a file may occupy on disk. A worker that writes a gigabyte a second outpaces any process that punches
+ * holes, so a larger file is truncated at once, after its newest piece was read.
  */
 const diskMaxBytes = 8 * backlogMaxBytes;
 /** The unit of `blocks` in stat(2). */
 const statBlockBytes = 512;
-/** The unit in which file systems have holes. */
+/** Block size of file systems; holes consist of whole blocks. */
 const blockBytes = 4096;
 const newline = 10;
 
 export interface OutputFileOptions {
-  /** Where to go on. */
+  /** The offset at which to continue. */
   readonly position: number;
   readonly space: OutputSpace;
   nowMs(): number;
-  /** The data holds until this returns. */
+  /** The buffer is only valid until this returns. */
   onData(data: Buffer): void;
-  /** So many bytes were not handed on: too many were waiting, or they are gone. */
+  /**
+   * Called with the number of bytes that were not handed on, because the backlog was too long or the bytes are gone.
+   */
   onSkipped(bytes: number): void;
 }
 
-/** One stream of one worker: a file that grows at its end and is given back at its beginning. */
+/**
+ * One output stream of one worker: a file that grows at its end, and whose disk space is released from its beginning.
+ */
 export interface OutputFile {
   /**
-   * Hands on what there is, at most a piece; true: there is more. `mayEmpty`: a file that takes too much of the disk is emptied,
-   * for which more than a piece may be handed on.
+   * Hands on up to one piece of new data; returns whether there is more. With `mayEmpty`, a file that takes too much
+   * disk space is truncated, for which more than one piece may be handed on.
    */
   read(buffer: Buffer, mayEmpty?: boolean): boolean;
-  /** All before it was handed on, in whole lines: who follows the file later goes on here. */
+  /** Offset up to which whole lines were handed on: a later reader continues here. */
   handedOn(): number;
 }
 
 export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   const { space, nowMs } = options;
   let { position } = options;
-  /** Bytes before `position` that belong to a line whose end has not come. */
+  /** Bytes before `position` that belong to a line whose end has not been read yet. */
   let open = 0;
-  /** The last line that was handed on has no end yet. */
+  /** The last line that was handed on has no newline yet. */
   let unended = false;
-  /** What comes next may be the rest of a line whose beginning was skipped. */
+  /** The next bytes may be the rest of a line whose beginning was skipped. */
   let torn = false;
   let givenBack = 0;
   let punching = false;
-  /** How often the file has begun anew. */
+  /** How often reading has restarted at offset 0. */
   let restarts = 0;
   let gaveBackAtMs = Number.NEGATIVE_INFINITY;
 
@@ -67,7 +74,7 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     options.onSkipped(bytes);
   };
 
-  /** `isTorn`: what comes next may be the rest of a line whose beginning is gone. */
+  /** `isTorn`: the next bytes may be the rest of a line whose beginning is gone. */
   const restart = (isTorn = false): void => {
     position = 0;
     open = 0;
@@ -85,19 +92,19 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     const last = whole.lastIndexOf(newline);
     unended = last < whole.length - 1;
     open = last < 0 ? open + whole.length : whole.length - 1 - last;
-    // Nothing more of this line is kept.
+    // The rest of this line is not kept anyway.
     if (open > lineMaxBytes) open = 0;
   };
 
   const read = (buffer: Buffer, mayEmpty = true): boolean => {
     const { size, blocks } = fstatSync(fd);
-    // Somebody emptied it, such as the worker by opening /dev/stdout.
+    // Someone truncated the file, for example the worker by opening /dev/stdout.
     if (size < position) restart();
-    // It set this size, and did not write so much: Node can read no further than that.
+    // The worker set this size without writing that much; Node cannot read at such an offset.
     if (size > Number.MAX_SAFE_INTEGER) return empty(size);
     if (mayEmpty && blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
     if (size - position > backlogMaxBytes) {
-      // One byte more tells whether a line begins there.
+      // Starts one byte early, to see whether a line begins at the limit.
       const from = size - backlogMaxBytes - 1;
       skip(from - position);
       position = from;
@@ -129,9 +136,8 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   };
 
   /**
-   * Empties the file and hands on what was newest in it. The newest bytes are copied before the file is emptied and handed on
-   * after, so only what the worker writes in the few microseconds between the read that finds the end and the call that empties
-   * is lost.
+   * Truncates the file and hands on its newest content. The content is copied before the truncation and handed on after
+   * it, so the only bytes lost are those written in the few microseconds between the last read and the truncation.
    */
   const keepNewest = (buffer: Buffer, size: number): boolean => {
     const from = Math.max(position, size - pieceBytes);
@@ -143,7 +149,7 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
       pieces.push(Buffer.from(buffer.subarray(0, count)));
       end += count;
     } while (count > 0 && end - from < backlogMaxBytes);
-    // More is there only if the worker writes faster than this copies.
+    // There is more only if the worker writes faster than we copy.
     const leftBytes = count > 0 ? fstatSync(fd).size - end : 0;
     const isLineCut = leftBytes > 0 && readSync(fd, buffer, 0, 1, end + leftBytes - 1) === 1 && buffer[0] !== newline;
     ftruncateSync(fd, 0);
@@ -163,14 +169,14 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
     void space.punch(fd, givenBack, upTo - givenBack).then((punched) => {
       punching = false;
       gaveBackAtMs = nowMs();
-      // Not when the file was emptied meanwhile.
+      // Ignored if the file was truncated meanwhile.
       if (punched && began === restarts) givenBack = upTo;
     });
   };
 
   /**
-   * Empties a file when all of it was read, or at its greatest size: then what was not read is lost but for the newest piece.
-   * Should the agent die, what was read of a line without an end is lost too.
+   * Truncates a file once all of it was read, or once it has its maximum size; then the unread data is lost except for
+   * the newest piece. If the agent dies, the part of an unfinished line that was read is lost too.
    */
   const cutOff = (buffer: Buffer): void => {
     const { size } = fstatSync(fd);
@@ -182,7 +188,7 @@ export function followFile(fd: number, options: OutputFileOptions): OutputFile {
   return { read, handedOn };
 }
 
-/** Zeros at the beginning are what somebody else punched out. */
+/** Leading zeros are a hole that someone else punched. */
 function withoutHole(data: Buffer): Buffer {
   if (data[0] !== 0) return data;
   const start = data.findIndex((byte) => byte !== 0);

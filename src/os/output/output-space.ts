@@ -1,17 +1,20 @@
 import { runProcess } from '../process/child-process.ts';
 
-/** Gives the space of what was read back to the file system while the files grow. */
+/** Returns the disk space of output that was read, while the file keeps growing. */
 export interface OutputSpace {
-  /** False: holes cannot be made here, which was told once. */
+  /** False if holes cannot be punched here; that was reported once. */
   mayPunch(): boolean;
-  /** Makes a hole of these bytes; the file keeps its size. False: it did not work. */
+  /** Punches a hole; the file keeps its size. False if that failed. */
   punch(fd: number, from: number, bytes: number): Promise<boolean>;
 }
 
-/** A disk that takes longer will not be waited for. */
+/** A slower disk is not waited for. */
 const timeoutMs = 10_000;
 
-/** Node has no fallocate(2): util-linux's program makes the holes, in the open file, whose name may be gone. */
+/**
+ * Node has no fallocate(2), so util-linux's `fallocate` punches the holes. It gets the open file, because the file's
+ * name may be gone.
+ */
 export function createOutputSpace({ onTrouble }: { onTrouble(message: string): void }): OutputSpace {
   let works = true;
   return {
@@ -19,10 +22,10 @@ export function createOutputSpace({ onTrouble }: { onTrouble(message: string): v
     punch: async (fd, from, bytes) => {
       const args = ['--punch-hole', '--offset', String(from), '--length', String(bytes), '/proc/self/fd/0'];
       const { ok, why, isShortage } = await runProcess('fallocate', args, { stdin: fd, timeoutMs });
-      // One that could not be started now may be later.
+      // A shortage may pass: the next try may start the process.
       if (!ok && !isShortage && works) {
         works = false;
-        onTrouble(`workers' output is cut off where it was read, and not punched out: fallocate: ${why}`);
+        onTrouble(`cannot punch holes in workers' output files, truncating them instead: fallocate: ${why}`);
       }
       return ok;
     },

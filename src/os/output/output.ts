@@ -10,32 +10,35 @@ import type { OutputFile } from './output-file.ts';
 import { backlogMaxBytes, followFile, pieceBytes } from './output-file.ts';
 
 /*
- * Workers write to files: they are not stalled or killed by an agent that is slow or gone, and the next one goes on reading
- * where this one stopped. Of worker ID there are, in one directory, ID.out, ID.err, and ID.read: how far each was handed
- * on, as two little-endian 64-bit numbers.
+ * Workers write to files, so a slow or absent agent neither blocks nor kills them, and the next agent continues where
+ * this one stopped. Worker ID has three files in one directory: ID.out, ID.err, and ID.read, which holds how far each
+ * was handed on, as two little-endian 64-bit numbers.
  */
 
 export interface OutputOptions {
   nowMs(): number;
   onLine(line: WorkerLine): void;
-  /** So many lines since the last report were not kept. */
+  /** Reports how many lines were dropped since the last report. */
   onDropped(count: number): void;
-  /** So many bytes since the last report, of both streams, were not read: too much was waiting, or it is gone. */
+  /**
+   * Reports how many bytes of both streams were skipped since the last report, because the backlog was too long or the
+   * bytes are gone.
+   */
   onSkipped(bytes: number): void;
 }
 
 export interface OutputReader {
-  /** The end of what it wrote until now. */
+  /** The last lines that the worker has written so far. */
   lastLines(): readonly string[];
-  /** At the end of its process: reads what is left. What its descendants write is followed on. */
+  /** Called when the worker's process has exited: reads the rest. The output of its descendants is still followed. */
   finish(): Promise<void>;
-  /** Takes the files away. */
+  /** Deletes the files. */
   remove(): void;
 }
 
 export interface CreatedOutput {
   readonly reader: OutputReader;
-  /** Descriptors for the worker; the reader's own, open until `remove`. */
+  /** Descriptors for the worker. They belong to the reader, which closes them in `remove`. */
   readonly stdout: number;
   readonly stderr: number;
 }
@@ -43,7 +46,10 @@ export interface CreatedOutput {
 const reportEveryMs = 1_000;
 const positionBytes = BigUint64Array.BYTES_PER_ELEMENT;
 
-/** Makes the files of a worker that is about to start; throws where they cannot be made, and then leaves none. */
+/**
+ * Creates the output files of a worker that is about to start. Throws if they cannot be created, and then leaves none
+ * behind.
+ */
 export function createOutput(directory: OutputDirectory, workerId: string, options: OutputOptions): CreatedOutput {
   const { O_RDWR, O_APPEND, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants;
   const paths = pathsOf(directory.path, workerId);
@@ -55,7 +61,7 @@ export function createOutput(directory: OutputDirectory, workerId: string, optio
   };
   try {
     if (!existsSync(directory.path)) mkdirSync(directory.path, { mode: 0o700 });
-    // Shared with the worker: here they are read at positions of our own, which moves nothing there.
+    // The worker shares these descriptors; we read at explicit offsets, which does not move the worker's.
     const stdout = open(paths.stdout, O_APPEND);
     const stderr = open(paths.stderr, O_APPEND);
     const reader = follow(directory, workerId, { stdout, stderr, read: open(paths.read) }, options);
@@ -67,7 +73,7 @@ export function createOutput(directory: OutputDirectory, workerId: string, optio
   }
 }
 
-/** Goes on reading what a worker writes that an earlier agent started. Files that are not there have nothing to read. */
+/** Continues reading the output of a worker that an earlier agent started. A missing file counts as empty. */
 export function adoptOutput(directory: OutputDirectory, workerId: string, options: OutputOptions): OutputReader {
   const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants;
   const paths = pathsOf(directory.path, workerId);
@@ -75,7 +81,8 @@ export function adoptOutput(directory: OutputDirectory, workerId: string, option
     try {
       return openSync(path, O_RDWR | O_NOFOLLOW | flags, 0o600);
     } catch (error) {
-      if (!isGoneError(error)) directory.onTrouble(`output of ${workerId} is not read: ${(error as Error).message}`);
+      if (!isGoneError(error))
+        directory.onTrouble(`cannot read the output of ${workerId}: ${(error as Error).message}`);
       return null;
     }
   };
@@ -115,7 +122,7 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
         if (file?.read(directory.buffer, !finishing)) more = true;
       } catch (error) {
         files[index] = null;
-        directory.onTrouble(`output of ${workerId} is not read any more: ${(error as Error).message}`);
+        directory.onTrouble(`stopped reading the output of ${workerId}: ${(error as Error).message}`);
       }
     }
     positions.save(files);
@@ -136,9 +143,9 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
       return lines.last();
     },
     finish: async () => {
-      // Nothing is emptied meanwhile, so that all that may wait is read.
+      // While finishing, no file is truncated, so the whole backlog is read.
       finishing = true;
-      // No more than may be waiting: a descendant may write for ever.
+      // Reads at most a full backlog: a descendant may write forever.
       for (let turns = backlogMaxBytes / pieceBytes; look() && turns > 0; turns -= 1) await nextTurn();
       finishing = false;
       end();
@@ -155,7 +162,7 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
 }
 
 interface Positions {
-  /** How far the next agent need not read: what the last one wrote; 0 where it is not there or torn. */
+  /** Offset at which to continue, as the last agent saved it; 0 if there is none or it is torn. */
   at(index: number): number;
   save(files: readonly (OutputFile | null)[]): void;
 }
@@ -170,10 +177,10 @@ function createPositions(fd: number | null): Positions {
       if (fd !== null) writeSync(fd, bytes, 0, bytes.length, 0);
       bytes.copy(saved);
     } catch {
-      // The disk is full: the next agent may tell some lines again.
+      // The disk is full: the next agent may report some lines a second time.
     }
   };
-  // Room for the numbers is taken now: later there may be none.
+  // Reserves the disk space for the offsets now: later there may be none.
   if (!isThere) write(next);
   return {
     at: (index) => Number(saved.readBigUInt64LE(index * positionBytes)),
@@ -186,7 +193,10 @@ function createPositions(fd: number | null): Positions {
   };
 }
 
-/** False: it has fewer bytes, or cannot be read, as a FIFO that a worker put there cannot at a position. */
+/**
+ * False if the file is too short or unreadable; a worker may have replaced it with a FIFO, which cannot be read at an
+ * offset.
+ */
 function readAll(fd: number, bytes: Buffer): boolean {
   try {
     return readSync(fd, bytes, 0, bytes.length, 0) === bytes.length;
@@ -195,7 +205,7 @@ function readAll(fd: number, bytes: Buffer): boolean {
   }
 }
 
-/** Told of at most once a second. */
+/** Collects skipped bytes and reports them at most once a second. */
 function countSkipped({ nowMs, onSkipped }: OutputOptions) {
   let bytes = 0;
   let reportedAtMs = Number.NEGATIVE_INFINITY;

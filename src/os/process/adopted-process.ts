@@ -1,21 +1,31 @@
 import type { ProcessIdentity } from './identity.ts';
 import { isAlive, isGone, ticksSinceBoot } from './identity.ts';
 
-/** A process that is no child of this agent: the kernel tells nobody but its parent of its end, so it is looked at. */
+/**
+ * A process that is not a child of this agent. The kernel reports an exit only to the parent, so this process is
+ * polled.
+ */
 export interface AdoptedProcess {
-  /** When it is seen to have ended; with what status only its parent knows. */
+  /** Resolves once the process is seen to have ended. Only its parent can learn the exit status. */
   readonly exited: Promise<void>;
   /**
-   * Clock ticks after boot when it was last seen to live, once it has ended; undefined: it lives, was never seen to, or there is no
-   * /proc. When its end is seen, a second later at worst, its number may be a stranger's already.
+   * Once the process has ended: when it was last seen alive, in clock ticks after boot. Undefined while it lives, if it
+   * was never seen alive, or without /proc. The end is noticed up to a second late, when another process may already
+   * have the pid.
    */
   endedAtTicks(): number | undefined;
-  /** Something speaks for its end, such as its link: look at once, and often for a while. */
+  /**
+   * Call this when something suggests that the process has ended, such as a closed link: polls at once, and often for a
+   * while.
+   */
   look(): void;
   close(): void;
 }
 
-/** A look costs 10 µs. Without a reason it is taken this often, and with one at first so much more. */
+/**
+ * One poll costs 10 µs. Without a hint the process is polled once a second; after a hint, first after 5 ms and then
+ * less and less often.
+ */
 const idleLookMs = 1_000;
 const firstLookMs = 5;
 

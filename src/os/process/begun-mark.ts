@@ -3,29 +3,29 @@ import { readSmallFile } from '../storage/read-file.ts';
 import { removeFile } from '../storage/remove-file.ts';
 
 /**
- * What a worker says of the requests it began, in a way that outlives its kill: four bytes of a file that it has mapped,
- * in native byte order (PITWARDEN_BEGUN in link.proto).
+ * Where a worker records which requests it has begun, in a form that survives a SIGKILL: a memory-mapped file of four
+ * bytes in native byte order (PITWARDEN_BEGUN in link.proto).
  */
 export interface BegunMark {
   readonly path: string;
-  /** The highest link id that it began, 0 before the first; null: the mark cannot be read. */
+  /** The highest link id that the worker has begun, 0 before the first; null if the mark cannot be read. */
   read(): number | null;
   remove(): void;
 }
 
-/** Throws where the file cannot be made, and then leaves none. */
+/** Throws if the file cannot be created, and then leaves none behind. */
 export function createBegunMark(path: string): BegunMark {
   try {
     writeFileSync(path, Buffer.alloc(Uint32Array.BYTES_PER_ELEMENT), { mode: 0o600 });
   } catch (error) {
-    // On a disk that is full each try would leave a file of its own.
+    // On a full disk each attempt would otherwise leave a file behind.
     removeFile(path);
     throw error;
   }
   return openBegunMark(path);
 }
 
-/** One that is there, or should be: without it nothing is known. */
+/** Opens a mark that should exist. If it is missing, `read` returns null. */
 export function openBegunMark(path: string): BegunMark {
   return {
     path,

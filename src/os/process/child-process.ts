@@ -5,15 +5,15 @@ import { explainShortage, isShortage } from '../shortage.ts';
 import { withSpareDescriptors } from '../spare-descriptors.ts';
 
 /*
- * The only file that starts processes (biome.json forbids node:child_process elsewhere in src/). A start that fails is an
- * answer, never an exception and never an unhandled 'error' event: Node reports some errors by throwing (ENOMEM), some by an
- * event (ENOENT, EAGAIN), and on EMFILE and ENFILE it reports an event and leaves out the pipes.
+ * The only file that starts processes (biome.json forbids node:child_process elsewhere in src/). A failed start is a
+ * return value, never an exception or an unhandled 'error' event. Node reports some errors by throwing (ENOMEM) and
+ * some by an event (ENOENT, EAGAIN); on EMFILE and ENFILE it emits an event and leaves out the pipes.
  */
 
 export interface ProcessOptions {
-  /** Default: this process's own. */
+  /** Default: the working directory of this process. */
   readonly cwd?: string;
-  /** The whole environment. */
+  /** The complete environment. */
   readonly env: Readonly<Record<string, string>>;
   /** A number is a file descriptor of this process. */
   readonly stdin?: 'ignore' | 'pipe' | number;
@@ -21,22 +21,22 @@ export interface ProcessOptions {
   readonly stderr?: 'ignore' | 'pipe' | number;
   /** Default: the process gets no descriptor 3. */
   readonly descriptor3?: 'pipe';
-  /** Leads a session and process group of its own. */
+  /** Makes the process the leader of its own session and process group. */
   readonly detached?: boolean;
 }
 
 export interface StartedProcess {
-  /** Undefined: it was not started; `ended` says why. */
+  /** Undefined if the process was not started; `ended` says why. */
   readonly pid: number | undefined;
-  /** Null: not started, or no pipe was asked for. */
+  /** Null if the process was not started, or if no pipe was requested. */
   readonly stdin: Writable | null;
   readonly stdout: Readable | null;
   readonly stderr: Readable | null;
   readonly descriptor3: Duplex | null;
-  /** Settles when the process has exited, or could not be started. Never rejects. */
+  /** Settles when the process has exited or could not be started. Never rejects. */
   readonly ended: Promise<ProcessEnd>;
   kill(signal: NodeJS.Signals): void;
-  /** Lets this process end before that one does. */
+  /** Lets this process exit before the child does. */
   unref(): void;
 }
 
@@ -47,7 +47,7 @@ export type ProcessEnd =
 export interface StartError {
   /** An errno such as ENOENT. */
   readonly code: string;
-  /** For people. */
+  /** Shown to users. */
   readonly message: string;
 }
 
@@ -69,7 +69,7 @@ export function startProcess(file: string, args: readonly string[], options: Pro
   }
   const ended = new Promise<ProcessEnd>((resolve) => {
     child.once('exit', (code, signal) => resolve({ started: true, code, signal }));
-    // Also emitted when a signal could not be sent: the listener stays, and the first outcome counts.
+    // Node also emits `error` when a signal could not be sent, so the listener stays; the first outcome counts.
     child.on('error', (error) => {
       if (child.pid === undefined) resolve({ started: false, error: startErrorOf(error) });
     });
@@ -78,7 +78,7 @@ export function startProcess(file: string, args: readonly string[], options: Pro
   for (const stream of [child.stdin, child.stdout, child.stderr, descriptor3]) stream?.on('error', () => undefined);
   return {
     pid: child.pid,
-    // Undefined instead of null after EMFILE.
+    // After EMFILE Node sets the streams to undefined instead of null.
     stdin: child.stdin ?? null,
     stdout: child.stdout ?? null,
     stderr: child.stderr ?? null,
@@ -90,26 +90,29 @@ export function startProcess(file: string, args: readonly string[], options: Pro
 }
 
 export interface RunOptions extends Omit<ProcessOptions, 'stdout' | 'stderr' | 'env'> {
-  /** Its environment beside PATH. */
+  /** Environment variables besides PATH. */
   readonly env?: Readonly<Record<string, string>>;
-  /** After this the process is killed, and its run has failed. */
+  /** After this time the process is killed and the run counts as failed. */
   readonly timeoutMs: number;
 }
 
 export interface RunResult {
   readonly ok: boolean;
-  /** Of stdout and stderr, at most `outputMaxBytes` each. */
+  /** stdout and stderr, at most `outputMaxBytes` each. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Why it is not ok, for people; empty: it is. */
+  /** Why the run failed, for users; empty if it succeeded. */
   readonly why: string;
-  /** It could not be started for want of descriptors, processes or memory: a later try may succeed. */
+  /** The process could not be started for lack of descriptors, processes or memory: a later attempt may succeed. */
   readonly isShortage: boolean;
 }
 
 const outputMaxBytes = 4 * 1024 * 1024;
 
-/** Runs a program to its end. Never rejects, and settles within the timeout whatever holds the pipes. */
+/**
+ * Runs a program to its end. Never rejects, and settles within the timeout even if another process keeps the pipes
+ * open.
+ */
 export async function runProcess(file: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
   const env = { PATH: searchPath(), ...options.env };
   const child = startProcess(file, args, { ...options, env, stdout: 'pipe', stderr: 'pipe' });
@@ -125,7 +128,7 @@ export async function runProcess(file: string, args: readonly string[], options:
   const end = await Promise.race([finished, tooLate]);
   clearTimeout(timer);
   if (end === null) child.kill('SIGKILL');
-  // A descendant may hold the pipes open.
+  // A descendant may keep the pipes open.
   child.stdout?.destroy();
   child.stderr?.destroy();
   const [stdout, stderr] = outputs.map(({ text }) => text());
@@ -134,16 +137,16 @@ export async function runProcess(file: string, args: readonly string[], options:
   return { ok: why === '', stdout: stdout ?? '', stderr: stderr ?? '', why, isShortage: lacked };
 }
 
-/** Where the agent's own tools are found. */
+/** The PATH in which the agent's own tools are looked up. */
 export function searchPath(): string {
   return process.env['PATH'] ?? '/usr/bin:/bin';
 }
 
 function explain(end: ProcessEnd | null, timeoutMs: number, stderr: string): string {
-  if (end === null) return `expected it to end within ${timeoutMs} ms`;
+  if (end === null) return `expected it to exit within ${timeoutMs} ms`;
   if (!end.started) return end.error.message;
   if (end.code === 0) return '';
-  return stderr.trim() || `ended by ${end.signal ?? `exit code ${end.code}`}`;
+  return stderr.trim() || (end.signal === null ? `exited with code ${end.code}` : `ended by ${end.signal}`);
 }
 
 function collect(stream: Readable | null): { readonly closed: Promise<void>; text(): string } {

@@ -1,4 +1,4 @@
-/** What a worker may inherit: where things are and how people there write, none of the agent's secrets. */
+/** What a worker may inherit from the agent: paths and locale settings, but none of the agent's secrets. */
 const inherited: ReadonlySet<string> = new Set([
   'PATH',
   'HOME',
@@ -17,7 +17,7 @@ const inherited: ReadonlySet<string> = new Set([
   'NVIDIA_VISIBLE_DEVICES',
 ]);
 
-/** A worker's environment: the allowed part of the agent's own, then what its pool sets. */
+/** The environment of a worker: the inheritable part of the agent's own, then what the pool sets. */
 export function workerEnvironment(
   extra: Readonly<Record<string, string>>,
   base: Readonly<Record<string, string | undefined>> = process.env,
@@ -26,6 +26,6 @@ export function workerEnvironment(
   for (const [name, value] of Object.entries(base)) {
     if (value !== undefined && (inherited.has(name) || name.startsWith('LC_'))) environment[name] = value;
   }
-  // Lines of a worker that dies must not die in its buffer.
+  // Unbuffered, so that a worker that dies loses none of its output.
   return { ...environment, PYTHONUNBUFFERED: '1', ...extra };
 }

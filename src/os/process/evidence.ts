@@ -7,10 +7,10 @@ import { askForStacks } from './stacks.ts';
 
 const threadsMax = 64;
 
-/** `stacksPath`: where the worker writes its stacks; null: it said that it does not. */
+/** `stacksPath`: the file to which the worker writes its stacks; null if the worker said that it writes none. */
 export async function gatherEvidence(identity: ProcessIdentity, stacksPath: string | null): Promise<ProcessEvidence> {
   if (!hasProc || !isAlive(identity)) {
-    return { state: '', threads: [], stacks: '', stacksMissing: 'its process cannot be looked at' };
+    return { state: '', threads: [], stacks: '', stacksMissing: 'its process cannot be inspected' };
   }
   const state = readStat(identity.pid)?.state ?? '';
   const threads = readThreads(identity.pid);

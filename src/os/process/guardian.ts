@@ -14,20 +14,26 @@ import { isOwnUser } from './process-user.ts';
 import { signalProcess } from './signal.ts';
 import { markOf } from './tree-mark.ts';
 
-/** Who kills what is left of this agent's workers when it is gone and no other agent comes: bin/guardian.sh. */
+/** A process that outlives this agent and kills its leftover workers if no other agent takes over: bin/guardian.sh. */
 export interface Guardian {
-  /** `limitMs`: how long after this agent's end the worker may live without another one. A later call holds. */
+  /**
+   * `limitMs`: how long the worker may live after this agent has ended without a successor. A later call for the same
+   * process replaces the earlier one.
+   */
   watch(identity: ProcessIdentity, workerId: string, limitMs: number, cgroup: string | null): void;
-  /** For those who look at it; undefined: it does not run now. */
+  /** The pid of the guardian, for display; undefined if it is not running now. */
   pid(): number | undefined;
-  /** The guardians of agents before this one are sent away: what they watched is watched by this one. */
-  relieve(): void;
-  /** The agent ends. What it leaves behind is the guardian's. */
+  /** Kills the guardians of earlier agents; this guardian now watches what they watched. */
+  killPredecessors(): void;
+  /** The agent ends. From now on the guardian is responsible for the remaining workers. */
   close(): void;
 }
 
 export interface GuardianOptions {
-  /** That of the lock by which a successor is known. Beside it is written who the guardian is. */
+  /**
+   * The directory of the lock by which the guardian recognises a successor. The file that names the guardians is kept
+   * there too.
+   */
   readonly directory: string;
   readonly log: { warn(message: string): void };
 }
@@ -42,17 +48,20 @@ interface Watched {
 const script = fileURLToPath(new URL('../../../bin/guardian.sh', import.meta.url));
 const restartFirstMs = 1_000;
 const restartLongestMs = 60_000;
-/** Unread lines of one that does not read: it is stopped, say. */
+/** Limit of unread input: a guardian that does not read it (because it is stopped, for example) is killed. */
 const unreadMaxBytes = 2 * 1024 * 1024;
 const forgetAtLeast = 64;
 const nameOfRecord = 'guardian.json';
 const guardiansMax = 100;
 const recordMaxBytes = 64 * 1024;
 
-/** Never throws: an agent without a guardian is an agent all the same. Without /proc nothing proves a process: no guardian. */
+/**
+ * Never throws: an agent can run without a guardian. Without /proc there is no guardian, because nothing proves which
+ * process a pid is.
+ */
 export function startGuardian({ directory, log }: GuardianOptions): Guardian {
   if (!hasProc)
-    return { watch: () => undefined, pid: () => undefined, relieve: () => undefined, close: () => undefined };
+    return { watch: () => undefined, pid: () => undefined, killPredecessors: () => undefined, close: () => undefined };
   const path = join(directory, nameOfRecord);
   const before = readGuardians(path);
   let own: readonly ProcessIdentity[] = before;
@@ -74,16 +83,16 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
       child = null;
       if (closed) return;
       if (performance.now() - startedAtMs > restartLongestMs) restartMs = restartFirstMs;
-      log.warn(`the guardian of the workers ${explainEnd(end)}; it is started again in ${restartMs} ms`);
+      log.warn(`the guardian process ${explainEnd(end)}; restarting it in ${restartMs} ms`);
       restart = setTimeout(start, restartMs);
       restart.unref();
       restartMs = Math.min(restartLongestMs, restartMs * 2);
     });
     forgetEnded();
-    for (const each of watched.values()) tell(each);
+    for (const each of watched.values()) send(each);
   };
 
-  const tell = ({ identity: { pid, startTime }, workerId, limitMs, cgroup }: Watched): void => {
+  const send = ({ identity: { pid, startTime }, workerId, limitMs, cgroup }: Watched): void => {
     const stdin = child?.stdin ?? null;
     if (child === null || stdin === null) return;
     const group = cgroup === null || cgroup.includes('\n') ? '-' : cgroup;
@@ -104,10 +113,10 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
       const each = { identity, workerId, limitMs, cgroup };
       watched.set(`${identity.pid} ${identity.startTime}`, each);
       if (watched.size >= forgetAt) forgetEnded();
-      tell(each);
+      send(each);
     },
     pid: () => child?.pid,
-    relieve: () => {
+    killPredecessors: () => {
       for (const each of before) if (isGuardian(each)) signalProcess(each, 'SIGKILL');
       own = own.filter(isGuardian);
       writeGuardians(path, own);
@@ -120,7 +129,10 @@ export function startGuardian({ directory, log }: GuardianOptions): Guardian {
   };
 }
 
-/** Those that may still be there, oldest first: an agent may die before it has sent those of its predecessors away. */
+/**
+ * Guardians that may still be running, oldest first. There can be several: an agent may die before it has killed those
+ * of its predecessors.
+ */
 function readGuardians(path: string): readonly ProcessIdentity[] {
   try {
     const value: unknown = JSON.parse(readSmallFile(path, recordMaxBytes).toString('utf8'));
@@ -132,13 +144,14 @@ function readGuardians(path: string): readonly ProcessIdentity[] {
 
 function writeGuardians(path: string, guardians: readonly ProcessIdentity[]): void {
   try {
-    // Beside its place: something else than a file may stand there, such as a FIFO, and a write to that would wait.
+    // Written to a new file and renamed: something else may be at this path, such as a FIFO, and writing to that would
+    // block.
     const beside = `${path}.new`;
     rmSync(beside, { force: true });
     writeFileSync(beside, JSON.stringify(guardians), { mode: 0o600, flag: 'wx' });
     renameSync(beside, path);
   } catch {
-    // They find out for themselves that there is another agent, though not at once.
+    // The earlier guardians will notice by themselves that another agent runs, though not at once.
   }
 }
 
@@ -147,7 +160,9 @@ function isIdentity(value: unknown): value is ProcessIdentity {
   return typeof bootId === 'string' && Number.isInteger(pid) && (pid ?? 0) > 1 && typeof startTime === 'string';
 }
 
-/** Undefined: it did not start, or cannot be noted; then it finds out for itself that there is another agent. */
+/**
+ * Undefined if the guardian did not start or cannot be identified; then it notices by itself that another agent runs.
+ */
 function identifyGuardian(pid: number | undefined): ProcessIdentity | undefined {
   try {
     return pid === undefined ? undefined : identify(pid);
@@ -156,7 +171,7 @@ function identifyGuardian(pid: number | undefined): ProcessIdentity | undefined 
   }
 }
 
-/** Whatever the file says: this very process, of this user, and a guardian. */
+/** Checks that the process is alive, belongs to this user and is a guardian, whatever the file says. */
 function isGuardian(identity: ProcessIdentity): boolean {
   return isAlive(identity) && isOwn(identity) && readText(`/proc/${identity.pid}/cmdline`).split('\0').includes(script);
 }
@@ -171,10 +186,13 @@ function isOwn({ pid }: ProcessIdentity): boolean {
 
 function explainEnd(end: ProcessEnd): string {
   if (!end.started) return `could not be started: ${end.error.message}`;
-  return `ended by ${end.signal ?? `exit code ${end.code}`}`;
+  return end.signal === null ? `exited with code ${end.code}` : `was ended by ${end.signal}`;
 }
 
-/** In a session of its own, so that no terminal's signal takes it with the agent; it holds nothing of the agent's open. */
+/**
+ * Starts the guardian in its own session, so that a terminal's signal does not kill it together with the agent. It
+ * inherits no descriptor of the agent.
+ */
 function spawnGuardian(directory: string): StartedProcess {
   const env = { PATH: searchPath() };
   const child = startProcess('/bin/sh', [script, lockPath(directory)], {
@@ -184,7 +202,7 @@ function spawnGuardian(directory: string): StartedProcess {
     detached: true,
   });
   child.unref();
-  // Node's pipe is a socket, for which it would wait at its end.
+  // Node's pipe is a socket, which would keep this process alive.
   (child.stdin as Socket | null)?.unref();
   return child;
 }

@@ -2,11 +2,11 @@ import { closeSync, existsSync, openSync, readFileSync, readSync } from 'node:fs
 import { uptime } from 'node:os';
 import { isGoneError } from './proc-error.ts';
 
-/** What a process is for good: a pid alone is given again to others. */
+/** Identifies a process for good: a pid alone may be reused. */
 export interface ProcessIdentity {
   readonly bootId: string;
   readonly pid: number;
-  /** Clock ticks after boot (field 22 of /proc/PID/stat); empty where there is no /proc. */
+  /** Start time in clock ticks after boot (field 22 of /proc/PID/stat); empty without /proc. */
   readonly startTime: string;
 }
 
@@ -15,12 +15,12 @@ export const ticksPerSecond = 100;
 
 export const hasProc = existsSync('/proc/self/stat');
 
-/** 52 numbers and a name of at most 16 bytes (64 for a kernel thread) are never so long. */
+/** /proc/PID/stat has 52 numbers and a name of at most 16 bytes (64 for a kernel thread), which always fit. */
 const shortFile = Buffer.allocUnsafeSlow(4096);
 
 let bootId: string | undefined;
 
-/** Of a process that exists, or waits to be reaped; undefined: it is gone. Throws where /proc does not tell. */
+/** Identifies a process that runs or is a zombie; undefined if it is gone. Throws if /proc cannot be read. */
 export function identify(pid: number): ProcessIdentity | undefined {
   if (!hasProc) return exists(pid) ? { bootId: '', pid, startTime: '' } : undefined;
   const stat = readStat(pid);
@@ -32,20 +32,20 @@ function currentBootId(): string {
   return bootId;
 }
 
-/** A process of another boot is no more, and its pid says nothing. */
+/** A process of an earlier boot no longer exists, and its pid means nothing. */
 export function isOfThisBoot(identity: ProcessIdentity): boolean {
   return !hasProc || identity.bootId === currentBootId();
 }
 
 /**
- * Whether this very process is proven to run. A zombie does not. False also where /proc cannot be read (no descriptors are
- * left, say): signal on `isAlive`, and give a process up on `isGone`.
+ * Whether this exact process is proven to be running (a zombie is not). Also false if /proc cannot be read, for example
+ * for lack of descriptors. Send a signal only if `isAlive`; give a process up only if `isGone`.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
   return look(identity) === 'alive';
 }
 
-/** Whether this very process is proven to run no more. */
+/** Whether this exact process is proven to be no longer running. */
 export function isGone(identity: ProcessIdentity): boolean {
   return look(identity) === 'gone';
 }
@@ -62,21 +62,21 @@ function look(identity: ProcessIdentity): 'alive' | 'gone' | 'unknown' {
   }
 }
 
-/** Clock ticks since boot, to compare with start times; undefined where there is no /proc. Never throws. */
+/** Clock ticks since boot, to compare with start times; undefined without /proc. Never throws. */
 export function ticksSinceBoot(): number | undefined {
   if (!hasProc) return undefined;
   try {
     return ticksOfUptime(readFileSync('/proc/uptime', 'latin1'));
   } catch {
-    // Needs no descriptor, and may be up to a second early: then less is proven by it, never too much.
+    // `uptime` needs no descriptor. It may be up to a second early, which proves less but never too much.
     return Math.floor(uptime()) * ticksPerSecond;
   }
 }
 
 /**
- * Of the text of /proc/uptime, whose first number is in hundredths of a second, rounded down: ticks, as it happens. Rounded here
- * and not cut, since as a fraction one number in fifteen is less than its digits say, and a tick less would deny a process that
- * was born in it.
+ * Parses /proc/uptime, whose first number is in hundredths of a second, rounded down, and therefore in ticks. Rounded
+ * and not truncated: as a floating-point number one value in fifteen is below its decimal form, and a tick too few
+ * would reject a process that was born in that tick.
  */
 export function ticksOfUptime(text: string): number {
   return Math.round(Number.parseFloat(text) * ticksPerSecond);
@@ -93,16 +93,16 @@ export interface ProcessStat {
   readonly pgrp: number;
   readonly session: number;
   readonly startTime: string;
-  /** Its own and its reaped children's, in clock ticks. */
+  /** Clock ticks of CPU time of the process and its reaped children. */
   readonly cpuTicks: number;
   readonly rssPages: number;
 }
 
-/** Undefined: it is gone. Throws where it cannot be read for another reason. Fields as in proc_pid_stat(5). */
+/** Undefined if the process is gone. Throws if it cannot be read for another reason. Fields as in proc_pid_stat(5). */
 export function readStat(pid: number): ProcessStat | undefined {
   const text = readShortFile(`/proc/${pid}/stat`);
   if (text === undefined) return undefined;
-  // The name may hold spaces and parentheses: the fields start after the last one.
+  // The name may contain spaces and parentheses: the fields start after the last parenthesis.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   if (fields.length < 22)
     throw new Error(`/proc/${pid}/stat: expected at least 24 fields, got "${text.slice(0, 200)}"`);
@@ -120,8 +120,9 @@ export function readStat(pid: number): ProcessStat | undefined {
 }
 
 /**
- * A file of /proc that is short and made at its first read; undefined: its process is gone. Half of what readFileSync takes, which
- * gets 64 KiB for a file of no size and reads again to see its end.
+ * Reads a short file of /proc, whose content the kernel makes at the first read; undefined if the process is gone.
+ * Takes half the time of readFileSync, which allocates 64 KiB for a file of size 0 and reads a second time to see its
+ * end.
  */
 function readShortFile(path: string): string | undefined {
   let fd: number | undefined;

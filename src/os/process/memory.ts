@@ -1,30 +1,30 @@
 import { readFile } from 'node:fs/promises';
 import pidusage from 'pidusage';
-import { limitAtOnce } from '../limit-at-once.ts';
+import { limitConcurrency } from '../limit-concurrency.ts';
 import { hasProc } from './identity.ts';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { membersOf, sharedProcessTable } from './process-table.ts';
 
-/** What a worker's whole process tree uses. */
+/** Resource usage of a worker's whole process tree. */
 export interface TreeSample {
   readonly rssBytes: number;
-  /** 0: not asked for, or the system does not tell. */
+  /** 0 if not requested, or if the system does not report it. */
   readonly pssBytes: number;
   readonly cpuMs: number;
   readonly processes: number;
-  /** State letter of the worker's main process; empty: unknown. */
+  /** State letter of the worker's main process; empty if unknown. */
   readonly state: string;
 }
 
 export interface SampleOptions {
-  /** PSS costs a millisecond a process: whether to read it when the tree has this RSS. */
+  /** Reading PSS costs a millisecond per process: returns whether to read it for a tree with this RSS. */
   readsPss(rssBytes: number): boolean;
-  /** Is told of all that is in the tree, to be known by later. */
+  /** Called with the start times by pid of all processes of the tree, so that they are recognised later. */
   remember?(known: ReadonlyMap<number, string>): void;
 }
 
-/** Undefined: nothing of it is left. */
+/** Undefined if no process of the tree is left. */
 export async function sampleTree(target: TreeTarget, options: SampleOptions): Promise<TreeSample | undefined> {
   const members = membersOf(await sharedProcessTable(), target);
   if (members.length === 0) return undefined;
@@ -40,27 +40,27 @@ export async function sampleTree(target: TreeTarget, options: SampleOptions): Pr
   };
 }
 
-/** Node opens files before it reads those that it has open, and a worker may have thousands of processes. */
-const limited = limitAtOnce(4);
+/** Node opens files before it reads those already open, and a worker may have thousands of processes. */
+const limited = limitConcurrency(4);
 
 export async function sumPss(members: readonly Pick<ProcessRow, 'pid' | 'rssBytes'>[]): Promise<number> {
   return sum(await Promise.all(members.map((row) => limited(() => pssOf(row)))));
 }
 
-/** Shared pages count by their share: Pss of smaps_rollup, see proc_pid_smaps(5). */
+/** PSS counts each shared page proportionally: `Pss` in smaps_rollup, see proc_pid_smaps(5). */
 async function pssOf(row: Pick<ProcessRow, 'pid' | 'rssBytes'>): Promise<number> {
   try {
     const match = /^Pss:\s+(\d+) kB$/m.exec(await readFile(`/proc/${row.pid}/smaps_rollup`, 'latin1'));
     return match === null ? row.rssBytes : Number(match[1]) * 1024;
   } catch (error) {
     if (isGoneError(error)) return 0;
-    // It changed its user and is no longer ours to read: RSS is the nearest there is.
+    // The process changed its user, so we may no longer read it: RSS is the closest value.
     if (isForbiddenError(error)) return row.rssBytes;
     throw error;
   }
 }
 
-/** Where there is no /proc: RSS alone. */
+/** Without /proc only RSS is known. */
 export async function sampleWithPidusage(members: readonly ProcessRow[]): Promise<TreeSample> {
   const usages = Object.values(await pidusage(members.map((row) => row.pid)));
   return {

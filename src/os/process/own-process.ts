@@ -7,13 +7,14 @@ import { isForbiddenError, isGoneError } from './proc-error.ts';
 import { freshProcessTable } from './process-table.ts';
 import { isOwnUser } from './process-user.ts';
 
-/** Whether a process is a worker of ours, by what the kernel says of it and not by what a file says. */
+/** Decides whether a process is one of our workers by what the kernel says about it, not by what a file says. */
 
 /**
- * It carries the worker's id: in the environment that it was born with, where it is this user's; in the name of its cgroup; or in
- * that of the file that its output goes to, where this user owns these. Any one will do, since a program may write over its
- * environment (setproctitle does). The id is 40 random bits, which other users may come to know, but cannot put there. Where
- * there is no /proc nothing can be seen, and the identity has to do. Throws where it cannot be told.
+ * Whether a process carries the worker's id in one of three places: in the environment that it was started with, if it
+ * runs as this user; in the name of its cgroup; or in the name of its stdout file, if this user owns that. One is
+ * enough, because a program may overwrite its environment (setproctitle does). The id has 40 random bits; other users
+ * may learn it but cannot put it in any of these places. Without /proc this is always true, and the identity has to
+ * suffice. Throws if it cannot be determined.
  */
 export function carriesWorkerId(pid: number, workerId: string): boolean {
   if (!hasProc) return true;
@@ -23,7 +24,10 @@ export function carriesWorkerId(pid: number, workerId: string): boolean {
   return (basename(cgroup) === workerId && isOwnFile(cgroup)) || isOutput(pid, workerId);
 }
 
-/** The process that was spawned as this worker when its agent had no time to note it: of those with its id the eldest. */
+/**
+ * Finds the process that was spawned as this worker when its agent had no time to record the pid: the oldest with the
+ * worker's id.
+ */
 export async function findWorker(workerId: string): Promise<ProcessIdentity | undefined> {
   const table = await freshProcessTable();
   const rows = table.filter((row) => row.isOwn && row.workerId === workerId && row.session === row.pid);
@@ -48,7 +52,7 @@ function isOwnFile(path: string): boolean {
   return uid !== undefined && uid === process.getuid?.();
 }
 
-/** Empty: it is gone, or not ours to read. */
+/** Empty if the process is gone or we may not read it. */
 function read(path: string): string {
   try {
     return readFileSync(path, 'latin1');

@@ -8,7 +8,7 @@ import { isForbiddenError, isGoneError } from './proc-error.ts';
 import { isOwnUser } from './process-user.ts';
 import { markOf, readMark } from './tree-mark.ts';
 
-/** One process of the system. */
+/** One process of the host. */
 export interface ProcessRow {
   readonly pid: number;
   readonly ppid: number;
@@ -17,53 +17,56 @@ export interface ProcessRow {
   readonly startTime: string;
   readonly cpuMs: number;
   readonly rssBytes: number;
-  /** State letter; empty: unknown. */
+  /** State letter; empty if unknown. */
   readonly state: string;
-  /** PITWARDEN_WORKER_ID in its environment; empty: none. */
+  /** PITWARDEN_WORKER_ID of its environment; empty if not set. */
   readonly workerId: string;
-  /** What it inherited from a worker (tree-mark.ts); empty: nothing. */
+  /** The mark that it inherited from a worker (tree-mark.ts); empty if none. */
   readonly mark: string;
-  /** Whether it is this user's; only then its id and mark prove anything. */
+  /** Whether it belongs to this user; only then do its id and mark prove anything. */
   readonly isOwn: boolean;
 }
 
 type Traces = Pick<ProcessRow, 'workerId' | 'mark' | 'isOwn'>;
 
 export interface TreeTarget {
-  /** The worker's own process, which leads its session and group; its pid is 0 where nobody noted it. */
+  /** The worker's main process, which leads its session and group. Its pid is 0 if it was never recorded. */
   readonly identity: ProcessIdentity;
   readonly workerId: string;
-  /** Clock ticks after boot up to which it is known to have lived; undefined: it was not seen to end. */
+  /** Until when it is known to have lived, in clock ticks after boot; undefined if it was not seen to end. */
   readonly endedAtTicks?: number | undefined;
-  /** Start times by pid of what was seen to be in its tree earlier, wherever it went since. */
+  /** Processes that were seen in its tree earlier: start times by pid. */
   readonly known?: ReadonlyMap<number, string> | undefined;
 }
 
 const tickMs = 1_000 / ticksPerSecond;
-/** Processes read before other work has its turn: about a millisecond. */
+/** How many processes are read before other work gets its turn: about a millisecond. */
 const readPerTurn = 64;
-/** Workers are measured together: they share one look at the system. */
+/** Workers are sampled together, so they share one snapshot. */
 const freshMs = 100;
 const psTimeoutMs = 10_000;
 const workerIdPattern = /(?:^|\0)PITWARDEN_WORKER_ID=([^\0]*)/;
 
 const pageBytes = hasProc ? readPageBytes() : 4096;
 
-/** By pid and start time: environment and limits are read once in a process's life. */
+/** By pid and start time: environment and limits are read once per process. */
 const traces = new Map<string, Traces>();
 const noTraces: Traces = { workerId: '', mark: '', isOwn: true };
 let latest: { readonly atMs: number; readonly table: Promise<readonly ProcessRow[]> } | undefined;
 let underway: Promise<unknown> = Promise.resolve();
 let next: Promise<readonly ProcessRow[]> | undefined;
 
-/** All live processes; a look that is younger than 100 ms serves again. Rejects where they cannot all be seen. */
+/** All live processes; a snapshot younger than 100 ms is reused. Rejects if not all of them can be read. */
 export function sharedProcessTable(): Promise<readonly ProcessRow[]> {
   const nowMs = performance.now();
   if (latest === undefined || nowMs - latest.atMs > freshMs) latest = { atMs: nowMs, table: freshProcessTable() };
   return latest.table;
 }
 
-/** All live processes, by a look that begins after this call. One look at a time: who asks during one shares the next. */
+/**
+ * All live processes, by a snapshot that starts after this call. Only one is taken at a time: all callers that ask
+ * meanwhile share the next one.
+ */
 export function freshProcessTable(): Promise<readonly ProcessRow[]> {
   next ??= underway.then(() => {
     next = undefined;
@@ -74,7 +77,7 @@ export function freshProcessTable(): Promise<readonly ProcessRow[]> {
   return next;
 }
 
-/** Rejects where the system has processes but does not let them be read (no descriptors are left, say). */
+/** Rejects if the processes cannot be read, for example for lack of descriptors. */
 export async function readProcessTable(): Promise<readonly ProcessRow[]> {
   if (!hasProc) return readWithPs();
   const pids = readdirSync('/proc').filter((name) => name.charCodeAt(0) >= 49 && name.charCodeAt(0) <= 57);
@@ -103,9 +106,9 @@ export async function readProcessTable(): Promise<readonly ProcessRow[]> {
 }
 
 /**
- * The processes of a worker's tree: its own, those of this user that carry its id or its mark, those that were seen in it before,
- * its session where that is still its own, and what descends from these. Nothing counts for its number alone, which may be a
- * stranger's by now, and nothing for what another user can write.
+ * The processes of a worker's tree: its main process, processes of this user that carry its id or its mark, processes
+ * seen in it before, members of its session if that is still the worker's, and all their descendants. A number alone
+ * proves nothing, since it may have been reused; nor does anything that another user can write.
  */
 export function membersOf(table: readonly ProcessRow[], target: TreeTarget): ProcessRow[] {
   const { identity, workerId } = target;
@@ -126,28 +129,34 @@ export function membersOf(table: readonly ProcessRow[], target: TreeTarget): Pro
   if (hasProcess && isSessionOwn(table, target)) {
     for (const row of sessions.get(identity.pid) ?? []) add(row, identity.startTime);
   }
-  // A Map is walked through what is added meanwhile too.
+  // Iterating over a Map also visits entries that are added meanwhile.
   for (const parent of found.values()) {
     for (const row of children.get(parent.pid) ?? []) if (!found.has(row.pid)) add(row, parent.startTime);
   }
   return [...found.values()];
 }
 
-/** Processes of other users with the worker's mark: of its tree, if nobody has copied the mark. That cannot be proven. */
+/**
+ * Processes of other users that carry the worker's mark. They belong to its tree unless someone copied the mark, so
+ * that is not proven.
+ */
 export function suspectsOf(table: readonly ProcessRow[], { workerId, known }: TreeTarget): ProcessRow[] {
   const marked = indexOf(table).marked.get(markOf(workerId)) ?? [];
   return marked.filter((row) => !row.isOwn && known?.get(row.pid) !== row.startTime);
 }
 
-/** Nobody's worker is the first process, and 0 is nobody. */
+/** Pid 1 is never a worker, and 0 means unknown. */
 const firstPid = 2;
 
-/** Start times grow, save that they are equal within a tick: what is older descends from nobody younger. */
+/**
+ * Start times never decrease from parent to child, though they may be equal within a tick: a process cannot descend
+ * from a younger one.
+ */
 function isBornBefore(row: ProcessRow, startTime: string): boolean {
   return startTime !== '' && Number(row.startTime) < Number(startTime);
 }
 
-/** By `ps`, which tells no start times: there a number has to do. */
+/** `ps` reports no start times: there the pid alone has to suffice. */
 function isTimeless(table: readonly ProcessRow[]): boolean {
   return table[0]?.startTime === '';
 }
@@ -160,7 +169,7 @@ interface TableIndex {
   readonly children: ReadonlyMap<number, readonly ProcessRow[]>;
 }
 
-/** Many workers look something up in one table. */
+/** Cached by table: many workers are looked up in each. */
 const indexes = new WeakMap<readonly ProcessRow[], TableIndex>();
 
 function indexOf(table: readonly ProcessRow[]): TableIndex {
@@ -177,7 +186,7 @@ function indexOf(table: readonly ProcessRow[]): TableIndex {
   return index;
 }
 
-/** Its group is a part of its session; `ps` tells the group alone. */
+/** `ps` reports only the process group, which is part of the session. */
 function sessionOf({ session, pgrp }: ProcessRow): number {
   return session === 0 ? pgrp : session;
 }
@@ -194,9 +203,10 @@ function groupBy<Key>(rows: readonly ProcessRow[], keyOf: (row: ProcessRow) => K
 }
 
 /**
- * Whether the session of this number is the worker's. The kernel gives a number to nobody else while a session or group
- * has it, so one process of ours in it proves the whole: the leader itself; one that carries the worker's id; or one
- * that was born before the leader ended, since a session is inherited at birth and cannot be joined.
+ * Whether the session with this number is the worker's. The kernel does not reuse a number while a session or group has
+ * it, so a single process of ours in the session proves the whole: the leader itself, a process that carries the
+ * worker's id, or a process that was born before the leader ended (a session is inherited at birth and cannot be
+ * joined).
  */
 function isSessionOwn(table: readonly ProcessRow[], target: TreeTarget): boolean {
   const { pid, startTime } = target.identity;
@@ -210,7 +220,7 @@ function isSessionOwn(table: readonly ProcessRow[], target: TreeTarget): boolean
   );
 }
 
-/** Undefined: it is gone, or not ours to see. */
+/** Undefined if the process is gone or we may not read it. */
 function readVisibleStat(pid: number): ProcessStat | undefined {
   try {
     return readStat(pid);
@@ -226,15 +236,16 @@ function tracesOf(key: string, { pid, ppid }: ProcessStat): Traces {
   const environment = readEnvironment(pid);
   const workerId = workerIdPattern.exec(environment)?.[1] ?? '';
   const mark = readMark(pid);
-  // Another user can write any id into an environment of his, and copy any mark.
+  // Another user can write any id into an environment, and copy any mark.
   const found = workerId === '' && mark === '' ? noTraces : { workerId, mark, isOwn: isOwnUser(pid) };
   if (isFinal(environment, workerId, ppid)) traces.set(key, found);
   return found;
 }
 
 /**
- * Whether an environment will say nothing else later. An empty one may be of a process in the middle of an exec; kernel threads,
- * children of the thread with pid 2, never have one. Between its fork and its exec a child of the agent shows the agent's own.
+ * Whether an environment is final, so that it can be cached. An empty one may belong to a process in the middle of an
+ * exec, except for kernel threads (children of pid 2), which never have one. Between fork and exec a child of the agent
+ * shows the agent's own environment.
  */
 function isFinal(environment: string, id: string, ppid: number): boolean {
   if (ppid === process.pid) return id !== '' && id !== process.env['PITWARDEN_WORKER_ID'];
@@ -243,7 +254,7 @@ function isFinal(environment: string, id: string, ppid: number): boolean {
 
 const kernelThreadParent = 2;
 
-/** Closed to us: as one that says nothing. */
+/** An environment that we may not read counts as final and without an id. */
 function readEnvironment(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/environ`, 'latin1');
@@ -256,14 +267,14 @@ function readEnvironment(pid: number): string {
 
 const closedEnvironment = '\0';
 
-/** The size of a memory page, from the kernel's own account of this process. */
+/** The size of a memory page, as the kernel reports it for this process. */
 function readPageBytes(): number {
   // A kernel may be built without this file.
   const match = /^KernelPageSize:\s+(\d+) kB$/m.exec(readText('/proc/self/smaps'));
   return match === null ? 4096 : Number(match[1]) * 1024;
 }
 
-/** Where there is no /proc: no times, no memory, no environments. */
+/** Used without /proc: reports no times, memory or environments. */
 export async function readWithPs(): Promise<readonly ProcessRow[]> {
   const columns = ['-A', '-o', 'pid=,ppid=,pgid=,state='];
   const { ok, stdout, why } = await runProcess('ps', columns, { timeoutMs: psTimeoutMs });

@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { isGoneError } from './proc-error.ts';
 
 /**
- * Whether a process is this user's in every respect: real, effective, saved and file system uid. One that another user started
- * from a set-user-ID program has another real uid, and an environment of that user's making.
+ * Whether all uids of a process (real, effective, saved and file system) are this user's. If another user started a
+ * set-user-ID program of ours, the real uid differs, and that user made its environment.
  */
 export function isOwnUser(pid: number): boolean {
   const own = process.getuid?.();

@@ -1,8 +1,9 @@
 import type { ProcessLimits } from '../../domain/config.ts';
 
 /**
- * PITWARDEN_LIMITS, by which the SDK sets resource limits before any code of the application runs (_resource_limits.py); empty: none.
- * `heldByCgroup` need none. `tasksOfAll`: processes and threads of all workers together, whom the kernel counts as one user; 0: no limit.
+ * The value of PITWARDEN_LIMITS, from which the SDK sets resource limits before any application code runs
+ * (_resource_limits.py); empty: none. Limits that the cgroup enforces (`heldByCgroup`) are left out. `tasksOfAll`: the
+ * limit on processes and threads of all workers together, because the kernel counts them per user; 0: no limit.
  */
 export function resourceLimits(
   { pids, memoryBytes, openFiles }: ProcessLimits,
@@ -22,8 +23,8 @@ interface LimitedPool {
 }
 
 /**
- * What all workers of these pools may have of processes and threads; 0: any number. A limit that counts a user's tasks would
- * hit workers that keep to theirs, if another pool's workers have none.
+ * How many processes and threads all workers of these pools may have together; 0: no limit. If one pool has no limit, a
+ * per-user limit would hit workers of other pools that stay within theirs, so there is none.
  */
 export function tasksOfAll(pools: Iterable<LimitedPool>): number {
   let sum = 0;
@@ -34,7 +35,7 @@ export function tasksOfAll(pools: Iterable<LimitedPool>): number {
   return sum;
 }
 
-/** Why `limits.pids` of a pool does not hold, in words; undefined: it does, if only for all workers together. */
+/** Why `limits.pids` of a pool is not enforced; undefined if it is, even if only for all workers together. */
 export function whyNotLimited(
   { pids }: Pick<ProcessLimits, 'pids'>,
   heldByCgroup: { readonly pids: boolean },
@@ -42,6 +43,7 @@ export function whyNotLimited(
   uid: number,
 ): string | undefined {
   if (pids === 0 || heldByCgroup.pids || (tasks > 0 && uid !== 0)) return undefined;
-  const counted = 'no cgroup has a pids controller, and the kernel counts the processes of a user as a whole';
-  return uid === 0 ? `${counted}, but not those of root` : `${counted}: it holds if each pool has a limits.pids`;
+  const counted =
+    "there is no pids controller for cgroups, and the kernel's own limit counts all processes of a user together";
+  return uid === 0 ? `${counted} and does not apply to root` : `${counted}, so every pool needs a limits.pids`;
 }

@@ -1,16 +1,16 @@
 import { constants } from 'node:os';
 
-/** What a signal does to the agent; docs/cli.md has the same table for people. */
+/** What a signal does to the agent. docs/cli.md shows the same table to users. */
 export type SignalEffect =
-  /** Drains and ends; a second one kills. */
+  /** Drains and exits; a second signal kills. */
   | 'stop'
-  /** Reads the configuration again. */
+  /** Reloads the configuration. */
   | 'reload'
-  /** Nothing, on purpose: by default it would end the agent, or open Node's debugger. */
+  /** Ignored on purpose: the default action would end the agent or open Node's debugger. */
   | 'ignored'
-  /** Ends the agent at once, as a crash does; its workers live on. */
+  /** Ends the agent at once, like a crash; its workers keep running. */
   | 'fatal'
-  /** What the kernel does by default: nothing, or stopping and going on. */
+  /** The kernel's default action: ignore, stop or continue. */
   | 'default';
 
 export const signalEffects: Readonly<
@@ -27,7 +27,8 @@ export const signalEffects: Readonly<
   SIGIO: 'ignored',
   SIGPOLL: 'ignored',
   SIGPWR: 'ignored',
-  // Node ignores these two: writes to a broken pipe, or beyond the limit on a file's size, fail with an error instead.
+  // Node ignores these two itself: writing to a broken pipe, or beyond the file size limit, fails with an error
+  // instead.
   SIGPIPE: 'ignored',
   SIGXFSZ: 'ignored',
   SIGQUIT: 'fatal',
@@ -52,7 +53,7 @@ export const signalEffects: Readonly<
   SIGWINCH: 'default',
 };
 
-/** Already taken care of by Node, which refuses listeners for none of them but needs none either. */
+/** Node handles these itself, so they need no listener. */
 const ignoredByNode: ReadonlySet<string> = new Set(['SIGPIPE', 'SIGXFSZ']);
 
 /** V8's profiler samples with SIGPROF. A listener of ours would replace its handler. */
@@ -60,7 +61,7 @@ function isProfiled(): boolean {
   return [...process.execArgv, process.env['NODE_OPTIONS'] ?? ''].some((option) => option.includes('--cpu-prof'));
 }
 
-/** Ignores what is to be ignored, as far as the system has it. */
+/** Installs listeners for the signals to ignore, as far as the system has them. */
 export function ignoreSignals(onSignal: (signal: NodeJS.Signals) => void): void {
   for (const [name, effect] of Object.entries(signalEffects)) {
     const signal = name as NodeJS.Signals;

@@ -12,37 +12,37 @@ import { signalProven } from './signal.ts';
 
 export interface SpawnOptions extends OutputOptions {
   readonly workerId: string;
-  /** Where its stdout and stderr go. */
+  /** Where the files for its stdout and stderr are created. */
   readonly outputDirectory: OutputDirectory;
   readonly command: string;
   readonly args: readonly string[];
   readonly cwd: string;
-  /** The cgroup to start in; null: that of this process. */
+  /** The cgroup to start in; null: the cgroup of this process. */
   readonly cgroup: string | null;
-  /** The whole of its environment. */
+  /** The complete environment. */
   readonly env: Readonly<Record<string, string>>;
-  /** What only the worker may know; 32 bytes. */
+  /** 32 bytes that only the worker may know. */
   readonly secret: Buffer;
 }
 
 export interface SpawnedWorker {
   readonly started: Promise<Started>;
-  /** When the process itself has ended and all that it wrote is read; what it started may live on. */
+  /** Settles when the worker's own process has ended and all its output has been read. Its descendants may live on. */
   readonly exited: Promise<{ readonly code: number | null; readonly signal: string | null }>;
-  /** Clock ticks after boot when it was seen to have ended; undefined: not yet, or there is no /proc. */
+  /** When the process was seen to have ended, in clock ticks after boot; undefined if not yet, or without /proc. */
   endedAtTicks(): number | undefined;
-  /** The end of what it wrote. */
+  /** The last lines of its output. */
   lastLines(): readonly string[];
-  /** Takes its output away; what a process that it started still writes is lost. */
+  /** Deletes its output files; what its descendants still write is lost. */
   close(): void;
 }
 
 type Started =
   | { readonly ok: true; readonly identity: ProcessIdentity }
-  /** `isShortage`: the host has no room for it now, and the program is not to blame. */
+  /** `isShortage`: the host currently lacks a resource; the program is not at fault. */
   | { readonly ok: false; readonly message: string; readonly isShortage: boolean };
 
-/** Starts a worker as the leader of a session and process group of its own. Throws where its output has no place. */
+/** Starts a worker as the leader of its own session and process group. Throws if its output files cannot be created. */
 export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   const { reader, child, identified } = withSpareDescriptors(() => start(options));
   const { identity } = identified;
@@ -63,7 +63,7 @@ export function spawnWorker(options: SpawnOptions): SpawnedWorker {
   };
 }
 
-/** The descriptors of the output, the process, and one to see who it is. */
+/** Runs with the spare descriptors free, which cover the output files, the child's pipes and reading its identity. */
 function start(options: SpawnOptions) {
   const { reader, stdout, stderr } = createOutput(options.outputDirectory, options.workerId, options);
   const [command, ...args] = inCgroup(options);
@@ -82,18 +82,19 @@ function start(options: SpawnOptions) {
 }
 
 /**
- * The worker reads its secret from descriptor 3 or from descriptor 0: a wrapper around the interpreter may close one of them.
+ * The worker reads its secret from descriptor 3 or 0, since a wrapper around the interpreter may close one of them.
  * Both are unix sockets, which no other process can open through /proc/PID/fd.
  */
 function giveSecret({ workerId, secret }: SpawnOptions, { stdin, descriptor3 }: StartedProcess): void {
   const line = `pitwarden-secret ${workerId} ${secret.toString('hex')}\n`;
-  // The line fits into the socket, so it is written at once. Closing this end leaves it there for the worker.
+  // The line fits into the socket's buffer, so it is written at once and stays there for the worker after this end is
+  // closed.
   for (const stream of [stdin, descriptor3]) stream?.end(line, () => stream.destroy());
 }
 
 /**
- * A shell moves itself and becomes the program: no child of the program can be too early for the move, and its pid stays.
- * Where the move fails the program starts all the same.
+ * A shell moves itself into the cgroup and then execs the program: no child of the program can start before the move,
+ * and the pid stays the same. If the move fails, the program starts anyway.
  */
 function inCgroup({ command, args, cgroup }: SpawnOptions): [string, ...string[]] {
   if (cgroup === null) return [command, ...args];
@@ -103,26 +104,26 @@ function inCgroup({ command, args, cgroup }: SpawnOptions): [string, ...string[]
 
 interface Identified {
   readonly identity?: ProcessIdentity;
-  /** Why there is none. */
+  /** Why there is no identity. */
   readonly why: string;
-  /** It is for want of descriptors, say. */
-  readonly lacked: boolean;
+  /** The identity is missing for lack of a resource such as descriptors. */
+  readonly lacksResource: boolean;
 }
 
-/** A child that cannot be identified could be signalled by nobody later: it is killed while its number is surely its own. */
+/** A child without an identity could never be signalled later, so it is killed while the pid is certainly its own. */
 function identifyChild(pid: number | undefined): Identified {
-  if (pid === undefined) return { why: '', lacked: false };
+  if (pid === undefined) return { why: '', lacksResource: false };
   let why = 'it is not in /proc';
-  let lacked = false;
+  let lacksResource = false;
   try {
     const identity = identify(pid);
-    if (identity !== undefined) return { identity, why: '', lacked };
+    if (identity !== undefined) return { identity, why: '', lacksResource };
   } catch (error) {
     why = (error as Error).message;
-    lacked = isShortage(error);
+    lacksResource = isShortage(error);
   }
   signalProven(-pid, 'SIGKILL');
-  return { why: `process ${pid} could not be identified, and was killed: ${why}`, lacked };
+  return { why: `process ${pid} could not be identified, and was killed: ${why}`, lacksResource };
 }
 
 async function notStarted(
@@ -135,6 +136,6 @@ async function notStarted(
   return {
     ok: false,
     message: `could not start ${command} in ${cwd}: ${why}`,
-    isShortage: end.started ? identified.lacked : isShortage(end.error),
+    isShortage: end.started ? identified.lacksResource : isShortage(end.error),
   };
 }

@@ -3,14 +3,14 @@ import { readFileSync } from 'node:fs';
 import { isForbiddenError, isGoneError } from './proc-error.ts';
 
 /**
- * What leads from a daemon to its worker when it has a session, a parent and an environment of its own: RLIMIT_RTTIME, which the
- * SDK sets to a number made from the worker's id (_tree_mark.py). It is inherited at each fork and kept at each exec; a hard limit
- * can be raised only with privileges. Numbers of this size limit nothing: the unit is a microsecond.
+ * Links a daemon to its worker even if it has its own session, parent and environment: RLIMIT_RTTIME, which the SDK
+ * sets to a number derived from the worker's id (_tree_mark.py). The limit survives every fork and exec, and a hard
+ * limit can only be raised with privileges. Values of this size limit nothing, as the unit is a microsecond.
  */
 const base = 2n ** 62n;
 const hashDigits = 14;
 
-/** By worker id; workers come and go, so it is emptied when it has grown. */
+/** Marks by worker id. Workers come and go, so the cache is cleared when it is full. */
 const known = new Map<string, string>();
 const knownMax = 10_000;
 
@@ -24,7 +24,7 @@ export function markOf(workerId: string): string {
   return mark;
 }
 
-/** The mark that a process carries; empty: none, or it is not ours to see, or it is gone. */
+/** The mark of a process; empty if it has none, we may not read it, or it is gone. */
 export function readMark(pid: number): string {
   try {
     const text = readFileSync(`/proc/${pid}/limits`, 'latin1');

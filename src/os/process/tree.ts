@@ -5,28 +5,28 @@ import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { freshProcessTable, membersOf, readWithPs, suspectsOf } from './process-table.ts';
 import { signalGroup, signalProven } from './signal.ts';
 
-/** First and longest pause between two looks at what is left. */
+/** First and longest pause between two looks at the remaining processes. */
 const firstLookMs = 2;
 const longestLookMs = 100;
 
 export interface Swept {
-  /** What of its tree still lives. */
+  /** Pids of the tree that are still alive. */
   readonly survivors: readonly number[];
-  /** What may be of its tree, cannot be proven to be, and was not signalled. */
+  /** Pids that may belong to the tree but are not proven to; they were not signalled. */
   readonly suspects: readonly number[];
 }
 
 /**
- * Kills a worker's process group, then whatever of its tree left the group, until nothing of it is seen any more. What
- * still lives at the end (a process that waits on a device cannot die) is returned. A look that fails, for want of descriptors
- * say, shows nothing to be gone: it is repeated, and rejects when the time is over.
+ * Kills a worker's process group, then every process of its tree outside the group, until none is left. Returns what
+ * still lives at the end of the timeout; a process that waits on a device cannot die. A failed look (for lack of
+ * descriptors, for example) proves nothing, so it is repeated; if the last look fails, this rejects.
  */
 export async function sweepTree(
   target: TreeTarget,
   options: { readonly timeoutMs: number; readonly cgroup?: WorkerCgroup | undefined },
 ): Promise<Swept> {
   const endsAtMs = performance.now() + options.timeoutMs;
-  // Descendants that left the group are found by their parents, so where there is no /proc they go first.
+  // Without /proc, descendants outside the group are found only through their parents, so they must be killed first.
   if (!hasProc && isAlive(target.identity)) await killDescendants(target.identity.pid);
   signalGroup(target.identity, 'SIGKILL');
   for (let pauseMs = firstLookMs; ; pauseMs = Math.min(longestLookMs, pauseMs * 2)) {
@@ -53,19 +53,22 @@ function survivorsOf(members: readonly ProcessRow[], cgroup: WorkerCgroup | unde
 }
 
 function killMembers(members: readonly ProcessRow[], group: number): void {
-  // A group cannot fork its way past one signal to all of it. Its number is its own as long as one of ours is in it.
+  // One signal to the whole group: no member can escape it by forking. The number belongs to our group as long as one
+  // of our processes is in it.
   if (members.some((row) => row.pgrp === group && isStill(row))) signalProven(-group, 'SIGKILL');
   for (const row of members) if (row.pgrp !== group && isStill(row)) signalProven(row.pid, 'SIGKILL');
 }
 
-/** Looked at right before the signal: still this process, and in this group. */
+/** Checked right before signalling: still the same process in the same group. */
 function isStill(row: ProcessRow): boolean {
   if (!hasProc) return true;
   const stat = readStat(row.pid);
   return stat?.startTime === row.startTime && stat.pgrp === row.pgrp && !isDead(stat.state);
 }
 
-/** A process and all that descends from it, found by `ps`; children first, before their parents can replace them. */
+/**
+ * Kills a process and all its descendants, as `ps` lists them; children first, so that a parent cannot replace them.
+ */
 export async function killDescendants(pid: number): Promise<void> {
   const table = await readWithPs();
   const tree = new Set([pid]);

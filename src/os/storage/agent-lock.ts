@@ -5,19 +5,19 @@ import { identify, isGone, isOfThisBoot } from '../process/identity.ts';
 import { isShortage } from '../shortage.ts';
 import { readSmallFile } from './read-file.ts';
 
-/** A directory that this agent alone uses, until `release`. */
+/** A directory that only this agent uses, until `release`. */
 export interface DirectoryLock {
   release(): void;
 }
 
-/** One line of JSON, a ProcessIdentity; bin/guardian.sh reads it too. */
+/** Path of the lock file: one line of JSON, a ProcessIdentity. bin/guardian.sh reads it too. */
 export function lockPath(directory: string): string {
   return join(directory, 'agent.lock');
 }
 
 /**
- * Takes a directory for this process, or throws and says which agent holds it. The lock is a file that names its
- * holder: one whose holder is no longer alive is taken over.
+ * Locks a directory for this process, or throws an error that names the agent that holds it. The lock is a file that
+ * names its holder; if the holder is no longer alive, the lock is taken over.
  */
 export function lockDirectory(directory: string): DirectoryLock {
   const path = lockPath(directory);
@@ -28,11 +28,11 @@ export function lockDirectory(directory: string): DirectoryLock {
   } finally {
     rmSync(own, { force: true });
   }
-  // Something may have taken it away, and another agent may have the directory by now.
+  // The lock file may have been deleted, and another agent may hold the directory by now.
   return { release: () => lockHolder(directory) === 'us' && rmSync(path, { force: true }) };
 }
 
-/** Whom the lock of a directory names. Unknown: the host has no descriptor to read it with, say. */
+/** Whom the lock of a directory names. `unknown`: it cannot be read, for example for lack of descriptors. */
 export function lockHolder(directory: string): 'us' | 'nobody or another' | 'unknown' {
   try {
     const found = readIfThere(lockPath(directory));
@@ -50,10 +50,10 @@ export function isUnwritable(error: unknown): boolean {
   return code === 'ENOSPC' || code === 'EDQUOT' || code === 'EROFS';
 }
 
-/** On a disk that is full there is room where the lock of an agent that is no more was. */
+/** If the disk is full, removing the stale lock of an earlier agent makes room. */
 function writeOwn(own: string, path: string, directory: string): void {
   const write = (): void => {
-    // Whatever had this name is of a process that is no more.
+    // A file of this name is left over from a process that has exited.
     rmSync(own, { force: true });
     writeFileSync(own, JSON.stringify(identify(process.pid)), { mode: 0o600, flag: 'wx' });
   };
@@ -66,7 +66,7 @@ function writeOwn(own: string, path: string, directory: string): void {
   }
 }
 
-/** Creates the lock with its content in one step; false: there is one. */
+/** Creates the lock file together with its content; false if one exists. */
 function tryLink(own: string, path: string): boolean {
   try {
     linkSync(own, path);
@@ -82,10 +82,11 @@ function dropStale(path: string, directory: string): void {
   if (found === undefined) return;
   const holder = parse(found);
   if (holder !== undefined && !isGone(holder)) {
-    const remedy = 'end that one first, or give this one folders of its own with --runtime-dir and --state-dir';
+    const remedy = 'stop that agent first, or give this one folders of its own with --runtime-dir and --state-dir';
     throw new Error(`${directory}: expected no other agent to use it, got one with pid ${holder.pid}; ${remedy}`);
   }
-  // Of several agents that find it stale one moves it away; who moved away a new one puts it back.
+  // Several agents may find the same stale lock: one of them moves it away. An agent that moved away a new lock instead
+  // puts it back.
   const aside = `${path}.stale.${process.pid}`;
   try {
     renameSync(path, aside);
@@ -97,7 +98,7 @@ function dropStale(path: string, directory: string): void {
   unlinkSync(aside);
 }
 
-/** An identity has some 120 bytes. */
+/** An identity has about 120 bytes. */
 const lockMaxBytes = 4096;
 
 function readLock(path: string): string {
@@ -113,7 +114,7 @@ function readIfThere(path: string): string | undefined {
   }
 }
 
-/** A torn or foreign file names no holder, and one of another boot none that lives. */
+/** A torn or foreign file names no holder, and a holder of an earlier boot is not alive. */
 function parse(text: string): ProcessIdentity | undefined {
   const holder = identityIn(text);
   return holder !== undefined && isOfThisBoot(holder) ? holder : undefined;

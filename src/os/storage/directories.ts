@@ -5,13 +5,13 @@ import { socketNames, socketPathProblem } from '../../domain/socket-path.ts';
 import { workerIdPattern } from './ledger.ts';
 
 export interface RuntimeDirectory {
-  /** The API's socket; empty: one without a path. */
+  /** The API's socket; empty if it has no path. */
   readonly apiSocket: string;
-  /** The API's socket is somebody else's, and stays. */
+  /** The API's socket belongs to the service manager and is not removed. */
   readonly isLent: boolean;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
-  /** The directory of what workers write, which only this user may enter. */
+  /** The directory of worker output, which only this user may enter. */
   readonly output: string;
 }
 
@@ -19,15 +19,15 @@ const runtimeRemedy = 'name another folder with --runtime-dir DIR (config: runti
 const stateRemedy = 'name another folder with --state-dir DIR (config: state_dir)';
 
 export interface RuntimeDirectoryOptions {
-  /** The API's socket, which exists already; null: it is made here. */
+  /** The API's socket if it exists already; null: it will be created here. */
   readonly lent?: { readonly path: string } | null;
-  /** The group that may use the API's socket; null: none may. */
+  /** The group that may use the API's socket; null: none. */
   readonly group?: number | null;
-  /** Called for each folder that was open to other users: it is closed to them from now on. */
+  /** Called for each folder that was accessible to other users and has been closed to them. */
   readonly warn?: (message: string) => void;
 }
 
-/** Makes the directory, 0750, and refuses one that other users could have prepared. */
+/** Creates the directory with mode 0750, and refuses one that another user could have prepared. */
 export function prepareRuntimeDirectory(
   directory: string,
   { lent = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
@@ -42,7 +42,9 @@ export function prepareRuntimeDirectory(
     const { mode } = lstatSync(path);
     if ((mode & 0o077) === 0) continue;
     chmodSync(path, 0o700);
-    warn(`${path} was open to others (mode ${modeText(mode)}), and is closed to them now: workers' files are in it`);
+    warn(
+      `${path} was open to other users (mode ${modeText(mode)}); it holds workers' files, so it is now closed to them`,
+    );
   }
   if (lent === null && group !== null) letGroupEnter(directory, group, warn);
   const apiSocket = lent?.path ?? join(directory, socketNames.api);
@@ -59,8 +61,9 @@ export function prepareStateDirectory(directory: string): void {
 }
 
 /**
- * Takes away what an agent that is no more has left here, save the files of the workers to keep. Only what has a name and a kind
- * of ours goes; the paths of the rest are returned. Only for who holds the directory's lock. Never throws.
+ * Removes what an earlier agent has left here, except the files of the workers in `keep`. Only files with a name and
+ * type of ours are removed; returns the paths of all others. Call it only while holding the directory's lock. Never
+ * throws.
  */
 export function clearRuntimeDirectory(
   paths: RuntimeDirectory,
@@ -82,13 +85,13 @@ export function clearRuntimeDirectory(
   return left;
 }
 
-/** Of a file that belongs to one worker; undefined: its name is none of ours. */
+/** The worker that a file belongs to; undefined if its name is not one of ours. */
 function workerIdOf(path: string): string | undefined {
   const { name, ext } = parse(path);
   return workerIdPattern.test(name) && /^\.[a-z]{1,16}$/.test(ext) ? name : undefined;
 }
 
-/** False: it is still there, because it is of another kind or cannot be removed. */
+/** False if the file is still there, because it has another type or cannot be removed. */
 function tryRemove(path: string, isOurs: (stat: Stats) => boolean): boolean {
   try {
     const stat = lstatSync(path, { throwIfNoEntry: false });
@@ -101,7 +104,7 @@ function tryRemove(path: string, isOurs: (stat: Stats) => boolean): boolean {
   }
 }
 
-/** None where somebody has taken the directory away meanwhile. */
+/** Empty if the directory was removed meanwhile. */
 function namesIn(directory: string): readonly string[] {
   try {
     return readdirSync(directory);
@@ -110,7 +113,9 @@ function namesIn(directory: string): readonly string[] {
   }
 }
 
-/** Who may connect to a socket that only this user could until now: this user, and the group if there is one. */
+/**
+ * Opens a socket to its users: to this user, and to the group if there is one. Until now only this user could connect.
+ */
 export function restrictSocket(path: string, group: number | null): void {
   if (group !== null) giveTo(path, group);
   chmodSync(path, group === null ? 0o600 : 0o660);

@@ -6,41 +6,42 @@ import { z } from 'zod';
 import type { Orders, PoolOrders, RollOrder } from '../../domain/event.ts';
 import { rollPhases } from '../../domain/state.ts';
 import { systemClock } from '../clock.ts';
-import { limitAtOnce } from '../limit-at-once.ts';
+import { limitConcurrency } from '../limit-concurrency.ts';
 import { hasProc } from '../process/identity.ts';
 import { isGoneError } from '../process/proc-error.ts';
 import { isShortage } from '../shortage.ts';
 import { unseal, writeSealed } from './sealed-file.ts';
 
 /**
- * The node's durable record of its workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one of standing orders,
- * `STATE_DIR/orders.json`. docs/registry.md describes them. Only the agent that holds the directory's lock writes.
+ * The durable record of this node's workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one file of operator
+ * orders, `STATE_DIR/orders.json`. docs/registry.md describes the format. Only the agent that holds the directory's
+ * lock writes.
  */
 
 const kind = 'pitwarden-ledger';
 const ordersKind = 'pitwarden-orders';
-/** Written is the last one; read are all. Version 1 held `token`, which proved the worker itself. */
+/** All of these versions are read; the last is written. Version 1 held `token`, the worker's credential itself. */
 const versions: readonly number[] = [1, 2];
 const version = 2;
 const ordersVersions: readonly number[] = [1];
 const ordersVersion = 1;
 const verifier = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** Names become paths: of these nothing else can be made, and files with other names are none of ours. */
+/** These ids become file names, so they must be safe as paths. Files with other names are not ours. */
 export const workerIdPattern = /^[a-z][a-z0-9_-]{0,62}-\d{1,7}-[a-z0-9]{8}$/;
 const count = z.int().min(0);
 const bootMs = z.number().min(0);
 
-/** Of Linux on 64 bits; elsewhere pids are smaller. */
+/** The limit of 64-bit Linux; elsewhere pids are smaller. */
 const pidMax = 2 ** 22;
 
-/** Fields that a later version of the same number adds are let be. */
+/** Unknown fields are ignored: a later release may add fields without a new version. */
 const entryFields = z.object({
   worker_id: z.string().regex(workerIdPattern),
   pool: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
   slot: count,
   generation: z.int().min(1),
-  /** Who it is: 0 and empty before it is spawned. The first process is nobody's worker. */
+  /** The process: 0 and empty before it is spawned. Pid 1 is never a worker. */
   boot_id: z.string(),
   pid: z
     .int()
@@ -48,27 +49,30 @@ const entryFields = z.object({
     .max(pidMax)
     .refine((pid) => pid !== 1, 'expected 0, or the pid of a worker, got 1'),
   start_time: z.string().regex(/^\d*$/),
-  /** The agent that wrote this. */
+  /** The agent that wrote this entry. */
   agent_id: z.string(),
   state: z.enum(['spawning', 'starting', 'ready']),
-  /** Milliseconds of the system's monotonic clock, which begins anew at each boot; 0: not yet. */
+  /** Milliseconds of the system's monotonic clock, which restarts at each boot; 0: not yet. */
   started_at_boot_ms: bootMs,
   spawned_at_boot_ms: bootMs,
   ready_at_boot_ms: bootMs,
-  /** Its own limits, drawn at birth; 0: none. */
+  /** The worker's own limits, drawn when it was created; 0: no limit. */
   max_age_ms: z.number().min(0),
   max_requests: count,
   concurrency: z.int().min(1),
-  /** What of the config it was started with. */
+  /** The part of the config that it was started with. */
   fingerprint: z.string(),
   launch: z.string(),
-  /** By which its next token is known (grpc/worker-link/token.ts). No token can be made of it. */
+  /** Verifies the worker's next token (grpc/worker-link/token.ts). No token can be derived from it. */
   verifier,
-  /** An agent that wrote version 1 started it: it sends one token for life, whose hash is the verifier. */
+  /**
+   * The worker was started by an agent that wrote version 1: it sends the same token for life, and the verifier is that
+   * token's hash.
+   */
   repeats_token: z.boolean(),
 });
 
-/** Where there is no /proc an identity is a pid alone. */
+/** Without /proc an identity is a pid alone. */
 const entrySchema = entryFields.refine(
   ({ pid, boot_id, start_time }) =>
     pid === 0 ? boot_id === '' && start_time === '' : !hasProc || (boot_id !== '' && start_time !== ''),
@@ -77,10 +81,10 @@ const entrySchema = entryFields.refine(
 
 export type LedgerEntry = z.output<typeof entrySchema>;
 
-/** As many as a pool may have (config/schema.ts), and with `max_surge` twice that. */
+/** The maximum size of a pool (config/schema.ts); with `max_surge` there can be twice as many workers. */
 const poolSize = count.max(1_000);
 const rollSize = count.max(2_000);
-/** Of the sentence that says how a roll ended, so much is kept. */
+/** Maximum length of the message that says how a roll ended. */
 const rollMessageMaxLength = 1_024;
 const uint32 = count.max(2 ** 32 - 1);
 
@@ -88,7 +92,7 @@ const rollSchema = z
   .object({
     id: z.string().regex(/^roll-[a-z0-9]{8}$/),
     phase: z.enum(rollPhases),
-    /** Unix times: those of the monotonic clock would mean nothing to an agent of the next boot. */
+    /** Unix times: monotonic times would mean nothing after a reboot. */
     started_at_ms: count,
     ended_at_ms: count,
     total: rollSize,
@@ -111,47 +115,53 @@ const ordersSchema = z.object({
       draining: z.boolean(),
       size: poolSize,
       config_size: poolSize,
-      /** Absent: an earlier agent wrote this. */
+      /** Absent in files of earlier agents. */
       roll: rollSchema.nullish(),
     }),
   ),
 });
 
-export interface LedgerFound {
+export interface LedgerSnapshot {
   readonly entries: readonly LedgerEntry[];
   readonly orders: Orders | null;
-  /** Files with the name of an entry that are none (torn, of another version), and why: they were moved away. */
+  /**
+   * Files that are named like an entry but are not valid (torn, or of an unknown version), and why. They were moved
+   * away.
+   */
   readonly setAside: readonly { readonly file: string; readonly why: string }[];
-  /** What else is in the folder: none of ours, and left alone. */
+  /** Other files in the folder. They are not ours and stay. */
   readonly foreign: readonly string[];
 }
 
 export interface Ledger {
-  /** What an earlier agent has left. Never throws for what it finds, but where it cannot look: no worker is disowned for that. */
-  read(): LedgerFound;
-  /** Resolves when the entry is on the disk; rejects where it is not, or not within 5 s. */
+  /**
+   * Reads what an earlier agent has left. An invalid file never makes it throw, but an unreadable one does: no worker
+   * is given up because of a read error.
+   */
+  read(): LedgerSnapshot;
+  /** Resolves when the entry is on disk. Rejects if it could not be written within 5 s. */
   enter(entry: LedgerEntry): Promise<void>;
-  /** It is gone: nobody looks for it any more. */
+  /** Removes the entry of a worker that is gone. */
   forget(workerId: string): void;
-  /** Rejects where they cannot be written, or not within 5 s; they are tried again with the next entry. */
+  /** Rejects if the orders could not be written within 5 s; they are then retried with the next entry. */
   keepOrders(orders: Orders): Promise<void>;
-  /** Settles, and never rejects, when the newest orders are on the disk, or cannot be written. */
+  /** Settles when the newest orders are on disk or cannot be written. Never rejects. */
   ordersKept(): Promise<void>;
   forgetOrders(): void;
-  /** Resolves when all that was asked for is done, which on a disk that does not answer is never. */
+  /** Resolves when all pending writes are done; never, if the disk does not respond. */
   settled(): Promise<void>;
 }
 
 /**
- * Each write waits in one of the four threads that Node has for files. On a disk that does not answer so many hang, and the others
- * serve the rest of the agent.
+ * Each write occupies one of Node's four threads for file operations. If the disk hangs, this many hang with it, and
+ * the others serve the rest of the agent.
  */
 const writesAtOnce = 2;
-/** A disk that takes longer counts as one that fails. What was begun goes on, and may still succeed. */
+/** A slower disk counts as failed. A write that has started continues, and may still succeed. */
 const writeTimeoutMs = 5_000;
 const waitingMax = 10_000;
 
-/** Files that were set aside: the newest are kept, to be looked at. */
+/** How many of the files that were set aside are kept for inspection: the newest. */
 const asideMax = 50;
 /** TIME-NAME, as `moveAside` names them. */
 const asidePattern = /^\d{13}-.*\.json$/;
@@ -161,9 +171,9 @@ export function openLedger(stateDirectory: string): Ledger {
   const aside = join(stateDirectory, 'ledger-set-aside');
   const ordersPath = join(stateDirectory, 'orders.json');
   makeFolder(folder);
-  /** What is being written, by file: each waits for the one before. */
+  /** Pending writes by file: each waits for the one before. */
   const underway = new Map<string, Promise<void>>();
-  const limited = limitAtOnce(writesAtOnce, { waitingMax, refusal: 'the disk does not answer' });
+  const limited = limitConcurrency(writesAtOnce, { waitingMax, refusal: 'the disk does not answer' });
   const inTurn = (path: string, work: () => Promise<void>): Promise<void> => {
     const next = (): Promise<void> => limited(work);
     const done = (underway.get(path) ?? Promise.resolve()).then(next, next);
@@ -172,12 +182,12 @@ export function openLedger(stateDirectory: string): Ledger {
     void settled.then(() => underway.get(path) === settled && underway.delete(path));
     return done;
   };
-  /** Orders that are not written yet. Those that could not be are when something else can. */
+  /** Orders that are not on disk yet. If writing them failed, they are retried with the next entry. */
   let unkept: Orders | null = null;
   let ordersKept: Promise<void> = Promise.resolve();
   const writeOrders = async (): Promise<void> => {
     const orders = unkept;
-    // Written in an earlier turn, together with those before them.
+    // An earlier turn has written them already.
     if (orders === null) return;
     const pools = orders.pools.map(poolOrdersToFile);
     await writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools });
@@ -199,7 +209,7 @@ export function openLedger(stateDirectory: string): Ledger {
     },
     forget: (workerId) => {
       const path = pathOf(workerId);
-      // A file that stays names a process that is no more: the next agent finds that out.
+      // If the removal fails, the entry names a process that is gone, which the next agent will notice.
       inTurn(path, () => rm(path, { force: true })).catch(() => undefined);
     },
     keepOrders,
@@ -217,7 +227,7 @@ export function openLedger(stateDirectory: string): Ledger {
 async function inTime(work: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const tooLate = new Promise<never>((_, reject) => {
-    const message = `expected the disk to take it within ${writeTimeoutMs / 1000} s`;
+    const message = `expected the write to finish within ${writeTimeoutMs / 1000} s`;
     timer = setTimeout(() => reject(new Error(message)), writeTimeoutMs);
   });
   try {
@@ -227,7 +237,7 @@ async function inTime(work: Promise<void>): Promise<void> {
   }
 }
 
-function read(folder: string, ordersPath: string, aside: string): LedgerFound {
+function read(folder: string, ordersPath: string, aside: string): LedgerSnapshot {
   const entries: LedgerEntry[] = [];
   const setAside: { file: string; why: string }[] = [];
   const putAside = (path: string, name: string, why: string): void => {
@@ -242,7 +252,7 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
       foreign.push(path);
       continue;
     }
-    // Its writer died before it was whole; the one before it still counts.
+    // Its writer died before the file was complete; the previous entry still counts.
     if (end !== undefined) {
       removeLeftover(path);
       continue;
@@ -256,7 +266,7 @@ function read(folder: string, ordersPath: string, aside: string): LedgerFound {
   return { entries, orders: typeof orders === 'string' ? null : orders, setAside, foreign };
 }
 
-/** Where it cannot be made nothing can be entered, which is told when that is tried. */
+/** If the folder cannot be created, the first write of an entry reports it. */
 function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -269,7 +279,7 @@ function namesIn(folder: string): readonly string[] {
   try {
     return readdirSync(folder);
   } catch (error) {
-    // It could not be made.
+    // The folder could not be created.
     if (isGoneError(error)) return [];
     throw error;
   }
@@ -279,11 +289,11 @@ function removeLeftover(path: string): void {
   try {
     rmSync(path, { force: true });
   } catch {
-    // On a disk that is read-only it stays, and is found again.
+    // On a read-only disk the file stays, and the next start tries again.
   }
 }
 
-/** An entry is a few kilobytes: a file that is larger is none. */
+/** An entry has a few kilobytes: a much larger file is not one. */
 const entryMaxBytes = 4 * 1024 * 1024;
 
 function readEntry(path: string, name: string): LedgerEntry | string {
@@ -292,11 +302,11 @@ function readEntry(path: string, name: string): LedgerEntry | string {
   const parsed = entrySchema.safeParse(fromVersion1(value));
   if (!parsed.success) return explainIssue(parsed.error);
   if (name !== `${parsed.data.worker_id}.json`)
-    return `worker_id: expected that of the file's name, got ${parsed.data.worker_id}`;
+    return `worker_id: expected the id in the file's name, got ${parsed.data.worker_id}`;
   return parsed.data;
 }
 
-/** An entry of version 1 held the token itself; one of a later version is returned as it is. */
+/** Converts an entry of version 1, which held the token itself. Later versions are returned unchanged. */
 function fromVersion1(value: object): object {
   const { token, ...entry } = value as { readonly token?: unknown };
   if (typeof token !== 'string' || !/^[0-9a-f]{64}$/.test(token) || 'verifier' in entry) return value;
@@ -354,14 +364,14 @@ function rollFromFile({ started_at_ms, ended_at_ms, max_failures, ...roll }: z.o
   };
 }
 
-/** Why it cannot be read, as a text. */
+/** Returns the object in the file, or a message if it cannot be read. */
 function readValue(path: string, expected: string, versions: readonly number[]): object | string {
   let text: string;
   try {
     const stat = lstatSync(path);
     if (!stat.isFile()) return 'expected a file, got something else';
     const uid = process.getuid?.() ?? stat.uid;
-    // Where a group may write to the state directory, its members can put files there.
+    // If a group may write to the state directory, its members can put files there.
     if (stat.uid !== uid) return `expected it to belong to user ${uid}, got user ${stat.uid}`;
     if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
     text = readFileSync(path, 'utf8');
@@ -388,6 +398,6 @@ function moveAside(path: string, aside: string, name: string): void {
       .sort();
     for (const oldest of kept.slice(0, -asideMax)) rmSync(join(aside, oldest), { force: true, recursive: true });
   } catch {
-    // On a disk that is full or read-only it stays where it is, and is found again.
+    // On a full or read-only disk the file stays where it is, and the next start tries again.
   }
 }

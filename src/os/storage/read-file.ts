@@ -1,9 +1,9 @@
 import { closeSync, constants, fstatSync, lstatSync, openSync, readSync } from 'node:fs';
 
 /**
- * A small file that others may have replaced: a worker can put a FIFO in the place of its own files, whose open would wait for a
- * writer while nothing else runs, or a link to a device without an end. Never waits, and reads `maxBytes` at most. Throws
- * where there is no regular file, or a larger one.
+ * Reads a small file that others may have replaced: a worker can replace its own files with a FIFO, which would block
+ * until someone writes to it, or with a link to an endless device. Never blocks, and reads at most `maxBytes`. Throws
+ * if there is no regular file, or a larger one.
  */
 export function readSmallFile(path: string, maxBytes: number): Buffer {
   return withRegularFile(path, (fd) => {
@@ -13,7 +13,10 @@ export function readSmallFile(path: string, maxBytes: number): Buffer {
   });
 }
 
-/** The same for a part of a file of any length: from a byte on, or its end. Undefined where it cannot be read. */
+/**
+ * Like `readSmallFile`, but reads a part of a file of any size: from an offset, or its end. Undefined if it cannot be
+ * read.
+ */
 export function readPart(path: string, from: 'end' | number, maxBytes: number): Buffer | undefined {
   try {
     return withRegularFile(path, (fd, size) => {
@@ -25,7 +28,7 @@ export function readPart(path: string, from: 'end' | number, maxBytes: number): 
   }
 }
 
-/** 0 where there is no file. */
+/** 0 if there is no file. */
 export function sizeOfFile(path: string): number {
   try {
     return lstatSync(path).size;

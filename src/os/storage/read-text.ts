@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { isGoneError } from '../process/proc-error.ts';
 
 /**
- * A small file of the kernel's; empty where it cannot be read, for whatever reason. For what is told to people and may be
- * missing: where the answer decides whether something still lives, use `readIfThere`.
+ * Reads a small kernel file; empty if it cannot be read for any reason. Only for information that may be missing; to
+ * decide whether something is still alive, use `readIfThere`.
  */
 export function readText(path: string): string {
   try {
@@ -13,7 +13,7 @@ export function readText(path: string): string {
   }
 }
 
-/** A small file of the kernel's; undefined: what it speaks of is gone. Throws where that cannot be told. */
+/** Reads a small kernel file; undefined if what it describes is gone. Throws if that cannot be determined. */
 export function readIfThere(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');

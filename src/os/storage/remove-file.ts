@@ -1,13 +1,13 @@
 import { rmSync } from 'node:fs';
 
 /**
- * Takes a worker's file away, if it can be: something may have replaced its folder, or made it read-only. What stays is found
- * and removed at the next start.
+ * Removes a worker's file if possible; its folder may have been replaced or made read-only. The next start removes
+ * files that are left.
  */
 export function removeFile(path: string): void {
   try {
     rmSync(path, { force: true });
   } catch {
-    // It stays.
+    // The next start removes it.
   }
 }

@@ -3,8 +3,9 @@ import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
- * Small files that must be whole or not count: one line `KIND VERSION SHA256` and one line of JSON that the sum is of. They
- * are written beside their place, synced, and moved there, so that a reader finds the one before or the one after.
+ * Small files that are either complete or invalid: one line `KIND VERSION SHA256`, then one line of JSON that the
+ * checksum covers. They are written under another name, synced and renamed, so a reader sees either the old file or the
+ * new one.
  */
 
 export type Unsealed = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly why: string };
@@ -13,7 +14,7 @@ export async function writeSealed(path: string, kind: string, version: number, v
   const text = seal(kind, version, value);
   const beside = `${path}.new`;
   try {
-    // Whatever has this name, left by a writer that died or put there by somebody, is taken away and not written through.
+    // A file of this name, left by a writer that died or put there by someone else, is removed rather than overwritten.
     await rm(beside, { force: true });
     const file = await open(beside, 'wx', 0o600);
     try {
@@ -35,7 +36,7 @@ export function seal(kind: string, version: number, value: object): string {
   return `${kind} ${version} ${sum(body)}\n${body}\n`;
 }
 
-/** What a file of this kind and version says; why it is none. */
+/** Returns the content of a file of this kind and version, or why it is invalid. */
 export function unseal(text: string, kind: string, versions: readonly number[]): Unsealed {
   const [head = '', body = '', end] = text.split('\n');
   const [foundKind, version = '', foundSum] = head.split(' ');
@@ -44,7 +45,7 @@ export function unseal(text: string, kind: string, versions: readonly number[]):
     return { ok: false, why: `version: expected one of ${versions.join(', ')}, got ${version.slice(0, 20)}` };
   }
   if (end !== '' || foundSum !== sum(body))
-    return { ok: false, why: 'expected it whole, got one that is torn or changed' };
+    return { ok: false, why: 'expected a complete file, got one that is torn or changed' };
   try {
     return { ok: true, value: JSON.parse(body) };
   } catch {
@@ -56,7 +57,7 @@ function sum(body: string): string {
   return createHash('sha256').update(body).digest('hex');
 }
 
-/** A file is there for good only when its folder is. */
+/** A new file is durable only once its folder is synced. */
 async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {

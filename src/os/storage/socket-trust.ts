@@ -3,13 +3,13 @@ import { lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 /*
- * Whether a socket is the agent's: where other users may write, one of them can put a socket of his own. The Python client
- * checks the same (_socket_trust.py).
+ * Whether a socket is the agent's: in a folder that other users may write to, one of them can create a socket of their
+ * own. The Python client has the same checks (_socket_trust.py).
  */
 
 /**
- * Why the socket at this path is not to be dialled; undefined: nothing, or nobody can be listening there. `named`: the user has
- * named the path, and so trusts the owner of its folder.
+ * Why the socket at this path must not be dialled. Undefined if it may be, or if no one can be listening there.
+ * `named`: the user named the path explicitly and so trusts the owner of its folder.
  */
 export function socketProblem(path: string, named: boolean, uid = process.geteuid?.() ?? 0): string | undefined {
   const folder = dirname(path);
@@ -18,7 +18,7 @@ export function socketProblem(path: string, named: boolean, uid = process.geteui
     const inside = statSync(folder);
     if (named || isClosed(dirname(resolve(folder)), trusted)) trusted.add(inside.uid);
     for (const found of [lstatSync(folder), inside]) {
-      if (!trusted.has(found.uid)) return strange(folder, 'folder', found, trusted);
+      if (!trusted.has(found.uid)) return untrustedOwner(folder, 'folder', found, trusted);
     }
     if ((inside.mode & 0o002) !== 0 && (inside.mode & 0o1000) === 0) {
       const wanted = 'expected a folder that other users may not write to';
@@ -27,7 +27,7 @@ export function socketProblem(path: string, named: boolean, uid = process.geteui
     }
     const socket = statSync(path);
     for (const found of [lstatSync(path), socket]) {
-      if (!trusted.has(found.uid)) return strange(path, 'socket', found, trusted);
+      if (!trusted.has(found.uid)) return untrustedOwner(path, 'socket', found, trusted);
     }
     if (socket.isSocket() && (socket.mode & 0o002) !== 0 && (inside.mode & 0o001) !== 0) {
       const wanted = 'expected a socket that other users may not write to';
@@ -36,13 +36,13 @@ export function socketProblem(path: string, named: boolean, uid = process.geteui
       return `${path}: ${wanted}, got mode ${modeText(socket)}: ${remedy}`;
     }
   } catch {
-    // Nothing can be looked at here: the attempt to connect says why.
+    // Nothing can be checked: the attempt to connect will report why.
     return undefined;
   }
   return undefined;
 }
 
-/** Who may connect to a socket, for somebody who may not. */
+/** Explains who may connect to a socket, for a user who may not. */
 export function whoMayConnect(path: string): string {
   try {
     const found = statSync(path);
@@ -52,13 +52,13 @@ export function whoMayConnect(path: string): string {
   }
 }
 
-/** Only these users can put something there. */
+/** Only the trusted users can create files there. */
 function isClosed(folder: string, trusted: ReadonlySet<number>): boolean {
   const { uid, mode } = statSync(folder);
   return trusted.has(uid) && (mode & 0o022) === 0;
 }
 
-function strange(path: string, kind: string, { uid }: Stats, trusted: ReadonlySet<number>): string {
+function untrustedOwner(path: string, kind: string, { uid }: Stats, trusted: ReadonlySet<number>): string {
   const users = [...trusted].sort((a, b) => a - b).join(' or ');
   const why = 'who may have put it there for callers of an agent to dial';
   const remedy =

@@ -1,5 +1,8 @@
-/** Runs as much at once, and the rest in the order in which it came. With `waitingMax` waiting, more of it is refused. */
-export function limitAtOnce(
+/**
+ * Runs at most `most` tasks at once; the others wait in order. Once `waitingMax` tasks wait, further ones are rejected
+ * with `refusal`.
+ */
+export function limitConcurrency(
   most: number,
   { waitingMax = Number.POSITIVE_INFINITY, refusal = '' } = {},
 ): <T>(work: () => Promise<T>) => Promise<T> {
@@ -13,7 +16,7 @@ export function limitAtOnce(
       return await work();
     } finally {
       const next = waiting.shift();
-      // The next one takes this place.
+      // The next task takes over this slot.
       if (next === undefined) running -= 1;
       else next();
     }
