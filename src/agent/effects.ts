@@ -84,7 +84,7 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
       metrics.addPool(action.pool.name);
       dispatch.setPool(action.pool.name, limitsOf(action.pool));
       return workers.setPool(action.pool);
-    case 'gate':
+    case 'set-admission':
       return dispatch.setPoolOpen(action.pool, {
         open: action.open,
         reason: action.why,

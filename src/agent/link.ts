@@ -44,7 +44,7 @@ function receive({ workers, dispatch, loop, nowMs }: LinkParts, workerId: string
   if (frame.pong !== null) {
     const { sequence, in_flight: running, oldest_request_ms: oldestMs, loop_lag_ms: loopLagMs } = frame.pong;
     const reported = { running, oldestMs, loopLagMs };
-    loop.enqueueDeferred({ type: 'pong', workerId, sequence, atMs: nowMs(), told: reported });
+    loop.enqueueDeferred({ type: 'pong', workerId, sequence, atMs: nowMs(), reported });
   }
   if (frame.leaving) {
     workers.leaving(workerId);

@@ -3,30 +3,33 @@ import type { Orders } from './event.ts';
 import type { Reason } from './reason.ts';
 import type { Exit, StartTimes, WorkerSpec } from './state.ts';
 
-/** Everything the loop can ask of the rest of the agent. What comes of it comes back as an event. */
+/** Everything that the loop can ask of the rest of the agent. The outcome comes back as an event. */
 export type Action =
   | { readonly type: 'spawn'; readonly pool: PoolConfig; readonly worker: WorkerSpec }
-  /** It is ready: the ledger should know. */
+  /** The worker is ready: record that in the ledger. */
   | { readonly type: 'note-ready'; readonly workerId: string; readonly readyAtMs: number }
-  /** Orders have changed that the next agent should know. */
+  /** The orders have changed: record them for the next agent. */
   | { readonly type: 'note-orders'; readonly orders: Orders }
-  /** Run this on it before it is admitted; JSON arguments. Comes back as `warmed`. */
+  /** Run a command on the worker before it is admitted; the payload is JSON. The result comes back as `warmed`. */
   | { readonly type: 'warm-up'; readonly workerId: string; readonly command: string; readonly payload: string }
-  /** Look how much memory the host has available. */
+  /** Read how much memory the host has available. */
   | { readonly type: 'sample-host' }
-  /** Let dispatch send it requests, from now on, up to `maxRequests` (0: no limit) before it says budget-spent. */
+  /** Let dispatch send the worker requests, up to `maxRequests` (0: no limit) before it reports budget-spent. */
   | {
       readonly type: 'admit';
       readonly workerId: string;
       readonly pool: string;
       readonly maxRequests: number;
-      /** Not now: it drains. */
+      /** True if the worker is draining: it gets no requests yet. */
       readonly paused: boolean;
     }
   | { readonly type: 'pause'; readonly workerId: string }
   | { readonly type: 'resume'; readonly workerId: string }
   | { readonly type: 'ping'; readonly workerId: string; readonly sequence: number }
-  /** Measure its tree; PSS, which is dear, only when RSS is at least `pssAboveBytes`, or less than `pssBelowBytes`. */
+  /**
+   * Measure the worker's process tree. PSS is expensive and only read if RSS is at least `pssAboveBytes` or below
+   * `pssBelowBytes`.
+   */
   | {
       readonly type: 'sample';
       readonly workerId: string;
@@ -35,35 +38,38 @@ export type Action =
     }
   | { readonly type: 'send-drain'; readonly workerId: string }
   | { readonly type: 'send-stop'; readonly workerId: string; readonly graceMs: number }
-  /** SIGTERM to the worker's process group. */
+  /** Send SIGTERM to the worker's process group. */
   | { readonly type: 'terminate'; readonly workerId: string }
-  /** Note what it is doing: it will be killed if it does not go in the next moment. */
+  /** Record what the worker is doing: it will be killed if it does not exit very soon. */
   | { readonly type: 'inspect'; readonly workerId: string; readonly because: string }
-  /** SIGKILL to the group, and to whatever of its tree left the group. */
+  /** Send SIGKILL to the group and to every process of its tree that left the group. */
   | {
       readonly type: 'kill';
       readonly workerId: string;
-      /** Why it is thought to be stuck: note what it is doing before it is killed. Empty: no need, or that is done. */
+      /**
+       * Why the worker seems stuck: record what it is doing before the kill. Empty if that is not needed or done
+       * already.
+       */
       readonly stuck: string;
     }
-  /** The process has exited: kill what is left of its tree, and say gone. */
+  /** The process has exited: kill the rest of its tree, then report `gone`. */
   | { readonly type: 'sweep'; readonly workerId: string }
-  /** The process has exited: end or move its requests. */
+  /** The process has exited: end its requests or move them to other workers. */
   | {
       readonly type: 'release';
       readonly workerId: string;
       readonly reason: Reason;
       readonly message: string;
-      /** Nobody planned it. */
+      /** True if the end was not planned. */
       readonly crashed: boolean;
     }
-  /** How a worker ended, to be kept. */
+  /** Keep the record of how a worker ended. */
   | { readonly type: 'keep-exit'; readonly exit: ExitRecord }
   | { readonly type: 'forget'; readonly workerId: string }
   | { readonly type: 'set-pool'; readonly pool: PoolConfig }
-  /** Takes new requests or refuses them, and with `refuseQueued` those that wait too. */
+  /** Accept new requests for a pool or refuse them; with `refuseQueued` also refuse those in its queue. */
   | {
-      readonly type: 'gate';
+      readonly type: 'set-admission';
       readonly pool: string;
       readonly open: boolean;
       readonly why: string;
@@ -74,7 +80,7 @@ export type Action =
   | { readonly type: 'round-trip'; readonly pool: string; readonly ms: number }
   | { readonly type: 'record'; readonly record: NodeRecord }
   | { readonly type: 'publish'; readonly changes: Changes }
-  /** Every worker is gone after a shutdown: the agent may end. */
+  /** All workers are gone after a shutdown: the agent may exit. */
   | { readonly type: 'finish' };
 
 export const recordKinds = [
@@ -115,7 +121,7 @@ export const recordKinds = [
 
 export type RecordKind = (typeof recordKinds)[number];
 
-/** One thing that happened: a log line, an event of Watch, and what metrics count. */
+/** Something that happened: a log line, an event of Watch, and what metrics count. */
 export interface NodeRecord {
   readonly kind: RecordKind;
   readonly atMs: number;
@@ -124,40 +130,40 @@ export interface NodeRecord {
   readonly reason?: Reason;
   readonly message: string;
   readonly exit?: Exit;
-  /** Something that nobody planned or asked for. */
+  /** True if nobody planned or requested it. */
   readonly unplanned?: boolean;
 }
 
-/** How one worker ended, and what it was when it did. */
+/** How a worker ended, and its state at that time. */
 export interface ExitRecord {
   readonly workerId: string;
   readonly pool: string;
   readonly slot: number;
   readonly generation: number;
-  /** 0: it was never spawned. */
+  /** 0 if it was never spawned. */
   readonly pid: number;
   readonly reason: Reason;
   readonly exit: Exit;
-  /** How it ended, and where nobody planned that the last lines that it wrote. */
+  /** How it ended; after an unplanned end also the last lines of its output. */
   readonly message: string;
   readonly unplanned: boolean;
   readonly startedAtMs: number;
-  /** 0: it never was; so too the next one. */
+  /** 0 if it never happened; the same holds for `readyAtMs`. */
   readonly spawnedAtMs: number;
   readonly readyAtMs: number;
   readonly exitedAtMs: number;
-  /** Requests that it had when it ended, and those it had ended before. */
+  /** Requests in flight when it ended, and those that had ended before. */
   readonly inFlight: number;
   readonly completed: number;
   readonly failed: number;
-  /** Of its process tree, when it was last measured; 0: never. */
+  /** Memory of its process tree at the last sample; 0 if there was none. */
   readonly memoryBytes: number;
   readonly cpuMs: number;
-  /** Null: it never said hello. */
+  /** Null if it never said hello. */
   readonly start: StartTimes | null;
 }
 
-/** What one step changed that a watcher can see. */
+/** What a step changed that watchers can see. */
 export interface Changes {
   readonly revision: number;
   readonly workers: readonly string[];

@@ -6,21 +6,25 @@ import { hasSuccessor } from './roll.ts';
 import type { Leftover, Pool, State, Worker } from './state.ts';
 import { newWorker } from './state.ts';
 
-/** Workers that an earlier agent started are whole again once they have dialled in; until then they are as if their links
- * had just closed. */
+/**
+ * Adopts workers that an earlier agent started. Until they dial in, they are treated as if their links had just closed.
+ */
 export function adopt(draft: Draft, workers: readonly Adopted[], leftovers: readonly Leftover[]): void {
   putNode(draft, { leftovers: new Map(leftovers.map((leftover) => [leftover.workerId, leftover])) });
   for (const { pool } of leftovers) noteLeftovers(draft, pool);
   for (const each of workers) {
     const pool = draft.pools.get(each.pool);
     if (pool === undefined || draft.workers.has(each.id)) continue;
-    take(draft, pool, each);
+    adoptWorker(draft, pool, each);
   }
   for (const pool of draft.pools.values()) putPool(draft, pool, { generations: generationsOf(draft, pool) });
-  for (const pool of draft.pools.values()) goOnWithRoll(draft, pool);
+  for (const pool of draft.pools.values()) resumeAdoptedRoll(draft, pool);
 }
 
-/** A worker's successor has a higher generation, also when an earlier agent started the worker and only its leftovers are seen. */
+/**
+ * The newest generation of each slot. A successor's generation must also exceed that of an earlier agent's worker of
+ * which only leftovers remain.
+ */
 export function generationsOf({ node }: Draft, pool: Pick<Pool, 'name' | 'generations'>): Map<number, number> {
   const generations = new Map(pool.generations);
   for (const leftover of node.leftovers.values()) {
@@ -30,8 +34,11 @@ export function generationsOf({ node }: Draft, pool: Pick<Pool, 'name' | 'genera
   return generations;
 }
 
-/** Of the roll that an earlier agent began: what no longer lives need not be replaced, and what was being replaced still is. */
-function goOnWithRoll(draft: Draft, pool: Pool): void {
+/**
+ * Continues a roll that an earlier agent began: workers that have exited need no replacement, and replacements that had
+ * begun continue.
+ */
+function resumeAdoptedRoll(draft: Draft, pool: Pool): void {
   const { roll } = pool;
   if (roll === null) return;
   const workers = workersOf(draft, pool.name);
@@ -39,7 +46,7 @@ function goOnWithRoll(draft: Draft, pool: Pool): void {
   putPool(draft, pool, { roll: { ...roll, old: new Set(old.map(({ id }) => id)) } });
   for (const worker of old) {
     if (worker.phase === 'ready' && hasSuccessor(worker, workers))
-      becomeDue(draft, worker, 'roll', 'its replacement had begun under an earlier agent');
+      becomeDue(draft, worker, 'roll', 'an earlier agent had begun to replace it');
   }
 }
 
@@ -52,20 +59,20 @@ export function leftoverSwept(draft: Draft, workerId: string): void {
   noteLeftovers(draft, leftover.pool);
 }
 
-/** The pool's view names what its empty slots wait for. */
+/** The pool's view lists what its empty slots wait for, so it changes too. */
 function noteLeftovers(draft: Draft, pool: string): void {
   if (draft.pools.has(pool)) draft.changed.pools.add(pool);
 }
 
-function take(draft: Draft, pool: Pool, adopted: Adopted): void {
+function adoptWorker(draft: Draft, pool: Pool, adopted: Adopted): void {
   const { nowMs } = draft.facts;
-  const { pid, spawnedAtMs, readyAtMs, ...born } = adopted;
+  const { pid, spawnedAtMs, readyAtMs, ...spec } = adopted;
   const wasReady = readyAtMs !== 0;
   const worker: Worker = {
     ...newWorker({
-      ...born,
-      // Of its start timeout it has what the clock left it, and a moment to find its new agent.
-      deadlineMs: wasReady ? 0 : Math.max(born.startedAtMs + pool.config.start.timeoutMs, nowMs + findsAgentMs),
+      ...spec,
+      // The rest of its start timeout, but at least long enough to find its new agent.
+      deadlineMs: wasReady ? 0 : Math.max(spec.startedAtMs + pool.config.start.timeoutMs, nowMs + findsAgentMs),
       warmUp: pool.config.start.warmUp,
     }),
     pid,
@@ -88,10 +95,10 @@ function take(draft: Draft, pool: Pool, adopted: Adopted): void {
   });
 }
 
-/** An agent that starts takes a while until it listens, and a worker tries several times a second. */
+/** A starting agent takes a while until it listens; a worker dials several times a second. */
 const findsAgentMs = 5_000;
 
-/** What an earlier agent was told holds on, as far as the config has not changed its mind since. */
+/** Restores the orders of an earlier agent, except a size if the config asks for another one by now. */
 export function recallOrders(draft: Draft, orders: Orders): void {
   for (const order of orders.pools) {
     const pool = draft.pools.get(order.pool);
@@ -104,7 +111,7 @@ export function recallOrders(draft: Draft, orders: Orders): void {
   if (orders.nodeDraining && draft.node.phase === 'running') putNode(draft, { phase: 'draining' });
 }
 
-/** What the next agent should know of what this one was told. */
+/** The orders that the next agent should restore. */
 export function ordersOf({ node, pools }: Pick<State, 'node' | 'pools'>): Orders {
   const ordered = [...pools.values()].filter(
     ({ phase, size, config, roll }) =>

@@ -8,7 +8,7 @@ import { resize } from './lifecycle.ts';
 import { endRoll } from './roll.ts';
 import type { Pool } from './state.ts';
 
-/** Pools come, go and change; the reconciler then does what follows. A config that is loaded is already valid. */
+/** Adds, removes and changes pools; the reconciler does the rest. The config has been validated already. */
 export function applyConfig(draft: Draft, config: NodeConfig, restartNeeded: readonly string[]): void {
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
   if (draft.node.configError !== '') putNode(draft, { configError: '' });
@@ -22,14 +22,14 @@ export function applyConfig(draft: Draft, config: NodeConfig, restartNeeded: rea
   }
 }
 
-/** Keys that hold with the agent's next start are said once, and stay in the node's view. */
+/** Keys that take effect with the agent's next start are reported once, and stay in the node's view. */
 function noteRestartNeeded(draft: Draft, keys: readonly string[]): void {
   if (keys.join() === draft.node.restartNeeded.join()) return;
   putNode(draft, { restartNeeded: keys });
   if (keys.length === 0) return;
   record(draft, {
     kind: 'restart_needed',
-    message: `these keys take effect when the agent starts again: ${keys.join(', ')}`,
+    message: `these keys take effect when the agent is restarted: ${keys.join(', ')}`,
   });
 }
 
@@ -62,22 +62,22 @@ function add(draft: Draft, config: PoolConfig): void {
 
 function remove(draft: Draft, pool: Pool): void {
   if (pool.phase === 'removed') return;
-  const rest = endRoll(draft, pool, 'aborted', 'its pool is taken out of the config');
+  const rest = endRoll(draft, pool, 'aborted', 'its pool was removed from the config');
   putPool(draft, rest, { phase: 'removed', closingSinceMs: draft.facts.nowMs, size: 0, slots: new Map() });
-  record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: 'taken out of the config' });
+  record(draft, { kind: 'pool_changed', pool: pool.name, reason: 'config', message: 'removed from the config' });
 }
 
 function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   const returns = pool.phase === 'removed';
   if (!returns && JSON.stringify(config) === JSON.stringify(pool.config)) return;
-  // A size that an operator set stands until the config itself asks for another one.
+  // An operator's size stays until the config asks for another size than before.
   const size = returns || config.size !== pool.config.size ? config.size : pool.size;
   const phase = returns ? 'running' : pool.phase;
   const fingerprint = workerFingerprint(config);
-  // A config that is another one has not failed yet.
+  // A different launch config has not failed yet.
   const launch = launchFingerprint(config);
-  const chance = launch === pool.launch ? {} : { startFailures: 0, quarantine: '', failedStarts: 0 };
-  const next = putPool(draft, pool, { config, fingerprint, launch, phase, closingSinceMs: 0, ...chance });
+  const reset = launch === pool.launch ? {} : { startFailures: 0, quarantine: '', failedStarts: 0 };
+  const next = putPool(draft, pool, { config, fingerprint, launch, phase, closingSinceMs: 0, ...reset });
   draft.actions.push({ type: 'set-pool', pool: config });
   resize(draft, next, size);
   record(draft, {

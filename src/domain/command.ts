@@ -5,7 +5,7 @@ import { becomeDue, beginDrain, beginStop, kill, resize } from './lifecycle.ts';
 import { endRoll, pauseRoll, resumeRoll, startRoll } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
 
-/** Wishes about pools and workers that are not there (any more) change nothing: who asked was told before. */
+/** Applies a command. Commands for missing pools or workers change nothing: the caller has already been refused. */
 export function applyCommand(draft: Draft, command: Command): void {
   switch (command.type) {
     case 'scale':
@@ -30,7 +30,7 @@ export function applyCommand(draft: Draft, command: Command): void {
     case 'resume-roll':
       return withPool(draft, command.pool, (pool) => resumeRoll(draft, pool));
     case 'abort-roll':
-      return withPool(draft, command.pool, (pool) => void endRoll(draft, pool, 'aborted', 'asked to'));
+      return withPool(draft, command.pool, (pool) => void endRoll(draft, pool, 'aborted', 'requested by an operator'));
     case 'drain-pool':
       return withPool(draft, command.pool, (pool) => {
         if (pool.phase !== 'running') return;
@@ -67,14 +67,16 @@ function withWorker(draft: Draft, workerId: string, use: (worker: Worker, pool: 
   if (worker !== undefined && pool !== undefined) use(worker, pool);
 }
 
-/** A drained pool gets its new size at once, as its workers stay ready, and takes no requests before it is resumed. */
+/**
+ * Resizing a drained pool takes effect at once, since its workers stay ready; it takes no requests until it is resumed.
+ */
 function scale(draft: Draft, pool: Pool, size: number): void {
   resize(draft, pool, size);
   if (size !== pool.size)
     record(draft, { kind: 'pool_scaled', pool: pool.name, message: `from ${pool.size} to ${size} workers` });
 }
 
-/** The worker's place goes with it. A worker that is already on its way out has none to take along. */
+/** Removes the worker's slot from the pool. A worker that is already ending has no slot to remove. */
 function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
   const active = worker.phase === 'starting' || worker.phase === 'ready';
   if (!active || !pool.slots.has(worker.slot)) return;
@@ -92,7 +94,7 @@ function leaveSlot(draft: Draft, worker: Worker, pool: Pool): void {
 function recycle(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase === 'starting') return beginStop(draft, worker, pool, 'operator');
   if (worker.phase !== 'ready') return;
-  becomeDue(draft, worker, 'operator', 'asked for');
+  becomeDue(draft, worker, 'operator', 'requested by an operator');
 }
 
 function shutdown(draft: Draft, how: 'drain' | 'now'): void {
@@ -112,6 +114,6 @@ function shutdown(draft: Draft, how: 'drain' | 'now'): void {
   if (how === 'drain') return;
   for (const worker of draft.workers.values()) {
     const pool = draft.pools.get(worker.pool);
-    if (pool !== undefined) kill(draft, worker, pool, 'shutdown', 'told to end at once');
+    if (pool !== undefined) kill(draft, worker, pool, 'shutdown', 'the agent was asked to end at once');
   }
 }

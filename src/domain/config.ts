@@ -1,8 +1,10 @@
-/** The part of the configuration that decisions depend on, validated and in plain units. `src/config.ts` makes it. */
+/**
+ * The part of the configuration that decisions depend on, validated and in plain units. `src/config/load.ts` makes it.
+ */
 
 export interface NodeConfig {
   readonly nodeId: string;
-  /** Available memory of the host below which surges stop; 0: it is not looked at. */
+  /** Available memory of the host below which no surge workers are started; 0: not watched. */
   readonly memoryFloorBytes: number;
   readonly pools: ReadonlyMap<string, PoolConfig>;
 }
@@ -14,23 +16,23 @@ export interface PoolConfig {
   /** The Python interpreter to run. */
   readonly python: string;
   readonly cwd: string;
-  /** Values may hold `{slot}` and `{pool}`. */
+  /** Values may contain `{slot}` and `{pool}`. */
   readonly env: Readonly<Record<string, string>>;
   readonly size: number;
-  /** Requests that one worker may have at once. */
+  /** Maximum number of requests in flight per worker. */
   readonly concurrency: number;
   readonly start: {
     readonly mode: 'exec';
     readonly timeoutMs: number;
     readonly parallel: number;
-    /** What a new worker runs before it is ready: a command and its arguments as JSON. */
+    /** A command that a new worker runs before it is ready, with its arguments as JSON. */
     readonly warmUp: { readonly command: string; readonly payload: string } | null;
   };
   readonly heartbeat: {
     readonly intervalMs: number;
     readonly timeoutMs: number;
     readonly maxMissed: number;
-    /** Longest time a worker may miss its pings while it still burns cpu or brings results. */
+    /** How long a worker may miss pings while it still uses CPU or delivers results. */
     readonly busyLimitMs: number;
   };
   readonly recycle: {
@@ -40,9 +42,9 @@ export interface PoolConfig {
     readonly maxRequests: number;
     /** 0: no limit. */
     readonly maxIdleMs: number;
-    /** Bytes, 0: no limit. `samples` of the last `of` must be over the soft limit. */
+    /** Bytes, 0: no limit. The soft limit is exceeded once `samples` of the last `of` samples are above it. */
     readonly memory: MemoryLimits;
-    /** Share of a limit by which workers' own limits are spread below it, 0 to 0.9. */
+    /** The workers' own limits are spread over this share below the configured limit, 0 to 0.9. */
     readonly jitter: number;
     readonly maxSurge: number;
     readonly maxUnavailable: number;
@@ -52,34 +54,34 @@ export interface PoolConfig {
     readonly backoffMinMs: number;
     readonly backoffMaxMs: number;
     readonly resetAfterMs: number;
-    /** Failed starts in a row after which a changed config is given up for the last good one. */
+    /** Consecutive failed starts after which a changed config is abandoned for the last good one. */
     readonly quarantineAfter: number;
   };
   readonly drain: { readonly timeoutMs: number; readonly killAfterMs: number };
-  /** How long a worker waits for another agent when its own has gone. */
+  /** How long a worker waits for another agent after its own has gone. */
   readonly orphanTimeoutMs: number;
   readonly queue: { readonly maxRequests: number; readonly maxBytes: number };
   readonly request: {
     readonly timeoutMs: number;
-    /** How often an idempotent request may be sent. */
+    /** How often an idempotent request may be attempted. */
     readonly maxAttempts: number;
-    /** How long a worker may go on with a request whose deadline passed; 0: for ever. */
+    /** How long a worker may continue a request whose deadline has passed; 0: forever. */
     readonly killAfterMs: number;
     readonly affinity: 'off' | 'hint' | 'strict';
-    /** Answers that could not be delivered: how long, how many and how much of them a worker keeps. */
+    /** Limits of the undelivered answers that a worker keeps: for how long, how many, and how many bytes. */
     readonly keep: { readonly forMs: number; readonly maxResults: number; readonly maxBytes: number };
   };
-  /** A request that was running in `after` crashed workers is refused for so long; 0: never. */
+  /** A request that was running in `after` crashed workers is refused for `forMs`; 0: never. */
   readonly poison: { readonly after: number; readonly forMs: number };
   readonly limits: ProcessLimits;
 }
 
-/** What a worker's processes may have; 0: as much as the system gives. */
+/** Limits of a worker's processes; 0: no limit beyond the system's. */
 export interface ProcessLimits {
-  /** Processes and threads. */
+  /** Number of processes and threads. */
   readonly pids: number;
   readonly memoryBytes: number;
-  /** Of each process. */
+  /** Per process. */
   readonly openFiles: number;
 }
 
@@ -90,12 +92,12 @@ export interface MemoryLimits {
   readonly of: number;
 }
 
-/** Words of everything that makes a running worker out of date when it changes: those that reach the process. */
+/** A text of everything in the config that reaches a worker's process. If it changes, running workers are outdated. */
 export function workerFingerprint(pool: PoolConfig): string {
   let words = fingerprints.get(pool);
   if (words === undefined) {
     const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
-    // Without limits the words are those of agents that knew none: an upgrade replaces no worker for them.
+    // Without limits the text equals that of releases that had none, so that an upgrade replaces no workers.
     const { pids, memoryBytes, openFiles } = pool.limits;
     const limits = pids + memoryBytes + openFiles === 0 ? [] : [[pids, memoryBytes, openFiles]];
     words = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode, ...limits]);
@@ -104,10 +106,10 @@ export function workerFingerprint(pool: PoolConfig): string {
   return words;
 }
 
-/** Asked for by each worker at each turn, and never changed: a pool's config is replaced whole. */
+/** Cached: each worker asks for it in each step. A config never changes; a pool gets a new one. */
 const fingerprints = new WeakMap<PoolConfig, string>();
 
-/** The same, and what else decides whether a start succeeds. */
+/** Like `workerFingerprint`, but including everything else that decides whether a start succeeds. */
 export function launchFingerprint(pool: PoolConfig): string {
   return JSON.stringify([workerFingerprint(pool), pool.start.warmUp, pool.start.timeoutMs]);
 }

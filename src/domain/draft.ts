@@ -5,7 +5,7 @@ import { slotsBackingOff } from './policies/restart.ts';
 import type { NodeStatus, Phase, Pool, State, Worker } from './state.ts';
 import { transitions } from './state.ts';
 
-/** The next state while one step makes it: copied maps of values that are themselves never changed in place. */
+/** The next state while a step builds it: the maps are copies, and their values are never changed in place. */
 export interface Draft {
   node: NodeStatus;
   readonly pools: Map<string, Pool>;
@@ -36,7 +36,7 @@ export function draftOf(state: State, facts: Facts): Draft {
   };
 }
 
-/** Replaces a worker; what a watcher can see of the change is noted. */
+/** Replaces a worker, and records whether watchers can see the change. */
 export function putWorker(draft: Draft, worker: Worker, patch: Partial<Worker>): Worker {
   const next = { ...worker, ...patch };
   if (next.phase !== worker.phase) refuseIllegal(worker, next.phase);
@@ -80,7 +80,7 @@ export function putPool(draft: Draft, pool: Pool, patch: Partial<Pool>): Pool {
   return next;
 }
 
-/** Whether a watcher can see the change is found out at the end of the step. */
+/** Whether watchers can see the change is decided at the end of the step. */
 export function putNode(draft: Draft, patch: Partial<NodeStatus>): void {
   draft.node = { ...draft.node, ...patch };
 }

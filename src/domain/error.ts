@@ -1,4 +1,7 @@
-/** A bug of ours: the domain was asked for something that its own rules forbid. Bad input never ends up here. */
+/**
+ * A bug in the agent: the domain was asked for something that its own rules forbid. Invalid input never causes this
+ * error.
+ */
 export class DomainError extends Error {
   override readonly name = 'DomainError';
 }

@@ -1,42 +1,45 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Leftover, PongTold, Roll, WorkerSpec } from './state.ts';
+import type { Exit, Hello, Leftover, PongReport, Roll, WorkerSpec } from './state.ts';
 
-/** Every fact and every wish that the loop can be told. Facts may come in any order, late, or twice. */
+/** Every fact and every command that the loop can receive. Facts may arrive in any order, late, or twice. */
 export type Event =
-  /** `restartNeeded`: keys that changed too, and take effect with the agent's next start. */
+  /** `restartNeeded`: keys that changed as well, but take effect only at the agent's next start. */
   | { readonly type: 'config'; readonly config: NodeConfig; readonly restartNeeded?: readonly string[] }
   | { readonly type: 'config-refused'; readonly message: string }
-  /** Live workers that an earlier agent started, of pools that the config has, and what is left of others. */
+  /** Live workers that an earlier agent started, in pools of the config, and the leftovers of other workers. */
   | { readonly type: 'adopt'; readonly workers: readonly Adopted[]; readonly leftovers: readonly Leftover[] }
-  /** Nothing is left of this worker of an earlier agent, or nothing more can be done about it. */
+  /** Nothing is left of this earlier worker, or nothing more can be done about it. */
   | { readonly type: 'leftover-swept'; readonly workerId: string }
-  /** What an earlier agent was told, and the config does not say. */
+  /** Orders given to an earlier agent that the config does not contain. */
   | { readonly type: 'recall-orders'; readonly orders: Orders }
-  /** It was not started: it could not be entered in the ledger, or the host has no room for a process now. */
+  /** The worker was not started, because it could not be entered in the ledger or the host lacks a resource. */
   | { readonly type: 'start-blocked'; readonly workerId: string; readonly message: string }
   | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
   | { readonly type: 'spawn-failed'; readonly workerId: string; readonly message: string }
   | { readonly type: 'attached'; readonly workerId: string; readonly hello: Hello }
-  /** What it was told to run before it is ready has ended; empty: well. */
+  /** The warm-up has ended; `error` is empty if it succeeded. */
   | { readonly type: 'warmed'; readonly workerId: string; readonly error: string }
   | { readonly type: 'link-closed'; readonly workerId: string }
-  /** It takes no requests any more and goes by itself. `asked`: in the words of its application, why; empty: a SIGTERM. */
+  /**
+   * The worker takes no more requests and will exit by itself. `asked`: why its application asked for that; empty if it
+   * received a SIGTERM.
+   */
   | { readonly type: 'leaving'; readonly workerId: string; readonly asked: string }
   | {
       readonly type: 'pong';
       readonly workerId: string;
       readonly sequence: number;
       readonly atMs: number;
-      readonly told: PongTold;
+      readonly reported: PongReport;
     }
   | { readonly type: 'sampled'; readonly workerId: string; readonly sample: Sample }
   | { readonly type: 'host-sampled'; readonly availableBytes: number }
   | { readonly type: 'idle'; readonly workerId: string }
   | { readonly type: 'budget-spent'; readonly workerId: string }
-  /** It was told to end a request whose deadline had passed, and did not in time. */
+  /** The worker was told to end a request whose deadline had passed, and did not end it in time. */
   | { readonly type: 'overdue'; readonly workerId: string; readonly message: string }
   | { readonly type: 'poisoned'; readonly pool: string; readonly message: string }
-  /** Somebody dialled in and was refused; without a worker: as none that this agent knows. */
+  /** A process dialled in and was refused. `worker` is null if this agent knows no such worker. */
   | {
       readonly type: 'link-refused';
       readonly worker: { readonly id: string; readonly pool: string } | null;
@@ -47,21 +50,21 @@ export type Event =
       readonly workerId: string;
       readonly exit: Exit;
       readonly lastLines: readonly string[];
-      /** Where in its application's code it hung or crashed; empty or absent: unknown. */
+      /** Where its application's code hung or crashed; empty or absent if unknown. */
       readonly place?: string;
     }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;
 
-/** A worker as the ledger has it; times are monotonic ones of this agent, and may be negative. */
+/** A worker as the ledger has it. Times are on this agent's monotonic clock and may be negative. */
 export interface Adopted extends WorkerSpec {
   readonly pid: number;
   readonly spawnedAtMs: number;
-  /** 0: it never was. */
+  /** 0 if it never was ready. */
   readonly readyAtMs: number;
 }
 
-/** Orders of operators and the control plane that outlive the agent. */
+/** Orders of operators and the control plane, which outlive the agent. */
 export interface Orders {
   readonly nodeDraining: boolean;
   readonly pools: readonly PoolOrders[];
@@ -70,20 +73,20 @@ export interface Orders {
 export interface PoolOrders {
   readonly pool: string;
   readonly draining: boolean;
-  /** The size it was scaled to. */
+  /** The size that the pool was scaled to. */
   readonly size: number;
-  /** The config's size at that time: once it asks for another one, the order is void. */
+  /** The config's size at that time. Once the config asks for another size, the order is void. */
   readonly configSize: number;
-  /** The pool's last roll, which may be open; null: there was none. */
+  /** The pool's last roll, which may still be open; null if there was none. */
   readonly roll: RollOrder | null;
 }
 
-/** A roll as the next agent learns of it. */
+/** A roll as it is handed to the next agent. */
 export interface RollOrder extends Omit<Roll, 'old'> {
   readonly old: readonly string[];
 }
 
-/** What an operator or the control plane asks for. */
+/** A command of an operator or the control plane. */
 export type Command =
   | { readonly type: 'scale'; readonly pool: string; readonly size: number }
   | { readonly type: 'stop-worker'; readonly workerId: string; readonly replace: boolean }
@@ -101,29 +104,29 @@ export type Command =
 
 export interface Sample {
   readonly rssBytes: number;
-  /** 0: the system does not tell, or it was not asked. */
+  /** 0 if unknown or not requested. */
   readonly pssBytes: number;
-  /** The kernel's account of its cgroup; 0: there is none. */
+  /** Memory of its cgroup as the kernel accounts it; 0 if there is none. */
   readonly cgroupBytes: number;
   readonly cpuMs: number;
-  /** State letter of the worker's main process as in proc_pid_stat(5); empty: unknown. */
+  /** State letter of the worker's main process as in proc_pid_stat(5); empty if unknown. */
   readonly state: string;
 }
 
-/** What the domain reads but does not own. */
+/** Values that the domain reads but does not own. */
 export interface Facts {
-  /** Monotonic. */
+  /** Monotonic time. */
   readonly nowMs: number;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
   readonly counters: (workerId: string) => Counters | undefined;
-  /** Requests waiting for a worker of this pool. */
+  /** Number of requests that wait for a worker of this pool. */
   readonly queued: (pool: string) => number;
 }
 
 export interface Counters {
   readonly inFlight: number;
-  /** Answers that it keeps for callers who lost their connection. */
+  /** Answers that the worker keeps for callers that lost their connection. */
   readonly kept: number;
   readonly completed: number;
   readonly failed: number;

@@ -5,25 +5,32 @@ import { heldMemory, memoryBytes, slopeOf } from './policies/memory.ts';
 import type { Host, Worker } from './state.ts';
 
 /**
- * The guard of the host's memory. Below the floor no worker is started beside the one it replaces; if it stays there, the
- * worker that has grown most since it became ready, and still grows, is replaced; the next one after a while.
+ * Guards the host's memory. While it is below the floor, no worker is started beside the one that it replaces. If it
+ * stays there, the worker that has grown most since it became ready, and is still growing, is replaced; further ones
+ * follow after a wait.
  */
 
 const sampleEveryMs = 2_000;
-/** Samples in a row below the floor after which a worker has to go. */
+/** Consecutive samples below the floor after which a worker is replaced. */
 const lowSamplesMax = 2;
-/** To replace one that has grown less gives nothing back. */
+/** Replacing a worker that has grown less frees nothing. */
 const growthMinBytes = 16 * 1024 * 1024;
 const leakMinBytesPerS = 64 * 1024;
-/** To the next relief while the host stays below its floor: the last one may not have helped. Each wait doubles. */
-const reliefWaitMs = { least: 30_000, most: 3_600_000 } as const;
+/**
+ * Wait until the next replacement while the host stays below its floor, since the last one may not have helped. Each
+ * wait doubles.
+ */
+const pressureWaitMs = { least: 30_000, most: 3_600_000 } as const;
 
-/** Whether there is room for a replacement beside this worker: it will need about as much. */
+/** Whether there is room for a replacement beside this worker, assuming that it needs as much memory. */
 export function mayStartBeside(draft: Draft, worker: Worker): boolean {
   return headroom(draft) >= memoryBytes(worker.usage);
 }
 
-/** Bytes that replacements may take, less what those that are starting still need to be like those before them. */
+/**
+ * Memory that replacements may use, minus what starting replacements still need to reach the size of their
+ * predecessors.
+ */
 export function headroom(draft: Draft): number {
   const { floorBytes, availableBytes } = draft.node.host;
   if (floorBytes === 0 || availableBytes === 0) return Number.POSITIVE_INFINITY;
@@ -54,7 +61,7 @@ export function hostSampled(draft: Draft, availableBytes: number): void {
   record(draft, { kind: 'host_memory_low', message, unplanned: true });
 }
 
-/** Looks again in time; the time of that. */
+/** Requests a sample of the host if one is due. Returns when the next one is due. */
 export function guardHost(draft: Draft): number {
   const { host } = draft.node;
   if (host.floorBytes === 0 || draft.node.phase === 'stopping' || draft.node.phase === 'stopped')
@@ -63,24 +70,24 @@ export function guardHost(draft: Draft): number {
     setHost(draft, { nextSampleAtMs: (Math.floor(draft.facts.nowMs / sampleEveryMs) + 1) * sampleEveryMs });
     draft.actions.push({ type: 'sample-host' });
   }
-  if (host.lowSamples >= lowSamplesMax) relieve(draft);
+  if (host.lowSamples >= lowSamplesMax) recycleLeaker(draft);
   return draft.node.host.nextSampleAtMs;
 }
 
-function relieve(draft: Draft): void {
+function recycleLeaker(draft: Draft): void {
   const { host } = draft.node;
   const { nowMs } = draft.facts;
-  if (nowMs < host.nextReliefAtMs) return;
+  if (nowMs < host.nextPressureRecycleAtMs) return;
   const leaker = largestLeaker(draft);
   if (leaker === undefined) return;
-  const waitMs = Math.min(reliefWaitMs.most, reliefWaitMs.least * 2 ** host.pressureRecycles);
-  setHost(draft, { pressureRecycles: host.pressureRecycles + 1, nextReliefAtMs: nowMs + waitMs });
+  const waitMs = Math.min(pressureWaitMs.most, pressureWaitMs.least * 2 ** host.pressureRecycles);
+  setHost(draft, { pressureRecycles: host.pressureRecycles + 1, nextPressureRecycleAtMs: nowMs + waitMs });
   const grown = grownBytes(leaker);
   becomeDue(
     draft,
     leaker,
     'memory',
-    `the host has ${host.availableBytes} bytes available; it has grown most, by ${grown}`,
+    `the host has ${host.availableBytes} bytes available; this worker has grown most, by ${grown} bytes`,
   );
 }
 
@@ -89,7 +96,7 @@ function largestLeaker(draft: Draft): Worker | undefined {
   let most = growthMinBytes;
   for (const worker of draft.workers.values()) {
     if (worker.phase !== 'ready' || worker.due !== null || worker.usage.firstBytes === 0) continue;
-    // What stands still, be it after a large start, will be as large again.
+    // A worker that no longer grows would be just as large after a replacement, even if it started large.
     if (grownBytes(worker) < most || slopeOf(worker.usage.history) < leakMinBytesPerS) continue;
     found = worker;
     most = grownBytes(worker);

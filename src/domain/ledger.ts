@@ -3,14 +3,14 @@ import { putNode, record } from './draft.ts';
 import type { Worker } from './state.ts';
 
 /**
- * A worker counts once the ledger has it. While no entry can be made, or the host has no room for a process, nothing is started;
- * all that runs goes on.
+ * A worker is only started once the ledger has an entry for it. While entries cannot be written, or the host lacks a
+ * resource for another process, no worker is started; running workers continue.
  */
 
-/** How often it is tried again. */
+/** Interval between attempts. */
 const tryEveryMs = 5_000;
 
-/** It was not started, and neither the worker nor its config is to blame. */
+/** The worker was not started; neither the worker nor its config is at fault. */
 export function startBlocked(draft: Draft, worker: Worker, message: string): void {
   if (worker.pid > 0) return;
   draft.workers.delete(worker.id);
@@ -21,18 +21,18 @@ export function startBlocked(draft: Draft, worker: Worker, message: string): voi
   const isNew = draft.node.ledger.error === '';
   putNode(draft, { ledger: { error: message, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
   if (!isNew) return;
-  const told = `no worker can be started (tried again every ${tryEveryMs / 1000} s; running workers go on): ${message}`;
-  record(draft, { kind: 'starts_blocked', message: told, unplanned: true });
+  const summary = `no worker can be started (retrying every ${tryEveryMs / 1000} s; running workers continue): ${message}`;
+  record(draft, { kind: 'starts_blocked', message: summary, unplanned: true });
 }
 
-/** The start that is about to be made is the try; the next one has to wait for what comes of it. */
-export function putLedgerTry(draft: Draft): void {
+/** The start that follows is the attempt; the next start waits for its outcome. */
+export function noteStartAttempt(draft: Draft): void {
   const { ledger } = draft.node;
   putNode(draft, { ledger: { ...ledger, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
 }
 
-/** An entry was made. */
-export function entered(draft: Draft): void {
+/** The ledger took an entry. */
+export function entryWritten(draft: Draft): void {
   if (draft.node.ledger.error === '') return;
   putNode(draft, { ledger: { error: '', nextTryAtMs: 0 } });
   record(draft, { kind: 'starts_resumed', message: 'workers can be started again' });

@@ -7,19 +7,22 @@ import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
 import { rank, unplannedReasons } from './reason.ts';
 import { endRoll, noteRollFailure } from './roll.ts';
-import type { Budget, Exit, Pool, Rung, Worker } from './state.ts';
+import type { Budget, Exit, Pool, StopStage, Worker } from './state.ts';
 import { noFailures } from './state.ts';
 import { lastLinesMaxLength } from './text-bounds.ts';
-import { saidAfter } from './why-nothing-starts.ts';
+import { lastLinesHeading } from './why-nothing-starts.ts';
 
-/** How long after a SIGKILL the kill is repeated: a process in an uninterruptible wait dies only when it leaves it. */
+/** How long after a SIGKILL it is repeated: a process in an uninterruptible wait dies only when that wait ends. */
 const killAgainMs = 5_000;
-/** How long before the SIGKILL of a stop the worker is inspected, at most; os/process/evidence.ts takes no longer. */
+/** Maximum time between the inspection of a worker and its SIGKILL; os/process/evidence.ts takes no longer. */
 const inspectMaxMs = 300;
-/** Kills of workers that may hang: what they are doing is worth knowing. */
+/** Kills for these reasons concern workers that may hang, so they are inspected first. */
 const inspectedReasons: ReadonlySet<Reason> = new Set(['hung', 'overdue', 'start_timeout', 'link_lost']);
 
-/** A planned replacement is wanted: the worker goes on serving until its turn comes, which a more pressing reason hastens. */
+/**
+ * Marks a worker for a planned replacement. It keeps serving until its turn comes, which is sooner for a more pressing
+ * reason.
+ */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
   const { due } = worker;
   if (due !== null) {
@@ -30,7 +33,7 @@ export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message:
   record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason, message });
 }
 
-/** No new requests; what runs may end until the pool's drain.timeout, counted from `sinceMs`. */
+/** Stops new requests; running ones may end within the pool's drain.timeout, counted from `sinceMs`. */
 export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Reason, sinceMs?: number): void {
   if (worker.phase !== 'ready') return;
   const deadlineMs = (sinceMs ?? draft.facts.nowMs) + pool.config.drain.timeoutMs;
@@ -47,29 +50,31 @@ export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Rea
 }
 
 /**
- * The worker leaves by its own wish, or by a SIGTERM from elsewhere: a planned end, and its slot is filled at once. Only a
- * worker that served nothing counts as a failure, so that an application that always leaves does not start for ever.
+ * The worker leaves on its own request or because of an external SIGTERM. This is a planned end, and its slot is filled
+ * at once. It counts as a failure only if the worker served nothing, so that an application that always leaves is not
+ * restarted without a back-off.
  */
 export function retire(draft: Draft, worker: Worker, asked: string): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || worker.phase !== 'ready') return;
-  const message = asked === '' ? 'it leaves by itself: SIGTERM from elsewhere' : `it asks to be replaced: ${asked}`;
+  const message =
+    asked === '' ? 'it leaves: it received a SIGTERM that the agent did not send' : `it asks to be replaced: ${asked}`;
   record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason: 'retired', message });
   const { inFlight, completed, failed } = draft.facts.counters(worker.id) ?? noCounters;
   if (inFlight + completed + failed === 0) countFailure(draft, worker, 'retired', message);
   beginDrain(draft, worker, pool, 'retired');
 }
 
-/** Asks it to go: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
+/** Asks the worker to exit: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
 export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reason): void {
   if (worker.phase === 'stopping' || worker.phase === 'exited') return;
   const ending = worker.ending ?? reason;
-  const rung: Rung = worker.attached ? 'stop' : 'term';
+  const stopStage: StopStage = worker.attached ? 'stop' : 'term';
   const halfMs = pool.config.drain.killAfterMs / 2;
-  const deadlineMs = draft.facts.nowMs + halfMs - (rung === 'term' ? inspectMsOf(pool) : 0);
-  const next = putWorker(draft, worker, { phase: 'stopping', ending, rung, deadlineMs });
+  const deadlineMs = draft.facts.nowMs + halfMs - (stopStage === 'term' ? inspectMsOf(pool) : 0);
+  const next = putWorker(draft, worker, { phase: 'stopping', ending, stopStage, deadlineMs });
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
-  if (rung === 'stop') {
+  if (stopStage === 'stop') {
     draft.actions.push({ type: 'send-stop', workerId: worker.id, graceMs: halfMs });
   } else {
     terminate(draft, next);
@@ -79,23 +84,24 @@ export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reas
     pool: pool.name,
     workerId: worker.id,
     reason: ending,
-    message: `asked to go (${rung})`,
+    message: `asked to stop (${stopStage})`,
   });
 }
 
-/** The next rung of the ladder, its time having come. */
-export function climb(draft: Draft, worker: Worker, pool: Pool): void {
+/** Moves a stopping worker to its next stop stage when the deadline of the last one has passed. */
+export function escalate(draft: Draft, worker: Worker, pool: Pool): void {
   if (worker.phase !== 'stopping') return;
   const { nowMs } = draft.facts;
   const inspectMs = inspectMsOf(pool);
-  if (worker.rung === 'stop') {
+  if (worker.stopStage === 'stop') {
     const deadlineMs = nowMs + pool.config.drain.killAfterMs / 2 - inspectMs;
-    terminate(draft, putWorker(draft, worker, { rung: 'term', deadlineMs }));
+    terminate(draft, putWorker(draft, worker, { stopStage: 'term', deadlineMs }));
     return;
   }
-  if (worker.rung === 'term' && inspectMs > 0) {
-    putWorker(draft, worker, { rung: 'inspect', deadlineMs: nowMs + inspectMs });
-    if (worker.pid > 0) draft.actions.push({ type: 'inspect', workerId: worker.id, because: 'did not go when asked' });
+  if (worker.stopStage === 'term' && inspectMs > 0) {
+    putWorker(draft, worker, { stopStage: 'inspect', deadlineMs: nowMs + inspectMs });
+    if (worker.pid > 0)
+      draft.actions.push({ type: 'inspect', workerId: worker.id, because: 'did not exit when asked' });
     return;
   }
   kill(
@@ -103,11 +109,11 @@ export function climb(draft: Draft, worker: Worker, pool: Pool): void {
     worker,
     pool,
     worker.ending ?? 'operator',
-    worker.rung === 'kill' ? 'did not die of SIGKILL yet' : 'did not go when asked',
+    worker.stopStage === 'kill' ? 'still alive after SIGKILL' : 'did not exit when asked',
   );
 }
 
-/** It is inspected within its grace time, so that its SIGKILL comes no later for it. */
+/** The inspection takes part of the grace time, so that it does not delay the SIGKILL. */
 function inspectMsOf(pool: Pool): number {
   return Math.min(inspectMaxMs, pool.config.drain.killAfterMs / 4);
 }
@@ -118,10 +124,10 @@ export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, d
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
   const killedBecause = worker.killedBecause || detail;
   const deadlineMs = draft.facts.nowMs + killAgainMs;
-  putWorker(draft, worker, { phase: 'stopping', ending, rung: 'kill', deadlineMs, killedBecause });
-  // Counted now and not when it is seen to be dead: its slot is free to be filled from now on.
+  putWorker(draft, worker, { phase: 'stopping', ending, stopStage: 'kill', deadlineMs, killedBecause });
+  // Counted at the kill, not at the exit: the slot may be filled from now on.
   if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker, reason, detail);
-  // Before it is known to be spawned there is nothing to signal; `spawned` comes back here.
+  // A worker without a known pid cannot be signalled yet; `spawned` catches up on that.
   const stuck = worker.phase !== 'stopping' && inspectedReasons.has(reason) ? detail : '';
   if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id, stuck });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
@@ -131,20 +137,20 @@ function terminate(draft: Draft, worker: Worker): void {
   if (worker.pid > 0) draft.actions.push({ type: 'terminate', workerId: worker.id });
 }
 
-/** What a worker that has ended left to say how. */
+/** What a worker left that explains its end. */
 interface Traces {
   readonly lastLines: readonly string[];
   readonly place?: string;
 }
 
-/** Its process is seen to have ended, or was never there. What remains of its tree is swept. */
-export function exited(draft: Draft, worker: Worker, told: Exit, traces: Traces, failed?: Reason): void {
+/** The worker's process has ended, or never existed. The rest of its tree is swept. */
+export function exited(draft: Draft, worker: Worker, reported: Exit, traces: Traces, failed?: Reason): void {
   if (worker.phase === 'exited') return;
-  // The kernel may have killed a child of it some time ago; this SIGKILL was the agent's.
-  const exit = worker.rung === 'kill' ? { code: told.code, signal: told.signal } : told;
+  // The kernel may have killed one of its children earlier; this SIGKILL was the agent's.
+  const exit = worker.stopStage === 'kill' ? { code: reported.code, signal: reported.signal } : reported;
   const ending = worker.ending ?? failed ?? reasonOf(exit);
   const unplanned = unplannedReasons.has(ending);
-  putWorker(draft, worker, { phase: 'exited', ending, exit, rung: null, deadlineMs: 0, attached: false });
+  putWorker(draft, worker, { phase: 'exited', ending, exit, stopStage: null, deadlineMs: 0, attached: false });
   const message = exitMessage(worker, exit, traces, unplanned);
   draft.actions.push(
     { type: 'release', workerId: worker.id, reason: ending, message, crashed: unplanned },
@@ -167,7 +173,7 @@ export function exited(draft: Draft, worker: Worker, told: Exit, traces: Traces,
   putPool(draft, pool, { lastFailure: { message: `${worker.id}: ${message}`, atMs: draft.facts.nowMs } });
 }
 
-/** Neither code nor signal: its parent was an earlier agent, and only a parent is told. */
+/** Neither code nor signal is known if an earlier agent was the parent: only the parent learns the exit status. */
 function reasonOf(exit: Exit): Reason {
   if (exit.signal !== null) return 'signal';
   return exit.code === null ? 'exit_unknown' : 'exit_code';
@@ -202,26 +208,28 @@ function exitRecord(
 function exitMessage(worker: Worker, exit: Exit, { lastLines, place = '' }: Traces, unplanned: boolean): string {
   const how =
     exit.signal !== null
-      ? `ended by ${exit.signal}${exit.outOfMemory === true ? ', by the kernel, which was out of memory' : ''}`
+      ? exit.outOfMemory === true
+        ? `killed by the kernel (${exit.signal}), which was out of memory`
+        : `ended by ${exit.signal}`
       : exit.code !== null
         ? `exited with code ${exit.code}`
         : worker.pid === 0
           ? 'was not started'
-          : 'ended; its exit status is not known, because an earlier agent was its parent';
+          : 'ended; its exit status is unknown, because an earlier agent started it';
   const late = worker.ending === 'start_timeout' ? `: ${worker.killedBecause}` : ' before it was ready';
   const when = worker.readyAtMs === 0 && unplanned ? late : '';
   const where = place === '' ? '' : `, in ${place}`;
-  const said = unplanned && lastLines.length > 0 ? `${saidAfter}${newestText(lastLines)}` : '';
-  return `${how}${when}${where}${said}`;
+  const output = unplanned && lastLines.length > 0 ? `${lastLinesHeading}${newestText(lastLines)}` : '';
+  return `${how}${when}${where}${output}`;
 }
 
-/** The end of what it wrote: every view, event and log line that tells of the end carries it. */
+/** The end of its output. Every view, event and log line about the exit contains it, so it is bounded. */
 function newestText(lines: readonly string[]): string {
   const text = lines.join('\n');
   return text.length <= lastLinesMaxLength ? text : `…${text.slice(-lastLinesMaxLength)}`.toWellFormed();
 }
 
-/** One more failure of its slot, and how long the slot waits before it is filled again. */
+/** Counts a failure of the worker's slot, and sets how long the slot waits before it is filled again. */
 function countFailure(draft: Draft, worker: Worker, reason: Reason, message: string): void {
   noteRollFailure(draft, worker, message);
   if (worker.readyAtMs === 0) noteFailedStart(draft, worker, message);
@@ -243,22 +251,22 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
   }
 }
 
-/** A changed config with which no worker comes up is given up, for the last one with which some did. */
+/** If no worker becomes ready with a changed config, the config is abandoned for the last good one. */
 function noteFailedStart(draft: Draft, worker: Worker, message: string): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || pool.lastGoodConfig === null || pool.quarantine !== '') return;
   if (worker.launch !== pool.launch || pool.lastGoodConfig.launch === pool.launch) return;
   const startFailures = pool.startFailures + 1;
-  const given = startFailures >= pool.config.restart.quarantineAfter;
-  const quarantine = given ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
+  const isAbandoned = startFailures >= pool.config.restart.quarantineAfter;
+  const quarantine = isAbandoned ? `${startFailures} starts failed with the new config; the last one: ${message}` : '';
   const next = putPool(draft, pool, { startFailures, quarantine });
-  if (!given) return;
+  if (!isAbandoned) return;
   endRoll(draft, next, 'failed', quarantine);
-  const told = `its last good config is used until the config changes again or a roll begins: ${quarantine}`;
-  record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: told, unplanned: true });
+  const summary = `its last good config is used until the config changes again or a roll begins: ${quarantine}`;
+  record(draft, { kind: 'pool_quarantined', pool: pool.name, reason: 'config', message: summary, unplanned: true });
 }
 
-/** A worker came up: with what it was started with others will too. */
+/** A worker became ready, so its config works. */
 export function noteGoodStart(draft: Draft, worker: Worker): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined) return;
@@ -269,7 +277,7 @@ export function noteGoodStart(draft: Draft, worker: Worker): void {
   if (isNew)
     putPool(draft, current, { lastGoodConfig: { config, fingerprint, launch }, startFailures: 0, quarantine: '' });
   if (current.quarantine === '') return;
-  const message = 'a worker started with the newest config after all: it is used again';
+  const message = 'a worker became ready with the newest config, so that is used again';
   record(draft, { kind: 'pool_changed', pool: current.name, reason: 'config', message });
 }
 
@@ -282,7 +290,7 @@ function forgiveStarts(draft: Draft, pool: Pool, index: number): Pool {
   return putPool(draft, pool, { slots: new Map(pool.slots).set(index, { ...slot, failures }), failedStarts: 0 });
 }
 
-/** Makes the pool have `size` slots: the lowest free numbers are added, the highest are taken away. */
+/** Resizes the pool to `size` slots: adds the lowest free numbers, removes the highest. */
 export function resize(draft: Draft, pool: Pool, size: number): Pool {
   const indices = [...pool.slots.keys()].sort((a, b) => a - b);
   const slots = new Map(pool.slots);

@@ -13,28 +13,27 @@ import type { Pool, Worker } from './state.ts';
 import type { Wake } from './wake.ts';
 
 /**
- * Planned replacements. A worker for which there is a reason becomes due and goes on serving; whose turn it is, and how
- * many may be replaced at once, is decided here for all reasons alike.
- *
- * Tokens: `max_surge` workers may be there beside those they replace, which serve until the new ones are ready; beyond
- * that `max_unavailable` slots may be without a ready worker, and are filled after the old one has gone.
+ * Planned replacements. A worker that should be replaced becomes due and keeps serving. This file decides, for all
+ * reasons alike, whose turn it is and how many may be replaced at once.
+ * Up to `max_surge` extra workers may exist beside those that they replace, which serve until the new ones are ready.
+ * Beyond that up to `max_unavailable` slots may be without a ready worker: their old worker goes first.
  */
 
-/** Somebody asks for it now: these reasons do not wait for min_lifetime. */
+/** Requested now: these reasons do not wait for min_lifetime. */
 const urgent: ReadonlySet<Reason> = new Set(['operator', 'config', 'roll']);
 
-/** Starts a worker in a slot; false: it may not be started now. */
+/** Starts a worker in a slot; false if that is not possible now. */
 export type Start = (slot: number) => boolean;
-/** Lets a worker go before its replacement is there. */
-export type Retire = (worker: Worker) => void;
+/** Drains a worker before its replacement exists. */
+export type DrainWorker = (worker: Worker) => void;
 
-/** Notes the first reason for which a ready worker should be replaced, and later ones that are more pressing. */
-export function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+/** Marks a ready worker as due for the first reason to replace it, and records later ones that are more pressing. */
+export function markDue(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   const { nowMs } = draft.facts;
   const counters = draft.facts.counters(worker.id) ?? noCounters;
   const matureAtMs = worker.readyAtMs + pool.config.recycle.minLifetimeMs;
   for (const policy of recyclePolicies) {
-    // What it is out of date with has failed.
+    // The config that the worker is outdated by has been abandoned.
     if (policy === outdated && pool.quarantine !== '' && isUpToDate(worker.fingerprint, pool)) continue;
     const verdict = policy(worker, pool.config, counters, nowMs);
     if (!('now' in verdict)) {
@@ -49,24 +48,26 @@ export function mark(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void
   }
 }
 
-/** Begins as many replacements as there are tokens for, most pressing first. */
-export function replace(draft: Draft, poolName: string, start: Start, retire: Retire, wake: Wake): void {
+/** Begins as many replacements as the limits allow, most pressing first. */
+export function replace(draft: Draft, poolName: string, start: Start, drainWorker: DrainWorker, wake: Wake): void {
   let roomBytes = headroom(draft);
   for (const candidate of candidates(draft, poolName)) {
     const pool = draft.pools.get(poolName);
     if (pool === undefined) return;
     const surges = pool.config.recycle.maxSurge > 0 && roomBytes >= memoryBytes(candidate.usage);
     if (surges && start(candidate.slot)) {
-      note(draft, candidate);
+      noteTurn(draft, candidate);
       roomBytes = headroom(draft);
-    } else if (mayRetire(draft, pool, candidate, surges, wake)) {
-      note(draft, candidate);
-      retire(draft.workers.get(candidate.id) ?? candidate);
+    } else if (mayDrainFirst(draft, pool, candidate, surges, wake)) {
+      noteTurn(draft, candidate);
+      drainWorker(draft.workers.get(candidate.id) ?? candidate);
     }
   }
 }
 
-/** A roll that ended or is paused, and a config that was given up, take their wish back from workers they have not come to. */
+/**
+ * Whether a due worker need not be replaced after all: its roll has ended or is paused, or the config was abandoned.
+ */
 function isWithdrawn({ due, fingerprint }: Worker, pool: Pool): boolean {
   if (due === null || due.pressing !== due.reason) return false;
   if (due.reason === 'roll') return pool.roll?.phase !== 'running';
@@ -77,15 +78,18 @@ function isUpToDate(fingerprint: string, pool: Pool): boolean {
   return fingerprint === (pool.quarantine === '' ? pool : pool.lastGoodConfig)?.fingerprint;
 }
 
-/** A worker whose turn it is in a roll becomes due only now: until then the roll may be paused or aborted. */
-function note(draft: Draft, candidate: Worker): void {
+/** In a roll a worker becomes due only when its turn comes: until then the roll may be paused or aborted. */
+function noteTurn(draft: Draft, candidate: Worker): void {
   if (candidate.due === null) becomeDue(draft, candidate, 'roll', 'its turn in the roll');
 }
 
-/** Whether it may go before its replacement is there: with nothing to spare, one at a time must do. */
-function mayRetire(draft: Draft, pool: Pool, worker: Worker, surges: boolean, wake: Wake): boolean {
+/**
+ * Whether a worker may drain before its replacement exists. If surges are configured but not possible now, one slot at
+ * a time may be empty.
+ */
+function mayDrainFirst(draft: Draft, pool: Pool, worker: Worker, surges: boolean, wake: Wake): boolean {
   const { maxSurge, maxUnavailable } = pool.config.recycle;
-  // A slot whose last starts failed would stay empty.
+  // A slot that backs off would stay empty.
   const nextStartAtMs = pool.slots.get(worker.slot)?.nextStartAtMs ?? 0;
   if (draft.facts.nowMs < nextStartAtMs) {
     wake.at(nextStartAtMs);
@@ -96,7 +100,7 @@ function mayRetire(draft: Draft, pool: Pool, worker: Worker, surges: boolean, wa
   return unavailable(draft, pool) < spare;
 }
 
-/** Ready workers that wait for a replacement which is not on its way yet. */
+/** Ready workers that need a replacement which has not been started. */
 function candidates(draft: Draft, poolName: string): Worker[] {
   const pool = draft.pools.get(poolName);
   if (pool === undefined) return [];
@@ -114,7 +118,7 @@ function candidates(draft: Draft, poolName: string): Worker[] {
   return found.sort((a, b) => of(a) - of(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
 }
 
-/** The newest generation of each slot that fills it, or is about to. */
+/** The newest generation that is starting or ready, by slot. */
 function newestActive(workers: readonly Worker[]): Map<number, number> {
   const newest = new Map<number, number>();
   for (const worker of workers) {
@@ -130,7 +134,7 @@ function unavailable(draft: Draft, pool: Pool): number {
   return [...pool.slots.keys()].filter((index) => !ready.has(index)).length;
 }
 
-/** Once a newer worker of the slot is ready, the older ones may go. */
+/** The workers of a slot that a newer ready worker has replaced. */
 export function replaced(workers: readonly Worker[]): Worker[] {
   const newestReady = Math.max(...workers.map((worker) => (worker.phase === 'ready' ? worker.generation : 0)));
   return workers.filter((worker) => worker.phase === 'ready' && worker.generation < newestReady);

@@ -1,6 +1,6 @@
 /**
- * Why a worker ends. The same word stands in log lines, events, metric labels and RPC answers; the list with its
- * explanations is in proto/pitwarden/v1/control.proto at Worker.reason.
+ * Why a worker ends. Log lines, events, metric labels and RPC answers use the same word. Worker.reason in
+ * proto/pitwarden/v1/control.proto explains each.
  */
 export const reasons = [
   'exit_code',
@@ -26,7 +26,7 @@ export const reasons = [
 
 export type Reason = (typeof reasons)[number];
 
-/** Ends that nobody planned: they count towards a slot's back-off. */
+/** Unplanned ends: they count towards a slot's back-off. */
 export const unplannedReasons: ReadonlySet<Reason> = new Set([
   'exit_code',
   'signal',
@@ -50,7 +50,7 @@ export const recycleReasons: readonly Reason[] = [
   'idle',
 ];
 
-/** Reasons that the event `worker_due` gives, which a metric counts: a worker that leaves by itself is replaced as well. */
+/** Reasons of the event `worker_due`, which a metric counts; a worker that leaves by itself is replaced as well. */
 export const dueReasons: readonly Reason[] = [...recycleReasons, 'retired'];
 
 /** Lower is more pressing. */

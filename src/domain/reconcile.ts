@@ -2,11 +2,11 @@ import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
 import { mayStartBeside } from './host.ts';
 import { idSuffix } from './id.ts';
-import { putLedgerTry } from './ledger.ts';
-import { beginDrain, beginStop, climb, kill } from './lifecycle.ts';
-import { mark, replace, replaced } from './planner.ts';
+import { noteStartAttempt } from './ledger.ts';
+import { beginDrain, beginStop, escalate, kill } from './lifecycle.ts';
+import { markDue, replace, replaced } from './planner.ts';
 import { assess, nextHealthChangeAtMs, observe, watchEveryMs, watchesFromMs } from './policies/health.ts';
-import { mayPing, missedPings, nextPingAtMs, sparedUntilMs } from './policies/heartbeat.ts';
+import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from './policies/heartbeat.ts';
 import { drawLimits } from './policies/limits.ts';
 import { killPolicies } from './policies/list.ts';
 import { noCounters } from './policies/policy.ts';
@@ -18,29 +18,33 @@ import { newWorker } from './state.ts';
 import { Wake } from './wake.ts';
 import { whyNothingStarts } from './why-nothing-starts.ts';
 
-/** How often a worker's tree is measured, for limits on its memory or only to be seen. Each process costs 20 µs. */
+/** How often a worker's process tree is measured, with and without a memory limit. Each process costs 20 µs. */
 const sampleEveryMs = { limited: 1_000, unlimited: 2_000 } as const;
-/** PSS costs a millisecond and is read this seldom, unless RSS has moved, or is over a limit. */
+/**
+ * PSS costs a millisecond per process. It is read once in this many samples, unless RSS has moved or is over a limit.
+ */
 const pssEverySamples = 60;
-/** RSS has moved when it is so much more or less than when PSS was last read. */
+/** How far RSS must be from its value at the last PSS reading to count as moved. */
 const moved = { factor: 1.1, bytes: 4 * 1024 * 1024 } as const;
-/** How often a pool that closes looks whether its queue is empty yet. */
+/** How often a closing pool checks whether its queue is empty. */
 const queueCheckMs = 50;
 
-/** Brings one pool closer to what is desired, and says when it must be looked at again. */
+/** Moves one pool closer to its desired state. Returns when it must be checked again. */
 export function reconcile(draft: Draft, name: string): number {
   const wake = new Wake(draft.facts.nowMs);
-  for (const worker of workersOf(draft, name)) lookAt(draft, worker, wake);
+  for (const worker of workersOf(draft, name)) reviewWorker(draft, worker, wake);
   endBackOffs(draft, name, wake);
   const pool = draft.pools.get(name);
   if (pool === undefined) return wake.atMs;
   if (isClosing(draft, pool)) close(draft, pool, wake);
   else fill(draft, pool, wake);
-  gate(draft, name, wake);
+  setAdmission(draft, name, wake);
   return wake.atMs;
 }
 
-/** A back-off ends when its time is over, whether or not a worker can start then: views count those that go on. */
+/**
+ * A back-off ends when its time is over, even if no worker can start then, because views count the slots that back off.
+ */
 function endBackOffs(draft: Draft, name: string, wake: Wake): void {
   const pool = draft.pools.get(name);
   if (pool === undefined || slotsBackingOff(pool) === 0) return;
@@ -52,19 +56,19 @@ function endBackOffs(draft: Draft, name: string, wake: Wake): void {
   putPool(draft, pool, { slots });
 }
 
-/** What one worker's own clocks and policies ask for. */
-function lookAt(draft: Draft, before: Worker, wake: Wake): void {
+/** Applies the timers and policies of one worker. */
+function reviewWorker(draft: Draft, before: Worker, wake: Wake): void {
   const pool = draft.pools.get(before.pool);
   if (pool === undefined || before.phase === 'exited') return;
   let worker = before;
   if (worker.attached && (worker.phase === 'ready' || worker.phase === 'draining'))
     worker = heartbeat(draft, worker, pool, wake);
   if (worker.pid > 0) worker = sample(draft, worker, pool, wake);
-  if (worker.phase === 'stopping') return ladder(draft, worker, pool, wake);
+  if (worker.phase === 'stopping') return stopping(draft, worker, pool, wake);
   if (killIfAsked(draft, worker, pool, wake)) return;
   if (worker.phase === 'starting') return starting(draft, worker, pool, wake);
   if (worker.phase === 'draining') return draining(draft, worker, pool, wake);
-  if (worker.phase === 'ready') mark(draft, worker, pool, wake);
+  if (worker.phase === 'ready') markDue(draft, worker, pool, wake);
 }
 
 function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
@@ -73,13 +77,19 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   const counters = draft.facts.counters(before.id) ?? noCounters;
   let { heartbeat: beat } = before;
   if (nowMs >= beat.nextPingAtMs) {
-    const sparedUntil = sparedUntilMs(beat, counters.lastEvidenceAtMs, config, nowMs);
-    if (sparedUntil !== null) {
-      beat = { ...beat, nextPingAtMs: sparedUntil, spared: beat.spared + 1 };
+    const suppressedUntil = suppressedUntilMs(beat, counters.lastEvidenceAtMs, config, nowMs);
+    if (suppressedUntil !== null) {
+      beat = { ...beat, nextPingAtMs: suppressedUntil, suppressedPings: beat.suppressedPings + 1 };
     } else if (mayPing(beat, config)) {
       const sequence = beat.sequence + 1;
       const unanswered = [...beat.unanswered, { sequence, sentAtMs: nowMs }];
-      beat = { ...beat, sequence, unanswered, spared: 0, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
+      beat = {
+        ...beat,
+        sequence,
+        unanswered,
+        suppressedPings: 0,
+        nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs),
+      };
       draft.actions.push({ type: 'ping', workerId: before.id, sequence });
     } else {
       beat = { ...beat, nextPingAtMs: nextPingAtMs(nowMs, config.intervalMs) };
@@ -88,8 +98,8 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   const missed = missedPings(beat, config.timeoutMs, nowMs);
   if (missed > beat.missed) draft.actions.push({ type: 'missed-pings', pool: pool.name, count: missed - beat.missed });
   if (missed !== beat.missed) beat = { ...beat, missed };
-  // Nearly always none is missed: then there is nothing to weigh.
-  const answers = missed === 0 && beat.told.loopLagMs < config.timeoutMs;
+  // Usually no ping is missed, and no assessment is needed.
+  const answers = missed === 0 && beat.reported.loopLagMs < config.timeoutMs;
   const verdict = answers ? null : assess(observe({ ...before, heartbeat: beat }, pool.config, counters, nowMs));
   const health = verdict === null || verdict.health === 'gone' ? 'well' : verdict.health;
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
@@ -149,9 +159,9 @@ function killIfAsked(draft: Draft, worker: Worker, pool: Pool, wake: Wake): bool
   for (const policy of killPolicies) {
     const verdict = policy(worker, pool.config, counters, draft.facts.nowMs);
     if ('now' in verdict) {
-      // What it was to be replaced for is no longer why it ends; what it was already being ended for still is.
+      // The reason for a planned replacement is dropped; the reason for an end that has already begun stays.
       kill(draft, worker, pool, verdict.now, verdict.detail);
-      climbLater(draft, worker.id, wake);
+      wakeAtStopDeadline(draft, worker.id, wake);
       return true;
     }
     wake.verdict(verdict);
@@ -159,12 +169,12 @@ function killIfAsked(draft: Draft, worker: Worker, pool: Pool, wake: Wake): bool
   return false;
 }
 
-function ladder(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
-  if (draft.facts.nowMs >= worker.deadlineMs) climb(draft, worker, pool);
-  climbLater(draft, worker.id, wake);
+function stopping(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
+  if (draft.facts.nowMs >= worker.deadlineMs) escalate(draft, worker, pool);
+  wakeAtStopDeadline(draft, worker.id, wake);
 }
 
-function climbLater(draft: Draft, workerId: string, wake: Wake): void {
+function wakeAtStopDeadline(draft: Draft, workerId: string, wake: Wake): void {
   const worker = draft.workers.get(workerId);
   if (worker?.phase === 'stopping') wake.at(worker.deadlineMs);
 }
@@ -174,16 +184,16 @@ function starting(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   const seconds = Math.round((worker.deadlineMs - worker.startedAtMs) / 100) / 10;
   const what = worker.attached ? 'its warm-up has not ended' : 'its import or a start hook has not ended';
   kill(draft, worker, pool, 'start_timeout', `not ready within ${seconds} s (start.timeout): ${what}`);
-  climbLater(draft, worker.id, wake);
+  wakeAtStopDeadline(draft, worker.id, wake);
 }
 
 function draining(draft: Draft, worker: Worker, pool: Pool, wake: Wake): void {
   const { inFlight, kept } = draft.facts.counters(worker.id) ?? noCounters;
-  // Who could still ask for what is kept could not get it from an agent that stops.
+  // Callers could not fetch kept answers from an agent that is shutting down, so those are not waited for.
   const idle = inFlight + (worker.ending === 'shutdown' ? 0 : kept) === 0;
   if (idle || draft.facts.nowMs >= worker.deadlineMs) {
     beginStop(draft, worker, pool, worker.ending ?? 'operator');
-    climbLater(draft, worker.id, wake);
+    wakeAtStopDeadline(draft, worker.id, wake);
   } else {
     wake.at(worker.deadlineMs);
   }
@@ -193,7 +203,7 @@ function isClosing(draft: Draft, pool: Pool): boolean {
   return pool.phase === 'removed' || draft.node.phase === 'stopping' || draft.node.phase === 'stopped';
 }
 
-/** A pool that goes: what is queued is still served, then its workers drain; all within one drain.timeout. */
+/** Closes a pool: queued requests are still served, then its workers drain, all within one drain.timeout. */
 function close(draft: Draft, pool: Pool, wake: Wake): void {
   const { nowMs } = draft.facts;
   const reason: Reason = draft.node.phase === 'running' || draft.node.phase === 'draining' ? 'scale_down' : 'shutdown';
@@ -209,13 +219,13 @@ function close(draft: Draft, pool: Pool, wake: Wake): void {
       const drained = draft.workers.get(worker.id);
       if (drained !== undefined) draining(draft, drained, pool, wake);
     }
-    climbLater(draft, worker.id, wake);
+    wakeAtStopDeadline(draft, worker.id, wake);
   }
 }
 
-/** Fills empty slots, replaces what is due, and lets go of what is no longer wanted. */
+/** Fills empty slots, replaces workers that are due, and ends workers without a slot. */
 function fill(draft: Draft, pool: Pool, wake: Wake): void {
-  leaveUnwanted(draft, pool, wake);
+  endUnwanted(draft, pool, wake);
   const bySlot = groupBySlot(workersOf(draft, pool.name));
   const room = roomOf(draft, pool.name);
   for (const slot of [...pool.slots.values()].sort((a, b) => a.index - b.index)) {
@@ -223,7 +233,7 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
     if (!workers.some(isActive)) {
       if (workers.every((worker) => worker.phase === 'exited' || mayStartBeside(draft, worker)))
         start(draft, pool.name, slot.index, room, wake);
-    } else if (retireReplaced(draft, pool, workers, wake)) room.recount();
+    } else if (drainReplaced(draft, pool, workers, wake)) room.recount();
   }
   replace(
     draft,
@@ -242,16 +252,16 @@ function fill(draft: Draft, pool: Pool, wake: Wake): void {
 interface Counts {
   total: number;
   starting: number;
-  /** By slot: its workers until nothing is left of them, and leftovers of an earlier agent's workers. */
+  /** Workers that are not gone yet, and leftovers of an earlier agent's workers, by slot. */
   readonly bySlot: Map<number, number>;
 }
 
-/** How many workers a pool has: counted when first asked for, not for each slot anew. */
+/** How many workers a pool has: counted once and then kept up to date, instead of once per slot. */
 interface Room {
   counts(): Counts;
-  /** One more was started. */
+  /** Another worker was started. */
   take(slot: number): void;
-  /** Something else has changed. */
+  /** Something else changed. */
   recount(): void;
 }
 
@@ -302,12 +312,12 @@ function groupBySlot(workers: readonly Worker[]): Map<number, Worker[]> {
   return bySlot;
 }
 
-function leaveUnwanted(draft: Draft, pool: Pool, wake: Wake): void {
+function endUnwanted(draft: Draft, pool: Pool, wake: Wake): void {
   for (const worker of workersOf(draft, pool.name)) {
     if (pool.slots.has(worker.slot) || !isActive(worker)) continue;
     if (worker.phase === 'starting') beginStop(draft, worker, pool, 'scale_down');
     else drainNow(draft, worker, pool, 'scale_down', wake);
-    climbLater(draft, worker.id, wake);
+    wakeAtStopDeadline(draft, worker.id, wake);
   }
 }
 
@@ -317,19 +327,22 @@ function drainNow(draft: Draft, worker: Worker, pool: Pool, reason: Reason, wake
   if (drained !== undefined) draining(draft, drained, pool, wake);
 }
 
-/** Once a newer worker of the slot is ready, the older ones drain. False: there are none. */
-function retireReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): boolean {
+/** Drains the workers that a newer ready worker of the slot has replaced. False if there are none. */
+function drainReplaced(draft: Draft, pool: Pool, workers: readonly Worker[], wake: Wake): boolean {
   const older = replaced(workers);
   for (const worker of older) drainNow(draft, worker, pool, whyReplaced(worker, pool), wake);
   return older.length > 0;
 }
 
-/** An adopted worker may have been due for a reason that its earlier agent alone knew. */
+/** If an adopted worker became due under its earlier agent, only that agent knew the reason. */
 function whyReplaced({ id, due }: Worker, { roll }: Pool): Reason {
   return due?.reason ?? (roll?.old.has(id) === true ? 'roll' : 'operator');
 }
 
-/** Starts a worker in a slot, unless the slot backs off, too many are starting, or there is no room in the pool or the slot. */
+/**
+ * Starts a worker in a slot, unless the slot backs off, too many workers are starting, or the pool or the slot has no
+ * room.
+ */
 function start(draft: Draft, poolName: string, index: number, room: Room, wake: Wake): boolean {
   const pool = draft.pools.get(poolName);
   const slot = pool?.slots.get(index);
@@ -339,15 +352,16 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
     wake.at(slot.nextStartAtMs);
     return false;
   }
-  if (!mayEnter(draft, wake)) return false;
+  if (!mayTryStart(draft, wake)) return false;
   const { maxSurge } = pool.config.recycle;
   const { total, starting, bySlot } = room.counts();
   if (starting >= pool.config.start.parallel) return false;
   if (total >= pool.size + maxSurge) return false;
-  // What `{slot}` names (a GPU, a port) is shared by no more than that; each end in the slot leads here again.
+  // At most this many workers share what `{slot}` names (a GPU, a port). Each end of a worker in the slot leads here
+  // again.
   if ((bySlot.get(index) ?? 0) > maxSurge) return false;
-  if (draft.node.ledger.error !== '') putLedgerTry(draft);
-  const worker = born(draft, pool, slot);
+  if (draft.node.ledger.error !== '') noteStartAttempt(draft);
+  const worker = specify(draft, pool, slot);
   draft.workers.set(worker.id, worker);
   room.take(index);
   draft.changed.workers.add(worker.id);
@@ -364,20 +378,20 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
   return true;
 }
 
-/** While the ledger takes no entries one start tries it, now and then. */
-function mayEnter(draft: Draft, wake: Wake): boolean {
+/** While starts are blocked, one start at a time is tried, every few seconds. */
+function mayTryStart(draft: Draft, wake: Wake): boolean {
   const { error, nextTryAtMs } = draft.node.ledger;
   if (error === '') return true;
   wake.at(Math.max(nextTryAtMs, draft.facts.nowMs + 1));
   return draft.facts.nowMs >= nextTryAtMs;
 }
 
-/** What workers are started with: the pool's config, or the last good one while that is in quarantine. */
+/** The config that workers are started with: the pool's own, or the last good one while the pool's is quarantined. */
 function launchOf(pool: Pool): Pick<Pool, 'config' | 'fingerprint' | 'launch'> {
   return pool.quarantine !== '' && pool.lastGoodConfig !== null ? pool.lastGoodConfig : pool;
 }
 
-function born(draft: Draft, pool: Pool, slot: Slot): Worker {
+function specify(draft: Draft, pool: Pool, slot: Slot): Worker {
   const { nowMs, random } = draft.facts;
   const launch = launchOf(pool);
   const rank = [...pool.slots.keys()].filter((index) => index < slot.index).length;
@@ -396,8 +410,8 @@ function born(draft: Draft, pool: Pool, slot: Slot): Worker {
   });
 }
 
-/** Tells dispatch whether the pool takes requests, when that changed. */
-function gate(draft: Draft, name: string, wake: Wake): void {
+/** Tells dispatch whether the pool accepts requests, if that changed. */
+function setAdmission(draft: Draft, name: string, wake: Wake): void {
   const pool = draft.pools.get(name);
   if (pool === undefined) return;
   const closed = whyClosed(draft, pool);
@@ -407,9 +421,9 @@ function gate(draft: Draft, name: string, wake: Wake): void {
   const open = why === '';
   if (why === pool.closedBecause) return;
   putPool(draft, pool, { open, closedBecause: why });
-  // Without a worker nobody would serve what waits.
+  // Without a worker nobody would serve the queue.
   const refuseQueued = failing !== null || (!open && pool.size === 0 && pool.phase !== 'removed');
-  draft.actions.push({ type: 'gate', pool: name, open, why: open ? '' : `pool ${name} ${why}`, refuseQueued });
+  draft.actions.push({ type: 'set-admission', pool: name, open, why: open ? '' : `pool ${name} ${why}`, refuseQueued });
 }
 
 function whyClosed(draft: Draft, pool: Pool): string {

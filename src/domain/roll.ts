@@ -3,10 +3,13 @@ import { putPool, record, workersOf } from './draft.ts';
 import { idSuffix } from './id.ts';
 import type { Pool, Roll, Worker } from './state.ts';
 
-/** How far a roll is; the fields of control.proto's Roll. */
+/** Progress of a roll; the fields of Roll in control.proto. */
 export interface RollProgress {
   readonly phase: Roll['phase'];
-  /** Workers to be replaced; of those: replaced, and being replaced. A worker that has exited is replaced. */
+  /**
+   * Workers to replace, and how many of them have been and are being replaced. A worker that has exited counts as
+   * replaced.
+   */
   readonly total: number;
   readonly replaced: number;
   readonly replacing: number;
@@ -14,7 +17,7 @@ export interface RollProgress {
   readonly message: string;
 }
 
-/** Replaces all that the pool has now, as its tokens allow. One that goes on is begun anew. */
+/** Replaces all current workers of the pool, as its limits allow. A roll that is still open starts over. */
 export function startRoll(draft: Draft, pool: Pool, maxFailures: number): void {
   const old = idsOf(workersOf(draft, pool.name).filter(isActive));
   const roll: Roll = {
@@ -29,7 +32,7 @@ export function startRoll(draft: Draft, pool: Pool, maxFailures: number): void {
     maxFailures,
     message: '',
   };
-  // Asking for it again is asking to try the config again, too.
+  // A new roll also retries a quarantined config.
   putPool(draft, pool, { roll, quarantine: '', startFailures: 0 });
   record(draft, { kind: 'roll_started', pool: pool.name, reason: 'roll', message: `${old.size} workers to replace` });
 }
@@ -43,10 +46,10 @@ export function pauseRoll(draft: Draft, pool: Pool): void {
 export function resumeRoll(draft: Draft, pool: Pool): void {
   if (pool.roll?.phase !== 'paused') return;
   putPool(draft, pool, { roll: { ...pool.roll, phase: 'running' } });
-  record(draft, { kind: 'roll_resumed', pool: pool.name, message: 'replaces on' });
+  record(draft, { kind: 'roll_resumed', pool: pool.name, message: 'replacements continue' });
 }
 
-/** Those that are not being replaced yet stay; replacements that were started go on. */
+/** Ends a roll. Workers whose replacement has not begun stay; replacements that have begun continue. */
 export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'failed', message: string): Pool {
   const { roll } = pool;
   if (roll === null || !isOpen(roll)) return pool;
@@ -60,7 +63,10 @@ export function endRoll(draft: Draft, pool: Pool, phase: 'done' | 'aborted' | 'f
   return next;
 }
 
-/** A worker that was started since the roll began ended unplanned: when that is too often the rest is left as it is. */
+/**
+ * A worker that was started during the roll ended unplanned. If that happens too often, the roll fails and the
+ * remaining workers stay.
+ */
 export function noteRollFailure(draft: Draft, worker: Worker, message: string): void {
   const pool = draft.pools.get(worker.pool);
   const roll = pool?.roll;
@@ -71,7 +77,7 @@ export function noteRollFailure(draft: Draft, worker: Worker, message: string): 
   endRoll(draft, next, 'failed', `${failures} replacements failed; the last one: ${message}`);
 }
 
-/** Ends a roll whose work is done: nothing of the old workers runs any more, and every slot has a ready one. */
+/** Ends a roll once all its old workers have exited and every slot has a ready worker. */
 export function reviewRoll(draft: Draft, pool: Pool): void {
   const { roll } = pool;
   if (roll === null || !isOpen(roll)) return;
@@ -94,12 +100,12 @@ export function rollProgress(roll: Roll, workers: Iterable<Worker>): RollProgres
   return { phase, total, replaced: total - remaining, replacing, failures, message };
 }
 
-/** One of the old workers, which has not exited yet. */
+/** Whether the worker is one of the old ones and has not exited yet. */
 function isToBeReplaced(worker: Worker, roll: Roll): boolean {
   return worker.phase !== 'exited' && roll.old.has(worker.id);
 }
 
-/** A newer worker fills its slot, or is about to. */
+/** Whether a newer worker of its slot is starting or ready. */
 export function hasSuccessor({ slot, generation }: Worker, workers: readonly Worker[]): boolean {
   return workers.some((worker) => worker.slot === slot && worker.generation > generation && isActive(worker));
 }
@@ -112,7 +118,7 @@ export function isOpen(roll: Roll): boolean {
   return roll.phase === 'running' || roll.phase === 'paused';
 }
 
-/** It fills its slot, or is about to. */
+/** Whether the worker fills its slot or is about to. */
 export function isActive(worker: Worker): boolean {
   return worker.phase === 'starting' || worker.phase === 'ready';
 }

@@ -1,10 +1,16 @@
-/** Bytes that a unix socket's path may have: sun_path of unix(7) without its final NUL. Node cuts longer ones off in silence. */
+/**
+ * Maximum length in bytes of a unix socket's path: sun_path of unix(7) without its final NUL. Node silently truncates
+ * longer ones.
+ */
 export const socketPathMaxBytes = 107;
 
-/** The API's socket and the workers', below the runtime directory. */
+/** The API's socket and the workers', relative to the runtime directory. */
 export const socketNames = { api: 'agent.sock', link: 'link/link.sock' } as const;
 
-/** What is wrong with the length of the sockets' paths; undefined: nothing. `bytesOf` counts a text's bytes in UTF-8. */
+/**
+ * Whether the sockets' paths are too long, as a message; undefined if not. `bytesOf` returns the UTF-8 length of a
+ * text.
+ */
 export function socketPathProblem(runtimeDir: string, bytesOf: (text: string) => number): string | undefined {
   for (const name of Object.values(socketNames)) {
     const path = `${runtimeDir}/${name}`;

@@ -1,36 +1,36 @@
 import type { PoolConfig } from './config.ts';
 import type { Reason } from './reason.ts';
 
-/** All that the agent has decided and seen. Never mutated: `step` returns the next one. */
+/** Everything that the agent has decided and seen. Never mutated: `step` returns the next state. */
 export interface State {
   readonly node: NodeStatus;
   readonly pools: ReadonlyMap<string, Pool>;
   readonly workers: ReadonlyMap<string, Worker>;
-  /** Grows with every step that changed something a watcher can see. */
+  /** Increases with every step that changes something watchers can see. */
   readonly revision: number;
-  /** When the loop meant to wake next: what it is late by is its own lag, and never a worker's fault. */
+  /** When the loop meant to wake next. If it wakes later, that is its own lag and no worker's fault. */
   readonly wakeAtMs: number;
 }
 
 export interface NodeStatus {
   readonly phase: 'running' | 'draining' | 'stopping' | 'stopped';
   readonly stoppingSinceMs: number;
-  /** What was wrong with the last reload; empty when it was taken. */
+  /** What was wrong with the last reload; empty if it succeeded. */
   readonly configError: string;
-  /** Keys whose values differ from those that the agent was started with, and that it takes only at its start. */
+  /** Keys that changed since the agent started and take effect only at its next start. */
   readonly restartNeeded: readonly string[];
   readonly host: Host;
   readonly ledger: Ledger;
-  /** Trees of an earlier agent's workers that are still being ended, by worker id. */
+  /** Process trees of an earlier agent's workers that are still being ended, by worker id. */
   readonly leftovers: ReadonlyMap<string, Leftover>;
 }
 
-/** A shutdown is under way, or over. */
+/** A shutdown is in progress or finished. */
 export function isStopping({ phase }: NodeStatus): boolean {
   return phase === 'stopping' || phase === 'stopped';
 }
 
-/** What a worker of an earlier agent left: its processes may still use what belongs to its slot. */
+/** Processes that a worker of an earlier agent left; they may still use resources of its slot. */
 export interface Leftover {
   readonly workerId: string;
   readonly pool: string;
@@ -38,90 +38,97 @@ export interface Leftover {
   readonly generation: number;
 }
 
-/** Whether workers can be entered in the ledger; without that none is started. */
+/** Whether workers can be entered in the ledger; otherwise none is started. */
 export interface Ledger {
-  /** Why the last entry could not be made; empty: it was. */
+  /** Why the last entry could not be written; empty if it was. */
   readonly error: string;
-  /** When the next start may try again. */
+  /** When the next start may be tried. */
   readonly nextTryAtMs: number;
 }
 
 /** The host's memory, which all workers share. */
 export interface Host {
-  /** The config's memory_floor; 0: it is not looked at. */
+  /** The config's memory_floor; 0: not watched. */
   readonly floorBytes: number;
-  /** 0: unknown. */
+  /** 0 if unknown. */
   readonly availableBytes: number;
   readonly nextSampleAtMs: number;
-  /** Samples in a row below the floor. */
+  /** Consecutive samples below the floor. */
   readonly lowSamples: number;
-  /** Workers replaced to give memory back since the host last had enough, and when the next one may be. */
+  /** Workers replaced to free memory since the host last had enough, and when the next one may be replaced. */
   readonly pressureRecycles: number;
-  readonly nextReliefAtMs: number;
+  readonly nextPressureRecycleAtMs: number;
 }
 
 export interface Pool {
   readonly name: string;
   readonly config: PoolConfig;
   readonly fingerprint: string;
-  /** The same of all that a start depends on. */
+  /** Fingerprint of everything that a start depends on (`launchFingerprint`). */
   readonly launch: string;
-  /** The last config with which a worker became ready; null: none has yet. */
+  /** The last config with which a worker became ready; null if there is none yet. */
   readonly lastGoodConfig: Pick<Pool, 'config' | 'fingerprint' | 'launch'> | null;
-  /** Failed starts in a row with a config that is not the good one. */
+  /** Consecutive failed starts with a config other than the last good one. */
   readonly startFailures: number;
-  /** Why its config was given up for the good one; empty: it was not. */
+  /** Why the config was abandoned for the last good one; empty if it was not. */
   readonly quarantine: string;
   readonly roll: Roll | null;
-  /** `removed`: no longer in the config; it goes when its last worker has gone. */
+  /** `removed`: no longer in the config; the pool is deleted once its last worker is gone. */
   readonly phase: 'running' | 'draining' | 'removed';
   readonly size: number;
-  /** The places to keep filled: as many as `size`. */
+  /** The slots to keep filled, `size` of them. */
   readonly slots: ReadonlyMap<number, Slot>;
-  /** Newest generation that each place ever had; a place that was taken away may come back. */
+  /** The newest generation that each slot ever had; a removed slot may come back. */
   readonly generations: ReadonlyMap<number, number>;
-  /** Starts in a row that failed, of all its slots; a worker that becomes ready, or another config, forgives them. */
+  /** Consecutive failed starts over all slots. Reset when a worker becomes ready or the config changes. */
   readonly failedStarts: number;
-  /** Whether dispatch was last told to take requests, and why not. */
+  /** Whether dispatch was last told to accept requests, and why not. */
   readonly open: boolean;
   readonly closedBecause: string;
-  /** When it was removed or the node began to stop; 0: neither. */
+  /** When the pool was removed or the node began to stop; 0: neither. */
   readonly closingSinceMs: number;
   readonly lastFailure: { readonly message: string; readonly atMs: number } | null;
 }
 
 export const rollPhases = ['running', 'paused', 'done', 'aborted', 'failed'] as const;
 
-/** Replacement of all workers that a pool had at one moment. A roll that is open when its agent ends goes on in the next one. */
+/**
+ * Replacement of all workers that a pool had at one moment. If its agent ends, the next agent continues an open roll.
+ */
 export interface Roll {
-  /** Unique for ever. */
+  /** Unique forever. */
   readonly id: string;
   readonly phase: (typeof rollPhases)[number];
   readonly startedAtMs: number;
-  /** 0: it goes on. */
+  /** 0 while it is open. */
   readonly endedAtMs: number;
-  /** How many workers were to be replaced when it began. */
+  /** Number of workers to replace when it began. */
   readonly total: number;
-  /** The workers to be replaced, also when they have gone. Of a roll that has ended: those whose replacement had begun. */
+  /**
+   * The workers to replace, even if they are gone already. After the roll has ended: those whose replacement had begun.
+   */
   readonly old: ReadonlySet<string>;
-  /** How many workers the roll had not come to when it ended. */
+  /** Number of workers that were not replaced when the roll ended. */
   readonly skipped: number;
-  /** Unplanned ends of those that were started since; at `maxFailures` the roll ends. */
+  /** Unplanned ends of workers that were started during the roll; at `maxFailures` the roll fails. */
   readonly failures: number;
   readonly maxFailures: number;
-  /** Why it ended before it was done. */
+  /** Why it ended early. */
   readonly message: string;
 }
 
 export interface Slot {
   readonly index: number;
-  /** Unplanned ends in a row, of each kind. */
+  /** Consecutive unplanned ends, by kind. */
   readonly failures: Failures;
-  /** End of its back-off; 0: there is none. */
+  /** End of its back-off; 0: none. */
   readonly nextStartAtMs: number;
 }
 
-/** What a slot's failures are counted as: a worker that leaks does not use up the patience with one that crashes. */
+/**
+ * Kinds of failures, which are counted separately: a worker that leaks does not use up the restarts of one that
+ * crashes.
+ */
 export type Budget = 'start' | 'crash' | 'memory';
 export type Failures = Readonly<Record<Budget, number>>;
 export const noFailures: Failures = { start: 0, crash: 0, memory: 0 };
@@ -129,8 +136,8 @@ export const noFailures: Failures = { start: 0, crash: 0, memory: 0 };
 export type Phase = 'starting' | 'ready' | 'draining' | 'stopping' | 'exited';
 
 /**
- * Where each phase may go. `starting` may end before it was ready; an exit can come at any time, since processes do not
- * ask; only `exited` leads out, when the whole process tree was seen to be gone.
+ * The legal moves between phases. A worker may end before it is ready, and may exit at any time. It leaves `exited`,
+ * and the state, once its whole process tree is gone.
  */
 export const transitions: Readonly<Record<Phase, readonly Phase[]>> = {
   starting: ['ready', 'stopping', 'exited'],
@@ -147,32 +154,32 @@ export interface Worker {
   readonly pool: string;
   readonly slot: number;
   readonly generation: number;
-  /** What its pool's config looked like when it was born. */
+  /** Fingerprint of its pool's config when the worker was started. */
   readonly fingerprint: string;
   readonly launch: string;
   readonly phase: Phase;
-  /** 0 until it is known to have been spawned. */
+  /** 0 until it is spawned. */
   readonly pid: number;
   readonly startedAtMs: number;
-  /** 0 until it is known to have been spawned. */
+  /** 0 until it is spawned. */
   readonly spawnedAtMs: number;
-  /** 0 until ready. */
+  /** 0 until it is ready. */
   readonly readyAtMs: number;
-  /** Requests that it may have at once: what it was started with, whatever the config says by now. */
+  /** Maximum number of requests in flight: the value it was started with, even if the config has changed. */
   readonly concurrency: number;
   readonly limits: Limits;
-  /** A planned replacement it waits for; it goes on serving meanwhile. */
+  /** The planned replacement that it waits for; it serves meanwhile. */
   readonly due: Due | null;
   /** Why it is being ended or has ended. The first reason stays. */
   readonly ending: Reason | null;
-  /** Start timeout, drain timeout, or the next rung of the ladder; 0: none. */
+  /** Deadline of its start, drain or stop stage; 0: none. */
   readonly deadlineMs: number;
-  readonly rung: Rung | null;
-  /** Why it was killed, in words; empty: it was not. */
+  readonly stopStage: StopStage | null;
+  /** Why it was killed; empty if it was not. */
   readonly killedBecause: string;
   readonly linkLostAtMs: number;
   readonly attached: boolean;
-  /** What it runs before it is ready. */
+  /** The command that it runs before it is ready. */
   readonly warmUp: PoolConfig['start']['warmUp'];
   readonly hello: Hello | null;
   readonly heartbeat: Heartbeat;
@@ -182,17 +189,17 @@ export interface Worker {
 }
 
 export interface Due {
-  /** The first one stays. */
+  /** The first reason; it stays. */
   readonly reason: Reason;
   readonly atMs: number;
-  /** The most pressing one since: it says whose turn it is. */
+  /** The most pressing reason since; it decides whose turn it is. */
   readonly pressing: Reason;
 }
 
-/** Rungs of the ladder below a drain, mildest first. */
-export type Rung = 'stop' | 'term' | 'inspect' | 'kill';
+/** Stages of a stop after the drain, mildest first. */
+export type StopStage = 'stop' | 'term' | 'inspect' | 'kill';
 
-/** A worker's own limits, drawn at birth. 0: no limit. */
+/** A worker's own limits, drawn when it is created. 0: no limit. */
 export interface Limits {
   readonly maxAgeMs: number;
   readonly maxRequests: number;
@@ -207,14 +214,14 @@ export interface Hello {
 
 export interface OfferedCommand {
   readonly name: string;
-  /** One line for people. */
+  /** One line, shown to users. */
   readonly summary: string;
   readonly streams: boolean;
 }
 
-/** What the steps of a worker's start took, in milliseconds. */
+/** Duration of the steps of a worker's start, in milliseconds. */
 export interface StartTimes {
-  /** From the birth of the process to the SDK's first line; 0: unknown. */
+  /** From the start of the process to the SDK's first line; 0 if unknown. */
   readonly interpreterMs: number;
   readonly importMs: number;
   readonly hooksMs: number;
@@ -223,57 +230,57 @@ export interface StartTimes {
 export interface Heartbeat {
   readonly sequence: number;
   readonly nextPingAtMs: number;
-  /** Pings since the last one that were not sent, since evidence of work said as much. */
-  readonly spared: number;
-  /** Pings without an answer, oldest first. */
+  /** Pings that were suppressed since the last one was sent, because work proved the worker alive. */
+  readonly suppressedPings: number;
+  /** Unanswered pings, oldest first. */
   readonly unanswered: readonly { readonly sequence: number; readonly sentAtMs: number }[];
   readonly lastPongAtMs: number;
   readonly roundTripMs: number;
-  /** Unanswered pings older than the timeout. */
+  /** Number of unanswered pings older than the timeout. */
   readonly missed: number;
   readonly busySinceMs: number;
-  /** What the last pong said. */
-  readonly told: PongTold;
-  /** What the agent's own lag took off the ages of pings, in all. */
+  /** The content of the last pong. */
+  readonly reported: PongReport;
+  /** The agent's own lag that was subtracted from the ages of pings, in total. */
   readonly forgivenMs: number;
 }
 
-/** What a worker says of itself with a pong. */
-export interface PongTold {
-  /** Requests running. */
+/** What a worker reports about itself in a pong. */
+export interface PongReport {
+  /** Number of running requests. */
   readonly running: number;
-  /** Age of the oldest of them. */
+  /** Age of the oldest running request. */
   readonly oldestMs: number;
-  /** Lag of its asyncio loop; 0: it has none. */
+  /** Lag of its asyncio loop; 0 if it has none. */
   readonly loopLagMs: number;
 }
 
 export interface Usage {
   readonly nextSampleAtMs: number;
-  /** When it was last asked for one. */
+  /** When a sample was last requested. */
   readonly askedAtMs: number;
   readonly samples: number;
   readonly sampledAtMs: number;
   readonly rssBytes: number;
-  /** As it must be now, by what was last read and what has left RSS since; 0: it was never read. */
+  /** Estimate of the current PSS, from its last reading and the decrease of RSS since; 0 if it was never read. */
   readonly pssBytes: number;
-  /** PSS when it was last read, and RSS at that time. */
+  /** PSS at its last reading, and RSS at that time. */
   readonly readPssBytes: number;
   readonly rssAtPssBytes: number;
-  /** 0: its cgroup has no memory controller. */
+  /** 0 if its cgroup has no memory controller. */
   readonly cgroupBytes: number;
   readonly cpuMs: number;
   /** Share of a core over the last sample. */
   readonly cpu: number;
   readonly cpuAdvancedAtMs: number;
-  /** State letter of its main process; empty: unknown. */
+  /** State letter of its main process; empty if unknown. */
   readonly state: string;
-  /** The last samples, newest in the lowest bit: 1 where it was above the soft limit. */
+  /** The last samples, newest in the lowest bit: 1 if above the soft limit. */
   readonly overSoft: number;
   readonly overHard: boolean;
-  /** What its tree held lately, oldest first. */
+  /** Memory of its tree at the last samples, oldest first. */
   readonly history: readonly MemoryPoint[];
-  /** The same when it was first measured as ready. */
+  /** Memory of its tree at the first sample after it became ready. */
   readonly firstBytes: number;
 }
 
@@ -285,7 +292,7 @@ export interface MemoryPoint {
 export interface Exit {
   readonly code: number | null;
   readonly signal: string | null;
-  /** The kernel says that it killed for want of memory; absent: it did not, or cannot tell. */
+  /** The kernel killed for lack of memory; absent if it did not, or if that is unknown. */
   readonly outOfMemory?: boolean;
 }
 
@@ -302,7 +309,7 @@ export function initialState(): State {
         nextSampleAtMs: 0,
         lowSamples: 0,
         pressureRecycles: 0,
-        nextReliefAtMs: 0,
+        nextPressureRecycleAtMs: 0,
       },
       ledger: { error: '', nextTryAtMs: 0 },
       leftovers: new Map(),
@@ -320,17 +327,17 @@ export type WorkerSpec = Pick<
   'id' | 'pool' | 'slot' | 'generation' | 'fingerprint' | 'launch' | 'startedAtMs' | 'concurrency' | 'limits'
 >;
 
-/** A worker at its birth: nothing is known of it but what it is to be. */
-export function newWorker(born: WorkerSpec & Pick<Worker, 'deadlineMs' | 'warmUp'>): Worker {
+/** A new worker in its initial state. */
+export function newWorker(spec: WorkerSpec & Pick<Worker, 'deadlineMs' | 'warmUp'>): Worker {
   return {
-    ...born,
+    ...spec,
     phase: 'starting',
     pid: 0,
     spawnedAtMs: 0,
     readyAtMs: 0,
     due: null,
     ending: null,
-    rung: null,
+    stopStage: null,
     killedBecause: '',
     linkLostAtMs: 0,
     attached: false,
@@ -338,13 +345,13 @@ export function newWorker(born: WorkerSpec & Pick<Worker, 'deadlineMs' | 'warmUp
     heartbeat: {
       sequence: 0,
       nextPingAtMs: 0,
-      spared: 0,
+      suppressedPings: 0,
       unanswered: [],
       lastPongAtMs: 0,
       roundTripMs: 0,
       missed: 0,
       busySinceMs: 0,
-      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+      reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
       forgivenMs: 0,
     },
     health: 'unknown',

@@ -7,7 +7,7 @@ import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
 import { guardHost, hostSampled } from './host.ts';
-import { entered, startBlocked } from './ledger.ts';
+import { entryWritten, startBlocked } from './ledger.ts';
 import { exited, kill, noteGoodStart, retire } from './lifecycle.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
@@ -20,14 +20,14 @@ export interface Step {
   readonly wakeAtMs: number;
 }
 
-/** Being this much late is lag of the agent's own loop, which no worker is to be blamed for. */
+/** A delay of this length is lag of the agent's own loop, for which no worker is blamed. */
 const lagForgivenMs = 200;
-/** A worker that used this share of a core since its last sample is doing something. */
+/** A worker that used this share of a core since its last sample is active. */
 const advancingCpu = 0.05;
 
 /**
- * The one place where anything is decided: facts and wishes in, the next state and what to do out. It knows no clock
- * and no chance but those in `facts`.
+ * The only place where anything is decided: takes events, and returns the next state and the actions. Time and
+ * randomness come from `facts` alone.
  */
 export function step(state: State, events: readonly Event[], facts: Facts): Step {
   const draft = draftOf(state, facts);
@@ -39,7 +39,7 @@ export function step(state: State, events: readonly Event[], facts: Facts): Step
   forgetRemovedPools(draft);
   finishWhenEmpty(draft);
   noteOrders(draft, state);
-  return { state: seal(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
+  return { state: finishStep(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
 }
 
 function forgiveLag(draft: Draft, state: State): void {
@@ -93,7 +93,7 @@ function apply(draft: Draft, event: Event): void {
       return hostSampled(draft, event.availableBytes);
     case 'idle':
     case 'budget-spent':
-      // Facts that `reconcile` reads from the counters; the event only makes it look.
+      // `reconcile` reads these facts from the counters; the event only triggers it.
       return;
     case 'overdue':
       return withWorker(draft, event.workerId, (worker) => overdue(draft, worker, event.message));
@@ -120,7 +120,7 @@ function apply(draft: Draft, event: Event): void {
   }
 }
 
-/** Facts about a worker that is no longer known are late, not wrong. */
+/** A fact about an unknown worker is late, not wrong. */
 function withWorker(draft: Draft, workerId: string, use: (worker: Worker) => void): void {
   const worker = draft.workers.get(workerId);
   if (worker !== undefined) use(worker);
@@ -128,10 +128,10 @@ function withWorker(draft: Draft, workerId: string, use: (worker: Worker) => voi
 
 function spawned(draft: Draft, worker: Worker, pid: number): void {
   if (worker.phase === 'exited' || worker.pid > 0) return;
-  entered(draft);
+  entryWritten(draft);
   const next = putWorker(draft, worker, { pid, spawnedAtMs: draft.facts.nowMs });
   if (next.phase !== 'stopping') return;
-  if (next.rung === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, stuck: '' });
+  if (next.stopStage === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, stuck: '' });
   else draft.actions.push({ type: 'terminate', workerId: next.id });
 }
 
@@ -154,7 +154,7 @@ function attached(draft: Draft, worker: Worker, hello: Hello): void {
   draft.actions.push({ type: 'warm-up', workerId: next.id, ...next.warmUp });
 }
 
-/** It serves on: with what it holds, and to a drain that it may not have heard of. */
+/** Continues to serve after its link was lost: with its requests, and draining if it was told to while away. */
 function attachedAgain(draft: Draft, worker: Worker, hello: Hello): void {
   const { nowMs } = draft.facts;
   const lostMs = Math.round(nowMs - worker.linkLostAtMs);
@@ -186,7 +186,7 @@ function becomeReady(draft: Draft, worker: Worker): void {
     deadlineMs: 0,
     health: 'well',
     heartbeat,
-    // What was measured until now was a bare interpreter, or a peak of its start.
+    // Earlier samples measured a bare interpreter or a peak of its start.
     usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, overSoft: 0, overHard: false, history: [], firstBytes: 0 },
   });
   noteGoodStart(draft, ready);
@@ -206,13 +206,15 @@ function linkClosed(draft: Draft, worker: Worker): void {
   if (worker.phase === 'ready') draft.actions.push({ type: 'pause', workerId: worker.id });
 }
 
-function pong(draft: Draft, worker: Worker, { sequence, atMs, told }: Event & { readonly type: 'pong' }): void {
+function pong(draft: Draft, worker: Worker, { sequence, atMs, reported }: Event & { readonly type: 'pong' }): void {
   const answered = worker.heartbeat.unanswered.find((ping) => ping.sequence === sequence);
   if (answered === undefined || worker.phase === 'exited') return;
-  // What the loop's own lag was forgiven for may make it seem to come before its ping.
+  // After lag was forgiven, the ping's time may be later than the pong's.
   const roundTripMs = Math.max(0, atMs - answered.sentAtMs);
   const unanswered = worker.heartbeat.unanswered.filter((ping) => ping.sequence > sequence);
-  putWorker(draft, worker, { heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: atMs, roundTripMs, told } });
+  putWorker(draft, worker, {
+    heartbeat: { ...worker.heartbeat, unanswered, lastPongAtMs: atMs, roundTripMs, reported },
+  });
   draft.actions.push({ type: 'round-trip', pool: worker.pool, ms: roundTripMs });
 }
 
@@ -226,7 +228,7 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
   const bytes = memoryBytes(sample);
   const elapsedMs = nowMs - usage.sampledAtMs;
   const measurable = usage.sampledAtMs > 0 && elapsedMs > 0;
-  // A child that ended takes its cpu time out of the sum: that is no negative work.
+  // When a child exits, its CPU time leaves the sum; that must not count as negative work.
   const cpu = measurable ? Math.max(0, sample.cpuMs - usage.cpuMs) / elapsedMs : 0;
   const shares = sharesOf(usage, sample);
   const heldBytes = heldMemory({ ...sample, ...shares });
@@ -245,8 +247,8 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
 }
 
 /**
- * PSS is read seldom. In between it falls by the share that RSS falls by: when forked children end, RSS loses every page that
- * they shared, and PSS only what was theirs alone.
+ * PSS is read rarely. In between it is scaled down with RSS: when forked children exit, RSS loses every page that they
+ * shared, but PSS only what was theirs alone.
  */
 function sharesOf(usage: Usage, sample: Sample): Pick<Usage, 'pssBytes' | 'readPssBytes' | 'rssAtPssBytes'> {
   if (sample.pssBytes > 0) {
@@ -270,7 +272,7 @@ function gone(draft: Draft, worker: Worker, survivors: readonly number[]): void 
   draft.changed.pools.add(worker.pool);
   draft.actions.push({ type: 'forget', workerId: worker.id });
   const message =
-    survivors.length === 0 ? 'its process tree is gone' : `processes that would not die: ${survivors.join(', ')}`;
+    survivors.length === 0 ? 'its process tree is gone' : `processes that could not be killed: ${survivors.join(', ')}`;
   const reason = worker.ending ?? 'exit_code';
   record(draft, {
     kind: 'worker_gone',
@@ -296,7 +298,7 @@ function forgetRemovedPools(draft: Draft): void {
   }
 }
 
-/** Orders change with pools and node alone, which most steps leave as they are. */
+/** Orders depend on pools and the node alone, which most steps do not change. */
 function noteOrders(draft: Draft, before: State): void {
   if (draft.changed.pools.size === 0 && draft.node.phase === before.node.phase) return;
   const orders = ordersOf(draft);
@@ -311,7 +313,7 @@ function finishWhenEmpty(draft: Draft): void {
   draft.actions.push({ type: 'finish' });
 }
 
-/** Whether the node's view has changed, save for what is measured: the host's memory. */
+/** Whether the node's view has changed, except for the host's measured memory. */
 function hasNodeChanged(draft: Draft, before: State): boolean {
   const { node, changed } = draft;
   if (
@@ -334,7 +336,7 @@ function countReady({ workers }: Pick<State, 'workers'>): number {
   return ready;
 }
 
-function seal(draft: Draft, before: State, wakeAtMs: number): State {
+function finishStep(draft: Draft, before: State, wakeAtMs: number): State {
   const { changed } = draft;
   const node = hasNodeChanged(draft, before);
   const any =

@@ -1,12 +1,12 @@
 import { isActive } from './roll.ts';
 import type { Leftover, Pool, Worker } from './state.ts';
 
-/** Slots that are told one by one. */
+/** How many slots the sentence lists. */
 const namedMax = 3;
 
 /**
- * Which slots stay empty because of what is left in them, and what that is, in one sentence; empty: none does. A slot takes a
- * worker only while at most `max_surge` others are in it. `workers` are the pool's.
+ * Says which slots stay empty because of what is left in them; empty if there are none. A slot takes a new worker only
+ * while at most `max_surge` others are in it. `workers` are the pool's.
  */
 export function waitingSlots(pool: Pool, workers: readonly Worker[], leftovers: Iterable<Leftover>): string {
   const { maxSurge } = pool.config.recycle;

@@ -1,6 +1,6 @@
 import type { Verdict } from './policies/policy.ts';
 
-/** The earliest of many times, none of them past. */
+/** The earliest of several times, but not before now. */
 export class Wake {
   atMs = Number.POSITIVE_INFINITY;
   readonly nowMs: number;

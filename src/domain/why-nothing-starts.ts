@@ -1,13 +1,14 @@
 import type { NodeStatus, Pool, Worker } from './state.ts';
 
-/** After so many failed starts in a row, callers of a pool without a ready worker are told. */
+/** After this many consecutive failed starts, callers of a pool without a ready worker are refused. */
 const failedStartsMax = 2;
-/** A caller may as well wait for a pool whose next start is no further away. */
+/** Callers wait for a pool whose next start is at most this far away. */
 const worthWaitingMs = 2_000;
 
 /**
- * Why nobody can serve a pool's requests for some time; null: somebody does, or may soon. A caller is better told at once,
- * with the cause, than kept waiting until its deadline. `untilMs`: when to look again at the latest.
+ * Why a pool cannot serve requests for some time; null if it can, or may be able to soon. It is better to refuse a
+ * caller at once, with the cause, than to keep it waiting until its deadline. `untilMs`: when to check again at the
+ * latest.
  */
 export function whyNothingStarts(
   node: NodeStatus,
@@ -17,7 +18,7 @@ export function whyNothingStarts(
 ): { readonly why: string; readonly untilMs: number } | null {
   if (workers.some(({ phase }) => phase === 'ready')) return null;
   const never = Number.POSITIVE_INFINITY;
-  // A start that is killed counts at its kill; what it left to say how comes with its exit, soon after.
+  // A killed start counts at its kill; its output arrives with its exit, soon after.
   if (pool.failedStarts >= failedStartsMax && pool.lastFailure !== null) {
     return { why: `has no ready worker: its starts fail: ${cause(pool.lastFailure.message)}`, untilMs: never };
   }
@@ -31,30 +32,33 @@ export function whyNothingStarts(
   return { why, untilMs: nextStartAtMs - worthWaitingMs };
 }
 
-/** In the message of a worker's end, between how it ended and what it wrote last. */
-export const saidAfter = '; its last lines:\n';
+/** In the message of a worker's end: separates how it ended from its last output. */
+export const lastLinesHeading = '; its last lines:\n';
 const frame = /^\s*File "(?<file>[^"]+)", line (?<line>\d+)/;
-/** An exception as Python prints it last, or a line of the SDK's own. */
+/** The last line of a Python traceback, or a line that the SDK prints. */
 const sentence = /^(?:[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration|Warning|Group)\b.*|pitwarden: .*)$/;
-/** Whoever imports an application stands in the traceback too. */
-const notTheirs = /[/\\](?:pitwarden|importlib)[/\\]|^<frozen /;
+/** Frames of the code that imports the application also appear in the traceback. */
+const notApplicationCode = /[/\\](?:pitwarden|importlib)[/\\]|^<frozen /;
 
-/** How a worker ended, without what it wrote last. */
+/** How a worker ended, without its last lines. */
 export function withoutLastLines(message: string): string {
-  const at = message.indexOf(saidAfter);
+  const at = message.indexOf(lastLinesHeading);
   return at < 0 ? message : message.slice(0, at);
 }
 
-/** Of a failure's message: how it ended, and the sentence that says why with its file and line, where it wrote one. */
+/**
+ * A short form of a failure's message: how the worker ended, and the sentence of its output that says why, with file
+ * and line.
+ */
 export function cause(message: string): string {
-  const at = message.indexOf(saidAfter);
+  const at = message.indexOf(lastLinesHeading);
   if (at < 0) return message;
   const how = message.slice(0, at);
-  const lines = message.slice(at + saidAfter.length).split('\n');
+  const lines = message.slice(at + lastLinesHeading.length).split('\n');
   const said = lines.findLast((line) => sentence.test(line)) ?? lines.findLast((line) => line.trim() !== '') ?? '';
   const where = lines
     .map((line) => frame.exec(line)?.groups)
-    .findLast((groups) => groups !== undefined && !notTheirs.test(groups['file'] ?? ''));
+    .findLast((groups) => groups !== undefined && !notApplicationCode.test(groups['file'] ?? ''));
   const place = where === undefined ? '' : ` (${where['file']}, line ${where['line']})`;
   return `${how}: ${said.trim()}${place}`;
 }

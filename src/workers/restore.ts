@@ -148,7 +148,8 @@ async function sweepDead(entry: LedgerEntry, host: Host): Promise<void> {
 async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, { log, limits }: Host): Promise<void> {
   const { survivors, suspects } = await sweepTree(target, { timeoutMs: limits.sweepTimeoutMs, cgroup });
   warnOfSuspects(log, target.workerId, suspects);
-  if (survivors.length > 0) log.error(`${target.workerId}: processes that would not die: ${survivors.join(', ')}`);
+  if (survivors.length > 0)
+    log.error(`${target.workerId}: processes that could not be killed: ${survivors.join(', ')}`);
   cgroup?.remove();
 }
 

@@ -4,7 +4,7 @@ import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Counters } from '../../src/domain/event.ts';
 import type { Observations } from '../../src/domain/policies/health.ts';
 import { assess, hung, observe } from '../../src/domain/policies/health.ts';
-import { mayPing, missedPings, nextPingAtMs, sparedUntilMs } from '../../src/domain/policies/heartbeat.ts';
+import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from '../../src/domain/policies/heartbeat.ts';
 import { idle } from '../../src/domain/policies/idle.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
@@ -66,9 +66,9 @@ const cases: Case[] = [
     nowMs: 9_999,
     says: 'never',
   },
-  { what: 'served lately', policy: idle, pool: idling, counters: { lastEvidenceAtMs: 900 }, says: { atMs: 1_400 } },
+  { what: 'served recently', policy: idle, pool: idling, counters: { lastEvidenceAtMs: 900 }, says: { atMs: 1_400 } },
   {
-    what: 'long without requests',
+    what: 'idle for too long',
     policy: idle,
     pool: idling,
     counters: { lastEvidenceAtMs: 500 },
@@ -77,7 +77,7 @@ const cases: Case[] = [
 
   { what: 'no age limit', policy: maxAge, worker: { limits: { maxAgeMs: 0, maxRequests: 0 } }, says: 'never' },
   {
-    what: 'not old yet',
+    what: 'too young',
     policy: maxAge,
     worker: { limits: { maxAgeMs: 500, maxRequests: 0 } },
     nowMs: 1_499,
@@ -91,7 +91,7 @@ const cases: Case[] = [
     says: { now: 'ttl' },
   },
   {
-    what: 'not ready: no age',
+    what: 'no age before it is ready',
     policy: maxAge,
     worker: { readyAtMs: 0, limits: { maxAgeMs: 5, maxRequests: 0 } },
     nowMs: 9_999,
@@ -106,7 +106,7 @@ const cases: Case[] = [
     says: 'never',
   },
   {
-    what: 'failures count',
+    what: 'failures count too',
     policy: maxRequests,
     worker: { limits: { maxAgeMs: 0, maxRequests: 5 } },
     counters: { completed: 2, failed: 3 },
@@ -114,22 +114,28 @@ const cases: Case[] = [
   },
   { what: 'no soft limit', policy: memorySoft, worker: usage({ overSoft: 7, rssBytes: 9 }), says: 'never' },
   {
-    what: 'one sample over',
+    what: 'one sample over the soft limit',
     policy: memorySoft,
     pool: limited(5, 0),
     worker: usage({ overSoft: 0b101000 | 1 }),
     says: 'never',
   },
   {
-    what: 'two of the last three over',
+    what: 'two of the last three samples over the soft limit',
     policy: memorySoft,
     pool: limited(5, 0),
     worker: usage({ overSoft: 0b101 }),
     says: { now: 'memory' },
   },
-  { what: 'below hard', policy: memoryHard, pool: limited(0, 5), worker: usage({ overHard: false }), says: 'never' },
   {
-    what: 'over hard once',
+    what: 'below the hard limit',
+    policy: memoryHard,
+    pool: limited(0, 5),
+    worker: usage({ overHard: false }),
+    says: 'never',
+  },
+  {
+    what: 'one sample over the hard limit',
     policy: memoryHard,
     pool: limited(0, 5),
     worker: usage({ overHard: true }),
@@ -139,10 +145,10 @@ const cases: Case[] = [
   { what: 'another app', policy: outdated, pool: { ...base, app: 'm:other' }, says: { now: 'config' } },
   { what: 'another environment', policy: outdated, pool: { ...base, env: { A: '1' } }, says: { now: 'config' } },
   { what: 'another size', policy: outdated, pool: { ...base, size: 9 }, says: 'never' },
-  { what: 'link there', policy: linkLost, says: 'never' },
+  { what: 'link open', policy: linkLost, says: 'never' },
   { what: 'link just lost', policy: linkLost, worker: { linkLostAtMs: 2_000 }, nowMs: 2_001, says: { atMs: 5_000 } },
   {
-    what: 'link lost long ago',
+    what: 'link lost for too long',
     policy: linkLost,
     worker: { linkLostAtMs: 2_000 },
     nowMs: 5_000,
@@ -159,7 +165,7 @@ test.each(cases)('$policy.name: $what', ({ policy, worker: patch, pool, counters
   else expect(verdict).toMatchObject(says);
 });
 
-describe('how well a worker is', () => {
+describe('the health of a worker', () => {
   /** As many pings missed as may be, and nothing has moved for long. */
   const still: Observations = {
     ...{
@@ -169,58 +175,70 @@ describe('how well a worker is', () => {
       oldestPingMs: 4_000,
       lastPongMs: 5_000,
       pingTimeoutMs: 3_000,
-      told: { running: 1, oldestMs: 4_000, loopLagMs: 0 },
+      reported: { running: 1, oldestMs: 4_000, loopLagMs: 0 },
     },
     ...{ inFlight: 1, lastEvidenceMs: 9_000, state: 'S', cpuShare: 0, cpuAdvancedMs: 9_000, sampledMs: 200 },
     ...{ freshMs: 1_000, busyMs: 0, busyLimitMs: 20_000, forgivenMs: 0 },
   };
-  const lagging = (loopLagMs: number): Partial<Observations> => ({ told: { running: 1, oldestMs: 4_000, loopLagMs } });
+  const lagging = (loopLagMs: number): Partial<Observations> => ({
+    reported: { running: 1, oldestMs: 4_000, loopLagMs },
+  });
   test.each<[string, Partial<Observations>, string, RegExp]>([
     ['exited', { process: 'gone' }, 'gone', /exited/],
-    ['no ping is overdue', { missedPings: 0 }, 'well', /no ping/],
+    ['no ping overdue', { missedPings: 0 }, 'well', /no ping/],
     ['its loop lags a little', { missedPings: 0, ...lagging(2_999) }, 'well', /no ping/],
+    ['its loop is blocked', { missedPings: 0, ...lagging(3_000) }, 'busy', /asyncio loop has been blocked for 3000 ms/],
     [
-      'its loop stands still',
-      { missedPings: 0, ...lagging(3_000) },
-      'busy',
-      /asyncio loop has stood still for 3000 ms/,
-    ],
-    [
-      '… under requests that have deadlines',
+      'its loop is blocked and its requests have deadlines',
       { missedPings: 0, ...lagging(60_000) },
       'busy',
-      /stood still for 60000 ms/,
+      /been blocked for 60000 ms/,
     ],
-    ['… when it was frozen until now', { missedPings: 0, inFlight: 0, ...lagging(60_000) }, 'busy', /stood still/],
     [
-      '… with nothing to do',
+      'its loop was blocked because the process was frozen until now',
+      { missedPings: 0, inFlight: 0, ...lagging(60_000) },
+      'busy',
+      /been blocked/,
+    ],
+    [
+      'its loop is blocked without any request',
       { missedPings: 0, inFlight: 0, busyMs: 3_000, ...lagging(6_000) },
       'hung',
-      /6000 ms, and nothing moves/,
+      /6000 ms, and no sign of activity/,
     ],
     [
-      '… and computes',
+      'its loop is blocked, but it uses cpu time',
       { missedPings: 0, inFlight: 0, busyMs: 3_000, cpuAdvancedMs: 200, ...lagging(6_000) },
       'busy',
-      /stood still/,
+      /been blocked/,
     ],
-    ['… for too long', { missedPings: 0, busyMs: 20_000, ...lagging(30_000) }, 'hung', /longer than busy_limit/],
-    ['one is overdue', { missedPings: 1 }, 'slow', /^1 of 2 pings missed$/],
-    ['nothing moves', {}, 'hung', /nothing moves: state S, last result 9000 ms ago, 1 requests/],
-    ['stopped', { state: 'T' }, 'hung', /state T/],
     [
-      'never measured, never worked',
+      'its loop is blocked for too long',
+      { missedPings: 0, busyMs: 20_000, ...lagging(30_000) },
+      'hung',
+      /longer than busy_limit/,
+    ],
+    ['one ping overdue', { missedPings: 1 }, 'slow', /^1 of 2 pings missed$/],
+    ['no sign of activity', {}, 'hung', /no sign of activity: state S, last result 9000 ms ago, 1 requests/],
+    ['stopped (state T)', { state: 'T' }, 'hung', /state T/],
+    [
+      'never measured and never worked',
       { state: '', sampledMs: Infinity, lastEvidenceMs: Infinity },
       'hung',
       /no result yet/,
     ],
-    ['cpu time advances', { cpuAdvancedMs: 1_100, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
-    ['cpu time advanced too long ago', { cpuAdvancedMs: 1_200 }, 'hung', /nothing moves/],
+    ['its cpu time advances', { cpuAdvancedMs: 1_100, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
+    ['its cpu time advanced too long ago', { cpuAdvancedMs: 1_200 }, 'hung', /no sign of activity/],
     ['results arrive', { lastEvidenceMs: 3_000 }, 'busy', /last result came 3000 ms ago/],
-    ['it waits for its turn to run', { state: 'R' }, 'busy', /state R/],
-    ['it waits for a device', { state: 'D' }, 'busy', /state D/],
-    ['not measured since it owes a pong', { sampledMs: 2_500 }, 'slow', /not measured since/],
-    ['measured since, however long ago', { state: 'S', sampledMs: 1_900 }, 'hung', /nothing moves/],
+    ['it waits for a CPU (state R)', { state: 'R' }, 'busy', /state R/],
+    ['it waits for a device (state D)', { state: 'D' }, 'busy', /state D/],
+    ['not measured since a ping is overdue', { sampledMs: 2_500 }, 'slow', /not measured since/],
+    [
+      'measured long ago, but after a ping was overdue',
+      { state: 'S', sampledMs: 1_900 },
+      'hung',
+      /no sign of activity/,
+    ],
     ['busy for too long', { cpuAdvancedMs: 0, busyMs: 20_000 }, 'hung', /busy for longer than busy_limit \(20000 ms\)/],
   ])('%s', (_, patch, health, because) => {
     const verdict = assess({ ...still, ...patch });
@@ -228,7 +246,7 @@ describe('how well a worker is', () => {
     expect(verdict.because).toMatch(because);
   });
 
-  test('busy for exactly the limit is too long, however the sum rounds', () => {
+  test('a worker that is busy for exactly busy_limit counts as hung, whatever the rounding', () => {
     const busySinceMs = 4_294_967.3;
     const heartbeat = { ...worker.heartbeat, missed: 2, busySinceMs };
     for (let limit = 20_000; limit < 20_100; limit += 1.1) {
@@ -239,7 +257,7 @@ describe('how well a worker is', () => {
     }
   });
 
-  test('what is observed are ages, and what never was is infinitely old', () => {
+  test('observations are ages, and infinite for what never happened', () => {
     const seen = observe(worker, base, noCounters, worker.readyAtMs + 100);
     expect(seen).toMatchObject({ process: 'attached', missedPings: 0, lastEvidenceMs: Infinity, inFlight: 0 });
     const lost = { ...worker, attached: false, phase: 'ready' } as const;
@@ -251,7 +269,7 @@ describe('how well a worker is', () => {
   });
 });
 
-test('pings fall on a grid of a tenth of the interval, never later than an interval', () => {
+test('pings are aligned to a tenth of the interval, and never more than an interval apart', () => {
   const property = fc.property(
     fc.double({ min: 0, max: 1e9, noNaN: true }),
     fc.integer({ min: 1, max: 60_000 }),
@@ -264,7 +282,7 @@ test('pings fall on a grid of a tenth of the interval, never later than an inter
   fc.assert(property);
 });
 
-test('missed are those that are overdue, oldest first; a worker that answers none is not sent ever more', () => {
+test('overdue pings are missed, oldest first, and a worker that answers none is sent no more', () => {
   const unanswered = [1, 2, 3].map((sequence) => ({ sequence, sentAtMs: sequence * 1_000 }));
   const heartbeat = { ...worker.heartbeat, unanswered };
   expect(missedPings(heartbeat, 3_000, 3_999)).toBe(0);
@@ -275,7 +293,7 @@ test('missed are those that are overdue, oldest first; a worker that answers non
   expect(mayPing({ ...heartbeat, unanswered: many }, base.heartbeat)).toBe(false);
 });
 
-test('limits are drawn below the configured ones, each slot in a share of its own', () => {
+test('limits are drawn below the configured ones, each slot from its own part of the range', () => {
   const pool = { ...base, recycle: { ...base.recycle, maxAgeMs: 1_000, maxRequests: 100, jitter: 0.5 } };
   for (const random of [() => 0, () => 0.999]) {
     const drawn = [0, 1, 2, 3, 4].map((rank) => drawLimits(pool, rank, 5, random).maxAgeMs);
@@ -288,7 +306,7 @@ test('limits are drawn below the configured ones, each slot in a share of its ow
   expect(drawLimits(base, 0, 1, () => 0.5)).toEqual({ maxAgeMs: 0, maxRequests: 0 });
 });
 
-describe('restarts', () => {
+describe('the back-off of a slot', () => {
   const config = base.restart;
   const failed = (some: Partial<Failures>): Failures => ({ ...noFailures, ...some });
   const delays = (wasReady: boolean, times: number) => {
@@ -305,37 +323,37 @@ describe('restarts', () => {
       return next.delayMs;
     });
   };
-  test('a first crash is made good at once, further ones wait twice as long each, up to the most', () => {
+  test('is zero after the first crash, and doubles with each further one up to its maximum', () => {
     expect(delays(true, 6)).toEqual([0, 500, 1_000, 2_000, 4_000, 4_000]);
   });
-  test('a failed start waits at once', () => expect(delays(false, 5)).toEqual([500, 1_000, 2_000, 4_000, 4_000]));
-  test('half of a wait is chance', () =>
+  test('begins with the first failed start', () => expect(delays(false, 5)).toEqual([500, 1_000, 2_000, 4_000, 4_000]));
+  test('is random by half', () =>
     expect(nextRestart(failed({ start: 1 }), 'start', { wasReady: false, livedMs: 0 }, config, () => 0).delayMs).toBe(
       500,
     ));
-  test('a long life forgives what was before', () => {
+  test('is reset by a long life', () => {
     const life = { wasReady: true, livedMs: 30_000 };
     const forgiven = nextRestart(failed({ start: 3, crash: 9, memory: 2 }), 'crash', life, config, () => 1);
     expect(forgiven).toEqual({ failures: failed({ crash: 1 }), delayMs: 0 });
   });
-  test('one that leaks has patience of its own, whatever crashed before', () => {
+  test('counts memory kills separately from crashes', () => {
     const next = nextRestart(failed({ crash: 6 }), 'memory', { wasReady: true, livedMs: 10 }, config, () => 1);
     expect(next).toEqual({ failures: failed({ crash: 6, memory: 1 }), delayMs: 0 });
   });
 });
 
 test.each([
-  { what: 'nothing was ever done', evidenceAtMs: 0, until: null },
-  { what: 'evidence of just now', evidenceAtMs: 9_999, until: 11_800 },
-  { what: 'evidence of a second ago: due two seconds after that', evidenceAtMs: 9_000, until: 11_000 },
-  { what: 'evidence as old as the interval', evidenceAtMs: 8_000, until: null },
-  { what: 'now and then one goes all the same', evidenceAtMs: 9_999, spared: 4, until: null },
-  { what: 'a ping is overdue: only a pong will do', evidenceAtMs: 9_999, missed: 1, until: null },
-])('a ping is spared: $what', ({ evidenceAtMs, spared = 0, missed = 0, until }) => {
-  expect(sparedUntilMs({ spared, missed }, evidenceAtMs, { intervalMs: 2_000 }, 10_000)).toBe(until);
+  { what: 'not without any evidence', evidenceAtMs: 0, until: null },
+  { what: 'with evidence from just now', evidenceAtMs: 9_999, until: 11_800 },
+  { what: 'with evidence from a second ago, until two seconds after it', evidenceAtMs: 9_000, until: 11_000 },
+  { what: 'not with evidence as old as the interval', evidenceAtMs: 8_000, until: null },
+  { what: 'not five times in a row', evidenceAtMs: 9_999, suppressedPings: 4, until: null },
+  { what: 'not while a ping is overdue', evidenceAtMs: 9_999, missed: 1, until: null },
+])('a ping is suppressed: $what', ({ evidenceAtMs, suppressedPings = 0, missed = 0, until }) => {
+  expect(suppressedUntilMs({ suppressedPings, missed }, evidenceAtMs, { intervalMs: 2_000 }, 10_000)).toBe(until);
 });
 
-test('the slope is drawn through all points, and tells when the limit will be met', () => {
+test('the slope uses all points and predicts when the limit is reached', () => {
   const limits = { softBytes: 1_000, hardBytes: 0, samples: 2, of: 3 };
   let remembered = worker.usage;
   const remember = (rssBytes: number, atMs: number): void => {
@@ -354,7 +372,7 @@ test('the slope is drawn through all points, and tells when the limit will be me
   expect(limitInMs(remembered, limits)).toBe(Number.POSITIVE_INFINITY);
 });
 
-test('a peak that was freed leaves PSS at once, though that is read seldom', () => {
+test('PSS drops at once when a peak is freed, although PSS is read rarely', () => {
   const simulation = new Simulation();
   simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
   simulation.run(3_000, () => simulation.ready().length === 1);
@@ -373,7 +391,7 @@ test('a peak that was freed leaves PSS at once, though that is read seldom', () 
   expect(sampled(600, 260)).toEqual([260, 260]);
 });
 
-test('PSS is read again in the sample that shows forked children to have ended', () => {
+test('PSS is read again in the sample that shows that forked children have exited', () => {
   const simulation = new Simulation();
   // Eight children share nearly all of their parent's pages.
   simulation.behaviour = { ...healthy, memoryBytes: 9 * 500 * mib, pssBytes: 540 * mib };
@@ -386,7 +404,7 @@ test('PSS is read again in the sample that shows forked children to have ended',
   expect(memoryBytes(simulation.ready()[0]?.usage ?? worker.usage)).toBe(498 * mib);
 });
 
-test('memory_floor finds the leaker whose forked children have just ended', () => {
+test('memory_floor finds the leaking worker even if its forked children have just exited', () => {
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, memoryBytes: 9 * 2_000 * mib, pssBytes: 2_040 * mib };
   simulation.availableBytes = 4_000 * mib;

@@ -6,7 +6,7 @@ import { printable, printableEntry, printableJson, printableLine } from '../../s
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be left
 const acts = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
 
-test('control characters are shown as escapes; text in any language is left alone', () => {
+test('control characters are shown as escapes, and text in any language is unchanged', () => {
   const cases: [string, string][] = [
     ['all is well', 'all is well'],
     ['größer, 更大, 👍🏽', 'größer, 更大, 👍🏽'],
@@ -19,12 +19,12 @@ test('control characters are shown as escapes; text in any language is left alon
   for (const [text, shown] of cases) expect(printable(text)).toBe(shown);
 });
 
-test('a cell of a table stays on its line, and the further lines of an entry are indented', () => {
+test('a table cell stays on one line, and the further lines of an entry are indented', () => {
   expect(printableLine('a\nb\tc')).toBe('a\\nb\\tc');
   expect(printableEntry('it failed\n12:00:00 pool safe added')).toBe('it failed\n    12:00:00 pool safe added');
 });
 
-test('whatever the text, nothing is left that a terminal acts on, and JSON means the same', () => {
+test('printable text has no control characters, and printable JSON has the same value', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary' }), (text) => {
       expect(printable(text)).not.toMatch(acts);

@@ -28,7 +28,7 @@ const change = (simulation: Simulation, worker: Worker | undefined, patch: Parti
   Object.assign(simulation.process(worker).behaviour, patch);
 const warmUp = (command: string) => ({ ...base.start, warmUp: { command, payload: '{}' } });
 
-test('a peak of the start that was freed is no reason to be replaced', () => {
+test('a memory peak during the start that was freed does not cause a replacement', () => {
   const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: 3_500, memoryBytes: 500 };
@@ -41,7 +41,7 @@ test('a peak of the start that was freed is no reason to be replaced', () => {
   expect(spawns(simulation)).toBe(1);
 });
 
-test('workers that are over the soft limit as soon as they start each serve for min_lifetime', () => {
+test('workers over the soft limit right after their start still serve for min_lifetime', () => {
   const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: 5, memoryBytes: 500 };
@@ -51,7 +51,7 @@ test('workers that are over the soft limit as soon as they start each serve for 
   expect(spawns(simulation)).toBe(6);
 });
 
-test('a host that stays short of memory has nothing replaced that stands still, and what grows ever more seldom', () => {
+test('below memory_floor only growing workers are replaced, with ever longer waits', () => {
   const simulation = up(poolConfig({ size: 1 }), {
     ...nodeConfig(poolConfig({ size: 1 })),
     memoryFloorBytes: 256 * mib,
@@ -72,7 +72,7 @@ test('a host that stays short of memory has nothing replaced that stands still, 
   expect(spawns(simulation)).toBeLessThan(8);
 });
 
-test('a relief that cannot be carried out does not keep others from it', () => {
+test('a memory replacement that cannot proceed does not block others', () => {
   const pools = [poolConfig({ name: 'a', size: 2 }), poolConfig({ name: 'b', size: 1 })];
   const simulation = new Simulation();
   simulation.availableBytes = 2_000 * mib;
@@ -94,7 +94,7 @@ test('a relief that cannot be carried out does not keep others from it', () => {
   expect(due()).toBe(true);
 });
 
-test('room for one replacement is taken by one', () => {
+test('memory for one replacement is used by only one', () => {
   const recycle = { ...base.recycle, maxSurge: 8 };
   const pool = poolConfig({ size: 8, start: { ...base.start, parallel: 8 }, recycle });
   const simulation = new Simulation();
@@ -108,7 +108,7 @@ test('room for one replacement is taken by one', () => {
   expect(simulation.workers().filter((worker) => worker.phase === 'starting')).toHaveLength(1);
 });
 
-test('a warm-up that fails is given up like any config, and tried again when it is mended', () => {
+test('a config whose warm-up fails is abandoned, and tried again when it is fixed', () => {
   const simulation = up(poolConfig({ size: 2 }));
   simulation.behaviour = { ...healthy, warmUp: 'fails' };
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2, start: warmUp('x') })) });
@@ -138,7 +138,7 @@ test('the last good config is started with its own timeout', () => {
   expect(simulation.run(60_000, () => simulation.ready().length === 2)).toBe(true);
 });
 
-test('a config that comes up after it was given up is given up no more', () => {
+test('an abandoned config that becomes ready after all is used again', () => {
   const recycle = { ...base.recycle, maxSurge: 4 };
   const simulation = up(poolConfig({ size: 4, recycle }));
   simulation.behaviour = { ...healthy, attachMs: 3_000 };
@@ -154,7 +154,7 @@ test('a config that comes up after it was given up is given up no more', () => {
   expect(simulation.ready().every((worker) => worker.fingerprint === poolOf(simulation)?.fingerprint)).toBe(true);
 });
 
-test('a roll whose config is given up in its course has failed', () => {
+test('a roll fails if its config is abandoned', () => {
   const restart = { ...base.restart, quarantineAfter: 2 };
   const simulation = up(poolConfig({ size: 2, restart }));
   simulation.behaviour = { ...healthy, attachMs: never };
@@ -165,7 +165,7 @@ test('a roll whose config is given up in its course has failed', () => {
   expect(poolOf(simulation)?.roll).toMatchObject({ phase: 'failed', message: poolOf(simulation)?.quarantine });
 });
 
-test('while a roll is paused, other reasons have their way', () => {
+test('while a roll is paused, workers are still replaced for other reasons', () => {
   const simulation = up(poolConfig({ size: 2, recycle: { ...base.recycle, maxRequests: 10 } }));
   simulation.behaviour = { ...healthy, attachMs: never };
   simulation.tell({ type: 'roll', pool: 'p', maxFailures: 5 });
@@ -184,7 +184,7 @@ test('while a roll is paused, other reasons have their way', () => {
   expect(simulation.run(20_000, () => !simulation.state.workers.has(other?.id ?? ''))).toBe(true);
 });
 
-describe('a slot without surge is filled when nothing of its last worker is left', () => {
+describe('filling a slot whose last worker has exited:', () => {
   const recycle = { ...base.recycle, maxSurge: 0, maxUnavailable: 1 };
   const pool = poolConfig({ size: 2, recycle });
   const inSlot = (simulation: Simulation, slot: number) =>
@@ -197,7 +197,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
       : waitingSlots(only, workersOf(simulation.state, only.name), simulation.state.node.leftovers.values());
   };
 
-  test('many slots that wait are counted, and only the first are named', () => {
+  test('of many slots that wait, only the first are listed and the rest counted', () => {
     const simulation = up({ ...pool, size: 9 });
     for (const worker of simulation.ready()) change(simulation, worker, { sweepMs: 8_000 });
     for (const worker of simulation.ready()) simulation.die(simulation.process(worker), 'SIGSEGV');
@@ -205,7 +205,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     expect(waiting(simulation)).toMatch(/^slot 0 .*; slot 1 .*; slot 2 .*\(exited\); so do 6 more slots \(recycle/);
   });
 
-  test('though another slot has just become free, and there is room in the pool', () => {
+  test('without surge it waits until nothing of that worker is left, even if another slot is free', () => {
     const simulation = up(pool);
     const [first, second] = simulation.ready();
     simulation.process(first).counters.inFlight = 1;
@@ -224,7 +224,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     expect(waiting(simulation)).toBe('');
   });
 
-  test('its exit alone is not enough: what it has forked is ended first', () => {
+  test('without surge it waits until processes that the worker forked have ended', () => {
     const simulation = up(pool);
     const [first, second] = simulation.ready();
     change(simulation, first, { sweepMs: 8_000 });
@@ -236,7 +236,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
   });
 
-  test("nor is it filled while what an earlier agent's worker left is being ended", () => {
+  test("without surge it waits for the leftovers of an earlier agent's worker", () => {
     const simulation = new Simulation();
     const leftovers = [{ workerId: 'p-0-leftover', pool: 'p', slot: 0, generation: 1 }];
     simulation.tell({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
@@ -247,7 +247,7 @@ describe('a slot without surge is filled when nothing of its last worker is left
     expect(simulation.run(1_000, () => simulation.ready().length === 2)).toBe(true);
   });
 
-  test('with surge a replacement runs beside it, and no third worker has the number', () => {
+  test('with surge a replacement runs beside the old worker, but never a third worker in the slot', () => {
     const simulation = up(poolConfig({ size: 2, recycle: base.recycle }));
     const [first] = simulation.ready();
     simulation.process(first).counters.inFlight = 1;

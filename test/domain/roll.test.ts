@@ -27,12 +27,12 @@ const exits = (simulation: Simulation) =>
   simulation.actions.flatMap((action) => (action.type === 'keep-exit' ? [action.exit] : []));
 
 const shapes: [string, Partial<PoolConfig['recycle']>][] = [
-  ['a replacement beside each worker', { maxSurge: 1, maxUnavailable: 0 }],
-  ['two at once', { maxSurge: 2, maxUnavailable: 1 }],
-  ['each worker gone before its replacement starts', { maxSurge: 0, maxUnavailable: 1 }],
+  ['a surge of one', { maxSurge: 1, maxUnavailable: 0 }],
+  ['a surge of two', { maxSurge: 2, maxUnavailable: 1 }],
+  ['no surge', { maxSurge: 0, maxUnavailable: 1 }],
 ];
 
-describe('a roll goes on under the next agent, whenever its own is killed: old workers are replaced once, and no others', () => {
+describe('a roll continues under the next agent, whenever its own is killed, and replaces each old worker once', () => {
   test.each(shapes)('with %s', (_, recycle) => {
     for (let killedAfterMs = 0; killedAfterMs <= 1_500; killedAfterMs += 50) {
       const simulation = up(poolConfig({ size: 3, recycle: { ...base.recycle, ...recycle } }));
@@ -54,7 +54,7 @@ describe('a roll goes on under the next agent, whenever its own is killed: old w
   });
 });
 
-test('a roll survives agents that die again and again', () => {
+test('a roll survives several crashes of the agent', () => {
   const simulation = up(poolConfig({ size: 4 }));
   begin(simulation);
   const { id } = rollOf(simulation);
@@ -66,7 +66,7 @@ test('a roll survives agents that die again and again', () => {
   expect(rollOf(simulation)).toMatchObject({ id, total: 4 });
 });
 
-test('a paused roll stays paused under the next agent, until it is resumed', () => {
+test('a paused roll stays paused under the next agent until it is resumed', () => {
   const simulation = up(poolConfig({ size: 2 }));
   begin(simulation);
   simulation.tell({ type: 'pause-roll', pool: 'p' });
@@ -77,7 +77,7 @@ test('a paused roll stays paused under the next agent, until it is resumed', () 
   expect(simulation.run(10_000, isDone(simulation))).toBe(true);
 });
 
-test('how a roll ended is known to the next agent, which replaces nothing for it', () => {
+test('the next agent knows how a roll ended, and replaces nothing for it', () => {
   const simulation = up(poolConfig({ size: 3 }));
   begin(simulation);
   simulation.run(1);
@@ -85,14 +85,14 @@ test('how a roll ended is known to the next agent, which replaces nothing for it
   simulation.restart();
   simulation.run(60_000);
   expect(progressOf(simulation)).toEqual({
-    ...{ phase: 'aborted', message: 'asked to', failures: 0 },
+    ...{ phase: 'aborted', message: 'requested by an operator', failures: 0 },
     ...{ total: 3, replaced: 1, replacing: 0 },
   });
   expect(simulation.ready().filter(({ generation }) => generation === 1)).toHaveLength(2);
   expect(exits(simulation).map(({ reason }) => reason)).toEqual(['roll']);
 });
 
-test('failed replacements are counted over the restart', () => {
+test('failed replacements are counted across agents', () => {
   const simulation = up(poolConfig({ size: 2, start: { ...base.start, timeoutMs: 400 } }));
   simulation.behaviour = { ...healthy, attachMs: never };
   begin(simulation);
@@ -102,7 +102,7 @@ test('failed replacements are counted over the restart', () => {
   expect(rollOf(simulation)).toMatchObject({ failures: 3, message: expect.stringMatching(/^3 replacements failed/) });
 });
 
-test('workers that died while there was no agent are replaced for the roll', () => {
+test('workers that died while no agent ran count as replaced', () => {
   const simulation = up(poolConfig({ size: 2 }));
   begin(simulation);
   for (const process of simulation.processes.values()) process.alive = false;
@@ -111,7 +111,7 @@ test('workers that died while there was no agent are replaced for the roll', () 
   expect(progressOf(simulation)).toMatchObject({ total: 2, replaced: 2, replacing: 0, failures: 0 });
 });
 
-test('a roll that its agent ends as it stops is not noted as ended', () => {
+test('a roll that ends because its agent shuts down is not recorded as ended', () => {
   const simulation = up(poolConfig({ size: 2 }));
   begin(simulation);
   simulation.tell({ type: 'shutdown', how: 'drain' });
@@ -120,7 +120,7 @@ test('a roll that its agent ends as it stops is not noted as ended', () => {
   expect(noted?.pools[0]?.roll?.phase).toBe('running');
 });
 
-test('a roll is done when its old workers have exited, and counts each worker once until then', () => {
+test('a roll is done when its old workers have exited, and counts each of them once', () => {
   const simulation = up(poolConfig({ size: 1 }));
   const [old] = simulation.ready();
   simulation.process(old).counters.inFlight = 1;
@@ -134,7 +134,7 @@ test('a roll is done when its old workers have exited, and counts each worker on
   expect(progressOf(simulation)).toMatchObject({ total: 1, replaced: 1, replacing: 0 });
 });
 
-test('the account of a roll that ended early stays as it was when its other workers go later', () => {
+test('the counts of a roll that ended early do not change when its other workers exit later', () => {
   const simulation = up(poolConfig({ size: 3 }));
   begin(simulation);
   expect(simulation.run(5_000, () => progressOf(simulation).replaced === 1)).toBe(true);

@@ -38,7 +38,7 @@ function medianStepMs(size: number): number {
   return tookMs.sort((a, b) => a - b)[Math.floor(tookMs.length / 2)] ?? Number.NaN;
 }
 
-test('a step takes time in proportion to the workers, also while most slots are still empty', () => {
+test('the duration of a step is linear in the number of workers, even while most slots are empty', () => {
   medianStepMs(250);
   const small = medianStepMs(250);
   const large = medianStepMs(1_000);

@@ -19,8 +19,8 @@ function up(pool: PoolConfig, config: NodeConfig = nodeConfig(pool)): Simulation
 const count = (simulation: Simulation, type: string) =>
   simulation.actions.filter((action) => action.type === type).length;
 
-describe('starting', () => {
-  test('no more than start.parallel at once; readiness makes room for the next', () => {
+describe('starting workers:', () => {
+  test('at most start.parallel start at once, and the next one starts when one is ready', () => {
     const simulation = new Simulation();
     simulation.tell({
       type: 'config',
@@ -33,7 +33,7 @@ describe('starting', () => {
     expect(simulation.run(5_000, () => simulation.ready().length === 5)).toBe(true);
   });
 
-  test('not attached in time: killed, and the next start waits', () => {
+  test('a worker that does not attach in time is killed, and its slot backs off', () => {
     const simulation = new Simulation();
     simulation.behaviour = { ...healthy, attachMs: never };
     simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
@@ -49,7 +49,7 @@ describe('starting', () => {
     expect(simulation.run(1_000, () => simulation.ready().length === 1)).toBe(true);
   });
 
-  test('what a worker wrote last is told with its end, of long lines the newest 4 Ki characters', () => {
+  test("the message of an exit contains the worker's last lines, up to the newest 4 Ki characters", () => {
     const simulation = up(poolConfig({ size: 1 }));
     const [process] = simulation.processes.values();
     if (process === undefined) throw new Error('expected a process');
@@ -60,7 +60,7 @@ describe('starting', () => {
     expect(message.length).toBeLessThan(4_300);
   });
 
-  test('where a worker crashed, or hung before it was killed, is told with its end', () => {
+  test('the message of an exit says where the worker crashed or hung', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const { workerId } = simulation.process(simulation.ready()[0]);
     const exit = { code: null, signal: 'SIGSEGV' };
@@ -70,7 +70,7 @@ describe('starting', () => {
     );
   });
 
-  test('a shortage of the host blames no worker and no config: tried again every 5 s, told once, and then all start', () => {
+  test('a shortage of the host counts as no failure; starts are retried every 5 s, and it is reported once', () => {
     const simulation = up(poolConfig({ size: 2 }));
     simulation.behaviour = { ...healthy, shortage: 'all file descriptors are in use' };
     simulation.die(simulation.process(simulation.ready()[0]));
@@ -87,7 +87,7 @@ describe('starting', () => {
     expect(simulation.kinds()).toContain('starts_resumed');
   });
 
-  test('a slot that fails to start holds up no other', () => {
+  test('a slot whose starts fail does not delay other slots', () => {
     const simulation = up(poolConfig({ size: 2 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
     simulation.die(simulation.process(simulation.ready()[0]));
@@ -105,7 +105,7 @@ describe('a crash at import', () => {
     restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 30_000, quarantineAfter: 3 },
   });
 
-  test('costs fewer than 15 spawns of a slot in 60 s', () => {
+  test('costs fewer than 15 spawns per slot in 60 s', () => {
     const simulation = new Simulation();
     simulation.behaviour = { ...healthy, attachMs: never };
     simulation.tell({ type: 'config', config: nodeConfig(pool) });
@@ -127,8 +127,8 @@ describe('a crash at import', () => {
   });
 });
 
-describe('replacing', () => {
-  test('the old one serves until the new one is ready, then it drains', () => {
+describe('replacing a worker:', () => {
+  test('the old worker serves until the new one is ready, and then drains', () => {
     const simulation = up(recycling({ maxAgeMs: 5_000 }, { size: 1 }));
     const [old] = simulation.ready();
     simulation.process(old).counters.inFlight = 1;
@@ -149,14 +149,14 @@ describe('replacing', () => {
     expect(simulation.workers().map(({ generation }) => generation)).toEqual([2]);
   });
 
-  test('while replacements fail the old one stays', () => {
+  test('the old worker stays while its replacements fail', () => {
     const simulation = up(recycling({ maxAgeMs: 5_000 }, { size: 1 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
     simulation.run(30_000);
     expect(simulation.ready()).toMatchObject([{ generation: 1, due: { reason: 'ttl' } }]);
   });
 
-  test('without surge it is replaced in its place, no more at once than may be missing', () => {
+  test('without surge at most max_unavailable slots are empty at a time', () => {
     const simulation = up(recycling({ maxAgeMs: 5_000, maxSurge: 0, maxUnavailable: 1 }, { size: 3 }));
     let least = 3;
     simulation.run(12_000, () => {
@@ -168,7 +168,7 @@ describe('replacing', () => {
     expect(least).toBe(2);
   });
 
-  test('equals do not fall due together', () => {
+  test('workers that started together do not become due together', () => {
     const simulation = up(recycling({ maxAgeMs: 10_000, jitter: 0.5, maxSurge: 5 }, { size: 5 }));
     let most = 5;
     simulation.run(10_000, () => {
@@ -179,7 +179,7 @@ describe('replacing', () => {
     expect(simulation.ready().every((worker) => worker.generation === 2)).toBe(true);
   });
 
-  test('a changed config recycles, one that reaches no process does not', () => {
+  test('a config change that reaches the process replaces workers, and any other does not', () => {
     const pool = poolConfig({ size: 1 });
     const simulation = up(pool);
     simulation.tell({ type: 'config', config: nodeConfig({ ...pool, queue: { maxRequests: 3, maxBytes: 3 } }) });
@@ -191,7 +191,7 @@ describe('replacing', () => {
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'config' }));
   });
 
-  test('two samples over the soft limit recycle, one over the hard limit kills', () => {
+  test('two samples over the soft limit replace a worker, and one over the hard limit kills it', () => {
     const simulation = up(recycling({ memory: { softBytes: 100, hardBytes: 1_000, samples: 2, of: 3 } }, { size: 1 }));
     const [first] = simulation.ready();
     simulation.process(first).behaviour.memoryBytes = 500;
@@ -209,12 +209,12 @@ describe('replacing', () => {
   });
 });
 
-describe('planning', () => {
+describe('planning replacements:', () => {
   test.each([
     { maxSurge: 1, maxUnavailable: 0 },
     { maxSurge: 0, maxUnavailable: 3 },
     { maxSurge: 2, maxUnavailable: 2 },
-  ])('16 workers born together never have more than max_unavailable missing: %o', (tokens) => {
+  ])('of 16 workers that started together no more than max_unavailable are ever missing: %o', (tokens) => {
     const pool = recycling(
       { maxAgeMs: 20_000, jitter: 0.2, ...tokens },
       { size: 16, start: { ...base.start, parallel: 16 } },
@@ -232,7 +232,7 @@ describe('planning', () => {
     expect(simulation.ready().every((worker) => worker.generation >= 5)).toBe(true);
   });
 
-  test('with both tokens more are replaced at once than with one', () => {
+  test('with both max_surge and max_unavailable more workers are replaced at once than with one of them', () => {
     const times = [
       { maxSurge: 1, maxUnavailable: 0 },
       { maxSurge: 1, maxUnavailable: 2 },
@@ -246,7 +246,7 @@ describe('planning', () => {
     expect(times[1]).toBeLessThan((times[0] ?? 0) * 0.7);
   });
 
-  test('the more pressing reason has its turn first, and the first one stays the reason', () => {
+  test('the most pressing reason decides whose turn it is, and the first reason is reported', () => {
     const simulation = up(
       recycling({ maxAgeMs: 5_000, memory: { softBytes: 100, hardBytes: 0, samples: 2, of: 3 } }, { size: 3 }),
     );
@@ -263,7 +263,7 @@ describe('planning', () => {
     expect(simulation.workers().find((w) => w.phase === 'starting')?.slot).toBe(last?.slot);
   });
 
-  test('an idle worker that has served is replaced, one that never served is not', () => {
+  test('an idle worker is replaced if it has served, and stays if it never has', () => {
     const simulation = up(recycling({ maxIdleMs: 5_000 }, { size: 2 }));
     const [served] = simulation.ready();
     simulation.process(served).counters.lastEvidenceAtMs = simulation.nowMs;
@@ -273,7 +273,7 @@ describe('planning', () => {
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'idle' }));
   });
 
-  test('a worker is warm before it is ready, and one whose warm-up fails is a failed start', () => {
+  test('a worker is ready only after its warm-up, and one whose warm-up fails is a failed start', () => {
     const pool = poolConfig({ size: 1, start: { ...base.start, warmUp: { command: 'c', payload: '[]' } } });
     const simulation = new Simulation();
     simulation.tell({ type: 'config', config: nodeConfig(pool) });
@@ -294,10 +294,10 @@ describe('planning', () => {
   });
 });
 
-describe('a changed config with which nothing starts', () => {
+describe('a changed config with which no worker becomes ready', () => {
   const changed = poolConfig({ size: 3, app: 'm:broken' });
 
-  test('is given up for the last good one, which fills slots until the config changes again', () => {
+  test('is abandoned for the last good one, which is used until the config changes again', () => {
     const simulation = up(poolConfig({ size: 3 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
     simulation.tell({ type: 'config', config: nodeConfig(changed) });
@@ -319,7 +319,7 @@ describe('a changed config with which nothing starts', () => {
     expect(simulation.ready().map((worker) => worker.fingerprint === mended)).toEqual([true, true, true]);
   });
 
-  test('without surge no more than max_unavailable are given up for it', () => {
+  test('without surge costs at most max_unavailable workers', () => {
     const tokens = { recycle: { ...base.recycle, maxSurge: 0, maxUnavailable: 1 } };
     const simulation = up(poolConfig({ size: 3, ...tokens }));
     simulation.behaviour = { ...healthy, attachMs: never };
@@ -339,7 +339,7 @@ describe('a roll', () => {
     return roll == null ? undefined : rollProgress(roll, simulation.state.workers.values());
   };
 
-  test('replaces all that were there, none before its replacement is ready', () => {
+  test('replaces all current workers, none before its replacement is ready', () => {
     const simulation = up(poolConfig({ size: 4 }));
     simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
     expect(progress(simulation)).toMatchObject({ phase: 'running', total: 4, replaced: 0, replacing: 1 });
@@ -354,7 +354,7 @@ describe('a roll', () => {
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'roll' }));
   });
 
-  test('pauses, goes on, and is aborted', () => {
+  test('can be paused, resumed and aborted', () => {
     const simulation = up(poolConfig({ size: 4 }));
     simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
     simulation.tell({ type: 'pause-roll', pool: 'p' });
@@ -369,7 +369,7 @@ describe('a roll', () => {
     expect(simulation.ready().every((worker) => worker.due === null)).toBe(true);
   });
 
-  test('stops by itself when replacements fail, and leaves the old ones as they were', () => {
+  test('fails if its replacements fail, and leaves the remaining workers', () => {
     const simulation = up(poolConfig({ size: 3 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
     simulation.tell({ type: 'roll', pool: 'p', maxFailures: 2 });
@@ -381,11 +381,11 @@ describe('a roll', () => {
   });
 });
 
-describe("the host's memory", () => {
+describe("if the host's memory", () => {
   const living = (simulation: Simulation) => simulation.workers().filter((worker) => worker.phase !== 'exited').length;
   const floor = (pool: PoolConfig): NodeConfig => ({ ...nodeConfig(pool), memoryFloorBytes: 1_000 });
 
-  test('without room for a second worker it is replaced in its place, one at a time', () => {
+  test('has no room for a second worker, workers are replaced one at a time, the old one first', () => {
     const pool = recycling({ maxAgeMs: 5_000, maxSurge: 3 }, { size: 3 });
     const simulation = up(pool, floor(pool));
     simulation.availableBytes = 1_005;
@@ -398,7 +398,7 @@ describe("the host's memory", () => {
     expect(simulation.ready().every((worker) => worker.generation > 1)).toBe(true);
   });
 
-  test('below the floor the one that has grown most is replaced, and no more than that', () => {
+  test('is below the floor, the worker that has grown most is replaced, and only that one', () => {
     const pool = poolConfig({ size: 3 });
     const simulation = up(pool, floor(pool));
     simulation.run(3_000);
@@ -416,8 +416,8 @@ describe("the host's memory", () => {
   });
 });
 
-describe('ending', () => {
-  test('the ladder: drain until its timeout, stop message, SIGTERM, an inspection within the grace time, SIGKILL', () => {
+describe('ending a worker:', () => {
+  test('drain until its timeout, stop message, SIGTERM, inspection within the grace time, SIGKILL', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const [worker] = simulation.ready();
     const process = simulation.process(worker);
@@ -439,7 +439,7 @@ describe('ending', () => {
   });
 
   test.each([0, 1, 100, 60_000])(
-    'with kill_after: %i ms a worker that ignores all is killed then, and no later',
+    'with kill_after %i ms a worker that ignores everything is killed exactly then',
     (killAfterMs) => {
       const simulation = up(poolConfig({ size: 1, drain: { timeoutMs: 1_000, killAfterMs } }));
       const process = simulation.process(simulation.ready()[0]);
@@ -451,7 +451,7 @@ describe('ending', () => {
     },
   );
 
-  test('one that goes while it is inspected is not killed', () => {
+  test('a worker that exits during its inspection is not killed', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const process = simulation.process(simulation.ready()[0]);
     Object.assign(process.behaviour, { stopMs: 3_800, termMs: never });
@@ -461,7 +461,7 @@ describe('ending', () => {
     expect(count(simulation, 'kill')).toBe(0);
   });
 
-  test('told to end at once: killed without an inspection, a stop that is under way too', () => {
+  test('a shutdown with "now" kills without inspection, even workers that are already stopping', () => {
     const simulation = up(poolConfig({ size: 2 }));
     const [first, second] = simulation.ready();
     for (const worker of [first, second])
@@ -480,7 +480,7 @@ describe('ending', () => {
     expect(simulation.workers()).toMatchObject([{ slot: 0, phase: 'ready' }]);
   });
 
-  test('shutdown serves the queue first, then drains', () => {
+  test('a shutdown serves the queue first, then drains', () => {
     const simulation = up(poolConfig({ size: 1 }));
     simulation.queued = 3;
     simulation.tell({ type: 'shutdown', how: 'drain' });
@@ -491,7 +491,7 @@ describe('ending', () => {
     expect(simulation.finished).toBe(1);
   });
 
-  test('shutdown waits for queue and requests no longer than drain.timeout', () => {
+  test('a shutdown waits at most drain.timeout for the queue and running requests', () => {
     const simulation = up(poolConfig({ size: 1 }));
     simulation.queued = 3;
     simulation.process(simulation.ready()[0]).counters.inFlight = 1;
@@ -501,7 +501,7 @@ describe('ending', () => {
     expect(simulation.nowMs - sinceMs).toBeLessThan(10_200);
   });
 
-  test('a removed pool drains and goes; if it returns meanwhile, it stays', () => {
+  test('a removed pool drains and is deleted, unless the config contains it again in time', () => {
     const pool = poolConfig({ size: 1 });
     const simulation = up(pool);
     simulation.process(simulation.ready()[0]).counters.inFlight = 1;
@@ -517,10 +517,10 @@ describe('ending', () => {
   });
 });
 
-describe('pings', () => {
+describe('a worker whose pings', () => {
   const pings = { intervalMs: 1_000, timeoutMs: 3_000, maxMissed: 2, busyLimitMs: 20_000 };
 
-  test('unanswered while nothing moves: hung, killed, replaced', () => {
+  test('are missed without any sign of activity is hung: it is killed and replaced', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     simulation.process(simulation.ready()[0]).behaviour.answersPings = false;
     simulation.run(10_000, () => simulation.ready()[0]?.generation === 2);
@@ -532,7 +532,7 @@ describe('pings', () => {
     { intervalMs: 2_000, timeoutMs: 10_000, maxMissed: 3, busyLimitMs: 60_000 },
     { intervalMs: 200, timeoutMs: 600, maxMissed: 2, busyLimitMs: 20_000 },
     { intervalMs: 1_000, timeoutMs: 1_000, maxMissed: 1, busyLimitMs: 20_000 },
-  ])('a hang is found within interval × max_missed + timeout, whenever it begins: %o', (heartbeat) => {
+  ])('are missed is found within interval × max_missed + timeout, whenever it hangs: %o', (heartbeat) => {
     for (let offsetMs = 0; offsetMs < heartbeat.intervalMs * 2; offsetMs += heartbeat.intervalMs / 7) {
       const simulation = up(poolConfig({ size: 1, heartbeat }));
       simulation.timersLateMs = 1;
@@ -551,7 +551,7 @@ describe('pings', () => {
     }
   });
 
-  test('unanswered while cpu time advances: busy and paused; well again with the next pong', () => {
+  test('are missed while its cpu time advances is busy and paused, and well again with the next pong', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     const process = simulation.process(simulation.ready()[0]);
     Object.assign(process.behaviour, { answersPings: false, cpu: 1 });
@@ -566,20 +566,20 @@ describe('pings', () => {
       workerId: process.workerId,
       sequence,
       atMs: simulation.nowMs,
-      told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+      reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
     });
     simulation.run(10);
     expect(simulation.ready()[0]?.health).toBe('well');
     expect(count(simulation, 'resume')).toBe(1);
   });
 
-  test('pings answered while the asyncio loop stands still: no new requests until it turns again', () => {
+  test('are answered while its asyncio loop is blocked gets no new requests until the loop runs again', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     const says = (loopLagMs: number): void => {
       const [worker] = simulation.ready();
       const [workerId, sequence] = [worker?.id ?? '', worker?.heartbeat.sequence ?? 0];
-      const told = { running: 1, oldestMs: 0, loopLagMs };
-      simulation.tell({ type: 'pong', workerId, sequence, atMs: simulation.nowMs, told });
+      const reported = { running: 1, oldestMs: 0, loopLagMs };
+      simulation.tell({ type: 'pong', workerId, sequence, atMs: simulation.nowMs, reported });
     };
     Object.assign(simulation.process(simulation.ready()[0]).behaviour, { answersPings: false });
     const asked = (): boolean => (simulation.ready()[0]?.heartbeat.unanswered.length ?? 0) > 0;
@@ -593,14 +593,14 @@ describe('pings', () => {
     expect(count(simulation, 'resume')).toBe(1);
   });
 
-  test('busy for longer than busy_limit: killed', () => {
+  test('are missed for longer than busy_limit is killed', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     Object.assign(simulation.process(simulation.ready()[0]).behaviour, { answersPings: false, cpu: 1 });
     expect(simulation.run(20_000, () => simulation.ready()[0]?.generation === 2)).toBe(false);
     expect(simulation.run(10_000, () => simulation.ready()[0]?.generation === 2)).toBe(true);
   });
 
-  test('the agent’s own lag is nobody’s fault', () => {
+  test('wait because the agent itself lags is not blamed', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     simulation.run(1_001);
     // The agent stood still for a minute, with pongs unread.
@@ -611,13 +611,13 @@ describe('pings', () => {
   });
 });
 
-describe('gates', () => {
+describe('the admission of requests:', () => {
   const gates = (simulation: Simulation) =>
     simulation.actions.flatMap((action) =>
-      action.type === 'gate' ? [[action.open, action.why, action.refuseQueued]] : [],
+      action.type === 'set-admission' ? [[action.open, action.why, action.refuseQueued]] : [],
     );
 
-  test('a node that is resumed takes requests again, and its workers have stayed', () => {
+  test('a resumed node accepts requests again, and its workers were kept', () => {
     const simulation = up(poolConfig());
     simulation.tell({ type: 'drain-node' });
     simulation.tell({ type: 'resume-node' });
@@ -629,7 +629,7 @@ describe('gates', () => {
     expect(simulation.ready()).toMatchObject([{ generation: 1 }, { generation: 1 }]);
   });
 
-  test('a pool that was drained by itself takes requests when it is resumed, and not because the node is', () => {
+  test('a pool that was drained on its own accepts requests when the pool is resumed, not the node', () => {
     const simulation = up(poolConfig());
     simulation.tell({ type: 'drain-pool', pool: 'p' });
     simulation.tell({ type: 'drain-node' });
@@ -644,7 +644,7 @@ describe('gates', () => {
     expect(simulation.kinds().filter((kind) => kind === 'pool_resumed')).toHaveLength(1);
   });
 
-  test('a drained pool that is scaled has its new size at once, and stays drained', () => {
+  test('a drained pool that is scaled gets its new size at once and stays drained', () => {
     const simulation = up(poolConfig());
     simulation.tell({ type: 'drain-pool', pool: 'p' });
     simulation.tell({ type: 'scale', pool: 'p', size: 3 });
@@ -653,7 +653,7 @@ describe('gates', () => {
     expect(simulation.state.pools.get('p')).toMatchObject({ phase: 'draining', size: 3, open: false });
   });
 
-  test('a pool of no size refuses what waits', () => {
+  test('a pool of size 0 refuses its queued requests', () => {
     const simulation = up(poolConfig());
     simulation.tell({ type: 'scale', pool: 'p', size: 0 });
     simulation.tell({ type: 'scale', pool: 'p', size: 1 });
@@ -664,8 +664,8 @@ describe('gates', () => {
   });
 });
 
-describe('facts in another order', () => {
-  test('an exit before it was ready, and a hello after a stop', () => {
+describe('facts in an unexpected order:', () => {
+  test('an exit before the worker was ready, and a hello after a stop', () => {
     const simulation = new Simulation();
     simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
     simulation.run(50);
@@ -684,7 +684,7 @@ describe('facts in another order', () => {
     expect(simulation.actions).not.toContainEqual(expect.objectContaining({ type: 'admit', workerId: second?.id }));
   });
 
-  test('a link that closes without an exit: no requests, and killed in the end', () => {
+  test('a link that closes without an exit stops new requests, and the worker is killed in the end', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const [worker] = simulation.ready();
     simulation.tell({ type: 'link-closed', workerId: worker?.id ?? '' });
@@ -703,9 +703,9 @@ describe('a worker that leaves by itself', () => {
   const failures = (simulation: Simulation) => simulation.state.pools.get('p')?.slots.get(0)?.failures;
 
   test.each([
-    ['it asked to', 'the model is broken', /^it asks to be replaced: the model is broken$/],
-    ['a SIGTERM from elsewhere', '', /^it leaves by itself: SIGTERM from elsewhere$/],
-  ])('%s: drained, replaced at once, and no failure', (_, asked, told) => {
+    ['because its application asked to', 'the model is broken', /^it asks to be replaced: the model is broken$/],
+    ['because of an external SIGTERM', '', /^it leaves: it received a SIGTERM that the agent did not send$/],
+  ])('%s is drained and replaced at once, and counts as no failure', (_, asked, message) => {
     const simulation = up(poolConfig({ size: 1 }));
     for (let round = 0; round < 4; round += 1) {
       const [worker] = simulation.ready();
@@ -725,10 +725,11 @@ describe('a worker that leaves by itself', () => {
     const records = simulation.actions.flatMap((action) => (action.type === 'record' ? [action.record] : []));
     const due = records.filter(({ kind }) => kind === 'worker_due');
     expect(due).toHaveLength(4);
-    for (const record of due) expect(record).toMatchObject({ reason: 'retired', message: expect.stringMatching(told) });
+    for (const record of due)
+      expect(record).toMatchObject({ reason: 'retired', message: expect.stringMatching(message) });
   });
 
-  test('before it has served anything: its slot backs off', () => {
+  test('before it has served anything makes its slot back off', () => {
     const simulation = up(poolConfig({ size: 1 }));
     for (let round = 0; round < 4; round += 1) {
       left(simulation, 'no licence');
@@ -738,7 +739,7 @@ describe('a worker that leaves by itself', () => {
     expect(simulation.kinds()).toContain('slot_backing_off');
   });
 
-  test('what comes late changes nothing', () => {
+  test('is not affected by late facts', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const { workerId } = simulation.process(simulation.ready()[0]);
     left(simulation, 'once');

@@ -297,7 +297,7 @@ export class Simulation {
             workerId: process.workerId,
             sequence: action.sequence,
             atMs: this.nowMs,
-            told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+            reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
           }));
         }
         return;

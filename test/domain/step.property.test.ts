@@ -79,14 +79,14 @@ const facts: Readonly<Record<string, (workerId: string) => Event>> = {
     workerId,
     sequence: 1,
     atMs: 1_000,
-    told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+    reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
   }),
   'wrong pong': (workerId) => ({
     type: 'pong',
     workerId,
     sequence: 99,
     atMs: 1_000,
-    told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+    reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
   }),
   idle: (workerId) => ({ type: 'idle', workerId }),
   overdue: (workerId) => ({ type: 'overdue', workerId, message: 'request 1 (c) still runs' }),
@@ -214,7 +214,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 1, arbitrary: memory },
 );
 
-test('whatever comes in whatever order: the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
+test('with events in any order the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
   const property = fc.property(
     pool,
     fc.array(anyMove, { maxLength: 40, size: 'max' }),
@@ -282,7 +282,7 @@ const extremes = fc
     });
   });
 
-test('with timers of a tenth of a second and of a year the invariants hold, and a shutdown leaves nothing', () => {
+test('with timers from a tenth of a second to a year the invariants hold, and a shutdown leaves nothing', () => {
   const moves = fc.array(anyMove, { maxLength: 30, size: 'max' });
   const property = fc.property(pool, extremes, moves, (first, extreme, played) => {
     const simulation = new Simulation(null);
@@ -297,7 +297,7 @@ test('with timers of a tenth of a second and of a year the invariants hold, and 
   fc.assert(property, { numRuns: 150, ...timeLimit });
 });
 
-test('whatever happens: who follows Watch believes what lists show', () => {
+test('whatever happens, a follower of Watch sees what the lists show', () => {
   const property = fc.property(pool, fc.array(anyMove, { maxLength: 40, size: 'max' }), (first, moves) => {
     const simulation = new Simulation();
     simulation.tell({ type: 'config', config: nodeConfig(first) });
@@ -308,7 +308,7 @@ test('whatever happens: who follows Watch believes what lists show', () => {
   fc.assert(property, { numRuns: 150, ...timeLimit });
 });
 
-test('facts about workers that nobody knows change nothing', () => {
+test('facts about unknown workers change nothing', () => {
   const simulation = new Simulation();
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig()) });
   simulation.run(5_000);
@@ -321,7 +321,7 @@ test('facts about workers that nobody knows change nothing', () => {
       workerId,
       hello: { commands: [], sdkVersion: '', pythonVersion: '', start: { interpreterMs: 0, importMs: 0, hooksMs: 0 } },
     },
-    { type: 'pong', workerId, sequence: 1, atMs: 1_000, told: { running: 0, oldestMs: 0, loopLagMs: 0 } },
+    { type: 'pong', workerId, sequence: 1, atMs: 1_000, reported: { running: 0, oldestMs: 0, loopLagMs: 0 } },
     { type: 'exited', workerId, exit: { code: 0, signal: null }, lastLines: [] },
     { type: 'gone', workerId, survivors: [1] },
     { type: 'stop-worker', workerId, replace: false },

@@ -7,7 +7,7 @@ const never = Number.POSITIVE_INFINITY;
 
 function gates(simulation: Simulation): { open: boolean; why: string; refuseQueued: boolean }[] {
   return simulation.actions
-    .filter((action) => action.type === 'gate')
+    .filter((action) => action.type === 'set-admission')
     .map(({ open, why, refuseQueued }) => ({ open, why, refuseQueued }));
 }
 
@@ -29,7 +29,7 @@ function failStart(simulation: Simulation): void {
 }
 
 describe('a pool whose starts fail', () => {
-  test('refuses its callers after the second, with the cause, and takes them again when a worker is ready', () => {
+  test('refuses callers after the second failure, with the cause, and accepts them once a worker is ready', () => {
     const simulation = failing();
     failStart(simulation);
     expect(gates(simulation)).toEqual([]);
@@ -43,7 +43,7 @@ describe('a pool whose starts fail', () => {
     expect(gates(simulation).at(-1)).toMatchObject({ open: true });
   });
 
-  test('is as if new with another config', () => {
+  test('starts over with another config', () => {
     const simulation = failing();
     failStart(simulation);
     failStart(simulation);
@@ -51,7 +51,7 @@ describe('a pool whose starts fail', () => {
     expect(gates(simulation).at(-1)).toMatchObject({ open: true });
   });
 
-  test('goes on serving by a worker that is ready', () => {
+  test('keeps serving with a ready worker', () => {
     const simulation = new Simulation();
     simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
     expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
@@ -65,7 +65,7 @@ describe('a pool whose starts fail', () => {
     expect(gates(simulation).at(-1)).toMatchObject({ open: false, refuseQueued: true });
   });
 
-  test('a drain is why it is closed, while it drains', () => {
+  test('is reported as draining while it drains', () => {
     const simulation = failing();
     failStart(simulation);
     failStart(simulation);
@@ -74,7 +74,7 @@ describe('a pool whose starts fail', () => {
   });
 });
 
-test('a pool that crashes time and again refuses its callers while it waits long, and not when the next start is near', () => {
+test('a pool that keeps crashing refuses callers during a long back-off, but not shortly before the next start', () => {
   const restart = { backoffMinMs: 8_000, backoffMaxMs: 8_000, resetAfterMs: 60_000, quarantineAfter: 3 };
   const simulation = new Simulation();
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, restart })) });
@@ -94,7 +94,7 @@ test('a pool that crashes time and again refuses its callers while it waits long
   expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
 });
 
-test('a pool whose first worker cannot be entered in the ledger, or finds no room on the host, refuses its callers', () => {
+test('a pool whose first worker cannot be entered in the ledger, or lacks a host resource, refuses callers', () => {
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, spawnMs: never };
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
@@ -107,9 +107,9 @@ test('a pool whose first worker cannot be entered in the ledger, or finds no roo
 const said = (how: string, ...lines: string[]): string => `${how}; its last lines:\n${lines.join('\n')}`;
 
 test.each([
-  ['nothing was written', 'ended by SIGKILL', 'ended by SIGKILL'],
+  ['it wrote nothing', 'ended by SIGKILL', 'ended by SIGKILL'],
   [
-    'a traceback: its exception, and the last frame that is the application’s own',
+    'it wrote a traceback: the exception, and the last frame of application code',
     said(
       'exited with code 3',
       'Traceback (most recent call last):',
@@ -124,15 +124,15 @@ test.each([
     "exited with code 3: ModuleNotFoundError: No module named 'numpyy' (/srv/app.py, line 3)",
   ],
   [
-    'an exception of a library, by its full name',
+    'a library raised: the exception by its full name',
     said('exited with code 3', '  File "/srv/app.py", line 9, in <module>', 'torch.cuda.OutOfMemoryError: CUDA: 2 GiB'),
     'exited with code 3: torch.cuda.OutOfMemoryError: CUDA: 2 GiB (/srv/app.py, line 9)',
   ],
   [
-    'words of its own: the last of them',
+    'it printed its own message: the last line',
     said('exited with code 1', 'no licence', '', 'ask somebody'),
     'exited with code 1: ask somebody',
   ],
-])('the cause of a failure, when %s', (_what, message, expected) => {
+])('the cause of a failure if %s', (_what, message, expected) => {
   expect(cause(message)).toBe(expected);
 });

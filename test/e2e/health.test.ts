@@ -76,7 +76,9 @@ test('a deadlock that holds the GIL: hung, and its stacks say where', async () =
   });
   const exit = await ended(worker?.worker_id ?? '');
   expect(exit.reason).toBe('hung');
-  expect(exit.evidence?.because).toMatch(/^\d+ of 2 pings missed, and nothing moves: state S, last result \d+ ms ago/);
+  expect(exit.evidence?.because).toMatch(
+    /^\d+ of 2 pings missed, and no sign of activity: state S, last result \d+ ms ago/,
+  );
   expect(exit.evidence?.stacks).toContain('in deadlock_in_c');
   expect(exit.evidence?.threads.some((thread) => / S futex/.test(thread) || / S 0$/.test(thread))).toBe(true);
   expect(exit.evidence?.requests).toMatchObject([{ command: 'deadlock_in_c', cancelled: false }]);
@@ -113,7 +115,7 @@ test('an asyncio loop that stands still while pings are answered: no health, and
   await client.execute('stuck', 'block_loop');
   const exit = await ended(worker?.worker_id ?? '');
   expect(exit.reason).toBe('hung');
-  expect(exit.evidence?.because).toMatch(/^its pings are answered, but its asyncio loop has stood still for \d+ ms/);
+  expect(exit.evidence?.because).toMatch(/^its pings are answered, but its asyncio loop has been blocked for \d+ ms/);
   expect(exit.evidence?.stacks).toContain('run_forever');
 });
 
@@ -244,7 +246,7 @@ describe('starts, stops and crashes', () => {
     });
     const stopped = await firstExit('stops');
     expect(stopped).toMatchObject({ reason: 'operator', message: expect.stringMatching(/SIGKILL, in housekeeping/) });
-    expect(stopped.evidence).toMatchObject({ because: 'did not go when asked' });
+    expect(stopped.evidence).toMatchObject({ because: 'did not exit when asked' });
     expect(stopped.evidence?.stacks).toContain('in housekeeping');
   });
 

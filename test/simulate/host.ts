@@ -299,7 +299,7 @@ export class Host {
         return this.#spawn(action.worker.id, action.pool);
       case 'set-pool':
         return this.#setPool(action.pool);
-      case 'gate':
+      case 'set-admission':
         return this.dispatch.setPoolOpen(action.pool, {
           ...{ open: action.open, reason: action.why, refuseQueued: action.refuseQueued },
         });
@@ -482,7 +482,7 @@ export class Host {
         workerId,
         sequence: pong,
         atMs: this.nowMs,
-        told: { running: 0, oldestMs: 0, loopLagMs: 0 },
+        reported: { running: 0, oldestMs: 0, loopLagMs: 0 },
       });
     }
     if (leaving === true) {

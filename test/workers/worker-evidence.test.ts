@@ -57,7 +57,7 @@ test.each([
 
 test('the end waits for an inspection that goes on, and keeps what that found', async () => {
   const seen: Evidence = {
-    ...{ takenAtMs: 1, because: 'did not go when asked', state: 'S', threads: [], stacksMissing: '' },
+    ...{ takenAtMs: 1, because: 'did not exit when asked', state: 'S', threads: [], stacksMissing: '' },
     ...{ stacks: stacks.slice(stacks.indexOf('Current')), requests: [], lastLines: [] },
   };
   const its = worker();
@@ -76,9 +76,9 @@ test('at a shutdown the log gets the stacks of one worker of each pool', () => {
   const keep = logStacksAtShutdown({ warn: (line) => lines.push(line) });
   const exit = (pool: string, reason: string, evidence: object | null) =>
     ({ workerId: `${pool}-0`, pool, reason, evidence }) as KeptExit;
-  const evidence = { because: 'did not go when asked', stacks };
+  const evidence = { because: 'did not exit when asked', stacks };
   for (const reason of ['operator', 'shutdown', 'shutdown']) keep(exit('p', reason, evidence));
   keep(exit('q', 'shutdown', null));
   keep(exit('r', 'shutdown', evidence));
-  expect(lines).toEqual(['p-0', 'r-0'].map((id) => `${id} did not go when asked; its stacks:\n${stacks}`));
+  expect(lines).toEqual(['p-0', 'r-0'].map((id) => `${id} did not exit when asked; its stacks:\n${stacks}`));
 });

@@ -1,38 +1,39 @@
 import type { PoolConfig } from '../config.ts';
 import type { Counters } from '../event.ts';
-import type { Health, PongTold, Worker } from '../state.ts';
+import type { Health, PongReport, Worker } from '../state.ts';
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
 /**
- * How well a worker is, from four signals of which none is trusted alone: its process, its pongs, its work, and what the
- * kernel says of it. One function decides, and gives what it saw, so that `explain` tells the very reasons.
+ * Decides the health of a worker from four signals, none of which is trusted alone: its process, its pongs, its work,
+ * and what the kernel reports. One function decides and also returns its observations, so that `explain` shows the
+ * actual reasons.
  */
 
-/** What is known of a worker at one moment. Ages are milliseconds ago; infinite: never. */
+/** What is known about a worker at one moment. Ages are in milliseconds; infinite: never. */
 export interface Observations {
-  /** `lost`: its link has closed, and its exit has not come. `gone`: it has exited. */
+  /** `lost`: its link has closed but it has not exited. `gone`: it has exited. */
   readonly process: 'starting' | 'warming up' | 'attached' | 'lost' | 'gone';
   readonly missedPings: number;
   readonly maxMissed: number;
   readonly oldestPingMs: number;
   readonly lastPongMs: number;
   readonly pingTimeoutMs: number;
-  /** What the last pong said. */
-  readonly told: PongTold;
+  /** The content of the last pong. */
+  readonly reported: PongReport;
   readonly inFlight: number;
   readonly lastEvidenceMs: number;
-  /** State letter of proc_pid_stat(5) when it was last measured; empty: unknown. */
+  /** State letter of proc_pid_stat(5) at the last sample; empty if unknown. */
   readonly state: string;
   readonly cpuShare: number;
   readonly cpuAdvancedMs: number;
   readonly sampledMs: number;
-  /** How long it must be seen to stand still, after its oldest ping has waited for a third of the timeout. */
+  /** How long it must be seen inactive, starting when its oldest ping has waited for a third of the timeout. */
   readonly freshMs: number;
-  /** How long it has been busy, and may be. */
+  /** How long it has been busy, and how long it may be. */
   readonly busyMs: number;
   readonly busyLimitMs: number;
-  /** What the agent was late by itself, and took off the pings' ages. */
+  /** The agent's own lag, which was subtracted from the ages of pings. */
   readonly forgivenMs: number;
 }
 
@@ -43,20 +44,26 @@ export interface HealthVerdict {
   readonly observations: Observations;
 }
 
-/** Pings are watched for from a third of their timeout on: the kernel is asked this often then, at most once a second. */
+/**
+ * From a third of a ping's timeout on the worker is sampled more often: ten times per timeout, at intervals between 50
+ * ms and 1 s.
+ */
 const watchesPerTimeout = 10;
 const watchMostMs = 1_000;
 const watchLeastMs = 50;
 const watchedFrom = 3;
-/** No sample for so many timeouts of a ping: there will be none. */
+/** Without a sample for this many ping timeouts the worker counts as unmeasurable. */
 const unmeasurableTimeouts = 3;
 
-/** How often the kernel is asked about a worker that owes a pong. */
+/** How often a worker with an unanswered ping is sampled. */
 export function watchEveryMs(config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
   return Math.min(watchMostMs, Math.max(watchLeastMs, config.timeoutMs / watchesPerTimeout));
 }
 
-/** From when on it is asked that often: what moved before a hang must be stale by the time the last ping is missed. */
+/**
+ * When the frequent sampling begins. Activity before a hang must be outdated by the time the last ping counts as
+ * missed.
+ */
 export function watchesFromMs(worker: Worker, config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
   const oldest = worker.heartbeat.unanswered[0];
   return oldest === undefined ? Number.POSITIVE_INFINITY : oldest.sentAtMs + config.timeoutMs / watchedFrom;
@@ -73,7 +80,7 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
     oldestPingMs: heartbeat.unanswered.length === 0 ? 0 : nowMs - (heartbeat.unanswered[0]?.sentAtMs ?? nowMs),
     lastPongMs: ago(heartbeat.lastPongAtMs),
     pingTimeoutMs: timeoutMs,
-    told: heartbeat.told,
+    reported: heartbeat.reported,
     inFlight: counters.inFlight,
     lastEvidenceMs: ago(counters.lastEvidenceAtMs),
     state: usage.state,
@@ -93,7 +100,7 @@ function processOf({ phase, attached, hello }: Worker): Observations['process'] 
   return phase === 'starting' ? 'warming up' : 'attached';
 }
 
-/** At the very time that the loop wakes for the limit is reached, whatever the difference of the two rounds to. */
+/** Rounding must not keep the limit from being reached at the very time that the loop wakes for it. */
 function busyFor(sinceMs: number, limitMs: number, nowMs: number): number {
   if (sinceMs === 0) return 0;
   return nowMs >= sinceMs + limitMs ? Math.max(limitMs, nowMs - sinceMs) : nowMs - sinceMs;
@@ -110,61 +117,68 @@ export function assess(seen: Observations): HealthVerdict {
   const { missedPings, maxMissed } = seen;
   const missed = `${missedPings} of ${maxMissed} pings missed`;
   if (missedPings === 0)
-    return seen.told.loopLagMs < seen.pingTimeoutMs ? verdict('well', 'no ping is overdue') : assessLoop(seen);
+    return seen.reported.loopLagMs < seen.pingTimeoutMs ? verdict('well', 'no ping is overdue') : assessLoop(seen);
   if (missedPings < maxMissed) return verdict('slow', missed);
-  const moves = whatMoves(seen);
-  if (moves === '' && !isSeenStill(seen)) return verdict('slow', `${missed}, and not measured since`);
-  if (moves === '') return verdict('hung', `${missed}, and nothing moves: ${whatStands(seen)}`);
+  const activity = activityOf(seen);
+  if (activity === '' && !isSeenInactive(seen)) return verdict('slow', `${missed}, and not measured since`);
+  if (activity === '') return verdict('hung', `${missed}, and no sign of activity: ${inactivityOf(seen)}`);
   if (seen.busyMs >= seen.busyLimitMs) {
-    return verdict('hung', `${missed}, and busy for longer than busy_limit (${seen.busyLimitMs} ms): ${moves}`);
+    return verdict('hung', `${missed}, and busy for longer than busy_limit (${seen.busyLimitMs} ms): ${activity}`);
   }
-  return verdict('busy', `${missed}, but ${moves}`);
+  return verdict('busy', `${missed}, but ${activity}`);
 }
 
 /**
- * Its pings are answered, by another thread than that of its asyncio loop, which stands still. It gets no new requests.
- * Those that it has are ended by their deadlines; a loop that stands still without any is stuck for good.
+ * The pings are answered by another thread than that of the asyncio loop, which is blocked. The worker gets no new
+ * requests; those that it has end at their deadlines. A loop that is blocked without any request is stuck for good.
  */
 function assessLoop(seen: Observations): HealthVerdict {
-  const { told, inFlight, pingTimeoutMs, maxMissed, busyMs, busyLimitMs } = seen;
-  const stands = `its pings are answered, but its asyncio loop has stood still for ${whole(told.loopLagMs)} ms`;
-  const moves = whatMoves(seen);
-  const lastsLong = told.loopLagMs >= pingTimeoutMs * maxMissed && busyMs >= pingTimeoutMs;
-  if (inFlight === 0 && moves === '' && lastsLong)
-    return { health: 'hung', because: `${stands}, and nothing moves: ${whatStands(seen)}`, observations: seen };
+  const { reported, inFlight, pingTimeoutMs, maxMissed, busyMs, busyLimitMs } = seen;
+  const blocked = `its pings are answered, but its asyncio loop has been blocked for ${whole(reported.loopLagMs)} ms`;
+  const activity = activityOf(seen);
+  const lastsLong = reported.loopLagMs >= pingTimeoutMs * maxMissed && busyMs >= pingTimeoutMs;
+  if (inFlight === 0 && activity === '' && lastsLong)
+    return {
+      health: 'hung',
+      because: `${blocked}, and no sign of activity: ${inactivityOf(seen)}`,
+      observations: seen,
+    };
   if (busyMs >= busyLimitMs) {
-    const because = `${stands}, and for longer than busy_limit (${busyLimitMs} ms)`;
+    const because = `${blocked}, and for longer than busy_limit (${busyLimitMs} ms)`;
     return { health: 'hung', because, observations: seen };
   }
-  return { health: 'busy', because: stands, observations: seen };
+  return { health: 'busy', because: blocked, observations: seen };
 }
 
-/** Proof that it is doing something, whatever its pongs say; empty: none. */
-function whatMoves(seen: Observations): string {
+/** Evidence that the worker is doing something, whatever its pongs say; empty if there is none. */
+function activityOf(seen: Observations): string {
   if (seen.lastEvidenceMs <= seen.pingTimeoutMs) return `its last result came ${whole(seen.lastEvidenceMs)} ms ago`;
   if (!isMeasurable(seen)) return '';
-  // Of the time until it was last measured; what never was is infinitely old.
+  // Relative to the last sample. A worker that was never measured has an infinite age.
   if (Number.isFinite(seen.cpuAdvancedMs) && seen.cpuAdvancedMs - seen.sampledMs < seen.freshMs)
     return `its cpu time advances (${Math.round(seen.cpuShare * 100)} % of a core)`;
-  // One that wants to run and is not let, and one that waits for a device: neither can answer, and neither is hung.
-  if (seen.state === 'R') return 'it is running or waits for its turn to (state R)';
+  // A process that waits for a CPU or for a device cannot answer, but is not hung.
+  if (seen.state === 'R') return 'it is running or waiting for a CPU (state R)';
   if (seen.state === 'D') return 'it waits for a device (state D)';
   return '';
 }
 
-/** The kernel was asked since it owes a pong, for long enough; an agent that is late itself must not take that for a hang. */
-function isSeenStill(seen: Observations): boolean {
+/**
+ * Whether the kernel has shown the worker inactive for long enough since a ping became overdue. Lag of the agent itself
+ * must not look like a hang.
+ */
+function isSeenInactive(seen: Observations): boolean {
   const { sampledMs, oldestPingMs, pingTimeoutMs, freshMs } = seen;
   if (!isMeasurable(seen)) return true;
   return sampledMs <= oldestPingMs - pingTimeoutMs / watchedFrom - freshMs;
 }
 
-/** One that is not is judged by its pings and its work alone. */
+/** A worker that cannot be measured is judged by its pings and its work alone. */
 function isMeasurable({ sampledMs, pingTimeoutMs }: Observations): boolean {
   return sampledMs <= unmeasurableTimeouts * pingTimeoutMs;
 }
 
-function whatStands(seen: Observations): string {
+function inactivityOf(seen: Observations): string {
   const state = seen.state === '' ? 'state unknown' : `state ${seen.state}`;
   const work = Number.isFinite(seen.lastEvidenceMs)
     ? `last result ${whole(seen.lastEvidenceMs)} ms ago`
@@ -176,7 +190,7 @@ function whole(ms: number): number {
   return Math.round(ms);
 }
 
-/** When the verdict can next be another one without a new fact. */
+/** When the verdict can change next without a new fact. */
 export function nextHealthChangeAtMs(worker: Worker, config: PoolConfig['heartbeat'], nowMs: number): number {
   let atMs = Number.POSITIVE_INFINITY;
   for (const ping of worker.heartbeat.unanswered) {
@@ -189,7 +203,7 @@ export function nextHealthChangeAtMs(worker: Worker, config: PoolConfig['heartbe
   const { busySinceMs, missed } = worker.heartbeat;
   if (busySinceMs > 0 && busySinceMs + config.busyLimitMs > nowMs)
     atMs = Math.min(atMs, busySinceMs + config.busyLimitMs);
-  // What proves that it is busy grows stale.
+  // Evidence of being busy becomes outdated.
   if (missed > 0) atMs = Math.min(atMs, nowMs + watchEveryMs(config));
   return atMs;
 }

@@ -1,38 +1,43 @@
 import type { PoolConfig } from '../config.ts';
 import type { Heartbeat } from '../state.ts';
 
-/** Pings of a pool fall on a grid this fine, so that they leave in groups: 200 wake-ups cost more than 10. */
+/**
+ * Pings of a pool are aligned to this many times per interval, so that they leave in groups: 200 wake-ups cost more
+ * than 10.
+ */
 const groupsPerInterval = 10;
 
 /**
- * At most an interval from now, for a hang is found by max_missed of them. Rounded up, a timer that fires a millisecond
- * late, as all do, would put each ping off by another tenth of the interval.
+ * Returns the next time on that grid, at most an interval from now, since a hang is found by max_missed of them.
+ * Rounded down: if rounded up, a timer that fires a millisecond late, as all do, would delay each ping by another tenth
+ * of the interval.
  */
 export function nextPingAtMs(nowMs: number, intervalMs: number): number {
   const gridMs = intervalMs / groupsPerInterval;
   return Math.floor((nowMs + intervalMs) / gridMs) * gridMs;
 }
 
-/** Pings in a row that evidence may stand in for: now and then one is sent all the same, for its round trip is of interest. */
-const sparedMax = 4;
+/** How many consecutive pings evidence of work may replace. Then one is sent anyway, to measure its round trip. */
+const suppressedMax = 4;
 
 /**
- * When the next ping is due, where evidence of work has just said more than the pong to a ping now would; null: it has not.
- * It is due an interval after the evidence, not after now, so that a hang is found as early as it would have been.
+ * If recent work proves more than a pong would, the ping is suppressed: returns when the next one is due. Null if it
+ * must be sent now. The next ping is due an interval after the evidence, not after now, so that a hang is not found
+ * later.
  */
-export function sparedUntilMs(
-  heartbeat: Pick<Heartbeat, 'spared' | 'missed'>,
+export function suppressedUntilMs(
+  heartbeat: Pick<Heartbeat, 'suppressedPings' | 'missed'>,
   evidenceAtMs: number,
   config: Pick<PoolConfig['heartbeat'], 'intervalMs'>,
   nowMs: number,
 ): number | null {
-  if (heartbeat.spared >= sparedMax || heartbeat.missed > 0 || evidenceAtMs === 0) return null;
+  if (heartbeat.suppressedPings >= suppressedMax || heartbeat.missed > 0 || evidenceAtMs === 0) return null;
   const gridMs = config.intervalMs / groupsPerInterval;
   const atMs = Math.floor((evidenceAtMs + config.intervalMs) / gridMs) * gridMs;
   return atMs > nowMs ? atMs : null;
 }
 
-/** Beyond this many unanswered pings another one tells nothing new. */
+/** Beyond this many unanswered pings another one adds no information. */
 export function mayPing(heartbeat: Heartbeat, config: PoolConfig['heartbeat']): boolean {
   return heartbeat.unanswered.length <= config.maxMissed + Math.ceil(config.timeoutMs / config.intervalMs);
 }

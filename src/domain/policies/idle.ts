@@ -1,7 +1,7 @@
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** One that has never served holds nothing that a new one would not. */
+/** A worker that has never served holds no more memory than a new one, so it is not replaced. */
 export const idle: Policy = (_worker, pool, counters, nowMs) => {
   const { maxIdleMs } = pool.recycle;
   if (maxIdleMs === 0 || counters.inFlight > 0 || counters.lastEvidenceAtMs === 0) return never;

@@ -2,8 +2,8 @@ import type { PoolConfig } from '../config.ts';
 import type { Limits } from '../state.ts';
 
 /**
- * A worker's own limits: up to `jitter` below the configured ones, which stay the most that is allowed. Slot k of N
- * takes its own share of that range, so that workers born together do not fall due together.
+ * Draws a worker's own limits, up to `jitter` below the configured ones, which are the maximum. Slot k of N draws from
+ * the k-th part of that range, so that workers started together do not become due together.
  */
 export function drawLimits(pool: PoolConfig, rank: number, size: number, random: () => number): Limits {
   const share = (rank + random()) / Math.max(size, rank + 1);

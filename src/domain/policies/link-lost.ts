@@ -1,12 +1,12 @@
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** A look at one that burns cpu is taken this often. */
+/** How often a worker that uses CPU is checked again. */
 const lookAgainMs = 1_000;
 
 /**
- * A link that closed nearly always means that the process just died, or that its agent did. A worker dials again several
- * times a second; one that does not is of no use, unless it burns cpu: C code that holds the GIL lets no thread dial.
+ * A closed link nearly always means that the process or its agent has just died. A live worker dials again several
+ * times a second. One that does not is useless, unless it uses CPU: C code that holds the GIL lets no thread dial.
  */
 export const linkLost: Policy = (worker, pool, _counters, nowMs) => {
   if (worker.linkLostAtMs === 0) return never;

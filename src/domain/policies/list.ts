@@ -7,8 +7,8 @@ import { memoryHard, memorySoft } from './memory.ts';
 import { outdated } from './outdated.ts';
 import type { Policy } from './policy.ts';
 
-/** Policies that ask for a planned replacement, most pressing first. */
+/** Policies that request a planned replacement, most pressing first. */
 export const recyclePolicies: readonly Policy[] = [memorySoft, outdated, maxRequests, maxAge, idle];
 
-/** Policies that end a worker at once. */
+/** Policies that kill a worker at once. */
 export const killPolicies: readonly Policy[] = [memoryHard, hung, linkLost];

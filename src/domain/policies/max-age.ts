@@ -1,7 +1,7 @@
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** Age counts from readiness: a slow start is not life. */
+/** Age counts from readiness, so a slow start does not shorten a worker's life. */
 export const maxAge: Policy = (worker, _pool, _counters, nowMs) => {
   if (worker.limits.maxAgeMs === 0 || worker.readyAtMs === 0) return never;
   const atMs = worker.readyAtMs + worker.limits.maxAgeMs;

@@ -1,7 +1,7 @@
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** Everything that ran counts, failures and streams too: a leak does not care how a request ended. */
+/** Failures and streams count too: a leak does not depend on how a request ends. */
 export const maxRequests: Policy = (worker, _pool, counters) => {
   const limit = worker.limits.maxRequests;
   const spent = counters.completed + counters.failed;

@@ -3,16 +3,16 @@ import type { MemoryPoint, Usage } from '../state.ts';
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** Samples whose bits are kept: as many as `of` may be. */
+/** Number of samples in `overSoft`: the maximum of `of`. */
 const samplesKept = 30;
-/** Points that the slope is drawn through: with a sample a second half a minute, without limits a minute. */
+/** Number of points for the slope: half a minute at a sample per second, or a minute without limits. */
 const pointsKept = 32;
-/** A line through less says nothing. */
+/** With fewer points, or over a shorter time, the slope is meaningless. */
 const slopeMin = { points: 5, spanMs: 5_000 } as const;
 
 type Measured = Pick<Usage, 'rssBytes' | 'pssBytes' | 'cgroupBytes'>;
 
-/** What the tree's memory was taken from, best first: the kernel's account, shares of pages, pages once a process. */
+/** The source of a tree's memory, best first: the kernel's account of the cgroup, PSS, RSS. */
 export type MemorySource = 'cgroup' | 'pss' | 'rss';
 
 export function memorySource(measured: Measured): MemorySource {
@@ -20,19 +20,19 @@ export function memorySource(measured: Measured): MemorySource {
   return measured.pssBytes > 0 ? 'pss' : 'rss';
 }
 
-/** What the tree costs the host. Never a peak: what was freed is free. */
+/** The memory that the tree currently uses; never a peak, since freed memory does not count. */
 export function memoryBytes(measured: Measured): number {
   const { cgroupBytes, pssBytes, rssBytes } = measured;
   return { cgroup: cgroupBytes, pss: pssBytes, rss: rssBytes }[memorySource(measured)];
 }
 
-/** The same for points of a line: PSS, which is read seldom, with what RSS has grown by since. */
+/** Memory for the slope. PSS is read rarely, so the growth of RSS since then is added. */
 export function heldMemory(measured: Measured & Pick<Usage, 'rssAtPssBytes'>): number {
   if (memorySource(measured) !== 'pss') return memoryBytes(measured);
   return measured.pssBytes + Math.max(0, measured.rssBytes - measured.rssAtPssBytes);
 }
 
-/** What a new sample of `bytes` adds to what is remembered of the ones before. */
+/** Adds a new sample of `bytes` to the history. */
 export function rememberMemory(
   usage: Usage,
   sample: { readonly bytes: number; readonly heldBytes: number },
@@ -49,14 +49,14 @@ export function rememberMemory(
   };
 }
 
-/** Of the last `of` samples, those over the soft limit. */
+/** How many of the last `of` samples were over the soft limit. */
 export function samplesOver(overSoft: number, of: number): number {
   let count = 0;
   for (let index = 0; index < of; index += 1) count += (overSoft >>> index) & 1;
   return count;
 }
 
-/** Growth in bytes a second: the least-squares line through the last points; 0 while there are too few. */
+/** Growth in bytes per second: slope of the least-squares line through the last points; 0 if there are too few. */
 export function slopeOf(history: readonly MemoryPoint[]): number {
   const [first, last] = [history[0], history.at(-1)];
   if (first === undefined || last === undefined) return 0;
@@ -76,7 +76,7 @@ export function slopeOf(history: readonly MemoryPoint[]): number {
   return (covariance / variance) * 1_000;
 }
 
-/** When at this slope it comes to the soft limit, or the hard one where there is no soft one; infinite: never. */
+/** Time until the soft limit (or else the hard limit) is reached at the current slope; infinite: never. */
 export function limitInMs(usage: Usage, limits: MemoryLimits): number {
   const limit = limits.softBytes > 0 ? limits.softBytes : limits.hardBytes;
   const slope = slopeOf(usage.history);
@@ -84,7 +84,7 @@ export function limitInMs(usage: Usage, limits: MemoryLimits): number {
   return Math.max(0, ((limit - memoryBytes(usage)) / slope) * 1_000);
 }
 
-/** One sample over the soft limit may be a peak that is freed again; so many of the last ones are growth. */
+/** A single sample over the soft limit may be a peak; `samples` of the last `of` are growth. */
 export const memorySoft: Policy = (worker, pool) => {
   const { softBytes, samples, of } = pool.recycle.memory;
   if (softBytes === 0 || worker.usage.overSoft === 0) return never;
@@ -94,7 +94,7 @@ export const memorySoft: Policy = (worker, pool) => {
   return { now: 'memory', detail: `${bytes} bytes, soft limit ${softBytes}: over it in ${over} of ${of} samples` };
 };
 
-/** Every sample above the hard limit counts: the host's memory does not wait for a second one. */
+/** A single sample over the hard limit is enough: the host's memory cannot wait for a second one. */
 export const memoryHard: Policy = (worker, pool) => {
   if (!worker.usage.overHard) return never;
   return {

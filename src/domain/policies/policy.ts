@@ -3,7 +3,7 @@ import type { Counters } from '../event.ts';
 import type { Reason } from '../reason.ts';
 import type { Worker } from '../state.ts';
 
-/** What a policy answers: now, because of this; at that time; or never. */
+/** A policy's answer: now, for this reason; at that time; or never. */
 export type Verdict = { readonly now: Reason; readonly detail: string } | { readonly atMs: number } | typeof never;
 
 export const never = Object.freeze({ never: true as const });

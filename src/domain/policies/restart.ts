@@ -2,7 +2,7 @@ import type { PoolConfig } from '../config.ts';
 import type { Budget, Failures, Pool } from '../state.ts';
 import { noFailures } from '../state.ts';
 
-/** Slots that wait before their next start. */
+/** Number of slots that wait before their next start. */
 export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
   let count = 0;
   for (const slot of pool.slots.values()) if (slot.nextStartAtMs > 0) count += 1;
@@ -10,10 +10,10 @@ export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
 }
 
 /**
- * How long a slot waits after an unplanned end. A worker that had been ready and is the first to fail is replaced at
- * once; after that the wait doubles from `backoffMinMs` to `backoffMaxMs`, for each kind of failure by itself. Half of it
- * is drawn at random, so that slots that failed together do not start together. A life of `resetAfterMs` forgives what
- * was before.
+ * How long a slot waits after an unplanned end. The first failure of a worker that was ready costs no wait; after that
+ * the wait doubles from `backoffMinMs` to `backoffMaxMs`, separately for each kind of failure. Half of the wait is
+ * random, so that slots that failed together do not start together. A worker that lived for `resetAfterMs` clears
+ * earlier failures.
  */
 export function nextRestart(
   before: Failures,

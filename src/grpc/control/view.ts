@@ -259,7 +259,7 @@ export function explainView(verdict: HealthVerdict, requests: readonly RequestNo
     process: seen.process,
     'pings missed': `${seen.missedPings} of ${seen.maxMissed} (timeout ${seen.pingTimeoutMs} ms)`,
     'oldest ping unanswered': seen.oldestPingMs === 0 ? 'none' : `${Math.round(seen.oldestPingMs)} ms`,
-    'last pong': `${ago(seen.lastPongMs)}; it said: ${seen.told.running} running, the oldest for ${seen.told.oldestMs} ms, asyncio lag ${seen.told.loopLagMs} ms`,
+    'last pong': `${ago(seen.lastPongMs)}; it said: ${seen.reported.running} running, the oldest for ${seen.reported.oldestMs} ms, asyncio lag ${seen.reported.loopLagMs} ms`,
     'requests in flight': String(seen.inFlight),
     'last result': ago(seen.lastEvidenceMs),
     'process state': `${seen.state === '' ? 'unknown' : seen.state} (${ago(seen.sampledMs)})`,
