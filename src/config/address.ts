@@ -7,25 +7,25 @@ export interface Address {
 
 export const addressPattern = '^(\\[[0-9a-fA-F:.]+\\]|[^:\\s]+):[0-9]{1,5}$';
 
-/** `off` is null. */
+/** Parses an address; `off` becomes null. */
 export function parseHttp(input: unknown): Parsed<Address | null> {
   if (input === 'off') return { ok: true, value: null };
   if (input === false) return failed('expected HOST:PORT or off, got false; write off to disable it');
   return parseAddress(input);
 }
 
-/** `off` is null. */
+/** Parses a loopback address; `off` becomes null. */
 export function parseListen(input: unknown): Parsed<Address | null> {
   const parsed = parseHttp(input);
   if (!parsed.ok || parsed.value === null || isLoopback(parsed.value.host)) return parsed;
-  const reason = 'TCP outside loopback needs mTLS, which is not there yet';
+  const reason = 'TCP beyond loopback needs mTLS, which is not supported yet';
   return failed(`expected a loopback address, got ${show(parsed.value.host)}: ${reason}`);
 }
 
-/** Why an address of the HTTP server is refused where nobody said that it may be reached from elsewhere. */
+/** Why the HTTP server may not use this address unless `http_allow_remote` is set. */
 export function remoteHttpProblem({ host }: Address): string | undefined {
   if (isLoopback(host)) return undefined;
-  const remedy = 'it has no authentication; where that is meant, set http_allow_remote: true';
+  const remedy = 'the HTTP server has no authentication; to allow this anyway, set http_allow_remote: true';
   return `expected a loopback address, got ${show(host)}: ${remedy}`;
 }
 
@@ -41,7 +41,7 @@ export function parseAddress(input: unknown): Parsed<Address> {
   return { ok: true, value: { host, port } };
 }
 
-/** By its spelling: a name other than localhost could resolve to anything. */
+/** Judged by its spelling: a name other than localhost could resolve to any address. */
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.[0-9]{1,3}){3}$/.test(host);
 }

@@ -1,22 +1,22 @@
 import type { Effect } from './keys.ts';
 import { schema } from './schema.ts';
 
-/** One key of the configuration; below `pools` the name of a pool is `*`. */
+/** One key of the configuration. Below `pools` the name of a pool is `*`. */
 export interface ConfigKey {
   readonly path: readonly string[];
-  /** When a change of it takes effect. */
-  readonly takes: Effect;
+  /** When a change of the key takes effect. */
+  readonly takesEffect: Effect;
   readonly unit: string;
 }
 
-/** A node of the schema, with or without a default around it. */
+/** A node of the schema, which may be wrapped in a default. */
 export interface SchemaNode {
   readonly shape?: Readonly<Record<string, unknown>>;
   readonly def?: { readonly innerType?: unknown; readonly valueType?: unknown };
-  meta?(): { readonly takes?: Effect; readonly unit?: string } | undefined;
+  meta?(): { readonly takesEffect?: Effect; readonly unit?: string } | undefined;
 }
 
-/** Every key that has a value of its own; sections are no keys. */
+/** Every key that has a value of its own; sections are not included. */
 export function allKeys(): ConfigKey[] {
   return keysBelow(unwrap(schema), []);
 }
@@ -36,7 +36,7 @@ function keysAt(node: SchemaNode, path: readonly string[]): ConfigKey[] {
   if (inner?.shape !== undefined) return keysBelow(inner, path);
   const values = unwrap(inner?.def?.valueType);
   if (values?.shape !== undefined) return keysBelow(values, [...path, '*']);
-  const { takes, unit = '' } = node.meta?.() ?? {};
-  if (takes === undefined) throw new Error(`schema: expected ${path.join('.')} to say when it takes effect`);
-  return [{ path, takes, unit }];
+  const { takesEffect, unit = '' } = node.meta?.() ?? {};
+  if (takesEffect === undefined) throw new Error(`schema: expected ${path.join('.')} to say when it takes effect`);
+  return [{ path, takesEffect, unit }];
 }

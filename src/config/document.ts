@@ -14,26 +14,26 @@ import {
 import { isJsonNumber, SpelledNumber } from './arguments.ts';
 import type { Problem } from './problem.ts';
 
-/** A YAML text as plain data, with the place of every path in it and what is wrong with its syntax. */
+/** A YAML text as plain data, with the location of every path and its syntax errors. */
 export interface SourceDocument {
   readonly data: unknown;
   readonly problems: readonly Problem[];
-  /** The place of a value, or of its key; the nearest known place for what is absent. */
+  /** The location of a value or of its key; for an absent path the nearest known location. */
   locate(path: readonly PropertyKey[], at: 'key' | 'value'): { readonly line: number; readonly column: number };
 }
 
 type Place = Pick<Problem, 'line' | 'column'>;
 
-/** Something that is wrong in the text at an offset. */
+/** An error at an offset of the text. */
 interface Fault {
   readonly offset: number;
   readonly path: string;
   readonly message: string;
-  /** The text cannot be taken as data. */
+  /** The text cannot be converted to data. */
   readonly fatal: boolean;
 }
 
-/** Reads YAML that anybody may have written: it never throws, and takes time in proportion to the text's length. */
+/** Reads any YAML text: never throws, and takes time linear in the text's length. */
 export function readDocument(file: string, text: string): SourceDocument {
   const lines = new LineCounter();
   const place = (offset: number): Place => {
@@ -41,8 +41,9 @@ export function readDocument(file: string, text: string): SourceDocument {
     return { line: Math.max(line, 1), column: Math.max(col, 1) };
   };
   try {
-    // No pretty errors: the place is reported as numbers, not drawn into the message. Keys are compared here, since the
-    // library compares each with each. What it would print as a warning is among the faults below.
+    // No pretty errors: the location is reported as numbers, not drawn into the message. Duplicate keys are found
+    // below, because the library compares every pair of keys. The library's warnings are reported as faults instead of
+    // printed.
     const document = parseDocument(text, {
       lineCounter: lines,
       prettyErrors: false,
@@ -62,7 +63,7 @@ export function readDocument(file: string, text: string): SourceDocument {
     const message = 'not valid here: an alias is inside the value that it refers to';
     return { data: undefined, problems: [...problems, { file, ...locate(circle, 'key'), path: '', message }], locate };
   } catch (error) {
-    // Aliases that multiply without end or name no anchor, and what is nested beyond what the stack holds.
+    // Aliases that expand without end or have no anchor, or nesting too deep for the stack.
     const start = { line: 1, column: 1 };
     return {
       data: undefined,
@@ -79,14 +80,14 @@ function syntaxFaults(document: YamlDocument): Fault[] {
   }));
 }
 
-/** After a colon the library quotes the text, in which there may be a secret. */
+/** Drops what follows a colon: there the library quotes the text, which may contain a secret. */
 function syntaxMessage(error: unknown): string {
   if (error instanceof RangeError || /call stack/.test(String(error))) return 'not valid here: nested too deeply';
   const [what = ''] = (error instanceof Error ? error.message : String(error)).split(': ');
   return `not valid YAML: ${what}`;
 }
 
-/** Keys that stand twice in one map, that are no plain words, or that JavaScript objects cannot have. */
+/** Duplicate keys, keys that are not plain words, and keys that JavaScript objects cannot have. */
 function keyFaults(document: YamlDocument): Fault[] {
   const faults: Fault[] = [];
   visit(document, {
@@ -121,7 +122,7 @@ function keyFaultsOf(map: YAMLMap, pathOf: (pair: Pair) => string): Fault[] {
   return faults;
 }
 
-/** The path to something that contains itself. */
+/** The path of a value that contains itself. */
 function findCircle(data: unknown): PropertyKey[] | undefined {
   const above = new Set<object>();
   const done = new Set<object>();
@@ -152,7 +153,7 @@ function keepSpellingOfEnv(document: YamlDocument): void {
   });
 }
 
-/** Arguments go to a command as JSON, with the numbers that were written. */
+/** Arguments are sent as JSON with the numbers as they were written. */
 function keepSpellingOfArguments(document: YamlDocument): void {
   visit(document, {
     Pair(_, pair) {
@@ -178,7 +179,7 @@ function offsetOf(document: YamlDocument, path: readonly PropertyKey[], at: 'key
     if (pair === undefined) return offset;
     const last = depth === path.length - 1;
     const keyOffset = startOf(pair.key) ?? offset;
-    // A map's own start is its first key, so what is absent from it is better reported at the key above.
+    // A map starts at its first key, so an absent key is better reported at the key of the map.
     offset = last && at === 'value' && !isMap(pair.value) ? (startOf(pair.value) ?? keyOffset) : keyOffset;
     node = pair.value;
   }

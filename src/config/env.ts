@@ -2,7 +2,7 @@ import { failed, type Parsed, showType } from './units.ts';
 
 const placeholders = ['slot', 'pool'] as const;
 
-/** A pool's environment with its placeholders filled in for one slot. */
+/** A pool's environment with its placeholders replaced for one slot. */
 export function expandEnv(
   pool: { readonly name: string; readonly env: Readonly<Record<string, string>> },
   slot: number,
@@ -15,7 +15,10 @@ export function expandEnv(
   return Object.fromEntries(Object.entries(pool.env).map(([name, text]) => [name, fill(text)]));
 }
 
-/** Accepts text whose braces are all placeholders that we know, or doubled. Messages tell nothing of the text: it may be a secret. */
+/**
+ * Accepts text whose braces are all known placeholders or doubled. Messages do not quote the text, which may be a
+ * secret.
+ */
 export function parseEnvValue(input: unknown): Parsed<string> {
   if (typeof input !== 'string') return failed(`expected a text, got ${showType(input)}`);
   if (input.includes('\0')) return failed('expected a text without a NUL character, got one with it');

@@ -12,7 +12,7 @@ import {
   sizePattern,
 } from './units.ts';
 
-/** The kinds of keys that the schema is written in; each knows its messages and what editors may be told of it. */
+/** The kinds of keys that the schema consists of. Each has its error messages and its JSON schema for editors. */
 
 const yearMs = 365 * 86_400_000;
 const pebibyte = 2 ** 50;
@@ -20,7 +20,7 @@ const pebibyte = 2 ** 50;
 /** When a changed key takes effect after a reload. */
 export const effects = {
   atOnce: 'at once',
-  /** What running workers were started with. */
+  /** The key reaches the worker's process. */
   replacing: 'at once: workers are replaced',
   nextWorker: 'with the next worker',
   nextStart: "with the agent's next start",
@@ -28,13 +28,15 @@ export const effects = {
 
 export type Effect = (typeof effects)[keyof typeof effects];
 
-/** Keys that take effect in this way. */
-export function taking<S extends Shape>(effect: Effect, shape: S): S {
-  const keys = Object.entries(shape).map(([name, key]) => [name, (key as z.ZodType).meta({ takes: effect })] as const);
+/** Marks keys with the time at which a change takes effect. */
+export function takingEffect<S extends Shape>(effect: Effect, shape: S): S {
+  const keys = Object.entries(shape).map(
+    ([name, key]) => [name, (key as z.ZodType).meta({ takesEffect: effect })] as const,
+  );
   return Object.fromEntries(keys) as unknown as S;
 }
 
-/** A relation between two keys of one section; checked when both are right by themselves. */
+/** A relation between two keys of one section; checked if both are valid on their own. */
 export interface Rule {
   readonly keys: readonly [string, string];
   readonly needs: string;
@@ -44,12 +46,12 @@ export interface Rule {
 type Shape = z.core.$ZodLooseShape;
 type Body<S extends Shape> = z.ZodObject<S, z.core.$strict>;
 
-/** A map with known keys that all have defaults, so that the whole of it may be left out. */
+/** A map of known keys that all have defaults, so that the whole section may be left out. */
 export function section<S extends Shape>(shape: S, rules: readonly Rule[] = []): z.ZodPrefault<Body<S>> {
   return sectionBody(shape, rules).prefault({} as z.core.util.NoUndefined<z.input<Body<S>>>);
 }
 
-/** A map with known keys. Its rules run even when other keys of it are wrong, so that one run reports everything. */
+/** A map of known keys. Its rules are checked even if other keys are invalid, so that one run reports everything. */
 export function sectionBody<S extends Shape>(shape: S, rules: readonly Rule[] = []): Body<S> {
   return z.strictObject(shape, { error: expecting('a map of keys') }).superRefine(
     (value, context) => {
@@ -65,7 +67,7 @@ export function sectionBody<S extends Shape>(shape: S, rules: readonly Rule[] = 
   );
 }
 
-/** A map with names that people choose; a wrong name does not hide what is wrong below it. */
+/** A map with user-defined names. An invalid name does not hide errors below it. */
 export function map<V extends z.ZodType>(
   values: V,
   names: string,
@@ -88,7 +90,7 @@ export function map<V extends z.ZodType>(
     .meta({ propertyNames: { pattern: names } });
 }
 
-/** Between a worker and its agent durations have 32 bits of milliseconds, which is 49 days. */
+/** The worker link sends durations as 32 bits of milliseconds, which is 49 days. */
 export const linkDurationMaxMs = 30 * 86_400_000;
 
 interface DurationBounds {
@@ -103,7 +105,7 @@ export function duration(fallback: string, description: string, { minMs = 1, max
     .meta({ description, unit: `duration, ${formatDuration(minMs)} to ${formatDuration(maxMs)}` });
 }
 
-/** 0 is off. */
+/** 0 means off. */
 export function durationOrOff(
   fallback: string,
   description: string,
@@ -172,8 +174,8 @@ export function yesOrNo(fallback: boolean, description: string) {
     .meta({ description, unit: '`true` or `false`' });
 }
 
-/** Text that is not empty. */
-export function words() {
+/** A non-empty text. */
+export function nonEmptyText() {
   const error = expecting('a text');
   return z.string({ error }).min(1, { error });
 }
@@ -183,7 +185,7 @@ export function pattern(regex: string, expected: string) {
   return z.string({ error }).regex(new RegExp(regex), { error });
 }
 
-/** A value with a parser of its own; `json` is what the editors' schema says of its spelling. */
+/** A value with its own parser; `json` is its JSON schema for editors. */
 export function quantity<T>(parse: (input: unknown) => Parsed<T>, json: Readonly<Record<string, unknown>>) {
   return z
     .unknown()
@@ -202,7 +204,7 @@ function orOff(input: unknown, parse: (input: unknown) => Parsed<number>): Parse
   return parse(input);
 }
 
-/** `0s` is off, as `0` is. */
+/** `0s` means off, like `0`. */
 function zeroOr(parsed: Parsed<number>, check: (parsed: Parsed<number>) => Parsed<number>): Parsed<number> {
   return parsed.ok && parsed.value === 0 ? parsed : check(parsed);
 }
@@ -212,9 +214,9 @@ function between(parsed: Parsed<number>, min: number, max: number, format: (valu
   return failed(`expected from ${format(min)} to ${format(max)}, got ${format(parsed.value)}`);
 }
 
-function expecting(expected: string, tell = show) {
+function expecting(expected: string, describe = show) {
   return (issue: { readonly input?: unknown }): string => {
     if (issue.input === undefined) return `required: expected ${expected}`;
-    return `expected ${expected}, got ${tell(issue.input)}`;
+    return `expected ${expected}, got ${describe(issue.input)}`;
   };
 }

@@ -2,19 +2,19 @@ import { Worker } from 'node:worker_threads';
 import type { LoadEnvironment, Loaded, Overrides } from './load.ts';
 import { loadConfig } from './load.ts';
 
-/** What the thread is given. */
+/** The input of the thread. */
 export interface LoadRequest {
   readonly file: string;
   readonly env: LoadEnvironment;
   readonly overrides: Overrides;
 }
 
-/** Many times what a file of 1 MiB needs. */
+/** Many times the memory that a file of 1 MiB needs. */
 const threadMaxMib = 512;
 
 /**
- * Reads a configuration in a thread of its own. To parse a mebibyte takes a second, in which the agent would answer no call and ping
- * no worker. Where no thread can be had it is read here. Never rejects.
+ * Reads a configuration in a separate thread. Parsing a mebibyte takes a second, during which the agent could neither
+ * answer calls nor ping workers. If no thread can be started, the file is read in this one. Never rejects.
  */
 export function loadApart(file: string, env: LoadEnvironment, overrides: Overrides): Promise<Loaded> {
   const { runtimeDir, stateDir, http, listen } = overrides;
@@ -43,7 +43,7 @@ export function loadApart(file: string, env: LoadEnvironment, overrides: Overrid
         failure = error;
       });
       thread.once('message', done);
-      // After its message, if there was one.
+      // Comes after the message, if there was one.
       thread.once('exit', () => (isOutOfMemory(failure) ? done(tooLarge(file)) : here()));
     } catch {
       here();

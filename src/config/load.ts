@@ -19,28 +19,28 @@ import { nearest } from './suggest.ts';
 import type { Parsed } from './units.ts';
 import { shorten, show } from './units.ts';
 
-/** The whole configuration, in plain units and with every path absolute. */
+/** The complete configuration, in plain units and with absolute paths. */
 export interface Config {
   readonly node: NodeConfig;
   readonly path: string;
   readonly runtimeDir: string;
   readonly stateDir: string;
-  /** The group that may use the API's socket beside the agent's own user; null: none may. */
+  /** The group that may use the API's socket in addition to the agent's user; null: none. */
   readonly socketGroup: number | null;
   /** Null: off. */
   readonly http: Address | null;
   readonly listen: Address | null;
   readonly log: { readonly level: string; readonly format: 'pretty' | 'json' | 'auto' };
   readonly messageMaxBytes: number;
-  /** Of answers that one connection leaves unread. */
+  /** Bytes of answers that one connection may leave unread. */
   readonly unreadMaxBytes: number;
   /** Bytes of messages that all connections together may make the agent hold. */
   readonly messageBudget: number;
-  /** What a reload cannot change. */
+  /** The values that a reload cannot change. */
   readonly nextStart: NextStart;
 }
 
-/** Flags of the command line, which come before the file. */
+/** Flags of the command line, which override the file. */
 export interface Overrides {
   readonly runtimeDir?: string | undefined;
   readonly stateDir?: string | undefined;
@@ -48,7 +48,7 @@ export interface Overrides {
   readonly listen?: string | undefined;
 }
 
-/** What defaults depend on. */
+/** What the defaults depend on. */
 export interface LoadEnvironment {
   readonly root: boolean;
   readonly uid: number;
@@ -63,10 +63,10 @@ export type Loaded =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly problems: readonly Problem[] };
 
-/** Problems that are told of one file. To find the place of each takes time, and more of them help nobody. */
+/** How many problems of one file are reported. Locating each takes time, and more are of no use. */
 const problemsMax = 100;
 
-/** Reads a configuration; everything that is wrong with it is told at once. Whatever the file holds: it never rejects. */
+/** Reads a configuration and reports all its problems at once. Never rejects, whatever the file contains. */
 export async function loadConfig(file: string, env: LoadEnvironment, overrides: Overrides = {}): Promise<Loaded> {
   const path = resolve(env.cwd, file);
   const read = await readTextFile(path);
@@ -74,14 +74,12 @@ export async function loadConfig(file: string, env: LoadEnvironment, overrides: 
   try {
     return await parseConfig(read.value, { file, path, env, overrides });
   } catch (error) {
-    return refused([
-      problemOfFile(file, error instanceof RangeError ? 'nested too deeply' : 'could not be understood'),
-    ]);
+    return refused([problemOfFile(file, error instanceof RangeError ? 'nested too deeply' : 'could not be parsed')]);
   }
 }
 
 interface Source {
-  /** As it was named, and as an absolute path. */
+  /** The path as the user wrote it, and as an absolute path. */
   readonly file: string;
   readonly path: string;
   readonly env: LoadEnvironment;
@@ -110,7 +108,7 @@ function problemOfFile(file: string, message: string): Problem {
   return { file, line: 0, column: 0, path: '', message };
 }
 
-/** In the order of their places. */
+/** Sorted by location. */
 function refused(problems: readonly Problem[]): Loaded {
   const sorted = [...problems].sort((a, b) => a.line - b.line || a.column - b.column);
   const more = sorted.length - problemsMax;
@@ -132,7 +130,7 @@ function runtimeDirProblems(
   return [problemAt(file, source, ['runtime_dir'], 'value', message)];
 }
 
-/** The HTTP server asks nobody who he is: to serve it beyond loopback has to be meant. */
+/** The HTTP server has no authentication, so serving beyond loopback must be enabled explicitly. */
 function httpProblems(
   document: Document,
   { http }: Config,
@@ -146,7 +144,7 @@ function httpProblems(
   ];
 }
 
-/** Where the sockets are when nobody says otherwise. */
+/** The folder of the sockets if nothing else is configured. */
 export function defaultRuntimeDir(env: Pick<LoadEnvironment, 'root' | 'uid' | 'tmpdir' | 'variables'>): string {
   if (env.root) return '/run/pitwarden';
   const runtime = env.variables['XDG_RUNTIME_DIR'];
@@ -193,7 +191,10 @@ function problemAt(
   return { file, ...source.locate(path, at), path: showPath(path), message };
 }
 
-/** Keys are people's own, and may be of any length; a name of a variable that is none may be `NAME=SECRET`. */
+/**
+ * Keys are user-defined and may have any length. An invalid variable name may be `NAME=SECRET`, so the value is left
+ * out.
+ */
 function showPath(path: readonly PropertyKey[]): string {
   return path.map((key) => shorten(String(key).replace(/=.*/s, '=…'))).join('.');
 }
@@ -331,7 +332,7 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
   };
 }
 
-/** What the schema cannot see: folders and interpreters that must be there. */
+/** Checks what the schema cannot: that folders and interpreters exist. */
 async function checkMachine(
   config: Config,
   file: string,
@@ -345,7 +346,8 @@ async function checkMachine(
     const at = (key: string, message: string): void => {
       problems.push(problemAt(file, source, ['pools', pool.name, key], 'value', message));
     };
-    if (!(await machine.isFolder(pool.cwd))) at('cwd', `expected a folder, got ${show(pool.cwd)}, which is none`);
+    if (!(await machine.isFolder(pool.cwd)))
+      at('cwd', `expected a folder, got ${show(pool.cwd)}, which is not a folder`);
     const missing = await machine.missingPython(pool.python);
     if (missing !== undefined) at('python', missing);
   }
@@ -354,11 +356,11 @@ async function checkMachine(
 
 interface Machine {
   isFolder(path: string): Promise<boolean>;
-  /** Why it is no interpreter; undefined: it is one. */
+  /** Why it is not an interpreter; undefined if it is one. */
   missingPython(python: string): Promise<string | undefined>;
 }
 
-/** Looks at each path once, one after the other: a disk that hangs takes one of Node's few threads, not all. */
+/** Checks each path once, one after the other: a hanging disk then blocks one of Node's few threads, not all. */
 function createMachine(env: LoadEnvironment): Machine {
   const folders = new Map<string, Promise<boolean>>();
   const pythons = new Map<string, Promise<string | undefined>>();
@@ -384,7 +386,7 @@ async function isFolder(path: string): Promise<boolean> {
 
 async function missingPython(python: string, env: LoadEnvironment): Promise<string | undefined> {
   if (python.includes('/')) {
-    const wanted = `expected a Python interpreter, got ${show(python)}, which is no program`;
+    const wanted = `expected a Python interpreter, got ${show(python)}, which is not an executable file`;
     return (await isExecutable(python)) ? undefined : wanted;
   }
   const folders = (env.variables['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');

@@ -1,15 +1,15 @@
-/** One thing that is wrong with the configuration; line and column count from 1, and are 0 where there is no place. */
+/** One problem of the configuration. Line and column count from 1, and are 0 if there is no location. */
 export interface Problem {
-  /** The file, or the command line's flag. */
+  /** The file, or the flag of the command line. */
   readonly file: string;
   readonly line: number;
   readonly column: number;
-  /** The key, as in `pools.text.size`; empty for the file as a whole. */
+  /** The key, such as `pools.text.size`; empty for the file as a whole. */
   readonly path: string;
   readonly message: string;
 }
 
-/** `FILE:LINE:COLUMN: path: message`, one a line. */
+/** One `FILE:LINE:COLUMN: path: message` per line. */
 export function formatProblems(problems: readonly Problem[]): string {
   return problems.map(formatProblem).join('\n');
 }

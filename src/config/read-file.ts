@@ -3,12 +3,14 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { Parsed } from './units.ts';
 import { failed, formatSize } from './units.ts';
 
-/** A configuration is a few kilobytes; to parse one mebibyte of YAML takes about a second, during which nothing else runs. */
+/**
+ * A configuration has a few kilobytes. Parsing a mebibyte of YAML takes about a second, during which nothing else runs.
+ */
 export const configMaxBytes = 1024 * 1024;
 
 /**
- * Reads a text file. Anything but a regular file is refused: to open a FIFO waits for its writer, and a device may have no
- * end. Never throws and never blocks the event loop, however slow the disk is.
+ * Reads a text file. Refuses anything but a regular file: opening a FIFO waits for its writer, and a device may be
+ * endless. Never throws, and never blocks the event loop, however slow the disk is.
  */
 export async function readTextFile(path: string): Promise<Parsed<string>> {
   let file: FileHandle | undefined;
@@ -25,7 +27,7 @@ export async function readTextFile(path: string): Promise<Parsed<string>> {
   }
 }
 
-/** One byte more than is allowed at most: the size that `stat` tells may be wrong, as it is in /proc, or grow. */
+/** Reads one byte more than allowed at most, because the size from `stat` may be wrong, as in /proc, or grow. */
 async function readBounded(file: FileHandle): Promise<Buffer> {
   const bytes = Buffer.alloc(configMaxBytes + 1);
   let length = 0;
@@ -62,7 +64,7 @@ function explain(error: unknown): string {
       return 'expected a file, got a folder';
     case 'EACCES':
       return 'expected a file that this user may read, got permission denied';
-    // What open(2) says of a socket, and of a device without a driver.
+    // open(2) returns this for a socket, and for a device without a driver.
     case 'ENXIO':
       return 'expected a file, got a socket or a device';
     case 'ERR_ENCODING_INVALID_ENCODED_DATA':

@@ -1,14 +1,14 @@
 import { z } from 'zod';
 import { schema } from './schema.ts';
 
-/** What is generated from the schema: the editors' JSON schema and the pages of docs/. */
+/** Generates the JSON schema for editors and the reference page from the schema. */
 
-/** A node of the JSON schema, with the words that our metas add. */
+/** A node of the JSON schema, with the keywords that our metadata adds. */
 interface Described {
   readonly description?: string;
   readonly unit?: string;
-  readonly takes?: string;
-  /** Default that depends on the machine. */
+  readonly takesEffect?: string;
+  /** A default that depends on the machine. */
   readonly fallback?: string;
   readonly default?: unknown;
   readonly enum?: readonly string[];
@@ -17,12 +17,12 @@ interface Described {
   readonly required?: readonly string[];
 }
 
-/** docs/config.schema.json. */
+/** The content of docs/config.schema.json. */
 export function jsonSchema(): object {
-  return { title: 'pitwarden configuration', ...(withoutOurWords(described()) as object) };
+  return { title: 'pitwarden configuration', ...(withoutOwnKeywords(described()) as object) };
 }
 
-/** docs/configuration.md. */
+/** The content of docs/configuration.md. */
 export function configurationMarkdown(): string {
   const root = described();
   const pool = root.properties?.['pools']?.additionalProperties;
@@ -85,14 +85,14 @@ function table(lines: readonly string[]): string {
   return ['| key | default | unit | takes effect | meaning |', '| --- | --- | --- | --- | --- |', ...lines].join('\n');
 }
 
-/** A section's own sentence, then its keys. */
+/** A section's own row, then the rows of its keys. */
 function rows(path: string, node: Described, parent: Described): string[] {
   const key = path.split('.').at(-1) ?? path;
   const inner = Object.entries(node.properties ?? {}).flatMap(([name, child]) => rows(`${path}.${name}`, child, node));
   if (inner.length > 0) return [`| **${path}** | | | | ${node.description ?? ''} |`, ...inner];
   const unit = node.unit ?? node.enum?.map((word) => `\`${word}\``).join(', ') ?? '';
   return [
-    `| \`${path}\` | ${defaultOf(node, parent.required?.includes(key) === true)} | ${unit} | ${node.takes ?? ''} | ${node.description ?? ''} |`,
+    `| \`${path}\` | ${defaultOf(node, parent.required?.includes(key) === true)} | ${unit} | ${node.takesEffect ?? ''} | ${node.description ?? ''} |`,
   ];
 }
 
@@ -102,18 +102,18 @@ function defaultOf(node: Described, required: boolean): string {
   return typeof node.default === 'object' ? '`{}`' : `\`${String(node.default)}\``;
 }
 
-const ourWords: ReadonlySet<string> = new Set(['unit', 'fallback', 'takes']);
+const ownKeywords: ReadonlySet<string> = new Set(['unit', 'fallback', 'takesEffect']);
 
-function withoutOurWords(node: unknown): unknown {
-  if (Array.isArray(node)) return node.map(withoutOurWords);
+function withoutOwnKeywords(node: unknown): unknown {
+  if (Array.isArray(node)) return node.map(withoutOwnKeywords);
   if (typeof node !== 'object' || node === null) return node;
   const isMap = 'properties' in node;
-  const kept = Object.entries(node).filter(([key]) => !ourWords.has(key));
+  const kept = Object.entries(node).filter(([key]) => !ownKeywords.has(key));
   return Object.fromEntries(
     kept.map(([key, value]) => [
       key,
-      // Below `properties` the keys are the configuration's own.
-      isMap && key === 'properties' ? mapValues(value as object, withoutOurWords) : withoutOurWords(value),
+      // Below `properties` the keys are those of the configuration.
+      isMap && key === 'properties' ? mapValues(value as object, withoutOwnKeywords) : withoutOwnKeywords(value),
     ]),
   );
 }

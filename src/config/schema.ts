@@ -10,6 +10,7 @@ import {
   effects,
   linkDurationMaxMs,
   map,
+  nonEmptyText,
   pattern,
   quantity,
   section,
@@ -17,19 +18,17 @@ import {
   share,
   size,
   sizeOrOff,
-  taking,
+  takingEffect,
   whole,
   wholeOrOff,
-  words,
   yesOrNo,
 } from './keys.ts';
 import { show } from './units.ts';
 
 /**
- * Every key of the configuration: its default, its unit and one sentence. The loader, the editors' JSON schema and
- * docs/configuration.md are all made from this file.
- *
- * A section's checks run even when some of its keys are wrong, so that one run reports everything.
+ * Every key of the configuration: its default, its unit and one sentence. The loader, the JSON schema for editors and
+ * docs/configuration.md are all generated from this file.
+ * A section's rules are checked even if some of its keys are invalid, so that one run reports everything.
  */
 
 const poolNamePattern = '^[a-z][a-z0-9_-]{0,62}$';
@@ -40,21 +39,21 @@ const variablePattern = '^[A-Za-z_][A-Za-z0-9_]*$';
 const { atOnce, replacing, nextWorker, nextStart } = effects;
 
 const start = section({
-  ...taking(replacing, {
+  ...takingEffect(replacing, {
     mode: choice(['exec'])
       .prefault('exec')
       .meta({ description: 'How a worker is started: `exec` runs a fresh interpreter.' }),
   }),
-  ...taking(nextWorker, {
+  ...takingEffect(nextWorker, {
     timeout: duration('60s', 'Longest time from the spawn of a worker until it is attached and ready.', {
       minMs: 500,
     }),
   }),
-  ...taking(atOnce, {
+  ...takingEffect(atOnce, {
     parallel: whole(1, 1000, 4, 'workers', 'How many workers of the pool may be starting at once.'),
   }),
-  ...taking(nextWorker, {
-    warm_up: words().optional().meta({
+  ...takingEffect(nextWorker, {
+    warm_up: nonEmptyText().optional().meta({
       description:
         'Command that a new worker runs once before it is ready, within `start.timeout`. If the command fails, the start fails.',
       unit: 'command',
@@ -70,7 +69,7 @@ const start = section({
 });
 
 const heartbeat = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     interval: duration('2s', 'How often the agent pings each worker.', { minMs: 100 }),
     timeout: duration('10s', 'How long a ping may stay unanswered before it counts as missed.', { minMs: 100 }),
     max_missed: whole(1, 1000, 3, 'pings', 'How many pings in a row may be missed before the worker counts as hung.'),
@@ -89,7 +88,7 @@ const heartbeat = section(
 );
 
 const memory = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     soft: sizeOrOff(
       'off',
       'The worker is drained and replaced when its whole process tree uses more memory than this.',
@@ -122,7 +121,7 @@ const memory = section(
 
 const recycle = section(
   {
-    ...taking(nextWorker, {
+    ...takingEffect(nextWorker, {
       max_age: durationOrOff('off', 'Age at which a worker is replaced.', { minMs: 1_000 }),
       max_requests: wholeOrOff(
         'off',
@@ -130,7 +129,7 @@ const recycle = section(
         'Number of requests after which a worker is replaced. Failed requests count too.',
       ),
     }),
-    ...taking(atOnce, {
+    ...takingEffect(atOnce, {
       max_idle: durationOrOff(
         'off',
         'A worker that has served requests is replaced after this time without any, to free the memory that it holds.',
@@ -138,14 +137,14 @@ const recycle = section(
       ),
     }),
     memory: memory.meta({ description: 'Limits on the memory of a worker and all its descendants.' }),
-    ...taking(nextWorker, {
+    ...takingEffect(nextWorker, {
       jitter: share(
         0.9,
         0.1,
         'Each worker gets its own `max_age` and `max_requests`, up to this share below the configured ones, so that workers that started together are not replaced together.',
       ),
     }),
-    ...taking(atOnce, {
+    ...takingEffect(atOnce, {
       max_surge: whole(
         0,
         1000,
@@ -181,7 +180,7 @@ const recycle = section(
 );
 
 const backoff = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     min: duration('500ms', 'Wait before the first restart after a crash. Each further crash doubles the wait.', {
       minMs: 10,
     }),
@@ -192,7 +191,7 @@ const backoff = section(
 
 const restart = section({
   backoff: backoff.meta({ description: 'Waits between the restarts in a slot whose workers crash.' }),
-  ...taking(atOnce, {
+  ...takingEffect(atOnce, {
     reset_after: duration(
       '60s',
       'How long a worker must stay up before the earlier crashes of its slot no longer count.',
@@ -211,7 +210,7 @@ const restart = section({
 });
 
 const drain = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     timeout: duration(
       '30s',
       'How long the running requests of a draining worker may take to finish. A reload does not change the limit of a drain that has begun.',
@@ -225,14 +224,14 @@ const drain = section(
 );
 
 const queue = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     max_requests: whole(1, 1_000_000, 1000, 'requests', 'How many requests may wait for a free worker.'),
     max_bytes: size('64MiB', 'How many bytes of payload the waiting requests may hold together.'),
   }),
 );
 
 const keep = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     for: duration(
       '60s',
       'How long a request keeps running after its caller lost the connection, and how long its answer is kept for a caller that sends the `request_id` again.',
@@ -244,7 +243,7 @@ const keep = section(
 );
 
 const request = section({
-  ...taking(atOnce, {
+  ...takingEffect(atOnce, {
     timeout: duration('60s', 'Deadline of a request whose caller sets none.', { minMs: 10 }),
     max_attempts: whole(
       1,
@@ -269,7 +268,7 @@ const request = section({
 });
 
 const poison = section(
-  taking(atOnce, {
+  takingEffect(atOnce, {
     after: wholeOrOff(
       3,
       'crashes',
@@ -280,7 +279,7 @@ const poison = section(
 );
 
 const limits = section(
-  taking(replacing, {
+  takingEffect(replacing, {
     pids: wholeOrOff(
       'off',
       'processes and threads',
@@ -295,17 +294,17 @@ const limits = section(
 );
 
 const pool = sectionBody({
-  ...taking(replacing, {
+  ...takingEffect(replacing, {
     app: pattern(appPattern, 'module:attribute of a pitwarden.App, such as text:app').meta({
       description: 'Module and attribute of the `pitwarden.App` that the workers serve.',
       unit: '`module:attribute`',
     }),
-    python: words().prefault('python3').meta({
+    python: nonEmptyText().prefault('python3').meta({
       description:
         "Python interpreter. A path with a slash is relative to the config file's folder; a bare name is looked up in PATH. A wrapper script must pass its standard input or its file descriptor 3 on to the interpreter.",
       unit: 'path or name',
     }),
-    cwd: words().prefault('.').meta({
+    cwd: nonEmptyText().prefault('.').meta({
       description: "Working directory of the workers, relative to the config file's folder.",
       unit: 'path',
     }),
@@ -319,8 +318,8 @@ const pool = sectionBody({
         unit: 'map of texts',
       }),
   }),
-  ...taking(atOnce, { size: whole(0, 1000, 1, 'workers', 'How many workers the pool keeps.') }),
-  ...taking(replacing, {
+  ...takingEffect(atOnce, { size: whole(0, 1000, 1, 'workers', 'How many workers the pool keeps.') }),
+  ...takingEffect(replacing, {
     concurrency: whole(1, 1000, 1, 'requests', 'How many requests one worker may run at once.'),
   }),
   start: start.meta({ description: 'How workers start.' }),
@@ -332,11 +331,11 @@ const pool = sectionBody({
     description:
       "Limits that the kernel enforces: by the worker's cgroup if that has the controllers, otherwise by resource limits.",
   }),
-  ...taking(atOnce, {
+  ...takingEffect(atOnce, {
     orphan_timeout: duration(
       '60s',
       'How long a worker waits for an agent after it lost its own. Then it drains and exits by itself.',
-      // With less it would leave before it has dialled once.
+      // With less, the worker would exit before its first attempt to dial.
       { minMs: 1_000, maxMs: linkDurationMaxMs },
     ),
   }),
@@ -349,14 +348,14 @@ const pool = sectionBody({
 
 export const schema = sectionBody({
   node: section(
-    taking(nextStart, {
+    takingEffect(nextStart, {
       id: pattern(nodeIdPattern, 'a name of letters, digits, dots, _ and -')
         .optional()
         .meta({ description: 'Name of this host in views and metrics.', unit: 'name', fallback: 'the host name' }),
     }),
   ).meta({ description: 'The identity of this agent.' }),
-  ...taking(nextStart, {
-    runtime_dir: words().optional().meta({
+  ...takingEffect(nextStart, {
+    runtime_dir: nonEmptyText().optional().meta({
       description: 'Folder of the sockets, including `agent.sock`.',
       unit: 'path',
       fallback:
@@ -370,7 +369,7 @@ export const schema = sectionBody({
         unit: 'name or number',
         fallback: "none: only the agent's own user and root may call (mode 0600)",
       }),
-    state_dir: words().optional().meta({
+    state_dir: nonEmptyText().optional().meta({
       description: 'Folder of the data that must survive a restart of the agent.',
       unit: 'path',
       fallback: '`/var/lib/pitwarden` as root, else `$XDG_STATE_HOME/pitwarden`, else `~/.local/state/pitwarden`',
@@ -386,13 +385,13 @@ export const schema = sectionBody({
       'Whether `http` may be an address beyond loopback. There is no authentication: whoever can reach the address can read names and counts.',
     ),
   }),
-  ...taking(atOnce, {
+  ...takingEffect(atOnce, {
     memory_floor: sizeOrOff(
       '256MiB',
       'Least available memory of the host (MemAvailable). Below it a worker is stopped before its replacement starts, and the worker that has grown most, and still grows, is replaced.',
     ),
   }),
-  ...taking(nextStart, {
+  ...takingEffect(nextStart, {
     listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
       .prefault('off')
       .meta({
@@ -402,7 +401,7 @@ export const schema = sectionBody({
       }),
   }),
   log: section(
-    taking(nextStart, {
+    takingEffect(nextStart, {
       level: choice(['trace', 'debug', 'info', 'warn', 'error'])
         .prefault('info')
         .meta({ description: 'Lowest level of log lines that are written.' }),
@@ -413,7 +412,7 @@ export const schema = sectionBody({
     }),
   ).meta({ description: 'The log of the agent and its workers.' }),
   message: section(
-    taking(nextStart, {
+    takingEffect(nextStart, {
       max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
       budget: size(
         '512MiB',
@@ -442,6 +441,6 @@ function checkPoolName(name: string): string | undefined {
 function checkVariable(name: string): string | undefined {
   if (name.startsWith('PITWARDEN_')) return 'expected another name: the agent itself sets the variables PITWARDEN_…';
   if (new RegExp(variablePattern).test(name)) return undefined;
-  // What follows a = would be a value.
+  // Anything after a `=` would be a value.
   return `expected a variable name of letters, digits and _, got ${show(name.replace(/=.*/s, '=…'))}`;
 }

@@ -1,4 +1,4 @@
-/** The word that was most likely meant, if any is near enough. */
+/** The known word that was most likely meant, if one is close enough. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const limit = Math.max(1, Math.floor(word.length / 3) + 1);
   const ranked = known
@@ -7,12 +7,12 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   return ranked !== undefined && ranked.distance <= limit ? ranked.candidate : undefined;
 }
 
-/** `maxAge`, `max-age` and `max_age` are one word. */
+/** `maxAge`, `max-age` and `max_age` count as the same word. */
 function simple(word: string): string {
   return word.toLowerCase().replaceAll(/[_-]/g, '');
 }
 
-/** Number of letters to insert, drop, change or swap with a neighbour. */
+/** Number of letters to insert, delete, change or swap with a neighbour. */
 function distance(a: string, b: string): number {
   const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, column) => column)];
   const cell = (row: number, column: number): number => rows[row]?.[column] ?? 0;

@@ -1,6 +1,6 @@
-/** Durations and sizes as people write them: `30s`, `400MiB`. */
+/** Durations and sizes as users write them: `30s`, `400MiB`. */
 
-/** A value, or a sentence that says what was expected and what came. */
+/** A value, or a message that says what was expected and what was found. */
 export type Parsed<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly message: string };
 
 const durationUnitsMs: Readonly<Record<string, number>> = {
@@ -34,17 +34,17 @@ export function parseSize(input: unknown): Parsed<number> {
   return parseQuantity(input, sizeUnitsBytes, 'a size such as 512B, 64KiB, 400MiB or 2GiB', 'MiB');
 }
 
-/** In the largest unit that divides it. */
+/** Uses the largest unit that divides the value. */
 export function formatDuration(ms: number): string {
   return formatQuantity(ms, durationUnitsMs, 'ms');
 }
 
-/** In the largest power-of-two or decimal unit that divides it. */
+/** Uses the largest power-of-two or decimal unit that divides the value. */
 export function formatSize(bytes: number): string {
   return formatQuantity(bytes, sizeUnitsBytes, 'B');
 }
 
-/** The value in a message: short, and with its type visible. */
+/** A value for a message: short, and with its type visible. */
 export function show(input: unknown): string {
   if (input === undefined || input === null) return 'nothing';
   if (Array.isArray(input)) return 'a list';
@@ -86,13 +86,13 @@ function parseQuantity(
     const hint = meant === undefined ? '' : `; did you mean ${count}${meant}?`;
     return failed(`expected ${wanted}, got ${show(input)}${hint}`);
   }
-  // 0.1 + 0.2: a value such as 1.1s is only nearly whole in binary.
+  // A value such as 1.1s is only approximately whole in binary floating point.
   const value = Math.round(Number(count) * factor);
   if (!Number.isSafeInteger(value)) return failed(`expected ${wanted}, got ${show(input)}, which is too large`);
   return { ok: true, value };
 }
 
-/** `kb`, `k` and `sec` are near enough to suggest what was meant, too far to guess it. */
+/** `kb`, `k` and `sec` are close enough to suggest the unit, but not to accept it. */
 function sameUnit(known: string, written: string): boolean {
   const [a, b] = [known.toLowerCase(), written.toLowerCase()];
   return a === b || a === `${b}ib` || (b.length > 1 && a.length === 1 && b.startsWith(a) && a !== 'b' && b !== 'ms');

@@ -28,17 +28,20 @@ function withCompanions(name: string, value: string): Record<string, string> {
   return name.endsWith('max_age') ? { [name]: value, 'pools.*.recycle.min_lifetime': 'off' } : { [name]: value };
 }
 
-test('the walk finds the durations', () => {
+test('allKeys finds the durations of the schema', () => {
   expect(durations.length).toBeGreaterThan(12);
 });
 
-describe.each(durations.map((key) => [nameOf(key), key.unit]))('%s', (name, unit) => {
+describe.each(durations.map((key) => [nameOf(key), key.unit]))('the duration %s', (name, unit) => {
   const [, least = '', most = ''] = /^duration, (\S+) to (\w+)/.exec(unit) ?? [];
-  test.each(['0ms', '1ms', least, '30d', '365d', most])('as %s', async (value) => {
-    const config = await loadWith(withCompanions(name, value));
-    if (typeof config === 'string') expect(config).toMatch(/: expected from \w+ to \w+, got \w+$/m);
-    else live(config.node.pools.get('p'));
-  });
+  test.each(['0ms', '1ms', least, '30d', '365d', most])(
+    'set to %s is refused or makes a pool that lives through all its phases',
+    async (value) => {
+      const config = await loadWith(withCompanions(name, value));
+      if (typeof config === 'string') expect(config).toMatch(/: expected from \w+ to \w+, got \w+$/m);
+      else live(config.node.pools.get('p'));
+    },
+  );
 });
 
 function live(pool: PoolConfig | undefined): void {

@@ -150,13 +150,13 @@ const held: Readonly<Record<string, (name: string, reloaded: Reloaded) => void>>
   },
 };
 
-test('every key says when it takes effect, and is walked here', () => {
+test('every key says when it takes effect and is tested here', () => {
   const names = allKeys().map(nameOf);
   expect(names.filter((name) => others[name] === undefined && !single.has(name))).toEqual([]);
 });
 
-describe.each(Object.values(effects))('keys that take effect %s', (effect) => {
-  const names = allKeys().filter((key) => key.takes === effect && !single.has(nameOf(key)));
+describe.each(Object.values(effects))('a key that takes effect %s', (effect) => {
+  const names = allKeys().filter((key) => key.takesEffect === effect && !single.has(nameOf(key)));
   test.each(names.map(nameOf))('%s', async (name) => {
     const reloaded = await reload(name);
     const { before, after } = reloaded;

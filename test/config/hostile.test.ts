@@ -32,10 +32,10 @@ const pool = (keys: string) => `pools: { a: { app: a:b, ${keys} } }`;
 const lines = (count: number, line: (index: number) => string): string =>
   Array.from({ length: count }, (_, index) => line(index)).join('\n');
 
-describe('a text that is no configuration is refused in words', () => {
+describe('a text that is not a configuration is refused with a reason:', () => {
   const cases: [string, string, RegExp][] = [
     [
-      'an alias within what it names',
+      'an alias within its own value',
       pool('start: { warm_up: x, warm_up_args: &x { y: { z: *x } } }'),
       /an alias is inside the value that it refers to$/,
     ],
@@ -50,9 +50,9 @@ describe('a text that is no configuration is refused in words', () => {
       pool(`start: { warm_up_args: [${multiplied()}] }`),
       /not valid YAML: Excessive alias count/,
     ],
-    ['ten thousand lists in each other', `a: ${'['.repeat(10_000)}`, /nested too deeply/],
-    ['lists in each other that are closed', pool(`env: ${'['.repeat(5_000)}${']'.repeat(5_000)}`), /nested too deeply/],
-    ['maps in each other', lines(1_400, (index) => `${' '.repeat(index)}a:`), /nested too deeply|unknown key/],
+    ['ten thousand nested open lists', `a: ${'['.repeat(10_000)}`, /nested too deeply/],
+    ['nested lists that are closed', pool(`env: ${'['.repeat(5_000)}${']'.repeat(5_000)}`), /nested too deeply/],
+    ['nested maps', lines(1_400, (index) => `${' '.repeat(index)}a:`), /nested too deeply|unknown key/],
     ['a list as a key', '? [a, b]\n: 1\npools: {}', /1:3: expected a plain word as a key/],
     ['a pool named __proto__', 'pools: { __proto__: { app: a:b } }', /1:10: pools.__proto__: expected another key/],
     ['a key named __proto__', '__proto__: 1\npools: {}', /1:1: __proto__: expected another key/],
@@ -84,7 +84,7 @@ test.each(['constructor', 'hasownproperty', 'tostring'])('a pool may be named %s
   expect(loaded.ok && [...loaded.config.node.pools.keys()]).toEqual([name]);
 });
 
-test('thirty thousand wrong keys take no longer than they must, and the first hundred are told', async () => {
+test('of thirty thousand unknown keys the first hundred are reported, within reasonable time', async () => {
   const startedAtMs = performance.now();
   const told = (await problems(lines(30_000, (index) => `k${index}: 1`))).split('\n');
   expect(told).toHaveLength(101);
@@ -99,12 +99,12 @@ test('a message stays short however long a key is', async () => {
   expect((await problems(pool(`${'k'.repeat(100_000)}: 1`))).length).toBeLessThan(1_000);
 });
 
-describe('what is no file is refused, and not waited for', () => {
+describe('anything but a regular file of bounded size is refused without waiting:', () => {
   test('a FIFO', async () => {
     execFileSync('mkfifo', [join(dir, 'fifo')]);
     expect(await problemsOf('fifo')).toBe('fifo: expected a file, got a FIFO');
   });
-  test('a device without an end', async () => {
+  test('an endless device', async () => {
     expect(await problemsOf('/dev/zero')).toBe('/dev/zero: expected a file, got a device');
   });
   test('a folder', async () => {
@@ -119,27 +119,27 @@ describe('what is no file is refused, and not waited for', () => {
   });
 });
 
-describe('what may be a secret is in no message', () => {
+describe('a possible secret is never quoted in a message:', () => {
   const secret = 'hunter2';
   const texts: Readonly<Record<string, string>> = {
-    'an open brace': pool(`env: { P: "${secret}{x" }`),
-    'a closed brace': pool(`env: { P: "}${secret}" }`),
+    'an opening brace': pool(`env: { P: "${secret}{x" }`),
+    'a closing brace': pool(`env: { P: "}${secret}" }`),
     'an unknown placeholder': pool(`env: { P: "{${secret}}" }`),
     'a NUL': pool(`env: { P: "${secret}\\0" }`),
-    'a list of variables': pool(`env: [P=${secret}]`),
-    'a text for variables': pool(`env: P=${secret}`),
+    'a list as env': pool(`env: [P=${secret}]`),
+    'a text as env': pool(`env: P=${secret}`),
     'a variable and its value as a key': pool(`env: { P=${secret} }`),
     'a list as value': pool(`env: { P: [${secret}] }`),
     'a map as value': pool(`env: { P: { ${secret}: 1 } }`),
-    'an alias': pool(`env: { P: *${secret} }`),
+    'an unknown alias': pool(`env: { P: *${secret} }`),
     'a tag': pool(`env: { P: !${secret} x }`),
-    'what follows a text': pool(`env: { P: "x" ${secret} }`),
-    'what follows a text in a block': `pools:\n  a:\n    app: a:b\n    env:\n      P: "x" ${secret}\n`,
-    'a map in a line': `pools:\n  a:\n    app: a:b\n    env:\n      P: x: ${secret}\n`,
+    'text after a value': pool(`env: { P: "x" ${secret} }`),
+    'text after a value in a block': `pools:\n  a:\n    app: a:b\n    env:\n      P: "x" ${secret}\n`,
+    'a map within a line': `pools:\n  a:\n    app: a:b\n    env:\n      P: x: ${secret}\n`,
     'a reserved character': pool(`env: { P: @${secret} }`),
     'a wrong escape': pool(`env: { P: "\\q${secret}" }`),
-    'an open quote': `pools:\n  a:\n    app: a:b\n    env:\n      P: "${secret}\n`,
-    'a variable that was aliased': `pools:\n  b: { app: a:b, env: &e { P: 1 } }\n  a: { app: a:b, env: { Q: *${secret} } }`,
+    'an unclosed quote': `pools:\n  a:\n    app: a:b\n    env:\n      P: "${secret}\n`,
+    'an aliased variable': `pools:\n  b: { app: a:b, env: &e { P: 1 } }\n  a: { app: a:b, env: { Q: *${secret} } }`,
     'arguments that are none': pool(`start: { warm_up_args: ${secret} }`),
   };
   test.each(Object.entries(texts))('%s', async (_, text) => {

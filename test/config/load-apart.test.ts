@@ -31,7 +31,7 @@ function write(name: string, pools: number): string {
   return name;
 }
 
-test('a configuration that is read in a thread is the same, also what is wrong with it', async () => {
+test('loading in a thread returns the same configuration and the same problems', async () => {
   const good = write('good.yaml', 3);
   expect(await loadApart(good, env, { http: 'off' })).toEqual(await loadConfig(good, env, { http: 'off' }));
   writeFileSync(join(folder, 'bad.yaml'), 'pools: { p: { app: text:app, sise: 1 } }');
@@ -40,7 +40,7 @@ test('a configuration that is read in a thread is the same, also what is wrong w
   expect(bad).toEqual(await loadConfig('bad.yaml', env, {}));
 });
 
-test('while a large configuration is read other work goes on', async () => {
+test('other work continues while a large configuration is loaded', async () => {
   const large = write('large.yaml', 2_400);
   const beganMs = performance.now();
   await loadConfig(large, env, {});

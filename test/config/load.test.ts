@@ -32,7 +32,7 @@ async function problems(text: string, overrides: Overrides = {}): Promise<string
 
 const pool = (rest: string) => `pools:\n  text:\n    app: text:app\n    ${rest}\n`;
 
-test('http beyond loopback is served where http_allow_remote says so, and only there', async () => {
+test('http may leave loopback only with http_allow_remote', async () => {
   expect(await problems('http: 127.0.0.1:1\npools: {}', { http: '0.0.0.0:1' })).toEqual([
     expect.stringMatching(/^--http: expected a loopback address, got "0.0.0.0"/),
   ]);
@@ -42,7 +42,7 @@ test('http beyond loopback is served where http_allow_remote says so, and only t
     expect(await problems(`http: "${http}"\npools: {}`)).toEqual([]);
 });
 
-test('arguments of a warm-up keep the numbers that were written', async () => {
+test('the arguments of a warm-up keep their numbers as written', async () => {
   const loaded = await load(
     pool('start: { warm_up: a, warm_up_args: { id: 9007199254740993, x: [1.0, 0x10, "2", null, true] } }'),
   );
@@ -50,22 +50,26 @@ test('arguments of a warm-up keep the numbers that were written', async () => {
   expect(warmUp?.payload).toBe('{"id":9007199254740993,"x":[1.0,16,"2",null,true]}');
 });
 
-describe('each problem is told with its place, what was expected and what came', () => {
+describe('a problem has its location, what was expected and what was found:', () => {
   const cases: [string, string, (string | RegExp)[]][] = [
     ['an empty file', '', [/pools: required: expected a map$/]],
     ['not YAML', 'pools: [', [/^1:9: not valid YAML: /]],
-    ['a tab', 'pools:\n\ttext: {}', [/not valid YAML: /]],
-    ['a list', '- a', [/expected a map of keys, got a list/]],
+    ['invalid YAML', 'pools:\n\ttext: {}', [/not valid YAML: /]],
+    ['a tab as indentation', '- a', [/expected a map of keys, got a list/]],
     ['an unknown key', 'polls: {}\npools: {}', ['1:1: polls: unknown key; did you mean pools?']],
-    ['an unknown key far from all', 'xyzzy: 1\npools: {}', [/^1:1: xyzzy: unknown key; known here: node, runtime_dir/]],
-    ['an unknown key in a pool', pool('sise: 2'), ['4:5: pools.text.sise: unknown key; did you mean size?']],
     [
-      'another spelling',
+      'an unknown key with a suggestion',
+      'xyzzy: 1\npools: {}',
+      [/^1:1: xyzzy: unknown key; known here: node, runtime_dir/],
+    ],
+    ['an unknown key with the known ones', pool('sise: 2'), ['4:5: pools.text.sise: unknown key; did you mean size?']],
+    [
+      'another spelling of a key',
       pool('recycle: { maxAge: 1h }'),
       ['4:16: pools.text.recycle.maxAge: unknown key; did you mean max_age?'],
     ],
     [
-      'a duplicate',
+      'a duplicate key',
       pool('size: 1\n    size: 2'),
       ['5:5: pools.text.size: duplicate key: the map has this key already'],
     ],
@@ -80,56 +84,68 @@ describe('each problem is told with its place, what was expected and what came',
       [/got 400 without a unit; did you mean 400MiB\?/],
     ],
     ['a negative size', pool('size: -1'), [/expected a whole number from 0 to 1000, got -1/]],
-    ['half a worker', pool('size: 1.5'), [/expected a whole number from 0 to 1000, got 1.5/]],
-    ['too much concurrency', pool('concurrency: 0'), [/expected a whole number from 1 to 1000, got 0/]],
+    ['a fractional size', pool('size: 1.5'), [/expected a whole number from 0 to 1000, got 1.5/]],
+    ['a concurrency of 0', pool('concurrency: 0'), [/expected a whole number from 1 to 1000, got 0/]],
     [
-      'neither surge nor unavailable',
+      'neither surge nor unavailable workers',
       pool('recycle: { max_surge: 0 }'),
       [/expected max_surge or max_unavailable to be at least 1/],
     ],
     [
-      'a timeout below the interval',
+      'a ping timeout below the interval',
       pool('heartbeat: { interval: 5s, timeout: 4s }'),
       [/heartbeat.timeout: expected timeout to be no shorter than interval/],
     ],
-    ['a cap below the timeout', pool('heartbeat: { busy_limit: 1s }'), [/busy_limit to be no shorter than timeout/]],
     [
-      'hard not above soft',
+      'a busy_limit below the timeout',
+      pool('heartbeat: { busy_limit: 1s }'),
+      [/busy_limit to be no shorter than timeout/],
+    ],
+    [
+      'a hard limit that does not exceed the soft one',
       pool('recycle: { memory: { soft: 2MiB, hard: 2MiB } }'),
       [/memory.hard: expected hard to be larger than soft/],
     ],
     [
-      'a lifetime above the age',
+      'a min_lifetime above max_age',
       pool('recycle: { max_age: 1s, min_lifetime: 2s }'),
       [/min_lifetime to be shorter than max_age/],
     ],
     [
-      'more samples than there are',
+      'more samples than `of`',
       pool('recycle: { memory: { samples: 4, of: 3 } }'),
       [/memory.samples: expected samples to be no more than of/],
     ],
     [
-      'arguments that are none',
+      'arguments that are neither map nor list',
       pool('start: { warm_up: a, warm_up_args: 5 }'),
       [/start.warm_up_args: expected a map or a list, got a number/],
     ],
-    ['back-off upside down', pool('restart: { backoff: { min: 2s, max: 1s } }'), [/max to be no shorter than min/]],
+    [
+      'a maximum back-off below the minimum',
+      pool('restart: { backoff: { min: 2s, max: 1s } }'),
+      [/max to be no shorter than min/],
+    ],
     [
       'an unknown placeholder',
       pool('env: { A: "{slott}" }'),
       [/unknown placeholder at character 1; expected {slot} or {pool}/],
     ],
-    ['an open brace', pool('env: { A: "{" }'), [/unmatched { at character 1; write {{ for a plain one/]],
-    ['a variable of ours', pool('env: { PITWARDEN_LINK: a }'), [/expected another name: the agent itself sets/]],
-    ['no folder', pool('cwd: nowhere'), [/pools.text.cwd: expected a folder, got ".*nowhere", which is none/]],
+    ['an unmatched brace', pool('env: { A: "{" }'), [/unmatched { at character 1; write {{ for a plain one/]],
+    ['a reserved variable', pool('env: { PITWARDEN_LINK: a }'), [/expected another name: the agent itself sets/]],
     [
-      'no interpreter',
+      'a missing folder',
+      pool('cwd: nowhere'),
+      [/pools.text.cwd: expected a folder, got ".*nowhere", which is not a folder/],
+    ],
+    [
+      'a missing interpreter',
       pool('python: ./nothing'),
       [/pools.text.python: expected a Python interpreter, got ".*nothing"/],
     ],
     ['no interpreter on PATH', pool('python: python9'), [/found no "python9" in /]],
     [
-      'TCP for everyone',
+      'TCP on all addresses',
       'listen: 0.0.0.0:50\npools: {}',
       [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP outside loopback needs mTLS/],
     ],
@@ -140,33 +156,33 @@ describe('each problem is told with its place, what was expected and what came',
       [/^1:7: http: expected a loopback address, got "0.0.0.0": .* set http_allow_remote: true$/],
     ],
     [
-      'a switch that is none',
+      'a switch that is neither true nor false',
       'http_allow_remote: on purpose\npools: {}',
       [/http_allow_remote: expected true or false/],
     ],
     ['a port too large', 'http: 127.0.0.1:70000\npools: {}', [/expected a port from 0 to 65535, got 70000/]],
     [
-      'a long socket path',
+      'a runtime directory whose socket paths are too long',
       `runtime_dir: /tmp/${'x'.repeat(110)}\npools: {}`,
       [
         /expected a folder in which each socket's path has at most 107 bytes, got 126: .*agent.sock; name a shorter one/,
       ],
     ],
     [
-      'a socket path of which only that of the workers is too long',
+      "a runtime directory in which only the workers' socket path is too long",
       `runtime_dir: /${'x'.repeat(94)}\npools: {}`,
       [
         /^1:14: runtime_dir: expected .* at most 107 bytes, got 110: .*link\/link\.sock; name .* with --runtime-dir DIR/,
       ],
     ],
     [
-      'a group that is not there',
+      'an unknown group',
       'socket_group: no-such-group\npools: {}',
       [
         /^1:15: socket_group: expected a group of this host, got "no-such-group", which is not in .*; make it with groupadd/,
       ],
     ],
-    ['no group', 'socket_group: -1\npools: {}', [/expected the name of a group or its number, got -1/]],
+    ['an invalid group', 'socket_group: -1\npools: {}', [/expected the name of a group or its number, got -1/]],
   ];
   test.each(cases)('%s', async (_, text, expected) => {
     const found = await problems(text);
@@ -178,7 +194,7 @@ describe('each problem is told with its place, what was expected and what came',
   });
 });
 
-test('all problems are told at once, in the order of their places', async () => {
+test('all problems are reported at once, sorted by location', async () => {
   const text = `
 http: 1
 pools:
@@ -190,7 +206,7 @@ pools:
   expect(found.join('\n')).toMatch(/http.*\n.*app: required.*\n.*sise.*\n.*max_unavailable.*\n.*soft.*\n.*timeout/);
 });
 
-test('flags come before the file, and their problems name them', async () => {
+test('flags override the file, and their problems name the flag', async () => {
   const loaded = await load('http: 127.0.0.1:1\npools: {}', {
     http: '127.0.0.1:2',
     runtimeDir: 'r',
@@ -207,11 +223,11 @@ test('flags come before the file, and their problems name them', async () => {
     ),
   ]);
   expect(await problems('pools: {}', { listen: 'example.org:1' })).toEqual([
-    '--listen: expected a loopback address, got "example.org": TCP outside loopback needs mTLS, which is not there yet',
+    '--listen: expected a loopback address, got "example.org": TCP beyond loopback needs mTLS, which is not supported yet',
   ]);
 });
 
-test('a file that is not there, a folder, and bytes that are no text', async () => {
+test('a missing file, a folder and a file that is not UTF-8 are refused', async () => {
   expect(await loadConfig('nothing.yaml', env)).toMatchObject({
     ok: false,
     problems: [{ message: expect.stringContaining('does not exist') }],
@@ -227,7 +243,7 @@ test('a file that is not there, a folder, and bytes that are no text', async () 
   });
 });
 
-test('a group is named by its name or its number, and none by default', async () => {
+test('a group is given by name or number, and is optional', async () => {
   const groupOf = async (line: string) => {
     const loaded = await load(`${line}\npools: {}`);
     return loaded.ok ? loaded.config.socketGroup : formatProblems(loaded.problems);
@@ -238,7 +254,7 @@ test('a group is named by its name or its number, and none by default', async ()
   expect(await groupOf("socket_group: '4242'")).toBe(4242);
 });
 
-test('what is left out has its default; paths start at the folder of the file', async () => {
+test("missing keys have their defaults, and paths are relative to the file's folder", async () => {
   const loaded = await load(pool('env: { VERSION: 1.10, FLAG: true, SLOT: "{pool}-{slot}" }'));
   if (!loaded.ok) throw new Error(formatProblems(loaded.problems));
   const { config } = loaded;

@@ -10,7 +10,7 @@ test.each([
   ['1.5m', 90_000],
   ['2h', 7_200_000],
   ['1d', 86_400_000],
-])('duration %s', (text, ms) => expect(parseDuration(text)).toEqual({ ok: true, value: ms }));
+])('the duration %s is parsed', (text, ms) => expect(parseDuration(text)).toEqual({ ok: true, value: ms }));
 
 test.each([
   ['512B', 512],
@@ -18,13 +18,13 @@ test.each([
   ['400MiB', 419_430_400],
   ['1GB', 1_000_000_000],
   ['0.5GiB', 536_870_912],
-])('size %s', (text, bytes) => expect(parseSize(text)).toEqual({ ok: true, value: bytes }));
+])('the size %s is parsed', (text, bytes) => expect(parseSize(text)).toEqual({ ok: true, value: bytes }));
 
-test.each(['', '5', 's', '-5s', '5 s', '5S', '1e3s', '5min', null, [], {}, true])('no duration: %j', (input) => {
+test.each(['', '5', 's', '-5s', '5 s', '5S', '1e3s', '5min', null, [], {}, true])('%j is not a duration', (input) => {
   expect(parseDuration(input)).toMatchObject({ ok: false, message: expect.stringContaining('expected a duration') });
 });
 
-test('what is written is read back', () => {
+test('a formatted duration or size parses to the same value', () => {
   const property = fc.property(fc.nat(), (value) => {
     expect(parseDuration(formatDuration(value))).toEqual({ ok: true, value });
     expect(parseSize(formatSize(value))).toEqual({ ok: true, value });
@@ -32,7 +32,7 @@ test('what is written is read back', () => {
   fc.assert(property);
 });
 
-test('placeholders', () => {
+test('placeholders in an environment are replaced, and unknown ones refused', () => {
   const env = { A: '{pool}-{slot}', B: '{{slot}} {{}}', C: '' };
   expect(expandEnv({ name: 'text', env }, 3)).toEqual({ A: 'text-3', B: '{slot} {}', C: '' });
   expect(parseEnvValue(1)).toMatchObject({ ok: false });
@@ -43,6 +43,6 @@ test.each([
   ['sise', 'size'],
   ['heartbaet', 'heartbeat'],
   ['zzzzz', undefined],
-])('nearest of %s is %s', (word, expected) => {
+])('the closest known key to %s is %s', (word, expected) => {
   expect(nearest(word, ['max_age', 'size', 'heartbeat', 'app'])).toBe(expected);
 });
