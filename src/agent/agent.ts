@@ -29,32 +29,32 @@ import { openSurfaces } from './surfaces.ts';
 
 /** A running agent. */
 export interface Agent {
-  /** Where it listens, for people. */
+  /** The addresses it listens at, shown to users. */
   readonly addresses: readonly string[];
   readonly apiSocket: string;
-  /** Every pool of the first config has had all its workers ready. */
+  /** Resolves once all pools of the first config have all their workers ready. */
   readonly ready: Promise<void>;
-  /** `restartNeeded`: keys that changed too, and take effect with the next start. */
+  /** `restartNeeded`: keys that changed as well, but take effect only at the next start. */
   reload(node: NodeConfig, restartNeeded: readonly string[]): void;
   refuseReload(message: string): void;
   state(): State;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
-  /** How long the loop has had something to do and not done it. */
+  /** How long the loop is overdue. */
   lateMs(): number;
-  /** `drain`: requests may end first. `now`: kill all workers. The second call may be harsher than the first. */
+  /** `drain`: running requests may end first. `now`: kills all workers. A second call may be harsher than the first. */
   stop(how: 'drain' | 'now'): void;
-  /** Nothing listens any more, and all workers are gone, or left to the next agent (Control.Handover). */
+  /** Resolves when nothing listens any more and all workers are gone, or left to the next agent (Control.Handover). */
   readonly ended: Promise<{
     readonly ending: Ending;
-    /** A thread of this process hangs, such as one that writes to a disk that does not answer. */
+    /** A thread of this process hangs, for example in a write to a disk that does not respond. */
     readonly isStuck: boolean;
   }>;
 }
 
 /**
- * Starts an agent: takes what it needs of the host, makes the parts, listens, and tells the loop what there is. With a socket that the
- * service manager lends, callers are served there, and wait there while no agent runs.
+ * Starts an agent: acquires what it needs on the host, creates the parts, listens, and enqueues the initial events. If
+ * the service manager passes a socket, callers are served there, and wait there while no agent runs.
  */
 export async function startAgent(
   config: Config,
@@ -72,46 +72,46 @@ export async function startAgent(
 
   const ended = createDeferred<Ending>();
   const ready = createDeferred<void>();
-  /** The first step is done: pools and workers are known. */
+  /** Resolves after the first step, when pools and workers are known. */
   const started = createDeferred<void>();
   const leaving = new AbortController();
-  // Each open stream listens.
+  // Each open stream adds a listener.
   setMaxListeners(0, leaving.signal);
   const opened: Opened = { http: null, runtime: null };
   const addresses = { httpAddress: '', listenAddress: '' };
 
   const core = createCore({ agentId, config, host, log, finish: () => ended.resolve('stopped') });
   const { loop, metrics, dispatch, workers, budgets, subscribers } = core;
-  metrics.configTaken(startedAtMs);
+  metrics.configApplied(startedAtMs);
   subscribers.subscribe(() => {
     checkDescriptors(workersExpected(loop.state()));
     if (!ready.isResolved() && isFullyReady(loop.state())) ready.resolve();
   });
   const descriptorPlan = () => planDescriptors(descriptors, workersExpected(loop.state()));
   const servers = createServers({ config, paths: host.paths, budgets, log, descriptorPlan });
-  const leave = () =>
+  const startHandover = () =>
     handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') });
   const { ledger } = host;
   const about = { agentId, startedAtMs, config, core, ledger, addresses };
-  const control = controlSource({ ...about, leaving: leaving.signal, handOver: leave, checkConfig });
-  const toClose = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
+  const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
+  const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
     const surfaces = { config, core, host, servers, control, lent, started, log, descriptorPlan, opened, addresses };
     await openSurfaces(surfaces);
   } catch (error) {
-    await shutDown(toClose, 'stopped');
+    await shutDown(shutdownParts, 'stopped');
     throw error;
   }
   for (const warning of exposureWarnings(addresses)) log.warn(warning);
-  const reaped = takeStock(config, host, core, log);
-  // After the loop's turn, which decides on all that was enqueued.
+  const reaped = enqueueInitialEvents(config, host, core, log);
+  // In the next turn, after the loop has handled all enqueued events.
   setImmediate(() => started.resolve());
   return {
     addresses: addressesOf(host.paths.apiSocket, addresses),
     apiSocket: host.paths.apiSocket,
     ready: ready.promise,
     reload: (config, restartNeeded) => {
-      metrics.configTaken(Date.now());
+      metrics.configApplied(Date.now());
       loop.enqueue({ type: 'config', config, restartNeeded });
     },
     refuseReload: (message) => loop.enqueue({ type: 'config-refused', message }),
@@ -119,21 +119,24 @@ export async function startAgent(
     subscribe: subscribers.subscribe,
     lateMs: loop.lateMs,
     stop: (how) => {
-      // Who calls from now on waits for the next agent.
+      // New callers wait for the next agent.
       if (lent !== null) void servers.api.retire();
       loop.enqueue({ type: 'shutdown', how });
     },
     ended: ended.promise.then(async (ending) => {
       await reaped;
-      // A stopped agent's orders end with it: the next start goes by its config.
+      // A stopped agent's orders end with it: the next start uses only its config.
       if (ending === 'stopped') host.ledger.forgetOrders();
-      return { ending, isStuck: await shutDown(toClose, ending) };
+      return { ending, isStuck: await shutDown(shutdownParts, ending) };
     }),
   };
 }
 
-/** Tells the loop what it starts with: the config, earlier orders, survivors. Settles when what dead workers left is swept. */
-function takeStock(config: Config, host: Host, { loop, metrics }: Core, log: Log): Promise<void> {
+/**
+ * Enqueues what the loop starts with: the config, earlier orders, survivors. Settles when the leftovers of dead workers
+ * are swept.
+ */
+function enqueueInitialEvents(config: Config, host: Host, { loop, metrics }: Core, log: Log): Promise<void> {
   const { adoption, ledger, cgroups, guardian, ledgerSnapshot } = host;
   guardian.killPredecessors();
   reportAdoption(adoption, log, metrics);

@@ -17,14 +17,14 @@ export interface ControlParts {
   readonly config: Config;
   readonly core: Core;
   readonly ledger: Host['ledger'];
-  /** Filled while the agent starts. */
+  /** Filled in while the agent starts. */
   readonly addresses: TcpAddresses;
   readonly leaving: AbortSignal;
   readonly handOver: ControlSource['handOver'];
   readonly checkConfig: ControlSource['checkConfig'];
 }
 
-/** What Control shows and does, from the parts that know and do it. */
+/** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
   const { agentId, startedAtMs, config, core, ledger, addresses, leaving, handOver, checkConfig } = parts;
   const { loop, dispatch, workers, exits, subscribers } = core;
@@ -58,7 +58,7 @@ export function controlSource(parts: ControlParts): ControlSource {
   };
 }
 
-/** The agent's own paths on its command line are made absolute: people paste it elsewhere. */
+/** Makes the agent's own paths on its command line absolute, because users paste it elsewhere. */
 function absolute(word: string, { path, runtimeDir, stateDir }: Config): string {
   const [, flag = '', value = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word) ?? [];
   const whole = resolve(value);

@@ -22,11 +22,11 @@ import { createAgentDispatch } from './requests.ts';
 import type { Subscribers } from './subscribers.ts';
 import { createSubscribers } from './subscribers.ts';
 
-/** The parts that run workers and requests. Nothing here listens yet. */
+/** The parts that run workers and requests. None of them listens yet. */
 export interface Core {
   readonly loop: Loop;
   readonly metrics: Metrics;
-  /** Two, so that workers are not refused for what callers make the agent hold. */
+  /** Two budgets, so that memory held for callers never leads to refused workers. */
   readonly budgets: { readonly callers: MemoryBudget; readonly workers: MemoryBudget };
   readonly dispatch: Dispatch;
   readonly workers: Workers;
@@ -39,11 +39,11 @@ export interface CoreOptions {
   readonly config: Config;
   readonly host: Host;
   readonly log: Log;
-  /** All workers are gone after a shutdown. */
+  /** Called when all workers are gone after a shutdown. */
   finish(): void;
 }
 
-/** Makes each part from finished ones, then starts the loop. */
+/** Creates each part from finished ones, then starts the loop. */
 export function createCore({ agentId, config, host, log, finish }: CoreOptions): Core {
   const { nowMs } = systemClock;
   const loop = createLoop(nowMs);

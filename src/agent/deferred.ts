@@ -1,8 +1,8 @@
-/** A promise that is resolved from outside, and says whether it was. */
+/** A promise that is resolved from outside and knows whether it was. */
 export interface Deferred<T> {
   readonly promise: Promise<T>;
   isResolved(): boolean;
-  /** Only the first call counts. */
+  /** Only the first call has an effect. */
   resolve(value: T): void;
 }
 

@@ -2,20 +2,20 @@ import type { NodeConfig } from '../domain/config.ts';
 import type { State } from '../domain/state.ts';
 import type { Log } from '../telemetry/log.ts';
 
-/** How the descriptors that a process may open are shared out: workers come first, connections get what they leave. */
+/** How the process's descriptors are distributed: workers come first, connections share the rest. */
 export interface DescriptorPlan {
   readonly apiConnections: number;
   readonly httpConnections: number;
   readonly linkConnections: number;
-  /** How many descriptors the workers would need; 0: they have them. */
+  /** How many descriptors all workers would need; 0 if there are enough. */
   readonly needed: number;
 }
 
-/** stdout, stderr and the note of how far they were read (3 files), and the connection that the worker dials. */
+/** Three files (stdout, stderr, read position) and the connection that the worker dials. */
 export const descriptorsPerWorker = 4;
-/** Node itself, sockets that listen, locks, the guardian, the reserve for starts, and files that are read for a moment. */
+/** Node itself, listening sockets, locks, the guardian, the spare descriptors, and files that are briefly open. */
 const ownDescriptors = 96;
-/** A worker that dials again may come before its old connection is seen to be closed. */
+/** A worker may dial again before its old connection is seen to be closed. */
 const redials = 16;
 const apiConnectionsMin = 16;
 const apiConnectionsMax = 4_096;
@@ -34,7 +34,7 @@ export function planDescriptors(limit: number, workers: number): DescriptorPlan 
   };
 }
 
-/** As many workers as may live at once. */
+/** How many workers may live at the same time. */
 export function workersWanted(
   pools: Iterable<{ readonly size: number; readonly recycle: { maxSurge: number } }>,
 ): number {
@@ -47,21 +47,21 @@ export function workersConfigured({ pools }: NodeConfig): number {
   return workersWanted(pools.values());
 }
 
-/** Says so once for each number of workers that the process has too few descriptors for. */
+/** Warns once for each number of workers that needs more descriptors than the process may open. */
 export function createDescriptorCheck(limit: number, log: Pick<Log, 'warn'>): (workers: number) => void {
-  let told = 0;
+  let warnedWorkers = 0;
   return (workers) => {
     const { needed } = planDescriptors(limit, workers);
-    if (needed > 0 && workers !== told) {
+    if (needed > 0 && workers !== warnedWorkers) {
       log.warn(
         `this agent may open ${limit} files, and ${workers} workers need ${needed}: some will not be started; raise the limit (LimitNOFILE= of the unit, ulimit -n)`,
       );
     }
-    told = needed > 0 ? workers : 0;
+    warnedWorkers = needed > 0 ? workers : 0;
   };
 }
 
-/** Pools that were scaled count as they are, and workers of removed pools until they are gone. */
+/** Scaled pools count with their current size, and workers of removed pools until they are gone. */
 export function workersExpected({ pools, workers }: State): number {
   const kept = [...pools.values()].filter(({ phase }) => phase !== 'removed');
   const wanted = workersWanted(kept.map(({ size, config }) => ({ size, recycle: config.recycle })));

@@ -1,24 +1,24 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** What there is to wait for before an agent may go and leave its workers to the next one. */
+/** What an agent waits for before it exits and leaves its workers to the next one. */
 export interface CallsToDrain {
-  /** Every connection is closed, which each is after its last call. */
+  /** Resolves when every connection is closed, which happens after its last call. */
   readonly retired: Promise<void>;
-  /** How long requests may run. */
+  /** How long running requests may take. */
   readonly timeoutMs: number;
-  /** How long an answer may take to be read by its caller. */
+  /** How long a caller may take to read its answer. */
   readonly readMs: number;
-  /** Requests wait or run. */
+  /** Whether requests are waiting or running. */
   isBusy(): boolean;
-  /** The agent was told to stop meanwhile: there is nothing left to wait for. */
+  /** Whether the agent was told to stop meanwhile: then there is nothing left to wait for. */
   isStopping(): boolean;
 }
 
 const lookEveryMs = 20;
-/** How long the last answers take to leave. */
+/** How long the last answers may take to be sent. */
 const leaveMs = 100;
 
-/** Until all calls have ended, but for those that take too long and those whose callers do not read. */
+/** Waits until all calls have ended, except those that take too long and those whose callers do not read. */
 export async function drainCalls({ retired, timeoutMs, readMs, isBusy, isStopping }: CallsToDrain): Promise<void> {
   let isOver = false;
   void retired.then(() => {
@@ -29,7 +29,8 @@ export async function drainCalls({ retired, timeoutMs, readMs, isBusy, isStoppin
   while (!isStopping()) {
     const nowMs = performance.now();
     if (isBusy()) busyAtMs = nowMs;
-    // Connections that were handed in are not always waited for (Node 24): what runs still counts.
+    // Node 24 does not always wait for connections that were passed in as descriptors, so running requests count as
+    // well.
     if (isOver && nowMs >= busyAtMs + leaveMs) return;
     if (nowMs >= endsAtMs || nowMs >= busyAtMs + readMs) return;
     await delay(lookEveryMs);

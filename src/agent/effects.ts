@@ -22,11 +22,14 @@ export interface EffectParts {
   readonly subscribers: Subscribers;
   /** Logs the stacks of workers that had to be killed at a shutdown. */
   logStacks(exit: KeptExit): void;
-  /** All workers are gone after a shutdown. */
+  /** Called when all workers are gone after a shutdown. */
   finish(): void;
 }
 
-/** Carries out what one step decided, in order. Throws when all is done, if one effect threw. */
+/**
+ * Carries out the actions of one step in order. If an effect throws, the others are still carried out, and then the
+ * error is thrown.
+ */
 export function carryOut(parts: EffectParts, actions: readonly Action[]): void {
   const records: NodeRecord[] = [];
   const errors: unknown[] = [];
@@ -40,7 +43,7 @@ export function carryOut(parts: EffectParts, actions: readonly Action[]): void {
   if (errors.length > 0) throw errors[0];
 }
 
-/** Each kind of action, and who does it. `records`: those of this step so far. */
+/** Which part carries out which action. `records`: the records of this step so far. */
 function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]): void {
   const { workers, dispatch, metrics } = parts;
   switch (action.type) {
@@ -92,7 +95,7 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
       });
     case 'remove-pool':
       dispatch.removePool(action.pool);
-      // Its last requests have ended: nothing of the pool is counted any more.
+      // Its last requests have ended, so nothing about the pool is counted any more.
       return metrics.forgetPool(action.pool);
     case 'missed-pings':
       return metrics.missedPings(action.pool, action.count);

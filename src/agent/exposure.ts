@@ -1,12 +1,15 @@
 import { isLoopback } from '../config/address.ts';
 
-/** `HOST:PORT`, or empty where there is no such surface. */
+/** `HOST:PORT`, or empty if the surface does not exist. */
 export interface TcpAddresses {
   readonly listenAddress: string;
   readonly httpAddress: string;
 }
 
-/** One sentence for each surface that serves anybody who can reach it. Logged at start, and shown by `status` and GetNode. */
+/**
+ * One sentence for each surface that serves anyone who can reach it. Logged at the start, and shown by `status` and
+ * GetNode.
+ */
 export function exposureWarnings({ listenAddress, httpAddress }: TcpAddresses): string[] {
   const warnings: string[] = [];
   if (listenAddress !== '') {

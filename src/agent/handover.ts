@@ -21,13 +21,13 @@ export interface HandoverParts {
   finish(): void;
 }
 
-/** Starts the handover. Returns the longest `drain.timeout` of all pools, in ms: requests that run may take so long. */
+/** Starts the handover. Returns the longest `drain.timeout` of all pools in ms: running requests may take that long. */
 export function handOver({ loop, dispatch, servers, opened, leaving, log, finish }: HandoverParts): number {
   const timeoutMs = longestDrainMs(loop.state());
   if (leaving.signal.aborted) return timeoutMs;
-  log.info('handing over: no new calls; waiting for those that run', { timeout_ms: timeoutMs });
+  log.info('handing over: accepting no new calls, waiting for running ones', { timeout_ms: timeoutMs });
   leaving.abort();
-  // The sockets are removed on purpose from here on.
+  // From here on the sockets are removed on purpose.
   opened.runtime?.close();
   const isBusy = (): boolean =>
     [...loop.state().pools.keys()].some((pool) => {
@@ -44,7 +44,7 @@ export function handOver({ loop, dispatch, servers, opened, leaving, log, finish
   void drainCalls(calls).then(async () => {
     if (isStopping(loop.state().node)) return;
     loop.close();
-    // Before the last calls are cut: cancels of these must not reach the workers, which go on.
+    // Before the last calls are cut off: their cancellation must not reach the workers, which continue to run.
     await servers.link.stop(0);
     finish();
   });

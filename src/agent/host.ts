@@ -16,28 +16,28 @@ import type { Log } from '../telemetry/log.ts';
 import type { Adoption } from '../workers/restore.ts';
 import { classifySurvivors } from '../workers/restore.ts';
 
-/** What the agent has taken of its host before anybody can call it. */
+/** What the agent acquires on its host before it can be called. */
 export interface Host {
   readonly paths: RuntimeDirectory;
-  /** That of the runtime directory first. */
+  /** The lock of the runtime directory comes first. */
   readonly locks: readonly DirectoryLock[];
   readonly ledger: Ledger;
-  /** What the ledger held at the start. */
+  /** The content of the ledger at the start. */
   readonly ledgerSnapshot: LedgerSnapshot;
   readonly adoption: Adoption;
-  /** Survivors whose files the runtime directory must keep; each leaves the set when it is adopted. */
+  /** Survivors whose files the runtime directory must keep. A worker leaves the set when it is adopted. */
   readonly notAdopted: Set<string>;
   readonly cgroups: Cgroups;
   readonly guardian: Guardian;
   readonly outputDirectory: OutputDirectory;
 }
 
-/** Files of others that a warning names. */
+/** How many foreign files a warning lists. */
 const foreignNamed = 10;
 const lentGroup =
-  "socket_group changes nothing: the API's socket is of the service manager; set SocketGroup= and SocketMode= in its unit";
+  "socket_group has no effect: the API's socket belongs to the service manager; set SocketGroup= and SocketMode= in its unit";
 
-/** Prepares and locks the directories, reads the ledger, and finds out which workers of an earlier agent live. */
+/** Prepares and locks the directories, reads the ledger, and finds out which workers of an earlier agent are alive. */
 export async function openHost(config: Config, lent: LentSocket | null, log: Log): Promise<Host> {
   const paths = prepareRuntimeDirectory(config.runtimeDir, { lent, group: config.socketGroup, warn: log.warn });
   if (lent !== null && config.socketGroup !== null) log.warn(lentGroup);
@@ -57,8 +57,8 @@ export async function openHost(config: Config, lent: LentSocket | null, log: Log
 }
 
 /**
- * Locks the runtime directory in any case. A state directory that is read-only or full may go without a lock: an agent that comes
- * to its workers is worth more.
+ * Always locks the runtime directory. A state directory that is read-only or full may remain unlocked: it is more
+ * important that an agent reaches its workers.
  */
 function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
   const locks = [lockDirectory(runtimeDir)];
@@ -70,14 +70,14 @@ function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
       for (const lock of locks) lock.release();
       throw error;
     }
-    log.warn(`${stateDir} could not be locked, so nothing keeps a second agent from it: ${(error as Error).message}`);
+    log.warn(`${stateDir} could not be locked, so a second agent could use it too: ${(error as Error).message}`);
   }
   return locks;
 }
 
-/** Files in the agent's folders that are not the agent's. */
+/** Warns of files in the agent's folders that are not the agent's. */
 function warnOfForeign(paths: readonly string[], log: Log): void {
   if (paths.length === 0) return;
   const more = paths.length > foreignNamed ? ` and ${paths.length - foreignNamed} more` : '';
-  log.warn(`unknown, and left alone: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
+  log.warn(`unknown files are left alone: ${paths.slice(0, foreignNamed).join(', ')}${more}`);
 }

@@ -18,7 +18,7 @@ export interface LinkParts {
   nowMs(): number;
 }
 
-/** Serves the workers: what comes down their links goes to the workers, to dispatch, and to the loop. */
+/** Serves the workers: passes what arrives on their links to workers, dispatch and the loop. */
 export function serveWorkers(link: ApiServer, parts: LinkParts): void {
   const { workers, dispatch, loop, metrics, budget, nowMs } = parts;
   addWorkerLink(
@@ -51,7 +51,7 @@ function receive({ workers, dispatch, loop, nowMs }: LinkParts, workerId: string
     loop.enqueue({ type: 'leaving', workerId, asked: frame.leaving_reason });
   }
   if (frame.replayed.length > 0) dispatch.onReplayed(workerId, frame.replayed);
-  // A stream's chunks stand before its result.
+  // A stream's chunks precede its result in a frame.
   for (const chunk of frame.chunks) dispatch.onChunk(workerId, chunk.id, chunk.payload, chunk.content_type);
   for (const result of frame.results) {
     if (result.id === warmUpLinkId && workers.warmedUp(workerId, result)) continue;

@@ -7,8 +7,8 @@ import { step } from '../domain/step.ts';
 import { setWakeUp } from '../os/timer.ts';
 
 /**
- * The one loop that owns the state. It queues events, decides on all that came in one turn of Node's event loop at once, and
- * then has the effects carried out. Until `start`, events are only queued.
+ * The only loop, which owns the state. It queues events, decides on all events of one turn of Node's event loop at
+ * once, and then has the effects carried out. Before `start`, events are only queued.
  */
 export interface Loop {
   state(): State;
@@ -17,23 +17,26 @@ export interface Loop {
   /** Queues a low-priority event, such as a pong that came in time: it is handled with the next step, or within 50 ms. */
   enqueueDeferred(event: Event): void;
   /**
-   * Decides on an event now, together with all that is queued. For callers that answer with the outcome. Throws where the step does:
-   * then this event is dropped, and the queued ones are decided on without it, in this turn of Node's event loop.
+   * Decides at once on an event and everything queued, for callers that need the outcome. If the step throws, so does
+   * this; then this event is dropped, and the queued events are decided on in this turn of Node's event loop.
    */
   applyNow(event: Event): void;
-  /** How long a step has been due and not done; 0: none is. A loop that makes no progress is ever later. */
+  /** How long a step has been overdue; 0 if none is. Grows for as long as the loop makes no progress. */
   lateMs(): number;
   start(facts: () => Facts, carryOut: (actions: readonly Action[], state: State) => void): void;
-  /** No more steps. */
+  /** Stops the loop. */
   close(): void;
 }
 
 /**
- * How long a deferred event waits for a step. A step looks at every worker: one for each pong of 200 workers cost half of what
- * the agent did when idle.
+ * How long a deferred event waits for a step. A step checks every worker: one step per pong of 200 workers was half of
+ * an idle agent's load.
  */
 const deferredMs = 50;
-/** A loop that is later than this makes no progress: systemd's watchdog is no longer fed, and `/healthz` says so. */
+/**
+ * A loop that is later than this makes no progress: systemd's watchdog gets no more notifications, and `/healthz`
+ * reports it.
+ */
 export const lateMaxMs = 3_000;
 
 interface Started {
@@ -50,10 +53,10 @@ export function createLoop(nowMs: () => number): Loop {
   let timer: NodeJS.Timeout | null = null;
   let deciding = false;
   let closed = false;
-  /** When a step is due; infinite: nothing waits for one. */
+  /** When the next step is due; infinite if nothing needs one. */
   let dueAtMs = Number.POSITIVE_INFINITY;
 
-  /** `requested`: the event that a caller of `applyNow` waits for, if this turn is for one. */
+  /** `requested`: the event of the `applyNow` call that this turn is for, if any. */
   const turn = (requested: Event | null = null): void => {
     if (scheduled !== null) clearImmediate(scheduled);
     scheduled = null;
@@ -69,7 +72,7 @@ export function createLoop(nowMs: () => number): Loop {
     try {
       started.carryOut(next.actions, state);
     } finally {
-      // Events that were queued meanwhile have waited since then, at most.
+      // Events that were queued meanwhile have waited since `now` at most.
       dueAtMs = queue.length > 0 ? now.nowMs : next.wakeAtMs;
       arm(next.wakeAtMs - now.nowMs);
     }
@@ -86,7 +89,7 @@ export function createLoop(nowMs: () => number): Loop {
     }
   };
 
-  /** The step threw: events that nobody asked for have happened all the same. */
+  /** The step threw. The events that did not come from the caller have still happened, so they are queued again. */
   const putBack = (events: readonly Event[]): void => {
     queue = [...events, ...queue];
     if (queue.length > 0) schedule();
@@ -137,8 +140,8 @@ export function createLoop(nowMs: () => number): Loop {
   };
 }
 
-/** Whether the loop does what is due, for probes. */
+/** Whether the loop is on time, for health probes. */
 export function loopHealth(lateMs: number): { readonly ok: boolean; readonly text: string } {
   if (lateMs <= lateMaxMs) return { ok: true, text: 'ok' };
-  return { ok: false, text: `the loop is ${Math.round(lateMs)} ms late: nothing is decided` };
+  return { ok: false, text: `the loop is ${Math.round(lateMs)} ms late: the agent makes no progress` };
 }

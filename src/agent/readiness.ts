@@ -1,6 +1,6 @@
 import type { State } from '../domain/state.ts';
 
-/** What `/readyz` answers. `trouble`: why the runtime directory cannot be used; empty: it can. */
+/** The answer of `/readyz`. `trouble`: why the runtime directory cannot be used; empty if it can. */
 export function readiness(state: State, trouble: string): { readonly ok: boolean; readonly text: string } {
   const { node, pools } = state;
   if (node.phase !== 'running') return { ok: false, text: `node is ${node.phase}` };
@@ -11,13 +11,13 @@ export function readiness(state: State, trouble: string): { readonly ok: boolean
   return { ok: true, text: 'ready' };
 }
 
-/** Every pool has as many ready workers as it should have. */
+/** Whether every pool has all its workers ready. */
 export function isFullyReady(state: State): boolean {
   const ready = readyWorkers(state);
   return state.pools.size > 0 && [...state.pools.values()].every((pool) => (ready.get(pool.name) ?? 0) >= pool.size);
 }
 
-/** By pool; pools without a ready worker are not in it. */
+/** Number of ready workers by pool; pools without any are missing. */
 function readyWorkers({ workers }: State): ReadonlyMap<string, number> {
   const ready = new Map<string, number>();
   for (const { pool, phase, attached } of workers.values()) {

@@ -16,11 +16,11 @@ export interface RequestParts {
   readonly loop: Pick<Loop, 'enqueue'>;
   readonly metrics: Pick<Metrics, 'outcome'>;
   readonly log: Log;
-  /** Counts what is held for callers who have left. */
+  /** Accounts for memory held on behalf of callers that have left. */
   readonly unclaimed: MemoryAccount;
 }
 
-/** Dispatch with the one timer that it asks for, which reports to the loop, the metrics and the log. */
+/** Creates the dispatch, with the timer that it asks for and reports to the loop, the metrics and the log. */
 export function createAgentDispatch({ nowMs, loop, metrics, log, unclaimed }: RequestParts): Dispatch {
   let timer: NodeJS.Timeout | null = null;
   const arm = (atMs: number): void => {
@@ -44,7 +44,7 @@ export function createAgentDispatch({ nowMs, loop, metrics, log, unclaimed }: Re
   return dispatch;
 }
 
-/** Of a large payload its length and its first 64 KiB count: hashing 64 MiB takes 40 ms. */
+/** Of a large payload only the length and the first 64 KiB are hashed: hashing 64 MiB takes 40 ms. */
 function fingerprint({ command, payload }: { readonly command: string; readonly payload: Buffer }): string {
   const hash = createHash('sha256').update(`${command}\0${payload.length}\0`);
   return hash.update(payload.subarray(0, fingerprintedBytes)).digest('base64');

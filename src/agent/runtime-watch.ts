@@ -5,12 +5,12 @@ import { prepareRuntimeDirectory } from '../os/storage/directories.ts';
 import type { Log } from '../telemetry/log.ts';
 
 /**
- * Something may take the runtime directory away while the agent runs: a cleaner of /tmp, a script, a tmpfs that is mounted over
- * it. Callers and workers then find no socket to dial, and a second agent no lock. What is ours is made again; where that fails the
- * log and /readyz say so until it works.
+ * The runtime directory may be removed while the agent runs: by a cleaner of /tmp, by a script, or because a tmpfs is
+ * mounted over it. Then callers and workers find no socket, and a second agent finds no lock. What belongs to this
+ * agent is created again. If that fails, the log and /readyz report it until it succeeds.
  */
 export interface RuntimeWatch {
-  /** What is wrong, for people; empty: nothing. */
+  /** What is wrong, as a message for users; empty if nothing is. */
   trouble(): string;
   close(): void;
 }
@@ -18,9 +18,9 @@ export interface RuntimeWatch {
 export interface RuntimeWatchOptions {
   readonly directory: string;
   readonly paths: RuntimeDirectory;
-  /** The API's socket of the service manager; null: it is ours. */
+  /** The API's socket if the service manager passed one; null if the agent created it. */
   readonly lent: { readonly path: string } | null;
-  /** The group that may use the API's socket; null: none may. */
+  /** The group that may use the API's socket; null: none. */
   readonly group: number | null;
   readonly log: Pick<Log, 'warn' | 'error'>;
   bindApi(): Promise<void>;
@@ -35,7 +35,7 @@ interface OwnSocket {
   bind(): Promise<void>;
 }
 
-/** To be called once the sockets are there. */
+/** Call this once the sockets exist. */
 export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
   const { directory, paths, lent, group, log } = options;
   const socketOf = (path: string, bind: () => Promise<void>): OwnSocket => ({ path, inode: inodeOf(path), bind });
@@ -56,7 +56,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
 
   const restore = async (lost: readonly OwnSocket[], isLocked: boolean): Promise<void> => {
     prepareRuntimeDirectory(directory, { lent, group, warn: log.warn });
-    // Throws where another agent has taken the directory meanwhile.
+    // Throws if another agent has locked the directory meanwhile.
     if (!isLocked) lockDirectory(directory);
     for (const socket of lost) {
       if (closed) return;
@@ -65,7 +65,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
       socket.inode = inodeOf(socket.path);
     }
     const what = [...lost.map(({ path }) => path), ...(isLocked ? [] : ['the lock'])].join(', ');
-    log.warn(`${directory}: something took away what an agent needs there; made again: ${what}`);
+    log.warn(`${directory}: files that the agent needs were removed; created again: ${what}`);
   };
 
   const timer = setInterval(() => {
@@ -76,11 +76,11 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
         () => '',
         (error: unknown) => (error instanceof Error ? error.message : String(error)),
       )
-      .then((found) => {
+      .then((problem) => {
         looking = false;
         if (closed) return;
-        if (found !== '' && found !== trouble) log.error(`the runtime directory cannot be used: ${found}`);
-        trouble = found;
+        if (problem !== '' && problem !== trouble) log.error(`the runtime directory cannot be used: ${problem}`);
+        trouble = problem;
       });
   }, lookEveryMs);
   timer.unref();
@@ -94,7 +94,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
   };
 }
 
-/** Undefined: there is none, or it cannot be seen. */
+/** Undefined if the file does not exist or cannot be read. */
 function inodeOf(path: string): number | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })?.ino;

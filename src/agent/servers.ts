@@ -7,21 +7,21 @@ import { restrictSocket } from '../os/storage/directories.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 
-/** A large result waits so long for those of other workers; longer only if one of them does not end. */
+/** How long a large result may wait for other workers' results; it takes longer only if one of them does not end. */
 const linkWaitMs = 10_000;
-/** A worker has one call at a time, beside those that are just ending. */
+/** A worker has one call at a time, plus calls that are just ending. */
 const linkCallsPerConnection = 16;
-/** How often callers' messages that arrive slowly are looked at. */
+/** Interval at which callers' slowly arriving messages are checked. */
 const lookAtStalledMs = 10_000;
 
 /** The two gRPC servers: `api` for callers and the control plane, `link` for workers. */
 export interface Servers {
   readonly api: ApiServer;
   readonly link: ApiServer;
-  /** At the API's socket in the runtime directory. */
+  /** Listens at the API's socket in the runtime directory. */
   bindApi(): Promise<void>;
   bindLink(): Promise<void>;
-  /** The address it listens at. */
+  /** Returns the actual address. */
   bindTcp(address: { readonly host: string; readonly port: number }): Promise<string>;
 }
 
@@ -34,7 +34,7 @@ export interface ServerParts {
 }
 
 export function createServers({ config, paths, budgets, log, descriptorPlan }: ServerParts): Servers {
-  // Workers refuse results that are too large. A worker that sends such a frame all the same loses its link.
+  // Workers refuse results that are too large. A worker that sends such a frame anyway loses its link.
   const link = createServer({
     messageMaxBytes: linkFrameMaxBytes(config),
     budget: budgets.workers,
@@ -69,7 +69,10 @@ export function createServers({ config, paths, budgets, log, descriptorPlan }: S
   };
 }
 
-/** One payload shares a frame with up to 2 MiB of others. A kept result may be older than the message.max_bytes in force. */
+/**
+ * A frame has one large payload and up to 2 MiB of others. A kept result may be older than the current
+ * message.max_bytes.
+ */
 function linkFrameMaxBytes({ messageMaxBytes }: Config): number {
   return Math.max(messageMaxBytes, 64 * 1024 * 1024) + 2 * 1024 * 1024;
 }

@@ -11,10 +11,10 @@ import type { Loop } from './loop.ts';
 import type { Opened } from './opened.ts';
 import type { Servers } from './servers.ts';
 
-/** How long the ledger may take to write what it still has. A disk that takes longer is not waited for. */
+/** How long the ledger may take to finish its writes. A slower disk is not waited for. */
 const lastEntriesMs = 5_000;
 
-/** `handed-over`: the workers live on, and the next agent has them. */
+/** `handed-over`: the workers live on and belong to the next agent. */
 export type Ending = 'stopped' | 'handed-over';
 
 export interface ShutdownParts {
@@ -29,27 +29,31 @@ export interface ShutdownParts {
   readonly log: Log;
 }
 
-/** Closes everything, each step whatever became of the one before. Never rejects. True: the ledger's disk does not answer. */
+/**
+ * Closes everything; a failed step does not prevent the next. Never rejects. Returns true if the ledger's disk does not
+ * respond.
+ */
 export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<boolean> {
   const { config, host, loop, dispatch, handles, servers, opened, leaving, log } = parts;
   loop.close();
   leaving.abort();
   opened.runtime?.close();
-  // After a handover, callers that still wait are cut off without an answer, and so ask the next agent.
+  // After a handover, waiting callers are disconnected without an answer, so that they retry with the next agent.
   if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
   await Promise.all([servers.api.stop(lastAnswersMs), servers.link.stop(0), opened.http?.close()]);
   attempt(log, host.outputDirectory.close);
   attempt(log, () => {
-    // Something took the directory away, and another agent has it by now: its files are not ours to remove.
+    // If the directory was removed, another agent may have it by now: then its files are not ours to remove.
     if (lockHolder(config.runtimeDir) !== 'us') return;
-    // Files stay of workers that live on, and of survivors that a failed start has not adopted.
+    // Keeps the files of workers that live on, and of survivors that a failed start has not adopted.
     clearRuntimeDirectory(host.paths, new Set([...handles.keys(), ...host.notAdopted]));
   });
   attempt(log, host.cgroups.close);
   attempt(log, host.guardian.close);
   const isStuck = !(await settlesWithin(host.ledger.settled(), lastEntriesMs));
-  if (isStuck) log.error(`the ledger's disk does not answer: the agent ends without it after ${lastEntriesMs} ms`);
-  // A lock names its holder and counts for nothing when that is gone: on a disk that does not answer it may stay.
+  if (isStuck)
+    log.error(`the ledger's disk does not respond: the agent exits without waiting longer than ${lastEntriesMs} ms`);
+  // A lock is void once its holder is gone, so on a disk that does not respond it may stay.
   for (const lock of isStuck ? host.locks.slice(0, 1) : host.locks) attempt(log, lock.release);
   return isStuck;
 }
@@ -58,11 +62,11 @@ function attempt(log: Log, step: () => void): void {
   try {
     step();
   } catch (error) {
-    log.warn(`at the end: ${(error as Error).message}`);
+    log.warn(`shutdown: ${(error as Error).message}`);
   }
 }
 
-/** False: it takes longer. */
+/** False if `work` takes longer. */
 async function settlesWithin(work: Promise<unknown>, timeoutMs: number): Promise<boolean> {
   const cut = new AbortController();
   const tooLong = delay(timeoutMs, false, { signal: cut.signal }).catch(() => false);

@@ -1,12 +1,12 @@
 import type { Changes, NodeRecord } from '../domain/action.ts';
 import type { Listener } from '../grpc/control/source.ts';
 
-/** Those who are told what each step changed: watchers at Control, and parts of the agent. */
+/** Tells listeners what each step changed: watchers at Control, and parts of the agent. */
 export interface Subscribers {
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
   publish(changes: Changes, records: readonly NodeRecord[]): void;
-  /** The revision that changed a worker last; 0: it is gone. */
+  /** The revision that last changed a worker; 0 if the worker is gone. */
   revisionOf(workerId: string): number;
 }
 

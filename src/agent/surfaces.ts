@@ -26,27 +26,27 @@ export interface SurfaceParts {
   readonly host: Host;
   readonly servers: Servers;
   readonly control: ControlSource;
-  /** The API's socket of the service manager; null: the agent makes its own. */
+  /** The API's socket if the service manager passed one; null if the agent creates it. */
   readonly lent: LentSocket | null;
-  /** Calls of Control wait for it. */
+  /** Calls of Control wait for this. */
   readonly started: Deferred<void>;
   readonly log: Log;
   descriptorPlan(): DescriptorPlan;
-  /** Filled here, as far as a start comes. */
+  /** Filled in here, as far as the start succeeds. */
   readonly opened: Opened;
   readonly addresses: { listenAddress: string; httpAddress: string };
 }
 
-/** Adds the services to the servers, takes the survivors over, and listens: for callers first, for workers last. */
+/** Adds the services to the servers, adopts the survivors, and listens: for callers first, for workers last. */
 export async function openSurfaces(parts: SurfaceParts): Promise<void> {
   const { config, core, host, servers, lent, log, opened, addresses } = parts;
   addServices(parts);
-  // Before anybody can ask: a request must find its pool, and wait for the workers that may have it already.
+  // Before callers can connect: a request must find its pool, and wait for survivors that may have it already.
   for (const pool of config.node.pools.values()) core.dispatch.setPool(pool.name, limitsOf(pool));
   for (const survivor of host.adoption.survivors) {
     core.workers.adopt(survivor);
     host.notAdopted.delete(survivor.entry.worker_id);
-    // A worker that was not ready was never given a request.
+    // A worker that was not ready has never had a request.
     if (survivor.entry.state === 'ready') core.dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
   }
   if (lent === null) await servers.bindApi();
@@ -57,7 +57,7 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
     opened.http = await openHttp(parts, config.http);
     addresses.httpAddress = opened.http.address;
   }
-  // From now on workers dial in and report.
+  // From now on workers dial in.
   await servers.bindLink();
   const { runtimeDir: directory, socketGroup: group } = config;
   const { bindApi, bindLink } = servers;

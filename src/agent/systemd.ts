@@ -6,21 +6,21 @@ import type { Log } from '../telemetry/log.ts';
 import type { Agent } from './agent.ts';
 import { lateMaxMs } from './loop.ts';
 
-/** What the service manager is told of the agent while it runs. */
+/** What the service manager is notified of while the agent runs. */
 export interface Service {
-  /** A reload has begun, or ended. */
+  /** A reload has begun. */
   reloading(): void;
   ready(): void;
   stopping(): void;
-  /** Nothing more is said. */
+  /** Stops all notifications. */
   close(): void;
 }
 
-/** At most one change of the status in this time: each costs a process. */
+/** Status changes are sent at most this often, because each costs a process. */
 const statusEveryMs = 1_000;
-/** How soon a late loop is looked at again, as a share of the watchdog's time. */
+/** How soon a late loop is checked again, as a share of the watchdog's timeout. */
 const againShare = 0.05;
-/** Beyond the drain: the sweep of what would not die, and the last answers. */
+/** Time in addition to the drain: for sweeping processes that cannot be killed, and for the last answers. */
 const stopExtraMs = 20_000;
 
 export function serveManager(manager: ServiceManager, agent: Agent, log: Log): Service {
@@ -31,7 +31,7 @@ export function serveManager(manager: ServiceManager, agent: Agent, log: Log): S
       const nowUs = process.hrtime.bigint() / 1000n;
       void manager.notify('RELOADING=1', `MONOTONIC_USEC=${nowUs}`);
     },
-    // The step that takes the config comes first.
+    // After the step that applies the config.
     ready: () => void setImmediate(() => manager.notify('READY=1', `STATUS=${statusOf(agent.state())}`)),
     stopping: () => void manager.notify('STOPPING=1', `EXTEND_TIMEOUT_USEC=${longestStopMs(agent.state()) * 1000}`),
     close: () => {
@@ -46,17 +46,17 @@ interface Closable {
 }
 
 function followStatus(manager: ServiceManager, agent: Agent): Closable {
-  let told = '';
+  let lastStatus = '';
   let timer: NodeJS.Timeout | null = null;
-  const tell = (): void => {
+  const sendStatus = (): void => {
     timer = null;
     const status = statusOf(agent.state());
-    if (status === told) return;
-    told = status;
+    if (status === lastStatus) return;
+    lastStatus = status;
     void manager.notify(`STATUS=${status}`);
   };
   const unsubscribe = agent.subscribe(() => {
-    timer ??= setTimeout(tell, statusEveryMs).unref();
+    timer ??= setTimeout(sendStatus, statusEveryMs).unref();
   });
   return {
     close: () => {
@@ -66,7 +66,7 @@ function followStatus(manager: ServiceManager, agent: Agent): Closable {
   };
 }
 
-/** One line for people, as `systemctl status` shows it. */
+/** One line for `systemctl status`. */
 export function statusOf({ node, pools, workers }: State): string {
   if (isStopping(node)) return `stopping: ${workers.size} workers are left`;
   let size = 0;
@@ -79,8 +79,8 @@ export function statusOf({ node, pools, workers }: State): string {
 }
 
 /**
- * Tells the manager that the agent lives only as long as its loop does what is due: one that is stuck, stopped, or throws
- * at every step gets itself killed.
+ * Feeds the watchdog only while the loop is on time: an agent that is stuck, stopped, or throws in every step gets
+ * killed.
  */
 function keepAlive(manager: ServiceManager, agent: Agent, log: Log): Closable {
   const { watchdogMs } = manager;
@@ -93,14 +93,14 @@ function keepAlive(manager: ServiceManager, agent: Agent, log: Log): Closable {
       log.error(`the loop is ${Math.round(lateMs)} ms late: systemd's watchdog gets no sign of life`);
     wasLate = isLate;
     if (!isLate) void manager.notify('WATCHDOG=1');
-    // Of a process that was stopped for a while and goes on this timer may be the first.
+    // After the process was stopped and continued, this timer may fire first.
     timer = setWakeUp(tick, watchdogMs * (isLate ? againShare : 0.5));
   };
   let timer = setWakeUp(tick, watchdogMs / 2);
   return { close: () => clearTimeout(timer) };
 }
 
-/** What draining all pools may take, which may be more than the unit's TimeoutStopSec. */
+/** How long draining all pools may take, which may exceed the unit's TimeoutStopSec. */
 function longestStopMs({ pools }: State): number {
   const drains = [...pools.values()].map(({ config }) => config.drain.timeoutMs + config.drain.killAfterMs);
   return Math.max(0, ...drains) + stopExtraMs;

@@ -1,13 +1,18 @@
 import type { NodeRecord, RecordKind } from '../domain/action.ts';
 import type { Log } from './log.ts';
 
-/** Kinds that people need only when they look for something. */
-const quiet: ReadonlySet<RecordKind> = new Set(['worker_started', 'worker_draining', 'worker_stopping', 'worker_gone']);
+/** Kinds of records that are only of interest when investigating a problem. */
+const debugKinds: ReadonlySet<RecordKind> = new Set([
+  'worker_started',
+  'worker_draining',
+  'worker_stopping',
+  'worker_gone',
+]);
 
-/** Kinds that nobody should overlook. */
-const urgent: ReadonlySet<RecordKind> = new Set(['config_refused', 'restart_needed']);
+/** Kinds of records that need attention. */
+const warnKinds: ReadonlySet<RecordKind> = new Set(['config_refused', 'restart_needed']);
 
-/** A record as a log line; its reason is the same word as everywhere. */
+/** Writes a record as a log line. Its reason is the same word as everywhere else. */
 export function logRecord(log: Log, record: NodeRecord): void {
   const fields: Record<string, unknown> = { event: record.kind };
   if (record.pool !== undefined) fields['pool'] = record.pool;
@@ -18,7 +23,7 @@ export function logRecord(log: Log, record: NodeRecord): void {
   const subject = record.workerId ?? (record.pool === undefined ? 'node' : `pool ${record.pool}`);
   const why = record.reason === undefined ? '' : ` (${record.reason})`;
   const line = `${subject} ${record.kind.replace(/^(worker|pool|node|slot)_/, '').replaceAll('_', ' ')}${why}: ${record.message}`;
-  if (record.unplanned === true || urgent.has(record.kind)) log.warn(line, fields);
-  else if (quiet.has(record.kind)) log.debug(line, fields);
+  if (record.unplanned === true || warnKinds.has(record.kind)) log.warn(line, fields);
+  else if (debugKinds.has(record.kind)) log.debug(line, fields);
   else log.info(line, fields);
 }

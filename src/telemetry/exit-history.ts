@@ -1,17 +1,17 @@
 import type { KeptExit } from '../domain/evidence.ts';
 
-/** How workers ended, the newest of each pool; they stay when the pool goes, up to as many pools as there are names for. */
+/** How workers ended: the newest exits of each pool. They stay when the pool is removed, for up to `poolsMax` pools. */
 export interface Exits {
   keep(exit: KeptExit): void;
-  /** Newest first; of all pools where none is named. */
+  /** Newest first; of all pools if `pool` is empty. */
   list(pool: string): readonly KeptExit[];
 }
 
-/** Kept of one pool. */
+/** Exits kept per pool. */
 const keptPerPool = 200;
-/** Of those, the newest with evidence: up to some 30 KiB each. */
+/** Exits per pool that keep their evidence, which takes up to about 30 KiB each. */
 const evidencePerPool = 20;
-/** Pools that are kept; of one that came and went its exits go when this many others have had some since. */
+/** Pools whose exits are kept. The pool with the oldest newest exit is dropped first. */
 const poolsMax = 100;
 
 export function createExits(): Exits {

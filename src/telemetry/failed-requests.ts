@@ -1,7 +1,7 @@
 import type { Request, RequestError } from '../dispatch/request.ts';
 import type { Log } from './log.ts';
 
-/** What the host's log says of requests that failed in workers: one line each, and no more than a reader can follow. */
+/** Logs requests that failed in workers: one line each, at a limited rate. */
 export type FailedRequests = (request: FailedRequest, error: RequestError) => void;
 
 type FailedRequest = Pick<Request, 'requestId' | 'command' | 'pool' | 'workerId'>;
@@ -34,7 +34,7 @@ export function createFailedRequests(log: Pick<Log, 'warn'>, nowMs: () => number
   };
 }
 
-/** Where a Python traceback ends: `File "/srv/app.py", line 3, in load`. */
+/** The last frame of a Python traceback: `File "/srv/app.py", line 3, in load`. */
 function lastFrame(traceback: string): string {
   return (
     traceback

@@ -7,7 +7,7 @@ import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/s
 import { rollPhases } from '../domain/state.ts';
 import type { ConnectionNumbers } from '../grpc/connection-limit.ts';
 
-/** What the gauges read when they are scraped. */
+/** What the gauges read at each scrape. */
 export interface GaugesSource {
   state(): State;
   poolNumbers(pool: string): {
@@ -16,15 +16,15 @@ export interface GaugesSource {
     readonly inFlight: number;
     readonly capacity: number;
   };
-  /** Ages in ms of the oldest request that waits and of the oldest that runs; 0: there is none. */
+  /** Ages in ms of the oldest waiting and the oldest running request; 0 if there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
-  /** What callers, and workers, make the agent hold. */
+  /** Memory that the agent holds for callers and for workers. */
   readonly budgets: Readonly<Record<'callers' | 'workers', BudgetNumbers>>;
-  /** `http` is null while nothing listens there. */
+  /** `http` is null while the HTTP server is not listening. */
   connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
 }
 
-/** Of one memory budget. */
+/** The numbers of one memory budget. */
 export interface BudgetNumbers {
   readonly maxBytes: number;
   readonly usedBytes: number;
@@ -34,7 +34,7 @@ export interface BudgetNumbers {
 type Labels = Readonly<Record<string, string>>;
 type Sample = readonly [labels: Labels, value: number];
 
-/** One pool as the gauges of pools see it. */
+/** What the gauges of one pool read. */
 interface Seen {
   readonly pool: Pool;
   readonly workers: readonly Worker[];
@@ -44,7 +44,7 @@ interface Seen {
 interface PoolGauge {
   readonly name: string;
   readonly help: string;
-  /** Beside `pool`. */
+  /** Labels in addition to `pool`. */
   readonly labels?: readonly string[];
   read(seen: Seen): readonly Sample[];
 }
@@ -56,11 +56,14 @@ const poolPhases: readonly Pool['phase'][] = ['running', 'draining', 'removed'];
 
 const one = (value: number): readonly Sample[] => [[{}, value]];
 const flag = (value: boolean): readonly Sample[] => one(value ? 1 : 0);
-/** 1 for the state that something is in, 0 for each other one. */
+/** 1 for the current state, 0 for each other one. */
 const oneOf = <T extends string>(all: readonly T[], now: T | undefined): readonly Sample[] =>
   all.map((state) => [{ state }, state === now ? 1 : 0]);
 
-/** Described in docs/metrics.md. A series is there as long as its pool is, with 0 where nothing is to be counted. */
+/**
+ * Described in docs/metrics.md. The series of a pool exist as long as the pool does, with 0 if there is nothing to
+ * count.
+ */
 const ofPools: readonly PoolGauge[] = [
   {
     name: 'pitwarden_workers',
@@ -82,33 +85,33 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_pool_state',
-    help: 'State of the pool: 1 for the one that it is in.',
+    help: 'State of the pool: 1 for the current one, 0 for the others.',
     labels: ['state'],
     read: ({ pool }) => oneOf(poolPhases, pool.phase),
   },
   {
     name: 'pitwarden_pool_open',
-    help: '1 while the pool takes requests.',
+    help: '1 while the pool accepts requests.',
     read: ({ pool }) => flag(pool.open),
   },
   {
     name: 'pitwarden_pool_quarantined',
-    help: '1 while the pool runs its last good config, for no worker came up with the newest.',
+    help: '1 while the pool runs its last good config, because no worker became ready with the newest.',
     read: ({ pool }) => flag(pool.quarantine !== ''),
   },
   {
     name: 'pitwarden_slots_backing_off',
-    help: 'Slots whose next start waits after failures.',
+    help: 'Slots that wait before their next start, after failures.',
     read: ({ pool }) => one(slotsBackingOff(pool)),
   },
   {
     name: 'pitwarden_capacity',
-    help: 'Requests that the workers there are may run at once.',
+    help: 'Requests that the current workers can run at once.',
     read: ({ pool, source }) => one(source.poolNumbers(pool.name).capacity),
   },
   {
     name: 'pitwarden_in_flight',
-    help: 'Requests that workers have now.',
+    help: 'Requests that are in flight to workers.',
     read: ({ pool, source }) => one(source.poolNumbers(pool.name).inFlight),
   },
   {
@@ -118,7 +121,7 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_queue_bytes',
-    help: 'Payload bytes of the requests that wait.',
+    help: 'Payload bytes of the requests that wait for a worker.',
     read: ({ pool, source }) => one(source.poolNumbers(pool.name).queuedBytes),
   },
   {
@@ -133,7 +136,7 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_oldest_request_seconds',
-    help: 'Age of the oldest request that waits (since it came) and of the oldest that runs (since it was sent).',
+    help: 'Age of the oldest waiting request (since it arrived) and of the oldest running one (since it was sent).',
     labels: ['state'],
     read: ({ pool, source }) => {
       const { queuedMs, runningMs } = source.oldestRequest(pool.name);
@@ -155,7 +158,7 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_memory_limit_bytes',
-    help: 'recycle.memory of the pool; no series where there is no limit.',
+    help: 'recycle.memory of the pool; no series if there is no limit.',
     labels: ['limit'],
     read: ({ pool }) => {
       const { softBytes, hardBytes } = pool.config.recycle.memory;
@@ -173,13 +176,13 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_roll_state',
-    help: "State of the pool's last roll: 1 for the one that it is in; all 0: there was none.",
+    help: "State of the pool's last roll: 1 for the current one, 0 for the others; all 0 if there was no roll.",
     labels: ['state'],
     read: ({ pool }) => oneOf(rollPhases, pool.roll?.phase),
   },
   {
     name: 'pitwarden_roll_workers',
-    help: "Workers that the pool's last roll is to replace, by how far each is.",
+    help: "Workers that the pool's last roll replaces, by progress.",
     labels: ['progress'],
     read: ({ pool: { roll }, workers }) => {
       const { total, replaced, replacing } =
@@ -193,12 +196,12 @@ const ofPools: readonly PoolGauge[] = [
   },
   {
     name: 'pitwarden_roll_failures',
-    help: "Replacements of the pool's last roll that failed.",
+    help: "Failed replacements of the pool's last roll.",
     read: ({ pool }) => one(pool.roll?.failures ?? 0),
   },
 ];
 
-/** Read from the state when scraped, so that they can never disagree with it. */
+/** Registers gauges that read the state at each scrape, so that they can never disagree with it. */
 export function addGauges(registry: Registry, source: GaugesSource): void {
   for (const { name, help, labels = [], read } of ofPools) {
     gauge(registry, name, help, ['pool', ...labels], () => {
@@ -216,31 +219,37 @@ export function addGauges(registry: Registry, source: GaugesSource): void {
 
 function addNodeGauges(registry: Registry, source: GaugesSource): void {
   const node = (): NodeStatus => source.state().node;
-  gauge(registry, 'pitwarden_node_state', 'State of the node: 1 for the one that it is in.', ['state'], () => {
-    const { phase } = node();
-    return oneOf(nodePhases, phase === 'stopped' ? 'stopping' : phase);
-  });
+  gauge(
+    registry,
+    'pitwarden_node_state',
+    'State of the node: 1 for the current one, 0 for the others.',
+    ['state'],
+    () => {
+      const { phase } = node();
+      return oneOf(nodePhases, phase === 'stopped' ? 'stopping' : phase);
+    },
+  );
   const budgets = Object.entries(source.budgets);
   const ofBudgets = (read: (budget: BudgetNumbers) => number) => (): Sample[] =>
     budgets.map(([side, budget]) => [{ side }, read(budget)]);
   gauge(
     registry,
     'pitwarden_message_budget_used_bytes',
-    'Bytes of messages that callers, and workers, make the agent hold.',
+    'Bytes of messages that the agent holds for callers and for workers.',
     ['side'],
     ofBudgets(({ usedBytes }) => usedBytes),
   );
   gauge(
     registry,
     'pitwarden_message_budget_bytes',
-    'The most that each side may make it hold: message.budget.',
+    'Limit on these bytes for each side: message.budget.',
     ['side'],
     ofBudgets(({ maxBytes }) => maxBytes),
   );
   counter(
     registry,
     'pitwarden_message_budget_refused_total',
-    'Calls and messages that found no room in the budget.',
+    'Calls and messages that were refused because the budget was used up.',
     ['side'],
     ofBudgets(({ refused }) => refused),
   );
@@ -254,7 +263,7 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
   gauge(
     registry,
     'pitwarden_config_last_reload_successful',
-    '1 while the newest configuration is in force; 0: it was refused.',
+    '1 if the last configuration was accepted, 0 if it was refused.',
     [],
     () => flag(node().configError === ''),
   );
@@ -290,7 +299,7 @@ function addConnections(registry: Registry, source: GaugesSource): void {
   counter(
     registry,
     'pitwarden_connections_refused_total',
-    'New connections that were closed at once, because as many as may be were open and in use.',
+    'New connections that were closed at once, because the limit was reached and none was idle.',
     labels,
     each(({ refused }) => refused),
   );
@@ -316,7 +325,7 @@ function gauge(registry: Registry, name: string, help: string, labels: string[],
   });
 }
 
-/** Of a total that something else counts. */
+/** A counter whose total is kept elsewhere. */
 function counter(
   registry: Registry,
   name: string,

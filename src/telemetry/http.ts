@@ -7,29 +7,29 @@ import { limitConnections } from '../grpc/connection-limit.ts';
 
 export interface HttpSource {
   metrics(): Promise<{ readonly contentType: string; readonly body: string }>;
-  /** The agent's own loop turns: it answers at all. */
+  /** Whether the agent's loop makes progress. */
   health(): { readonly ok: boolean; readonly text: string };
-  /** Requests can be served. */
+  /** Whether requests can be served. */
   readiness(): { readonly ok: boolean; readonly text: string };
 }
 
 export interface HttpServer {
-  /** `HOST:PORT` that it got. */
+  /** The actual `HOST:PORT`. */
   readonly address: string;
   close(): Promise<void>;
   connections(): ConnectionNumbers;
 }
 
 export interface HttpLimits {
-  /** Connections at once. */
+  /** Maximum number of open connections. */
   maxConnections(): number;
-  /** There was no room for a connection; for people. */
+  /** Called with a message for users when a connection was refused. */
   onRefused(message: string): void;
 }
 
-/** What a scraper may take to ask. */
+/** How long a scraper may take to send its request. */
 const requestTimeoutMs = 10_000;
-/** A connection on which nothing moves for so long is closed, whoever has the word. */
+/** A connection without any traffic is closed after this time. */
 const silenceTimeoutMs = 30_000;
 const checkEveryMs = 2_500;
 
@@ -38,7 +38,7 @@ export async function startHttp(
   source: HttpSource,
   limits: HttpLimits,
 ): Promise<HttpServer> {
-  /** Connections with a request that is not answered yet. */
+  /** Connections with an unanswered request. */
   const busy = new Set<Socket>();
   const limit = limitConnections({
     max: limits.maxConnections,
@@ -54,7 +54,8 @@ export async function startHttp(
   let isAllowedHost = (_: string): boolean => true;
   const server = createServer(timeouts, (request, response) => {
     const { socket } = request;
-    // No scraper asks again before it is answered. A thousand such requests fit into one read, and their answers into no memory.
+    // No scraper sends a second request before it has an answer. A thousand pipelined requests fit into one read, but
+    // their answers may not fit into memory.
     if (busy.has(socket)) return void socket.destroy();
     busy.add(socket);
     response.once('close', () => busy.delete(socket));
@@ -71,7 +72,7 @@ export async function startHttp(
     server.once('error', refused);
     server.listen(address.port, address.host, () => {
       server.off('error', refused);
-      // An accept that fails for want of descriptors is tried again with the next connection.
+      // An accept that fails for lack of descriptors is retried with the next connection.
       server.on('error', (error) => limits.onRefused(`http ${address.host}:${address.port}: ${error.message}`));
       resolve();
     });
@@ -89,10 +90,10 @@ export async function startHttp(
   };
 }
 
-/** To render the metrics takes milliseconds: after that so many times as long belongs to other callers. */
+/** Rendering the metrics takes milliseconds. After that the agent serves others for this many times as long. */
 const restShare = 4;
 
-/** Requests that come while the metrics may not be rendered yet share the next rendering. */
+/** Requests that arrive before the next rendering is due share it. */
 function shareMetrics(source: HttpSource): HttpSource['metrics'] {
   let next: ReturnType<HttpSource['metrics']> | null = null;
   let restsUntilMs = 0;
@@ -108,7 +109,7 @@ function shareMetrics(source: HttpSource): HttpSource['metrics'] {
   };
   return () => {
     const waitMs = restsUntilMs - performance.now();
-    // Not at once in any case: all requests of this turn of the event loop share it.
+    // Never at once: all requests of this turn of the event loop share the rendering.
     next ??= new Promise<void>((resolve) => {
       if (waitMs > 0) setTimeout(resolve, waitMs);
       else setImmediate(resolve);
@@ -142,8 +143,9 @@ async function answer(source: HttpSource, request: IncomingMessage, response: Se
 }
 
 /**
- * A page of some web site can have its own name resolve to 127.0.0.1 (DNS rebinding), and its browser then reads what is
- * served here as if it were that site's. Such a request names the site. Who means this host names it `localhost`, or by an address.
+ * A web site can make its own name resolve to 127.0.0.1 (DNS rebinding); a visitor's browser then reads what is served
+ * here as if it belonged to that site. Such requests carry the site's name, while legitimate ones name `localhost` or
+ * an address.
  */
 function isLocalName(host: string): boolean {
   const name = host

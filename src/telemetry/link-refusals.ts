@@ -1,7 +1,7 @@
 import type { Event } from '../domain/event.ts';
 import type { LinkRefusal, RefusalReason } from '../grpc/worker-link/source.ts';
 
-/** A process that dials again and again must not fill the log and the stream of events. */
+/** A process that keeps dialling must not fill the log and the event stream. */
 const recordEveryMs = 1_000;
 
 interface Reporting {
@@ -10,7 +10,7 @@ interface Reporting {
   report(event: Event): void;
 }
 
-/** Reports refused hellos: each one is counted, and at most one a second of each reason is logged and made an event. */
+/** Reports refused hellos: counts each, and logs and publishes at most one per second and reason. */
 export function reportRefusals({ nowMs, count, report }: Reporting): (refusal: LinkRefusal) => void {
   const silent = new Map<RefusalReason, { untilMs: number; skipped: number }>();
   return ({ reason, message, worker }) => {

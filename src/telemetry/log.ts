@@ -3,36 +3,38 @@ import { printableEntry, printableJson } from '../domain/printable.ts';
 import { withPriority } from '../os/output/journal.ts';
 import { openLogOutput } from '../os/output/log-output.ts';
 
-/** Structured log lines; fields are the words of the design (`worker_id`, `pool`, `reason`, …). */
+/** Structured log lines. The names of the fields are those used elsewhere (`worker_id`, `pool`, `reason`, …). */
 export interface Log {
   debug(message: string, fields?: LogFields): void;
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
-  /** No more lines: writes what is still held, as far as somebody reads it. True: a thread hangs in a write. */
+  /**
+   * Stops logging and writes what is still buffered, as far as it is read. Returns true if a thread hangs in a write.
+   */
   end(): Promise<boolean>;
-  /** The same at once, for a process whose state cannot be trusted. */
+  /** Synchronous version of `end`, for a process whose state can no longer be trusted. */
   endNow(): boolean;
 }
 
 export type LogFields = Readonly<Record<string, unknown>>;
 
-/** Held for a reader that is slow; beyond it lines are dropped, for a slow reader must not stop the agent. */
+/** Buffer for a slow reader. Lines beyond it are dropped, because a slow reader must not stop the agent. */
 const heldMaxBytes = 8 * 1024 * 1024;
 
-/** A reader that has stopped reading must not hold up the end. */
+/** How long a blocked reader may delay the end of the process. */
 const lastWordsMs = 1_000;
 
 export interface LogOptions {
   readonly level: string;
   readonly format: 'pretty' | 'json';
-  /** Lines begin with their priority, such as `<4>`, which journald takes off and goes by: sd-daemon(3). */
+  /** Prefix each line with its priority, such as `<4>`, which journald removes and uses: sd-daemon(3). */
   readonly priorities: boolean;
   /** Default: stdout. */
   readonly fd?: number;
 }
 
-/** syslog(3)'s priorities, by pino's levels. */
+/** Priorities of syslog(3) by pino's levels. */
 const priorities: Readonly<Record<string, number>> = { trace: 7, debug: 7, info: 6, warn: 4, error: 3, fatal: 2 };
 
 export function createLog(options: LogOptions): Log {
@@ -61,7 +63,7 @@ export function createLog(options: LogOptions): Log {
   };
 }
 
-/** `12:34:56 warn  text-0-x7k2 | what it wrote`: the time and what happened; fields are for programs. */
+/** `12:34:56 warn: text-0-x7k2 | OUTPUT`: the time and what happened, without the fields, which are for programs. */
 function pretty(json: string): string {
   const line = JSON.parse(json) as { time: string; level: string; msg: string; stream?: string; worker_id?: string };
   const level = line.level === 'info' ? '' : `${line.level}: `;

@@ -10,9 +10,9 @@ import type { GaugesSource } from './gauges.ts';
 import { addGauges } from './gauges.ts';
 
 export interface Metrics {
-  /** A configuration was taken, at this unix time. */
-  configTaken(atMs: number): void;
-  /** What became of workers and files that an earlier agent left. */
+  /** A configuration was accepted at this unix time. */
+  configApplied(atMs: number): void;
+  /** What happened to workers and files that an earlier agent left. */
   adoption(outcome: 'adopted' | 'unwanted' | 'dead' | 'unproven' | 'set_aside', count: number): void;
   /** A hello on the workers' socket was refused. */
   linkRefusal(reason: RefusalReason): void;
@@ -20,16 +20,16 @@ export interface Metrics {
   outcome(outcome: Outcome): void;
   ping(pool: string, roundTripSeconds: number): void;
   missedPings(pool: string, count: number): void;
-  /** Its series begin, each with 0: a first crash or failure that made its series would not be seen as an increase. */
+  /** Starts the pool's series, each with 0: if the first crash created its series, it would not show as an increase. */
   addPool(pool: string): void;
-  /** Its series end: a label that names it must not stay for ever. */
+  /** Ends the pool's series: its label must not stay forever. */
   forgetPool(pool: string): void;
-  /** Adds what is read from the state at each scrape. To be called once. */
+  /** Adds the metrics that are read from the state at each scrape. Call it once. */
   addGauges(source: GaugesSource): void;
   render(): Promise<{ readonly contentType: string; readonly body: string }>;
 }
 
-/** gRPC status codes as words of the label `outcome`; 0 is an answer. */
+/** gRPC status codes as values of the label `outcome`; 0 is a successful answer. */
 const outcomes: readonly string[] = [
   'ok',
   'cancelled',
@@ -52,17 +52,17 @@ const outcomes: readonly string[] = [
 
 const unknownOutcome = outcomes.indexOf('unknown');
 
-/** From a quarter of a millisecond, what a trivial command takes, to the minutes of a long one. */
+/** From a quarter of a millisecond, the duration of a trivial command, to the minutes of a long one. */
 const requestBuckets = [
   0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 ];
 const pingBuckets = [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 10];
 
 const agentPrefix = 'pitwarden_agent_';
-/** Gauges that prom-client gives names of counters. */
+/** Gauges that prom-client names like counters. */
 const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
-/** All series are described in docs/metrics.md. Each has the label `pool`, which the config bounds. */
+/** All series are described in docs/metrics.md. Each has the label `pool`, whose values the config bounds. */
 export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: agentPrefix });
@@ -78,7 +78,7 @@ export function createMetrics(): Metrics {
   const adoptions = gauge('pitwarden_adoptions', "What became of an earlier agent's workers when this agent started.", [
     'outcome',
   ]);
-  const configTakenAt = gauge(
+  const configAppliedAt = gauge(
     'pitwarden_config_last_reload_success_timestamp_seconds',
     'When the configuration in force was read.',
     [],
@@ -129,7 +129,7 @@ export function createMetrics(): Metrics {
 
   return {
     addGauges: (source) => addGauges(registry, source),
-    configTaken: (atMs) => configTakenAt.set(atMs / 1000),
+    configApplied: (atMs) => configAppliedAt.set(atMs / 1000),
     adoption: (outcome, count) => adoptions.set({ outcome }, count),
     linkRefusal: (reason) => refusals.inc({ reason }),
     record: (record) => {
@@ -143,7 +143,7 @@ export function createMetrics(): Metrics {
       const series = seriesOf(pool);
       const known = code < outcomes.length ? code : unknownOutcome;
       series.outcomes[known] = (series.outcomes[known] ?? 0) + 1;
-      // One that was refused at the door waited for nothing: its 0 would make the queue look short when it is full.
+      // A request that was refused at once did not wait: its 0 would make a full queue look short.
       if (!refused) series.queueTime.observe(queuedMs / 1000);
       if (ranMs > 0) series.runTime.observe(ranMs / 1000);
     },
@@ -166,15 +166,15 @@ export function createMetrics(): Metrics {
   };
 }
 
-/** What every request counts in: plain numbers, of which the scrape makes series. */
+/** Numbers that every request updates; a scrape turns them into series. */
 interface PoolSeries {
-  /** By status code. */
+  /** Indexed by status code. */
   readonly outcomes: number[];
   readonly runTime: Observations;
   readonly queueTime: Observations;
 }
 
-/** A histogram's numbers for one pool. prom-client's own cost a request more than dispatch itself. */
+/** A histogram of one pool. prom-client's own histograms cost more per request than dispatch itself. */
 class Observations {
   readonly counts: number[];
   sum = 0;
@@ -199,7 +199,7 @@ interface PoolHistogram {
 
 function histogram(registry: Registry, name: string, help: string, bounds: number[]): PoolHistogram {
   const pools = new Map<string, Observations>();
-  // As much of a metric as the registry asks for when it is scraped.
+  // The part of a metric that the registry uses in a scrape.
   const metric = {
     name,
     reset: () => pools.clear(),
@@ -225,7 +225,7 @@ function histogram(registry: Registry, name: string, help: string, bounds: numbe
   };
 }
 
-/** Each bucket counts all that is at most its bound. */
+/** Buckets are cumulative: each counts all values up to its bound. */
 function seriesOfHistogram(name: string, pool: string, { bounds, counts, sum }: Observations) {
   let total = 0;
   const buckets = counts.map((count, index) => {

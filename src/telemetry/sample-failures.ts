@@ -1,9 +1,9 @@
 import type { Log } from './log.ts';
 
-/** When samples fail, for want of file descriptors, those of all workers fail every second. */
+/** If samples fail for lack of descriptors, those of all workers fail every second. */
 const reportEveryMs = 60_000;
 
-/** Logs a sample that failed, of one worker's processes or of the host's memory: at most one line a minute. */
+/** Logs failed samples, of a worker's processes or the host's memory: at most one line a minute. */
 export function createSampleFailures(log: Pick<Log, 'error'>, nowMs: () => number): (error: unknown) => void {
   let silentUntilMs = Number.NEGATIVE_INFINITY;
   let unlogged = 0;

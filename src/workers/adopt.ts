@@ -13,14 +13,14 @@ import { renewEntry } from './ledger-notes.ts';
 import type { WorkerParts } from './parts.ts';
 import { logOutput } from './worker-output.ts';
 
-/** A live worker of an earlier agent. */
+/** A live worker that an earlier agent started. */
 export interface Survivor {
   readonly entry: LedgerEntry;
   readonly identity: ProcessIdentity;
   readonly pool: PoolConfig;
 }
 
-/** Takes a survivor over and follows its process to its end. */
+/** Adopts a survivor and follows its process until it ends. */
 export function adopt(
   parts: WorkerParts,
   handles: Map<string, WorkerHandle>,
@@ -48,7 +48,7 @@ export function adopt(
     },
   };
   handles.set(workerId, handle);
-  // The ledger's entries of the others are as true as before: 200 synced files at a start would say nothing new.
+  // Entries that already have a pid are still true; writing 200 synced files at a start would add nothing.
   if (entry.pid === 0) void renewEntry(parts, handle);
   void watched.exited.then(async () => {
     handle.account = handle.cgroup?.account() ?? null;

@@ -8,7 +8,7 @@ import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import { lastBegunLinkId } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 
-/** A worker's link: from the hello to its end, and what is sent down it about limits. */
+/** A worker's link, from the hello to its end, and the limits that are sent over it. */
 
 export function attach(parts: WorkerParts, handles: WorkerHandles, hello: WorkerHello, link: AttachedWorker): void {
   const handle = handles.get(hello.worker_id);
@@ -16,7 +16,7 @@ export function attach(parts: WorkerParts, handles: WorkerHandles, hello: Worker
   boundByLife(hello, parts.nowMs() - handle.entry.started_at_boot_ms);
   handle.link = link;
   handle.hello = hello;
-  // The worker may be quicker than the disk: then `spawn` reports it.
+  // The worker may attach before the ledger has its identity; then `spawn` reports it.
   if (handle.recorded) reportAttached(parts, handles, handle, hello);
 }
 
@@ -37,7 +37,7 @@ export function reportAttached(
   enqueue({ type: 'attached', workerId, hello: reported });
 }
 
-/** Workers of a pool that offer the same share one list: 1,000 workers need no 1,000 lists. */
+/** Workers of a pool with the same commands share one list, which saves memory with 1,000 workers. */
 function offeredCommands(
   handles: WorkerHandles,
   { pool }: WorkerHandle,
@@ -72,8 +72,8 @@ export function linkClosed(
 }
 
 /**
- * Gives the worker to dispatch once the ledger has it as ready: the next agent takes a worker that is starting for one that
- * has no requests.
+ * Adds the worker to dispatch once the ledger has it as ready: a later agent assumes that a worker that is still
+ * starting has no requests.
  */
 export async function admit(
   { dispatch }: Pick<WorkerParts, 'dispatch'>,
@@ -84,10 +84,10 @@ export async function admit(
   handle.paused = paused;
   const { link } = handle;
   await handle.readyNoted;
-  // Meanwhile it may have ended; or dialled again, for which it is admitted again.
+  // Meanwhile the worker may have ended, or dialled again and then been admitted again.
   if (handle.released || handle.link === null || handle.link !== link) return;
   if (handle.hello === null) return;
-  // It said during its warm-up that it leaves: its exit is on its way.
+  // The worker said during its warm-up that it leaves: it will exit soon.
   if (handle.leaving) return;
   const commands = new Map(
     handle.hello.commands.map(({ name, streams, is_async }) => [name, { streams, isAsync: is_async }]),
@@ -107,7 +107,7 @@ export async function admit(
   });
 }
 
-/** The limits that a worker itself keeps to, and that a reload may change. */
+/** Limits that the worker itself enforces, and that a reload may change. */
 export function linkLimitsOf(pool: PoolConfig, tasks: number): LinkLimits {
   return {
     orphan_timeout_ms: pool.orphanTimeoutMs,
@@ -119,7 +119,7 @@ export function linkLimitsOf(pool: PoolConfig, tasks: number): LinkLimits {
   };
 }
 
-/** After a reload: sends the pool's limits to its workers and their guardian. */
+/** After a reload: sends the pool's limits to its workers, and the new grace time to the guardian. */
 export function sendLimits(parts: WorkerParts, handles: WorkerHandles, pool: PoolConfig): void {
   for (const handle of handles.values()) {
     if (handle.pool.name !== pool.name) continue;
@@ -130,7 +130,10 @@ export function sendLimits(parts: WorkerParts, handles: WorkerHandles, pool: Poo
   }
 }
 
-/** Before a spawn: the workers that run learn how many tasks all may have then, or the new one would take a part of theirs. */
+/**
+ * Before a spawn: tells the running workers how many tasks all workers together may have then. Otherwise the new worker
+ * would use up a part of theirs.
+ */
 export function raiseTasks({ tasksOfAll }: Pick<WorkerParts, 'tasksOfAll'>, handles: WorkerHandles): void {
   const tasks = tasksOfAll();
   for (const handle of handles.values()) {

@@ -5,7 +5,7 @@ import { linkLimitsOf } from './attach.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 
-/** Whether a hello may attach. If it may, its token is used up. */
+/** Decides whether a hello may attach. If so, its token is used up. */
 export function authenticate(
   handles: WorkerHandles,
   hello: WorkerHello,
@@ -23,7 +23,7 @@ export function authenticate(
   return {
     ok: true,
     welcome: {
-      // As the worker was started: it cannot change.
+      // The concurrency that the worker was started with: it cannot change.
       concurrency: handle.entry.concurrency,
       ...linkLimitsOf(handle.pool, handle.tasksSent),
       payload_max_bytes: payloadMaxBytes,
@@ -31,12 +31,12 @@ export function authenticate(
   };
 }
 
-/** `verifier`: that of the worker's next token. */
+/** `verifier`: verifies the worker's next token. */
 type Proof =
   | { readonly ok: true; readonly handle: WorkerHandle; readonly verifier: string }
   | ({ readonly ok: false } & LinkRefusal);
 
-/** Whose hello it is. Uses nothing up. */
+/** Finds out whose hello it is, without using up the token. */
 export function prove(handles: WorkerHandles, { worker_id: workerId, token }: HelloClaim): Proof {
   const handle = handles.get(workerId);
   if (handle === undefined) {
@@ -53,7 +53,7 @@ function nameOf({ workerId, pool }: WorkerHandle): { readonly id: string; readon
   return { id: workerId, pool: pool.name };
 }
 
-/** Null: the token is not this worker's. */
+/** Null if the token is not this worker's. */
 function nextVerifier({ verifier, repeats_token }: LedgerEntry, token: string): string | null {
   if (!repeats_token) return acceptToken(token, verifier);
   return isRepeatedToken(token, verifier) ? verifier : null;

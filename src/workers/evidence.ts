@@ -7,19 +7,19 @@ import type { ProcessIdentity } from '../os/process/identity.ts';
 import { placeOf, stacksOfCrash } from '../os/process/stacks.ts';
 import type { Log } from '../telemetry/log.ts';
 
-/** Requests that evidence names. */
+/** How many requests the evidence lists. */
 const requestsMax = 32;
 
-/** A worker of which it may be asked what it is doing, or was doing when it crashed. */
+/** The part of a worker's handle that an inspection uses. */
 export interface InspectedWorker {
   readonly workerId: string;
   readonly identity: ProcessIdentity | null;
   readonly hello: { readonly writes_stacks: boolean } | null;
   readonly process: { lastLines(): readonly string[] } | null;
   readonly stacksPath: string;
-  /** Of when it hung or crashed; null: none yet. */
+  /** What the worker was doing when it hung or crashed; null if nothing is known yet. */
   evidence: Evidence | null;
-  /** Settles when the inspection that goes on is over; null: there was none. */
+  /** Settles when the current inspection is over; null if there was none. */
   inspection: Promise<void> | null;
 }
 
@@ -29,11 +29,11 @@ export interface EvidenceOptions {
   nowMs(): number;
 }
 
-/** Notes what a worker that may hang is doing. Takes less than half a second and never rejects. */
+/** Records what a possibly hung worker is doing. Takes less than half a second and never rejects. */
 export function inspect(options: EvidenceOptions, worker: InspectedWorker, because: string): Promise<void> {
   const { workerId, identity } = worker;
   if (identity === null) return Promise.resolve();
-  // One that has said no hello has not said either that it writes none.
+  // A worker that has not said hello may still write stacks.
   const path = worker.hello?.writes_stacks === false ? null : worker.stacksPath;
   const known = { ...noteOf(options, worker), because };
   const inspection = gatherEvidence(identity, path).then(
@@ -47,13 +47,13 @@ export function inspect(options: EvidenceOptions, worker: InspectedWorker, becau
 }
 
 /**
- * After its process has ended: waits for an inspection to be over, and keeps what the worker wrote if it crashed. Returns the
- * place in the application's code; empty: unknown.
+ * Called after the process has ended: waits for a running inspection, and keeps the stacks that a crash left. Returns
+ * the place in the application's code; empty if unknown.
  */
 export async function finishEvidence(options: EvidenceOptions, worker: InspectedWorker, exit: Exit): Promise<string> {
   await worker.inspection;
   if (worker.evidence === null) {
-    // Neither code nor signal: it was an earlier agent's child. What a crash leaves in the file shows that it crashed.
+    // An adopted worker has neither code nor signal. Whether it crashed is shown by the stacks file.
     const stacks = exit.code === null ? stacksOfCrash(worker.stacksPath, exit.signal) : '';
     const because = exit.signal === null ? 'it crashed' : `it crashed with ${exit.signal}`;
     const nothing = { state: '', threads: [], stacksMissing: '' };
@@ -63,8 +63,8 @@ export async function finishEvidence(options: EvidenceOptions, worker: Inspected
 }
 
 /**
- * Nobody can ask an agent that has ended. So at a shutdown the log gets the stacks of the first worker of each pool that had to be
- * killed.
+ * An agent that has ended cannot be asked. So at a shutdown the stacks of the first worker of each pool that had to be
+ * killed are logged.
  */
 export function logStacksAtShutdown(log: Pick<Log, 'warn'>): (exit: KeptExit) => void {
   const pools = new Set<string>();
@@ -86,7 +86,7 @@ function noteOf(
   };
 }
 
-/** The newest lines that fit, the oldest of these cut where it must be. */
+/** The newest lines that fit; the oldest of them may be cut. */
 function newestOf(lines: readonly string[]): string[] {
   const kept: string[] = [];
   let room = evidenceLinesMaxLength;

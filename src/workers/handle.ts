@@ -13,9 +13,9 @@ import type { LedgerEntry } from '../os/storage/ledger.ts';
 import type { InspectedWorker } from './evidence.ts';
 import type { WorkerParts } from './parts.ts';
 
-/** The process of a worker: a child of this agent, or one that it adopted. */
+/** The process of a worker: a child of this agent, or an adopted process. */
 export type WorkerProcess = Pick<SpawnedWorker, 'endedAtTicks' | 'lastLines' | 'close'> & {
-  /** Its link has closed: look now whether it has ended. */
+  /** Call this when the link has closed: checks at once whether the process has ended. */
   look(): void;
 };
 
@@ -27,7 +27,7 @@ export interface WorkerHandle extends InspectedWorker {
   readonly counters: WorkerCounters;
   readonly begun: BegunMark;
   readonly cgroup: WorkerCgroup | undefined;
-  /** The worker's entry in the ledger. Its verifier may be newer here: the ledger gets it with the next entry. */
+  /** The worker's entry in the ledger. Its verifier may be newer here: the ledger gets it with the next write. */
   entry: LedgerEntry;
   /** An earlier agent started the worker. */
   readonly adopted: boolean;
@@ -35,22 +35,22 @@ export interface WorkerHandle extends InspectedWorker {
   identity: ProcessIdentity | null;
   link: AttachedWorker | null;
   hello: WorkerHello | null;
-  /** The commands of the hello, as they are reported. */
+  /** The commands of the hello, as reported to the domain. */
   offered: readonly OfferedCommand[];
-  /** The ledger has the worker's identity. Before that, nothing is reported of the worker. */
+  /** The ledger has the worker's identity. Before that, nothing about the worker is reported. */
   recorded: boolean;
-  /** Settles when the ledger has the worker as ready, or cannot. Until then the worker is sent no requests. */
+  /** Settles when the ledger has the worker as ready, or cannot be written. Until then the worker gets no requests. */
   readyNoted: Promise<void>;
-  /** Whether the domain wants it paused. Dispatch may not have the worker yet. */
+  /** Whether the domain wants the worker paused. Dispatch may not know the worker yet. */
   paused: boolean;
   released: boolean;
-  /** Its warm-up runs. */
+  /** Its warm-up is running. */
   warming: boolean;
   /** It said that it takes no more requests. */
   leaving: boolean;
   /** `tasks` of link.proto, as last sent. */
   tasksSent: number;
-  /** What the cgroup had used when the process had ended. */
+  /** Resource usage of the cgroup when the process had ended. */
   account: Account | null;
   /** Processes of its tree at the last sample: start times by pid. */
   known: ReadonlyMap<number, string>;
@@ -87,7 +87,7 @@ export function newHandle(
   };
 }
 
-/** The last link id that the worker marked as begun; null: it does not mark, so any may have begun. */
+/** The last link id that the worker marked as begun. Null if it does not mark: then any request may have begun. */
 export function lastBegunLinkId(handle: WorkerHandle | undefined): number | null {
   return handle?.hello?.marks_begun === true ? handle.begun.read() : null;
 }

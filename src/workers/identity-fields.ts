@@ -1,7 +1,7 @@
 import type { ProcessIdentity } from '../os/process/identity.ts';
 import type { LedgerEntry } from '../os/storage/ledger.ts';
 
-/** A process as the ledger names it. */
+/** A process identity in the ledger's field names. */
 export function identityFields({
   bootId,
   pid,

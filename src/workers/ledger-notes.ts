@@ -9,7 +9,9 @@ export function noteReady(parts: WorkerParts, handle: WorkerHandle | undefined, 
   handle.readyNoted = renewEntry(parts, handle);
 }
 
-/** Best effort: if this fails, the next agent goes by the older entry, and takes the worker as still starting, say. */
+/**
+ * Best effort: if this fails, the next agent uses the older entry, and for example treats the worker as still starting.
+ */
 export function renewEntry(
   { ledger, log }: Pick<WorkerParts, 'ledger' | 'log'>,
   { entry }: WorkerHandle,

@@ -6,19 +6,19 @@ import type { Guardian } from '../os/process/guardian.ts';
 import type { Ledger } from '../os/storage/ledger.ts';
 import type { Log } from '../telemetry/log.ts';
 
-/** What the files of workers/ are given. */
+/** The dependencies of the files in workers/. */
 export interface WorkerParts {
   readonly agentId: string;
   readonly ledger: Ledger;
   readonly guardian: Guardian;
   readonly linkPath: string;
-  /** Where a Client in a worker finds this agent; empty: at no path. */
+  /** The socket by which a Client in a worker finds this agent; empty if it has no path. */
   readonly apiSocket: string;
   readonly cgroups: Cgroups;
   readonly outputDirectory: OutputDirectory;
-  /** The largest result, `message.max_bytes`. */
+  /** The largest result: `message.max_bytes`. */
   readonly payloadMaxBytes: number;
-  /** How many processes and threads all workers may have together; 0: any number. */
+  /** How many processes and threads all workers may have together; 0: no limit. */
   tasksOfAll(): number;
   readonly dispatch: Dispatch;
   readonly log: Log;
@@ -26,7 +26,7 @@ export interface WorkerParts {
   nowMs(): number;
   /** Reports an event to the loop. */
   enqueue(event: Event): void;
-  /** The same for an event that may wait a little. */
+  /** Reports an event that may wait a little. */
   enqueueDeferred(event: Event): void;
 }
 

@@ -16,40 +16,42 @@ import type { Survivor } from './adopt.ts';
 import { warnOfSuspects } from './stop.ts';
 
 /**
- * What becomes of the workers that an earlier agent has left: the live ones are adopted, those that nobody wants are ended,
- * the dead are forgotten, and nothing else is touched.
+ * What happens to the workers of an earlier agent: live ones are adopted, unwanted ones are ended, dead ones are
+ * forgotten, and nothing else is touched.
  */
 export interface Adoption {
   readonly survivors: readonly Survivor[];
-  /** Alive, but of a pool that the config no longer has. */
-  readonly unwanted: readonly Found[];
-  /** What is left of their trees is swept. */
+  /** Alive, but their pool is no longer in the config. */
+  readonly unwanted: readonly ProvenWorker[];
+  /** Dead; the rest of their process trees is swept. */
   readonly dead: readonly LedgerEntry[];
-  /** Alive, but not seen to be ours: not touched. Should one be, it is refused when it dials, and leaves. */
+  /**
+   * Alive, but not proven to be ours, so not touched. If one is ours after all, it is refused when it dials, and exits.
+   */
   readonly unproven: readonly LedgerEntry[];
   readonly setAside: LedgerSnapshot['setAside'];
 }
 
-interface Found {
+interface ProvenWorker {
   readonly entry: LedgerEntry;
   readonly identity: ProcessIdentity;
 }
 
 interface ClearLimits {
-  /** How long a worker that nobody wants may take to end what it has, before it is killed. */
+  /** How long an unwanted worker may take to exit before it is killed. */
   readonly unwantedGraceMs: number;
   readonly sweepTimeoutMs: number;
 }
 
-const usualLimits: ClearLimits = { unwantedGraceMs: 10_000, sweepTimeoutMs: 10_000 };
+const defaultLimits: ClearLimits = { unwantedGraceMs: 10_000, sweepTimeoutMs: 10_000 };
 const lookEveryMs = 50;
 
-export async function classifySurvivors(found: LedgerSnapshot, config: NodeConfig): Promise<Adoption> {
+export async function classifySurvivors(snapshot: LedgerSnapshot, config: NodeConfig): Promise<Adoption> {
   const survivors: Survivor[] = [];
-  const unwanted: Found[] = [];
+  const unwanted: ProvenWorker[] = [];
   const dead: LedgerEntry[] = [];
   const unproven: LedgerEntry[] = [];
-  for (const entry of found.entries) {
+  for (const entry of snapshot.entries) {
     const identity = await identityOf(entry);
     const pool = config.pools.get(entry.pool);
     if (identity === undefined || isGone(identity)) dead.push(entry);
@@ -57,15 +59,15 @@ export async function classifySurvivors(found: LedgerSnapshot, config: NodeConfi
     else if (pool === undefined) unwanted.push({ entry, identity });
     else survivors.push({ entry, identity, pool });
   }
-  return { survivors, unwanted, dead, unproven, setAside: found.setAside };
+  return { survivors, unwanted, dead, unproven, setAside: snapshot.setAside };
 }
 
 async function identityOf({ boot_id, pid, start_time, worker_id }: LedgerEntry): Promise<ProcessIdentity | undefined> {
-  // Its agent died between the spawn and the word of it.
+  // Pid 0: its agent died between spawning it and recording the pid.
   return pid === 0 ? findWorker(worker_id) : { bootId: boot_id, pid, startTime: start_time };
 }
 
-/** What the domain needs to know of a survivor. */
+/** The survivor as the domain sees it. */
 export function adoptedOf({ entry, identity }: Survivor): Adopted {
   return {
     id: entry.worker_id,
@@ -83,15 +85,16 @@ export function adoptedOf({ entry, identity }: Survivor): Adopted {
   };
 }
 
-/** What `reapLeftovers` is to end: until then it may use what belongs to its slot. */
+/** Workers that `reapLeftovers` ends. Until then their processes may use resources of their slots. */
 export function leftoversOf({ unwanted, dead }: Adoption): Leftover[] {
   const entries = [...unwanted.map(({ entry }) => entry), ...dead];
   return entries.map(({ worker_id: workerId, pool, slot, generation }) => ({ workerId, pool, slot, generation }));
 }
 
 /**
- * Ends those that nobody wants, and sweeps what the dead have left; then the ledger forgets them. What could not be looked at
- * stays in the ledger, for the next agent. Calls `onSwept` for each of `leftoversOf`, whatever came of it. Never rejects.
+ * Ends unwanted workers and sweeps what dead ones have left, then removes them from the ledger. Workers whose sweep
+ * failed stay in the ledger for the next agent. Calls `onSwept` for each of `leftoversOf`, whatever the result. Never
+ * rejects.
  */
 export async function reapLeftovers(
   adoption: Adoption,
@@ -99,14 +102,14 @@ export async function reapLeftovers(
   cgroups: Cgroups,
   log: Log,
   onSwept: (workerId: string) => void,
-  limits: ClearLimits = usualLimits,
+  limits: ClearLimits = defaultLimits,
 ): Promise<void> {
   const { unwanted, dead, unproven } = adoption;
-  const away = async (entry: LedgerEntry, sweep: () => Promise<void>): Promise<void> => {
+  const reap = async (entry: LedgerEntry, sweep: () => Promise<void>): Promise<void> => {
     try {
       await sweep();
     } catch (error) {
-      return log.error(`${entry.worker_id}: what is left of it could not be swept: ${(error as Error).message}`);
+      return log.error(`${entry.worker_id}: its remaining processes could not be swept: ${(error as Error).message}`);
     } finally {
       onSwept(entry.worker_id);
     }
@@ -114,8 +117,8 @@ export async function reapLeftovers(
   };
   const host = { cgroups, log, limits };
   await Promise.all([
-    ...unwanted.map((found) => away(found.entry, () => endUnwanted(found, host))),
-    ...dead.map((entry) => away(entry, () => sweepDead(entry, host))),
+    ...unwanted.map((worker) => reap(worker.entry, () => endUnwanted(worker, host))),
+    ...dead.map((entry) => reap(entry, () => sweepDead(entry, host))),
     ...unproven.map(async (entry) => ledger.forget(entry.worker_id)),
   ]);
 }
@@ -126,7 +129,7 @@ interface Host {
   readonly limits: ClearLimits;
 }
 
-async function endUnwanted({ entry, identity }: Found, host: Host): Promise<void> {
+async function endUnwanted({ entry, identity }: ProvenWorker, host: Host): Promise<void> {
   const cgroup = host.cgroups.find(entry.worker_id, identity.pid);
   terminateGroup(identity);
   const endsAtMs = performance.now() + host.limits.unwantedGraceMs;
@@ -138,10 +141,10 @@ async function sweepDead(entry: LedgerEntry, host: Host): Promise<void> {
   const { worker_id: workerId, boot_id: bootId, pid, start_time: startTime } = entry;
   const identity = { bootId, pid, startTime };
   const wasSpawned = pid > 0;
-  // The end of that boot has ended all of it.
+  // No process survives a reboot.
   if (wasSpawned && !isOfThisBoot(identity)) return;
   const cgroup = host.cgroups.findLeftover(workerId);
-  // One that was never spawned has left nothing.
+  // A worker that was never spawned has left nothing.
   if (wasSpawned || cgroup !== undefined) await sweep({ workerId, identity }, cgroup, host);
 }
 
@@ -153,7 +156,7 @@ async function sweep(target: TreeTarget, cgroup: WorkerCgroup | undefined, { log
   cgroup?.remove();
 }
 
-/** One line, and what should be looked at. */
+/** Logs one summary line, and a warning for each entry that needs attention. */
 export function reportAdoption(adoption: Adoption, log: Log, metrics: Pick<Metrics, 'adoption'>): void {
   const { survivors, unwanted, dead, unproven, setAside } = adoption;
   metrics.adoption('adopted', survivors.length);
@@ -163,13 +166,13 @@ export function reportAdoption(adoption: Adoption, log: Log, metrics: Pick<Metri
   metrics.adoption('set_aside', setAside.length);
   for (const { file, why } of setAside) log.warn(`set aside: ${file}: ${why}`);
   for (const entry of unproven) {
-    log.warn(`${entry.worker_id}: process ${entry.pid} is not seen to be this worker: it is not touched`);
+    log.warn(`${entry.worker_id}: process ${entry.pid} is not proven to be this worker, and is left alone`);
   }
   if (survivors.length + unwanted.length + dead.length + unproven.length + setAside.length === 0) return;
   const counts = [
     `${survivors.length} adopted`,
-    `${unwanted.length} ended, for no pool wants them`,
-    `${dead.length} had died`,
+    `${unwanted.length} ended, because their pool was removed`,
+    `${dead.length} had exited`,
     `${unproven.length} not proven to be ours`,
     `${setAside.length} files set aside`,
   ];

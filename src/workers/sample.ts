@@ -13,7 +13,7 @@ export function sampleHost({ enqueueDeferred, sampleFailed }: Reporting): void {
   );
 }
 
-/** Measures a worker's whole tree. */
+/** Measures a worker's whole process tree. */
 export function sample(
   { enqueueDeferred, sampleFailed }: Reporting,
   handle: WorkerHandle | undefined,
@@ -25,7 +25,7 @@ export function sample(
   const sampled = sampleTree(
     { identity, workerId, known: handle.known },
     {
-      // The kernel's account of the cgroup is better than PSS.
+      // The cgroup's own account is more accurate than PSS.
       readsPss: (rssBytes) => cgroupBytes === 0 && (rssBytes >= pssAboveBytes || rssBytes < pssBelowBytes),
       remember: (known) => {
         handle.known = known;
@@ -33,7 +33,7 @@ export function sample(
     },
   );
   void sampled.then(
-    // Undefined: nothing is left of the worker. Its exit is reported by itself.
+    // Undefined if nothing is left of the worker. Its exit is reported separately.
     (taken) => taken !== undefined && enqueueDeferred({ type: 'sampled', workerId, sample: { ...taken, cgroupBytes } }),
     sampleFailed,
   );

@@ -26,8 +26,8 @@ import { sweepTimeoutMs } from './stop.ts';
 import { logOutput } from './worker-output.ts';
 
 /**
- * Starts a worker and follows its process to its end. The ledger gets an entry before the spawn, so that a full disk stops the start
- * and not the worker, and the identity before anything is reported of the worker.
+ * Starts a worker and follows its process until it ends. The ledger gets an entry before the spawn, so that a full disk
+ * prevents the start. It gets the process identity before anything about the worker is reported.
  */
 export async function spawn(
   parts: WorkerParts,
@@ -51,13 +51,13 @@ export async function spawn(
   try {
     await ledger.enter(entry);
   } catch (error) {
-    return enqueue({ type: 'start-blocked', workerId, message: unwritten(error) });
+    return enqueue({ type: 'start-blocked', workerId, message: unwritableLedger(error) });
   }
   raiseTasks(parts, handles);
   let spawned: SpawnedWorker;
   try {
-    const given = { secret: secret.secret, begunPath: begun.path, cgroup };
-    spawned = spawnProcess(parts, workerId, pool, spec.slot, given);
+    const inputs = { secret: secret.secret, begunPath: begun.path, cgroup };
+    spawned = spawnProcess(parts, workerId, pool, spec.slot, inputs);
   } catch (error) {
     const type = isShortage(error) ? 'start-blocked' : 'spawn-failed';
     return enqueue({ type, workerId, message: messageOf(error) });
@@ -80,9 +80,9 @@ export async function spawn(
   try {
     await ledger.enter(handle.entry);
   } catch (error) {
-    // The next agent would not know the worker.
+    // The next agent would not know the worker, so it must not live.
     await sweepTree({ identity, workerId }, { timeoutMs: sweepTimeoutMs, cgroup }).catch(() => undefined);
-    return enqueue({ type: 'start-blocked', workerId, message: unwritten(error) });
+    return enqueue({ type: 'start-blocked', workerId, message: unwritableLedger(error) });
   }
   enqueue({ type: 'spawned', workerId, pid: identity.pid });
   handle.recorded = true;
@@ -119,7 +119,7 @@ function newEntry({ agentId }: Pick<WorkerParts, 'agentId'>, spec: WorkerSpec, s
   };
 }
 
-interface Given {
+interface SpawnInputs {
   readonly secret: Buffer;
   readonly begunPath: string;
   readonly cgroup: WorkerCgroup | undefined;
@@ -130,7 +130,7 @@ function spawnProcess(
   workerId: string,
   pool: PoolConfig,
   slot: number,
-  { secret, begunPath, cgroup }: Given,
+  { secret, begunPath, cgroup }: SpawnInputs,
 ): SpawnedWorker {
   const { log, linkPath, apiSocket, outputDirectory, tasksOfAll } = parts;
   const limitedByCgroup = cgroup?.limit(pool.limits) ?? { pids: false, memory: false };
@@ -161,15 +161,15 @@ function spawnProcess(
   });
 }
 
-/** Once for each configuration of a pool. */
+/** Warns once for each configuration of a pool. */
 function warnOfNoLimit(log: Log, pool: PoolConfig, why: string | undefined): void {
   if (why === undefined || unlimited.has(pool)) return;
   unlimited.add(pool);
-  log.warn(`pool ${pool.name}: limits.pids (${pool.limits.pids}) does not hold: ${why}`, { pool: pool.name });
+  log.warn(`pool ${pool.name}: limits.pids (${pool.limits.pids}) is not enforced: ${why}`, { pool: pool.name });
 }
 
 const unlimited = new WeakSet<PoolConfig>();
 
-function unwritten(error: unknown): string {
+function unwritableLedger(error: unknown): string {
   return `the ledger cannot be written: ${messageOf(error)}`;
 }

@@ -10,17 +10,17 @@ import { lastBegunLinkId } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 import { messageOf } from './parts.ts';
 
-/** How long a sweep may take before the survivors are reported; an unkillable process waits on a device. */
+/** How long a sweep may take before the survivors are reported. A process that cannot be killed waits on a device. */
 export const sweepTimeoutMs = 10_000;
 
-/** Processes that a warning names. */
+/** How many processes a warning lists. */
 const suspectsNamed = 10;
 
 export function terminate(handle: WorkerHandle | undefined): void {
   if (handle?.identity) terminateGroup(handle.identity);
 }
 
-/** Kills the worker after a look at its stacks, whatever comes of the look. */
+/** Records the worker's stacks, then kills it even if that failed. */
 export function inspectThenKill(
   parts: WorkerParts,
   handle: WorkerHandle | undefined,
@@ -31,7 +31,9 @@ export function inspectThenKill(
   void inspect(parts, handle, stuck).then(kill);
 }
 
-/** Kills all of the worker's tree. A sweep, which comes after its exit, is reported when nothing is left. */
+/**
+ * Kills the worker's whole process tree. The type `sweep`, used after its exit, reports `gone` when nothing is left.
+ */
 export function sweep(
   { enqueue, log }: Pick<WorkerParts, 'enqueue' | 'log'>,
   handle: WorkerHandle | undefined,
@@ -57,15 +59,15 @@ export function sweep(
   );
 }
 
-/** Names processes of other users that may be of the worker's tree: nothing proves whose they are. */
+/** Warns of other users' processes that may belong to the worker's tree, which cannot be proven. */
 export function warnOfSuspects(log: Log, workerId: string, suspects: readonly number[]): void {
   if (suspects.length === 0) return;
   const named = suspects.slice(0, suspectsNamed).join(', ');
-  const message = `${workerId}: ${suspects.length} processes of other users may be of its tree, and are left alone: ${named}`;
+  const message = `${workerId}: ${suspects.length} processes of other users may belong to its process tree, and are left alone: ${named}`;
   log.warn(message, { worker_id: workerId });
 }
 
-/** Takes the worker from dispatch. Of a worker that marks what it begins, only marked requests may have run. */
+/** Removes the worker from dispatch. If it marks the requests that it begins, only marked ones may have run. */
 export function release(
   dispatch: Pick<Dispatch, 'removeWorker'>,
   handle: WorkerHandle | undefined,
@@ -75,7 +77,7 @@ export function release(
   dispatch.removeWorker(workerId, { reason, message, crashed, lastBegunLinkId: lastBegunLinkId(handle) });
 }
 
-/** Nothing is left of the worker: its entry and its files go. */
+/** Removes the entry and the files of a worker of which nothing is left. */
 export function forget(
   { ledger }: Pick<WorkerParts, 'ledger'>,
   handles: Map<string, WorkerHandle>,

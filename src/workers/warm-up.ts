@@ -2,7 +2,9 @@ import type { Action } from '../domain/action.ts';
 import type { WorkerHandle } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
 
-/** Requests are numbered from 0: by serial number arithmetic this is the one before, which marks nothing as begun. */
+/**
+ * Requests are numbered from 0. In serial number arithmetic this id comes before 0, so it marks no request as begun.
+ */
 export const warmUpLinkId = 0xffffffff;
 
 export interface WarmUpResult {
@@ -10,7 +12,7 @@ export interface WarmUpResult {
   readonly error: { readonly type: string; readonly message: string } | null;
 }
 
-/** Sends the request that a worker runs before it is ready. */
+/** Sends the warm-up request, which the worker runs before it is ready. */
 export function warmUp(
   { enqueue }: Pick<WorkerParts, 'enqueue'>,
   handle: WorkerHandle | undefined,
@@ -24,7 +26,7 @@ export function warmUp(
     return enqueue({ type: 'warmed', workerId, error });
   }
   handle.warming = true;
-  // The worker dialled again during its warm-up, which runs on.
+  // The worker dialled again during its warm-up, which is still running.
   if (handle.hello?.resumed?.held.some(({ id, ended }) => id === warmUpLinkId && !ended) === true) return;
   handle.link.request({
     id: warmUpLinkId,
@@ -33,13 +35,13 @@ export function warmUp(
     content_type: 'application/json',
     request_id: `warm-up-${workerId}`,
     session_id: '',
-    // start.timeout bounds it.
+    // start.timeout limits it.
     timeout_ms: 0,
     keep: false,
   });
 }
 
-/** True: the result was that of the warm-up. */
+/** Handles the result of a warm-up; false if the result belongs to another request. */
 export function warmedUp(
   { enqueue }: Pick<WorkerParts, 'enqueue'>,
   handle: WorkerHandle | undefined,

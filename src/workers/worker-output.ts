@@ -1,7 +1,7 @@
 import type { OutputOptions } from '../os/output/output.ts';
 import type { WorkerParts } from './parts.ts';
 
-/** What a worker writes goes into the log. */
+/** Writes a worker's output to the log. */
 export function logOutput(
   { log, nowMs }: Pick<WorkerParts, 'log' | 'nowMs'>,
   workerId: string,
@@ -15,7 +15,12 @@ export function logOutput(
       const { level, logger, requestId } = record;
       return log[level](text, { ...of, stream, logger, ...(requestId === '' ? {} : { request_id: requestId }) });
     },
-    onDropped: (count) => log.warn(`${workerId}: ${count} lines of output dropped: more than a worker may write`, of),
-    onSkipped: (bytes) => log.warn(`${workerId}: ${bytes} bytes of output skipped: more than is kept unread`, of),
+    onDropped: (count) =>
+      log.warn(`${workerId}: ${count} lines of output were dropped: the worker exceeded the rate limit`, of),
+    onSkipped: (bytes) =>
+      log.warn(
+        `${workerId}: ${bytes} bytes of output were skipped: they were written faster than they could be read`,
+        of,
+      ),
   };
 }

@@ -24,11 +24,11 @@ import { warmedUp, warmUp } from './warm-up.ts';
 
 type ActionOf<Type extends Action['type']> = Action & { readonly type: Type };
 
-/** The workers of this agent. Nothing here decides or throws: what goes wrong is reported as an event. */
+/** The workers of this agent. Nothing here decides or throws: failures are reported as events. */
 export interface Workers {
   readonly handles: WorkerHandles;
 
-  // What the domain decides.
+  // Actions of the domain.
   spawn(pool: PoolConfig, spec: WorkerSpec): void;
   noteReady(workerId: string, readyAtMs: number): void;
   warmUp(action: ActionOf<'warm-up'>): void;
@@ -44,25 +44,25 @@ export interface Workers {
   sweep(action: ActionOf<'sweep'>): void;
   release(action: ActionOf<'release'>): void;
   forget(workerId: string): void;
-  /** The pool's configuration has changed: its workers are told what holds from now on. */
+  /** Sends a changed configuration to the pool's workers. */
   setPool(pool: PoolConfig): void;
 
-  /** Takes a live worker of an earlier agent over. Reporting it to the domain is left to the caller. */
+  /** Adopts a live worker of an earlier agent. The caller reports it to the domain. */
   adopt(survivor: Survivor): void;
 
-  // What comes down the links.
-  /** Whether this is the worker's link now. What still comes of an earlier one is ignored. */
+  // Events of the links.
+  /** Whether this is the worker's current link. Anything from an earlier link is ignored. */
   isCurrent(workerId: string, link: AttachedWorker): boolean;
   linkClosed(workerId: string, link: AttachedWorker): void;
-  /** A hello was let in: from now on this is the worker's link. */
+  /** Attaches the link of an authenticated hello to its worker. */
   attach(hello: WorkerHello, link: AttachedWorker): void;
-  /** A worker takes no more requests. */
+  /** The worker takes no more requests. */
   leaving(workerId: string): void;
-  /** A result of a worker. True: it was that of its warm-up. */
+  /** Returns true if the result belongs to the worker's warm-up. */
   warmedUp(workerId: string, result: WarmUpResult): boolean;
-  /** Whether a hello may attach. If it may, its token is used up. */
+  /** Decides whether a hello may attach. If so, its token is used up. */
   authenticate(hello: WorkerHello): Authentication;
-  /** What is wrong with the beginning of a hello; its token is not used up. Undefined: nothing. */
+  /** Checks the beginning of a hello without using up its token. Undefined if it is fine. */
   check(claim: HelloClaim): LinkRefusal | undefined;
 }
 

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { exposureWarnings } from '../../src/agent/exposure.ts';
 
-test('gRPC over TCP is warned of on any address, and HTTP only beyond loopback', () => {
+test('gRPC over TCP causes a warning on any address, HTTP only beyond loopback', () => {
   expect(exposureWarnings({ listenAddress: '', httpAddress: '' })).toEqual([]);
   expect(exposureWarnings({ listenAddress: '', httpAddress: '127.0.0.1:9464' })).toEqual([]);
   expect(exposureWarnings({ listenAddress: '', httpAddress: '[::1]:9464' })).toEqual([]);

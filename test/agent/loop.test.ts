@@ -37,7 +37,7 @@ test('a loop with nothing to do is never late', () => {
   loop.close();
 });
 
-test('a loop is late by how long it has not decided on what it was told', async () => {
+test('a loop is late by how long its oldest event has waited', async () => {
   const { loop, advance } = scene();
   loop.enqueue({ type: 'resume-node' });
   advance(5_000);
@@ -48,7 +48,7 @@ test('a loop is late by how long it has not decided on what it was told', async 
   loop.close();
 });
 
-test('a loop whose steps throw is ever later, until one does not', () => {
+test('a loop whose steps throw is late until a step succeeds', () => {
   const { loop, advance, fail } = scene();
   const config = { type: 'config', config: nodeConfig(poolConfig()) } as const;
   fail(true);
@@ -57,7 +57,10 @@ test('a loop whose steps throw is ever later, until one does not', () => {
   expect(() => loop.applyNow(config)).toThrow('as asked for');
   advance(2_000);
   expect(loop.lateMs()).toBe(4_000);
-  expect(loopHealth(loop.lateMs())).toEqual({ ok: false, text: 'the loop is 4000 ms late: nothing is decided' });
+  expect(loopHealth(loop.lateMs())).toEqual({
+    ok: false,
+    text: 'the loop is 4000 ms late: the agent makes no progress',
+  });
   fail(false);
   loop.applyNow(config);
   expect(loop.lateMs()).toBe(0);
@@ -65,7 +68,7 @@ test('a loop whose steps throw is ever later, until one does not', () => {
   loop.close();
 });
 
-test('facts that were queued when a wish could not be decided are decided without it', async () => {
+test('when applyNow throws, the queued events are still handled', async () => {
   const { loop, fail } = scene();
   loop.applyNow({ type: 'config', config: nodeConfig(poolConfig({ size: 0 })) });
   loop.enqueue({ type: 'drain-node' });
@@ -79,7 +82,7 @@ test('facts that were queued when a wish could not be decided are decided withou
   loop.close();
 });
 
-test('a loop goes on waking up when something that it was to do throws', async () => {
+test('a loop keeps waking up when an effect throws', async () => {
   let acted = 0;
   const { loop, advance } = scene(() => {
     acted += 1;

@@ -43,13 +43,13 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe('watchdog', () => {
-  test('told at half of its time', () => {
+describe('the watchdog', () => {
+  test('is notified at half of its timeout', () => {
     vi.advanceTimersByTime(60_000);
     expect(said).toEqual(['WATCHDOG=1', 'WATCHDOG=1', 'WATCHDOG=1', 'WATCHDOG=1', 'WATCHDOG=1', 'WATCHDOG=1']);
   });
 
-  test('not told of a loop that makes no progress, and soon told of one that does again', () => {
+  test('is not notified while the loop makes no progress, and soon after it does again', () => {
     lateMs = 3_500;
     vi.advanceTimersByTime(15_000);
     expect(said).toEqual([]);
@@ -60,8 +60,8 @@ describe('watchdog', () => {
   });
 });
 
-describe('status', () => {
-  test('told once a second at most, and only when it changed', () => {
+describe('the status', () => {
+  test('is sent at most once a second, and only when it has changed', () => {
     const simulation = new Simulation();
     simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
     state = simulation.state;
@@ -79,7 +79,7 @@ describe('status', () => {
     expect(said.at(-1)).toBe('STATUS=2 of 2 workers ready');
   });
 
-  test('of a node that drains, refused a reload, or stops', () => {
+  test('shows a draining node, a refused reload and a stop', () => {
     const node = initialState().node;
     const of = (patch: Partial<State['node']>) => statusOf({ ...initialState(), node: { ...node, ...patch } });
     expect(of({ phase: 'draining' })).toBe('0 of 0 workers ready, draining: no new requests');
@@ -88,7 +88,7 @@ describe('status', () => {
   });
 });
 
-test('stopping asks for the time that the longest drain may take', () => {
+test('stopping asks systemd for the time that the longest drain may take', () => {
   const simulation = new Simulation();
   const drain = { timeoutMs: 100_000, killAfterMs: 10_000 };
   simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ drain })) });

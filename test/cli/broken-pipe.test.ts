@@ -7,9 +7,9 @@ import { expect, test } from 'vitest';
 const program = new URL('../../bin/pitwarden', import.meta.url).pathname;
 
 test.each([
-  ['a command that nobody knows', ['nonsense'], 2],
-  ['a socket where nobody is', ['status', '--socket', '/nowhere'], 3],
-  ['a configuration that is not there', ['agent', '--config', '/nowhere'], 2],
+  ['an unknown command', ['nonsense'], 2],
+  ['a socket without an agent', ['status', '--socket', '/nowhere'], 3],
+  ['a missing configuration', ['agent', '--config', '/nowhere'], 2],
 ])('%s has its exit code although nobody reads stderr', (_, args, code) => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const path = join(dir, 'pipe');
@@ -23,7 +23,7 @@ test.each([
   expect(status).toBe(code);
 });
 
-test('an output that takes nothing is an error, and not the end of a reader that has seen enough', () => {
+test('a full output is an error, unlike a reader that has closed the pipe', () => {
   const full = openSync('/dev/full', 'w');
   const { status, stderr } = spawnSync(process.execPath, [program, 'version'], { stdio: ['ignore', full, 'pipe'] });
   closeSync(full);

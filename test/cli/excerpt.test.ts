@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { excerpt, shortLine } from '../../src/cli/excerpt.ts';
 import { table } from '../../src/cli/table.ts';
 
-test('of a long text the first line and the last ones are shown, none of them long', () => {
+test('of a long text the first line and the last ones are shown, each of bounded length', () => {
   const lines = Array.from({ length: 160 }, (_, index) => `${index} ${'x'.repeat(1_000)}`);
   const shown = excerpt(`p-0-id: exited with code 1; its last lines:\n${lines.join('\n')}`);
   expect(shown.length).toBeLessThan(3_000);
@@ -10,12 +10,12 @@ test('of a long text the first line and the last ones are shown, none of them lo
   expect(shown).toMatch(/\n {4}159 x+…$/);
 });
 
-test('a line that a worker wrote passes neither for one of the command line nor for a command to the terminal', () => {
+test("a worker's text can be mistaken neither for the command line's own nor for terminal commands", () => {
   expect(excerpt('p: ended\n\rq: all is well\x1b[1A\n')).toBe('p: ended\n    \\rq: all is well\\x1b[1A\n    ');
   expect(shortLine('a\nb\tc')).toBe('a\\nb\\tc');
 });
 
-test('a cell of a table is no longer than a terminal shows', () => {
+test('a table cell has a bounded length', () => {
   const drawn = table(['NAME', 'HOW'], [['p', `${'☃'.repeat(5_000)}`]]);
   expect(Math.max(...drawn.split('\n').map((line) => line.length))).toBeLessThan(260);
 });

@@ -15,7 +15,7 @@ function reloading(load: () => Promise<Loaded>, timeoutMs = 60_000, take?: (conf
   return { reload, told };
 }
 
-test('reloads that are asked for while one runs are one more, which reads the file as it is then', async () => {
+test('reloads requested during a reload are combined into one, which reads the file again', async () => {
   let reads = 0;
   let first = (_: Loaded): void => undefined;
   const { reload, told } = reloading(() => {
@@ -31,7 +31,7 @@ test('reloads that are asked for while one runs are one more, which reads the fi
   expect(told).toEqual(['took first', 'took second']);
 });
 
-test('a file that does not come in time is refused, and not read a second time until it has come', async () => {
+test('a file that takes too long is refused, and not read again until the first read has ended', async () => {
   let reads = 0;
   let come = (_: Loaded): void => undefined;
   const { reload, told } = reloading(() => {
@@ -56,7 +56,7 @@ test('a file that does not come in time is refused, and not read a second time u
   expect(told.slice(2)).toEqual(['took fresh']);
 });
 
-test('whatever throws, the reload is refused and the next one works', async () => {
+test('any error refuses the reload, and the next one works', async () => {
   let fails = true;
   const load = async () => {
     if (fails) throw new Error('the working directory is gone');

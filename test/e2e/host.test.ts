@@ -172,7 +172,7 @@ test('a state disk that hangs: a ready worker is admitted all the same, the log 
     agent.signal('SIGTERM');
     // By its own hand: process.exit waits for the threads that hang.
     expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });
-    await untilLogged(agent, "the ledger's disk does not answer");
+    await untilLogged(agent, "the ledger's disk does not respond");
   } finally {
     for (const fifo of hanging) closeSync(openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK));
   }
@@ -202,7 +202,7 @@ test('a runtime directory that is taken away is made again, and /readyz says so 
   await until(async () => (await readyz()) === '200 ready\n', 'it to be made again', readyz);
   await untilLogged(
     agent,
-    /something took away what an agent needs there; made again: .*agent.sock, .*link.sock, the lock/,
+    /files that the agent needs were removed; created again: .*agent.sock, .*link.sock, the lock/,
   );
 
   process.kill(first?.pid ?? 0, 'SIGKILL');

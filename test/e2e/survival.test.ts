@@ -220,7 +220,7 @@ test('one that died while no agent was there is forgotten, with what it left, an
   await startNext(pools);
   const ready = await untilReady(agent, 'p', 2);
   expect(ready.map(({ pid }) => pid)).toContain(second?.pid);
-  await untilLogged(agent, /1 adopted, 0 ended, for no pool wants them, 1 had died/);
+  await untilLogged(agent, /1 adopted, 0 ended, because their pool was removed, 1 had exited/);
 });
 
 test('one whose pool is gone from the config is ended', async () => {
@@ -518,5 +518,5 @@ test('garbage in the ledger is set aside, and its worker goes', async () => {
   await until(() => !processesOf(agent.dir).includes(first?.pid ?? 0), 'the unknown worker to leave', agent.output);
   await untilReady(agent, 'p', 1);
   await untilLogged(agent, /1 files set aside/);
-  await untilLogged(agent, /unknown, and left alone: \S*\/ledger\/a folder/);
+  await untilLogged(agent, /unknown files are left alone: \S*\/ledger\/a folder/);
 });

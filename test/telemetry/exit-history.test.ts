@@ -26,7 +26,7 @@ const ended = (pool: string, exitedAtMs: number): KeptExit => ({
   evidence: null,
 });
 
-test('the last 200 of each pool are kept, newest first', () => {
+test('the last 200 exits of each pool are kept, newest first', () => {
   const exits = createExits();
   for (let at = 1; at <= 250; at += 1) exits.keep(ended('a', at));
   exits.keep(ended('b', 100));
@@ -36,13 +36,13 @@ test('the last 200 of each pool are kept, newest first', () => {
   expect(exits.list('nowhere')).toEqual([]);
 });
 
-test('pools that come and go are not kept for ever', () => {
+test('the exits of removed pools are dropped eventually', () => {
   const exits = createExits();
   for (let pool = 0; pool < 300; pool += 1) exits.keep(ended(`p${pool}`, pool));
   expect(exits.list('')).toHaveLength(100);
 });
 
-test('evidence, which is large, is kept of the last 20', () => {
+test('evidence is kept for the last 20 exits only', () => {
   const exits = createExits();
   const evidence: Evidence = {
     ...{

@@ -6,7 +6,7 @@ const request = { requestId: 'r1', command: 'count', pool: 'p', workerId: 'p-0-x
 const traceback =
   'Traceback (most recent call last):\n  File "/srv/app.py", line 3, in load\n    open(path)\nValueError: torn';
 
-test('a failed request is one line on the host: id, command, type and the last frame', () => {
+test('a failed request is logged in one line with its id, command, type and last frame', () => {
   const lines: [string, unknown][] = [];
   const failed = createFailedRequests({ warn: (message, fields) => lines.push([message, fields]) }, () => 0);
   failed(request, refusal(2, 'torn\nand more', { type: 'builtins.ValueError', traceback }));
@@ -21,7 +21,7 @@ test('a failed request is one line on the host: id, command, type and the last f
   ]);
 });
 
-test('many are no flood: some lines a second, and how many were left out', () => {
+test('many failed requests are logged at a limited rate, with the number of those left out', () => {
   let nowMs = 0;
   const lines: Record<string, unknown>[] = [];
   const failed = createFailedRequests({ warn: (_message, fields) => lines.push(fields ?? {}) }, () => nowMs);

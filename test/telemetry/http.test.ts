@@ -55,14 +55,14 @@ async function ask(text: string): Promise<string> {
 
 const metricsRequest = 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n';
 
-test('idle connections of a stranger keep nobody out: the oldest gives way', async () => {
+test('a new connection replaces the oldest idle one', async () => {
   for (let count = 0; count < 3 * max; count += 1) await stranger(count % 2 === 0 ? '' : 'GET /metrics HTTP/1.1\r\n');
   expect((await fetch(`http://${server.address}/healthz`)).status).toBe(200);
   await vi.waitFor(() => expect(strangers.filter((socket) => !socket.destroyed).length).toBeLessThanOrEqual(max));
   expect(refused).toEqual([]);
 });
 
-test('connections that wait for their answers stay, and one too many is closed and told of once', async () => {
+test('connections that wait for answers stay, and one too many is closed and reported once', async () => {
   let answer = (): void => undefined;
   const waits = new Promise<void>((resolve) => {
     answer = resolve;
@@ -103,7 +103,7 @@ test.each(['/metrics', '/healthz', '/nothing'])(
   },
 );
 
-test('a connection serves one request after the other', async () => {
+test('a connection serves one request after another', async () => {
   const socket = await stranger();
   let answers = '';
   socket.on('data', (data) => {
@@ -115,7 +115,7 @@ test('a connection serves one request after the other', async () => {
   }
 });
 
-test('callers who ask for metrics without a pause leave most of the time to others', async () => {
+test('continuous requests for metrics leave most of the time to other callers', async () => {
   let renderedMs = 0;
   metrics = async () => {
     const startedAtMs = performance.now();
@@ -143,10 +143,10 @@ test.each([
   ['evil.example:9464', 421],
   ['127.0.0.1.evil.example', 421],
   ['localhost.evil.example', 421],
-])('a request for the host %s, which a browser sends for a site of that name, gets %i', async (name, status) => {
+])('a request for host %s gets status %i', async (name, status) => {
   expect(await ask(`GET /metrics HTTP/1.1\r\nHost: ${name}\r\n\r\n`)).toMatch(`HTTP/1.1 ${status} `);
 });
 
-test('HTTP/1.0 without a host is served', async () => {
+test('an HTTP/1.0 request without a host is served', async () => {
   expect(await ask('GET /healthz HTTP/1.0\r\n\r\n')).toBe('HTTP/1.1 200 OK');
 });

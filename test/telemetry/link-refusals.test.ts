@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { Event } from '../../src/domain/event.ts';
 import { reportRefusals } from '../../src/telemetry/link-refusals.ts';
 
-test('each refused hello is counted, and one a second of each reason is reported, with the number of those left out', () => {
+test('each refused hello is counted, and one per second and reason is reported with the number of those left out', () => {
   let nowMs = 0;
   const counted: string[] = [];
   const told: Event[] = [];

@@ -8,7 +8,7 @@ import { createLog } from '../../src/telemetry/log.ts';
 
 const evil = 'bad input: x\r12:00:00 pool safe added\x1b[K\x1b]0;title\x07\x9b8m\u202e';
 
-test('control characters of workers do not reach the log, in either format', async () => {
+test('control characters of workers do not reach the log in either format', async () => {
   const say = (log: Log): void => log.info(evil, { stream: 'stdout', worker_id: 'p-0-a' });
   const pretty = await written({ format: 'pretty', priorities: false }, say);
   expect(pretty).toMatch(
@@ -20,7 +20,7 @@ test('control characters of workers do not reach the log, in either format', asy
   expect(JSON.parse(json)).toMatchObject({ msg: evil, worker_id: 'p-0-a' });
 });
 
-test('a message of several lines cannot pass for several messages', async () => {
+test('a message of several lines cannot be mistaken for several messages', async () => {
   const pretty = await written({ format: 'pretty', priorities: false }, (log) => log.warn('it failed\n12:00:00 fine'));
   expect(pretty.split('\n')[1]).toBe('    12:00:00 fine');
 });
@@ -42,7 +42,7 @@ test('under journald each line begins with its priority', async () => {
   );
 });
 
-test('the journal is known by the device and inode in JOURNAL_STREAM', () => {
+test('the journal is recognised by the device and inode in JOURNAL_STREAM', () => {
   const { dev, ino } = fstatSync(1, { bigint: true });
   expect(isJournal(`${dev}:${ino}`)).toBe(true);
   for (const other of [undefined, '', `${dev}:${ino + 1n}`, 'nonsense']) expect(isJournal(other)).toBe(false);

@@ -22,7 +22,7 @@ function scene(state = initialState()) {
 
 const outcome = { pool: 'text', code: 0, refused: false, queuedMs: 0, ranMs: 0 };
 
-test('a pool’s labelled series start at 0, so that the first of a kind is an increase', async () => {
+test('the labelled series of a pool start at 0, so that the first event is an increase', async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   const before = await body();
@@ -47,7 +47,7 @@ test('a pool’s labelled series start at 0, so that the first of a kind is an i
   expect(after).toContain('pitwarden_requests_total{pool="text",outcome="unavailable"} 1\n');
 });
 
-test('a pool that is known again keeps its counts, and one that is gone leaves no series', async () => {
+test('a pool keeps its counts when it is set again, and a removed pool leaves no series', async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   metrics.outcome(outcome);
@@ -57,7 +57,7 @@ test('a pool that is known again keeps its counts, and one that is gone leaves n
   expect(await body()).not.toContain('pool="text"');
 });
 
-test('a refusal counts as an outcome, and not as a short wait', async () => {
+test('a refusal counts as an outcome but not as a wait', async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   metrics.outcome({ ...outcome, code: 8, refused: true });
@@ -68,7 +68,7 @@ test('a refusal counts as an outcome, and not as a short wait', async () => {
   expect(text).toContain('pitwarden_queue_seconds_sum{pool="text"} 2\n');
 });
 
-test('connections are counted by surface, with 0 for a surface on which nothing has happened', async () => {
+test('connections are counted by surface, starting at 0', async () => {
   const text = await scene().body();
   for (const line of [
     'pitwarden_connections{surface="grpc"} 3',
@@ -83,7 +83,7 @@ test('connections are counted by surface, with 0 for a surface on which nothing 
     expect(text).toContain(`${line}\n`);
 });
 
-test('docs/metrics.md has each series, and no other', async () => {
+test('docs/metrics.md lists exactly the existing series', async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   const page = readFileSync(new URL('../../docs/metrics.md', import.meta.url), 'utf8');
@@ -96,9 +96,9 @@ test('docs/metrics.md has each series, and no other', async () => {
   expect([...described].sort()).toEqual(rendered.filter((name) => !name.startsWith('pitwarden_agent_')).sort());
 });
 
-test('the configuration in force has its time, and the build its versions', async () => {
+test('the time of the last reload and the versions of the build are exported', async () => {
   const { metrics, body } = scene();
-  metrics.configTaken(1_500_000);
+  metrics.configApplied(1_500_000);
   const text = await body();
   expect(text).toContain('pitwarden_config_last_reload_success_timestamp_seconds 1500\n');
   expect(text).toContain('pitwarden_config_last_reload_successful 1\n');
@@ -115,7 +115,7 @@ function simulated(patch: Parameters<typeof poolConfig>[0] = {}): Simulation {
 
 const linesOf = async (simulation: Simulation) => (await scene(simulation.state).body()).split('\n');
 
-test('the gauges say what the state says: states, limits, health, the oldest request', async () => {
+test('the gauges agree with the state: states, limits, health, the oldest request', async () => {
   const memory = { softBytes: 100, hardBytes: 0, samples: 2, of: 3 };
   const lines = await linesOf(simulated({ recycle: { ...poolConfig().recycle, memory } }));
   for (const line of [
@@ -141,7 +141,7 @@ test('the gauges say what the state says: states, limits, health, the oldest req
   expect(lines.join('\n')).not.toContain('limit="hard"');
 });
 
-test('a drained pool is closed, a roll shows its progress, a refused reload and back-off are seen', async () => {
+test('a draining pool, a roll, a refused reload and a back-off are visible', async () => {
   const simulation = simulated();
   simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
   simulation.tell({ type: 'config-refused', message: 'alas' });
@@ -163,7 +163,7 @@ test('a drained pool is closed, a roll shows its progress, a refused reload and 
   expect(Number(backingOff?.split(' ')[1])).toBeGreaterThan(0);
 });
 
-test('a roll’s workers are each counted once, from the first that waits to the last that is replaced', async () => {
+test('each worker of a roll is counted once, from waiting to replaced', async () => {
   const simulation = simulated();
   simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
   const seen = new Set<string>();
@@ -179,7 +179,7 @@ test('a roll’s workers are each counted once, from the first that waits to the
   expect([...seen].at(-1)).toBe('2 0 0');
 });
 
-test('docs/metrics.md asks for the very reasons that nobody plans', () => {
+test('the example query in docs/metrics.md lists exactly the unplanned reasons', () => {
   const page = readFileSync(new URL('../../docs/metrics.md', import.meta.url), 'utf8');
   const [, asked = ''] = /pitwarden_worker_exits_total\{reason=~"([^"]+)"/.exec(page) ?? [];
   expect(asked.split('|').sort()).toEqual([...unplannedReasons].sort());
@@ -187,7 +187,7 @@ test('docs/metrics.md asks for the very reasons that nobody plans', () => {
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;
 
-test('promtool check metrics finds nothing', needs('prometheus', promtool, 'promtool is not on PATH'), async () => {
+test('promtool check metrics finds no problems', needs('prometheus', promtool, 'promtool is not on PATH'), async () => {
   const { metrics, body } = scene();
   metrics.addPool('text');
   metrics.adoption('adopted', 1);

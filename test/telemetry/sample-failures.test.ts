@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { createSampleFailures } from '../../src/telemetry/sample-failures.ts';
 
-test('samples that fail are one line a minute, however many workers there are', () => {
+test('failed samples are logged once a minute, however many workers there are', () => {
   const lines: string[] = [];
   let nowMs = 0;
   const failed = createSampleFailures({ error: (line) => lines.push(line) }, () => nowMs);

@@ -124,7 +124,7 @@ function isWorkerNamed({ worker_id, boot_id, pid }: Drawn): boolean {
   return worker_id === workerId && (pid === 0 ? boot_id === '' : boot_id === scene.worker.bootId);
 }
 
-test('whatever whole entries say, only the tree of the worker that they name is signalled', {
+test('whatever an intact entry says, only the process tree of the worker that it names is signalled', {
   ...needs('/proc', hasProc),
   timeout: 60_000,
 }, async () => {

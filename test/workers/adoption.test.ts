@@ -83,7 +83,7 @@ async function adopt(onSwept: () => void = () => undefined, unwantedGraceMs = 10
   return adoption;
 }
 
-test('an entry of the first version is adopted', async () => {
+test('a worker with an entry of version 1 is adopted', async () => {
   write(entryOf());
   const { survivors } = await adopt();
   expect(survivors).toMatchObject([
@@ -93,19 +93,19 @@ test('an entry of the first version is adopted', async () => {
   expect(isRunning(worker.pid)).toBe(true);
 });
 
-test('one whose agent died before it could note the pid is found by what it carries', async () => {
+test('a worker whose pid was never recorded is found by the worker id that it carries', async () => {
   write(entryOf({ pid: 0, boot_id: '', start_time: '', state: 'spawning' }));
   const { survivors } = await adopt();
   expect(survivors).toMatchObject([{ identity: worker }]);
 });
 
-test('one that was never spawned is forgotten', async () => {
+test('a worker that was never spawned is forgotten', async () => {
   write(entryOf({ worker_id: 'p-1-abcdefgh', pid: 0, boot_id: '', start_time: '' }), 'p-1-abcdefgh');
   expect((await adopt()).dead).toHaveLength(1);
   expect(ledger.read().entries).toEqual([]);
 });
 
-test('one of a pool that is no longer there is ended, tree and all', async () => {
+test('a worker whose pool was removed is ended together with its process tree', async () => {
   const stubborn = await shellWorker(state, 'trap "" TERM; sleep 1000 & echo $!; while :; do wait; done', {
     workerId: 'gone-0-abcdefgh',
   });
@@ -124,7 +124,7 @@ test('one of a pool that is no longer there is ended, tree and all', async () =>
   stubborn.spawned.close();
 });
 
-test('one of a pool that is no longer there ends when asked, though it is stopped: it is not made to wait for its kill', async () => {
+test('a stopped worker whose pool was removed exits when asked and need not be killed', async () => {
   const stopped = await shellWorker(state, 'trap "echo asked; exit 3" TERM; echo up; while :; do sleep 0.05; done', {
     workerId: 'gone-0-abcdefgh',
   });
@@ -138,7 +138,7 @@ test('one of a pool that is no longer there ends when asked, though it is stoppe
   stopped.spawned.close();
 });
 
-test('what a dead one has left of its tree is swept', async () => {
+test('the remaining process tree of a dead worker is swept', async () => {
   const dies = await shellWorker(state, 'sleep 1000 & echo $!; exit', { workerId: 'p-1-abcdefgh' });
   const child = Number(await dies.line(1));
   await dies.spawned.exited;
@@ -150,21 +150,21 @@ test('what a dead one has left of its tree is swept', async () => {
   dies.spawned.close();
 });
 
-describe('no process is signalled that is not proven to be ours: an entry with', () => {
+describe('no process is signalled unless it is proven to be ours: an entry with', () => {
   // Each as whole as a file can be: what they say is wrong all the same.
   const cases: Record<string, () => [Partial<LedgerEntry>, string?]> = {
-    "a stranger's pid": () => [{ pid: stranger.pid }],
-    "a stranger's identity": () => [identityFields(stranger)],
-    "a stranger's identity, of a pool that is gone": () => [{ ...identityFields(stranger), pool: 'gone' }],
-    'another start': () => [{ start_time: '1' }],
-    'no start': () => [{ start_time: '' }],
-    'another boot': () => [{ boot_id: 'x' }],
-    'no boot': () => [{ boot_id: '' }],
-    'another worker': () => [{ worker_id: 'p-5-abcdefgh' }, 'p-5-abcdefgh'],
+    'the pid of another process': () => [{ pid: stranger.pid }],
+    'the identity of another process': () => [identityFields(stranger)],
+    'the identity of another process, in a removed pool': () => [{ ...identityFields(stranger), pool: 'gone' }],
+    'another start time': () => [{ start_time: '1' }],
+    'no start time': () => [{ start_time: '' }],
+    'another boot id': () => [{ boot_id: 'x' }],
+    'no boot id': () => [{ boot_id: '' }],
+    'the id of another worker': () => [{ worker_id: 'p-5-abcdefgh' }, 'p-5-abcdefgh'],
     'the pid of this process': () => [{ pid: process.pid }],
-    'the first process': () => [{ pid: 1 }],
-    'no such pid': () => [{ pid: 2 ** 22 + 1 }],
-    'a pid that is none': () => [{ pid: 2 ** 40 }],
+    'pid 1': () => [{ pid: 1 }],
+    'a pid beyond the maximum': () => [{ pid: 2 ** 22 + 1 }],
+    'a number that is not a pid': () => [{ pid: 2 ** 40 }],
   };
   test.each(Object.keys(cases))('%s', async (what) => {
     const [patch, id] = cases[what]?.() ?? [{}];

@@ -34,7 +34,7 @@ test.each([
   ['SIGABRT', 'it crashed with SIGABRT'],
   // An earlier agent's child: only that agent is told how it ended.
   [null, 'it crashed'],
-])('a crash (%s) leaves its stacks, its requests and its last lines', async (signal, because) => {
+])('a crash (%s) leaves stacks, requests and last lines as evidence', async (signal, because) => {
   const its = worker();
   expect(await finishEvidence(options, its, { code: null, signal })).toBe('f (/a.py, line 1)');
   expect(its.evidence).toMatchObject({
@@ -47,15 +47,15 @@ test.each([
 });
 
 test.each([
-  ['killed', { code: null, signal: 'SIGKILL' }],
+  ['that is killed', { code: null, signal: 'SIGKILL' }],
   ['that exits', { code: 1, signal: null }],
-])('a worker %s has not crashed, whatever its file says', async (_, exit) => {
+])('a worker %s has not crashed, whatever its stacks file says', async (_, exit) => {
   const its = worker();
   expect(await finishEvidence(options, its, exit)).toBe('');
   expect(its.evidence).toBeNull();
 });
 
-test('the end waits for an inspection that goes on, and keeps what that found', async () => {
+test('the end of a worker waits for its inspection and keeps the result', async () => {
   const seen: Evidence = {
     ...{ takenAtMs: 1, because: 'did not exit when asked', state: 'S', threads: [], stacksMissing: '' },
     ...{ stacks: stacks.slice(stacks.indexOf('Current')), requests: [], lastLines: [] },
@@ -71,7 +71,7 @@ test('the end waits for an inspection that goes on, and keeps what that found', 
   expect(its.evidence).toBe(seen);
 });
 
-test('at a shutdown the log gets the stacks of one worker of each pool', () => {
+test('a shutdown logs the stacks of one worker of each pool', () => {
   const lines: string[] = [];
   const keep = logStacksAtShutdown({ warn: (line) => lines.push(line) });
   const exit = (pool: string, reason: string, evidence: object | null) =>
