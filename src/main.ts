@@ -12,7 +12,7 @@ const program = new Command('pitwarden')
   .version(version, '--version', 'print the version')
   .helpOption('-h, --help', 'print help')
   .showHelpAfterError(`(${ownName()} --help tells more)`)
-  // Commander's own suggestions know nothing of what a command does: `stpo` is not to become `stop`.
+  // Commander's own suggestions ignore what a command does: `stpo` must not become `stop`.
   .showSuggestionAfterError(false)
   .configureOutput({
     writeErr: (text) => {
@@ -23,10 +23,10 @@ const program = new Command('pitwarden')
   })
   .exitOverride();
 
-/** Commands that end, drain or replace nothing: the only ones that may be suggested. */
+/** Commands that neither end, drain nor replace anything: only these may be suggested. */
 const safe: string[] = [];
 
-/** Each command's code is loaded when it is run: `--help` and `version` need none of it. */
+/** Each command's code is loaded only when it runs: `--help` and `version` need none of it. */
 function lazy<Args extends unknown[]>(load: () => Promise<(...args: Args) => unknown>) {
   return async (...args: Args): Promise<void> => {
     const run = await load();
@@ -122,14 +122,14 @@ command('version', 'the version of pitwarden', 'safe').action(
 );
 
 process.stdout.on('error', ({ code, message }: NodeJS.ErrnoException) => {
-  // A reader that has seen enough (`| head`) is no error.
+  // A reader that closes the pipe early (`| head`) is no error.
   if (code === 'EPIPE') process.exit(exitCode.ok);
   const problem = `stdout: expected to write the whole output, got ${message}`;
   if (wantsJson) printErrorJson({ message: problem, exit_code: exitCode.failed });
   else printError(problem);
   process.exit(exitCode.failed);
 });
-// Nobody reads what went wrong: the exit code still says it.
+// Nobody reads the error message, but the exit code still reports the failure.
 process.stderr.on('error', () => undefined);
 
 try {
@@ -145,7 +145,7 @@ function flagsOf(root: Command): string[] {
 
 function report(error: unknown): number {
   if (error instanceof CommanderError) {
-    // Commander has said it already; its own code for wrong usage is 1.
+    // Commander has printed the message already; only its exit code for wrong usage, 1, must be replaced.
     if (error.exitCode === 0) return exitCode.ok;
     if (wantsJson) printErrorJson({ message: error.message.replace(/^error: /, ''), exit_code: exitCode.usage });
     return exitCode.usage;

@@ -25,8 +25,8 @@ export interface AgentCommandOptions extends Overrides {
 }
 
 /**
- * Runs the agent in the foreground until SIGTERM or SIGINT, or until it hands over; SIGHUP reloads. Never returns: each way
- * out ends the process itself and takes a bounded time, whoever does not read its output and whatever disk does not answer.
+ * Runs the agent in the foreground until SIGTERM, SIGINT or a handover; SIGHUP reloads. Never returns: every way out
+ * ends the process, within a bounded time even if nobody reads its output or a disk does not respond.
  */
 export async function agent(options: AgentCommandOptions): Promise<void> {
   const config = await load(options);
@@ -35,14 +35,14 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
     format: logFormat(config),
     priorities: isJournal(process.env['JOURNAL_STREAM']),
   });
-  survive(log);
-  const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not told: ${message}`));
+  handleCrashes(log);
+  const manager = openServiceManager(process.env, (message) => log.warn(`systemd was not notified: ${message}`));
   const held = holdSignals();
   let running: Agent;
   try {
     running = await startAgent(config, log, apiSocketOf(manager.sockets), () => problemsOf(options));
   } catch (error) {
-    // The log may be read by a program, stderr is for whoever started it.
+    // The log may go to a program; stderr is for the user who started the agent.
     const isStuck = await log.end();
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
     return exitProcess(exitCode.failed, isStuck);
@@ -52,16 +52,16 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
   obeySignals(running, service, options, config, log);
-  // After that: a signal that is on its way to the last listener is lost with it.
+  // Released after the new listeners exist: otherwise a signal between the two would be lost.
   const early = held.release();
   service.ready();
-  // After the service manager has been told that the agent has started.
+  // After the service manager has been notified of the start.
   setImmediate(() => {
     for (const signal of early) process.emit(signal, signal);
   });
   const { ending, isStuck } = await running.ended;
   service.close();
-  log.info(ending === 'stopped' ? 'all workers are gone; the agent ends' : 'the agent ends; its workers stay');
+  log.info(ending === 'stopped' ? 'all workers are gone; the agent exits' : 'the agent exits; its workers stay');
   const isLogStuck = await log.end();
   exitProcess(ending === 'stopped' ? exitCode.ok : exitCode.handedOver, isStuck || isLogStuck);
 }
@@ -69,14 +69,16 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
 const firstProcess =
   'this agent is process 1 of its container: what its workers leave behind becomes its child, and it cannot reap a child that it did not start; start the container with an init (docker run --init, or tini)';
 
-/** What nobody caught ends the agent as a crash, so that the service manager starts the next one; the workers live on. */
-function survive(log: Log): void {
+/**
+ * An uncaught error ends the agent like a crash, so that the service manager starts the next one; the workers live on.
+ */
+function handleCrashes(log: Log): void {
   process.on('uncaughtException', (error, origin) => {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
     log.error(`the agent crashes; its workers live on for the next one: ${origin}: ${text}`);
     exitProcess(exitCode.crashed, log.endNow());
   });
-  // Who reads our output may go: the log says nothing then, and the workers go on.
+  // The reader of our output may exit: then nothing is logged, and the workers continue.
   for (const stream of [process.stdout, process.stderr]) {
     stream.removeAllListeners('error');
     stream.on('error', () => undefined);
@@ -84,7 +86,7 @@ function survive(log: Log): void {
   ignoreSignals((signal) => log.debug(`${signal} is ignored`));
 }
 
-/** The socket called `api`, or the only one; null: the agent makes its own. */
+/** The socket named `api`, or the only one; null if the agent creates its own. */
 function apiSocketOf(sockets: readonly LentSocket[]): LentSocket | null {
   if (sockets.length <= 1) return sockets[0] ?? null;
   const api = sockets.filter(({ name }) => name === 'api');
@@ -93,13 +95,13 @@ function apiSocketOf(sockets: readonly LentSocket[]): LentSocket | null {
   throw new Error(`systemd's sockets: expected one, or one with FileDescriptorName=api, got ${names}`);
 }
 
-/** Something to try at once, to be pasted: the quickstart's own call, or a look at what runs. */
+/** A command to try at once: the quickstart's own call, or `status`. */
 function exampleCall(config: Config, socket: string): string {
   const readme = shortest(fileURLToPath(new URL('../../README.md', import.meta.url))).replace(/^\.\//, '');
   const quickstart = config.node.pools.get('text')?.app === 'text:app';
   const command = quickstart ? `call text summarize --file ${shellWord(readme)}` : 'status';
-  const found = socket === '' || socket === defaultSocketPath();
-  return `${ownName()} ${command}${found ? '' : ` --socket ${shellWord(socket)}`}`;
+  const isDefault = socket === '' || socket === defaultSocketPath();
+  return `${ownName()} ${command}${isDefault ? '' : ` --socket ${shellWord(socket)}`}`;
 }
 
 async function load(options: AgentCommandOptions): Promise<Config> {
@@ -108,12 +110,12 @@ async function load(options: AgentCommandOptions): Promise<Config> {
   return loaded.config;
 }
 
-/** Problems that are told of a configuration which the next agent could not start with. */
-const problemsTold = 10;
+/** How many problems of a configuration are reported to a caller of Handover. */
+const problemsShown = 10;
 
 async function problemsOf(options: AgentCommandOptions): Promise<string> {
   const loaded = await loadApart(options.config, environment(), options);
-  return loaded.ok ? '' : formatProblems(loaded.problems.slice(0, problemsTold));
+  return loaded.ok ? '' : formatProblems(loaded.problems.slice(0, problemsShown));
 }
 
 function logFormat(config: Config): 'pretty' | 'json' {
@@ -122,13 +124,13 @@ function logFormat(config: Config): 'pretty' | 'json' {
 }
 
 interface HeldSignals {
-  /** Those that came, in their order; later ones are not held. */
+  /** Returns the signals that arrived, in order, and stops holding further ones. */
   release(): readonly NodeJS.Signals[];
 }
 
 /**
- * Signals that come while the agent starts wait until it has: by default they would end it, and what it took over would live on
- * without an agent. A second one that asks for the end has that effect.
+ * Holds signals that arrive while the agent starts. By default they would kill it, and whatever it had already taken
+ * over would live on without an agent. A second request to end does kill it.
  */
 function holdSignals(): HeldSignals {
   const names = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
@@ -171,7 +173,7 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
   process.on('SIGINT', stop);
   const reload = createReload({
     load: () => loadApart(options.config, environment(), options),
-    take: (config) => running.reload(config.node, changedSince(started.nextStart, config.nextStart)),
+    apply: (config) => running.reload(config.node, changedSince(started.nextStart, config.nextStart)),
     refuse: (message) => running.refuseReload(message),
     timeoutMs: reloadTimeoutMs,
   });
@@ -182,10 +184,10 @@ function obeySignals(running: Agent, service: Service, options: AgentCommandOpti
 }
 
 /**
- * One Ctrl-C may arrive twice, as SIGINT from the terminal and as SIGINT or SIGTERM from what runs the agent (npm, foreman, honcho,
- * overmind): a signal so soon after the first is the same wish.
+ * One Ctrl-C may arrive twice: as SIGINT from the terminal, and as SIGINT or SIGTERM from the program that runs the
+ * agent (npm, foreman, honcho, overmind). A signal this soon after the first counts as the same request.
  */
 const relayedMs = 500;
 
-/** A disk that is slower than that may come late for ever. */
+/** A slower read may never end. */
 const reloadTimeoutMs = 10_000;

@@ -28,17 +28,20 @@ interface Response {
   readonly payload: Buffer;
   readonly content_type: string;
   readonly worker_id: string;
-  /** Set: no result, but how far the command is. */
+  /** If set, this is no result but a progress report. */
   readonly progress: { readonly fraction: number; readonly message: string } | null;
 }
 
-/** Without a deadline an agent that went away is waited for this long. */
+/** How long a call without a deadline waits for an agent that has gone. */
 const waitsForAgentMs = 60_000;
 const repeatEveryMs = 100;
-/** An attempt that lasted so long had reached an agent. */
+/** An attempt that took this long had reached an agent. */
 const connectedMs = 2_000;
 
-/** Calls one command, again by the same id when the agent went away meanwhile: a text result is printed as it is, bytes too, everything else as JSON. */
+/**
+ * Calls one command. If the agent goes away meanwhile, the call is repeated with the same id. Prints a text result and
+ * bytes as they are, and everything else as JSON.
+ */
 export async function call(pool: string, command: string, options: CallCommandOptions): Promise<void> {
   const content = await contentOf(options);
   const timeoutMs = timeoutOf(options.timeout);
@@ -59,7 +62,7 @@ export async function call(pool: string, command: string, options: CallCommandOp
       if (options.stream !== true && options.progress !== true) {
         return show(await agent.call<Response>('Execution', 'Execute', request, callOptions, leaving), options);
       }
-      // Asked again, the agent begins with the first value.
+      // When asked again, the agent sends the stream from its first value.
       let seen = 0;
       for await (const response of agent.stream<Response>(
         'Execution',
@@ -89,14 +92,17 @@ export async function call(pool: string, command: string, options: CallCommandOp
 const anotherRun =
   'DATA_LOSS: the stream was lost with its worker, and another worker began it again: the values shown before belong to the lost stream';
 
-/** A process that just ends looks like a connection that broke: the request would go on. */
+/**
+ * Cancels the request on a signal. If the process just ended, the agent would see a lost connection and let the request
+ * continue.
+ */
 function cancelOnSignal(): AbortSignal {
   const abort = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abort.abort());
   return abort.signal;
 }
 
-/** Asks until somebody answers: a connection that broke says nothing of what became of the request. */
+/** Repeats the call until it is answered: a lost connection does not say what happened to the request. */
 async function untilAnswered(forMs: number, leaving: AbortSignal, ask: () => Promise<void>): Promise<void> {
   let lostAtMs: number | null = null;
   for (;;) {
@@ -107,7 +113,7 @@ async function untilAnswered(forMs: number, leaving: AbortSignal, ask: () => Pro
     } catch (error) {
       if (leaving.aborted) throw cancelled();
       const nowMs = performance.now();
-      // One that lasted was a connection: from its loss on an agent is waited for.
+      // A longer attempt was connected, so the wait for an agent starts at its loss.
       if (lostAtMs === null || nowMs - askedAtMs > connectedMs) lostAtMs = nowMs;
       if (!(error instanceof ConnectionLost) || nowMs >= lostAtMs + forMs) throw error;
     }
@@ -119,7 +125,7 @@ function cancelled(): CliError {
   return new CliError(exitCode.interrupted, 'cancelled');
 }
 
-/** What the command is called with. */
+/** The payload of the call. */
 interface Content {
   readonly payload: Buffer;
   readonly content_type: 'application/json' | 'application/octet-stream';
@@ -151,7 +157,7 @@ function readBytes(path: string): Buffer {
   }
 }
 
-/** A text arrives as it is or not at all: replacement characters would be somebody else's text. */
+/** Refuses text that is not UTF-8: replacement characters would change it. */
 function decodeText(source: string, bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
@@ -196,7 +202,7 @@ function show({ payload, content_type }: Response, { json, stream }: CallCommand
   printForeignJson(stream === true ? body : layOut(body));
 }
 
-/** The text that a JSON text is; undefined: it is something else. */
+/** The text, if the JSON is a string; otherwise undefined. */
 function textOf(body: string): string | undefined {
   if (!/^\s*"/.test(body)) return undefined;
   try {

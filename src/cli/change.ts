@@ -7,7 +7,7 @@ import { print, printJson } from './print.ts';
 import { word } from './table.ts';
 import type { NodeView, PoolView, WorkerView } from './views.ts';
 
-/** Commands that change what runs. Each says what was accepted; what follows is seen with `workers` and `events`. */
+/** Commands that change what runs. Each prints what was accepted; `workers` and `events` show the effects. */
 
 export interface ChangeOptions {
   readonly socket?: string;
@@ -15,7 +15,7 @@ export interface ChangeOptions {
 }
 
 export async function scale(pool: string, size: string, options: ChangeOptions): Promise<void> {
-  // What is right the agent says; of a number that fits into no field protobuf would send the lowest 32 bits.
+  // The agent checks the value. This only refuses numbers of which protobuf would silently send the lowest 32 bits.
   if (!/^\d{1,9}$/.test(size))
     throw new CliError(exitCode.usage, `SIZE: expected a whole number of at most 9 digits, got "${size}"`);
   await change(options, async (agent) => {
@@ -59,7 +59,7 @@ export async function drain(
   });
 }
 
-/** Without a pool: the node. The answer also names the other drains, which still keep requests away. */
+/** Without a pool: resumes the node. The answer also names other drains that still keep requests away. */
 export async function resume(pool: string | undefined, options: ChangeOptions): Promise<void> {
   await change(options, (agent) =>
     pool === undefined ? resumeNode(agent, options) : resumePool(agent, pool, options),
@@ -81,7 +81,7 @@ async function resumePool(agent: Connection, pool: string, options: ChangeOption
   return { view, words: `pool ${pool}: ${word(view.state)}${still}` };
 }
 
-/** To be pasted into a shell. */
+/** A command to paste into a shell. */
 function resumeHint({ socket }: ChangeOptions, pool?: string): string {
   const words = [
     'resume',
@@ -101,7 +101,7 @@ export async function recycle(target: string, options: ChangeOptions): Promise<v
   });
 }
 
-/** The answer of the agent, and the same in words. */
+/** The agent's answer, and the same for users. */
 interface Changed {
   readonly view: object;
   readonly words: string;
@@ -114,8 +114,9 @@ async function change(options: ChangeOptions, ask: (agent: Connection) => Promis
 }
 
 /**
- * The live worker with this id, or the only one whose id begins so, as in `explain`. The agent itself takes whole ids only:
- * a program that asks again must not meet the next worker. A pool's name names no worker, however many the pool has.
+ * The live worker with this id, or the only one whose id begins with it, as in `explain`. The agent itself only accepts
+ * full ids, so that a program that repeats a request never meets another worker. The name of a pool never matches a
+ * worker.
  */
 async function workerIdOf(agent: Connection, given: string): Promise<string> {
   const workers = await listWorkers(agent);
@@ -129,7 +130,7 @@ async function workerIdOf(agent: Connection, given: string): Promise<string> {
   throw new CliError(exitCode.usage, message);
 }
 
-/** A pool with its live workers, or a single worker. */
+/** The live workers of a pool, or a single worker. */
 async function find(agent: Connection, target: string): Promise<{ pool?: string; workers: string[] }> {
   const pools = await listPools(agent);
   if (!pools.some((pool) => pool.pool === target)) return { workers: [await workerIdOf(agent, target)] };

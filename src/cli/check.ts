@@ -4,7 +4,7 @@ import { environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { print } from './print.ts';
 
-/** All problems of a config at once, or what it asks for. */
+/** Prints all problems of a config, or the pools that it defines. */
 export async function check(file: string): Promise<void> {
   const loaded = await loadConfig(file, environment());
   if (!loaded.ok) throw new CliError(exitCode.usage, formatProblems(loaded.problems));

@@ -4,7 +4,7 @@ import { listPools } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { table } from './table.ts';
 
-/** What can be called: the commands that ready workers offer, of all pools or of one. */
+/** Lists the commands that ready workers offer, of all pools or of one. */
 export async function commands(
   pool: string | undefined,
   options: { readonly socket?: string; readonly json?: boolean },

@@ -11,9 +11,9 @@ import { defaultSocketPath } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName } from './own-name.ts';
 
-/** A line to the agent's API for one command. */
+/** A connection to the agent's API for one command. */
 export interface Connection {
-  /** An aborted signal cancels the call at the agent, which a connection that merely closes does not. */
+  /** Aborting the signal cancels the call at the agent, which closing the connection does not. */
   call<T>(service: Service, method: string, request: object, options?: CallOptions, signal?: AbortSignal): Promise<T>;
   stream<T>(
     service: Service,
@@ -34,15 +34,15 @@ type Unary = (
 ) => ClientUnaryCall;
 type Streaming = (request: object, metadata: Metadata, options: CallOptions) => ClientReadableStream<unknown>;
 
-/** The connection broke before the answer came: the same may be asked again by its request_id. */
+/** The connection was lost before the answer: the request may be repeated with the same request_id. */
 export class ConnectionLost extends CliError {}
 
-/** What the agent may take to answer a question about itself. */
+/** How long the agent may take to answer a call of Control. */
 const controlTimeoutMs = 10_000;
 
 interface AgentSocket {
   readonly path: string;
-  /** By the user, and not by default. */
+  /** Whether the user named the path; otherwise it is the default. */
   readonly named: boolean;
 }
 
@@ -52,10 +52,10 @@ function agentSocket(flag: string | undefined): AgentSocket {
   return { path: resolve(pathOfUnixAddress(named) ?? named), named: true };
 }
 
-/** Connects, or says that no agent runs there. */
+/** Connects, or fails with a message that no agent runs there. */
 export async function connectAgent(flag: string | undefined): Promise<Connection> {
   const socket = agentSocket(flag);
-  refuse(socket);
+  checkSocket(socket);
   const { path } = socket;
   await probe(path);
   const open = new Map<Service, Client>();
@@ -65,7 +65,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
       client = new clients[service](`unix:${path}`, credentials.createInsecure(), {
         'grpc.max_receive_message_length': -1,
         'grpc.max_send_message_length': -1,
-        // An agent on this machine is back in a moment.
+        // An agent on this machine is usually back quickly.
         'grpc.initial_reconnect_backoff_ms': 50,
         'grpc.max_reconnect_backoff_ms': 500,
       });
@@ -81,8 +81,8 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
     call: <T>(service: Service, method: string, request: object, options: CallOptions = {}, signal?: AbortSignal) =>
       new Promise<T>((done, fail) => {
         const deadline = service === 'Control' ? Date.now() + controlTimeoutMs : Number.POSITIVE_INFINITY;
-        const given = { deadline, ...options };
-        const call = methodOf<Unary>(service, method)(request, new Metadata(), given, (error, answer) => {
+        const withDeadline = { deadline, ...options };
+        const call = methodOf<Unary>(service, method)(request, new Metadata(), withDeadline, (error, answer) => {
           signal?.removeEventListener('abort', cancel);
           if (error === null) done(answer as T);
           else fail(failure(error));
@@ -117,7 +117,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
   };
 }
 
-/** Runs one command's work against the agent, and lets go of it in every case. */
+/** Connects, runs `use`, and closes the connection in any case. */
 export async function withAgent<T>(flag: string | undefined, use: (agent: Connection) => Promise<T>): Promise<T> {
   const agent = await connectAgent(flag);
   try {
@@ -128,9 +128,10 @@ export async function withAgent<T>(flag: string | undefined, use: (agent: Connec
 }
 
 /**
- * Throws if the socket must not be dialled, or cannot be: Node cuts long paths off in silence, and grpc-js takes no line breaks.
+ * Throws if the socket must not be dialled, or cannot be: Node silently truncates long paths, and grpc-js does not
+ * accept line breaks.
  */
-function refuse({ path, named }: AgentSocket): void {
+function checkSocket({ path, named }: AgentSocket): void {
   const bytes = Buffer.byteLength(path);
   if (bytes > socketPathMaxBytes || /[\n\r\u2028\u2029]/.test(path)) {
     const wanted = `expected a socket's path of at most ${socketPathMaxBytes} bytes and without line breaks, got ${bytes}`;
@@ -140,7 +141,7 @@ function refuse({ path, named }: AgentSocket): void {
   if (problem !== undefined) throw new CliError(exitCode.noAgent, problem);
 }
 
-/** gRPC's own message for a socket that nobody holds helps no one. */
+/** Checks that something listens, because gRPC's own message would not help the user. */
 function probe(path: string): Promise<void> {
   return new Promise((done, fail) => {
     const socket = connect(path);
@@ -149,7 +150,7 @@ function probe(path: string): Promise<void> {
       done();
     });
     socket.once('error', ({ code }: NodeJS.ErrnoException) => {
-      fail(new CliError(exitCode.noAgent, `${path}: ${code === 'EACCES' ? mayNot(path) : noAgent(code)}`));
+      fail(new CliError(exitCode.noAgent, `${path}: ${code === 'EACCES' ? noPermission(path) : noAgent(code)}`));
     });
   });
 }
@@ -159,20 +160,23 @@ function noAgent(code: string | undefined): string {
   return `no agent runs there (${code}); ${start}, or name its socket with --socket PATH`;
 }
 
-function mayNot(path: string): string {
+function noPermission(path: string): string {
   const remedy =
     "set socket_group in the agent's configuration to a group of this user (under systemd: SocketGroup= of the socket)";
   return `this user may not connect to it (EACCES): ${whoMayConnect(path)}; ${remedy}`;
 }
 
-/** Without words of the agent it is gRPC's own: nobody answered. */
+/** Without the agent's own error details the error is gRPC's: nobody answered. */
 function failure(error: ServiceError): CliError {
-  const told = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
+  const reported = error.metadata === undefined ? undefined : fromMetadata(error.metadata);
   const word = status[error.code] ?? String(error.code);
-  if (told !== undefined) {
-    const traceback = told.traceback === '' ? '' : `\n${told.traceback.trimEnd()}`;
-    const subject = told.type === '' ? '' : `${told.type}: `;
-    return new CliError(exitCode.failed, `${word}: ${subject}${told.message}${traceback}`, { status: word, ...told });
+  if (reported !== undefined) {
+    const traceback = reported.traceback === '' ? '' : `\n${reported.traceback.trimEnd()}`;
+    const subject = reported.type === '' ? '' : `${reported.type}: `;
+    return new CliError(exitCode.failed, `${word}: ${subject}${reported.message}${traceback}`, {
+      status: word,
+      ...reported,
+    });
   }
   const details = { status: word, message: error.details };
   const Kind = error.code === status.UNAVAILABLE ? ConnectionLost : CliError;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { LoadEnvironment } from '../config/load.ts';
 import { defaultRuntimeDir } from '../config/load.ts';
 
-/** What defaults of the configuration depend on. */
+/** What the defaults of the configuration depend on. */
 export function environment(): LoadEnvironment {
   const uid = process.getuid?.() ?? -1;
   return {
@@ -17,12 +17,12 @@ export function environment(): LoadEnvironment {
   };
 }
 
-/** Where the API's socket is when nobody says otherwise. */
+/** The API's socket if nothing else is configured. */
 export function defaultSocketPath(): string {
   return join(defaultRuntimeDir(environment()), 'agent.sock');
 }
 
-/** A user without an entry in /etc/passwd, as containers have them, has no home unless HOME says so. */
+/** A user without an entry in /etc/passwd, as in many containers, has no home folder unless HOME is set. */
 function homeFolder(): string {
   try {
     return homedir();

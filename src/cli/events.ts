@@ -9,7 +9,7 @@ export interface EventsOptions {
   readonly pool?: string;
 }
 
-/** What happens from now on, a line each, until interrupted. */
+/** Prints what happens from now on, one line per event, until interrupted. */
 export async function events(options: EventsOptions): Promise<void> {
   await withAgent(options.socket, async (agent) => {
     const watched = agent.stream<{ event?: EventView | null }>('Control', 'Watch', { pool: options.pool ?? '' });

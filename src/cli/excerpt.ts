@@ -3,14 +3,14 @@ import { printable, printableEntry, printableLine } from '../domain/printable.ts
 const linesMax = 10;
 const lineMaxLength = 240;
 
-/** A line of somebody else's text, cut to what a terminal can show or less; an ellipsis shows the cut. */
+/** One line of foreign text, cut to fit a terminal; an ellipsis marks the cut. */
 export function shortLine(text: string, maxLength = lineMaxLength): string {
   return cut(printableLine(text), maxLength);
 }
 
 /**
- * The first line of somebody else's text that may be long, and its last ones, which mostly say what happened. They are
- * indented, so that none passes for a line of the command line itself.
+ * The first line and the last lines of a foreign text, which usually say what happened. All but the first are indented,
+ * so that none looks like the command line's own output.
  */
 export function excerpt(text: string): string {
   const [first = '', ...rest] = text.split('\n').map((line) => cut(printable(line), lineMaxLength));

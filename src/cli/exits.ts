@@ -11,7 +11,7 @@ export interface ExitsOptions {
   readonly pool?: string;
 }
 
-/** How workers ended, newest first. */
+/** Lists how workers ended, newest first. */
 export async function exits(options: ExitsOptions): Promise<void> {
   const found = await withAgent(options.socket, (agent) => listExits(agent, options.pool));
   if (options.json === true) return printJson(found);

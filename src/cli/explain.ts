@@ -5,7 +5,7 @@ import { progressWords } from './progress.ts';
 import { table, word } from './table.ts';
 import type { EvidenceView, ExitView, ExplanationView, RequestNoteView } from './views.ts';
 
-/** Why a worker is thought to be well or not; of one that has ended, how, and what it was seen to do before. */
+/** Shows why a worker counts as well or not; for an ended worker how it ended, and what it was doing before. */
 export async function explain(workerId: string, options: { readonly socket?: string; readonly json?: boolean }) {
   const explanation = await withAgent(options.socket, (agent) =>
     agent.call<ExplanationView>('Control', 'Explain', { worker_id: workerId }),
@@ -20,38 +20,38 @@ export async function explain(workerId: string, options: { readonly socket?: str
         explanation.observations.map(({ name, value }) => [name, value]),
       ),
     );
-    tellRequests(explanation.requests);
+    printRequests(explanation.requests);
   }
-  if (exit !== null) tellExit(exit);
+  if (exit !== null) printExit(exit);
 }
 
-/** The command line shows this many of a worker's requests, the oldest ones. */
+/** How many of a worker's requests are shown: the oldest. */
 const requestsMax = 32;
 
-function tellExit(exit: ExitView): void {
+function printExit(exit: ExitView): void {
   const ended = new Date(exit.exited_at_ms).toISOString();
   print(printableEntry(`${exit.worker_id}  ended ${ended} (${exit.reason}): ${exit.message}`));
-  if (exit.evidence !== null) tellEvidence(exit.evidence);
+  if (exit.evidence !== null) printEvidence(exit.evidence);
 }
 
-function tellEvidence(evidence: EvidenceView): void {
+function printEvidence(evidence: EvidenceView): void {
   const takenAt = new Date(evidence.taken_at_ms).toISOString();
   print(`\n${printableEntry(`its state at ${takenAt}: ${evidence.because}`)}`);
-  // A crash leaves no process to look at.
+  // After a crash there is no process to inspect.
   if (evidence.state !== '') print(`process state ${evidence.state}; its threads (id, name, state, kernel function):`);
   for (const thread of evidence.threads) print(printableLine(`  ${thread}`));
-  tellRequests(evidence.requests);
+  printRequests(evidence.requests);
   const { stacks, stacks_missing: missing, last_lines: lastLines } = evidence;
   print(stacks === '' ? `no Python stacks: ${missing}` : `\nits Python stacks:\n${indented(stacks.trimEnd())}`);
   if (lastLines.length > 0) print(`\nits last lines:\n${indented(lastLines.join('\n'))}`);
 }
 
-/** Indents a worker's text, so that none of its lines can pass for a line of the command line itself. */
+/** Indents a worker's text, so that none of its lines looks like the command line's own output. */
 function indented(text: string): string {
   return text.replaceAll(/^/gm, '  ');
 }
 
-function tellRequests(requests: readonly RequestNoteView[]): void {
+function printRequests(requests: readonly RequestNoteView[]): void {
   for (const request of requests.slice(0, requestsMax)) {
     const { command, request_id, age_ms, cancelled } = request;
     const left = cancelled ? ', cancelled' : '';

@@ -14,48 +14,52 @@ export interface HandoverOptions {
   readonly timeout: string;
 }
 
-/** The successor, and the workers that it has. */
-interface Seen {
+/** The successor and its workers. */
+interface Successor {
   readonly node: NodeView;
   readonly pools: readonly PoolView[];
   readonly workers: readonly WorkerView[];
 }
 
 const lookEveryMs = 100;
-/** A call may wait in the socket of an agent that is not there yet: it is not to outlive its purpose by much. */
+/** A call may wait in the socket of an agent that is not running yet, so it needs a short deadline. */
 const askTimeoutMs = 2_000;
 
 /**
- * Has the agent let go of its workers, and waits until another one answers at the socket and has all the workers that its
- * pools want, as far as the time allows.
+ * Asks the agent to hand over, and waits until another agent answers at the socket and has all the workers of its
+ * pools, or until the timeout.
  */
 export async function handover(options: HandoverOptions): Promise<void> {
   const timeout = parseDuration(options.timeout);
   if (!timeout.ok) throw new CliError(exitCode.usage, `--timeout: ${timeout.message}`);
-  const left = await withAgent(options.socket, requestHandover);
-  const seen = await successor(options.socket, left, timeout.value);
-  if (seen === undefined) throw new CliError(exitCode.failed, nobodyCame(left, timeout.value));
-  tell(left, seen, options);
+  const before = await withAgent(options.socket, requestHandover);
+  const seen = await successor(options.socket, before, timeout.value);
+  if (seen === undefined) throw new CliError(exitCode.failed, noSuccessor(before, timeout.value));
+  printResult(before, seen, options);
 }
 
-/** The agent that was looked at, and no other, is asked: it refuses where its successor could not start. */
+/** Hands over exactly the agent that was queried. It refuses if its successor could not start. */
 async function requestHandover(agent: Connection): Promise<HandoverView> {
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   return agent.call<HandoverView>('Control', 'Handover', { agent_id: node.agent_id });
 }
 
-/** The time counts from the old agent's end, which its last requests may put off. */
-async function successor(socket: string | undefined, left: HandoverView, timeoutMs: number): Promise<Seen | undefined> {
-  let seen: Seen | undefined;
-  let endsAtMs = performance.now() + left.timeout_ms + timeoutMs;
+/** The timeout counts from the exit of the old agent, which its last requests may delay. */
+async function successor(
+  socket: string | undefined,
+  before: HandoverView,
+  timeoutMs: number,
+): Promise<Successor | undefined> {
+  let seen: Successor | undefined;
+  let endsAtMs = performance.now() + before.timeout_ms + timeoutMs;
   let isGone = false;
   while (performance.now() < endsAtMs) {
-    if (!isGone && !isAlive(left.node.pid)) {
+    if (!isGone && !isAlive(before.node.pid)) {
       isGone = true;
       endsAtMs = performance.now() + timeoutMs;
     }
-    const now = await look(socket);
-    if (now !== undefined && now.node.agent_id !== left.node.agent_id) {
+    const now = await query(socket);
+    if (now !== undefined && now.node.agent_id !== before.node.agent_id) {
       seen = now;
       if (isWhole(seen)) return seen;
     }
@@ -72,8 +76,8 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** Undefined: nobody answers yet. */
-async function look(socket: string | undefined): Promise<Seen | undefined> {
+/** Undefined if no agent answers yet. */
+async function query(socket: string | undefined): Promise<Successor | undefined> {
   try {
     return await withAgent(socket, async (agent) => {
       const soon = { deadline: Date.now() + askTimeoutMs };
@@ -86,20 +90,20 @@ async function look(socket: string | undefined): Promise<Seen | undefined> {
   }
 }
 
-function isWhole({ pools }: Seen): boolean {
+function isWhole({ pools }: Successor): boolean {
   return pools.every(({ state, size, workers_ready }) => state === 'POOL_STATE_REMOVED' || workers_ready >= size);
 }
 
-function tell(left: HandoverView, { node, workers }: Seen, { json }: HandoverOptions): void {
-  const pids = new Map(left.workers.map((worker) => [worker.worker_id, worker.pid]));
+function printResult(before: HandoverView, { node, workers }: Successor, { json }: HandoverOptions): void {
+  const pids = new Map(before.workers.map((worker) => [worker.worker_id, worker.pid]));
   const taken_over = workers.filter(({ worker_id, pid }) => pids.get(worker_id) === pid).length;
   const started = workers.length - taken_over;
-  if (json === true) return printJson({ from: left.node, to: node, taken_over, started });
-  print(`from pitwarden ${left.node.version} (pid ${left.node.pid}) to ${node.version} (pid ${node.pid})`);
+  if (json === true) return printJson({ from: before.node, to: node, taken_over, started });
+  print(`from pitwarden ${before.node.version} (pid ${before.node.pid}) to ${node.version} (pid ${node.pid})`);
   print(`workers: ${taken_over} taken over, ${started} new`);
 }
 
-function nobodyCame({ node, command_line }: HandoverView, timeoutMs: number): string {
+function noSuccessor({ node, command_line }: HandoverView, timeoutMs: number): string {
   return [
     `the agent with pid ${node.pid} has handed over, but no other agent answers after ${formatDuration(timeoutMs)}`,
     `start one now, because the workers do not wait long: systemctl start pitwarden, or`,

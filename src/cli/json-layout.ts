@@ -1,9 +1,10 @@
-/** Deeper than this nothing is indented further: the indentation alone would outgrow the text. */
+/** Indentation stops growing at this depth: otherwise it would outgrow the text. */
 const depthMax = 100;
 
 /**
- * Lays a JSON text out over lines, as `JSON.stringify(value, null, 2)` does, without reading its values: numbers beyond 2^53,
- * `1.0`, the order of keys and repeated keys stay as they were sent. Never throws; what is no JSON comes out as it may.
+ * Lays out a JSON text like `JSON.stringify(value, null, 2)`, but without parsing its values: numbers beyond 2^53,
+ * `1.0`, the order of keys and repeated keys stay as they were sent. Never throws; the layout of invalid JSON is
+ * unspecified.
  */
 export function layOut(json: string): string {
   const pieces: string[] = [];

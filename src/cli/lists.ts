@@ -2,7 +2,7 @@ import type { CallOptions } from '@grpc/grpc-js';
 import type { Connection } from './connect.ts';
 import type { ExitView, PoolView, WorkerView } from './views.ts';
 
-/** All entries of a list that Control answers in pages. */
+/** Reads all pages of a list of Control. */
 async function list<T>(agent: Connection, method: string, field: string, request: object, options?: CallOptions) {
   const entries: T[] = [];
   let page_token = '';

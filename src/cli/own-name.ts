@@ -1,7 +1,9 @@
 import { realpathSync } from 'node:fs';
 import { delimiter, join, relative, sep } from 'node:path';
 
-/** How a user of this process's shell runs pitwarden: its name where PATH has it, else the path to it. For hints to be pasted. */
+/**
+ * How to run pitwarden from this shell: by name if it is on the PATH, otherwise by path. For hints that users paste.
+ */
 export function ownName(): string {
   const script = process.argv[1] ?? '';
   const own = resolved(script);
@@ -11,13 +13,13 @@ export function ownName(): string {
   return shellWord(shortest(script));
 }
 
-/** A path as seen from the working directory, unless that is outside of it. */
+/** The path relative to the working directory, unless it is outside of it. */
 export function shortest(path: string): string {
   const fromHere = relative(process.cwd(), path);
   return fromHere === '' || fromHere.startsWith('..') ? path : fromHere.includes(sep) ? fromHere : `./${fromHere}`;
 }
 
-/** A word of a shell's command line, quoted where it has to be. */
+/** Quotes a word for a shell command line if needed. */
 export function shellWord(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

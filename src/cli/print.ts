@@ -1,15 +1,15 @@
 import { printable, printableJson, printableLine } from '../domain/printable.ts';
 import { isJournal, withPriority } from '../os/output/journal.ts';
 
-/** Of syslog(3). */
+/** Priority of syslog(3). */
 const errorPriority = 3;
 
 /**
- * The only writers of the command line. What a worker, a caller or another agent named or wrote reaches a terminal with its
- * control characters escaped; the result of a call is data, and goes to a file or pipe byte by byte.
+ * The only functions that write output. Text from workers, callers or other agents reaches a terminal with its control
+ * characters escaped. The result of a call is data, and reaches a file or pipe unchanged.
  */
 
-/** What a command answers goes to stdout, and nothing else does. */
+/** Prints a command's answer; nothing else goes to stdout. */
 export function print(text: string): void {
   process.stdout.write(`${printable(text)}\n`);
 }
@@ -18,34 +18,34 @@ export function printJson(value: unknown, indent = 2): void {
   process.stdout.write(`${printableJson(JSON.stringify(value, null, indent))}\n`);
 }
 
-/** A JSON text of somebody else, laid out or not, but not encoded anew. */
+/** Prints foreign JSON without re-encoding it. */
 export function printForeignJson(json: string): void {
   process.stdout.write(`${process.stdout.isTTY ? printableJson(json) : json}\n`);
 }
 
-/** A text that a command returned. */
+/** Prints a text that a command returned. */
 export function printText(text: string): void {
   process.stdout.write(`${process.stdout.isTTY ? printable(text) : text}\n`);
 }
 
-/** Bytes that a command returned. */
+/** Prints bytes that a command returned. */
 export function printBytes(bytes: Buffer): void {
   process.stdout.write(process.stdout.isTTY ? printable(bytes.toString('utf8')) : bytes);
 }
 
-/** One line on a terminal that the next one takes the place of, until the last. */
+/** Prints a line on a terminal that the next one overwrites, until the last. */
 export function printInPlace(line: string, isLast: boolean): void {
   process.stdout.write(`\r\x1b[K${printable(line)}${isLast ? '\n' : ''}`);
 }
 
 export function printError(message: string): void {
   const text = printable(message);
-  // A unit's commands, such as its ExecReload, write their errors to the journal.
+  // Commands of a systemd unit, such as its ExecReload, write errors to the journal.
   const shown = isJournal(process.env['JOURNAL_STREAM'], 2) ? withPriority(text, errorPriority) : text;
   process.stderr.write(`${shown}\n`);
 }
 
-/** Beside the answer on stdout: what is worth knowing while it is waited for. */
+/** Prints a note to stderr while the answer is awaited. */
 export function printNote(line: string): void {
   process.stderr.write(`${printableLine(line)}\n`);
 }

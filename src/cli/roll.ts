@@ -20,11 +20,11 @@ export interface RollOptions {
 }
 
 const barWidth = 30;
-/** How long the next agent may take to answer: before it starts, the last calls of the one before may end. */
+/** How long the next agent may take to answer: it starts only after the last calls of the previous one have ended. */
 const waitsForAgentMs = 300_000;
 const lookEveryMs = 100;
 
-/** Replaces all workers of a pool and shows how far it is; Ctrl-C leaves the roll running. */
+/** Replaces all workers of a pool and shows the progress. Ctrl-C leaves the roll running. */
 export async function roll(pool: string, options: RollOptions): Promise<void> {
   const changes = (['pause', 'resume', 'abort'] as const).filter((name) => options[name] === true);
   if (changes.length + (options.watch === true ? 1 : 0) > 1) {
@@ -43,7 +43,7 @@ export async function roll(pool: string, options: RollOptions): Promise<void> {
   throw new CliError(exitCode.failed, `pool ${pool}: the roll ${word(last.state)}: ${last.message}`);
 }
 
-/** Shows a roll until it ends. When its agent goes, the next one is asked for the same roll. */
+/** Shows a roll until it ends. If the agent goes, continues with the next agent. */
 async function follow(pool: string, options: RollOptions): Promise<RollView | undefined> {
   const begin = { pool, max_failures: options.maxFailures === undefined ? 0 : failuresMax(options.maxFailures) };
   let seen: RollView | undefined;
@@ -62,9 +62,9 @@ async function follow(pool: string, options: RollOptions): Promise<RollView | un
       if (seen === undefined) throw error instanceof ConnectionLost ? mayHaveBegun(pool, error) : error;
       if (!isOpen(seen)) return seen;
       if (!isAgentGone(error)) throw lostAtMs === null ? error : notKnown(seen, error);
-      if (lostAtMs === null) tellLoss(seen, options);
+      if (lostAtMs === null) noteLoss(seen, options);
       lostAtMs ??= performance.now();
-      if (performance.now() >= lostAtMs + waitsForAgentMs) throw nobodyCame(seen);
+      if (performance.now() >= lostAtMs + waitsForAgentMs) throw noSuccessor(seen);
     }
     await delay(lookEveryMs);
   }
@@ -84,7 +84,7 @@ function isAgentGone(error: unknown): boolean {
   return error instanceof ConnectionLost || (error instanceof CliError && error.code === exitCode.noAgent);
 }
 
-/** The error of a roll that the next agent does not know; other errors stay as they are. */
+/** Explains that the next agent does not know the roll; other errors stay as they are. */
 function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
   const unknown = error instanceof CliError && ['NOT_FOUND', 'UNIMPLEMENTED'].includes(String(error.details['status']));
   if (!unknown) return error;
@@ -92,13 +92,13 @@ function notKnown({ pool, roll_id }: RollView, error: unknown): unknown {
   return new CliError(exitCode.failed, `${message}: ${error.message}`, error.details);
 }
 
-/** The agent went before it told the roll's id. */
+/** The agent went before it sent the roll's id. */
 function mayHaveBegun(pool: string, error: ConnectionLost): CliError {
   const hint = `if the roll had begun, \`${ownName()} roll ${shellWord(pool)} --watch\` shows it`;
   return new CliError(exitCode.failed, `${error.message}; ${hint}`, error.details);
 }
 
-function nobodyCame({ pool, roll_id }: RollView): CliError {
+function noSuccessor({ pool, roll_id }: RollView): CliError {
   const goesOn = `${roll_id} goes on when the next one starts: \`${ownName()} roll ${shellWord(pool)} --watch\` shows it`;
   return new CliError(
     exitCode.noAgent,
@@ -106,19 +106,19 @@ function nobodyCame({ pool, roll_id }: RollView): CliError {
   );
 }
 
-function tellLoss(seen: RollView, { json }: RollOptions): void {
+function noteLoss(seen: RollView, { json }: RollOptions): void {
   if (json === true) return;
   if (process.stdout.isTTY) printInPlace(line(seen), true);
   printError(`the agent has ended; ${seen.roll_id} goes on with the next one; waiting for it`);
 }
 
-/** To the agent 0 is its default, which is not what a 0 on the command line asks for. */
+/** Refuses 0, because the agent would take it as the default. */
 function failuresMax(text: string): number {
   if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
   throw new CliError(exitCode.usage, `--max-failures: expected a whole number from 1, got "${text}"`);
 }
 
-/** On a terminal one line that changes, elsewhere a line for each change. */
+/** Overwrites a single line on a terminal, otherwise prints one line per change. */
 function show(view: RollView, { json }: RollOptions): void {
   if (json === true) return printJson(view);
   if (!process.stdout.isTTY) return print(line(view));
@@ -134,7 +134,7 @@ function line(view: RollView): string {
   const full = Math.round(share * barWidth);
   const bar = `${'#'.repeat(full)}${'.'.repeat(barWidth - full)}`;
   const failures = view.failures === 0 ? '' : `, ${view.failures} failed`;
-  // The line may take the place of another one; a failure's further lines come with the error.
+  // Shows only the first line of a failure, since this line may be overwritten; the full text follows with the error.
   const why = view.message === '' ? '' : `: ${shortLine(withoutLastLines(view.message).split('\n', 1)[0] ?? '')}`;
   const done = `${view.replaced} of ${view.total} replaced, ${view.replacing} in progress${failures}`;
   return `${view.pool} [${bar}] ${done} (${word(view.state)}${why})`;

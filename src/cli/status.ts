@@ -5,7 +5,7 @@ import { print, printJson } from './print.ts';
 import { age, table, word } from './table.ts';
 import type { NodeView, PoolView } from './views.ts';
 
-/** The node in a line, its pools in a table, and what is wrong with them. */
+/** Shows the node in one line, its pools in a table, and their problems. */
 export async function status(options: { readonly socket?: string; readonly json?: boolean }): Promise<void> {
   const { node, pools } = await withAgent(options.socket, async (agent) => ({
     node: await agent.call<NodeView>('Control', 'GetNode', {}),
@@ -27,7 +27,7 @@ export async function status(options: { readonly socket?: string; readonly json?
   if (left > 0) print(`\n… and ${left} more problems of pools; --json shows all of them in full`);
 }
 
-/** Shown for people: so many broken pools have one cause. */
+/** Maximum number of problems shown: that many broken pools have a common cause. */
 const troublesMax = 20;
 
 function troublesOf({ pool, quarantine, waiting_slots, last_failure, workers_ready, size }: PoolView): string[] {

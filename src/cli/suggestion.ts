@@ -1,12 +1,12 @@
 import { nearest } from '../config/suggest.ts';
 
-/** Flags that change more than the command alone would. */
+/** Flags that change more than the command alone does. */
 const neverSuggested: ReadonlySet<string> = new Set(['--node', '--replace', '--abort', '--pause', '--idempotent']);
 
 /**
- * What was probably meant by a command or flag that commander's message says is unknown, such as `\n(Did you mean status?)`;
- * empty: nothing known is near. `known.commands` has only those that change nothing: whoever pastes a suggestion without
- * reading it loses nothing.
+ * What the user probably meant by a command or flag that commander reports as unknown, such as `\n(Did you mean
+ * status?)`; empty if nothing is similar. `known.commands` must contain only commands that change nothing, so that
+ * pasting a suggestion is always safe.
  */
 export function suggestion(
   message: string,

@@ -1,6 +1,6 @@
 import { shortLine } from './excerpt.ts';
 
-/** Rows under their headings, columns aligned, for a terminal. */
+/** A table with headings and aligned columns, for a terminal. */
 export function table(headings: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
   const lines = [headings, ...rows].map((row) => row.map((cell) => shortLine(String(cell))));
   const widths = headings.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
@@ -20,11 +20,11 @@ export function word(enumName: string): string {
     .replace('unspecified', '-');
 }
 
-/** `1h02m`, `3m20s`, `12.3s`; `-` for not yet. */
+/** `1h02m`, `3m20s` or `12.3s`; `-` if it has not happened yet. */
 export function age(sinceUnixMs: number, nowUnixMs: number): string {
   if (sinceUnixMs === 0) return '-';
   const seconds = Math.max(0, nowUnixMs - sinceUnixMs) / 1000;
-  // Cut, as minutes are: rounded, 59.97 seconds would be 60.0.
+  // Truncated like the minutes: rounded, 59.97 seconds would become 60.0.
   if (seconds < 60) return `${(Math.floor(seconds * 10) / 10).toFixed(1)}s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes}m${pad(seconds % 60)}s`;

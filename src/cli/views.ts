@@ -1,4 +1,4 @@
-/** Messages of control.proto, as the proto loader gives them. */
+/** Messages of control.proto, as the proto loader returns them. */
 export interface NodeView {
   readonly node_id: string;
   readonly agent_id: string;

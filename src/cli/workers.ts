@@ -6,7 +6,7 @@ import { progressWords } from './progress.ts';
 import { age, mebibytes, table, word } from './table.ts';
 import type { WorkerView } from './views.ts';
 
-/** The column cuts longer progress messages to this. */
+/** Longer progress messages are cut to this length. */
 const progressMaxLength = 40;
 
 export interface WorkersOptions {

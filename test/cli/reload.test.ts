@@ -4,21 +4,21 @@ import type { Config, Loaded } from '../../src/config/load.ts';
 
 const named = (path: string) => ({ ok: true, config: { path } as Config }) satisfies Loaded;
 
-function reloading(load: () => Promise<Loaded>, timeoutMs = 60_000, take?: (config: Config) => void) {
-  const told: string[] = [];
+function reloading(load: () => Promise<Loaded>, timeoutMs = 60_000, apply?: (config: Config) => void) {
+  const outcomes: string[] = [];
   const reload = createReload({
     load,
-    take: take ?? ((config) => told.push(`took ${config.path}`)),
-    refuse: (message) => told.push(message),
+    apply: apply ?? ((config) => outcomes.push(`took ${config.path}`)),
+    refuse: (message) => outcomes.push(message),
     timeoutMs,
   });
-  return { reload, told };
+  return { reload, outcomes };
 }
 
 test('reloads requested during a reload are combined into one, which reads the file again', async () => {
   let reads = 0;
   let first = (_: Loaded): void => undefined;
-  const { reload, told } = reloading(() => {
+  const { reload, outcomes } = reloading(() => {
     reads += 1;
     if (reads > 1) return Promise.resolve(named('second'));
     return new Promise((resolve) => {
@@ -28,13 +28,13 @@ test('reloads requested during a reload are combined into one, which reads the f
   const asked = [reload(), reload(), reload()];
   first(named('first'));
   await Promise.all(asked);
-  expect(told).toEqual(['took first', 'took second']);
+  expect(outcomes).toEqual(['took first', 'took second']);
 });
 
 test('a file that takes too long is refused, and not read again until the first read has ended', async () => {
   let reads = 0;
   let come = (_: Loaded): void => undefined;
-  const { reload, told } = reloading(() => {
+  const { reload, outcomes } = reloading(() => {
     reads += 1;
     return new Promise((resolve) => {
       come = resolve;
@@ -42,9 +42,9 @@ test('a file that takes too long is refused, and not read again until the first 
   }, 20);
   await reload();
   await reload();
-  expect(told).toEqual([
+  expect(outcomes).toEqual([
     'the file could not be read within 20 ms',
-    'the file could not be read: the read before this one still waits for its disk',
+    'the file could not be read: the previous read is still waiting for the disk',
   ]);
   expect(reads).toBe(1);
   come(named('late'));
@@ -53,7 +53,7 @@ test('a file that takes too long is refused, and not read again until the first 
   come(named('fresh'));
   await again;
   // What came late is as old as the reload that was refused.
-  expect(told.slice(2)).toEqual(['took fresh']);
+  expect(outcomes.slice(2)).toEqual(['took fresh']);
 });
 
 test('any error refuses the reload, and the next one works', async () => {
@@ -62,14 +62,14 @@ test('any error refuses the reload, and the next one works', async () => {
     if (fails) throw new Error('the working directory is gone');
     return named('a');
   };
-  const { reload, told } = reloading(load);
+  const { reload, outcomes } = reloading(load);
   await reload();
   fails = false;
   await reload();
-  expect(told).toEqual(['the reload failed: the working directory is gone', 'took a']);
-  const taking = reloading(load, 1_000, () => {
+  expect(outcomes).toEqual(['the reload failed: the working directory is gone', 'took a']);
+  const applying = reloading(load, 1_000, () => {
     throw new Error('no');
   });
-  await taking.reload();
-  expect(taking.told).toEqual(['the reload failed: no']);
+  await applying.reload();
+  expect(applying.outcomes).toEqual(['the reload failed: no']);
 });

@@ -123,7 +123,7 @@ describe('a signal that comes while the agent starts', () => {
     const args = [join(root, 'bin/pitwarden'), 'agent', '--config', join(dead.dir, 'pitwarden.yaml'), ...folders];
     const [program, ...before] = signalled('SIGTERM');
     const { code, stdout } = await runProcess(program, [...before, ...args]);
-    expect(stdout).toContain('all workers are gone; the agent ends');
+    expect(stdout).toContain('all workers are gone; the agent exits');
     expect([code, processesOf(dead.dir)]).toEqual([0, []]);
     expect(worker?.state).toBe('WORKER_STATE_READY');
     rmSync(dead.dir, { recursive: true });
