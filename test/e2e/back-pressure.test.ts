@@ -99,7 +99,7 @@ function framed(message: Buffer, isCompressed = false): Buffer {
   return Buffer.concat([head, message]);
 }
 
-test('a caller that takes no answers: refused beyond message.max_unread_bytes, while others are served', async () => {
+test('answers that a caller leaves unread are limited to message.max_unread_bytes, and other callers are served', async () => {
   const { socket, http, pid } = await start('size: 1', 'message: { max_unread_bytes: 8MiB }');
   const deaf = deafCaller(socket);
   const client = connect(socket);
@@ -123,7 +123,7 @@ test('a caller that takes no answers: refused beyond message.max_unread_bytes, w
   client.close();
 });
 
-test('a stream whose caller pauses: its generator waits, and goes on from there', async () => {
+test('a stream whose caller pauses makes its generator wait, and continues from there', async () => {
   const { socket, pid } = await start('concurrency: 2');
   const client = connect(socket);
   const before = rssBytes(pid);
@@ -139,7 +139,7 @@ test('a stream whose caller pauses: its generator waits, and goes on from there'
   client.close();
 });
 
-test('small chunks have their generator wait too: what they cost is counted, not what is in them', async () => {
+test('small chunks make the generator wait too, because their overhead is counted', async () => {
   const { socket } = await start('concurrency: 2');
   const client = connect(socket);
   const count = 200_000;
@@ -155,7 +155,7 @@ test('small chunks have their generator wait too: what they cost is counted, not
   client.close();
 });
 
-test('a Submit stream that nobody reads: its generator waits, plain results are refused beyond the bound', async () => {
+test('an unread Submit stream makes its generator wait, and plain results beyond the limit are refused', async () => {
   const { socket, pid, exited, signal } = await start(
     'concurrency: 4, drain: { timeout: 1s }',
     'message: { max_unread_bytes: 32MiB }',
@@ -204,7 +204,7 @@ function mostMib(budgetMib: number, maxMib: number, workers: number, connections
   return 2 * budgetMib + 2 * (Math.max(maxMib, 64) + 2) + 2.25 * workers + connections / 8 + 200;
 }
 
-test('all that others can make an agent hold, at once, stays within what ARCHITECTURE.md says', async () => {
+test("all kinds of load at once keep the agent's memory within the limit in ARCHITECTURE.md", async () => {
   const [budgetMib, maxMib, leavers, strangers, callers] = [96, 32, 16, 16, 6];
   const app = `app: octets:app, python: ${python}, cwd: ${root}test/fixtures`;
   const patient = 'heartbeat: { interval: 10s, timeout: 100s }, request: { timeout: 300s, keep: { for: 300s } }';
@@ -276,7 +276,7 @@ test('all that others can make an agent hold, at once, stays within what ARCHITE
   client.close();
 });
 
-test('a worker that reads nothing: the queue refuses what is too much, and all it took is answered later', async () => {
+test('if a worker reads nothing, requests beyond the queue limits are refused, and accepted ones are answered later', async () => {
   const keys = 'queue: { max_requests: 1000, max_bytes: 32MiB }, heartbeat: { interval: 10s, timeout: 60s }';
   const { socket, pid, http } = await start(keys);
   const client = connect(socket);
@@ -309,7 +309,7 @@ test('a worker that reads nothing: the queue refuses what is too much, and all i
   client.close();
 });
 
-test('a message that is too large, up or down, is refused with the limit, and nothing else is', async () => {
+test('a message that is too large is refused with the limit in either direction, and others are served', async () => {
   const { socket } = await start('size: 1', 'message: { max_bytes: 1MiB }');
   const client = connect(socket);
   await expect(client.execute('octets', 'size_of', undefined, octets(2 * mib))).rejects.toMatchObject({

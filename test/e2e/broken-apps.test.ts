@@ -54,7 +54,7 @@ const broken: Record<string, { module: string; told: RegExp; more?: string }> = 
   no_python: { module: app, told: /No module named 'pitwarden'/, more: 'python: PYTHON' },
 };
 
-test('each caller of twelve broken applications knows why, with file and line, within 2 s of the second failed start', async () => {
+test('each caller of twelve broken applications learns the cause with file and line within 2 s of the second failed start', async () => {
   const bare = join(dir, 'python');
   writeFileSync(bare, '#!/bin/sh\nexec python3 -S -I "$@"\n', { mode: 0o755 });
   const pools = Object.entries(broken).map(([name, { module, more = '' }]) => {

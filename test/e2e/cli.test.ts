@@ -30,7 +30,7 @@ afterAll(async () => {
 const acts = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/;
 const evil = ['x\r12:00:00 pool safe added: all is well\u001b[K \u001b]0;title\u0007\u009b8m\u202e'];
 
-describe('what a command reports of its progress', () => {
+describe('the progress that a command reports', () => {
   const gateOf = (name: string) => join(dir, name);
   const waits = (name: string) => ['report', JSON.stringify([gateOf(name)])] as const;
 
@@ -49,7 +49,7 @@ describe('what a command reports of its progress', () => {
 
   const newest = { fraction: 0.42, message: 'shard \\x1b[31m2 of 5' };
 
-  test('reaches callers of ExecuteStream and Submit who ask for it', async () => {
+  test('reaches callers of ExecuteStream and Submit that request it', async () => {
     const caller = connect(agent.socket);
     const [command, args] = waits('streams');
     const request = { pool: 'p', command, payload: Buffer.from(args), progress: true, request_id: 'asks' };
@@ -75,7 +75,7 @@ describe('what a command reports of its progress', () => {
     caller.close();
   });
 
-  test('reaches nobody who does not ask, and Execute has no place for it', async () => {
+  test('does not reach callers that did not request it, nor callers of Execute', async () => {
     const caller = connect(agent.socket);
     const [command, args] = waits('silent');
     const streamed = collect<Streamed>(caller.stream('p', command, JSON.parse(args)));
@@ -90,7 +90,7 @@ describe('what a command reports of its progress', () => {
     caller.close();
   });
 
-  test('reaches the callback of a Python client, whose call returns the one result', async () => {
+  test('reaches the callback of a Python client, whose call returns the single result', async () => {
     const script = `
 import sys, pathlib, pitwarden
 gate = pathlib.Path(sys.argv[2])
@@ -119,7 +119,7 @@ test('a result is printed as the worker sent it: large integers, 1.0 and the ord
   );
 });
 
-test('--bytes sends a file or stdin byte by byte; as text, what is no UTF-8 is refused and not repaired', async () => {
+test('--bytes sends a file or stdin unchanged, while text that is not UTF-8 is refused', async () => {
   const bytes = Buffer.from([0xef, 0xbb, 0xbf, 0, 0xff, 0x80, 0x0a, 0xc3]);
   const file = join(dir, 'bytes');
   writeFileSync(file, bytes);
@@ -137,7 +137,7 @@ test('--bytes sends a file or stdin byte by byte; as text, what is no UTF-8 is r
   expect((await agent.cli('call', 'p', 'echo', '--file', file)).stdout).toBe('\ufeffa b\r\n\n');
 });
 
-test('control characters of workers reach neither the log nor the terminal of who calls', async () => {
+test("control characters of workers reach neither the log nor the caller's terminal", async () => {
   const args = ['--args', JSON.stringify(evil)];
   await agent.cli('call', 'p', 'show', ...args);
   await until(() => agent.output().includes('bad input'), 'the line in the log');
@@ -151,7 +151,7 @@ test('control characters of workers reach neither the log nor the terminal of wh
   expect((await agent.cli('explain', '\u001b[K')).stderr).not.toMatch(acts);
 });
 
-test('what a command returns is escaped on a terminal, and untouched in a pipe', async () => {
+test('the result of a command is escaped on a terminal, and unchanged in a pipe', async () => {
   const args = ['call', 'p', 'echo', '--socket', agent.socket, '--args', JSON.stringify(evil)];
   const pty = 'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))';
   const onTerminal = await runProcess(python, ['-c', pty, node, join(root, 'bin/pitwarden'), ...args]);
@@ -186,7 +186,7 @@ test('with --json an error is JSON on stderr, and stdout stays empty', async () 
   expect(JSON.parse(nobody.stderr)).toMatchObject({ error: { exit_code: 3 } });
 });
 
-test('the beginning of a worker’s id names it for every command, as long as it is the only one', async () => {
+test('every command accepts the beginning of a worker’s id if it is unique', async () => {
   const [first] = await untilReady(agent, 'q', 2);
   const short = first?.worker_id.slice(0, -3) ?? '';
   const several = await agent.cli('stop', 'q-');
@@ -205,7 +205,7 @@ test('the beginning of a worker’s id names it for every command, as long as it
   expect((await agent.cli('stop', last?.worker_id.slice(0, -1) ?? '')).stdout).toContain(last?.worker_id);
 });
 
-test('commands lists what can be called, with the first line of its docstring', async () => {
+test('commands lists all commands with the first line of their docstrings', async () => {
   const { stdout } = await agent.cli('commands', 'p');
   expect(stdout).toMatch(/^POOL +COMMAND +RESULTS +SUMMARY\n/);
   expect(stdout).toMatch(/^p +count +stream +Yields the numbers below n: one response each\.$/m);
@@ -215,14 +215,14 @@ test('commands lists what can be called, with the first line of its docstring', 
   expect((await agent.cli('commands', 'none')).stderr).toContain("expected one of this node's pools (p, q)");
 });
 
-test('what the agent says to try can be pasted', async () => {
+test('the command that the agent suggests can be pasted', async () => {
   await until(() => agent.output().includes('ready to serve'), 'the last line', agent.output);
   const command = /ready to serve; try: (.*)/.exec(agent.output())?.[1] ?? '';
   expect(command).toBe(`bin/pitwarden status --socket ${agent.socket}`);
   expect(await runProcess('sh', ['-c', `cd ${root} && ${command}`])).toMatchObject({ code: 0, stderr: '' });
 });
 
-test('what a worker logs stands in the agent’s log with its level, and a traceback is one entry', async () => {
+test('a worker’s log records keep their level in the agent’s log, and a traceback is one entry', async () => {
   await agent.cli('call', 'p', 'log', '--args', '["a\\nb"]');
   const entry = /^\S+ error: p-0-\w+ \| could not use it\n {4}Traceback .*\n( {4}.*\n)+ {4}ValueError: a\n {4}b$/m;
   await until(

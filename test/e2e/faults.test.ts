@@ -42,7 +42,7 @@ faults:
   ${extra}
 `;
 
-test('kill -9 of a worker: its request fails at once and says why, another answers, it is replaced', async () => {
+test('kill -9 of a worker fails its request at once with the reason, and the worker is replaced', async () => {
   await start(faults('size: 2'));
   const [first] = await untilReady(agent, 'faults', 2);
   const running = Promise.allSettled([
@@ -61,7 +61,7 @@ test('kill -9 of a worker: its request fails at once and says why, another answe
   await client.execute('faults', 'leak', [1]);
 });
 
-test('the limits of a pool hold in its workers, and a worker marks what it starts', async () => {
+test('the limits of a pool apply in its workers, and a worker marks the requests that it begins', async () => {
   await start(faults('limits: { open_files: 200, memory: 1GiB, pids: 500 }'));
   const [worker] = await untilReady(agent, 'faults', 1);
   const limits = readFileSync(`/proc/${worker?.pid}/limits`, 'latin1');
@@ -81,7 +81,7 @@ test('the limits of a pool hold in its workers, and a worker marks what it start
   await until(() => processes() === before + 2 * 500, 'the limit of the first worker to be raised');
 });
 
-test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced', async () => {
+test('a worker stopped by SIGSTOP is found by its missed pings, killed as hung and replaced', async () => {
   await start(faults());
   const [first] = await untilReady(agent, 'faults', 1);
   process.kill(first?.pid ?? 0, 'SIGSTOP');
@@ -97,7 +97,7 @@ test('SIGSTOP of a worker: found by its missed pings, killed as hung, replaced',
   await client.execute('faults', 'leak', [1]);
 });
 
-test('hold_gil for longer than pings may be missed: busy, not killed, and its result arrives', async () => {
+test('a worker that holds the GIL beyond the ping limit is busy, is not killed, and returns its result', async () => {
   await start(faults());
   const [first] = await untilReady(agent, 'faults', 1);
   const held = client.execute('faults', 'hold_gil', [4]);
@@ -116,7 +116,7 @@ test('pings are answered while Python code runs', async () => {
   expect(agent.output()).not.toContain('worker_health');
 });
 
-test('a crash, an exit and an exception are told apart', async () => {
+test('a crash, an exit and an exception have different errors', async () => {
   await start(faults());
   await untilReady(agent, 'faults', 1);
   await expect(client.execute('faults', 'raise_error', ['alas'])).rejects.toMatchObject({
@@ -168,7 +168,7 @@ test('the reason of an end is the same word in log, event, metric and answer', a
   events.kill();
 });
 
-test('a daemon that left its group and session dies with its worker, and holds up nothing', async () => {
+test('a daemon that left its group and session is killed with its worker without delay', async () => {
   await start(faults());
   const [first] = await untilReady(agent, 'faults', 1);
   const { value: daemon } = await client.execute('faults', 'fork_daemon');
@@ -178,7 +178,7 @@ test('a daemon that left its group and session dies with its worker, and holds u
   await untilReady(agent, 'faults', 1);
 });
 
-test('a flood of output is cut and counted, and the worker goes on', async () => {
+test('a flood of output is cut and counted, and the worker continues', async () => {
   await start(faults());
   await untilReady(agent, 'faults', 1);
   await client.execute('faults', 'shout', [200_000]);
@@ -187,7 +187,7 @@ test('a flood of output is cut and counted, and the worker goes on', async () =>
   expect(agent.output().match(/xxxxxxxx/g)?.length).toBeLessThan(200_000);
 });
 
-test('an application that cannot be imported backs off, says why, and disturbs no other pool', async () => {
+test('an application that cannot be imported backs off with the reason, without affecting other pools', async () => {
   await start(`
 broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 100ms, max: 200ms } } }
 text: { app: text:app, python: ${python}, cwd: ${examples} }
@@ -202,7 +202,7 @@ text: { app: text:app, python: ${python}, cwd: ${examples} }
   });
 });
 
-test('crashing at import backs off: no more starts than the waits allow, and the wait doubles', async () => {
+test('crashes at import back off: the wait doubles and limits the number of starts', async () => {
   await start(`
 broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 200ms, max: 60s } } }
 `);
@@ -221,7 +221,7 @@ broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: {
   expect(starts).toBeLessThanOrEqual(waits().length + 1);
 });
 
-test('a worker that never attaches is a failed start', async () => {
+test('a worker that never attaches counts as a failed start', async () => {
   // Long enough for Python to start and to print on a busy host.
   await start(`
 slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 3s } }
@@ -233,7 +233,7 @@ slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', im
   }, 'its last lines in the failure');
 });
 
-test('Ctrl-C twice kills at once, and nothing is left', async () => {
+test('a second Ctrl-C kills at once, and no process is left', async () => {
   await start(faults('drain: { timeout: 60s }'));
   await untilReady(agent, 'faults', 1);
   const lost = expect(client.execute('faults', 'spin', [50])).rejects.toMatchObject({ code: 14 });
@@ -247,7 +247,7 @@ test('Ctrl-C twice kills at once, and nothing is left', async () => {
   expect(processesOf(agent.dir)).toEqual([]);
 });
 
-test('SIGTERM lets the running request finish, refuses new ones, and exits 0', async () => {
+test('SIGTERM lets the running request finish, refuses new ones, and exits with 0', async () => {
   await start(faults());
   await untilReady(agent, 'faults', 1);
   const running = client.execute('faults', 'sleep', [1.5]);
@@ -270,7 +270,7 @@ function isRunning(pid: number): boolean {
   }
 }
 
-test('a command that goes on after its deadline: cancelled, and after kill_after its worker is replaced', async () => {
+test('a command that continues past its deadline is cancelled, and after kill_after its worker is replaced', async () => {
   await start(faults('request: { kill_after: 500ms }'));
   const [worker] = await untilReady(agent, 'faults', 1);
   await expect(client.execute('faults', 'spin', [60], {}, 300)).rejects.toMatchObject({ code: 4 });
@@ -280,7 +280,7 @@ test('a command that goes on after its deadline: cancelled, and after kill_after
   await until(() => overdue.test(agent.output()), 'the log to say why', agent.output);
 });
 
-test('a request that crashes every worker it runs in is refused after poison.after of them, and named', async () => {
+test('a request that crashes every worker is refused after poison.after crashes, and the error names it', async () => {
   await start(
     faults(`size: 2
   poison: { after: 2 }`),
@@ -297,7 +297,7 @@ test('a request that crashes every worker it runs in is refused after poison.aft
   expect((await client.execute('faults', 'leak', [1])).value).toEqual({ leaked_mb: 1 });
 });
 
-test('exits tells how workers ended, newest first, with what they last wrote', async () => {
+test('exits lists how workers ended, newest first, with their last lines', async () => {
   await start(faults());
   const [first] = await untilReady(agent, 'faults', 1);
   await expect(client.execute('faults', 'exit', [7])).rejects.toMatchObject({ code: 14 });
@@ -327,7 +327,7 @@ test('exits tells how workers ended, newest first, with what they last wrote', a
   expect(stdout).toContain('exited with code 7');
 });
 
-test("gRPC's own retry policy repeats what surely has not begun, and nothing else", async () => {
+test("gRPC's own retry policy repeats only what certainly has not begun", async () => {
   await start(faults('size: 2'));
   await untilReady(agent, 'faults', 2);
   const policy = retrying(agent.socket);

@@ -24,7 +24,7 @@ afterEach(async () => {
   await agent?.stop();
 });
 
-test('handover: what runs is answered, then the agent exits with 75; a successor has the workers', async () => {
+test('a handover answers running requests, exits with 75, and leaves the workers to the successor', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const first = await startAgent(pools, '', dir);
   agent = first;
@@ -49,7 +49,7 @@ test('handover: what runs is answered, then the agent exits with 75; a successor
   expect(after.map(({ pid }) => pid).sort()).toEqual(before.map(({ pid }) => pid).sort());
 });
 
-test('handover ends long streams at once, and nobody new is let in', async () => {
+test('a handover ends long streams at once and accepts no new calls', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   writeFileSync(join(dir, 'pitwarden.yaml'), `pools:\n${poolsWith(', orphan_timeout: 2s').replace(/^(?=.)/gm, '  ')}`);
   const relative = ['agent', '--config', 'pitwarden.yaml', '--runtime-dir', 'run', '--state-dir=state'];
@@ -92,7 +92,7 @@ async function askAgain(ask: () => Promise<Answer>): Promise<Answer> {
   }
 }
 
-test('a lent socket: callers wait in it for the next agent, which unlinks it as little as the one before', async () => {
+test('with a socket from systemd, callers wait for the next agent, and no agent unlinks it', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const socket = join(dir, 'run/agent.sock');
   const command: [string, ...string[]] = [python, join(root, 'test/fixtures/holds_socket.py'), socket, node];
@@ -117,7 +117,7 @@ test('a lent socket: callers wait in it for the next agent, which unlinks it as 
   expect(statSync(socket).ino).toBe(inode);
 });
 
-test('handover that is asked to stop on the way stops, with its workers', async () => {
+test('a handover that is told to stop stops together with its workers', async () => {
   agent = await startAgent(pools);
   await untilReady(agent, 'faults', 2);
   client = connect(agent.socket);
@@ -131,7 +131,7 @@ test('handover that is asked to stop on the way stops, with its workers', async 
   expect((await handover).code).toBe(1);
 });
 
-test('handover to a configuration with problems is refused, and nothing is done', async () => {
+test('a handover to an invalid configuration is refused, and nothing happens', async () => {
   agent = await startAgent(pools);
   await untilReady(agent, 'faults', 2);
   agent.config('faults: { app: faults:app, sizes: 2 }');

@@ -65,7 +65,7 @@ async function ended(workerId: string) {
   return explained;
 }
 
-test('a deadlock that holds the GIL: hung, and its stacks say where', async () => {
+test('a deadlock that holds the GIL counts as hung, and the stacks show where', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);
   await client.execute('stuck', 'say_much', [20, 4_000]);
@@ -96,7 +96,7 @@ test('a deadlock that holds the GIL: hung, and its stacks say where', async () =
 });
 
 test.each(['deadlock_in_python', 'open_fifo'])(
-  '%s lets the GIL go: well, until its deadline has passed',
+  'a worker stuck in %s, which releases the GIL, is well until its deadline has passed',
   async (command) => {
     await start('stuck', `${pings}\n  request: { kill_after: 300ms }`);
     const [worker] = await untilReady(agent, 'stuck', 1);
@@ -109,7 +109,7 @@ test.each(['deadlock_in_python', 'open_fifo'])(
   },
 );
 
-test('an asyncio loop that stands still while pings are answered: no health, and its stacks say where', async () => {
+test('an asyncio loop that is blocked while pings are answered counts as hung, and the stacks show where', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);
   await client.execute('stuck', 'block_loop');
@@ -119,7 +119,7 @@ test('an asyncio loop that stands still while pings are answered: no health, and
   expect(exit.evidence?.stacks).toContain('run_forever');
 });
 
-test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
+test('a worker stopped by SIGSTOP counts as hung, and its evidence says why it has no stacks', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);
   process.kill(worker?.pid ?? 0, 'SIGSTOP');
@@ -128,7 +128,7 @@ test('SIGSTOP: hung; it cannot write stacks, and that is told', async () => {
   expect(exit.evidence).toMatchObject({ state: 'T', stacks: '', stacks_missing: 'the process is stopped (state T)' });
 });
 
-test('hung ones are found within interval × max_missed + timeout, wherever between two pings they stop', async () => {
+test('a hung worker is found within interval × max_missed + timeout, whenever it hangs between two pings', async () => {
   await start('stuck', 'size: 4\n  heartbeat: { interval: 800ms, timeout: 1s, max_missed: 3 }');
   const stopped: { id: string; atMs: number }[] = [];
   for (const worker of await untilReady(agent, 'stuck', 4)) {
@@ -145,7 +145,7 @@ test('hung ones are found within interval × max_missed + timeout, wherever betw
   }
 });
 
-test('the GIL held in C for longer than busy_limit: killed, with the stacks of who holds it', async () => {
+test('a worker that holds the GIL in C for longer than busy_limit is killed, with the stacks of the holder', async () => {
   await start('faults', pings.replace('20s', '8s'));
   const [worker] = await untilReady(agent, 'stuck', 1);
   const held = expect(client.execute('stuck', 'hold_gil', [60])).rejects.toMatchObject({
@@ -168,7 +168,7 @@ test('the GIL held in C for longer than busy_limit: killed, with the stacks of w
   expect(exit.evidence?.stacks).toContain('in hold_gil');
 });
 
-test('busy in Python, asleep, and short of the cap in C: none is killed, with 8 hogs of the cpu beside them', async () => {
+test('workers that are busy in Python, asleep, or in C within busy_limit are not killed, even on a loaded host', async () => {
   await start('faults', `${pings}\n  size: 3`);
   await untilReady(agent, 'stuck', 3);
   const hogs = Array.from({ length: 8 }, () =>
@@ -187,7 +187,7 @@ test('busy in Python, asleep, and short of the cap in C: none is killed, with 8 
   expect(agent.output()).not.toContain('"worker_killed"');
 });
 
-test('explain tells the signals of a live worker, and what it expected when there is none', async () => {
+test('explain shows the signals of a live worker, and says what it expected for an unknown one', async () => {
   await start('stuck');
   const [worker] = await untilReady(agent, 'stuck', 1);
   const { stdout } = await agent.cli('explain', worker?.worker_id ?? '');
@@ -201,7 +201,7 @@ test('explain tells the signals of a live worker, and what it expected when ther
   });
 });
 
-describe('starts, stops and crashes', () => {
+describe('evidence of starts, stops and crashes:', () => {
   const pool = (name: string, hangs: string, keys: string): string =>
     `${name}: { app: hanging:app, python: ${python}, cwd: ${root}test/fixtures, env: { HANGS: ${hangs} }, ${keys} }`;
 
@@ -218,7 +218,7 @@ describe('starts, stops and crashes', () => {
       () => agent.output().slice(-3000),
     );
 
-  test('a start or a stop that hangs shows where, before it is killed', async () => {
+  test('a start or a stop that hangs shows where before it is killed', async () => {
     agent = await startAgent(
       [
         ...['import', 'hook', 'deaf'].map((at) => pool(`at_${at}`, at, 'start: { timeout: 2s }')),
@@ -250,7 +250,7 @@ describe('starts, stops and crashes', () => {
     expect(stopped.evidence?.stacks).toContain('in housekeeping');
   });
 
-  test('a crash shows its Python stack and its request, and one of a forked child is not taken for it', async () => {
+  test('a crash shows its Python stack and request, and the crash of a forked child is not mistaken for it', async () => {
     agent = await startAgent([pool('crashes', 'no', ''), pool('forks', 'no', '')].join('\n'));
     client = connect(agent.socket);
     await untilReady(agent, 'crashes', 1);

@@ -52,7 +52,7 @@ function strangers(count: number, where: string | { host: string; port: number }
 
 const openFiles = (): number => readdirSync(`/proc/${agent.pid}/fd`).length;
 
-test('an agent with few descriptors keeps its workers, whoever holds connections, and no signal but those for it touches it', async () => {
+test('an agent with few descriptors keeps its workers despite many connections, and ignores unrelated signals', async () => {
   agent = await startAgent(faults('size: 2'), '', undefined, ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', node]);
   client = connect(agent.socket);
   const [first] = await untilReady(agent, 'faults', 2);
@@ -96,7 +96,7 @@ test('an agent with few descriptors keeps its workers, whoever holds connections
   expect(await agent.exited).toEqual({ code: 0, signal: null });
 });
 
-describe('a signal that comes while the agent starts', () => {
+describe('a signal that arrives while the agent starts takes effect after the start:', () => {
   /** The agent sends it to itself when it begins to listen. */
   const signalled = (signal: string): readonly [string, ...string[]] => {
     const sender = `import { Server } from 'node:net';
@@ -109,12 +109,12 @@ describe('a signal that comes while the agent starts', () => {
     return ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(sender)}`, node];
   };
 
-  test('SIGHUP: it starts, and reads its configuration again', async () => {
+  test('SIGHUP reloads the configuration', async () => {
     agent = await startAgent(faults(), '', undefined, signalled('SIGHUP'));
     await untilReady(agent, 'faults', 1);
   });
 
-  test('SIGTERM: it starts, takes over what is there, and ends it', async () => {
+  test('SIGTERM stops the agent and the workers that it has taken over', async () => {
     const dead = await startAgent(faults());
     const [worker] = await untilReady(dead, 'faults', 1);
     dead.signal('SIGKILL');
@@ -130,7 +130,7 @@ describe('a signal that comes while the agent starts', () => {
   });
 });
 
-test('an error that nobody caught is logged and ends the agent as a crash; its worker lives on for the next agent', async () => {
+test('an uncaught error is logged and ends the agent like a crash, and its worker lives on for the next agent', async () => {
   const thrower = "process.on('SIGWINCH', () => { throw new Error('a fault of ours'); });";
   const program = ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(thrower)}`, node] as const;
   agent = await startAgent(faults(), '', undefined, program);
@@ -144,7 +144,7 @@ test('an error that nobody caught is logged and ends the agent as a crash; its w
   expect(adopted?.pid).toBe(worker?.pid);
 });
 
-test('a state disk that hangs: a ready worker is admitted all the same, the log says why, and the agent ends', async () => {
+test('if the state disk hangs, a ready worker is still admitted, the log says why, and the agent can exit', async () => {
   const warm = 'start: { warm_up: sleep, warm_up_args: [1.5] }';
   // To open a pipe that has no reader takes as long as a disk that does not answer: beside a pipe nothing of this name is written.
   const hangs = `import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module';
@@ -178,7 +178,7 @@ test('a state disk that hangs: a ready worker is admitted all the same, the log 
   }
 });
 
-test('a runtime directory that is taken away is made again, and /readyz says so where it cannot be', async () => {
+test('a removed runtime directory is created again, and /readyz reports it if that fails', async () => {
   agent = await startAgent(faults());
   client = connect(agent.socket);
   const [first] = await untilReady(agent, 'faults', 1);
@@ -222,7 +222,7 @@ test('a runtime directory that is taken away is made again, and /readyz says so 
   expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(`got one with pid ${agent.pid}`) });
 });
 
-test('an agent whose runtime directory another agent has by now leaves that one its files at its end', async () => {
+test("an agent whose runtime directory now belongs to another agent leaves that agent's files alone", async () => {
   const old = await startAgent(faults());
   const directory = join(old.dir, 'run');
   // It would make the directory again within two seconds.
@@ -252,7 +252,7 @@ const asFirst = ['--pid', '--fork', '--mount-proc', '--kill-child'];
 const canBeFirst = spawnSync('unshare', [...asFirst, 'true']).status === 0;
 
 test(
-  'as process 1 of a container an agent serves, stops, and warns that it reaps nobody',
+  'as process 1 of a container an agent serves, stops, and warns that it cannot reap foreign children',
   needs('namespaces', canBeFirst),
   async () => {
     agent = await startAgent(faults(), '', undefined, ['unshare', ...asFirst, node]);

@@ -34,7 +34,7 @@ beforeAll(async () => {
 
 afterAll(() => agent.stop());
 
-test('what a worker finds in /proc and in the files of the agent lets it attach as nobody', async () => {
+test("a worker finds nothing in /proc or the agent's files that lets it attach as another worker", async () => {
   const found = JSON.parse(await call('a', 'find', { pid: victim.pid, folder: agent.dir })) as string[];
   // The ledger's verifiers and checksums at least, or nothing was looked for.
   expect(found.length).toBeGreaterThan(1);
@@ -45,7 +45,7 @@ test('what a worker finds in /proc and in the files of the agent lets it attach 
   expect(environ).not.toMatch(/TOKEN|[0-9a-f]{64}/);
 });
 
-test('a second hello with a good token is refused aloud while the link lives, and the worker serves on', async () => {
+test('a second hello with a valid token is refused and logged while the link is open, and the worker continues', async () => {
   const token = await call('b', 'give_token_away');
   expect(await attach(token)).toBe('ALREADY_EXISTS');
   expect(await refusals('already_attached')).toBe(1);
@@ -56,7 +56,7 @@ test('a second hello with a good token is refused aloud while the link lives, an
   expect(now).toMatchObject({ worker_id: victim.worker_id, state: 'WORKER_STATE_READY' });
 });
 
-test('under the next agent the worker attaches with a later token, which ends the earlier ones', async () => {
+test('under the next agent the worker attaches with a later token, which invalidates the earlier ones', async () => {
   const stolen = await call('b', 'give_token_away');
   agent.signal('SIGKILL');
   await agent.exited;

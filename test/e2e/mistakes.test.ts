@@ -46,7 +46,7 @@ function agentFlags(file: string, folder = dir): string[] {
   return ['agent', '--config', file, '--runtime-dir', join(folder, 'run'), '--state-dir', join(folder, 'state')];
 }
 
-test('no agent runs: exit code 3, where it looked, and what to do', async () => {
+test('without an agent, commands exit with 3, and say where they looked and what to do', async () => {
   for (const args of [['status'], ['workers'], ['call', 'text', 'x'], ['scale', 'text', '1'], ['events']]) {
     const { code, stdout, stderr } = await cli(...args, '--socket', join(dir, 'agent.sock'));
     expect(code).toBe(3);
@@ -58,7 +58,7 @@ test('no agent runs: exit code 3, where it looked, and what to do', async () => 
   }
 });
 
-test('a bad config: check and agent say the same, all at once, and exit with 2', async () => {
+test('check and agent report all problems of an invalid config alike, and exit with 2', async () => {
   const file = config('http: 9464\npools:\n  text: { app: text, sise: 2 }\n');
   const checked = await cli('check', file);
   expect(checked).toMatchObject({ code: 2, stdout: '' });
@@ -70,7 +70,7 @@ test('a bad config: check and agent say the same, all at once, and exit with 2',
   expect(await cli(...agentFlags(file))).toEqual(checked);
 });
 
-test('wrong arguments: exit code 2, and what was expected', async () => {
+test('wrong arguments exit with 2, and say what was expected', async () => {
   const cases: [string[], RegExp][] = [
     [['agent'], /required option '--config <file>' not specified/],
     [['stauts'], /unknown command 'stauts'.*\n.*Did you mean status/],
@@ -92,7 +92,7 @@ test('wrong arguments: exit code 2, and what was expected', async () => {
   }
 });
 
-test('what stops or drains is never suggested, and --version tells the version', async () => {
+test('commands that stop or drain are never suggested, and --version prints the version', async () => {
   for (const word of ['stpo', 'drian', 'recylce', 'rol']) {
     const { code, stderr } = await cli(word);
     expect({ word, code }).toEqual({ word, code: 2 });
@@ -101,7 +101,7 @@ test('what stops or drains is never suggested, and --version tells the version',
   expect((await cli('--version')).stdout).toBe((await cli('version')).stdout);
 });
 
-test('a folder that this user may not make: what stands in the way, and how to name another', async () => {
+test('a folder that this user may not create is refused, with the reason and a remedy', async () => {
   const blocked = join(dir, 'file');
   writeFileSync(blocked, '');
   const agentIn = (runtime: string, state: string) =>
@@ -116,7 +116,7 @@ test('a folder that this user may not make: what stands in the way, and how to n
   });
 });
 
-test('two agents in one folder: the second says which pid has it, and disturbs nothing', async () => {
+test('a second agent in the same folder is refused with the pid of the first, which is not affected', async () => {
   agent = await startAgent(text);
   await untilReady(agent, 'text', 1);
   const second = await cli(...agentFlags(join(agent.dir, 'pitwarden.yaml'), agent.dir), '--http', '127.0.0.1:0');
@@ -136,7 +136,7 @@ test('after kill -9 of an agent the next one starts in its folder', async () => 
   await until(() => processesOf(first.dir).length === 1, 'only the new worker to be left');
 });
 
-test('a port that is taken: said at once, exit code 1, no worker started, the folder is free again', async () => {
+test('a port in use is reported at once with exit code 1, no worker is started, and the folder is free again', async () => {
   const taken = createServer();
   await new Promise<void>((done) => taken.listen(0, '127.0.0.1', done));
   const { port } = taken.address() as { port: number };
@@ -151,7 +151,7 @@ test('a port that is taken: said at once, exit code 1, no worker started, the fo
   taken.close();
 });
 
-test('an interpreter without the SDK: the failure names the missing module', async () => {
+test('an interpreter without the SDK fails with the name of the missing module', async () => {
   const bare = join(dir, 'python');
   writeFileSync(bare, '#!/bin/sh\nexec python3 -S -I "$@"\n', { mode: 0o755 });
   agent = await startAgent(`bare: { app: text:app, python: ${bare}, cwd: ${examples} }`);
@@ -162,7 +162,7 @@ test('an interpreter without the SDK: the failure names the missing module', asy
   );
 });
 
-test('--listen takes a free port on loopback, serves the same API there and warns of it; elsewhere is refused', async () => {
+test('--listen serves the API on a free loopback port with a warning, and refuses other addresses', async () => {
   agent = await startAgent(text, 'listen: 127.0.0.1:0');
   await untilReady(agent, 'text', 1);
   const { node } = await agent.json<{ node: { listen_address: string; warnings: string[] } }>('status');
@@ -179,7 +179,7 @@ test('--listen takes a free port on loopback, serves the same API there and warn
   expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('--listen: expected a loopback address') });
 });
 
-test('a queue that is full refuses with a hint when to come again', async () => {
+test('a full queue refuses requests with the time after which to retry', async () => {
   agent = await startAgent(
     `faults: { app: faults:app, python: ${python}, cwd: ${examples}, queue: { max_requests: 2 } }`,
   );
@@ -194,7 +194,7 @@ test('a queue that is full refuses with a hint when to come again', async () => 
   client.close();
 });
 
-test('a caller that leaves frees the worker: cancel reaches the command', async () => {
+test('a caller that cancels frees the worker, because the cancellation reaches the command', async () => {
   agent = await startAgent(`faults: { app: faults:app, python: ${python}, cwd: ${examples} }`);
   await untilReady(agent, 'faults', 1);
   const client = connect(agent.socket);

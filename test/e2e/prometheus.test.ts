@@ -39,7 +39,7 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples} }
     await agent?.stop();
   });
 
-  test('sees the first crash of a worker, the first failure, and a roll', async () => {
+  test('sees the first crash of a worker, the first failed request, and a roll', async () => {
     await agent.cli('call', 'text', 'count_words', '--args', '["a"]');
     await agent.cli('call', 'faults', 'exit', '--args', '[3]');
     await untilReady(agent, 'faults', 1);
@@ -81,13 +81,13 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples} }
     expect(answer('== bool 0')).toEqual({ '': 0 });
   });
 
-  test('promtool finds nothing in what a running agent says', async () => {
+  test('promtool finds no problems in the metrics of a running agent', async () => {
     const body = await scrape(agent.http);
     const checked = spawnSync('promtool', ['check', 'metrics'], { input: body, encoding: 'utf8' });
     expect(checked).toMatchObject({ status: 0, stdout: '', stderr: '' });
   });
 
-  test('docs/metrics.md names every series that there is', async () => {
+  test('docs/metrics.md lists every series that exists', async () => {
     const body = await scrape(agent.http);
     const names = [...body.matchAll(/^# TYPE (pitwarden_\w+)/gm)].map(([, name = '']) => name);
     expect(names.length).toBeGreaterThan(30);

@@ -17,7 +17,7 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-test('each worker is told as it becomes ready, then where to call it', async () => {
+test('the agent logs each worker as it becomes ready, and then a command to try', async () => {
   await until(() => agent.output().includes('ready to serve'), 'the last line', agent.output);
   const lines = agent.output().split('\n');
   const ready = lines.findIndex((line) => line.includes('ready to serve'));
@@ -48,7 +48,7 @@ test('a streamed call prints its results one by one', async () => {
   expect(stdout).toBe('one\ntwo\nthree\n');
 });
 
-test('numpy answers, and wrong shapes are told as the caller’s mistake', async () => {
+test('numpy answers, and wrong shapes are reported as the caller’s mistake', async () => {
   const { stdout } = await agent.cli('call', 'matrix', 'solve', '--args', '{"a": [[2, 0], [0, 4]], "b": [1, 2]}');
   expect(JSON.parse(stdout)).toEqual([0.5, 0.5]);
   const wrong = await agent.cli('call', 'matrix', 'solve', '--args', '{"a": [[1, 2]], "b": [1]}');
@@ -56,7 +56,7 @@ test('numpy answers, and wrong shapes are told as the caller’s mistake', async
   expect(wrong.stderr).toMatch(/^INVALID_ARGUMENT: pitwarden.InvalidArgument: a: expected a square matrix, got 1×2\n/);
 });
 
-test('scale 2 → 4 → 1', async () => {
+test('scale changes the size from 2 to 4 to 1', async () => {
   expect((await agent.cli('scale', 'text', '4')).stdout).toBe('pool text: size 4\n');
   await untilReady(agent, 'text', 4);
   await agent.cli('scale', 'text', '1');
@@ -64,7 +64,7 @@ test('scale 2 → 4 → 1', async () => {
   expect(await untilReady(agent, 'text', 1)).toMatchObject([{ slot: 0 }]);
 });
 
-test('recycle: the replacement is ready before the old one goes', async () => {
+test('recycle starts the replacement before the old worker goes', async () => {
   const [old] = await untilReady(agent, 'text', 1);
   const told = await agent.cli('recycle', old?.worker_id ?? '');
   expect(told.stdout).toBe(`worker ${old?.worker_id}: ready (operator)\n`);
@@ -77,7 +77,7 @@ test('recycle: the replacement is ready before the old one goes', async () => {
   expect(fresh?.slot).toBe(old?.slot);
 });
 
-test('start, stop and drain of a worker change the size with it', async () => {
+test('start, stop and drain of a worker change the size of the pool', async () => {
   await agent.cli('start', 'text');
   const [, second] = await untilReady(agent, 'text', 2);
   await agent.cli('stop', second?.worker_id ?? '');
@@ -88,7 +88,7 @@ test('start, stop and drain of a worker change the size with it', async () => {
   await until(async () => (await agent.workers('text')).length === 1, 'it to be gone');
 });
 
-test('kill -9 of a worker: replaced, and answering again', async () => {
+test('a worker killed by kill -9 is replaced, and calls are answered again', async () => {
   const [victim] = await untilReady(agent, 'text', 1);
   process.kill(victim?.pid ?? 0, 'SIGKILL');
   await until(
@@ -121,7 +121,7 @@ test('a drained pool refuses calls until it is resumed, whatever else is scaled,
   expect((await call()).code).toBe(0);
 });
 
-test('SIGTERM: exit code 0, and no process is left', async () => {
+test('SIGTERM exits with 0, and no process is left', async () => {
   expect(processesOf(dir).length).toBeGreaterThan(0);
   const agentPid = (await agent.json<{ node: { pid: number } }>('status')).node.pid;
   process.kill(agentPid, 'SIGTERM');

@@ -26,7 +26,7 @@ beforeAll(async () => {
 
 afterAll(() => agent.stop());
 
-test('npm start prints what it shows', () => {
+test('npm start prints what README.md shows', () => {
   const shown = block('', '$ npm start')
     .split('\n')
     .filter((line) => /^\d/.test(line));
@@ -34,7 +34,7 @@ test('npm start prints what it shows', () => {
   expect(printed.map(withoutParticulars).sort()).toEqual(shown.map(withoutParticulars).sort());
 });
 
-test('each command of the shell session prints what it shows', async () => {
+test('each command of the shell session in README.md prints what it shows', async () => {
   const session = block('sh', '$ bin/pitwarden').split(/^\$ /m).slice(1);
   expect(session.length).toBeGreaterThan(5);
   for (const shown of session) {
@@ -46,14 +46,14 @@ test('each command of the shell session prints what it shows', async () => {
   }
 });
 
-test('the summary of README.md comes from README.md', async () => {
+test('the summary shown in README.md is the one of README.md', async () => {
   const command = /`(bin\/pitwarden call text summarize [^`]*)`/.exec(readme)?.[1] ?? '';
   const { stdout } = await shell(command);
   expect(stdout.length).toBeGreaterThan(80);
   expect(readme.replaceAll(/\s+/g, ' ')).toContain(stdout.trim().split(' ').slice(0, 4).join(' '));
 });
 
-test('the worker in ten lines works in the pool that is shown', async () => {
+test('the ten-line worker of README.md works in the pool that it shows', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pw-'));
   symlinkSync(join(root, '.venv'), join(folder, '.venv'));
   writeFileSync(join(folder, 'words.py'), block('python', '@app.command'));
@@ -67,19 +67,19 @@ test('the worker in ten lines works in the pool that is shown', async () => {
   await words.stop();
 });
 
-test('the Node client prints the answer', async () => {
+test('the Node client of README.md prints the answer', async () => {
   const script = join(root, `.readme-${process.pid}.mjs`);
   writeFileSync(script, withSocket(block('js', 'proto-loader')));
   const { code, stdout, stderr } = await runProcess(process.execPath, [script]).finally(() => rmSync(script));
   expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '{ a: 2, b: 1 }\n', stderr: '' });
 });
 
-test('the Python client prints the answers', async () => {
+test('the Python client of README.md prints the answers', async () => {
   const { code, stdout, stderr } = await runProcess(python, ['-c', withSocket(block('python', 'pitwarden.Client'))]);
   expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "{'a': 2, 'b': 1}\none\nby\none\n", stderr: '' });
 });
 
-test('what grpcurl is told to send is a request that is answered', async () => {
+test('the grpcurl command of README.md sends a valid request', async () => {
   const lines = block('grpcurl', 'grpcurl').trimEnd().split('\n');
   expect(lines).toHaveLength(2);
   for (const line of lines) {
@@ -104,7 +104,7 @@ test('what grpcurl is told to send is a request that is answered', async () => {
   }
 });
 
-test('every file that README.md points at is there', async () => {
+test('every file that README.md links to exists', async () => {
   const links = [...readme.matchAll(/\]\(([^)#:]+)\)/g)].map((match) => match[1] ?? '');
   expect(links.length).toBeGreaterThan(5);
   for (const link of links)

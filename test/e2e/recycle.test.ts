@@ -18,7 +18,7 @@ async function start(pools: string): Promise<void> {
   client = connect(agent.socket);
 }
 
-test('10,000 requests while both workers are recycled for age and for their budget: every one is answered', async () => {
+test('10,000 requests are all answered while both workers are recycled by age and by request budget', async () => {
   await start(`
 text:
   app: text:app
@@ -48,7 +48,7 @@ text:
   expect(metrics).toContain('pitwarden_requests_total{pool="text",outcome="ok"} 10000');
 });
 
-test('an idle worker that grows old is replaced by one that was ready before', async () => {
+test('an idle worker that reaches its maximum age is replaced by one that is ready before', async () => {
   await start(`
 text:
   app: text:app
@@ -67,7 +67,7 @@ text:
   await untilLogged(agent, '(ttl)');
 });
 
-test('a worker that leaks past its soft limit is recycled and no request fails; past its hard limit it is killed', async () => {
+test('a worker beyond its soft memory limit is recycled without a failed request, and one beyond its hard limit is killed', async () => {
   await start(`
 faults:
   app: faults:app
@@ -96,7 +96,7 @@ faults:
   await client.execute('faults', 'leak', [1]);
 });
 
-test('a peak that is freed again recycles nobody', async () => {
+test('a memory peak that is freed again does not recycle the worker', async () => {
   await start(`
 faults:
   app: faults:app
@@ -112,7 +112,7 @@ faults:
   expect(workers[0]).toMatchObject({ worker_id: first?.worker_id, reason: '', state: 'WORKER_STATE_READY' });
 });
 
-test('reload: pools come, go, grow and change while others serve on; a bad file changes nothing', async () => {
+test('a reload adds, removes, resizes and changes pools while others serve, and an invalid file changes nothing', async () => {
   const text = (size: number, extra = '') =>
     `text: { app: text:app, python: ${python}, cwd: ${examples}, size: ${size}${extra} }`;
   const faults = `faults: { app: faults:app, python: ${python}, cwd: ${examples} }`;
@@ -141,7 +141,7 @@ test('reload: pools come, go, grow and change while others serve on; a bad file 
   );
 });
 
-test('a worker that asks for it is replaced at once, each time: no failure, and no request is lost', async () => {
+test('a worker that asks for a replacement is replaced at once each time, without failures or lost requests', async () => {
   await start(`
 p:
   app: awkward:app

@@ -27,7 +27,7 @@ afterAll(async () => {
 
 const configError = async () => (await agent.json<{ node: { config_error: string } }>('status')).node.config_error;
 
-test('a file that is no configuration is refused in words, and the agent and its workers go on', async () => {
+test('a file that is not a configuration is refused with the reason, and the agent and its workers continue', async () => {
   const file = join(agent.dir, 'pitwarden.yaml');
   const before = await agent.workers('text');
   const refused = async (expected: RegExp): Promise<void> => {
@@ -50,7 +50,7 @@ test('a file that is no configuration is refused in words, and the agent and its
   expect((await agent.workers('text')).map(({ pid }) => pid)).toContain(before[0]?.pid);
 });
 
-test('a key that takes effect with the next start is named in the log and in status', async () => {
+test('a key that takes effect at the next start is named in the log and in status', async () => {
   const file = join(agent.dir, 'pitwarden.yaml');
   writeFileSync(file, `node: { id: another }\npools: { ${text('size: 2')} }`);
   agent.signal('SIGHUP');
@@ -61,7 +61,7 @@ test('a key that takes effect with the next start is named in the log and in sta
   await untilLogged(agent, /"level":"?(40|warn)"?.*restart_needed/);
 });
 
-test('a request with a deadline a year away costs no timer that fires all the time', async () => {
+test('a request with a deadline a year away does not cause a busy timer', async () => {
   const reloads = () => agent.output().split('"pool_changed"').length;
   const before = reloads();
   agent.config(text('size: 2, request: { timeout: 365d }'));
@@ -72,7 +72,7 @@ test('a request with a deadline a year away costs no timer that fires all the ti
   expect(agent.output()).not.toContain('TimeoutOverflowWarning');
 });
 
-test('workers that run take the orphan_timeout and the drain of a reload', async () => {
+test('running workers apply the orphan_timeout and the drain timeout of a reload', async () => {
   const other = await startAgent(text('size: 1'));
   await untilReady(other, 'text', 1);
   other.config(text('size: 1, orphan_timeout: 1s, drain: { timeout: 1s, kill_after: 1m }'));

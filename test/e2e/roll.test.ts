@@ -39,7 +39,7 @@ async function start(pools: string): Promise<void> {
   client = connect(agent.socket);
 }
 
-test('roll replaces every worker under load, loses no request, and shows how far it is', async () => {
+test('a roll replaces every worker under load without losing a request, and shows its progress', async () => {
   await start(text('size: 3'));
   const before = await untilReady(agent, 'text', 3);
   let rolling = true;
@@ -104,7 +104,7 @@ async function expectReplacedOnce(before: readonly { readonly worker_id: string 
   expect(after.map(({ generation }) => generation)).toEqual([2, 2, 2]);
 }
 
-test('the agent is killed in the midst of a roll: the next one goes on with it, and who watched sees it done', async () => {
+test('if the agent is killed during a roll, the next agent continues it, and its watcher sees it done', async () => {
   await start(slow);
   const before = await untilReady(agent, 'slow', 3);
   const rolled = agent.cli('roll', 'slow');
@@ -141,7 +141,7 @@ test('the agent is killed in the midst of a roll: the next one goes on with it, 
   });
 });
 
-test('a roll goes on over a handover; its caller waits in the lent socket for the next agent', async () => {
+test('a roll continues over a handover while its caller waits in the systemd socket for the next agent', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   writeFileSync(join(dir, 'pitwarden.yaml'), `pools:\n${slow.replace(/^(?=.)/gm, '  ')}`);
   const flags = ['--runtime-dir', join(dir, 'run'), '--state-dir', join(dir, 'state'), '--http', '127.0.0.1:0'];
@@ -162,7 +162,7 @@ test('a roll goes on over a handover; its caller waits in the lent socket for th
   await expectReplacedOnce(before);
 });
 
-test('a changed config that does not start is given up for the last good one, which serves on', async () => {
+test('a changed config that does not start is abandoned for the last good one, which keeps serving', async () => {
   await start(text('size: 2'));
   await untilReady(agent, 'text', 2);
   agent.config(text('size: 2', 'nothing_here:app'));
@@ -187,7 +187,7 @@ test('a changed config that does not start is given up for the last good one, wh
   await client.execute('text', 'count_words', ['a b']);
 });
 
-test('roll is paused, resumed and aborted; what cannot be is told', async () => {
+test('a roll can be paused, resumed and aborted, and an impossible change is refused with the reason', async () => {
   await start(text('size: 2', 'faults:app'));
   await untilReady(agent, 'text', 2);
   // An old worker that still serves keeps its token: the roll cannot be over before it is aborted.
@@ -217,7 +217,7 @@ test('roll is paused, resumed and aborted; what cannot be is told', async () => 
   await served;
 });
 
-test('a worker is ready only when its warm-up is done; one that fails it is no worker', async () => {
+test('a worker is ready only after its warm-up, and not if the warm-up fails', async () => {
   const pool = (warmUp: string) => `
 slow:
   app: faults:app
@@ -247,7 +247,7 @@ slow:
   );
 });
 
-test('a progress bar is one line that changes, on a terminal', async () => {
+test('on a terminal a progress bar is one line that is overwritten', async () => {
   await start(text('size: 1'));
   await untilReady(agent, 'text', 1);
   const { spawnSync } = await import('node:child_process');

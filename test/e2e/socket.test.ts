@@ -40,13 +40,13 @@ afterAll(async () => {
   rmSync(above, { recursive: true });
 });
 
-test('workers, the command line and the Python client find each other at any path', async () => {
+test('workers, the command line and the Python client find the agent at any socket path', async () => {
   expect(await agent.cli('call', 'other', 'slot')).toMatchObject({ code: 0, stdout: '0\n' });
   const script = 'import pitwarden, sys; print(pitwarden.Client(sys.argv[1]).call("other", "slot"))';
   expect(await runProcess(python, ['-c', script, agent.socket])).toMatchObject({ code: 0, stdout: '0\n' });
 });
 
-test('the address that the agent prints is what clients and the command line take', async () => {
+test('the address that the agent prints is accepted by clients and the command line', async () => {
   const address = /gRPC at (unix:[^\s"]+)/.exec(agent.output())?.[1] ?? '';
   const script = 'import pitwarden, sys; print(pitwarden.Client(sys.argv[1]).call("other", "slot"))';
   expect(await runProcess(python, ['-c', script, address])).toMatchObject({ code: 0, stdout: '0\n' });
@@ -55,7 +55,7 @@ test('the address that the agent prints is what clients and the command line tak
   expect(called).toMatchObject({ code: 0, stdout: '0\n' });
 });
 
-test('a Client in a worker calls the agent of that worker', async () => {
+test("a Client in a worker calls that worker's agent", async () => {
   const { stdout, stderr } = await agent.cli('call', 'asking', 'ask');
   expect({ stderr, answer: JSON.parse(stdout || 'null') }).toEqual({
     stderr: '',
@@ -63,7 +63,7 @@ test('a Client in a worker calls the agent of that worker', async () => {
   });
 });
 
-test("only the agent's own user may call, and the command line dials nothing that others could have put there", async () => {
+test("only the agent's own user may call, and the command line dials no socket that others could have created", async () => {
   expect((statSync(agent.socket).mode & 0o777).toString(8)).toBe('600');
   const open = join(above, 'open');
   mkdirSync(open);

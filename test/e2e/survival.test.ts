@@ -91,7 +91,7 @@ async function again(ask: () => Promise<Answer>): Promise<Answer> {
 const runsIn = (path: string): number => (existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n').length : 0);
 const stateDir = (): string => join(agent.dir, 'state');
 
-test('kill -9 of the agent: the next one has the same workers, and they are whole', async () => {
+test('after kill -9 of the agent the next one has the same workers, and they work', async () => {
   const pools = survivor('size: 3\n  recycle: { max_requests: 6, jitter: 0, min_lifetime: off }');
   await start(pools);
   const before = await untilReady(agent, 'p', 3);
@@ -137,7 +137,7 @@ test('kill -9 of the agent: the next one has the same workers, and they are whol
   );
 });
 
-test('an answer that left the agent and was not read when the agent died does not run again', async () => {
+test('an answer that the agent sent but its caller had not read when the agent died does not run again', async () => {
   const pools = survivor('size: 1');
   await start(pools);
   await untilReady(agent, 'p', 1);
@@ -165,7 +165,7 @@ test('an answer that left the agent and was not read when the agent died does no
   expect(runsIn(file)).toBe(3);
 });
 
-test('the exit of an adopted worker is noticed at once, and its place filled', async () => {
+test('the exit of an adopted worker is noticed at once, and its slot filled', async () => {
   const pools = survivor('restart: { backoff: { min: 50ms } }');
   await start(pools);
   const [first] = await untilReady(agent, 'p', 1);
@@ -177,7 +177,7 @@ test('the exit of an adopted worker is noticed at once, and its place filled', a
   await until(async () => (await agent.workers('p')).some(({ generation }) => generation === 2), 'another one');
 });
 
-test('one that was starting when its agent died comes up for the next', async () => {
+test('a worker that was starting when its agent died becomes ready under the next', async () => {
   const pools = `
 slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: { SECONDS: '4' } }
 `;
@@ -189,7 +189,7 @@ slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: 
   expect([after?.pid, after?.generation]).toEqual([before?.pid, 1]);
 });
 
-test('a replacement that was under way when its agent died takes over under the next', async () => {
+test('a replacement that was starting when its agent died takes over under the next', async () => {
   const pools = `
 slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: { SECONDS: '3' }, start: { timeout: 30s } }
 `;
@@ -211,7 +211,7 @@ slow: { app: slow_start:app, python: ${python}, cwd: ${root}test/fixtures, env: 
   );
 });
 
-test('one that died while no agent was there is forgotten, with what it left, and then its place is filled', async () => {
+test('a worker that died while no agent ran is forgotten after a sweep, and then its slot is filled', async () => {
   const pools = survivor('size: 2\n  recycle: {max_surge: 0, max_unavailable: 1}');
   await start(pools);
   const [first, second] = await untilReady(agent, 'p', 2);
@@ -223,7 +223,7 @@ test('one that died while no agent was there is forgotten, with what it left, an
   await untilLogged(agent, /1 adopted, 0 ended, because their pool was removed, 1 had exited/);
 });
 
-test('one whose pool is gone from the config is ended', async () => {
+test('a worker whose pool was removed from the config is ended', async () => {
   await start(survivor() + survivor('', 'q'));
   const [mine] = await untilReady(agent, 'p', 1);
   const [other] = await untilReady(agent, 'q', 1);
@@ -232,7 +232,7 @@ test('one whose pool is gone from the config is ended', async () => {
   expect(processesOf(agent.dir)).toContain(mine?.pid);
 });
 
-test('a size that was ordered outlives the agent that was told, until the config asks for another', async () => {
+test('an ordered size outlives the agent, until the config asks for another one', async () => {
   await start(survivor('size: 1'));
   await agent.cli('scale', 'p', '3');
   const before = await untilReady(agent, 'p', 3);
@@ -243,7 +243,7 @@ test('a size that was ordered outlives the agent that was told, until the config
   await untilReady(agent, 'p', 2);
 });
 
-test('a second agent on the same state directory refuses to start, and says which pid holds it', async () => {
+test('a second agent on the same state directory refuses to start, with the pid that holds it', async () => {
   await start(survivor());
   const flags = ['--runtime-dir', join(agent.dir, 'other'), '--state-dir', stateDir(), '--http', '127.0.0.1:0'];
   const config = join(agent.dir, 'pitwarden.yaml');
@@ -258,8 +258,8 @@ test('a second agent on the same state directory refuses to start, and says whic
   expect(stderr).toContain(`pid ${agent.pid}`);
 });
 
-describe('a request that was named, when the agent dies', () => {
-  test('runs on, and its one result is for who asks again', async () => {
+describe("when the agent dies, a request with a caller's id", () => {
+  test('keeps running, and its single result goes to the caller that asks again', async () => {
     await start(survivor());
     await untilReady(agent, 'p', 1);
     const file = join(agent.dir, 'runs');
@@ -272,7 +272,7 @@ describe('a request that was named, when the agent dies', () => {
     expect(runsIn(file)).toBe(1);
   });
 
-  test('ends while no agent is there, and its result is kept', async () => {
+  test('may end while no agent runs, and its result is kept', async () => {
     await start(survivor());
     await untilReady(agent, 'p', 1);
     const file = join(agent.dir, 'runs');
@@ -296,7 +296,7 @@ describe('a request that was named, when the agent dies', () => {
     expect(runsIn(file)).toBe(2);
   });
 
-  test('streams from its first value', async () => {
+  test('streams again from its first value', async () => {
     await start(survivor());
     await untilReady(agent, 'p', 1);
     const file = join(agent.dir, 'runs');
@@ -316,7 +316,7 @@ describe('a request that was named, when the agent dies', () => {
     expect(runsIn(file)).toBe(1);
   });
 
-  test('the Python client and the command line ask again by themselves', async () => {
+  test('is repeated by the Python client and the command line on their own', async () => {
     await start(survivor('size: 3'));
     await untilReady(agent, 'p', 3);
     const files = ['python', 'cli', 'stream'].map((name) => join(agent.dir, name));
@@ -340,7 +340,7 @@ with pitwarden.Client(sys.argv[1]) as client:
   });
 });
 
-test('a connection that breaks while the agent lives: the request goes on for who asks again', async () => {
+test('if only the connection breaks, a request continues for a caller that asks again', async () => {
   await start(survivor());
   await untilReady(agent, 'p', 1);
   const file = join(agent.dir, 'runs');
@@ -377,7 +377,7 @@ test('Ctrl-C on a call cancels the request', async () => {
   await until(async () => (await inFlight()) === 0, 'it to be cancelled', undefined, 5_000);
 });
 
-test('what a worker writes while no agent is there is in the log of the next', async () => {
+test('output that a worker writes while no agent runs is logged by the next agent', async () => {
   await start(survivor());
   await untilReady(agent, 'p', 1);
   void client.execute('p', 'speak', ['hear me', 0.05, 30], { request_id: 'mine' }).catch(() => undefined);
@@ -393,7 +393,7 @@ test('what a worker writes while no agent is there is in the log of the next', a
   expect([...new Set(heard)]).toEqual(Array.from({ length: 30 }, (_, turn) => turn));
 });
 
-test('an agent that was stopped for long, and continued, kills nobody for it', async () => {
+test('an agent that was stopped for long and continued blames no worker for it', async () => {
   const pools = survivor('size: 2\n  heartbeat: { interval: 200ms, timeout: 400ms, max_missed: 2, busy_limit: 1s }');
   await start(pools);
   const before = await untilReady(agent, 'p', 2);
@@ -406,7 +406,7 @@ test('an agent that was stopped for long, and continued, kills nobody for it', a
   expect(pidsOf(await untilReady(agent, 'p', 2))).toEqual(pidsOf(before));
 });
 
-describe('an agent that never comes back', () => {
+describe('if no other agent comes, workers', () => {
   const orphans = (extra = '') => survivor(`orphan_timeout: 2s\n  drain: { timeout: 2s, kill_after: 1s }\n  ${extra}`);
   const untilNoneIsLeft = async (withinMs: number): Promise<void> => {
     await until(
@@ -418,7 +418,7 @@ describe('an agent that never comes back', () => {
     rmSync(agent.dir, { recursive: true, force: true });
   };
 
-  test('its workers wait for a while, finish what they hold, and leave', async () => {
+  test('wait for a while, finish their requests, and exit', async () => {
     await start(orphans('size: 3'));
     await untilReady(agent, 'p', 3);
     const file = join(agent.dir, 'runs');
@@ -430,7 +430,7 @@ describe('an agent that never comes back', () => {
     await untilNoneIsLeft(8_000);
   });
 
-  test('those that are stuck, in Python or in C, or stopped by a signal, leave too', async () => {
+  test('exit even if they are stuck in Python or C, or stopped by a signal', async () => {
     const faults = faultsPool('size: 4\n  orphan_timeout: 2s\n  drain: { timeout: 2s, kill_after: 1s }');
     await start(faults);
     const workers = await untilReady(agent, 'faults', 4);
@@ -450,7 +450,7 @@ describe('an agent that never comes back', () => {
   });
 });
 
-test('a ledger that cannot be written stops new starts, says so, and leaves what runs alone', async () => {
+test('if the ledger cannot be written, no worker is started and the reason is shown, but running ones continue', async () => {
   await start(survivor('size: 1'));
   const [first] = await untilReady(agent, 'p', 1);
   renameSync(join(stateDir(), 'ledger'), join(stateDir(), 'elsewhere'));
@@ -471,7 +471,7 @@ test('a ledger that cannot be written stops new starts, says so, and leaves what
   expect((await agent.cli('status')).stdout).not.toContain('the ledger cannot be written');
 });
 
-test('a worker of an agent that gave it one token for life, in its environment, is taken over again and again', async () => {
+test('a worker whose agent gave it one token for life in its environment can be adopted repeatedly', async () => {
   const pools = survivor();
   await start(pools);
   const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [WorkerView];
@@ -508,7 +508,7 @@ test('a worker of an agent that gave it one token for life, in its environment, 
   }
 });
 
-test('garbage in the ledger is set aside, and its worker goes', async () => {
+test('invalid files in the ledger are set aside, and their worker is ended', async () => {
   await start(survivor());
   const [first] = await untilReady(agent, 'p', 1);
   await kill();
