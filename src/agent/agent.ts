@@ -7,7 +7,7 @@ import type { ControlSource, Listener } from '../grpc/control/source.ts';
 import { unixAddress } from '../grpc/unix-address.ts';
 import { descriptorLimit } from '../os/descriptors.ts';
 import { holdSpares } from '../os/spare-descriptors.ts';
-import type { LentSocket } from '../os/systemd.ts';
+import type { PassedSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import { adoptedOf, leftoversOf, reapLeftovers, reportAdoption } from '../workers/restore.ts';
 import { controlSource } from './control-source.ts';
@@ -59,7 +59,7 @@ export interface Agent {
 export async function startAgent(
   config: Config,
   log: Log,
-  lent: LentSocket | null,
+  passedSocket: PassedSocket | null,
   checkConfig: ControlSource['checkConfig'],
 ): Promise<Agent> {
   const startedAtMs = Date.now();
@@ -68,7 +68,7 @@ export async function startAgent(
   const checkDescriptors = createDescriptorCheck(descriptors, log);
   checkDescriptors(workersConfigured(config.node));
   holdSpares();
-  const host = await openHost(config, lent, log);
+  const host = await openHost(config, passedSocket, log);
 
   const ended = createDeferred<Ending>();
   const ready = createDeferred<void>();
@@ -96,7 +96,19 @@ export async function startAgent(
   const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
-    const surfaces = { config, core, host, servers, control, lent, started, log, descriptorPlan, opened, addresses };
+    const surfaces = {
+      config,
+      core,
+      host,
+      servers,
+      control,
+      passedSocket,
+      started,
+      log,
+      descriptorPlan,
+      opened,
+      addresses,
+    };
     await openSurfaces(surfaces);
   } catch (error) {
     await shutDown(shutdownParts, 'stopped');
@@ -120,7 +132,7 @@ export async function startAgent(
     lateMs: loop.lateMs,
     stop: (how) => {
       // New callers wait for the next agent.
-      if (lent !== null) void servers.api.retire();
+      if (passedSocket !== null) void servers.api.retire();
       loop.enqueue({ type: 'shutdown', how });
     },
     ended: ended.promise.then(async (ending) => {

@@ -11,7 +11,7 @@ import type { RuntimeDirectory } from '../os/storage/directories.ts';
 import { clearRuntimeDirectory, prepareRuntimeDirectory, prepareStateDirectory } from '../os/storage/directories.ts';
 import type { Ledger, LedgerSnapshot } from '../os/storage/ledger.ts';
 import { openLedger } from '../os/storage/ledger.ts';
-import type { LentSocket } from '../os/systemd.ts';
+import type { PassedSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Adoption } from '../workers/restore.ts';
 import { classifySurvivors } from '../workers/restore.ts';
@@ -34,13 +34,13 @@ export interface Host {
 
 /** How many foreign files a warning lists. */
 const foreignNamed = 10;
-const lentGroup =
+const ignoredGroup =
   "socket_group has no effect: the API's socket belongs to the service manager; set SocketGroup= and SocketMode= in its unit";
 
 /** Prepares and locks the directories, reads the ledger, and finds out which workers of an earlier agent are alive. */
-export async function openHost(config: Config, lent: LentSocket | null, log: Log): Promise<Host> {
-  const paths = prepareRuntimeDirectory(config.runtimeDir, { lent, group: config.socketGroup, warn: log.warn });
-  if (lent !== null && config.socketGroup !== null) log.warn(lentGroup);
+export async function openHost(config: Config, passedSocket: PassedSocket | null, log: Log): Promise<Host> {
+  const paths = prepareRuntimeDirectory(config.runtimeDir, { passedSocket, group: config.socketGroup, warn: log.warn });
+  if (passedSocket !== null && config.socketGroup !== null) log.warn(ignoredGroup);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
   const ledger = openLedger(config.stateDir);
@@ -52,7 +52,7 @@ export async function openHost(config: Config, lent: LentSocket | null, log: Log
   const cgroups = openCgroups();
   log.info(cgroups.report);
   const guardian = startGuardian({ directory: config.runtimeDir, log });
-  const outputDirectory = openOutputDirectory(paths.output, { onTrouble: log.warn });
+  const outputDirectory = openOutputDirectory(paths.output, { onProblem: log.warn });
   return { paths, locks, ledger, ledgerSnapshot, adoption, notAdopted, cgroups, guardian, outputDirectory };
 }
 

@@ -48,7 +48,7 @@ function receive({ workers, dispatch, loop, nowMs }: LinkParts, workerId: string
   }
   if (frame.leaving) {
     workers.leaving(workerId);
-    loop.enqueue({ type: 'leaving', workerId, asked: frame.leaving_reason });
+    loop.enqueue({ type: 'leaving', workerId, leavingReason: frame.leaving_reason });
   }
   if (frame.replayed.length > 0) dispatch.onReplayed(workerId, frame.replayed);
   // A stream's chunks precede its result in a frame.

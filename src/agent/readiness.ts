@@ -1,10 +1,10 @@
 import type { State } from '../domain/state.ts';
 
-/** The answer of `/readyz`. `trouble`: why the runtime directory cannot be used; empty if it can. */
-export function readiness(state: State, trouble: string): { readonly ok: boolean; readonly text: string } {
+/** The answer of `/readyz`. `problem`: why the runtime directory cannot be used; empty if it can. */
+export function readiness(state: State, problem: string): { readonly ok: boolean; readonly text: string } {
   const { node, pools } = state;
   if (node.phase !== 'running') return { ok: false, text: `node is ${node.phase}` };
-  if (trouble !== '') return { ok: false, text: `the runtime directory cannot be used: ${trouble}` };
+  if (problem !== '') return { ok: false, text: `the runtime directory cannot be used: ${problem}` };
   const ready = readyWorkers(state);
   const waiting = [...pools.values()].filter((pool) => pool.size > 0 && !ready.has(pool.name)).map((pool) => pool.name);
   if (waiting.length > 0) return { ok: false, text: `no ready worker in: ${waiting.sort().join(', ')}` };

@@ -11,7 +11,7 @@ import type { Log } from '../telemetry/log.ts';
  */
 export interface RuntimeWatch {
   /** What is wrong, as a message for users; empty if nothing is. */
-  trouble(): string;
+  problem(): string;
   close(): void;
 }
 
@@ -19,7 +19,7 @@ export interface RuntimeWatchOptions {
   readonly directory: string;
   readonly paths: RuntimeDirectory;
   /** The API's socket if the service manager passed one; null if the agent created it. */
-  readonly lent: { readonly path: string } | null;
+  readonly passedSocket: { readonly path: string } | null;
   /** The group that may use the API's socket; null: none. */
   readonly group: number | null;
   readonly log: Pick<Log, 'warn' | 'error'>;
@@ -37,11 +37,11 @@ interface OwnSocket {
 
 /** Call this once the sockets exist. */
 export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
-  const { directory, paths, lent, group, log } = options;
+  const { directory, paths, passedSocket, group, log } = options;
   const socketOf = (path: string, bind: () => Promise<void>): OwnSocket => ({ path, inode: inodeOf(path), bind });
   const link = socketOf(paths.linkSocket, options.bindLink);
-  const sockets = lent === null ? [socketOf(paths.apiSocket, options.bindApi), link] : [link];
-  let trouble = '';
+  const sockets = passedSocket === null ? [socketOf(paths.apiSocket, options.bindApi), link] : [link];
+  let problem = '';
   let looking = false;
   let closed = false;
 
@@ -49,13 +49,13 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
     const lost = sockets.filter(({ path, inode }) => inodeOf(path) !== inode);
     const isLocked = lockHolder(directory) !== 'nobody or another';
     if (lost.length > 0 || !isLocked) await restore(lost, isLocked);
-    if (lent !== null && lent.path !== '' && inodeOf(lent.path) === undefined) {
-      throw new Error(`${lent.path}, the service manager's socket, is gone: restart its socket unit`);
+    if (passedSocket !== null && passedSocket.path !== '' && inodeOf(passedSocket.path) === undefined) {
+      throw new Error(`${passedSocket.path}, the service manager's socket, is gone: restart its socket unit`);
     }
   };
 
   const restore = async (lost: readonly OwnSocket[], isLocked: boolean): Promise<void> => {
-    prepareRuntimeDirectory(directory, { lent, group, warn: log.warn });
+    prepareRuntimeDirectory(directory, { passedSocket, group, warn: log.warn });
     // Throws if another agent has locked the directory meanwhile.
     if (!isLocked) lockDirectory(directory);
     for (const socket of lost) {
@@ -76,17 +76,17 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
         () => '',
         (error: unknown) => (error instanceof Error ? error.message : String(error)),
       )
-      .then((problem) => {
+      .then((current) => {
         looking = false;
         if (closed) return;
-        if (problem !== '' && problem !== trouble) log.error(`the runtime directory cannot be used: ${problem}`);
-        trouble = problem;
+        if (current !== '' && current !== problem) log.error(`the runtime directory cannot be used: ${current}`);
+        problem = current;
       });
   }, lookEveryMs);
   timer.unref();
 
   return {
-    trouble: () => trouble,
+    problem: () => problem,
     close: () => {
       closed = true;
       clearInterval(timer);

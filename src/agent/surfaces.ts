@@ -6,7 +6,7 @@ import { controlService } from '../grpc/control/service.ts';
 import type { ControlSource } from '../grpc/control/source.ts';
 import { executionService } from '../grpc/execution/service.ts';
 import { systemClock } from '../os/clock.ts';
-import type { LentSocket } from '../os/systemd.ts';
+import type { PassedSocket } from '../os/systemd.ts';
 import { startHttp } from '../telemetry/http.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Core } from './core.ts';
@@ -27,7 +27,7 @@ export interface SurfaceParts {
   readonly servers: Servers;
   readonly control: ControlSource;
   /** The API's socket if the service manager passed one; null if the agent creates it. */
-  readonly lent: LentSocket | null;
+  readonly passedSocket: PassedSocket | null;
   /** Calls of Control wait for this. */
   readonly started: Deferred<void>;
   readonly log: Log;
@@ -39,7 +39,7 @@ export interface SurfaceParts {
 
 /** Adds the services to the servers, adopts the survivors, and listens: for callers first, for workers last. */
 export async function openSurfaces(parts: SurfaceParts): Promise<void> {
-  const { config, core, host, servers, lent, log, opened, addresses } = parts;
+  const { config, core, host, servers, passedSocket, log, opened, addresses } = parts;
   addServices(parts);
   // Before callers can connect: a request must find its pool, and wait for survivors that may have it already.
   for (const pool of config.node.pools.values()) core.dispatch.setPool(pool.name, limitsOf(pool));
@@ -49,8 +49,8 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
     // A worker that was not ready has never had a request.
     if (survivor.entry.state === 'ready') core.dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
   }
-  if (lent === null) await servers.bindApi();
-  else await servers.api.bindDescriptor(lent.fd);
+  if (passedSocket === null) await servers.bindApi();
+  else await servers.api.bindDescriptor(passedSocket.fd);
   if (config.listen !== null) addresses.listenAddress = await servers.bindTcp(config.listen);
   addGauges(parts);
   if (config.http !== null) {
@@ -61,7 +61,7 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
   await servers.bindLink();
   const { runtimeDir: directory, socketGroup: group } = config;
   const { bindApi, bindLink } = servers;
-  opened.runtime = watchRuntime({ directory, paths: host.paths, lent, group, log, bindApi, bindLink });
+  opened.runtime = watchRuntime({ directory, paths: host.paths, passedSocket, group, log, bindApi, bindLink });
 }
 
 function addServices({ config, core, servers, control, started }: SurfaceParts): void {
@@ -105,7 +105,7 @@ function openHttp(parts: SurfaceParts, address: NonNullable<Config['http']>) {
     health: () => loopHealth(core.loop.lateMs()),
     readiness: () =>
       started.isResolved()
-        ? readiness(core.loop.state(), opened.runtime?.trouble() ?? '')
+        ? readiness(core.loop.state(), opened.runtime?.problem() ?? '')
         : { ok: false, text: 'the agent is starting' },
   };
   return startHttp(address, source, {

@@ -11,7 +11,7 @@ import { formatProblems } from '../config/problem.ts';
 import { isJournal } from '../os/output/journal.ts';
 import { exitProcess } from '../os/process/exit.ts';
 import { ignoreSignals } from '../os/process/signals.ts';
-import type { LentSocket } from '../os/systemd.ts';
+import type { PassedSocket } from '../os/systemd.ts';
 import { openServiceManager } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import { createLog } from '../telemetry/log.ts';
@@ -87,7 +87,7 @@ function handleCrashes(log: Log): void {
 }
 
 /** The socket named `api`, or the only one; null if the agent creates its own. */
-function apiSocketOf(sockets: readonly LentSocket[]): LentSocket | null {
+function apiSocketOf(sockets: readonly PassedSocket[]): PassedSocket | null {
   if (sockets.length <= 1) return sockets[0] ?? null;
   const api = sockets.filter(({ name }) => name === 'api');
   if (api.length === 1 && api[0] !== undefined) return api[0];

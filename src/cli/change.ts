@@ -4,7 +4,7 @@ import { CliError, exitCode } from './exit.ts';
 import { listPools, listWorkers } from './lists.ts';
 import { ownName, shellWord } from './own-name.ts';
 import { print, printJson } from './print.ts';
-import { word } from './table.ts';
+import { enumLabel } from './table.ts';
 import type { NodeView, PoolView, WorkerView } from './views.ts';
 
 /** Commands that change what runs. Each prints what was accepted; `workers` and `events` show the effects. */
@@ -20,8 +20,8 @@ export async function scale(pool: string, size: string, options: ChangeOptions):
     throw new CliError(exitCode.usage, `SIZE: expected a whole number of at most 9 digits, got "${size}"`);
   await change(options, async (agent) => {
     const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
-    const still = word(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';
-    return { view: scaled, words: `pool ${pool}: size ${scaled.size}${still}` };
+    const still = enumLabel(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';
+    return { view: scaled, text: `pool ${pool}: size ${scaled.size}${still}` };
   });
 }
 
@@ -31,7 +31,7 @@ export async function start(pool: string, options: ChangeOptions): Promise<void>
       pool,
     });
     const worker = started.worker_id === '' ? `slot ${started.slot}, when its turn comes` : started.worker_id;
-    return { view: started, words: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
+    return { view: started, text: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
   });
 }
 
@@ -55,7 +55,7 @@ export async function drain(
     if (pool === undefined)
       return describeWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0] }));
     const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool });
-    return { view: drained, words: `pool ${pool}: ${word(drained.state)}` };
+    return { view: drained, text: `pool ${pool}: ${enumLabel(drained.state)}` };
   });
 }
 
@@ -69,16 +69,16 @@ export async function resume(pool: string | undefined, options: ChangeOptions): 
 async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
   const pools = await listPools(agent);
-  const drained = pools.filter(({ state }) => word(state) === 'draining').map(({ pool }) => pool);
+  const drained = pools.filter(({ state }) => enumLabel(state) === 'draining').map(({ pool }) => pool);
   const still = drained.map((pool) => `\npool ${pool}: still drained (${resumeHint(options, pool)})`).join('');
-  return { view, words: `${describeNode(view).words}${still}` };
+  return { view, text: `${describeNode(view).text}${still}` };
 }
 
 async function resumePool(agent: Connection, pool: string, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<PoolView>('Control', 'ResumePool', { pool });
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
-  const still = word(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
-  return { view, words: `pool ${pool}: ${word(view.state)}${still}` };
+  const still = enumLabel(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
+  return { view, text: `pool ${pool}: ${enumLabel(view.state)}${still}` };
 }
 
 /** A command to paste into a shell. */
@@ -97,20 +97,20 @@ export async function recycle(target: string, options: ChangeOptions): Promise<v
     const views: WorkerView[] = [];
     for (const worker_id of workers)
       views.push(await agent.call<WorkerView>('Control', 'RecycleWorker', { worker_id }));
-    return { view: views, words: views.map((view) => describeWorker(view).words).join('\n') };
+    return { view: views, text: views.map((view) => describeWorker(view).text).join('\n') };
   });
 }
 
 /** The agent's answer, and the same for users. */
 interface Changed {
   readonly view: object;
-  readonly words: string;
+  readonly text: string;
 }
 
 async function change(options: ChangeOptions, ask: (agent: Connection) => Promise<Changed>): Promise<void> {
-  const { view, words } = await withAgent(options.socket, ask);
+  const { view, text } = await withAgent(options.socket, ask);
   if (options.json === true) printJson(view);
-  else print(words);
+  else print(text);
 }
 
 /**
@@ -135,15 +135,15 @@ async function find(agent: Connection, target: string): Promise<{ pool?: string;
   const pools = await listPools(agent);
   if (!pools.some((pool) => pool.pool === target)) return { workers: [await workerIdOf(agent, target)] };
   const workers = await listWorkers(agent, target);
-  const serving = workers.filter((worker) => ['starting', 'ready'].includes(word(worker.state)));
+  const serving = workers.filter((worker) => ['starting', 'ready'].includes(enumLabel(worker.state)));
   return { pool: target, workers: serving.map((worker) => worker.worker_id) };
 }
 
 function describeWorker(view: WorkerView): Changed {
   const reason = view.reason === '' ? '' : ` (${view.reason})`;
-  return { view, words: `worker ${view.worker_id}: ${word(view.state)}${reason}` };
+  return { view, text: `worker ${view.worker_id}: ${enumLabel(view.state)}${reason}` };
 }
 
 function describeNode(view: NodeView): Changed {
-  return { view, words: `node ${view.node_id}: ${word(view.state)}` };
+  return { view, text: `node ${view.node_id}: ${enumLabel(view.state)}` };
 }

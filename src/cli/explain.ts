@@ -2,7 +2,7 @@ import { printableEntry, printableLine } from '../domain/printable.ts';
 import { withAgent } from './connect.ts';
 import { print, printJson } from './print.ts';
 import { progressWords } from './progress.ts';
-import { table, word } from './table.ts';
+import { enumLabel, table } from './table.ts';
 import type { EvidenceView, ExitView, ExplanationView, RequestNoteView } from './views.ts';
 
 /** Shows why a worker counts as well or not; for an ended worker how it ended, and what it was doing before. */
@@ -13,7 +13,9 @@ export async function explain(workerId: string, options: { readonly socket?: str
   if (options.json === true) return printJson(explanation);
   const { worker, exit } = explanation;
   if (worker !== null) {
-    print(`${worker.worker_id}  ${word(worker.state)}  ${word(explanation.health)}: ${explanation.because}\n`);
+    print(
+      `${worker.worker_id}  ${enumLabel(worker.state)}  ${enumLabel(explanation.health)}: ${explanation.because}\n`,
+    );
     print(
       table(
         ['SIGNAL', 'SEEN'],

@@ -6,7 +6,7 @@ import { shortLine } from './excerpt.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName, shellWord } from './own-name.ts';
 import { print, printError, printInPlace, printJson } from './print.ts';
-import { word } from './table.ts';
+import { enumLabel } from './table.ts';
 import type { RollView } from './views.ts';
 
 export interface RollOptions {
@@ -39,8 +39,8 @@ export async function roll(pool: string, options: RollOptions): Promise<void> {
     return;
   }
   const last = await follow(pool, options);
-  if (last === undefined || word(last.state) === 'done') return;
-  throw new CliError(exitCode.failed, `pool ${pool}: the roll ${word(last.state)}: ${last.message}`);
+  if (last === undefined || enumLabel(last.state) === 'done') return;
+  throw new CliError(exitCode.failed, `pool ${pool}: the roll ${enumLabel(last.state)}: ${last.message}`);
 }
 
 /** Shows a roll until it ends. If the agent goes, continues with the next agent. */
@@ -126,7 +126,7 @@ function show(view: RollView, { json }: RollOptions): void {
 }
 
 function isOpen({ state }: RollView): boolean {
-  return ['running', 'paused'].includes(word(state));
+  return ['running', 'paused'].includes(enumLabel(state));
 }
 
 function line(view: RollView): string {
@@ -137,5 +137,5 @@ function line(view: RollView): string {
   // Shows only the first line of a failure, since this line may be overwritten; the full text follows with the error.
   const why = view.message === '' ? '' : `: ${shortLine(withoutLastLines(view.message).split('\n', 1)[0] ?? '')}`;
   const done = `${view.replaced} of ${view.total} replaced, ${view.replacing} in progress${failures}`;
-  return `${view.pool} [${bar}] ${done} (${word(view.state)}${why})`;
+  return `${view.pool} [${bar}] ${done} (${enumLabel(view.state)}${why})`;
 }

@@ -2,7 +2,7 @@ import { withAgent } from './connect.ts';
 import { excerpt } from './excerpt.ts';
 import { listPools } from './lists.ts';
 import { print, printJson } from './print.ts';
-import { age, table, word } from './table.ts';
+import { age, enumLabel, table } from './table.ts';
 import type { NodeView, PoolView } from './views.ts';
 
 /** Shows the node in one line, its pools in a table, and their problems. */
@@ -13,7 +13,7 @@ export async function status(options: { readonly socket?: string; readonly json?
   }));
   if (options.json === true) return printJson({ node, pools });
   const up = age(node.started_at_ms, Date.now());
-  print(`node ${node.node_id}  ${word(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
+  print(`node ${node.node_id}  ${enumLabel(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
   for (const warning of node.warnings) print(`warning: ${warning}`);
   if (node.ledger_error !== '') print(excerpt(`no worker can be started: ${node.ledger_error}`));
   if (node.restart_needed.length > 0)
@@ -52,7 +52,7 @@ const headings = [
 ];
 
 function row(pool: PoolView): (string | number)[] {
-  const state = pool.slots_backing_off > 0 ? `${word(pool.state)}, backing off` : word(pool.state);
+  const state = pool.slots_backing_off > 0 ? `${enumLabel(pool.state)}, backing off` : enumLabel(pool.state);
   return [
     pool.pool,
     state,

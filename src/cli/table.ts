@@ -13,7 +13,7 @@ export function table(headings: readonly string[], rows: readonly (readonly (str
 }
 
 /** `WORKER_STATE_READY` as `ready`. */
-export function word(enumName: string): string {
+export function enumLabel(enumName: string): string {
   return enumName
     .replace(/^(NODE|POOL|ROLL|WORKER)_(STATE|HEALTH)_/, '')
     .toLowerCase()

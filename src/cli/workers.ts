@@ -3,7 +3,7 @@ import { shortLine } from './excerpt.ts';
 import { listWorkers } from './lists.ts';
 import { print, printJson } from './print.ts';
 import { progressWords } from './progress.ts';
-import { age, mebibytes, table, word } from './table.ts';
+import { age, enumLabel, mebibytes, table } from './table.ts';
 import type { WorkerView } from './views.ts';
 
 /** Longer progress messages are cut to this length. */
@@ -49,8 +49,8 @@ function row(worker: WorkerView, nowMs: number): (string | number)[] {
     worker.worker_id,
     worker.generation,
     worker.pid,
-    word(worker.state),
-    word(worker.health),
+    enumLabel(worker.state),
+    enumLabel(worker.health),
     worker.reason || '-',
     age(worker.ready_at_ms, nowMs),
     worker.in_flight,

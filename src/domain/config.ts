@@ -94,16 +94,16 @@ export interface MemoryLimits {
 
 /** A text of everything in the config that reaches a worker's process. If it changes, running workers are outdated. */
 export function workerFingerprint(pool: PoolConfig): string {
-  let words = fingerprints.get(pool);
-  if (words === undefined) {
+  let fingerprint = fingerprints.get(pool);
+  if (fingerprint === undefined) {
     const env = Object.entries(pool.env).sort(([a], [b]) => (a < b ? -1 : 1));
     // Without limits the text equals that of releases that had none, so that an upgrade replaces no workers.
     const { pids, memoryBytes, openFiles } = pool.limits;
     const limits = pids + memoryBytes + openFiles === 0 ? [] : [[pids, memoryBytes, openFiles]];
-    words = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode, ...limits]);
-    fingerprints.set(pool, words);
+    fingerprint = JSON.stringify([pool.app, pool.python, pool.cwd, env, pool.concurrency, pool.start.mode, ...limits]);
+    fingerprints.set(pool, fingerprint);
   }
-  return words;
+  return fingerprint;
 }
 
 /** Cached: each worker asks for it in each step. A config never changes; a pool gets a new one. */

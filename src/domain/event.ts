@@ -21,10 +21,10 @@ export type Event =
   | { readonly type: 'warmed'; readonly workerId: string; readonly error: string }
   | { readonly type: 'link-closed'; readonly workerId: string }
   /**
-   * The worker takes no more requests and will exit by itself. `asked`: why its application asked for that; empty if it
+   * The worker takes no more requests and will exit by itself. `leavingReason`: why its application asked for that; empty if it
    * received a SIGTERM.
    */
-  | { readonly type: 'leaving'; readonly workerId: string; readonly asked: string }
+  | { readonly type: 'leaving'; readonly workerId: string; readonly leavingReason: string }
   | {
       readonly type: 'pong';
       readonly workerId: string;

@@ -54,11 +54,13 @@ export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Rea
  * at once. It counts as a failure only if the worker served nothing, so that an application that always leaves is not
  * restarted without a back-off.
  */
-export function retire(draft: Draft, worker: Worker, asked: string): void {
+export function retire(draft: Draft, worker: Worker, leavingReason: string): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || worker.phase !== 'ready') return;
   const message =
-    asked === '' ? 'it leaves: it received a SIGTERM that the agent did not send' : `it asks to be replaced: ${asked}`;
+    leavingReason === ''
+      ? 'it leaves: it received a SIGTERM that the agent did not send'
+      : `it asks to be replaced: ${leavingReason}`;
   record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason: 'retired', message });
   const { inFlight, completed, failed } = draft.facts.counters(worker.id) ?? noCounters;
   if (inFlight + completed + failed === 0) countFailure(draft, worker, 'retired', message);

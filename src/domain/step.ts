@@ -84,7 +84,7 @@ function apply(draft: Draft, event: Event): void {
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
     case 'leaving':
-      return withWorker(draft, event.workerId, (worker) => retire(draft, worker, event.asked));
+      return withWorker(draft, event.workerId, (worker) => retire(draft, worker, event.leavingReason));
     case 'pong':
       return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event));
     case 'sampled':

@@ -55,10 +55,11 @@ export function cause(message: string): string {
   if (at < 0) return message;
   const how = message.slice(0, at);
   const lines = message.slice(at + lastLinesHeading.length).split('\n');
-  const said = lines.findLast((line) => sentence.test(line)) ?? lines.findLast((line) => line.trim() !== '') ?? '';
+  const lastSentence =
+    lines.findLast((line) => sentence.test(line)) ?? lines.findLast((line) => line.trim() !== '') ?? '';
   const where = lines
     .map((line) => frame.exec(line)?.groups)
     .findLast((groups) => groups !== undefined && !notApplicationCode.test(groups['file'] ?? ''));
   const place = where === undefined ? '' : ` (${where['file']}, line ${where['line']})`;
-  return `${how}: ${said.trim()}${place}`;
+  return `${how}: ${lastSentence.trim()}${place}`;
 }

@@ -2,7 +2,7 @@ import { readFileSync, readlinkSync } from 'node:fs';
 import { runProcess } from './process/child-process.ts';
 
 /** A listening socket that belongs to the service manager and was passed to this process. */
-export interface LentSocket {
+export interface PassedSocket {
   readonly fd: number;
   /** FileDescriptorName= of its unit. */
   readonly name: string;
@@ -14,7 +14,7 @@ export interface LentSocket {
 export interface ServiceManager {
   /** The manager kills this process unless it receives WATCHDOG=1 at least this often; 0: no watchdog. */
   readonly watchdogMs: number;
-  readonly sockets: readonly LentSocket[];
+  readonly sockets: readonly PassedSocket[];
   /**
    * Sends a state such as `READY=1` by sd_notify(3), after all earlier ones. Settles when the manager has received it
    * or never will; at once without a manager.
@@ -47,12 +47,12 @@ export function openServiceManager(variables: Variables, failed: (message: strin
   const [listenPid, count, names] = [take('LISTEN_PID'), Number(take('LISTEN_FDS')), take('LISTEN_FDNAMES')];
   return {
     watchdogMs: watchdogPid === '' || isMeant(watchdogPid) ? watchdogMs : 0,
-    sockets: isMeant(listenPid) ? lentSockets(count, names.split(':')) : [],
+    sockets: isMeant(listenPid) ? passedSockets(count, names.split(':')) : [],
     notify: createNotify(take('NOTIFY_SOCKET'), failed),
   };
 }
 
-function lentSockets(count: number, names: readonly string[]): LentSocket[] {
+function passedSockets(count: number, names: readonly string[]): PassedSocket[] {
   return Array.from({ length: count }, (_, index) => {
     const fd = firstFd + index;
     return { fd, name: names[index] ?? '', path: pathOf(fd) };

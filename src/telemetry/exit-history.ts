@@ -11,7 +11,7 @@ export interface Exits {
 const keptPerPool = 200;
 /** Exits per pool that keep their evidence, which takes up to about 30 KiB each. */
 const evidencePerPool = 20;
-/** Pools whose exits are kept. The pool with the oldest newest exit is dropped first. */
+/** Pools whose exits are kept. The pool whose last exit is the oldest is dropped first. */
 const poolsMax = 100;
 
 export function createExits(): Exits {

@@ -119,26 +119,26 @@ function shareMetrics(source: HttpSource): HttpSource['metrics'] {
 }
 
 async function answer(source: HttpSource, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const say = (status: number, text: string, contentType = 'text/plain; charset=utf-8'): void => {
+  const respond = (status: number, text: string, contentType = 'text/plain; charset=utf-8'): void => {
     response.writeHead(status, { 'content-type': contentType, 'content-length': Buffer.byteLength(text) });
     response.end(request.method === 'HEAD' ? undefined : text);
   };
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('allow', 'GET, HEAD');
-    return say(405, `method: expected GET or HEAD, got ${request.method ?? 'nothing'}\n`);
+    return respond(405, `method: expected GET or HEAD, got ${request.method ?? 'nothing'}\n`);
   }
   const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
   const probe = { '/healthz': source.health, '/readyz': source.readiness }[path];
   if (probe !== undefined) {
     const { ok, text } = probe();
-    return say(ok ? 200 : 503, `${text}\n`);
+    return respond(ok ? 200 : 503, `${text}\n`);
   }
-  if (path !== '/metrics') return say(404, 'path: expected /metrics, /healthz or /readyz\n');
+  if (path !== '/metrics') return respond(404, 'path: expected /metrics, /healthz or /readyz\n');
   try {
     const { contentType, body } = await source.metrics();
-    say(200, body, contentType);
+    respond(200, body, contentType);
   } catch (error) {
-    say(500, `metrics: ${error instanceof Error ? error.message : String(error)}\n`);
+    respond(500, `metrics: ${error instanceof Error ? error.message : String(error)}\n`);
   }
 }
 

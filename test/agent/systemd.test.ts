@@ -63,7 +63,7 @@ describe('the watchdog', () => {
 describe('the status', () => {
   test('is sent at most once a second, and only when it has changed', () => {
     const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
     state = simulation.state;
     for (let i = 0; i < 20; i += 1) {
       changed(changes, []);
@@ -91,7 +91,7 @@ describe('the status', () => {
 test('stopping asks systemd for the time that the longest drain may take', () => {
   const simulation = new Simulation();
   const drain = { timeoutMs: 100_000, killAfterMs: 10_000 };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ drain })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ drain })) });
   state = simulation.state;
   service.stopping();
   expect(said).toEqual(['STOPPING=1', 'EXTEND_TIMEOUT_USEC=130000000']);

@@ -93,13 +93,13 @@ async function reload(name: string): Promise<Reloaded> {
   const [value, given = {}] = others[name] ?? [];
   const [before, after] = [await load(given), await load({ ...given, [name]: value })];
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: before.node });
+  simulation.apply({ type: 'config', config: before.node });
   expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
   const [worker] = simulation.ready();
   if (worker === undefined) throw new Error('expected a worker');
   simulation.actions.length = 0;
   const restartNeeded = changedSince(before.nextStart, after.nextStart);
-  simulation.tell({ type: 'config', config: after.node, restartNeeded });
+  simulation.apply({ type: 'config', config: after.node, restartNeeded });
   simulation.run(5_000);
   return { before, after, simulation, worker };
 }
@@ -117,7 +117,7 @@ const held: Readonly<Record<string, (name: string, reloaded: Reloaded) => void>>
     const told = simulation.actions.flatMap((action) => (action.type === 'record' ? [action.record] : []));
     expect(told).toMatchObject([{ kind: 'restart_needed', message: expect.stringContaining(name) }]);
     expect(after.node.pools).toEqual(before.node.pools);
-    simulation.tell({ type: 'config', config: before.node, restartNeeded: [] });
+    simulation.apply({ type: 'config', config: before.node, restartNeeded: [] });
     expect(simulation.state.node.restartNeeded).toEqual([]);
   },
   [effects.replacing]: (_, { after, simulation, worker }) => {

@@ -31,7 +31,7 @@ const base = poolConfig();
 /** A worker that has been ready since 1,000. */
 const worker: Worker = (() => {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
+  simulation.apply({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
   simulation.run(3_000, () => simulation.ready().length === 1);
   const [ready] = simulation.ready();
   if (ready === undefined) throw new Error('expected a ready worker');
@@ -374,12 +374,12 @@ test('the slope uses all points and predicts when the limit is reached', () => {
 
 test('PSS drops at once when a peak is freed, although PSS is read rarely', () => {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
+  simulation.apply({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
   simulation.run(3_000, () => simulation.ready().length === 1);
   const workerId = simulation.ready()[0]?.id ?? '';
   const sampled = (rssBytes: number, pssBytes: number) => {
     const sample = { rssBytes, pssBytes, cgroupBytes: 0, cpuMs: 0, state: 'S' };
-    simulation.tell({ type: 'sampled', workerId, sample });
+    simulation.apply({ type: 'sampled', workerId, sample });
     const { usage: now } = simulation.ready()[0] ?? worker;
     return [now.pssBytes, memoryBytes(now)];
   };
@@ -395,7 +395,7 @@ test('PSS is read again in the sample that shows that forked children have exite
   const simulation = new Simulation();
   // Eight children share nearly all of their parent's pages.
   simulation.behaviour = { ...healthy, memoryBytes: 9 * 500 * mib, pssBytes: 540 * mib };
-  simulation.tell({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
+  simulation.apply({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
   simulation.run(10_000);
   expect(simulation.ready()[0]?.usage.pssBytes).toBe(540 * mib);
   const { behaviour } = simulation.process(simulation.ready()[0]);
@@ -409,7 +409,7 @@ test('memory_floor finds the leaking worker even if its forked children have jus
   simulation.behaviour = { ...healthy, memoryBytes: 9 * 2_000 * mib, pssBytes: 2_040 * mib };
   simulation.availableBytes = 4_000 * mib;
   const config = { ...nodeConfig({ ...base, size: 1 }), memoryFloorBytes: 256 * mib };
-  simulation.tell({ type: 'config', config });
+  simulation.apply({ type: 'config', config });
   simulation.run(10_000);
   expect(simulation.ready()[0]?.usage.pssBytes).toBe(2_040 * mib);
   // It grows by less than has PSS read again.

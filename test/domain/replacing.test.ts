@@ -15,7 +15,7 @@ const hourMs = 3_600_000;
 
 function up(pool: PoolConfig, config: NodeConfig = nodeConfig(pool)): Simulation {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config });
+  simulation.apply({ type: 'config', config });
   expect(simulation.run(10_000, () => simulation.ready(pool.name).length === pool.size)).toBe(true);
   return simulation;
 }
@@ -33,7 +33,7 @@ test('a memory peak during the start that was freed does not cause a replacement
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: 3_500, memoryBytes: 500 };
   const pool = poolConfig({ size: 1, recycle: { ...base.recycle, memory } });
-  simulation.tell({ type: 'config', config: nodeConfig(pool) });
+  simulation.apply({ type: 'config', config: nodeConfig(pool) });
   simulation.run(3_300);
   change(simulation, simulation.workers()[0], { memoryBytes: 10 });
   expect(simulation.run(5_000, () => simulation.ready().length === 1)).toBe(true);
@@ -46,7 +46,7 @@ test('workers over the soft limit right after their start still serve for min_li
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: 5, memoryBytes: 500 };
   const pool = poolConfig({ size: 1, recycle: { ...base.recycle, memory, minLifetimeMs: 10_000 } });
-  simulation.tell({ type: 'config', config: nodeConfig(pool) });
+  simulation.apply({ type: 'config', config: nodeConfig(pool) });
   simulation.run(60_000);
   expect(spawns(simulation)).toBe(6);
 });
@@ -77,7 +77,7 @@ test('a memory replacement that cannot proceed does not block others', () => {
   const simulation = new Simulation();
   simulation.availableBytes = 2_000 * mib;
   simulation.behaviour = { ...healthy, memoryBytes: 30 * mib };
-  simulation.tell({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 256 * mib } });
+  simulation.apply({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 256 * mib } });
   simulation.run(5_000);
   simulation.behaviour = { ...simulation.behaviour, attachMs: never };
   simulation.die(simulation.process(simulation.ready('a')[0]), 'SIGSEGV');
@@ -100,28 +100,28 @@ test('memory for one replacement is used by only one', () => {
   const simulation = new Simulation();
   simulation.availableBytes = 8_000 * mib;
   simulation.behaviour = { ...healthy, memoryBytes: 500 * mib };
-  simulation.tell({ type: 'config', config: { ...nodeConfig(pool), memoryFloorBytes: 256 * mib } });
+  simulation.apply({ type: 'config', config: { ...nodeConfig(pool), memoryFloorBytes: 256 * mib } });
   simulation.run(10_000);
   simulation.availableBytes = 800 * mib;
   simulation.run(5_000);
-  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+  simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
   expect(simulation.workers().filter((worker) => worker.phase === 'starting')).toHaveLength(1);
 });
 
 test('a config whose warm-up fails is abandoned, and tried again when it is fixed', () => {
   const simulation = up(poolConfig({ size: 2 }));
   simulation.behaviour = { ...healthy, warmUp: 'fails' };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2, start: warmUp('x') })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 2, start: warmUp('x') })) });
   simulation.die(simulation.process(simulation.ready()[0]), 'SIGSEGV');
   expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
   // What is started now has no warm-up, which alone fails.
   expect(simulation.run(60_000, () => simulation.ready().length === 2)).toBe(true);
 
   const other = poolConfig({ size: 2, app: 'm:other', start: warmUp('x') });
-  simulation.tell({ type: 'config', config: nodeConfig(other) });
+  simulation.apply({ type: 'config', config: nodeConfig(other) });
   expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
   simulation.behaviour = { ...healthy };
-  simulation.tell({ type: 'config', config: nodeConfig({ ...other, start: warmUp('c') }) });
+  simulation.apply({ type: 'config', config: nodeConfig({ ...other, start: warmUp('c') }) });
   expect(poolOf(simulation)?.quarantine).toBe('');
   simulation.run(60_000);
   expect(lastApp(simulation)).toBe('m:other');
@@ -131,7 +131,7 @@ test('a config whose warm-up fails is abandoned, and tried again when it is fixe
 test('the last good config is started with its own timeout', () => {
   const simulation = up(poolConfig({ size: 2 }));
   const hasty = poolConfig({ size: 2, app: 'm:other', start: { ...base.start, timeoutMs: 100 } });
-  simulation.tell({ type: 'config', config: nodeConfig(hasty) });
+  simulation.apply({ type: 'config', config: nodeConfig(hasty) });
   expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
   simulation.die(simulation.process(simulation.ready()[0]), 'SIGSEGV');
   simulation.run(20);
@@ -142,7 +142,7 @@ test('an abandoned config that becomes ready after all is used again', () => {
   const recycle = { ...base.recycle, maxSurge: 4 };
   const simulation = up(poolConfig({ size: 4, recycle }));
   simulation.behaviour = { ...healthy, attachMs: 3_000 };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 4, app: 'm:other', recycle })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 4, app: 'm:other', recycle })) });
   simulation.run(10);
   const starting = simulation.workers().filter((worker) => worker.phase === 'starting');
   for (const worker of starting.slice(0, 3)) simulation.die(simulation.process(worker), null);
@@ -159,8 +159,8 @@ test('a roll fails if its config is abandoned', () => {
   const simulation = up(poolConfig({ size: 2, restart }));
   simulation.behaviour = { ...healthy, attachMs: never };
   const other = poolConfig({ size: 2, app: 'm:other', restart, start: { ...base.start, timeoutMs: 400 } });
-  simulation.tell({ type: 'config', config: nodeConfig(other) });
-  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 10 });
+  simulation.apply({ type: 'config', config: nodeConfig(other) });
+  simulation.apply({ type: 'roll', pool: 'p', maxFailures: 10 });
   expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
   expect(poolOf(simulation)?.roll).toMatchObject({ phase: 'failed', message: poolOf(simulation)?.quarantine });
 });
@@ -168,19 +168,19 @@ test('a roll fails if its config is abandoned', () => {
 test('while a roll is paused, workers are still replaced for other reasons', () => {
   const simulation = up(poolConfig({ size: 2, recycle: { ...base.recycle, maxRequests: 10 } }));
   simulation.behaviour = { ...healthy, attachMs: never };
-  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 5 });
+  simulation.apply({ type: 'roll', pool: 'p', maxFailures: 5 });
   simulation.run(10);
   simulation.die(simulation.process(simulation.workers().find((worker) => worker.phase === 'starting')), null);
   simulation.run(10);
   const rolled = simulation.ready().find((worker) => worker.due?.reason === 'roll');
-  simulation.tell({ type: 'pause-roll', pool: 'p' });
+  simulation.apply({ type: 'pause-roll', pool: 'p' });
   expect(simulation.state.workers.get(rolled?.id ?? '')?.due).toBeNull();
   simulation.behaviour = { ...healthy };
-  simulation.tell({ type: 'recycle-worker', workerId: rolled?.id ?? '' });
+  simulation.apply({ type: 'recycle-worker', workerId: rolled?.id ?? '' });
   expect(simulation.run(20_000, () => !simulation.state.workers.has(rolled?.id ?? ''))).toBe(true);
   const [other] = simulation.ready().filter((worker) => worker.generation === 1);
   simulation.process(other).counters.completed = 10;
-  simulation.tell({ type: 'budget-spent', workerId: other?.id ?? '' });
+  simulation.apply({ type: 'budget-spent', workerId: other?.id ?? '' });
   expect(simulation.run(20_000, () => !simulation.state.workers.has(other?.id ?? ''))).toBe(true);
 });
 
@@ -209,7 +209,7 @@ describe('filling a slot whose last worker has exited:', () => {
     const simulation = up(pool);
     const [first, second] = simulation.ready();
     simulation.process(first).counters.inFlight = 1;
-    simulation.tell({ type: 'recycle-worker', workerId: first?.id ?? '' });
+    simulation.apply({ type: 'recycle-worker', workerId: first?.id ?? '' });
     expect(inSlot(simulation, 0)).toMatchObject([{ phase: 'draining' }]);
     expect(waiting(simulation)).toBe(
       `slot 0 waits until nothing is left of ${first?.id} (draining) (recycle.max_surge: 0)`,
@@ -219,7 +219,7 @@ describe('filling a slot whose last worker has exited:', () => {
     expect(inSlot(simulation, 0)).toMatchObject([{ id: first?.id, phase: 'draining' }]);
     expect(inSlot(simulation, 1)).toMatchObject([{ generation: 2 }]);
     simulation.process(first).counters.inFlight = 0;
-    simulation.tell({ type: 'idle', workerId: first?.id ?? '' });
+    simulation.apply({ type: 'idle', workerId: first?.id ?? '' });
     expect(simulation.run(5_000, () => simulation.ready().length === 2)).toBe(true);
     expect(waiting(simulation)).toBe('');
   });
@@ -239,11 +239,11 @@ describe('filling a slot whose last worker has exited:', () => {
   test("without surge it waits for the leftovers of an earlier agent's worker", () => {
     const simulation = new Simulation();
     const leftovers = [{ workerId: 'p-0-leftover', pool: 'p', slot: 0, generation: 1 }];
-    simulation.tell({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
+    simulation.apply({ type: 'config', config: nodeConfig(pool) }, { type: 'adopt', workers: [], leftovers });
     simulation.run(9_000);
     expect(simulation.workers()).toMatchObject([{ slot: 1, phase: 'ready' }]);
     expect(waiting(simulation)).toContain('slot 0 waits until nothing is left of p-0-leftover (of an earlier agent)');
-    simulation.tell({ type: 'leftover-swept', workerId: 'p-0-leftover' });
+    simulation.apply({ type: 'leftover-swept', workerId: 'p-0-leftover' });
     expect(simulation.run(1_000, () => simulation.ready().length === 2)).toBe(true);
   });
 
@@ -251,7 +251,7 @@ describe('filling a slot whose last worker has exited:', () => {
     const simulation = up(poolConfig({ size: 2, recycle: base.recycle }));
     const [first] = simulation.ready();
     simulation.process(first).counters.inFlight = 1;
-    simulation.tell({ type: 'recycle-worker', workerId: first?.id ?? '' });
+    simulation.apply({ type: 'recycle-worker', workerId: first?.id ?? '' });
     expect(simulation.run(5_000, () => inSlot(simulation, 0).length === 2)).toBe(true);
     expect(simulation.run(5_000, () => inSlot(simulation, 0)[0]?.phase === 'draining')).toBe(true);
     // The other slot backs off after two crashes: there is room for one more in the pool.
@@ -261,7 +261,7 @@ describe('filling a slot whose last worker has exited:', () => {
       simulation.run(50);
     }
     const second = simulation.ready().find(({ slot }) => slot === 0);
-    simulation.tell({ type: 'recycle-worker', workerId: second?.id ?? '' });
+    simulation.apply({ type: 'recycle-worker', workerId: second?.id ?? '' });
     simulation.run(300);
     expect(simulation.workers().map(({ id }) => id)).toEqual([first?.id, second?.id]);
   });

@@ -8,7 +8,7 @@ const never = Number.POSITIVE_INFINITY;
 
 function up(pool: PoolConfig): Simulation {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig(pool) });
+  simulation.apply({ type: 'config', config: nodeConfig(pool) });
   expect(simulation.run(10_000, () => simulation.ready().length === pool.size)).toBe(true);
   return simulation;
 }
@@ -21,7 +21,7 @@ function rollOf(simulation: Simulation) {
 
 const progressOf = (simulation: Simulation) => rollProgress(rollOf(simulation), simulation.state.workers.values());
 const ids = (simulation: Simulation) => simulation.workers().map(({ id }) => id);
-const begin = (simulation: Simulation) => simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+const begin = (simulation: Simulation) => simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
 const isDone = (simulation: Simulation) => () => rollOf(simulation).phase === 'done';
 const exits = (simulation: Simulation) =>
   simulation.actions.flatMap((action) => (action.type === 'keep-exit' ? [action.exit] : []));
@@ -69,11 +69,11 @@ test('a roll survives several crashes of the agent', () => {
 test('a paused roll stays paused under the next agent until it is resumed', () => {
   const simulation = up(poolConfig({ size: 2 }));
   begin(simulation);
-  simulation.tell({ type: 'pause-roll', pool: 'p' });
+  simulation.apply({ type: 'pause-roll', pool: 'p' });
   simulation.restart();
   simulation.run(60_000);
   expect(progressOf(simulation)).toMatchObject({ phase: 'paused', replaced: 1, replacing: 0 });
-  simulation.tell({ type: 'resume-roll', pool: 'p' });
+  simulation.apply({ type: 'resume-roll', pool: 'p' });
   expect(simulation.run(10_000, isDone(simulation))).toBe(true);
 });
 
@@ -81,7 +81,7 @@ test('the next agent knows how a roll ended, and replaces nothing for it', () =>
   const simulation = up(poolConfig({ size: 3 }));
   begin(simulation);
   simulation.run(1);
-  simulation.tell({ type: 'abort-roll', pool: 'p' });
+  simulation.apply({ type: 'abort-roll', pool: 'p' });
   simulation.restart();
   simulation.run(60_000);
   expect(progressOf(simulation)).toEqual({
@@ -114,7 +114,7 @@ test('workers that died while no agent ran count as replaced', () => {
 test('a roll that ends because its agent shuts down is not recorded as ended', () => {
   const simulation = up(poolConfig({ size: 2 }));
   begin(simulation);
-  simulation.tell({ type: 'shutdown', how: 'drain' });
+  simulation.apply({ type: 'shutdown', how: 'drain' });
   expect(rollOf(simulation)).toMatchObject({ phase: 'aborted', message: 'the agent stops' });
   const noted = simulation.actions.flatMap((action) => (action.type === 'note-orders' ? [action.orders] : [])).at(-1);
   expect(noted?.pools[0]?.roll?.phase).toBe('running');
@@ -129,7 +129,7 @@ test('a roll is done when its old workers have exited, and counts each of them o
   expect(simulation.run(5_000, () => simulation.ready()[0]?.generation === 2)).toBe(true);
   expect(progressOf(simulation)).toMatchObject({ phase: 'running', replaced: 0, replacing: 1 });
   simulation.process(old).counters.inFlight = 0;
-  simulation.tell({ type: 'idle', workerId: old?.id ?? '' });
+  simulation.apply({ type: 'idle', workerId: old?.id ?? '' });
   expect(simulation.run(5_000, isDone(simulation))).toBe(true);
   expect(progressOf(simulation)).toMatchObject({ total: 1, replaced: 1, replacing: 0 });
 });
@@ -138,7 +138,7 @@ test('the counts of a roll that ended early do not change when its other workers
   const simulation = up(poolConfig({ size: 3 }));
   begin(simulation);
   expect(simulation.run(5_000, () => progressOf(simulation).replaced === 1)).toBe(true);
-  simulation.tell({ type: 'abort-roll', pool: 'p' });
+  simulation.apply({ type: 'abort-roll', pool: 'p' });
   const { replaced, replacing } = progressOf(simulation);
   simulation.run(10_000);
   expect(progressOf(simulation)).toMatchObject({ replaced: replaced + replacing, replacing: 0 });

@@ -11,7 +11,7 @@ const recycling = (patch: Partial<PoolConfig['recycle']>, more: Partial<PoolConf
 /** A simulation in which this pool is up. */
 function up(pool: PoolConfig, config: NodeConfig = nodeConfig(pool)): Simulation {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config });
+  simulation.apply({ type: 'config', config });
   expect(simulation.run(10_000, () => simulation.ready(pool.name).length === pool.size)).toBe(true);
   return simulation;
 }
@@ -22,7 +22,7 @@ const count = (simulation: Simulation, type: string) =>
 describe('starting workers:', () => {
   test('at most start.parallel start at once, and the next one starts when one is ready', () => {
     const simulation = new Simulation();
-    simulation.tell({
+    simulation.apply({
       type: 'config',
       config: nodeConfig(poolConfig({ size: 5, start: { ...base.start, parallel: 2 } })),
     });
@@ -36,7 +36,7 @@ describe('starting workers:', () => {
   test('a worker that does not attach in time is killed, and its slot backs off', () => {
     const simulation = new Simulation();
     simulation.behaviour = { ...healthy, attachMs: never };
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
     simulation.run(5_100);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'start_timeout' }));
     const why = 'not ready within 5 s (start.timeout): its import or a start hook has not ended';
@@ -64,7 +64,7 @@ describe('starting workers:', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const { workerId } = simulation.process(simulation.ready()[0]);
     const exit = { code: null, signal: 'SIGSEGV' };
-    simulation.tell({ type: 'exited', workerId, exit, lastLines: [], place: 'f (/app.py, line 3)' });
+    simulation.apply({ type: 'exited', workerId, exit, lastLines: [], place: 'f (/app.py, line 3)' });
     expect(simulation.state.pools.get('p')?.lastFailure?.message).toMatch(
       /: ended by SIGSEGV, in f \(\/app.py, line 3\)$/,
     );
@@ -74,7 +74,7 @@ describe('starting workers:', () => {
     const simulation = up(poolConfig({ size: 2 }));
     simulation.behaviour = { ...healthy, shortage: 'all file descriptors are in use' };
     simulation.die(simulation.process(simulation.ready()[0]));
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2, env: { CHANGED: '1' } })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 2, env: { CHANGED: '1' } })) });
     const spawns = count(simulation, 'spawn');
     simulation.run(60_000);
     expect(count(simulation, 'spawn') - spawns).toBeLessThanOrEqual(13);
@@ -108,7 +108,7 @@ describe('a crash at import', () => {
   test('costs fewer than 15 spawns per slot in 60 s', () => {
     const simulation = new Simulation();
     simulation.behaviour = { ...healthy, attachMs: never };
-    simulation.tell({ type: 'config', config: nodeConfig(pool) });
+    simulation.apply({ type: 'config', config: nodeConfig(pool) });
     const endsAtMs = simulation.nowMs + 60_000;
     const spawned = () => simulation.workers().some((worker) => worker.pid > 0);
     while (simulation.run(endsAtMs - simulation.nowMs, spawned)) {
@@ -144,7 +144,7 @@ describe('replacing a worker:', () => {
     ]);
     expect(simulation.workers()[0]?.ending).toBe('ttl');
     simulation.process(old).counters.inFlight = 0;
-    simulation.tell({ type: 'idle', workerId: old?.id ?? '' });
+    simulation.apply({ type: 'idle', workerId: old?.id ?? '' });
     simulation.run(1_000);
     expect(simulation.workers().map(({ generation }) => generation)).toEqual([2]);
   });
@@ -182,10 +182,10 @@ describe('replacing a worker:', () => {
   test('a config change that reaches the process replaces workers, and any other does not', () => {
     const pool = poolConfig({ size: 1 });
     const simulation = up(pool);
-    simulation.tell({ type: 'config', config: nodeConfig({ ...pool, queue: { maxRequests: 3, maxBytes: 3 } }) });
+    simulation.apply({ type: 'config', config: nodeConfig({ ...pool, queue: { maxRequests: 3, maxBytes: 3 } }) });
     simulation.run(5_000);
     expect(simulation.ready()).toMatchObject([{ generation: 1, due: null }]);
-    simulation.tell({ type: 'config', config: nodeConfig({ ...pool, env: { A: 'b' } }) });
+    simulation.apply({ type: 'config', config: nodeConfig({ ...pool, env: { A: 'b' } }) });
     simulation.run(5_000);
     expect(simulation.ready()).toMatchObject([{ generation: 2 }]);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'config' }));
@@ -238,7 +238,7 @@ describe('planning replacements:', () => {
       { maxSurge: 1, maxUnavailable: 2 },
     ].map((tokens) => {
       const simulation = up(recycling(tokens, { size: 6 }));
-      simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+      simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
       const sinceMs = simulation.nowMs;
       expect(simulation.run(60_000, () => simulation.state.pools.get('p')?.roll?.phase === 'done')).toBe(true);
       return simulation.nowMs - sinceMs;
@@ -267,7 +267,7 @@ describe('planning replacements:', () => {
     const simulation = up(recycling({ maxIdleMs: 5_000 }, { size: 2 }));
     const [served] = simulation.ready();
     simulation.process(served).counters.lastEvidenceAtMs = simulation.nowMs;
-    simulation.tell({ type: 'idle', workerId: served?.id ?? '' });
+    simulation.apply({ type: 'idle', workerId: served?.id ?? '' });
     simulation.run(20_000);
     expect(simulation.ready().map((worker) => worker.generation)).toEqual([2, 1]);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'idle' }));
@@ -276,14 +276,14 @@ describe('planning replacements:', () => {
   test('a worker is ready only after its warm-up, and one whose warm-up fails is a failed start', () => {
     const pool = poolConfig({ size: 1, start: { ...base.start, warmUp: { command: 'c', payload: '[]' } } });
     const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(pool) });
+    simulation.apply({ type: 'config', config: nodeConfig(pool) });
     simulation.run(210);
     expect(simulation.workers()).toMatchObject([{ phase: 'starting', attached: true }]);
     expect(count(simulation, 'admit')).toBe(0);
     simulation.run(100);
     expect(simulation.ready()).toHaveLength(1);
     simulation.behaviour = { ...healthy, warmUp: 'fails' };
-    simulation.tell({ type: 'recycle-worker', workerId: simulation.ready()[0]?.id ?? '' });
+    simulation.apply({ type: 'recycle-worker', workerId: simulation.ready()[0]?.id ?? '' });
     simulation.run(5_000);
     expect(simulation.ready()).toMatchObject([{ generation: 1 }]);
     expect(simulation.state.pools.get('p')?.lastFailure?.message).toContain('SIGKILL');
@@ -300,7 +300,7 @@ describe('a changed config with which no worker becomes ready', () => {
   test('is abandoned for the last good one, which is used until the config changes again', () => {
     const simulation = up(poolConfig({ size: 3 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
-    simulation.tell({ type: 'config', config: nodeConfig(changed) });
+    simulation.apply({ type: 'config', config: nodeConfig(changed) });
     simulation.run(60_000);
     expect(simulation.kinds().filter((kind) => kind === 'pool_quarantined')).toHaveLength(1);
     expect(count(simulation, 'spawn')).toBe(3 + base.restart.quarantineAfter);
@@ -312,7 +312,7 @@ describe('a changed config with which no worker becomes ready', () => {
     expect(simulation.run(20_000, () => simulation.ready().length === 3)).toBe(true);
     const apps = simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action.pool.app] : []));
     expect(apps.at(-1)).toBe('m:app');
-    simulation.tell({ type: 'config', config: nodeConfig({ ...changed, app: 'm:mended' }) });
+    simulation.apply({ type: 'config', config: nodeConfig({ ...changed, app: 'm:mended' }) });
     simulation.run(60_000);
     expect(simulation.state.pools.get('p')?.quarantine).toBe('');
     const mended = simulation.state.pools.get('p')?.fingerprint;
@@ -323,7 +323,7 @@ describe('a changed config with which no worker becomes ready', () => {
     const tokens = { recycle: { ...base.recycle, maxSurge: 0, maxUnavailable: 1 } };
     const simulation = up(poolConfig({ size: 3, ...tokens }));
     simulation.behaviour = { ...healthy, attachMs: never };
-    simulation.tell({ type: 'config', config: nodeConfig({ ...changed, ...tokens }) });
+    simulation.apply({ type: 'config', config: nodeConfig({ ...changed, ...tokens }) });
     simulation.run(1_000);
     expect(simulation.run(60_000, () => simulation.state.pools.get('p')?.quarantine !== '')).toBe(true);
     expect(simulation.ready()).toHaveLength(2);
@@ -341,7 +341,7 @@ describe('a roll', () => {
 
   test('replaces all current workers, none before its replacement is ready', () => {
     const simulation = up(poolConfig({ size: 4 }));
-    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+    simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
     expect(progress(simulation)).toMatchObject({ phase: 'running', total: 4, replaced: 0, replacing: 1 });
     let least = 4;
     simulation.run(20_000, () => {
@@ -356,13 +356,13 @@ describe('a roll', () => {
 
   test('can be paused, resumed and aborted', () => {
     const simulation = up(poolConfig({ size: 4 }));
-    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
-    simulation.tell({ type: 'pause-roll', pool: 'p' });
+    simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
+    simulation.apply({ type: 'pause-roll', pool: 'p' });
     simulation.run(20_000);
     expect(progress(simulation)).toMatchObject({ phase: 'paused', replaced: 1 });
-    simulation.tell({ type: 'resume-roll', pool: 'p' });
+    simulation.apply({ type: 'resume-roll', pool: 'p' });
     simulation.run(20_000, () => progress(simulation)?.replaced === 2);
-    simulation.tell({ type: 'abort-roll', pool: 'p' });
+    simulation.apply({ type: 'abort-roll', pool: 'p' });
     simulation.run(20_000);
     expect(progress(simulation)).toMatchObject({ phase: 'aborted' });
     expect(simulation.ready().filter((worker) => worker.generation === 1).length).toBeGreaterThanOrEqual(1);
@@ -372,7 +372,7 @@ describe('a roll', () => {
   test('fails if its replacements fail, and leaves the remaining workers', () => {
     const simulation = up(poolConfig({ size: 3 }));
     simulation.behaviour = { ...healthy, spawnMs: never };
-    simulation.tell({ type: 'roll', pool: 'p', maxFailures: 2 });
+    simulation.apply({ type: 'roll', pool: 'p', maxFailures: 2 });
     simulation.run(60_000);
     expect(progress(simulation)).toMatchObject({ phase: 'failed', failures: 2, replaced: 0 });
     expect(progress(simulation)?.message).toContain('2 replacements failed');
@@ -423,7 +423,7 @@ describe('ending a worker:', () => {
     const process = simulation.process(worker);
     Object.assign(process.behaviour, { stopMs: never, termMs: never });
     process.counters.inFlight = 1;
-    simulation.tell({ type: 'drain-worker', workerId: worker?.id ?? '' });
+    simulation.apply({ type: 'drain-worker', workerId: worker?.id ?? '' });
     const times: Record<string, number> = {};
     const sinceMs = simulation.nowMs;
     simulation.run(30_000, () => {
@@ -445,7 +445,7 @@ describe('ending a worker:', () => {
       const process = simulation.process(simulation.ready()[0]);
       Object.assign(process.behaviour, { stopMs: never, termMs: never });
       const sinceMs = simulation.nowMs;
-      simulation.tell({ type: 'stop-worker', workerId: process.workerId, replace: false });
+      simulation.apply({ type: 'stop-worker', workerId: process.workerId, replace: false });
       simulation.run(100_000, () => count(simulation, 'kill') > 0);
       expect(simulation.nowMs - sinceMs).toBe(killAfterMs);
     },
@@ -455,7 +455,7 @@ describe('ending a worker:', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const process = simulation.process(simulation.ready()[0]);
     Object.assign(process.behaviour, { stopMs: 3_800, termMs: never });
-    simulation.tell({ type: 'stop-worker', workerId: process.workerId, replace: false });
+    simulation.apply({ type: 'stop-worker', workerId: process.workerId, replace: false });
     simulation.run(10_000, () => simulation.workers().length === 0);
     expect(count(simulation, 'inspect')).toBe(1);
     expect(count(simulation, 'kill')).toBe(0);
@@ -466,8 +466,8 @@ describe('ending a worker:', () => {
     const [first, second] = simulation.ready();
     for (const worker of [first, second])
       Object.assign(simulation.process(worker).behaviour, { stopMs: never, termMs: never });
-    simulation.tell({ type: 'stop-worker', workerId: first?.id ?? '', replace: false });
-    simulation.tell({ type: 'shutdown', how: 'now' });
+    simulation.apply({ type: 'stop-worker', workerId: first?.id ?? '', replace: false });
+    simulation.apply({ type: 'shutdown', how: 'now' });
     for (const worker of [first, second])
       expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, stuck: '' });
     expect(count(simulation, 'inspect')).toBe(0);
@@ -475,7 +475,7 @@ describe('ending a worker:', () => {
 
   test('scaling down drains the highest slots', () => {
     const simulation = up(poolConfig({ size: 4 }));
-    simulation.tell({ type: 'scale', pool: 'p', size: 1 });
+    simulation.apply({ type: 'scale', pool: 'p', size: 1 });
     simulation.run(1_000);
     expect(simulation.workers()).toMatchObject([{ slot: 0, phase: 'ready' }]);
   });
@@ -483,7 +483,7 @@ describe('ending a worker:', () => {
   test('a shutdown serves the queue first, then drains', () => {
     const simulation = up(poolConfig({ size: 1 }));
     simulation.queued = 3;
-    simulation.tell({ type: 'shutdown', how: 'drain' });
+    simulation.apply({ type: 'shutdown', how: 'drain' });
     simulation.run(1_000);
     expect(simulation.ready()).toHaveLength(1);
     simulation.queued = 0;
@@ -496,7 +496,7 @@ describe('ending a worker:', () => {
     simulation.queued = 3;
     simulation.process(simulation.ready()[0]).counters.inFlight = 1;
     const sinceMs = simulation.nowMs;
-    simulation.tell({ type: 'shutdown', how: 'drain' });
+    simulation.apply({ type: 'shutdown', how: 'drain' });
     simulation.run(60_000, () => simulation.finished > 0);
     expect(simulation.nowMs - sinceMs).toBeLessThan(10_200);
   });
@@ -505,12 +505,12 @@ describe('ending a worker:', () => {
     const pool = poolConfig({ size: 1 });
     const simulation = up(pool);
     simulation.process(simulation.ready()[0]).counters.inFlight = 1;
-    simulation.tell({ type: 'config', config: nodeConfig() });
+    simulation.apply({ type: 'config', config: nodeConfig() });
     expect(simulation.workers()).toMatchObject([{ phase: 'draining' }]);
-    simulation.tell({ type: 'config', config: nodeConfig(pool) });
+    simulation.apply({ type: 'config', config: nodeConfig(pool) });
     simulation.run(20_000);
     expect(simulation.ready()).toMatchObject([{ generation: 2 }]);
-    simulation.tell({ type: 'config', config: nodeConfig() });
+    simulation.apply({ type: 'config', config: nodeConfig() });
     simulation.run(1_000);
     expect(simulation.state.pools.size).toBe(0);
     expect(simulation.kinds()).toContain('pool_removed');
@@ -561,7 +561,7 @@ describe('a worker whose pings', () => {
     expect(simulation.ready()).toHaveLength(1);
     const sequence = simulation.ready()[0]?.heartbeat.sequence ?? 0;
     process.behaviour.answersPings = true;
-    simulation.tell({
+    simulation.apply({
       type: 'pong',
       workerId: process.workerId,
       sequence,
@@ -579,7 +579,7 @@ describe('a worker whose pings', () => {
       const [worker] = simulation.ready();
       const [workerId, sequence] = [worker?.id ?? '', worker?.heartbeat.sequence ?? 0];
       const reported = { running: 1, oldestMs: 0, loopLagMs };
-      simulation.tell({ type: 'pong', workerId, sequence, atMs: simulation.nowMs, reported });
+      simulation.apply({ type: 'pong', workerId, sequence, atMs: simulation.nowMs, reported });
     };
     Object.assign(simulation.process(simulation.ready()[0]).behaviour, { answersPings: false });
     const asked = (): boolean => (simulation.ready()[0]?.heartbeat.unanswered.length ?? 0) > 0;
@@ -619,8 +619,8 @@ describe('the admission of requests:', () => {
 
   test('a resumed node accepts requests again, and its workers were kept', () => {
     const simulation = up(poolConfig());
-    simulation.tell({ type: 'drain-node' });
-    simulation.tell({ type: 'resume-node' });
+    simulation.apply({ type: 'drain-node' });
+    simulation.apply({ type: 'resume-node' });
     simulation.run(10_000);
     expect(gates(simulation)).toEqual([
       [false, 'pool p is draining', false],
@@ -631,12 +631,12 @@ describe('the admission of requests:', () => {
 
   test('a pool that was drained on its own accepts requests when the pool is resumed, not the node', () => {
     const simulation = up(poolConfig());
-    simulation.tell({ type: 'drain-pool', pool: 'p' });
-    simulation.tell({ type: 'drain-node' });
-    simulation.tell({ type: 'resume-node' });
+    simulation.apply({ type: 'drain-pool', pool: 'p' });
+    simulation.apply({ type: 'drain-node' });
+    simulation.apply({ type: 'resume-node' });
     expect(gates(simulation)).toEqual([[false, 'pool p is draining', false]]);
-    simulation.tell({ type: 'resume-pool', pool: 'p' });
-    simulation.tell({ type: 'resume-pool', pool: 'p' });
+    simulation.apply({ type: 'resume-pool', pool: 'p' });
+    simulation.apply({ type: 'resume-pool', pool: 'p' });
     expect(gates(simulation)).toEqual([
       [false, 'pool p is draining', false],
       [true, '', false],
@@ -646,8 +646,8 @@ describe('the admission of requests:', () => {
 
   test('a drained pool that is scaled gets its new size at once and stays drained', () => {
     const simulation = up(poolConfig());
-    simulation.tell({ type: 'drain-pool', pool: 'p' });
-    simulation.tell({ type: 'scale', pool: 'p', size: 3 });
+    simulation.apply({ type: 'drain-pool', pool: 'p' });
+    simulation.apply({ type: 'scale', pool: 'p', size: 3 });
     simulation.run(10_000);
     expect(simulation.ready()).toHaveLength(3);
     expect(simulation.state.pools.get('p')).toMatchObject({ phase: 'draining', size: 3, open: false });
@@ -655,8 +655,8 @@ describe('the admission of requests:', () => {
 
   test('a pool of size 0 refuses its queued requests', () => {
     const simulation = up(poolConfig());
-    simulation.tell({ type: 'scale', pool: 'p', size: 0 });
-    simulation.tell({ type: 'scale', pool: 'p', size: 1 });
+    simulation.apply({ type: 'scale', pool: 'p', size: 0 });
+    simulation.apply({ type: 'scale', pool: 'p', size: 1 });
     expect(gates(simulation)).toEqual([
       [false, 'pool p has no workers: its size is 0', true],
       [true, '', false],
@@ -667,7 +667,7 @@ describe('the admission of requests:', () => {
 describe('facts in an unexpected order:', () => {
   test('an exit before the worker was ready, and a hello after a stop', () => {
     const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
     simulation.run(50);
     const [worker] = simulation.workers();
     simulation.die(simulation.process(worker), null);
@@ -678,7 +678,7 @@ describe('facts in an unexpected order:', () => {
     expect(simulation.run(5_000, isSpawned)).toBe(true);
     const [second] = simulation.workers();
     simulation.process(second).behaviour.termMs = never;
-    simulation.tell({ type: 'stop-worker', workerId: second?.id ?? '', replace: true });
+    simulation.apply({ type: 'stop-worker', workerId: second?.id ?? '', replace: true });
     simulation.run(300);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'send-stop', workerId: second?.id }));
     expect(simulation.actions).not.toContainEqual(expect.objectContaining({ type: 'admit', workerId: second?.id }));
@@ -687,7 +687,7 @@ describe('facts in an unexpected order:', () => {
   test('a link that closes without an exit stops new requests, and the worker is killed in the end', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const [worker] = simulation.ready();
-    simulation.tell({ type: 'link-closed', workerId: worker?.id ?? '' });
+    simulation.apply({ type: 'link-closed', workerId: worker?.id ?? '' });
     expect(count(simulation, 'pause')).toBe(1);
     simulation.run(5_000);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'link_lost' }));
@@ -696,28 +696,28 @@ describe('facts in an unexpected order:', () => {
 
 describe('a worker that leaves by itself', () => {
   const served = { inFlight: 1, kept: 0, completed: 3, failed: 0, lastEvidenceAtMs: 0 };
-  const left = (simulation: Simulation, asked: string): void => {
+  const left = (simulation: Simulation, leavingReason: string): void => {
     const process = simulation.process(simulation.ready()[0]);
-    simulation.tell({ type: 'leaving', workerId: process.workerId, asked });
+    simulation.apply({ type: 'leaving', workerId: process.workerId, leavingReason });
   };
   const failures = (simulation: Simulation) => simulation.state.pools.get('p')?.slots.get(0)?.failures;
 
   test.each([
     ['because its application asked to', 'the model is broken', /^it asks to be replaced: the model is broken$/],
     ['because of an external SIGTERM', '', /^it leaves: it received a SIGTERM that the agent did not send$/],
-  ])('%s is drained and replaced at once, and counts as no failure', (_, asked, message) => {
+  ])('%s is drained and replaced at once, and counts as no failure', (_, leavingReason, message) => {
     const simulation = up(poolConfig({ size: 1 }));
     for (let round = 0; round < 4; round += 1) {
       const [worker] = simulation.ready();
       const { counters } = simulation.process(worker);
       Object.assign(counters, served);
-      left(simulation, asked);
+      left(simulation, leavingReason);
       expect(simulation.workers().map(({ phase, ending }) => [phase, ending])).toEqual([
         ['draining', 'retired'],
         ['starting', null],
       ]);
       counters.inFlight = 0;
-      simulation.tell({ type: 'idle', workerId: worker?.id ?? '' });
+      simulation.apply({ type: 'idle', workerId: worker?.id ?? '' });
       expect(simulation.run(5_000, () => simulation.ready().length === 1)).toBe(true);
     }
     expect(simulation.kinds()).not.toContain('slot_backing_off');
@@ -743,9 +743,9 @@ describe('a worker that leaves by itself', () => {
     const simulation = up(poolConfig({ size: 1 }));
     const { workerId } = simulation.process(simulation.ready()[0]);
     left(simulation, 'once');
-    simulation.tell({ type: 'leaving', workerId, asked: 'twice' });
+    simulation.apply({ type: 'leaving', workerId, leavingReason: 'twice' });
     simulation.run(60_000, () => simulation.ready().length === 1);
-    simulation.tell({ type: 'leaving', workerId, asked: 'thrice' });
+    simulation.apply({ type: 'leaving', workerId, leavingReason: 'thrice' });
     expect(simulation.kinds().filter((kind) => kind === 'worker_due')).toHaveLength(1);
     expect(simulation.ready()).toHaveLength(1);
   });

@@ -131,7 +131,7 @@ export class Simulation {
   }
 
   /** Steps now with these events. */
-  tell(...events: Event[]): void {
+  apply(...events: Event[]): void {
     const before = this.state;
     for (const event of events) {
       if (event.type === 'config') this.#config = event;
@@ -167,14 +167,14 @@ export class Simulation {
       this.nowMs = Math.max(this.nowMs, atMs);
       if (next === undefined || next.atMs > this.nowMs) {
         if (idle >= 5) expect(idle, 'wake-ups in a row at one time, with nothing new').toBeLessThan(5);
-        this.tell();
+        this.apply();
         continue;
       }
       idle = 0;
       this.#later = this.#later.filter((entry) => entry !== next);
       if (next.agent !== null && next.agent !== this.#agents) continue;
       const event = next.run();
-      if (event !== undefined) this.tell(event);
+      if (event !== undefined) this.apply(event);
     }
   }
 
@@ -192,7 +192,7 @@ export class Simulation {
         process.attached = false;
       } else {
         leftovers.push({ workerId: entry.id, pool: entry.pool, slot: entry.slot, generation: entry.generation });
-        this.#tellLater(process?.behaviour.sweepMs ?? 1, () => {
+        this.#applyLater(process?.behaviour.sweepMs ?? 1, () => {
           if (process !== undefined) process.alive = false;
           this.#ledger.delete(entry.id);
           return { type: 'leftover-swept', workerId: entry.id };
@@ -204,7 +204,7 @@ export class Simulation {
     // As they are read from the disk.
     const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
     const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];
-    this.tell(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
+    this.apply(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
   }
 
   #earliest() {
@@ -237,23 +237,23 @@ export class Simulation {
     if (!process.alive) return;
     process.alive = false;
     const { workerId } = process;
-    if (process.attached) this.#tellLater(0, () => ({ type: 'link-closed', workerId }));
+    if (process.attached) this.#applyLater(0, () => ({ type: 'link-closed', workerId }));
     const exit = { code: signal === null ? 0 : null, signal };
-    this.#tellLater(1, () => ({ type: 'exited', workerId, exit, lastLines }));
+    this.#applyLater(1, () => ({ type: 'exited', workerId, exit, lastLines }));
   }
 
   /** Its link breaks, and it dials again. */
   redial(process: Process, afterMs: number): void {
     process.attached = false;
     this.#laterOf(process, afterMs, () => this.#attach(process));
-    this.tell({ type: 'link-closed', workerId: process.workerId });
+    this.apply({ type: 'link-closed', workerId: process.workerId });
   }
 
   kinds(): string[] {
     return this.actions.flatMap((action) => (action.type === 'record' ? [action.record.kind] : []));
   }
 
-  #tellLater(ms: number, run: () => Event | undefined): void {
+  #applyLater(ms: number, run: () => Event | undefined): void {
     if (ms === Number.POSITIVE_INFINITY) return;
     this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, agent: this.#agents, run });
   }
@@ -281,7 +281,7 @@ export class Simulation {
     }
     if (action.type === 'forget') this.#ledger.delete(action.workerId);
     if (action.type === 'sample-host') {
-      return this.#tellLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
+      return this.#applyLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
     }
     if (action.type === 'finish') {
       this.finished += 1;
@@ -292,7 +292,7 @@ export class Simulation {
     switch (action.type) {
       case 'ping':
         if (process?.alive && process.behaviour.answersPings) {
-          this.#tellLater(2, () => ({
+          this.#applyLater(2, () => ({
             type: 'pong',
             workerId: process.workerId,
             sequence: action.sequence,
@@ -303,7 +303,7 @@ export class Simulation {
         return;
       case 'sample':
         if (process?.alive)
-          this.#tellLater(1, () => ({
+          this.#applyLater(1, () => ({
             type: 'sampled',
             workerId: process.workerId,
             sample: this.#sample(process, action),
@@ -313,7 +313,7 @@ export class Simulation {
         const how = process?.behaviour.warmUp ?? 'never';
         if (process?.alive && how !== 'never') {
           const error = how === 'well' ? '' : 'ValueError: cold';
-          this.#tellLater(50, () => ({ type: 'warmed', workerId: action.workerId, error }));
+          this.#applyLater(50, () => ({ type: 'warmed', workerId: action.workerId, error }));
         }
         return;
       }
@@ -332,7 +332,7 @@ export class Simulation {
           this.#laterOf(process, process.behaviour.killMs, () => this.#leave(process, 'SIGKILL'));
         return;
       case 'sweep':
-        this.#tellLater(process?.behaviour.sweepMs ?? 1, () => ({
+        this.#applyLater(process?.behaviour.sweepMs ?? 1, () => ({
           type: 'gone',
           workerId: action.workerId,
           survivors: [],
@@ -362,11 +362,11 @@ export class Simulation {
     const behaviour = { ...this.behaviour };
     const { shortage } = behaviour;
     if (shortage !== undefined) {
-      this.#tellLater(1, () => ({ type: 'start-blocked', workerId, message: shortage }));
+      this.#applyLater(1, () => ({ type: 'start-blocked', workerId, message: shortage }));
       return;
     }
     if (behaviour.spawnMs === Number.POSITIVE_INFINITY) {
-      this.#tellLater(1, () => ({ type: 'spawn-failed', workerId, message: 'no such file' }));
+      this.#applyLater(1, () => ({ type: 'spawn-failed', workerId, message: 'no such file' }));
       return;
     }
     const process: Process = {
@@ -380,7 +380,7 @@ export class Simulation {
       draining: false,
     };
     this.processes.set(workerId, process);
-    this.#tellLater(behaviour.spawnMs, () => ({ type: 'spawned', workerId, pid: process.pid }));
+    this.#applyLater(behaviour.spawnMs, () => ({ type: 'spawned', workerId, pid: process.pid }));
     this.#laterOf(process, behaviour.attachMs, () => this.#attach(process));
   }
 

@@ -73,7 +73,7 @@ const pool = fc
 
 const facts: Readonly<Record<string, (workerId: string) => Event>> = {
   closed: (workerId) => ({ type: 'link-closed', workerId }),
-  leaving: (workerId) => ({ type: 'leaving', workerId, asked: 'it is worn out' }),
+  leaving: (workerId) => ({ type: 'leaving', workerId, leavingReason: 'it is worn out' }),
   pong: (workerId) => ({
     type: 'pong',
     workerId,
@@ -109,7 +109,7 @@ const fact = fc.tuple(index, fc.constantFrom(...Object.keys(facts))).map(([at, n
     const event = facts[name]?.(process?.workerId ?? 'nobody');
     // That a process that is on its way is there already is for the simulation to tell; all others come late or twice.
     const early = process?.alive === true && !process.attached && (name === 'spawned' || name === 'attached');
-    if (event !== undefined && !early) simulation.tell(event);
+    if (event !== undefined && !early) simulation.apply(event);
   }),
 );
 
@@ -140,7 +140,7 @@ const command = fc
         { type: 'abort-roll', pool: name },
       ];
       const chosen = commands[which];
-      if (chosen !== undefined) simulation.tell(chosen);
+      if (chosen !== undefined) simulation.apply(chosen);
     }),
   );
 
@@ -186,7 +186,7 @@ const work = fc.tuple(index, fc.nat({ max: 2 }), fc.nat({ max: 4 })).map(([at, i
     if (process === undefined) return;
     Object.assign(process.counters, { inFlight, lastEvidenceAtMs: simulation.nowMs });
     process.counters.completed += done;
-    simulation.tell({ type: 'budget-spent', workerId: process.workerId });
+    simulation.apply({ type: 'budget-spent', workerId: process.workerId });
   }),
 );
 
@@ -194,7 +194,7 @@ const reload = fc
   .uniqueArray(pool, { selector: ({ name }) => name, maxLength: 2 })
   .map((pools) =>
     move(`reload ${fc.stringify(pools)}`, (simulation) =>
-      simulation.tell({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 50_000_000 } }),
+      simulation.apply({ type: 'config', config: { ...nodeConfig(...pools), memoryFloorBytes: 50_000_000 } }),
     ),
   );
 
@@ -221,7 +221,7 @@ test('with events in any order the invariants hold, a calm host converges, and a
     fc.boolean(),
     (first, moves, atOnce) => {
       const simulation = new Simulation(null);
-      simulation.tell({ type: 'config', config: nodeConfig(first) });
+      simulation.apply({ type: 'config', config: nodeConfig(first) });
       for (const { play } of moves) play(simulation);
 
       // Calm: every process there is may be ended at any time, and new ones are healthy.
@@ -231,21 +231,21 @@ test('with events in any order the invariants hold, a calm host converges, and a
 
         process.counters.inFlight = 0;
       }
-      simulation.tell({ type: 'resume-node' });
-      for (const name of simulation.state.pools.keys()) simulation.tell({ type: 'resume-pool', pool: name });
+      simulation.apply({ type: 'resume-node' });
+      for (const name of simulation.state.pools.keys()) simulation.apply({ type: 'resume-pool', pool: name });
       const converged = simulation.run(120_000, () =>
         [...simulation.state.pools.values()].every(
           (each) => each.phase === 'running' && simulation.ready(each.name).length >= each.size,
         ),
       );
       expect(converged, 'a calm host has as many ready workers as each pool should').toBe(true);
-      for (const { name } of simulation.state.pools.values()) simulation.tell({ type: 'resume-roll', pool: name });
+      for (const { name } of simulation.state.pools.values()) simulation.apply({ type: 'resume-roll', pool: name });
       const rolled = simulation.run(120_000, () =>
         [...simulation.state.pools.values()].every(({ roll }) => roll === null || !isOpen(roll)),
       );
       expect(rolled, 'on a calm host each roll comes to its end').toBe(true);
 
-      simulation.tell({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
+      simulation.apply({ type: 'shutdown', how: atOnce ? 'now' : 'drain' });
       expect(
         simulation.run(120_000, () => simulation.finished > 0),
         'a shutdown comes to its end',
@@ -286,9 +286,9 @@ test('with timers from a tenth of a second to a year the invariants hold, and a 
   const moves = fc.array(anyMove, { maxLength: 30, size: 'max' });
   const property = fc.property(pool, extremes, moves, (first, extreme, played) => {
     const simulation = new Simulation(null);
-    simulation.tell({ type: 'config', config: nodeConfig(extreme(first)) });
+    simulation.apply({ type: 'config', config: nodeConfig(extreme(first)) });
     for (const { play } of played) play(simulation);
-    simulation.tell({ type: 'shutdown', how: 'now' });
+    simulation.apply({ type: 'shutdown', how: 'now' });
     // A year is not waited for.
     for (const process of simulation.processes.values()) simulation.die(process);
     simulation.run(60_000);
@@ -300,9 +300,9 @@ test('with timers from a tenth of a second to a year the invariants hold, and a 
 test('whatever happens, a follower of Watch sees what the lists show', () => {
   const property = fc.property(pool, fc.array(anyMove, { maxLength: 40, size: 'max' }), (first, moves) => {
     const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(first) });
+    simulation.apply({ type: 'config', config: nodeConfig(first) });
     for (const { play } of moves) play(simulation);
-    simulation.tell({ type: 'shutdown', how: 'drain' });
+    simulation.apply({ type: 'shutdown', how: 'drain' });
     simulation.run(30_000);
   });
   fc.assert(property, { numRuns: 150, ...timeLimit });
@@ -310,11 +310,11 @@ test('whatever happens, a follower of Watch sees what the lists show', () => {
 
 test('facts about unknown workers change nothing', () => {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig()) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig()) });
   simulation.run(5_000);
   const before = simulation.state;
   const workerId = 'p-0-nobody';
-  simulation.tell(
+  simulation.apply(
     { type: 'spawned', workerId, pid: 1 },
     {
       type: 'attached',

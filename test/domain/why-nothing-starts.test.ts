@@ -15,7 +15,7 @@ function gates(simulation: Simulation): { open: boolean; why: string; refuseQueu
 function failing(patch: Partial<PoolConfig> = {}): Simulation {
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: never };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, ...patch })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1, ...patch })) });
   return simulation;
 }
 
@@ -47,13 +47,13 @@ describe('a pool whose starts fail', () => {
     const simulation = failing();
     failStart(simulation);
     failStart(simulation);
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, app: 'mended:app' })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1, app: 'mended:app' })) });
     expect(gates(simulation).at(-1)).toMatchObject({ open: true });
   });
 
   test('keeps serving with a ready worker', () => {
     const simulation = new Simulation();
-    simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
+    simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 2 })) });
     expect(simulation.run(10_000, () => simulation.ready().length === 2)).toBe(true);
     simulation.behaviour = { ...healthy, attachMs: never };
     simulation.die(simulation.process(simulation.ready()[0]));
@@ -69,7 +69,7 @@ describe('a pool whose starts fail', () => {
     const simulation = failing();
     failStart(simulation);
     failStart(simulation);
-    simulation.tell({ type: 'drain-pool', pool: 'p' });
+    simulation.apply({ type: 'drain-pool', pool: 'p' });
     expect(gates(simulation).at(-1)).toMatchObject({ open: false, why: 'pool p is draining' });
   });
 });
@@ -77,7 +77,7 @@ describe('a pool whose starts fail', () => {
 test('a pool that keeps crashing refuses callers during a long back-off, but not shortly before the next start', () => {
   const restart = { backoffMinMs: 8_000, backoffMaxMs: 8_000, resetAfterMs: 60_000, quarantineAfter: 3 };
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, restart })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1, restart })) });
   const crash = (): void => {
     expect(simulation.run(10_000, () => simulation.ready().length === 1)).toBe(true);
     simulation.die(simulation.process(simulation.ready()[0]));
@@ -97,9 +97,9 @@ test('a pool that keeps crashing refuses callers during a long back-off, but not
 test('a pool whose first worker cannot be entered in the ledger, or lacks a host resource, refuses callers', () => {
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, spawnMs: never };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1 })) });
   const workerId = simulation.workers()[0]?.id ?? '';
-  simulation.tell({ type: 'start-blocked', workerId, message: 'ENOSPC: no space left' });
+  simulation.apply({ type: 'start-blocked', workerId, message: 'ENOSPC: no space left' });
   const why = 'pool p has no ready worker, and none can be started: ENOSPC: no space left';
   expect(gates(simulation)).toEqual([{ open: false, why, refuseQueued: true }]);
 });

@@ -8,7 +8,7 @@ import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 /** Control over a simulated node. */
 function scene(...pools: Parameters<typeof poolConfig>[0][]) {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig(...pools.map(poolConfig)) });
+  simulation.apply({ type: 'config', config: nodeConfig(...pools.map(poolConfig)) });
   simulation.run(5_000);
   const orders = { kept: Promise.resolve() };
   const source: ControlSource = {
@@ -25,7 +25,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     progressOf: () => null,
     nowMs: () => simulation.nowMs,
     toUnixMs: (ms) => ms,
-    command: (command) => simulation.tell(command),
+    command: (command) => simulation.apply(command),
     ordersKept: () => orders.kept,
     subscribe: () => () => undefined,
     commandLine: [],
@@ -101,7 +101,7 @@ test('Watch of an unknown pool fails with the names of the pools', () => {
 test("a worker shows the concurrency that it was started with, not the current config's", async () => {
   const { simulation, ask } = scene({ size: 1, concurrency: 2 });
   simulation.behaviour = { ...simulation.behaviour, attachMs: Number.POSITIVE_INFINITY };
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig({ size: 1, concurrency: 8 })) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 1, concurrency: 8 })) });
   const { workers } = (await ask('ListWorkers', {})) as { workers: { generation: number; concurrency: number }[] };
   expect(workers).toMatchObject([
     { generation: 1, concurrency: 2 },

@@ -33,7 +33,7 @@ const mebibyte = 1024 * 1024;
 /** An agent's view of one directory; `die` leaves it as a kill would. */
 function openScene(path = mkdtempSync(join(root, 'output-'))) {
   const troubles: string[] = [];
-  const directory = openOutputDirectory(path, { onTrouble: (message) => troubles.push(message) });
+  const directory = openOutputDirectory(path, { onProblem: (message) => troubles.push(message) });
   onTestFinished(() => directory.close());
   const seen = { lines: [] as string[], skipped: 0 };
   const options = {

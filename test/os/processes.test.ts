@@ -249,7 +249,7 @@ test('the runtime directory is closed to other users, and one that they could ha
   expect(prepareRuntimeDirectory(runtime)).toEqual({
     apiSocket: join(runtime, 'agent.sock'),
     linkSocket: join(runtime, 'link/link.sock'),
-    isLent: false,
+    hasPassedSocket: false,
     output: join(runtime, 'output'),
   });
   expect(statSync(join(runtime, 'link')).mode & 0o777).toBe(0o700);

@@ -80,7 +80,7 @@ for (const [what, replace] of Object.entries(replacements)) {
   test(`${what} in place of a worker's output does not keep the next agent from adopting the worker`, async () => {
     for (const name of ['w.out', 'w.err', 'w.read']) {
       const { folder } = place(name);
-      const directory = openOutputDirectory(folder, { onTrouble: () => undefined });
+      const directory = openOutputDirectory(folder, { onProblem: () => undefined });
       onTestFinished(() => directory.close());
       const told = { nowMs: () => performance.now(), onLine: () => undefined };
       const output = adoptOutput(directory, 'w', { ...told, onDropped: () => undefined, onSkipped: () => undefined });

@@ -6,7 +6,7 @@ import { spawnWorker } from '../../src/os/process/spawn-worker.ts';
 
 export function testOutput(directory: string): OutputDirectory {
   return openOutputDirectory(join(directory, 'output'), {
-    onTrouble: (message) => {
+    onProblem: (message) => {
       throw new Error(message);
     },
   });

@@ -108,7 +108,7 @@ test('the time of the last reload and the versions of the build are exported', a
 /** A simulated pool `p`, in the middle of what the test lets happen. */
 function simulated(patch: Parameters<typeof poolConfig>[0] = {}): Simulation {
   const simulation = new Simulation();
-  simulation.tell({ type: 'config', config: nodeConfig(poolConfig(patch)) });
+  simulation.apply({ type: 'config', config: nodeConfig(poolConfig(patch)) });
   simulation.run(10_000, () => simulation.ready('p').length === 2);
   return simulation;
 }
@@ -143,9 +143,9 @@ test('the gauges agree with the state: states, limits, health, the oldest reques
 
 test('a draining pool, a roll, a refused reload and a back-off are visible', async () => {
   const simulation = simulated();
-  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
-  simulation.tell({ type: 'config-refused', message: 'alas' });
-  simulation.tell({ type: 'drain-pool', pool: 'p' });
+  simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
+  simulation.apply({ type: 'config-refused', message: 'alas' });
+  simulation.apply({ type: 'drain-pool', pool: 'p' });
   simulation.run(0, () => false);
   const lines = await linesOf(simulation);
   expect(lines).toContain('pitwarden_pool_open{pool="p"} 0');
@@ -155,7 +155,7 @@ test('a draining pool, a roll, a refused reload and a back-off are visible', asy
 
   const broken = new Simulation();
   broken.behaviour = { ...broken.behaviour, attachMs: Number.POSITIVE_INFINITY };
-  broken.tell({ type: 'config', config: nodeConfig(poolConfig()) });
+  broken.apply({ type: 'config', config: nodeConfig(poolConfig()) });
   broken.run(20_000, () =>
     [...(broken.state.pools.get('p')?.slots.values() ?? [])].some((slot) => slot.nextStartAtMs > 0),
   );
@@ -165,7 +165,7 @@ test('a draining pool, a roll, a refused reload and a back-off are visible', asy
 
 test('each worker of a roll is counted once, from waiting to replaced', async () => {
   const simulation = simulated();
-  simulation.tell({ type: 'roll', pool: 'p', maxFailures: 3 });
+  simulation.apply({ type: 'roll', pool: 'p', maxFailures: 3 });
   const seen = new Set<string>();
   for (let step = 0; step < 200; step += 1) {
     simulation.run(10);

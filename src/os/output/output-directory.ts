@@ -15,7 +15,7 @@ export interface OutputDirectory {
    */
   add(workerId: string, look: () => boolean): void;
   remove(workerId: string): void;
-  onTrouble(message: string): void;
+  onProblem(message: string): void;
   /** Stops watching. The files stay for the next agent. */
   close(): void;
 }
@@ -29,8 +29,8 @@ const slowLookEveryMs = 2_000;
 /** How many reported problems are remembered; some name a worker, and workers come and go. */
 const reportedMax = 1_000;
 
-/** `onTrouble` is called once for each problem that makes output reading slower or less complete. */
-export function openOutputDirectory(path: string, options: { onTrouble(message: string): void }): OutputDirectory {
+/** `onProblem` is called once for each problem that makes output reading slower or less complete. */
+export function openOutputDirectory(path: string, options: { onProblem(message: string): void }): OutputDirectory {
   const looks = new Map<string, () => boolean>();
   let due = new Set<string>();
   let scheduled: NodeJS.Timeout | NodeJS.Immediate | null = null;
@@ -38,8 +38,8 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
   let watched: { readonly watcher: FSWatcher; readonly inode: number } | null = null;
   const reported = new Set<string>();
 
-  const onTrouble = (message: string): void => {
-    if (!reported.has(message)) options.onTrouble(message);
+  const onProblem = (message: string): void => {
+    if (!reported.has(message)) options.onProblem(message);
     if (reported.size >= reportedMax) reported.clear();
     reported.add(message);
   };
@@ -92,11 +92,11 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
     try {
       const watcher = watch(path, { persistent: false }, (_, fileName) => wake(fileName));
       watcher.on('error', (error) =>
-        onTrouble(`${path}: watching it failed, worker output is read every 2 s: ${error.message}`),
+        onProblem(`${path}: watching it failed, worker output is read every 2 s: ${error.message}`),
       );
       watched = { watcher, inode };
     } catch (error) {
-      onTrouble(`${path}: cannot watch it, worker output is read every 2 s: ${(error as Error).message}`);
+      onProblem(`${path}: cannot watch it, worker output is read every 2 s: ${(error as Error).message}`);
     }
   };
 
@@ -109,9 +109,9 @@ export function openOutputDirectory(path: string, options: { onTrouble(message: 
 
   return {
     path,
-    space: createOutputSpace({ onTrouble }),
+    space: createOutputSpace({ onProblem }),
     buffer: Buffer.allocUnsafe(pieceBytes),
-    onTrouble,
+    onProblem,
     add: (workerId, look) => {
       looks.set(workerId, look);
       if (watched === null) watchIt();

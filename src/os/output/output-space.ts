@@ -15,7 +15,7 @@ const timeoutMs = 10_000;
  * Node has no fallocate(2), so util-linux's `fallocate` punches the holes. It gets the open file, because the file's
  * name may be gone.
  */
-export function createOutputSpace({ onTrouble }: { onTrouble(message: string): void }): OutputSpace {
+export function createOutputSpace({ onProblem }: { onProblem(message: string): void }): OutputSpace {
   let works = true;
   return {
     mayPunch: () => works,
@@ -25,7 +25,7 @@ export function createOutputSpace({ onTrouble }: { onTrouble(message: string): v
       // A shortage may pass: the next try may start the process.
       if (!ok && !isShortage && works) {
         works = false;
-        onTrouble(`cannot punch holes in workers' output files, truncating them instead: fallocate: ${why}`);
+        onProblem(`cannot punch holes in workers' output files, truncating them instead: fallocate: ${why}`);
       }
       return ok;
     },

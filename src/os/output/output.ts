@@ -82,7 +82,7 @@ export function adoptOutput(directory: OutputDirectory, workerId: string, option
       return openSync(path, O_RDWR | O_NOFOLLOW | flags, 0o600);
     } catch (error) {
       if (!isGoneError(error))
-        directory.onTrouble(`cannot read the output of ${workerId}: ${(error as Error).message}`);
+        directory.onProblem(`cannot read the output of ${workerId}: ${(error as Error).message}`);
       return null;
     }
   };
@@ -122,7 +122,7 @@ function follow(directory: OutputDirectory, workerId: string, fds: Descriptors, 
         if (file?.read(directory.buffer, !finishing)) more = true;
       } catch (error) {
         files[index] = null;
-        directory.onTrouble(`stopped reading the output of ${workerId}: ${(error as Error).message}`);
+        directory.onProblem(`stopped reading the output of ${workerId}: ${(error as Error).message}`);
       }
     }
     positions.save(files);

@@ -10,11 +10,11 @@ export function resourceLimits(
   heldByCgroup: { readonly pids: boolean; readonly memory: boolean },
   tasksOfAll: number,
 ): string {
-  const words: string[] = [];
-  if (openFiles > 0) words.push(`open_files=${openFiles}`);
-  if (memoryBytes > 0 && !heldByCgroup.memory) words.push(`data_bytes=${memoryBytes}`);
-  if (pids > 0 && !heldByCgroup.pids && tasksOfAll > 0) words.push(`tasks=${tasksOfAll}`);
-  return words.join(' ');
+  const settings: string[] = [];
+  if (openFiles > 0) settings.push(`open_files=${openFiles}`);
+  if (memoryBytes > 0 && !heldByCgroup.memory) settings.push(`data_bytes=${memoryBytes}`);
+  if (pids > 0 && !heldByCgroup.pids && tasksOfAll > 0) settings.push(`tasks=${tasksOfAll}`);
+  return settings.join(' ');
 }
 
 interface LimitedPool {

@@ -8,7 +8,7 @@ export interface RuntimeDirectory {
   /** The API's socket; empty if it has no path. */
   readonly apiSocket: string;
   /** The API's socket belongs to the service manager and is not removed. */
-  readonly isLent: boolean;
+  readonly hasPassedSocket: boolean;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
   /** The directory of worker output, which only this user may enter. */
@@ -20,7 +20,7 @@ const stateRemedy = 'name another folder with --state-dir DIR (config: state_dir
 
 export interface RuntimeDirectoryOptions {
   /** The API's socket if it exists already; null: it will be created here. */
-  readonly lent?: { readonly path: string } | null;
+  readonly passedSocket?: { readonly path: string } | null;
   /** The group that may use the API's socket; null: none. */
   readonly group?: number | null;
   /** Called for each folder that was accessible to other users and has been closed to them. */
@@ -30,7 +30,7 @@ export interface RuntimeDirectoryOptions {
 /** Creates the directory with mode 0750, and refuses one that another user could have prepared. */
 export function prepareRuntimeDirectory(
   directory: string,
-  { lent = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
+  { passedSocket = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
 ): RuntimeDirectory {
   const tooLong = socketPathProblem(directory, Buffer.byteLength);
   if (tooLong !== undefined) throw new Error(`${directory}: ${tooLong}; ${runtimeRemedy}`);
@@ -46,14 +46,14 @@ export function prepareRuntimeDirectory(
       `${path} was open to other users (mode ${modeText(mode)}); it holds workers' files, so it is now closed to them`,
     );
   }
-  if (lent === null && group !== null) letGroupEnter(directory, group, warn);
-  const apiSocket = lent?.path ?? join(directory, socketNames.api);
-  for (const path of lent === null ? [apiSocket, linkSocket] : [linkSocket]) {
+  if (passedSocket === null && group !== null) letGroupEnter(directory, group, warn);
+  const apiSocket = passedSocket?.path ?? join(directory, socketNames.api);
+  for (const path of passedSocket === null ? [apiSocket, linkSocket] : [linkSocket]) {
     if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
       throw new Error(`${path}: expected a socket or nothing, got something else; ${runtimeRemedy}`);
     }
   }
-  return { apiSocket, linkSocket, isLent: lent !== null, output };
+  return { apiSocket, linkSocket, hasPassedSocket: passedSocket !== null, output };
 }
 
 export function prepareStateDirectory(directory: string): void {
@@ -69,9 +69,9 @@ export function clearRuntimeDirectory(
   paths: RuntimeDirectory,
   keep: ReadonlySet<string> = new Set(),
 ): readonly string[] {
-  const { apiSocket, linkSocket, isLent, output } = paths;
+  const { apiSocket, linkSocket, hasPassedSocket, output } = paths;
   const left: string[] = [];
-  for (const path of isLent ? [linkSocket] : [apiSocket, linkSocket]) {
+  for (const path of hasPassedSocket ? [linkSocket] : [apiSocket, linkSocket]) {
     if (!tryRemove(path, (stat) => stat.isSocket())) left.push(path);
   }
   for (const directory of [dirname(linkSocket), output]) {

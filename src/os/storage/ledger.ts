@@ -139,7 +139,7 @@ export interface Ledger {
    * is given up because of a read error.
    */
   read(): LedgerSnapshot;
-  /** Resolves when the entry is on disk. Rejects if it could not be written within 5 s. */
+  /** Resolves when the entry is on disk. Rejects if writing fails or takes longer than 5 s. */
   enter(entry: LedgerEntry): Promise<void>;
   /** Removes the entry of a worker that is gone. */
   forget(workerId: string): void;
