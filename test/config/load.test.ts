@@ -147,7 +147,7 @@ describe('a problem has its location, what was expected and what was found:', ()
     [
       'TCP on all addresses',
       'listen: 0.0.0.0:50\npools: {}',
-      [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP outside loopback needs mTLS/],
+      [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP beyond loopback needs mTLS/],
     ],
     ['a port alone', 'http: 9464\npools: {}', [/got only a port; write 127.0.0.1:9464/]],
     [
