@@ -3,7 +3,7 @@ import { createLoop, loopHealth } from '../../src/agent/loop.ts';
 import type { Facts } from '../../src/domain/event.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 
-/** A loop whose clock stands still but for `advance`, and whose steps can be made to fail. */
+/** A loop whose clock only moves by `advance`, and whose steps can be made to fail. */
 function scene(act: () => void = () => undefined) {
   let nowMs = 1_000;
   let failing = false;

@@ -6,7 +6,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { connectAgent } from '../../src/cli/connect.ts';
 import { services } from '../../src/grpc/proto.ts';
 
-/** An agent that answers every Execute. */
+/** Starts an agent that answers every Execute. */
 async function answering(): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'pw-'));
   const path = join(folder, 'agent.sock');

@@ -52,7 +52,7 @@ test('a file that takes too long is refused, and not read again until the first 
   const again = reload();
   come(named('fresh'));
   await again;
-  // What came late is as old as the reload that was refused.
+  // The late result is as old as the refused reload, so it is not used.
   expect(outcomes.slice(2)).toEqual(['took fresh']);
 });
 

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 
 const bin = new URL('../../bin/pitwarden', import.meta.url).pathname;
-/** At the end says on stderr whether gRPC, which nothing else here needs HTTP/2 for, was loaded. */
+/** Prints to stderr at exit whether gRPC was loaded: nothing else here needs HTTP/2. */
 const spy = `data:text/javascript,
   process.on('exit', () => process.stderr.write(String(process.moduleLoadList.includes('NativeModule http2'))));`;
 

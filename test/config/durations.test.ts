@@ -8,12 +8,12 @@ import { createRandom } from '../simulate/random.ts';
 import { createTrace } from '../simulate/trace.ts';
 import { loadWith, nameOf } from './loading.ts';
 
-// Every duration at its extremes is either refused in words or a pool that comes up, serves, rests and goes.
+// Every duration at its extremes is either refused, or makes a pool that starts, serves, idles and stops.
 
 const durations = allKeys().filter(({ unit }) => unit.startsWith('duration'));
 const never = Number.POSITIVE_INFINITY;
 
-/** Keys that have to follow: a rule of the schema compares them with the one that is changed. */
+/** Keys that must change too, because a rule of the schema compares them with the changed one. */
 function withCompanions(name: string, value: string): Record<string, string> {
   const last = name.split('.').at(-1) ?? '';
   if (name.includes('heartbeat')) {
@@ -57,7 +57,7 @@ function live(pool: PoolConfig | undefined): void {
   expect(host.run(10_000, () => asked.ends === 1) && asked.error, 'a request is answered').toBeUndefined();
   const { steps, nowMs } = host;
   host.run(30_000);
-  // Ten pings a second with their pongs are the busiest rest.
+  // The busiest idle pool sends ten pings a second and gets their pongs.
   expect((host.steps - steps) / (host.nowMs - nowMs), 'wake-ups a millisecond').toBeLessThan(0.06);
   host.tell({ type: 'shutdown', how: 'drain' });
   expect(

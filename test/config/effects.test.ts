@@ -8,9 +8,11 @@ import type { Worker } from '../../src/domain/state.ts';
 import { Simulation } from '../domain/simulation.ts';
 import { loadWith, nameOf } from './loading.ts';
 
-// Every key, changed by a reload while a worker runs: what its row in docs/configuration.md says is what happens.
+// Changes every key by a reload while a worker runs, and checks that it takes effect when docs/configuration.md says.
 
-/** Another value of each key, and what else has to be set for it to matter. A key that is new has no row, which fails. */
+/**
+ * Another value for each key, and what else must be set for it to matter. A new key without an entry fails the test.
+ */
 const others: Readonly<Record<string, readonly [unknown, Readonly<Record<string, unknown>>?]>> = {
   'node.id': ['other'],
   runtime_dir: ['other'],
@@ -72,7 +74,7 @@ const others: Readonly<Record<string, readonly [unknown, Readonly<Record<string,
   'pools.*.poison.after': [4],
   'pools.*.poison.for': ['1m'],
 };
-/** No other value: there is one mode only. */
+/** There is no other value: only one mode exists. */
 const single = new Set(['pools.*.start.mode']);
 
 async function load(keys: Readonly<Record<string, unknown>>): Promise<Config> {
@@ -85,7 +87,7 @@ interface Reloaded {
   readonly before: Config;
   readonly after: Config;
   readonly simulation: Simulation;
-  /** The worker that ran before, and what it was. */
+  /** The worker that ran before the reload. */
   readonly worker: Worker;
 }
 
@@ -110,12 +112,12 @@ const setPools = (simulation: Simulation) =>
 const spawned = (simulation: Simulation) =>
   simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action] : []));
 
-/** What holds after a reload, by what the schema says of the key. */
+/** What must hold after a reload, by when the key takes effect. */
 const held: Readonly<Record<string, (name: string, reloaded: Reloaded) => void>> = {
   [effects.nextStart]: (name, { before, after, simulation }) => {
     expect(simulation.state.node.restartNeeded).toEqual([name]);
-    const told = simulation.actions.flatMap((action) => (action.type === 'record' ? [action.record] : []));
-    expect(told).toMatchObject([{ kind: 'restart_needed', message: expect.stringContaining(name) }]);
+    const records = simulation.actions.flatMap((action) => (action.type === 'record' ? [action.record] : []));
+    expect(records).toMatchObject([{ kind: 'restart_needed', message: expect.stringContaining(name) }]);
     expect(after.node.pools).toEqual(before.node.pools);
     simulation.apply({ type: 'config', config: before.node, restartNeeded: [] });
     expect(simulation.state.node.restartNeeded).toEqual([]);
@@ -142,7 +144,7 @@ const held: Readonly<Record<string, (name: string, reloaded: Reloaded) => void>>
     else expect(setPools(simulation)).toEqual([poolOf(after)]);
     expect(simulation.state.pools.get('p')?.config).toEqual(poolOf(after));
     expect(simulation.ready()).toHaveLength(poolOf(after)?.size ?? 0);
-    // What is drawn or noted at birth would reach only the next worker.
+    // Values that are drawn or recorded at a worker's start would only reach the next worker.
     simulation.die(simulation.process(worker));
     simulation.run(5_000);
     const next = simulation.ready().find(({ slot }) => slot === worker.slot);
@@ -160,7 +162,7 @@ describe.each(Object.values(effects))('a key that takes effect %s', (effect) => 
   test.each(names.map(nameOf))('%s', async (name) => {
     const reloaded = await reload(name);
     const { before, after } = reloaded;
-    // A key that the loader drops would pass whatever is said of it.
+    // A key that the loader dropped would otherwise pass.
     const seen = ({ node, nextStart }: Config) => JSON.stringify([node, [...node.pools], [...nextStart]]);
     expect(seen(after)).not.toBe(seen(before));
     held[effect]?.(name, reloaded);

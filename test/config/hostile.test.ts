@@ -8,7 +8,7 @@ import { loadConfig } from '../../src/config/load.ts';
 import { formatProblems } from '../../src/config/problem.ts';
 import { configMaxBytes } from '../../src/config/read-file.ts';
 
-// Files that nobody should write, and that somebody does. A reload must survive each of them.
+// Files that no one should write, but someone will. A reload must survive each of them.
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -86,12 +86,12 @@ test.each(['constructor', 'hasownproperty', 'tostring'])('a pool may be named %s
 
 test('of thirty thousand unknown keys the first hundred are reported, within reasonable time', async () => {
   const startedAtMs = performance.now();
-  const told = (await problems(lines(30_000, (index) => `k${index}: 1`))).split('\n');
-  expect(told).toHaveLength(101);
-  expect(told.at(-1)).toMatch(/^a.yaml: and \d+ more problems$/);
+  const reported = (await problems(lines(30_000, (index) => `k${index}: 1`))).split('\n');
+  expect(reported).toHaveLength(101);
+  expect(reported.at(-1)).toMatch(/^a.yaml: and \d+ more problems$/);
   const duplicates = (await problems(`pools: {}\n${lines(30_000, () => 'k: 1')}`)).split('\n');
   expect(duplicates).toHaveLength(101);
-  // Compared each with each they took a minute.
+  // Comparing every pair of keys took a minute.
   expect(performance.now() - startedAtMs).toBeLessThan(15_000);
 });
 
@@ -143,8 +143,8 @@ describe('a possible secret is never quoted in a message:', () => {
     'arguments that are none': pool(`start: { warm_up_args: ${secret} }`),
   };
   test.each(Object.entries(texts))('%s', async (_, text) => {
-    const told = await problems(text);
-    expect(told).not.toBe('none');
-    expect(told).not.toContain(secret);
+    const reported = await problems(text);
+    expect(reported).not.toBe('none');
+    expect(reported).not.toContain(secret);
   });
 });

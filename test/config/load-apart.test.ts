@@ -6,7 +6,7 @@ import { afterAll, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config/load.ts';
 import type * as Apart from '../../src/config/load-apart.ts';
 
-// The built one: Node reads no TypeScript in a thread.
+// The built file, because Node runs no TypeScript in a thread.
 const built = new URL('../../dist/config/load-apart.js', import.meta.url).href;
 const { loadApart } = (await import(built)) as typeof Apart;
 

@@ -272,7 +272,7 @@ test("missing keys have their defaults, and paths are relative to the file's fol
     app: 'text:app',
     python: 'python3',
     cwd: dir,
-    // As they were written: 1.10 is no number here.
+    // As they were written: 1.10 is not converted to a number.
     env: { VERSION: '1.10', FLAG: 'true', SLOT: '{pool}-{slot}' },
     size: 1,
     concurrency: 1,

@@ -16,7 +16,10 @@ const env: LoadEnvironment = {
   variables: { PATH: process.env['PATH'] },
 };
 
-/** A configuration with one pool `p` and these keys, by their names: `log.level`, `pools.*.size`. A text says what is wrong. */
+/**
+ * Loads a configuration with one pool `p` and these keys, such as `log.level` or `pools.*.size`. Returns the problems
+ * as text.
+ */
 export async function loadWith(keys: Readonly<Record<string, unknown>>): Promise<Config | string> {
   const document = { pools: { p: { app: 'm:app' } } };
   for (const [name, value] of Object.entries(keys)) put(document, name.replace('*', 'p').split('.'), value);

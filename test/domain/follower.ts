@@ -4,15 +4,15 @@ import type { State } from '../../src/domain/state.ts';
 import type { NodeFacts, PoolNumbers } from '../../src/grpc/control/view.ts';
 import { nodeView, poolView, workerView } from '../../src/grpc/control/view.ts';
 
-/** What somebody who follows Watch believes: the views that came with each change. */
+/** What a follower of Watch knows: the views that came with the changes. */
 export interface Follower {
-  /** Takes the changes of a step, and throws an Error where a list would now show anything else. */
+  /** Applies the changes of a step, and throws if a list would now show something else. */
   follow(after: State, actions: readonly Action[]): void;
 }
 
 type View = Readonly<Record<string, unknown>>;
 
-/** What is measured or counted all the time changes without a message. */
+/** Measured and counted values change without a message. */
 const measured: ReadonlySet<string> = new Set([
   'memory_available_bytes',
   'revision',
@@ -28,7 +28,7 @@ const measured: ReadonlySet<string> = new Set([
   'cpu',
 ]);
 
-/** Of steps that publish nothing, and so must not change a view, only some are looked at: views are dear. */
+/** Steps that publish nothing must not change a view. Only some of them are checked, because views are expensive. */
 const looksEvery = 10;
 
 const facts: NodeFacts = {
@@ -91,8 +91,8 @@ function seen(view: object): View {
 
 function difference(name: string, believed: View | undefined, view: View): string {
   const fields = Object.keys(view).filter((field) => !isDeepStrictEqual(believed?.[field], view[field]));
-  const told = fields.map(
+  const differences = fields.map(
     (field) => `${field} ${JSON.stringify(believed?.[field])} for ${JSON.stringify(view[field])}`,
   );
-  return `Watch: ${name}: expected what a list shows, got ${told.join(', ')}`;
+  return `Watch: ${name}: expected what a list shows, got ${differences.join(', ')}`;
 }

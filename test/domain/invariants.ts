@@ -3,11 +3,11 @@ import { dueReasons } from '../../src/domain/reason.ts';
 import { isOpen, rollProgress } from '../../src/domain/roll.ts';
 import type { Roll, State, Worker, WorkerSpec } from '../../src/domain/state.ts';
 
-/** What must hold after any step, whatever came before. */
+/** The invariants that must hold after every step. */
 export interface StepInvariants {
-  /** Throws an Error that says what does not hold. */
+  /** Throws an Error that names the violated invariant. */
   check(before: State, after: State, actions: readonly Action[], wasSpawned: (workerId: string) => boolean): void;
-  /** The next agent begins with these workers of the one before, and with what is left of others. */
+  /** The next agent starts with these workers of the previous one, and with these leftovers. */
   nextAgent(workers: readonly Place[], leftovers: readonly Place[]): void;
 }
 
@@ -16,10 +16,10 @@ type Place = Pick<WorkerSpec, 'pool' | 'slot' | 'generation'>;
 export function createStepInvariants(): StepInvariants {
   /** Newest generation of each slot, by pool and slot. */
   const generations = new Map<string, number>();
-  /** The same of what an earlier agent left, which may be gone before its pool comes. */
+  /** Newest generation of each slot among an earlier agent's leftovers, which may be gone before the pool is added. */
   const left = new Map<string, number>();
   const gone = new Set<string>();
-  /** The last roll of each pool, as it was after the last step. */
+  /** The last roll of each pool after the last step. */
   const rolls = new Map<string, Roll>();
   return {
     nextAgent: (workers, leftovers) => {
@@ -67,8 +67,8 @@ function checkReasons(before: State, after: State): void {
   for (const [id, worker] of after.workers) {
     const old = before.workers.get(id);
     if (old?.ending && worker.ending !== old.ending) throw new Error(`${id}: ${old.ending} became ${worker.ending}`);
-    // So does what it is due for, save that a roll which ended, or a config that was given up, takes its wish back. A roll
-    // that runs may then have its turn in the same step.
+    // The first reason to be due stays as well, except when a roll ended or a config was abandoned: then the worker
+    // need not be replaced, and a running roll may reach it in the same step.
     const takenBack = old?.due?.reason === 'roll' || old?.due?.reason === 'config';
     const nowRolled = worker.due?.reason === 'roll' && after.pools.get(worker.pool)?.roll?.old.has(id) === true;
     const withdrawn = takenBack && (worker.due === null || nowRolled);
@@ -78,7 +78,7 @@ function checkReasons(before: State, after: State): void {
   }
 }
 
-/** A roll replaces the workers that there were when it began, and no others, and its account only goes forward. */
+/** A roll replaces exactly the workers that existed when it began, and its counts never decrease. */
 function checkRolls(before: State, after: State, rolls: Map<string, Roll>): void {
   for (const name of rolls.keys()) if (!after.pools.has(name)) rolls.delete(name);
   for (const { name, roll } of after.pools.values()) {
@@ -144,7 +144,7 @@ function checkSpawn(
   generations.set(slot, generation);
 }
 
-/** What `{slot}` names is shared by a worker and its replacements only, and with `max_surge: 0` by nobody. */
+/** `{slot}` is shared only by a worker and its replacements, and by no one with `max_surge: 0`. */
 function checkSlot(after: State, { pool, slot }: WorkerSpec, maxSurge: number): void {
   const isHere = (each: { readonly pool: string; readonly slot: number }): boolean =>
     each.pool === pool && each.slot === slot;

@@ -28,7 +28,7 @@ import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 const mib = 2 ** 20;
 const base = poolConfig();
-/** A worker that has been ready since 1,000. */
+/** A worker that has been ready since 1,000 ms. */
 const worker: Worker = (() => {
   const simulation = new Simulation();
   simulation.apply({ type: 'config', config: nodeConfig({ ...base, size: 1 }) });
@@ -166,7 +166,7 @@ test.each(cases)('$policy.name: $what', ({ policy, worker: patch, pool, counters
 });
 
 describe('the health of a worker', () => {
-  /** As many pings missed as may be, and nothing has moved for long. */
+  /** The maximum of pings is missed, and there has been no activity for long. */
   const still: Observations = {
     ...{
       process: 'attached',
@@ -412,7 +412,7 @@ test('memory_floor finds the leaking worker even if its forked children have jus
   simulation.apply({ type: 'config', config });
   simulation.run(10_000);
   expect(simulation.ready()[0]?.usage.pssBytes).toBe(2_040 * mib);
-  // It grows by less than has PSS read again.
+  // It grows by too little to have PSS read again.
   const leaker = simulation.process(simulation.ready()[0]);
   simulation.availableBytes = 100 * mib;
   const isReplaced = () => simulation.workers().some(({ due, ending }) => (due?.reason ?? ending) === 'memory');

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { printable, printableEntry, printableJson, printableLine } from '../../src/domain/printable.ts';
 
-/** What a terminal acts on, tab and newline aside. */
+/** Characters that control a terminal, except tab and newline. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be left
 const acts = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
 

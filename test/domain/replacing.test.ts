@@ -6,7 +6,7 @@ import { waitingSlots } from '../../src/domain/waiting-slots.ts';
 import type { Behaviour } from './simulation.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
-// Corners of planned replacement in which a pool once stayed short, or was replaced for ever.
+// Edge cases of planned replacement in which a pool once remained too small, or was replaced forever.
 
 const base = poolConfig();
 const never = Number.POSITIVE_INFINITY;
@@ -62,7 +62,7 @@ test('below memory_floor only growing workers are replaced, with ever longer wai
   while (simulation.nowMs < startedAtMs + hourMs) {
     simulation.run(1_000);
     const [worker] = simulation.ready();
-    // Each loads a lot, once.
+    // Each worker allocates a lot, once.
     if (worker !== undefined && simulation.nowMs - worker.readyAtMs > 3_000) {
       change(simulation, worker, { memoryBytes: 330 * mib });
       grown += 1;
@@ -114,7 +114,7 @@ test('a config whose warm-up fails is abandoned, and tried again when it is fixe
   simulation.apply({ type: 'config', config: nodeConfig(poolConfig({ size: 2, start: warmUp('x') })) });
   simulation.die(simulation.process(simulation.ready()[0]), 'SIGSEGV');
   expect(simulation.run(60_000, () => poolOf(simulation)?.quarantine !== '')).toBe(true);
-  // What is started now has no warm-up, which alone fails.
+  // Workers that are started now have no warm-up, which was the only failing part.
   expect(simulation.run(60_000, () => simulation.ready().length === 2)).toBe(true);
 
   const other = poolConfig({ size: 2, app: 'm:other', start: warmUp('x') });
@@ -254,7 +254,7 @@ describe('filling a slot whose last worker has exited:', () => {
     simulation.apply({ type: 'recycle-worker', workerId: first?.id ?? '' });
     expect(simulation.run(5_000, () => inSlot(simulation, 0).length === 2)).toBe(true);
     expect(simulation.run(5_000, () => inSlot(simulation, 0)[0]?.phase === 'draining')).toBe(true);
-    // The other slot backs off after two crashes: there is room for one more in the pool.
+    // The other slot backs off after two crashes, so the pool has room for one more worker.
     for (let crashes = 0; crashes < 2; crashes += 1) {
       expect(simulation.run(5_000, () => simulation.ready().length === 2)).toBe(true);
       simulation.die(simulation.process(simulation.ready().find(({ slot }) => slot === 1)));

@@ -47,7 +47,7 @@ describe('a roll continues under the next agent, whenever its own is killed, and
       expect(progressOf(simulation)).toMatchObject({ total: 3, replaced: 3, replacing: 0, failures: 0 });
       simulation.run(5_000);
       expect(ids(simulation).filter((each) => old.includes(each))).toEqual([]);
-      // Three of the first config, and one replacement of each.
+      // Three of the first config, and one replacement for each.
       expect(simulation.actions.filter(({ type }) => type === 'spawn')).toHaveLength(6);
       expect(exits(simulation).filter(({ reason }) => reason !== 'roll')).toEqual([]);
     }

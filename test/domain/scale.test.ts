@@ -4,7 +4,7 @@ import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import { nodeConfig, poolConfig } from './simulation.ts';
 
-/** Starts a pool with one worker and scales it; how long the step in the middle took, of all that were needed. */
+/** Starts a pool with one worker, scales it, and returns the median duration of the steps. */
 function medianStepMs(size: number): number {
   let state = initialState();
   let nowMs = 1_000;
@@ -42,6 +42,6 @@ test('the duration of a step is linear in the number of workers, even while most
   medianStepMs(250);
   const small = medianStepMs(250);
   const large = medianStepMs(1_000);
-  // 4 in proportion; 16 where each empty slot counts the pool anew.
+  // Linear time gives 4; counting the pool for each empty slot gives 16.
   expect(large / small).toBeLessThan(8);
 });

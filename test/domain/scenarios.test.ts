@@ -8,7 +8,7 @@ const base = poolConfig();
 const recycling = (patch: Partial<PoolConfig['recycle']>, more: Partial<PoolConfig> = {}) =>
   poolConfig({ recycle: { ...base.recycle, ...patch }, ...more });
 
-/** A simulation in which this pool is up. */
+/** A simulation in which all workers of the pool are ready. */
 function up(pool: PoolConfig, config: NodeConfig = nodeConfig(pool)): Simulation {
   const simulation = new Simulation();
   simulation.apply({ type: 'config', config });
@@ -99,7 +99,7 @@ describe('starting workers:', () => {
 });
 
 describe('a crash at import', () => {
-  // The defaults of restart.backoff, and a crash half a second after each spawn, as Python needs for it.
+  // The defaults of restart.backoff, with a crash half a second after each spawn, the time that Python needs.
   const pool = poolConfig({
     size: 2,
     restart: { backoffMinMs: 500, backoffMaxMs: 30_000, resetAfterMs: 30_000, quarantineAfter: 3 },
@@ -537,7 +537,7 @@ describe('a worker whose pings', () => {
       const simulation = up(poolConfig({ size: 1, heartbeat }));
       simulation.timersLateMs = 1;
       const process = simulation.process(simulation.ready()[0]);
-      // It burns cpu until the very moment at which it hangs.
+      // It uses CPU until the moment it hangs.
       process.behaviour.cpu = 1;
       simulation.run(20_000 + offsetMs);
       const burned = process.behaviour.cpu * (simulation.nowMs - process.bornAtMs);
@@ -546,7 +546,7 @@ describe('a worker whose pings', () => {
       simulation.freezeCpu(process, burned);
       expect(simulation.run(60_000, () => simulation.kinds().includes('worker_killed'))).toBe(true);
       const withinMs = heartbeat.intervalMs * heartbeat.maxMissed + heartbeat.timeoutMs;
-      // Each of the pings and the verdict may be as late as a timer, and the kernel's answer takes a millisecond here.
+      // Each ping and the verdict may be late by a timer's delay, and sampling takes a millisecond here.
       expect(simulation.nowMs - hungAtMs).toBeLessThanOrEqual(withinMs + heartbeat.maxMissed + 2);
     }
   });
@@ -603,7 +603,7 @@ describe('a worker whose pings', () => {
   test('wait because the agent itself lags is not blamed', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     simulation.run(1_001);
-    // The agent stood still for a minute, with pongs unread.
+    // The agent was stopped for a minute, with unread pongs.
     simulation.nowMs += 60_000;
     simulation.run(5_000);
     expect(simulation.ready()).toMatchObject([{ generation: 1, health: 'well', heartbeat: { missed: 0 } }]);

@@ -51,23 +51,23 @@ export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
   return { nodeId: 'n', memoryFloorBytes: 0, pools: new Map(pools.map((pool) => [pool.name, pool])) };
 }
 
-/** How a simulated worker behaves; a test may change it at any time. */
+/** How a simulated worker behaves. A test may change it at any time. */
 export interface Behaviour {
   spawnMs: number;
-  /** The host has no room for it: it is not started. */
+  /** The shortage of the host because of which it is not started. */
   shortage?: string | undefined;
-  /** Infinite: it is never spawned, and says so. */
+  /** Infinite: it is never spawned, and the spawn is reported as failed. */
   attachMs: number;
   answersPings: boolean;
-  /** What it does on a stop message, and on SIGTERM: leaves after so long; infinite: it does not. */
+  /** How long after a stop message, and after SIGTERM, it exits; infinite: never. */
   stopMs: number;
   termMs: number;
   killMs: number;
   sweepMs: number;
-  /** Cpu time per second of the clock. */
+  /** CPU time per second. */
   cpu: number;
   memoryBytes: number;
-  /** Its PSS, where that is not its RSS. */
+  /** Its PSS, if that differs from its RSS. */
   pssBytes?: number;
   /** How its warm-up ends. */
   warmUp: 'well' | 'fails' | 'never';
@@ -97,16 +97,19 @@ export interface Process {
   draining: boolean;
 }
 
-/** A host in virtual time: carries out what `step` decides and tells what comes of it. Checks the invariants at each step. */
+/**
+ * A host in virtual time: carries out the actions of `step` and reports their results. Checks the invariants after each
+ * step.
+ */
 export class Simulation {
   state: State = initialState();
   nowMs = 1_000;
   behaviour: Behaviour = { ...healthy };
   finished = 0;
-  /** How late its timers fire, as all real ones do. */
+  /** How late its timers fire; all real timers are late. */
   timersLateMs = 0;
   queued = 0;
-  /** What the host has available. */
+  /** The host's available memory. */
   availableBytes = 1_000_000;
   readonly processes = new Map<string, Process>();
   readonly actions: Action[] = [];
@@ -117,7 +120,7 @@ export class Simulation {
   readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
   #orders: Orders | null = null;
   #config: Event | null = null;
-  /** Agents so far: what was on its way to one that has died reaches nobody. */
+  /** Number of agents so far. Events on their way to an agent that has died are dropped. */
   #agents = 0;
   #later: { atMs: number; order: number; agent: number | null; run: () => Event | undefined }[] = [];
   #order = 0;
@@ -125,12 +128,12 @@ export class Simulation {
   #seed = 12_345;
   #wakeAtMs = Number.POSITIVE_INFINITY;
 
-  /** Without a follower views are not compared with what Watch tells, which costs as much as the steps themselves. */
+  /** Without a follower, views are not compared with what Watch sends, which costs as much as the steps themselves. */
   constructor(follower: Follower | null = createFollower()) {
     this.#follower = follower;
   }
 
-  /** Steps now with these events. */
+  /** Runs a step with these events. */
   apply(...events: Event[]): void {
     const before = this.state;
     for (const event of events) {
@@ -151,7 +154,7 @@ export class Simulation {
     this.#follower?.follow(next.state, next.actions);
   }
 
-  /** Lets time pass; stops early once `until` holds. False: it never did. */
+  /** Lets time pass; stops early once `until` holds. Returns whether it held. */
   run(ms: number, until: () => boolean = () => false): boolean {
     const endsAtMs = this.nowMs + ms;
     let idle = 0;
@@ -178,7 +181,7 @@ export class Simulation {
     }
   }
 
-  /** The agent is killed; the next one finds its ledger and its orders, and adopts what lives. */
+  /** Kills the agent. The next one finds its ledger and orders, and adopts live workers. */
   restart(): void {
     if (this.#config?.type !== 'config') return;
     const { pools } = this.#config.config;
@@ -201,7 +204,7 @@ export class Simulation {
     }
     this.state = initialState();
     if (this.#follower !== null) this.#follower = createFollower();
-    // As they are read from the disk.
+    // Copied, as if read from the disk.
     const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
     const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];
     this.apply(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
@@ -232,7 +235,7 @@ export class Simulation {
     return found;
   }
 
-  /** The process dies by itself. */
+  /** The process exits on its own. */
   die(process: Process, signal: string | null = 'SIGKILL', lastLines: readonly string[] = ['the end']): void {
     if (!process.alive) return;
     process.alive = false;
@@ -258,7 +261,7 @@ export class Simulation {
     this.#later.push({ atMs: this.nowMs + ms, order: this.#order++, agent: this.#agents, run });
   }
 
-  /** What a process does by itself, whichever agent there is by then. */
+  /** What a process does on its own, whichever agent runs by then. */
   #laterOf(process: Process, ms: number, run: () => Event | undefined): void {
     if (ms === Number.POSITIVE_INFINITY) return;
     const ifAlive = (): Event | undefined => (process.alive ? run() : undefined);
@@ -346,7 +349,7 @@ export class Simulation {
     return undefined;
   }
 
-  /** From now on it uses no cpu time. */
+  /** From now on it uses no CPU time. */
   freezeCpu(process: Process, cpuMs: number): void {
     this.#frozen.set(process, cpuMs);
   }
@@ -399,7 +402,7 @@ export class Simulation {
   }
 
   #random(): number {
-    // Park and Miller's minimal standard generator: the same run each time.
+    // Park and Miller's minimal standard generator, so that each run is the same.
     this.#seed = (this.#seed * 48_271) % 2_147_483_647;
     return this.#seed / 2_147_483_647;
   }

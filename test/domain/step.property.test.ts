@@ -6,11 +6,11 @@ import { isOpen } from '../../src/domain/roll.ts';
 import { timeLimit } from '../time-limit.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
-// The invariants themselves are checked by the simulation at each step; see invariants.ts.
+// The simulation checks the invariants after each step; see invariants.ts.
 
 interface Move {
   play(simulation: Simulation): void;
-  /** Seen in the report of a failing run. */
+  /** Shown in the report of a failing run. */
   toString(): string;
 }
 
@@ -25,7 +25,7 @@ const never = Number.POSITIVE_INFINITY;
 const yearMs = 365 * 86_400_000;
 
 const behaviour = fc.record({
-  // The ledger's disk may hang for seconds before a process is there.
+  // The ledger's disk may hang for seconds before a process is spawned.
   spawnMs: fc.constantFrom(0, 1, 300, 8_000, never),
   shortage: fc.constantFrom(undefined, undefined, undefined, 'the ledger: ENOSPC'),
   attachMs: fc.constantFrom(0, 2, 200, 4_000, never),
@@ -59,7 +59,7 @@ const pool = fc
   .map(({ size, app, name, parallel, warmUp, maxSurge, maxUnavailable, ...recycle }) => {
     const base = poolConfig();
     const surge = maxSurge + maxUnavailable === 0 ? 1 : maxSurge;
-    // A worker that is over its soft limit when it starts, and may be replaced at once, would be so each virtual millisecond.
+    // Otherwise a worker that starts above its soft limit would be replaced every virtual millisecond.
     const minLifetimeMs = recycle.memory.softBytes > 0 ? 500 : 0;
     return {
       ...base,
@@ -107,7 +107,8 @@ const fact = fc.tuple(index, fc.constantFrom(...Object.keys(facts))).map(([at, n
   move(`${name} of ${at}`, (simulation) => {
     const process = pick([...simulation.processes.values()], at);
     const event = facts[name]?.(process?.workerId ?? 'nobody');
-    // That a process that is on its way is there already is for the simulation to tell; all others come late or twice.
+    // Only the simulation may report that a process that is being started exists; all other facts may come late or
+    // twice.
     const early = process?.alive === true && !process.attached && (name === 'spawned' || name === 'attached');
     if (event !== undefined && !early) simulation.apply(event);
   }),
@@ -146,7 +147,7 @@ const command = fc
 
 const wait = anyMs.map((ms) => move(`run ${ms}`, (simulation) => void simulation.run(ms)));
 
-/** The agent itself was held up: nothing was decided meanwhile. */
+/** The agent itself was blocked: nothing was decided meanwhile. */
 const lag = anyMs.map((ms) =>
   move(`lag ${ms}`, (simulation) => {
     simulation.nowMs += ms;
@@ -166,7 +167,7 @@ const die = index.map((at) =>
   }),
 );
 
-/** Its link breaks, and it dials again: sooner or later than it is given up. */
+/** Its link breaks, and it dials again before or after it is given up. */
 const redial = fc.tuple(index, fc.constantFrom(0, 1, 500, 8_000)).map(([at, ms]) =>
   move(`${at} dials again after ${ms}`, (simulation) => {
     const process = pick([...simulation.processes.values()], at);
@@ -224,7 +225,7 @@ test('with events in any order the invariants hold, a calm host converges, and a
       simulation.apply({ type: 'config', config: nodeConfig(first) });
       for (const { play } of moves) play(simulation);
 
-      // Calm: every process there is may be ended at any time, and new ones are healthy.
+      // Calm: every existing process may be ended at any time, and new ones are healthy.
       simulation.behaviour = { ...healthy };
       for (const process of simulation.processes.values()) {
         Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
@@ -259,7 +260,7 @@ test('with events in any order the invariants hold, a calm host converges, and a
   fc.assert(property, { numRuns: 500, ...timeLimit });
 });
 
-/** Each at its least or its most, as docs/configuration.md has them. */
+/** Each at its minimum or maximum, as in docs/configuration.md. */
 const extremes = fc
   .record({
     beatMs: fc.constantFrom(100, yearMs),
@@ -289,7 +290,7 @@ test('with timers from a tenth of a second to a year the invariants hold, and a 
     simulation.apply({ type: 'config', config: nodeConfig(extreme(first)) });
     for (const { play } of played) play(simulation);
     simulation.apply({ type: 'shutdown', how: 'now' });
-    // A year is not waited for.
+    // The processes die now, because a year is not waited for.
     for (const process of simulation.processes.values()) simulation.die(process);
     simulation.run(60_000);
     expect(simulation.finished).toBe(1);

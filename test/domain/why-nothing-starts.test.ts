@@ -11,7 +11,7 @@ function gates(simulation: Simulation): { open: boolean; why: string; refuseQueu
     .map(({ open, why, refuseQueued }) => ({ open, why, refuseQueued }));
 }
 
-/** Every worker of it ends before it is ready, until `behaviour` says otherwise. */
+/** A pool whose workers all exit before they are ready, until `behaviour` changes. */
 function failing(patch: Partial<PoolConfig> = {}): Simulation {
   const simulation = new Simulation();
   simulation.behaviour = { ...healthy, attachMs: never };
@@ -59,7 +59,7 @@ describe('a pool whose starts fail', () => {
     simulation.die(simulation.process(simulation.ready()[0]));
     for (let i = 0; i < 3; i += 1) failStart(simulation);
     expect(gates(simulation)).toEqual([]);
-    // Its last worker goes too.
+    // Its last worker exits too.
     simulation.die(simulation.process(simulation.ready()[0]));
     simulation.run(100);
     expect(gates(simulation).at(-1)).toMatchObject({ open: false, refuseQueued: true });
@@ -83,7 +83,7 @@ test('a pool that keeps crashing refuses callers during a long back-off, but not
     simulation.die(simulation.process(simulation.ready()[0]));
     simulation.run(10);
   };
-  // The first is replaced at once.
+  // The first crash is followed by an immediate replacement.
   crash();
   expect(gates(simulation)).toEqual([]);
   crash();

@@ -8,7 +8,7 @@ export const python = join(root, '.venv/bin/python');
 export const examples = join(root, 'examples');
 export const node = process.env['PITWARDEN_TEST_NODE'] ?? process.execPath;
 
-/** A real agent in a process of its own, with folders of its own. */
+/** A real agent in its own process, with its own folders. */
 export interface TestAgent {
   readonly pid: number;
   readonly dir: string;
@@ -22,7 +22,7 @@ export interface TestAgent {
   config(yaml: string): void;
   signal(signal: NodeJS.Signals): void;
   exited: Promise<{ code: number | null; signal: string | null }>;
-  /** SIGTERM, wait, and fail if a process of it is left. */
+  /** Sends SIGTERM, waits, and fails if a process of the agent is left. */
   stop(): Promise<void>;
 }
 
@@ -44,7 +44,7 @@ export interface WorkerView {
   rss_bytes: number;
 }
 
-/** An agent with these pools (YAML), in a new folder, or in that of an agent before it; run by `command`. */
+/** Starts an agent with these pools (YAML), in a new folder or in that of an earlier agent; run by `command`. */
 export async function startAgent(
   pools: string,
   extra = '',
@@ -61,14 +61,14 @@ function configText(pools: string, extra: string): string {
   return `${extra}\npools:\n${pools.replace(/^\n+|\s+$/g, '').replace(/^/gm, '  ')}\n`;
 }
 
-/** Starts a program that becomes an agent with this folder for its sockets, and waits until it listens. */
+/** Starts a program that becomes an agent with its sockets in this folder, and waits until it listens. */
 export async function followAgent(
   file: string,
   args: readonly string[],
   dir: string,
   options: { readonly cwd?: string } = {},
 ): Promise<TestAgent> {
-  // An agent that npm started takes two signals at once for one: here only `npm start` itself is to look like that.
+  // An agent started by npm combines two quick signals into one. Only `npm start` itself should look like that here.
   const { npm_lifecycle_event: _, ...env } = process.env;
   const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true, env, ...options });
   let output = '';
@@ -127,7 +127,7 @@ export async function followAgent(
   return agent;
 }
 
-/** Live processes whose environment points into this folder: the agent's workers and whatever they left behind. */
+/** Live processes whose environment names this folder: the agent's workers and whatever they left behind. */
 export function processesOf(dir: string): number[] {
   const found: number[] = [];
   for (const name of readdirSync('/proc')) {
@@ -137,7 +137,7 @@ export function processesOf(dir: string): number[] {
       const zombie = /^State:\s+Z/m.test(readFileSync(`/proc/${name}/status`, 'latin1'));
       if (!zombie && environ.includes(`PITWARDEN_LINK=${dir}/`)) found.push(Number(name));
     } catch {
-      // It ended meanwhile, or is not ours to read.
+      // The process has exited, or is not ours to read.
     }
   }
   return found;
@@ -160,20 +160,20 @@ export function runProcess(
     });
     child.on('error', reject);
     child.on('close', (code) => resolve({ code: code ?? -1, stdout, stderr }));
-    // A program may end without having read it.
+    // A program may exit without having read its input.
     child.stdin.on('error', () => undefined);
     child.stdin.end(input ?? '');
   });
 }
 
-/** As somebody does who is in a hurry: Ctrl-C again and again. Signals that come together count as one. */
+/** Sends Ctrl-C repeatedly, like an impatient user. Signals in quick succession count as one. */
 export async function interruptUntilGone(agent: TestAgent): Promise<void> {
   const hurry = setInterval(() => agent.signal('SIGINT'), 100);
   await agent.exited;
   clearInterval(hurry);
 }
 
-/** Waits for a condition; says what it waited for, and what it saw last, when it does not come. */
+/** Waits for a condition. If it does not come true, fails with what it waited for and the last value it saw. */
 export async function until<T>(
   condition: () => T | Promise<T>,
   what: string,
@@ -190,7 +190,7 @@ export async function until<T>(
   }
 }
 
-/** What the agent logs may reach the test after what it answers. */
+/** Log lines may reach the test after an answer that was sent later. */
 export async function untilLogged({ output }: TestAgent, wanted: string | RegExp): Promise<void> {
   const isThere = (): boolean => (typeof wanted === 'string' ? output().includes(wanted) : wanted.test(output()));
   await until(isThere, `the log to have ${wanted}`, output);

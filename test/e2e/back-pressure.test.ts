@@ -15,7 +15,8 @@ import { python, root, startAgent, until, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 import { scrape } from './http.ts';
 
-// Who does not read is not written to without end: the agent's memory stays within its bounds, and others are served.
+// The agent does not buffer without limit for callers and workers that do not read: its memory stays bounded, and
+// others are served.
 
 const mib = 1024 * 1024;
 let agent: TestAgent | undefined;
@@ -35,7 +36,7 @@ function rssBytes(pid: number): number {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]) * 1024;
 }
 
-/** The most that a process has while something goes on. */
+/** The maximum RSS of a process while `during` runs. */
 async function peakRss(pid: number, during: Promise<unknown>): Promise<number> {
   let [peak, over] = [rssBytes(pid), false];
   const end = during.finally(() => {
@@ -56,7 +57,7 @@ async function outcomes(http: string): Promise<Record<string, number>> {
   return Object.fromEntries(counts.filter(([, count]) => count > 0));
 }
 
-/** A caller that sends Execute calls and takes nothing of their answers: their HTTP/2 windows stay shut. */
+/** A caller that sends Execute calls and reads none of the answers, so that their HTTP/2 windows stay closed. */
 function deafCaller(socket: string): { session: ClientHttp2Session; execute(args: unknown, more?: object): void } {
   const session = dialHttp2(socket);
   const method = clients.Execution.service['Execute'];
@@ -76,7 +77,7 @@ const executePath = '/pitwarden.v1.Execution/Execute';
 const grpcHeaders = { ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' };
 
 function dialHttp2(path: string): ClientHttp2Session {
-  // In MB. Node resets calls of a session that holds more, be it of what it has still to send.
+  // In MB. Node resets the calls of a session that holds more memory, including what it still has to send.
   const maxSessionMemory = 1_000;
   const session = connectHttp2('http://localhost', {
     createConnection: () => createConnection(path),
@@ -86,7 +87,7 @@ function dialHttp2(path: string): ClientHttp2Session {
   return session;
 }
 
-/** Sends the head of a message of so many bytes, and not all of it. */
+/** Sends the header of a message of `bytes` bytes, and only a part of its body. */
 function beginCall(session: ClientHttp2Session, path: string, bytes: number, sentBytes: number): void {
   const call = session.request({ ...grpcHeaders, ':path': path });
   call.on('error', () => undefined);
@@ -114,7 +115,7 @@ test('answers that a caller leaves unread are limited to message.max_unread_byte
   expect((await peakRss(pid, ended)) - before).toBeLessThan(200 * mib);
   expect(await outcomes(http)).toEqual({ ok: 8, resource_exhausted: total - 8 });
   expect((await client.execute('octets', 'made')).value).toBe(0);
-  // With its connection goes what it left unread.
+  // Closing its connection drops its unread answers.
   deaf.session.destroy();
   const again = deafCaller(socket);
   again.execute([mib]);
@@ -188,7 +189,7 @@ test('an unread Submit stream makes its generator wait, and plain results beyond
   const answered = [...bytes.values()].filter((sum) => sum === mib).length;
   expect(answered).toBeGreaterThan(8);
   expect(refused + answered).toBe(plain);
-  // A caller that reads nothing does not hold up the end.
+  // A caller that reads nothing does not delay the end.
   call.pause();
   signal('SIGTERM');
   expect(await exited).toMatchObject({ code: 0 });
@@ -197,8 +198,8 @@ test('an unread Submit stream makes its generator wait, and plain results beyond
 });
 
 /**
- * What ARCHITECTURE.md says that an agent can come to hold, in MiB. The largest message of a link is of message.max_bytes, and
- * of at least 64 MiB.
+ * The memory limit from ARCHITECTURE.md in MiB. The largest message of a link is message.max_bytes, but at least 64
+ * MiB.
  */
 function mostMib(budgetMib: number, maxMib: number, workers: number, connections: number): number {
   return 2 * budgetMib + 2 * (Math.max(maxMib, 64) + 2) + 2.25 * workers + connections / 8 + 200;
@@ -217,7 +218,7 @@ test("all kinds of load at once keep the agent's memory within the limit in ARCH
   const frozen = await untilReady(agent, 'frozen', 4);
   const sessions: ClientHttp2Session[] = [];
   const load = (async () => {
-    // Workers that read nothing, each with a large payload that is being written, and requests that wait; their callers leave.
+    // Workers that read nothing while a large payload is written to each; callers of waiting requests leave.
     for (const worker of frozen) process.kill(worker.pid, 'SIGSTOP');
     const leaving = Array.from({ length: leavers }, () => deafCaller(socket));
     for (const [index, { execute }] of leaving.entries()) {
@@ -226,13 +227,13 @@ test("all kinds of load at once keep the agent's memory within the limit in ARCH
       await until(async () => (await held(http, 'frozen')) === index + 1, 'the next to be taken');
     }
     for (const { session } of leaving) session.destroy();
-    // Processes that say they are workers, and do not end their first frames.
+    // Processes that claim to be workers, and never finish their first frames.
     for (let i = 0; i < strangers; i += 1) {
       const session = dialHttp2(join(dir, 'run/link/link.sock'));
       for (let call = 0; call < 4; call += 1) beginCall(session, '/pitwarden.v1.WorkerLink/Attach', mib, mib - 1024);
       sessions.push(session);
     }
-    // Answers that nobody reads, bodies that do not end, and compressed ones.
+    // Unread answers, unfinished bodies, and compressed messages.
     const message = clients.Execution.service['Execute']?.requestSerialize({
       ...{ pool: 'octets', command: 'size_of' },
       ...octets(16 * mib),
@@ -265,7 +266,7 @@ test("all kinds of load at once keep the agent's memory within the limit in ARCH
   const metrics = await scrape(http);
   const used = (side: string) =>
     Number(new RegExp(`budget_used_bytes\\{side="${side}"\\} (\\d+)`).exec(metrics)?.[1]) / mib;
-  // Whatever became of the others: requests whose callers left, and what is being written to workers that read nothing.
+  // At least the requests whose callers left, and the payloads being written to workers that read nothing.
   expect(used('callers')).toBeGreaterThan(4 * 6 + 12);
   expect(used('workers')).toBeGreaterThan(4 * 6);
   expect(Number(/budget_refused_total\{side="callers"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(0);
@@ -286,7 +287,7 @@ test('if a worker reads nothing, requests beyond the queue limits are refused, a
   process.kill(worker?.pid ?? 0, 'SIGSTOP');
   const codes: (number | string)[] = [];
   const calls: Promise<number>[] = [];
-  // A few at a time, for what still arrives is its connection's to hold.
+  // A few at a time, because data that is still arriving counts towards its connection.
   const sent = (async () => {
     for (let total = 10; total <= 300; total += 10) {
       for (let i = 0; i < 10; i += 1) {
@@ -346,14 +347,14 @@ function octets(size: number): object {
   return { payload: Buffer.alloc(size), content_type: 'application/octet-stream' };
 }
 
-/** Requests that the agent has taken and not answered. */
+/** Requests that the agent has accepted and not answered. */
 async function held(http: string, pool = 'octets'): Promise<number> {
   const text = await scrape(http);
   const counts = [...text.matchAll(/^pitwarden_(?:queue_depth|in_flight)\{pool="(\w+)"\} (\d+)$/gm)];
   return counts.reduce((sum, [, name, count]) => sum + (name === pool ? Number(count) : 0), 0);
 }
 
-/** Only a stream that was read from once tells its sender to wait: grpc-js's clients keep what comes before. */
+/** grpc-js's clients buffer a stream until it was read once; only then do they slow down the sender. */
 async function pauseAfterFirst<T>(stream: Readable, take: (message: T) => void): Promise<void> {
   stream.on('data', take);
   await new Promise((resolve, reject) => stream.once('data', resolve).once('error', reject));
@@ -366,7 +367,7 @@ async function readToEnd(stream: Readable, isAll?: () => boolean): Promise<void>
   await new Promise((resolve, reject) => stream.once('end', resolve).once('error', reject));
 }
 
-/** A number that has grown, and has not changed over half a second. */
+/** Waits for a number that has grown, and has then not changed for half a second. */
 async function untilSettled(read: () => Promise<number>): Promise<number> {
   let seen: number[] = [];
   await until(

@@ -7,7 +7,7 @@ import { examples, python, startAgent, untilReady } from './agent.ts';
 import type { Connection, Failure } from './grpc.ts';
 import { connect } from './grpc.ts';
 
-// Applications that cannot start: whoever calls them is told why, long before the deadline of the call.
+// Applications that cannot start: their callers learn the cause long before the deadline of the call.
 
 let dir: string;
 let agent: TestAgent;
@@ -25,33 +25,33 @@ afterEach(async () => {
 
 const app = 'import pitwarden\napp = pitwarden.App()\n';
 
-/** By name: the module, what its callers are told, and what else its pool is configured with. */
-const broken: Record<string, { module: string; told: RegExp; more?: string }> = {
-  no_module: { module: 'import nope_nope', told: /ModuleNotFoundError: No module named 'nope_nope' \(FILE, line 1\)/ },
-  syntax: { module: `${app}def f(:\n`, told: /SyntaxError: .* \(FILE, line 3\)/ },
-  raises: { module: `${app}x = {}['key']\n`, told: /KeyError: 'key' \(FILE, line 3\)/ },
+/** By name: the module, the error that callers get, and further config of the pool. */
+const broken: Record<string, { module: string; error: RegExp; more?: string }> = {
+  no_module: { module: 'import nope_nope', error: /ModuleNotFoundError: No module named 'nope_nope' \(FILE, line 1\)/ },
+  syntax: { module: `${app}def f(:\n`, error: /SyntaxError: .* \(FILE, line 3\)/ },
+  raises: { module: `${app}x = {}['key']\n`, error: /KeyError: 'key' \(FILE, line 3\)/ },
   chained: {
     module: `${app}try:\n    open("/nope")\nexcept OSError as e:\n    raise RuntimeError("no model") from e\n`,
-    told: /RuntimeError: no model \(FILE, line 6\)/,
+    error: /RuntimeError: no model \(FILE, line 6\)/,
   },
-  leaves: { module: 'import sys\nsys.exit("no licence")\n', told: /no licence/ },
-  no_attribute: { module: 'import pitwarden\n', told: /app/ },
-  no_app: { module: 'app = 3\n', told: /App/ },
+  leaves: { module: 'import sys\nsys.exit("no licence")\n', error: /no licence/ },
+  no_attribute: { module: 'import pitwarden\n', error: /app/ },
+  no_app: { module: 'app = 3\n', error: /App/ },
   hook: {
     module: `${app}@app.on_start\ndef load():\n    raise ValueError("weights are torn")\n`,
-    told: /ValueError: weights are torn \(FILE, line 5\)/,
+    error: /ValueError: weights are torn \(FILE, line 5\)/,
   },
   twice: {
     module: `${app}@app.command\ndef f(): ...\n@app.command(name="f")\ndef g(): ...\n`,
-    told: /f.*\(FILE, line 5\)/,
+    error: /f.*\(FILE, line 5\)/,
   },
-  killed: { module: 'import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n', told: /ended by SIGKILL/ },
+  killed: { module: 'import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n', error: /ended by SIGKILL/ },
   slow: {
     module: `import time\ntime.sleep(60)\n${app}`,
-    told: /start\.timeout/,
+    error: /start\.timeout/,
     more: 'start: { timeout: 1s }, drain: { kill_after: 200ms }',
   },
-  no_python: { module: app, told: /No module named 'pitwarden'/, more: 'python: PYTHON' },
+  no_python: { module: app, error: /No module named 'pitwarden'/, more: 'python: PYTHON' },
 };
 
 test('each caller of twelve broken applications learns the cause with file and line within 2 s of the second failed start', async () => {
@@ -72,16 +72,16 @@ test('each caller of twelve broken applications learns the cause with file and l
   const exits = async (pool: string) =>
     (await client.control<{ exits: { exited_at_ms: number }[] }>('ListExits', { pool })).exits;
   for (const { name, failure, atMs } of await Promise.all(asked)) {
-    const told = String(broken[name]?.told.source).replace('FILE', join(dir, name, 'broken.py'));
-    expect(failure, name).toMatchObject({ code: 14, told: { may_have_begun: false } });
-    expect(failure.message).toMatch(new RegExp(told));
+    const error = String(broken[name]?.error.source).replace('FILE', join(dir, name, 'broken.py'));
+    expect(failure, name).toMatchObject({ code: 14, error: { may_have_begun: false } });
+    expect(failure.message).toMatch(new RegExp(error));
     // Newest first.
     const secondAtMs = (await exits(name)).at(-2)?.exited_at_ms ?? 0;
     expect(atMs - secondAtMs, `${name} after its second failed start`).toBeLessThan(2_000);
-    // Who comes later is told at once.
+    // Later callers are refused at once.
     await expect(client.execute(name, 'f', [], {}, 2_000)).rejects.toMatchObject({ code: 14 });
   }
-  // Mended, it serves.
+  // Once the application is fixed, the pool serves.
   writeFileSync(join(dir, 'no_app', 'broken.py'), `${app}@app.command\ndef f():\n    return 1\n`);
   await untilReady(agent, 'no_app', 1);
   expect((await client.execute('no_app', 'f')).value).toBe(1);

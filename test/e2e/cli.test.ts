@@ -8,7 +8,7 @@ import type { TestAgent } from './agent.ts';
 import { node, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 
-// What goes in and out of the command line arrives as it is, and what others wrote cannot harm whoever reads it.
+// The command line passes input and output unchanged, and foreign text cannot harm its reader.
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 const pool = `{ app: awkward:app, python: ${python}, cwd: ${root}test/fixtures`;
@@ -25,7 +25,7 @@ afterAll(async () => {
   await agent.stop();
 });
 
-/** Anything that a terminal acts on, newlines aside. */
+/** Characters that control a terminal, including tab but not newline. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
 const acts = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/;
 const evil = ['x\r12:00:00 pool safe added: all is well\u001b[K \u001b]0;title\u0007\u009b8m\u202e'];

@@ -4,11 +4,11 @@ import { connect as connectSocket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { clients } from '../../src/grpc/proto.ts';
 
-/** A caller that sends gRPC requests and leaves every byte that comes back unread in the kernel, until it is told to read. */
+/** A caller that sends gRPC requests and leaves every received byte unread in the kernel until it is told to read. */
 export interface DeafCaller {
   send(method: 'Execute' | 'ExecuteStream' | 'Submit', message: object): void;
   read(): void;
-  /** Drops what it has not read. */
+  /** Drops unread data. */
   close(): void;
 }
 

@@ -67,13 +67,13 @@ test('the limits of a pool apply in its workers, and a worker marks the requests
   const limits = readFileSync(`/proc/${worker?.pid}/limits`, 'latin1');
   expect(limits).toMatch(/^Max open files +200 +200 /m);
   expect(limits).toMatch(new RegExp(`^Max realtime timeout +${markOf(worker?.worker_id ?? '')} `, 'm'));
-  // By the cgroup where it has a memory controller.
+  // Enforced by the cgroup, if it has a memory controller.
   const [, cgroup] = /^0::(.*)$/m.exec(readFileSync(`/proc/${worker?.pid}/cgroup`, 'latin1')) ?? [];
   const held = existsSync(join('/sys/fs/cgroup', cgroup ?? '', 'memory.max'));
   expect(limits).toMatch(held ? /^Max data size +unlimited/m : /^Max data size +1073741824 +1073741824 /m);
   if (existsSync(join('/sys/fs/cgroup', cgroup ?? '', 'pids.max'))) return;
 
-  // The kernel counts a user's processes: with more workers each may see more of them.
+  // The kernel counts processes per user, so each of several workers may see more of them.
   const processes = () =>
     Number(/^Max processes +(\d+)/m.exec(readFileSync(`/proc/${worker?.pid}/limits`, 'latin1'))?.[1]);
   const before = processes();
@@ -211,7 +211,7 @@ broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: {
       Number(match[1]),
     );
   await until(() => waits().length >= 4, 'four failures', agent.output);
-  // Half of each wait is drawn: from 100 to 200 ms, then from 200 to 400, and so on.
+  // Half of each wait is random: 100 to 200 ms first, then 200 to 400 ms, and so on.
   for (const [index, ms] of waits().entries()) {
     expect(ms).toBeGreaterThanOrEqual(100 * 2 ** index);
     expect(ms).toBeLessThanOrEqual(200 * 2 ** index);
@@ -222,7 +222,7 @@ broken: { app: nothing_here:app, python: ${python}, cwd: ${examples}, restart: {
 });
 
 test('a worker that never attaches counts as a failed start', async () => {
-  // Long enough for Python to start and to print on a busy host.
+  // Long enough for Python to start and print on a busy host.
   await start(`
 slow: { app: slow_start:app, python: ${python}, cwd: ${new URL('../fixtures', import.meta.url).pathname}, start: { timeout: 3s } }
 `);
@@ -251,7 +251,7 @@ test('SIGTERM lets the running request finish, refuses new ones, and exits with 
   await start(faults());
   await untilReady(agent, 'faults', 1);
   const running = client.execute('faults', 'sleep', [1.5]);
-  // Not by the command line, which on a busy machine takes longer to start than the request to run.
+  // Not by the command line, which on a busy machine takes longer to start than the request takes to run.
   const inFlight = async () =>
     (await client.control<{ workers: { in_flight: number }[] }>('ListWorkers', { pool: 'faults' })).workers[0]
       ?.in_flight;

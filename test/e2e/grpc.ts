@@ -25,7 +25,7 @@ interface Response {
   readonly worker_id: string;
 }
 
-/** WatchResponse of control.proto, as far as tests look at it. */
+/** WatchResponse of control.proto, as far as the tests use it. */
 interface Change {
   readonly snapshot: { pools: { pool: string }[]; workers: { worker_id: string }[] } | null;
   readonly pool: { pool: string } | null;
@@ -35,7 +35,7 @@ interface Change {
 
 type Callback = (error: ServiceError | null, response: Response) => void;
 
-/** Plain grpc-js calls to an agent's socket, or HOST:PORT. */
+/** Plain grpc-js calls to an agent's socket or HOST:PORT. */
 export function connect(target: string, options: ChannelOptions = {}) {
   const execution = new clients.Execution(
     target.startsWith('/') ? `unix:${target}` : target,
@@ -73,7 +73,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
       methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
     watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
     submit: (): ClientDuplexStream<object, object> => methods['Submit']?.() as never,
-    /** A call of Control that takes no arguments, or these. */
+    /** A call of Control, by default without arguments. */
     control: <T>(method: string, request: object = {}): Promise<T> =>
       new Promise((resolve, reject) => {
         const call = controls[method];
@@ -84,7 +84,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
   };
 }
 
-/** The same with a retry policy for every status that one may list. */
+/** A connection with a retry policy for every status that may be listed. */
 export function retrying(target: string): Connection {
   const retryPolicy = {
     ...{ maxAttempts: 5, initialBackoff: '0.05s', maxBackoff: '0.2s', backoffMultiplier: 2 },

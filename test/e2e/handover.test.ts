@@ -103,7 +103,7 @@ test('with a socket from systemd, callers wait for the next agent, and no agent 
   const calls = Array.from({ length: 20 }, (_, index) => client.execute('faults', 'sleep', [0.1 * (index % 5)]));
   const handover = agent.cli('handover', '--json');
   await until(() => /handing over/.test(agent.output()), 'the handover to begin');
-  // A call that meets the GOAWAY on its way may be dropped unserved, without a word of the agent: its caller asks again.
+  // A call that meets a GOAWAY may be dropped without an answer from the agent: then its caller retries.
   for (let index = 0; index < 20; index += 1) {
     calls.push(askAgain(() => client.execute('faults', 'sleep', [0.01], { request_id: `late-${index}` })));
   }

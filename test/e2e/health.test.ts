@@ -16,7 +16,7 @@ afterEach(async () => {
 
 const pings = 'heartbeat: { interval: 200ms, timeout: 600ms, max_missed: 2, busy_limit: 20s }';
 
-/** The last ping and the verdict may each be so late before the agent takes the lag for its own (step.ts). */
+/** How late the last ping and the verdict may each be before the agent counts the delay as its own lag (step.ts). */
 const slackMs = 2 * 200;
 
 async function start(app: 'stuck' | 'faults', keys = pings): Promise<void> {
@@ -52,7 +52,7 @@ interface Explained {
   };
 }
 
-/** How a worker ended, when it has. */
+/** How a worker ended, once it has. */
 async function ended(workerId: string) {
   const explained = await until(
     async () => {
@@ -82,7 +82,7 @@ test('a deadlock that holds the GIL counts as hung, and the stacks show where', 
   expect(exit.evidence?.stacks).toContain('in deadlock_in_c');
   expect(exit.evidence?.threads.some((thread) => / S futex/.test(thread) || / S 0$/.test(thread))).toBe(true);
   expect(exit.evidence?.requests).toMatchObject([{ command: 'deadlock_in_c', cancelled: false }]);
-  // The newest of them, within 8 Ki characters.
+  // The newest lines, within 8 Ki characters.
   expect(exit.evidence?.last_lines.map((line) => line.slice(0, 11))).toEqual([
     '17 xxxxxxxx',
     '18 xxxxxxxx',
@@ -132,7 +132,7 @@ test('a hung worker is found within interval × max_missed + timeout, whenever i
   await start('stuck', 'size: 4\n  heartbeat: { interval: 800ms, timeout: 1s, max_missed: 3 }');
   const stopped: { id: string; atMs: number }[] = [];
   for (const worker of await untilReady(agent, 'stuck', 4)) {
-    // Not the same moment of the interval for all.
+    // At a different moment of the interval each time.
     await delay(210);
     process.kill(worker.pid, 'SIGSTOP');
     stopped.push({ id: worker.worker_id, atMs: Date.now() });
@@ -140,7 +140,7 @@ test('a hung worker is found within interval × max_missed + timeout, whenever i
   for (const { id, atMs } of stopped) {
     const foundMs = ((await ended(id)).evidence?.taken_at_ms ?? Number.POSITIVE_INFINITY) - atMs;
     expect(foundMs).toBeLessThanOrEqual(3 * 800 + 1_000 + slackMs);
-    // Not before any ping that it cannot have answered was overdue.
+    // Not before a ping that it could not answer was overdue.
     expect(foundMs).toBeGreaterThan(1_000);
   }
 });
@@ -205,7 +205,7 @@ describe('evidence of starts, stops and crashes:', () => {
   const pool = (name: string, hangs: string, keys: string): string =>
     `${name}: { app: hanging:app, python: ${python}, cwd: ${root}test/fixtures, env: { HANGS: ${hangs} }, ${keys} }`;
 
-  /** How the first worker of a pool to end has ended. */
+  /** How the first worker of a pool that ended has ended. */
   const firstExit = (name: string) =>
     until(
       async () => {
@@ -239,7 +239,7 @@ describe('evidence of starts, stops and crashes:', () => {
       expect(stdout).toContain('in connect_to_database');
       expect(stdout).toMatch(/its state at \S+: not ready within 2 s/);
     }
-    // Without a handler the signal would have ended it.
+    // Without a handler the signal would have killed it.
     expect(await firstExit('at_deaf')).toMatchObject({
       message: expect.stringContaining('ended by SIGKILL'),
       evidence: { stacks: '', stacks_missing: 'the worker does not write stacks, or not yet' },

@@ -24,7 +24,7 @@ import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 import { get } from './http.ts';
 
-// What the host does to an agent: limits, signals, output that nobody reads, a disk that hangs.
+// Influences of the host on an agent: limits, signals, output that nobody reads, a disk that hangs.
 
 let agent: TestAgent;
 let client: Connection;
@@ -37,7 +37,7 @@ afterEach(async () => {
 const faults = (extra = '') => `
 faults: { app: faults:app, python: ${python}, cwd: ${examples}, restart: { backoff: { min: 100ms } }, ${extra} }`;
 
-/** Connections that are made and never used, as any user of the host can make them. */
+/** Connections that are opened and never used, as any user of the host can do. */
 function strangers(count: number, where: string | { host: string; port: number }): void {
   const open: Socket[] = [];
   onTestFinished(() => {
@@ -82,13 +82,13 @@ test('an agent with few descriptors keeps its workers despite many connections, 
   expect(agent.output()).not.toContain('Debugger');
 
   const running = client.execute('faults', 'sleep', [1.5]);
-  // By a call, since a command of its own may take longer than the request.
+  // Checked by a call, because starting a command may take longer than the request.
   const runs = async () => {
     const { workers } = await client.control<{ workers: WorkerView[] }>('ListWorkers');
     return workers[0]?.in_flight === 1;
   };
   await until(runs, 'the request to run');
-  // One Ctrl-C under a runner: the terminal's SIGINT, and the runner's SIGTERM.
+  // One Ctrl-C under a runner: SIGINT from the terminal, and SIGTERM from the runner.
   agent.signal('SIGINT');
   await delay(20);
   agent.signal('SIGTERM');
@@ -97,7 +97,7 @@ test('an agent with few descriptors keeps its workers despite many connections, 
 });
 
 describe('a signal that arrives while the agent starts takes effect after the start:', () => {
-  /** The agent sends it to itself when it begins to listen. */
+  /** The agent sends the signal to itself when it begins to listen. */
   const signalled = (signal: string): readonly [string, ...string[]] => {
     const sender = `import { Server } from 'node:net';
       const { listen } = Server.prototype;
@@ -146,7 +146,8 @@ test('an uncaught error is logged and ends the agent like a crash, and its worke
 
 test('if the state disk hangs, a ready worker is still admitted, the log says why, and the agent can exit', async () => {
   const warm = 'start: { warm_up: sleep, warm_up_args: [1.5] }';
-  // To open a pipe that has no reader takes as long as a disk that does not answer: beside a pipe nothing of this name is written.
+  // Opening a pipe without a reader blocks like a disk that does not respond. If a pipe PATH.hangs exists, it is opened
+  // instead of PATH.
   const hangs = `import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module';
     const { open } = fs.promises;
     fs.promises.open = (path, ...rest) => fs.existsSync(path + '.hangs') ? open(path + '.hangs', 'w') : open(path, ...rest);
@@ -166,11 +167,11 @@ test('if the state disk hangs, a ready worker is still admitted, the log says wh
     expect((await client.execute('faults', 'leak', [1])).workerId).toBe(parse(name).name);
     const said = /the ledger's entry of \S+ could not be renewed: expected the write to finish within 5 s/;
     await untilLogged(agent, said);
-    // An order is answered when the disk has it, or does not answer.
+    // An order is answered when it is on disk, or when the disk does not respond in time.
     expect(await agent.cli('drain', 'faults')).toMatchObject({ code: 0, stdout: 'pool faults: draining\n' });
     await untilLogged(agent, /that were ordered will not outlive this agent: expected the write to finish within 5 s/);
     agent.signal('SIGTERM');
-    // By its own hand: process.exit waits for the threads that hang.
+    // The agent signals itself, because process.exit would wait for the blocked threads.
     expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });
     await untilLogged(agent, "the ledger's disk does not respond");
   } finally {
@@ -196,7 +197,7 @@ test('a removed runtime directory is created again, and /readyz reports it if th
     'it to be said',
     readyz,
   );
-  // Connections that were open go on.
+  // Open connections continue.
   expect((await client.execute('faults', 'leak', [1])).workerId).toBe(first?.worker_id);
   rmSync(directory);
   await until(async () => (await readyz()) === '200 ready\n', 'it to be made again', readyz);
@@ -225,7 +226,7 @@ test('a removed runtime directory is created again, and /readyz reports it if th
 test("an agent whose runtime directory now belongs to another agent leaves that agent's files alone", async () => {
   const old = await startAgent(faults());
   const directory = join(old.dir, 'run');
-  // It would make the directory again within two seconds.
+  // Otherwise it would create the directory again within two seconds.
   old.signal('SIGSTOP');
   rmSync(directory, { recursive: true });
   const flags = ['--runtime-dir', directory, '--state-dir', join(old.dir, 'other'), '--http', '127.0.0.1:0'];
@@ -242,7 +243,7 @@ test("an agent whose runtime directory now belongs to another agent leaves that 
   expect(before).toContain(`${worker?.worker_id}.begun`);
   expect(files()).toEqual(expect.arrayContaining(before));
   expect(JSON.parse(readFileSync(join(directory, 'agent.lock'), 'utf8'))).toMatchObject({ pid: agent.pid });
-  // Node unlinks the path of a socket that it closes, whoever's socket is there by now.
+  // Node unlinks the path of a socket that it closes, even if another process's socket is there by now.
   await until(() => existsSync(agent.socket), 'the socket to be made again');
   expect(await agent.workers()).toMatchObject([{ worker_id: worker?.worker_id }]);
   expect(agent.output()).not.toContain('the lock');

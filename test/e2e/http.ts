@@ -1,6 +1,6 @@
 /**
- * A GET over a connection of its own. The agent closes a kept connection after 5 s of silence, and a test process that was busy meanwhile
- * would send its next request into it.
+ * Sends a GET over a new connection. The agent closes a kept one after 5 s of silence, and a busy test process might
+ * just then send its next request into it.
  */
 export function get(address: string, path: string): Promise<Response> {
   return fetch(`http://${address}${path}`, { headers: { connection: 'close' } });

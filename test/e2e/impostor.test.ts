@@ -5,7 +5,7 @@ import type { TestAgent, WorkerView } from './agent.ts';
 import { python, root, startAgent, until, untilReady } from './agent.ts';
 import { scrape } from './http.ts';
 
-// A worker of pool a that wants to answer the callers of pool b.
+// A worker of pool a that tries to answer the callers of pool b.
 
 let agent: TestAgent;
 let victim: WorkerView;
@@ -36,7 +36,7 @@ afterAll(() => agent.stop());
 
 test("a worker finds nothing in /proc or the agent's files that lets it attach as another worker", async () => {
   const found = JSON.parse(await call('a', 'find', { pid: victim.pid, folder: agent.dir })) as string[];
-  // The ledger's verifiers and checksums at least, or nothing was looked for.
+  // At least the ledger's verifiers and checksums must be among the strings that were tried.
   expect(found.length).toBeGreaterThan(1);
   for (const token of found) expect(await attach(token)).toBe('UNAUTHENTICATED');
   expect(await refusals('wrong_token')).toBe(found.length);

@@ -17,7 +17,7 @@ import {
 } from './agent.ts';
 import { connect } from './grpc.ts';
 
-// What people do wrong, and what they are told.
+// Mistakes of users, and what they are told.
 
 const bin = join(root, 'bin/pitwarden');
 const text = `text: { app: text:app, python: ${python}, cwd: ${examples} }`;
@@ -81,7 +81,7 @@ test('wrong arguments exit with 2, and say what was expected', async () => {
     [['call', 'text', 'x', '--file', join(dir, 'none')], /--file: ENOENT/],
     [['call', 'text', 'x', '--timeout', '5'], /--timeout: expected a duration .* did you mean 5s\?/],
     [['scale', 'text', 'two'], /SIZE: expected a whole number of at most 9 digits, got "two"/],
-    // 2^32 + 3: of a number of 32 bits the last ones are 3.
+    // 2^32 + 3, whose lowest 32 bits are 3.
     [['scale', 'text', '4294967299'], /SIZE: expected a whole number of at most 9 digits, got "4294967299"/],
     [['drain'], /expected a pool, a worker id, or --node/],
   ];

@@ -8,7 +8,7 @@ import type { TestAgent } from './agent.ts';
 import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
 import { scrape } from './http.ts';
 
-// docs/metrics.md answers questions by queries: here a real Prometheus answers them.
+// Runs the queries of docs/metrics.md in a real Prometheus.
 
 const isThere = spawnSync('prometheus', ['--version']).status === 0;
 
@@ -101,7 +101,7 @@ interface Prometheus {
   stop(): Promise<void>;
 }
 
-/** A Prometheus of our own that scrapes one target every second. */
+/** Starts a Prometheus that scrapes one target every second. */
 async function startPrometheus(target: string): Promise<Prometheus> {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   writeFileSync(

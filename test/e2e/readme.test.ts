@@ -7,7 +7,7 @@ import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
 import { followAgent, python, root, runProcess, until, untilReady } from './agent.ts';
 
-// Runs what README.md shows, and compares what it prints with what README.md says it prints.
+// Runs what README.md shows, and compares the output with what README.md shows.
 
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -116,7 +116,7 @@ test('every file that README.md links to exists', async () => {
     );
 });
 
-/** The text of the first fenced block of a language that holds these words. */
+/** The first fenced code block of a language that contains these words. */
 function block(language: string, words: string): string {
   const blocks = [...readme.matchAll(/^```(\w*)\n([\s\S]*?)^```$/gm)];
   const found = blocks.find((match) => match[1] === language && match[2]?.includes(words));
@@ -124,13 +124,13 @@ function block(language: string, words: string): string {
   return found[2];
 }
 
-/** Clock times, ids, pids, ports, host names and columns' widths differ from run to run. */
+/** Clock times, ids, pids, ports, host names and column widths differ from run to run. */
 function withoutParticulars(text: string): string {
   return (
     text
-      // What a machine has of cgroups is its own.
+      // Whether cgroups are available depends on the machine.
       .replaceAll(/(?:each worker runs in its own cgroup below|worker trees are killed by) .*/g, 'HOW TREES ARE KILLED')
-      // Before the host's name, which may be as short as `vm` and stand in an id by chance.
+      // Before replacing the host's name, which may be as short as `vm` and occur in an id by chance.
       .replaceAll(/(\w+)-\d-\w{8}/g, '$1-ID')
       .replaceAll(hostname(), 'my-host')
       .replaceAll(/\d\d:\d\d:\d\d /g, '')

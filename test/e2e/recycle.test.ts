@@ -41,7 +41,8 @@ text:
   };
   await Promise.all(Array.from({ length: 16 }, caller));
   expect([...answeredBy.values()].reduce((sum, count) => sum + count, 0)).toBe(10_000);
-  // Budgets are at most 500, so 10,000 requests need at least 10 generations, unless replacing them took all the time.
+  // Budgets are at most 500, so 10,000 requests need at least 10 generations, unless the replacements took all the
+  // time.
   expect(answeredBy.size).toBeGreaterThan(4);
   const metrics = await scrape(agent.http);
   expect(metrics).toMatch(/pitwarden_worker_recycles_total\{pool="text",reason="request_budget"\} [1-9]/);
@@ -89,7 +90,7 @@ faults:
   await untilLogged(agent, /reason":"memory"/);
   expect(agent.output()).not.toContain('memory_hard');
 
-  // One request that is there until the kill: between two of them the kill could find the worker idle.
+  // A single request that lasts until the kill: between two requests the kill could find the worker idle.
   const killed = client.execute('faults', 'leak', [600, 30]);
   await expect(killed).rejects.toMatchObject({ code: 14, told: { exit_reason: 'memory_hard', worker_id: last } });
   await until(async () => (await untilReady(agent, 'faults', 1))[0]?.worker_id !== last, 'a new worker');

@@ -7,7 +7,7 @@ import { examples, processesOf, python, startAgent, until, untilLogged, untilRea
 import type { Connection } from './grpc.ts';
 import { connect } from './grpc.ts';
 
-// What a reload can come upon, told to one agent.
+// What a reload may encounter, with one agent.
 
 let agent: TestAgent;
 let client: Connection;
@@ -67,7 +67,7 @@ test('a request with a deadline a year away does not cause a busy timer', async 
   agent.config(text('size: 2, request: { timeout: 365d }'));
   agent.signal('SIGHUP');
   await until(() => reloads() > before, 'the reload', agent.output);
-  // A caller without a deadline has the pool's.
+  // A caller without a deadline gets the pool's.
   expect((await agent.cli('call', 'text', 'count_words', '--args', '["a"]')).code).toBe(0);
   expect(agent.output()).not.toContain('TimeoutOverflowWarning');
 });
@@ -78,13 +78,13 @@ test('running workers apply the orphan_timeout and the drain timeout of a reload
   other.config(text('size: 1, orphan_timeout: 1s, drain: { timeout: 1s, kill_after: 1m }'));
   other.signal('SIGHUP');
   await until(() => other.output().includes('"pool_changed"'), 'the reload', other.output);
-  // The frame with the limits comes before the answer to a request that is asked after them.
+  // The frame with the limits arrives before the answer to a later request.
   const asking = connect(other.socket);
   await asking.execute('text', 'count_words', ['a']);
   asking.close();
   other.signal('SIGKILL');
   await other.exited;
-  // With the limits that it was started with it would wait for a minute, and its guardian for longer.
+  // With its original limits it would wait for a minute, and its guardian even longer.
   await until(
     () => processesOf(other.dir).length === 0,
     'the worker to leave',

@@ -66,7 +66,7 @@ test('a roll replaces every worker under load without losing a request, and show
   expect(exits.map((exit) => exit.reason)).toEqual(['roll', 'roll', 'roll']);
 });
 
-// Each worker is ready a second after its start: a roll of three takes as long as it takes to kill an agent in its midst.
+// Each worker is ready a second after its start, so a roll of three leaves enough time to kill the agent during it.
 const slow = `
 slow:
   app: slow_start:app
@@ -96,7 +96,7 @@ async function killAndStartNext(between = (): void => undefined): Promise<void> 
   client = connect(agent.socket);
 }
 
-/** Every worker was replaced, once: the first ones are gone, and each slot is in its second generation. */
+/** Every worker was replaced exactly once: the old ones are gone, and each slot is in its second generation. */
 async function expectReplacedOnce(before: readonly { readonly worker_id: string }[]): Promise<void> {
   const after = await untilReady(agent, 'slow', 3);
   const old = new Set(before.map(({ worker_id }) => worker_id));
@@ -120,7 +120,7 @@ test('if the agent is killed during a roll, the next agent continues it, and its
   expect(agent.output()).not.toContain('"roll_started"');
   await expectReplacedOnce(before);
 
-  // Its result is kept, and can be asked for by its id.
+  // Its result is kept and can be queried by its id.
   const watched = await agent.json<{ roll_id: string; state: string; started_at_ms: number }>(
     'roll',
     'slow',
@@ -129,7 +129,7 @@ test('if the agent is killed during a roll, the next agent continues it, and its
   expect(watched).toMatchObject({ roll_id: rollId, state: 'ROLL_STATE_DONE', total: 3, replaced: 3 });
   expect(Math.abs(Date.now() - watched.started_at_ms)).toBeLessThan(120_000);
 
-  // Another roll, of which the next agent finds nothing.
+  // Another roll, which the next agent will not know.
   const lost = agent.cli('roll', 'slow');
   await untilBegun(3);
   await killAndStartNext(() => rmSync(join(agent.dir, 'state/orders.json')));
@@ -177,7 +177,7 @@ test('a changed config that does not start is abandoned for the last good one, w
     'its slot to be filled',
   );
   await client.execute('text', 'count_words', ['a b']);
-  // Asked to try again, it tries, and stops by itself.
+  // A new roll tries the config again, and fails.
   const rolled = await agent.cli('roll', 'text', '--max-failures', '2');
   expect(rolled.code).toBe(1);
   expect(rolled.stderr).toMatch(
@@ -190,7 +190,7 @@ test('a changed config that does not start is abandoned for the last good one, w
 test('a roll can be paused, resumed and aborted, and an impossible change is refused with the reason', async () => {
   await start(text('size: 2', 'faults:app'));
   await untilReady(agent, 'text', 2);
-  // An old worker that still serves keeps its token: the roll cannot be over before it is aborted.
+  // While an old worker serves, the roll cannot end before it is aborted.
   const served = Promise.allSettled([1, 2].map(() => client.execute('text', 'sleep', [100])));
   await until(async () => (await agent.workers('text')).every((worker) => worker.in_flight === 1), 'both to be busy');
   expect(await agent.cli('roll', 'text', '--pause')).toMatchObject({
@@ -210,7 +210,7 @@ test('a roll can be paused, resumed and aborted, and an impossible change is ref
   const aborted = await agent.cli('roll', 'text', '--abort');
   expect(aborted.stdout).toContain('(aborted: asked to)');
   expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: asked to\n' });
-  // Ctrl-C twice: nothing is waited for.
+  // A second Ctrl-C waits for nothing.
   agent.signal('SIGINT');
   await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
   await interruptUntilGone(agent);

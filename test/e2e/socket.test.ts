@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { python, root, runProcess, startAgent, untilReady } from './agent.ts';
 
-// A folder whose name means something to a shell, in a URI and to gRPC.
+// A folder whose name has a meaning in a shell, in a URI and in gRPC.
 
 let above: string;
 let agent: TestAgent;

@@ -13,7 +13,7 @@ import type { Answer, Connection } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
 import { scrape } from './http.ts';
 
-// The agent is killed, and another one started in its folder: it takes over what lives.
+// The agent is killed, and the next one is started in the same folder and adopts the survivors.
 
 let agent: TestAgent;
 let client: Connection;
@@ -49,7 +49,7 @@ async function kill(): Promise<void> {
   await agent.exited;
 }
 
-/** The next agent, in the same folder. */
+/** Starts the next agent in the same folder. */
 async function startNext(pools: string): Promise<void> {
   agent = await startAgent(pools, '', agent.dir);
   client.close();
@@ -76,7 +76,7 @@ async function untilAttached(count: number): Promise<void> {
   );
 }
 
-/** Asks until an agent answers, as a client should. */
+/** Repeats a call until an agent answers, as a client should. */
 async function again(ask: () => Promise<Answer>): Promise<Answer> {
   for (;;) {
     try {
@@ -104,7 +104,7 @@ test('after kill -9 of the agent the next one has the same workers, and they wor
   await untilAttached(3);
   const after = await agent.workers('p');
   expect(pidsOf(after)).toEqual(pidsOf(before));
-  // Counts go on, and so does age.
+  // Counts and ages continue.
   expect(counted(after)).toEqual(counts);
   expect(after.map(({ started_at_ms: at }) => Math.round(at / 100)).sort()).toEqual(
     before.map(({ started_at_ms: at }) => Math.round(at / 100)).sort(),
@@ -112,13 +112,13 @@ test('after kill -9 of the agent the next one has the same workers, and they wor
   await untilLogged(agent, /workers of an earlier agent: 3 adopted, 0 ended/);
   const metrics = await scrape(agent.http);
   expect(metrics).toContain('pitwarden_adoptions{outcome="adopted"} 3');
-  // Pings and memory.
+  // Pings and memory samples arrive.
   await until(
     async () => (await agent.workers('p')).every(({ last_pong_at_ms: at }) => at > Date.now() - 30_000),
     'pongs',
   );
   await until(async () => (await agent.workers('p')).every(({ rss_bytes: bytes }) => bytes > 0), 'samples');
-  // A drain that is ordered is a drain.
+  // An ordered drain stays in force.
   const [drained] = after;
   await agent.cli('recycle', drained?.worker_id ?? '');
   await until(
@@ -126,7 +126,7 @@ test('after kill -9 of the agent the next one has the same workers, and they wor
     'an adopted worker to be replaced',
     () => agent.workers('p'),
   );
-  // The budget that was half spent is spent.
+  // The half-used request budget continues to count.
   for (let i = 0; i < 15; i += 1) await client.execute('p', 'once', [file]);
   await until(
     async () =>
@@ -150,7 +150,7 @@ test('an answer that the agent sent but its caller had not read when the agent d
   callers[1].send('ExecuteStream', asked('count', [file, 2], 'stream'));
   callers[2].send('Submit', { items: [{ request: asked('once', [file], 'submit') }] });
   await until(async () => (await agent.workers('p'))[0]?.requests_completed === 3, 'three answers');
-  // What the agent tells the worker of the three goes with the next requests.
+  // The acknowledgement of the three answers reaches the worker with the next requests.
   for (let i = 0; i < 3; i += 1) await client.execute('p', 'ignore', [0]);
   await kill();
   for (const caller of callers) caller.close();
@@ -285,7 +285,7 @@ describe("when the agent dies, a request with a caller's id", () => {
     await startNext(survivor());
     expect((await again(ask)).value).toBe('mine');
     expect(runsIn(file)).toBe(1);
-    // And another agent's death later it is the same, as long as nobody has taken it.
+    // The same holds after another agent's death, as long as nobody has read the answer.
     const other = () => client.execute('p', 'once', [file, 0.2], { request_id: 'other' });
     void other().catch(() => undefined);
     await until(() => runsIn(file) === 2, 'the other to begin');
@@ -354,7 +354,7 @@ pitwarden.Client(sys.argv[1]).options(request_id="mine").call("p", "once", path=
   const args = { path: file, seconds: 1 };
   expect((await client.execute('p', 'once', args, { request_id: 'mine' })).value).toBe('mine');
   expect(runsIn(file)).toBe(1);
-  // A cancel is no broken connection.
+  // A cancellation is not a broken connection.
   const given = client
     .execute('p', 'ignore', [1], { request_id: 'given up' }, 300)
     .catch((error: Failure) => error.code);
@@ -477,8 +477,8 @@ test('a worker whose agent gave it one token for life in its environment can be 
   const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [WorkerView];
   await kill();
   process.kill(pid, 'SIGKILL');
-  // What such an agent left: an entry of version 1, and a worker that was born with PITWARDEN_TOKEN. Its id is a new one:
-  // the guardian kills every process that carries the id of the worker that was killed.
+  // What such an agent left: an entry of version 1, and a worker that was started with PITWARDEN_TOKEN. It has a new
+  // id, because the guardian kills every process that carries the id of the killed worker.
   const workerId = worker_id.replace(/.{8}$/, 'otherone');
   const token = 'ab'.repeat(32);
   const env = {

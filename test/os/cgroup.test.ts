@@ -18,10 +18,13 @@ afterAll(() => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-// Not everywhere may a process make cgroups; the other ways of finding a tree are tried in processes.test.ts.
+// Not every environment allows creating cgroups. processes.test.ts covers the other ways of finding a tree.
 const inCgroups = needs('cgroups', probe !== undefined, cgroups.report);
 
-/** Starts in an environment that names no worker, with a session and a parent of its own: nothing else leads to it. */
+/**
+ * Starts a daemon with its own session and parent and without a worker id in its environment: only the cgroup leads to
+ * it.
+ */
 const escaped = (command: string) => `(setsid env -i PATH="$PATH" sh -c '${command}' &)`;
 
 test('the report says how worker trees are killed, and why cgroups are not used', () => {
@@ -47,7 +50,7 @@ test('cgroup.kill kills a tree of any shape, including daemons without a trace',
     const pids = readFileSync(join(cgroup.path, 'cgroup.procs'), 'utf8').trim().split('\n').map(Number);
     expect(pids, name).toContain(identity.pid);
     expect(pids, name).toContain(own);
-    // The leader goes by itself, as a crash would have it.
+    // The leader dies first, as in a crash.
     process.kill(identity.pid, 'SIGKILL');
     await spawned.exited;
     expect(await sweepTree({ identity, workerId }, { timeoutMs: 10_000, cgroup })).toMatchObject({ survivors: [] });
@@ -58,7 +61,7 @@ test('cgroup.kill kills a tree of any shape, including daemons without a trace',
   }
 });
 
-/** A daemon of a session of its own, whose parent is gone: its environment alone leads to it. */
+/** A daemon in its own session whose parent has exited: only its environment leads to it. */
 const daemon = (command: string) => `(setsid sh -c '${command}' &)`;
 
 test.each([
@@ -132,7 +135,7 @@ test('without a pids controller the limit on tasks is the sum over all pools, or
     config: { limits: { pids }, recycle: { maxSurge } },
   });
   expect(tasksOfAll([pool(32, 8, 1), pool(500, 2)])).toBe(32 * 9 + 1_000);
-  // Workers of the second would use up what those of the first may have.
+  // Workers of the second pool would use up what the first may have.
   expect(tasksOfAll([pool(32, 8, 1), pool(0, 1)])).toBe(0);
   expect(tasksOfAll([pool(32, 8, 1), pool(0, 0)])).toBe(32 * 9);
   const [held, none] = [{ pids: true }, { pids: false }];
@@ -154,7 +157,7 @@ test("memory is the kernel's own account where the memory controller is enabled"
 
 test('cgroups of agents that have exited are removed, and those of live agents stay', inCgroups, () => {
   const parent = dirname(dirname(probe?.path ?? ''));
-  // No process has the highest pid there can be.
+  // No process has the highest possible pid.
   const dead = join(parent, `pitwarden-${2 ** 22}`);
   mkdirSync(join(dead, 'worker'), { recursive: true });
   openCgroups();

@@ -5,7 +5,7 @@ import { runProcess, startProcess } from '../../src/os/process/child-process.ts'
 const dist = (name: string): string => JSON.stringify(new URL(`../../dist/os/${name}.js`, import.meta.url).pathname);
 const env = { PATH: '/usr/bin:/bin' };
 
-/** Runs a script in a process that has used up all the descriptors it may have. */
+/** Runs a script in a process that has used up all its descriptors. */
 function withoutDescriptors(script: string): unknown {
   const code = `
 import { openSync } from 'node:fs';

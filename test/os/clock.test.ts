@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { createClock, systemClock } from '../../src/os/clock.ts';
 
-/** A host of which each reading of a clock takes `readMs`; its wall clock shows whole milliseconds. */
+/** A host on which reading a clock takes `readMs`, and whose wall clock has whole milliseconds. */
 function host() {
   const its = { atMs: 5_000.3, readMs: 0.01, wallAheadMs: 1_700_000_000_000.9 };
   const read = (): number => {

@@ -8,7 +8,7 @@ import { markOf } from '../../src/os/process/tree-mark.ts';
 import { isRoot, needs } from '../needs.ts';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
-// Daemons of a worker without a cgroup: session, group, environment and descriptors of their own, and the first process for a
+// Daemons of a worker without a cgroup, with their own session, group, environment and descriptors, and pid 1 as
 // parent.
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
@@ -33,7 +33,7 @@ def daemon(before=lambda: None, until=lambda: None):
     return int(os.read(reader, 20))
 `;
 
-/** A worker that starts a daemon; it ends at once when it is told. */
+/** Starts a worker that starts a daemon; the worker exits when asked. */
 async function withDaemon(workerId: string, program: string) {
   const path = join(dir, `${workerId}.py`);
   writeFileSync(path, `${daemonize}\n${program}`);

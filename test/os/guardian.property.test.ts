@@ -24,7 +24,7 @@ function sleeper(): ProcessIdentity {
 }
 
 const script = join(import.meta.dirname, '../../bin/guardian.sh');
-/** One look of the guardian, which writes down what it would have signalled. */
+/** One round of the guardian that records its signals instead of sending them. */
 const rehearsal = `
   kill() { printf '%s\\n' "$*" >>"$SIGNALS"; }
   sleep() { return 1; }
@@ -74,7 +74,7 @@ test('whatever a guardian reads from its input, it signals only workers that mat
 }, async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(drawLine(), { minLength: 1, maxLength: 6 }), async (lines) => {
-      /** Of several lines about one process the last that makes sense holds. */
+      /** Of several valid lines about one process the last one counts. */
       const limits = new Map<string, string>();
       for (const { pid, start, limit } of lines) {
         const known = sleepers.some((each) => `${each.pid}` === pid && each.startTime === start);

@@ -25,7 +25,9 @@ afterAll(() => {
   rmSync(root, { recursive: true, force: true });
 });
 
-/** A guardian whose agent is gone as soon as it is closed: nobody has the lock of its state directory. */
+/**
+ * A guardian whose agent counts as dead as soon as it is closed, since no one holds the lock of its state directory.
+ */
 async function guard() {
   const stateDir = mkdtempSync(join(root, 'state-'));
   const warnings: string[] = [];
@@ -34,7 +36,7 @@ async function guard() {
   return { guardian, pid: guardian.pid() ?? 0, stateDir, warnings };
 }
 
-/** Signals are ignored from the moment in which it reads. */
+/** The guardian ignores signals from the moment it reads its input. */
 async function untilItGuards(guardian: Guardian): Promise<void> {
   await vi.waitFor(() => {
     const ignored = /^SigIgn:\s+(\S+)$/m.exec(readFileSync(`/proc/${guardian.pid()}/status`, 'latin1'))?.[1];
@@ -42,7 +44,7 @@ async function untilItGuards(guardian: Guardian): Promise<void> {
   });
 }
 
-/** It waits between two looks: whatever it was told it has read, and looked at once. */
+/** Waits until the guardian sleeps between two rounds: by then it has read its input and checked everything once. */
 async function untilItLooked(pid: number): Promise<void> {
   await vi.waitFor(() => expect(readdirSync('/proc').some((name) => readStat(Number(name))?.ppid === pid)).toBe(true), {
     timeout: 10_000,
@@ -82,7 +84,7 @@ test('a new guardian kills the guardians of earlier agents, and nothing else', o
 
 test('the guardian kills a worker once its limit has passed, and then exits', onProc, async () => {
   const { guardian, pid, stateDir } = await guard();
-  // The lock of an agent that was killed names a process that is no more.
+  // The lock of a killed agent names a process that no longer exists.
   writeFileSync(lockPath(stateDir), JSON.stringify({ ...identify(process.pid), startTime: '1' }));
   const { child, identity, exited } = sleeper();
   child.kill('SIGSTOP');
@@ -153,7 +155,10 @@ if os.fork() == 0: ${daemon.replaceAll('"$ID"', `"${id}"`)}'; until [ -s ${id} ]
   },
 );
 
-/** Starts in an environment that names no worker, with a session and a parent of its own: only the cgroup leads to it. */
+/**
+ * Starts a daemon with its own session and parent and without a worker id in its environment: only the cgroup leads to
+ * it.
+ */
 const escaped = `(setsid env -i PATH="$PATH" sh -c 'echo $$ > own; exec sleep 1000' &); until [ -s own ]; do :; done; echo ready`;
 
 const inCgroups = needs('cgroups', hasProc && probe !== undefined);
@@ -260,7 +265,7 @@ test('a guardian forgets workers that have exited', onProc, async () => {
   const before = peakKib();
   const { child, identity } = sleeper();
   guardian.watch(identity, 'w', 1_000_000, null);
-  // No process has the highest pid there can be.
+  // No process has the highest possible pid.
   const gone = { bootId: identity.bootId, pid: 2 ** 22 };
   for (let count = 0; count < 20_000; count += 1) {
     guardian.watch({ ...gone, startTime: String(count) }, 'w', 1_000, `/sys/fs/cgroup/nothing/w-${count}`);
@@ -272,7 +277,7 @@ test('a guardian forgets workers that have exited', onProc, async () => {
   await untilGone(pid);
 });
 
-/** Of open(2); Node does not name it. */
+/** O_CLOEXEC of open(2), which Node does not export. */
 const closeOnExec = 0o2000000;
 
 function isInheritable(fd: string): boolean {
@@ -291,10 +296,11 @@ test('a guardian holds no descriptor of the agent and carries no worker id', onP
   const { guardian, pid } = await guard();
   const links = (path: string, fds: readonly string[]) => fds.map((fd) => readlinkSync(`${path}/fd/${fd}`));
   const script = join(import.meta.dirname, '../../bin/guardian.sh');
-  // Right after its signals are ignored it reads its own user id, and closes that file again.
+  // Right after it starts to ignore signals, the guardian opens a file to read its user id, and closes it again.
   await vi.waitFor(() => {
     const ofGuardian = readdirSync(`/proc/${pid}/fd`);
-    // What whoever runs the tests lets all descend from it inherit is not the agent's: it lacks O_CLOEXEC here too.
+    // Descriptors that the test runner itself passes on to all its descendants lack O_CLOEXEC here too; they are not
+    // the agent's.
     const inherited = ofGuardian.filter((fd) => Number(fd) > 2 && isInheritable(fd));
     const own = ofGuardian.filter((fd) => !inherited.includes(fd));
     expect(links(`/proc/${pid}`, inherited)).toEqual(links('/proc/self', inherited));

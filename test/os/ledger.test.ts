@@ -90,7 +90,7 @@ test('an entry truncated at any byte is set aside; only the complete file is rea
   }
   writeFileSync(path, whole);
   expect(ledger.read().entries).toEqual([entry]);
-  // What was set aside is kept, though not without bound.
+  // Files that were set aside are kept, up to a limit.
   expect(readdirSync(join(state, 'ledger-set-aside')).length).toBeLessThanOrEqual(50);
 });
 
@@ -139,7 +139,7 @@ describe('an intact file with', () => {
   });
 });
 
-// Only root can give a file away.
+// Only root can give a file to another user.
 test('an intact file of another user, or a link to one, is set aside', needs('root', isRoot), async () => {
   await ledger.enter(entry);
   await ledger.keepOrders({ nodeDraining: true, pools: [] });

@@ -13,7 +13,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
-/** Ends after it has written more than any pipe holds. */
+/** A script that writes more than any pipe holds, and then ends. */
 const talker = (lines: number, end: string): string => `
 import { createLog } from ${dist('telemetry/log')};
 import { exitProcess } from ${dist('os/process/exit')};
@@ -26,7 +26,7 @@ function run(code: string, stdout: 'pipe' | number) {
   return spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', stdout, 'inherit'] });
 }
 
-/** A named pipe that is open for both ends: whoever writes to it finds it full, and nobody reads. */
+/** A named pipe that is open at both ends and full, and that nobody reads. */
 function fullPipe(): number {
   const path = join(dir, 'pipe');
   execFileSync('mkfifo', [path]);
@@ -54,7 +54,7 @@ test('a process survives the loss of its log reader, and exits normally', async 
 
 test('a slow reader receives all lines, complete and in order', async () => {
   const fd = fullPipe();
-  // Node makes what it passes to a child blocking, for this process too.
+  // Node makes a descriptor that it passes to a child blocking, in this process too.
   const reader = openSync(join(dir, 'pipe'), constants.O_RDONLY | constants.O_NONBLOCK);
   const child = run(talker(500, orderly), fd);
   let over = false;
@@ -67,7 +67,7 @@ test('a slow reader receives all lines, complete and in order', async () => {
     try {
       for (;;) text += piece.toString('utf8', 0, readSync(reader, piece));
     } catch {
-      // Empty for now.
+      // The pipe is empty for now.
     }
     if (last) break;
     await new Promise((resolve) => setImmediate(resolve));

@@ -22,14 +22,14 @@ afterEach(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-/** Runs a Python program, and measures its tree when it has said that it is ready. */
+/** Runs a Python program, and measures its tree once it reports that it is ready. */
 async function measured(program: string): Promise<{ rssBytes: number; pssBytes: number }> {
   const file = join(dir, 'program.py');
   writeFileSync(file, `import os, sys, time\n${program}\nprint('ready', flush=True)\ntime.sleep(1000)\n`);
   const worker = await shellWorker(dir, `exec ${python} ${file}`, { workerId });
   identity = worker.identity;
   await worker.line(1);
-  // A look at the system is shared for a moment: one from before does not count.
+  // Process tables are shared for a moment; an earlier one does not count.
   const before = await sharedProcessTable();
   while ((await sharedProcessTable()) === before) await new Promise((resolve) => setImmediate(resolve));
   const sample = await sampleTree({ identity, workerId }, { readsPss: () => true });
@@ -37,7 +37,7 @@ async function measured(program: string): Promise<{ rssBytes: number; pssBytes: 
   return sample;
 }
 
-/** Written to, page by page, so that it is there. */
+/** Writes to each page, so that it is resident. */
 const touched = (mibibytes: number) => `bytearray(b'x' * (${mibibytes} << 20))`;
 
 test('the memory of a child process is included', async () => {

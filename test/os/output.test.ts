@@ -30,7 +30,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const mebibyte = 1024 * 1024;
 
-/** An agent's view of one directory; `die` leaves it as a kill would. */
+/** An agent's view of one directory; `die` leaves it like a kill. */
 function openScene(path = mkdtempSync(join(root, 'output-'))) {
   const troubles: string[] = [];
   const directory = openOutputDirectory(path, { onProblem: (message) => troubles.push(message) });
@@ -59,7 +59,7 @@ function openScene(path = mkdtempSync(join(root, 'output-'))) {
   };
 }
 
-/** Reads all that is there, now. */
+/** Reads everything that is there now. */
 function readAll(reader: OutputReader, seen: { readonly lines: readonly string[] }, last: string): void {
   for (let looks = 0; seen.lines.at(-1) !== last; looks += 1) {
     expect(looks).toBeLessThan(100);
@@ -71,7 +71,7 @@ function allocated(path: string): number {
   return statSync(path).blocks * 512;
 }
 
-/** So many bytes of numbered lines, 8 KiB each. */
+/** Numbered lines of 8 KiB each, `bytes` in total. */
 function manyLines(bytes: number, from = 0): Buffer {
   const lines: string[] = [];
   for (let line = from; (line - from) * 8192 < bytes; line += 1) lines.push(`${line} `.padEnd(8191, 'x'));
@@ -176,7 +176,7 @@ test('if holes cannot be punched, a file is truncated once all of it was read, a
   }
   expect(seen.lines.map(number)).toEqual(Array.from({ length: 3 * 256 }, (_, index) => index));
   expect(troubles).toEqual([expect.stringContaining('fallocate')]);
-  // More than may wait is given up together with what was read.
+  // More than the backlog limit, so the oldest part is skipped.
   appendFileSync(out, manyLines(5 * backlogMaxBytes));
   await vi.waitFor(() => {
     reader.lastLines();
@@ -250,7 +250,7 @@ test.each([
   expect(existsSync(path)).toBe(true);
 });
 
-// A tmpfs, on which runtime directories are mostly, takes sizes up to 2^63.
+// Runtime directories are usually on a tmpfs, which allows sizes up to 2^63.
 const roomy = mkdtempSync('/dev/shm/pw-');
 afterAll(() => rmSync(roomy, { recursive: true, force: true }));
 const mayBeHuge = spawnSync('truncate', ['-s', '9223372036854775807', join(roomy, 'probe')]).status === 0;
@@ -298,7 +298,7 @@ test('if the output directory is removed, a running worker is still read, and th
   await vi.waitFor(() => expect(lines).toEqual(['again']), { timeout: 5_000 });
 });
 
-/** A file system of 64 KiB; undefined: it cannot be mounted here. */
+/** A file system of 64 KiB; undefined if it cannot be mounted here. */
 function mountSmall(): string | undefined {
   const path = join(root, 'small');
   mkdirSync(path);
@@ -333,10 +333,13 @@ test(
   },
 );
 
-/** A hole that takes for ever, as one does while a gigabyte is written each second. */
+/** Punching a hole never ends, as while a gigabyte is written each second. */
 const noSpace: OutputSpace = { mayPunch: () => true, punch: () => new Promise<boolean>(() => undefined) };
 
-/** As `followFile` is used while a worker writes; `onLine` may write to the file, as a worker does at any moment. */
+/**
+ * Reads a file like the agent does while a worker writes. `onLine` may write to the file, as a worker may at any
+ * moment.
+ */
 function followAlone(name: string, space: OutputSpace, onLine: (fd: number, line: string) => void = () => undefined) {
   const fd = openSync(join(root, name), 'a+');
   const seen = { lines: [] as string[], skipped: 0 };
@@ -358,7 +361,7 @@ function followAlone(name: string, space: OutputSpace, onLine: (fd: number, line
 }
 
 test('output that a worker writes while its file is truncated is read', () => {
-  // Two pieces, and then the end of its life: each is written when the one before it is being handed on.
+  // Two pieces and the last line; each is written while the one before it is handed on.
   const later = ['a'.repeat(200_000), 'b'.repeat(200_000), 'the last words'];
   const { fd, file, seen } = followAlone('emptied.out', noSpace, (to, line) => {
     const isFirst = seen.lines.length === 1;
@@ -403,7 +406,7 @@ test('a file that grows faster than holes can be punched is truncated, and its n
     writeSync(fd, `line ${count}\n`);
     file.read(buffer);
   }
-  // What a file may take, and what was written since the look before.
+  // The maximum size of the file, plus what was written since the last look.
   expect(most).toBeLessThanOrEqual((64 + 16 + 1) * mebibyte);
   expect(seen.skipped).toBeGreaterThan(1800 * mebibyte);
   while (file.read(buffer));

@@ -7,7 +7,7 @@ import { needs } from '../needs.ts';
 
 const scene = join(import.meta.dirname, 'pid-reuse-scene.mjs');
 
-/** In a pid namespace of its own, whose first process reaps orphans as a shell does. */
+/** Runs a command in its own pid namespace, whose first process reaps orphans like a shell. */
 function inNamespace(command: string, ...args: string[]): string {
   const asRoot = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
   const reaping = ['sh', '-c', '"$@"; exit $?', 'sh', command, ...args];
@@ -15,7 +15,7 @@ function inNamespace(command: string, ...args: string[]): string {
   return execFileSync('unshare', [...asRoot, '--pid', '--fork', '--kill-child', '--mount-proc', ...reaping], options);
 }
 
-/** Whether the next pid can be named there: ns_last_pid of pid_namespaces(7). */
+/** Whether the next pid can be chosen in a namespace: ns_last_pid of pid_namespaces(7). */
 function mayNamePids(): boolean {
   try {
     return inNamespace('sh', '-c', 'echo 400 > /proc/sys/kernel/ns_last_pid && sh -c "echo $$"') !== '';

@@ -5,12 +5,12 @@ import { dirname, join } from 'node:path';
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { needs } from '../needs.ts';
 
-/** What the next reads of files whose path matches fail with, after so many that do not. */
+/** The error with which reads of matching files fail, and how many succeed before. */
 const failing = vi.hoisted(() => ({ path: null as RegExp | null, code: '', after: 0 }));
 
 vi.mock('node:fs', async (original) => {
   const real = await original<typeof import('node:fs')>();
-  const failIfTold = (path: unknown): void => {
+  const failIfSet = (path: unknown): void => {
     if (failing.path === null || typeof path !== 'string' || !failing.path.test(path)) return;
     failing.after -= 1;
     if (failing.after >= 0) return;
@@ -19,7 +19,7 @@ vi.mock('node:fs', async (original) => {
   const wrap =
     <Args extends [unknown, ...unknown[]], Result>(work: (...args: Args) => Result) =>
     (...args: Args): Result => {
-      failIfTold(args[0]);
+      failIfSet(args[0]);
       return work(...args);
     };
   return {
@@ -92,7 +92,7 @@ describe('when a read of /proc fails with', onProc, () => {
     async (code) => {
       for (const path of [/^\/proc$/, /^\/proc\/\d+\/stat$/, /^\/proc\/\d+\/environ$/]) {
         fail(path, code);
-        // An environment is read once in a process's life.
+        // An environment is read only once per process, so this needs a new one.
         const unread = spawn('sleep', ['1000'], { stdio: 'ignore' });
         await expect(readProcessTable(), `${path}`).rejects.toThrow(code);
         unread.kill('SIGKILL');
@@ -112,7 +112,7 @@ describe('when a read of /proc fails with', onProc, () => {
     const before = ticksSinceBoot() ?? Number.NaN;
     fail(/^\/proc\/uptime$/, code);
     const now = ticksSinceBoot() ?? Number.NaN;
-    // Whole seconds, rounded down.
+    // The fallback has whole seconds, rounded down.
     expect(now).toBeGreaterThan(before - 101);
     failing.path = null;
     expect(now).toBeLessThanOrEqual(ticksSinceBoot() ?? Number.NaN);
@@ -242,7 +242,7 @@ describe('while no descriptors are left,', onProc, () => {
   });
 });
 
-/** Where cgroups are made here; undefined: nowhere. */
+/** The folder in which cgroups are created; undefined if there is none. */
 function cgroupFolder(): string | undefined {
   const cgroups = openCgroups();
   cgroups.close();

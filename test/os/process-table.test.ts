@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { needs } from '../needs.ts';
 
-/** Of reads of /proc: how often all processes were listed, and whose environments are empty for now. */
+/** Counts how often all processes were listed, and names processes whose environment is still empty. */
 const seen = vi.hoisted(() => ({ listings: 0, midExec: new Set<number>() }));
 
 vi.mock('node:fs', async (original) => {
@@ -27,7 +27,7 @@ const onProc = needs('/proc', hasProc);
 
 test('a process that was read in the middle of an exec is recognised by its id at the next look', onProc, async () => {
   const workerId = 'p-0-midexec2';
-  // A grandchild: of children of this process nothing is remembered anyway.
+  // A grandchild, because nothing is cached about children of this process.
   const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; wait'], {
     stdio: ['ignore', 'pipe', 'ignore'],
     detached: true,

@@ -88,7 +88,7 @@ test('a sweep kills the group and a daemon in another session, and nothing else'
   const { spawned, identity, line } = await worker(`sleep 1000 & echo $!; ${daemon} wait`);
   const pids = [identity.pid, Number(await line(1)), Number(await line(2))];
   expect(pids.map(isRunning)).toEqual([true, true, true]);
-  // The leader dies first: its children have no parent any more that leads to them.
+  // The leader dies first, so that no parent leads to its children.
   process.kill(identity.pid, 'SIGKILL');
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
   expect(await sweepTree({ identity, workerId: 'w-0' }, { timeoutMs: 5_000 })).toMatchObject({ survivors: [] });
@@ -117,7 +117,7 @@ test('a sample covers the whole tree, and is undefined once the tree is gone', a
   expect(sample?.pssBytes).toBeGreaterThan(50_000);
   await sweepTree(target, { timeoutMs: 5_000 });
   await spawned.exited;
-  // A look at the system is shared for a moment.
+  // Process tables are shared for a moment.
   while ((await sampleTree(target, { readsPss: () => false })) !== undefined)
     await new Promise((resolve) => setImmediate(resolve));
 });
@@ -259,7 +259,7 @@ test('the runtime directory is closed to other users, and one that they could ha
   expect(() => prepareRuntimeDirectory(join(dir, 'linked'))).toThrow('expected a directory, got something else');
   const longest = join(dir, 'x'.repeat(107 - Buffer.byteLength(join(dir, '/link/link.sock')) - 1));
   expect(prepareRuntimeDirectory(longest).linkSocket).toHaveLength(107);
-  // That of the API alone would do.
+  // The API socket's path alone would fit.
   expect(() => prepareRuntimeDirectory(`${longest}x`)).toThrow('got 108');
   expect(() => prepareRuntimeDirectory(join(dir, 'x'.repeat(90)))).toThrow(
     /expected a folder in which each socket's path has at most 107 bytes, got \d+: .*; name another folder/,

@@ -16,11 +16,11 @@ import { writeSealed } from '../../src/os/storage/sealed-file.ts';
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-/** What a worker can put in the place of a file that the agent reads. */
+/** What a worker can put in place of a file that the agent reads. */
 const replacements: Readonly<Record<string, (path: string) => void>> = {
   'a FIFO': (path) => {
     execFileSync('mkfifo', [path]);
-    // Whoever waits for a writer gets one after a second, so that this test fails then instead of never ending.
+    // Opens the FIFO for writing after a second, so that a blocked test fails instead of never ending.
     const writer = spawn('sh', ['-c', 'sleep 1; exec 3> "$0"', path], { stdio: 'ignore' });
     onTestFinished(() => void writer.kill('SIGKILL'));
   },
@@ -29,7 +29,7 @@ const replacements: Readonly<Record<string, (path: string) => void>> = {
   'a file that is too large': (path) => writeFileSync(path, Buffer.alloc(5 * 1024 * 1024, '0')),
 };
 
-/** How long `work` held everything else up, in ms. */
+/** How long `work` blocked everything else, in ms. */
 function heldUpMs(work: () => unknown): number {
   const startedAtMs = performance.now();
   work();

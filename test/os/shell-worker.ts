@@ -12,7 +12,7 @@ export function testOutput(directory: string): OutputDirectory {
   });
 }
 
-/** A shell script as a worker. */
+/** Starts a shell script as a worker. */
 export async function shellWorker(
   cwd: string,
   script: string,

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { socketProblem } from '../../src/os/storage/socket-trust.ts';
 
-// python/tests/test_address.py says the same of the Python client.
+// python/tests/test_address.py has the same cases for the Python client.
 
 const stranger = 4242;
 let above: string;
@@ -14,7 +14,7 @@ let folder: string;
 let socket: string;
 let listener: Server;
 
-/** A folder as an agent makes it, with a socket in it, in one where every user may make things. */
+/** A folder with a socket as an agent creates them, inside a folder that every user may write to. */
 beforeEach(async () => {
   above = mkdtempSync(join(tmpdir(), 'pw-'));
   folder = join(above, 'pitwarden-1');
@@ -53,7 +53,7 @@ test('a socket or folder that other users may write to is not dialled', () => {
   expect(socketProblem(socket, true)).toContain(
     `${socket}: expected a socket that other users may not write to, got mode 0666: they can command this agent`,
   );
-  // Nobody else can reach it.
+  // Other users cannot reach it.
   chmodSync(folder, 0o750);
   expect(socketProblem(socket, true)).toBe(undefined);
 });

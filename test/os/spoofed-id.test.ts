@@ -15,9 +15,9 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
 const nobody = 65_534;
 
-/** A process that carries a worker's id though it is none of its tree. */
+/** Starts a process that carries a worker's id but does not belong to its tree. */
 async function impostor(workerId: string, program: string): Promise<number> {
-  // Its output goes to a file with the worker's id for a name, too.
+  // Its output file is also named by the worker's id.
   const path = join(dir, `${workerId}.out`);
   const output = openSync(path, 'w');
   chownSync(path, nobody, nobody);
@@ -35,7 +35,7 @@ async function impostor(workerId: string, program: string): Promise<number> {
   return child.pid ?? 0;
 }
 
-// Only root can start the processes of other users.
+// Only root can start processes of other users.
 const asRoot = needs('root', isRoot);
 
 test.for([

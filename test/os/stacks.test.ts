@@ -47,7 +47,7 @@ describe('the stacks of a crash', () => {
   test('leave out what was written before the crash', () => {
     writeFileSync(path, `Current thread 0x1 (most recent call first):\n  File "a.py", line 1 in hung\n${crash}`);
     expect(stacksOfCrash(path, 'SIGSEGV')).toBe(crash);
-    // Its exit status is not known when it was an earlier agent's child.
+    // The exit status of a worker that an earlier agent started is unknown.
     expect(stacksOfCrash(path, null)).toBe(crash);
   });
 

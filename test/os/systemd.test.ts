@@ -46,7 +46,7 @@ test('the path of a passed unix socket is known', async () => {
   const path = join(dir, 'with space.sock');
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(path, resolve));
-  // Passed on as the third descriptor, as systemd does.
+  // Passed as descriptor 3, as systemd does.
   const code = `
 import { openServiceManager } from ${JSON.stringify(new URL('../../dist/os/systemd.js', import.meta.url).pathname)};
 const variables = { LISTEN_PID: String(process.pid), LISTEN_FDS: '1', LISTEN_FDNAMES: 'api' };

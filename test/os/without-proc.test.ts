@@ -5,7 +5,7 @@ import { sampleWithPidusage } from '../../src/os/process/memory.ts';
 import { membersOf, readWithPs } from '../../src/os/process/process-table.ts';
 import { killDescendants } from '../../src/os/process/tree.ts';
 
-// What serves where there is no /proc (macOS), tried here with ps and pidusage themselves.
+// The code for systems without /proc (macOS), tested here with the real ps and pidusage.
 
 test('without /proc a tree is found, measured and killed, including a child in its own session', async () => {
   const script = 'setsid sleep 1000 & echo $!; wait';
@@ -24,7 +24,7 @@ test('without /proc a tree is found, measured and killed, including a child in i
   const exited = once(parent, 'exit');
   await killDescendants(pid);
   await exited;
-  // A signal is sent, and on a busy machine the process ends some time after it.
+  // On a busy machine a process ends some time after its signal was sent.
   await vi.waitFor(
     async () => {
       const left = (await readWithPs()).filter((row) => members.some((member) => member.pid === row.pid));

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, expect, test, vi } from 'vitest';
 import { isRunning, shellWorker } from './shell-worker.ts';
 
-// Real processes: how the secret of a worker reaches the SDK through what people write around an interpreter.
+// How a worker's secret reaches the SDK through wrappers around the interpreter, with real processes.
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -13,7 +13,7 @@ const root = join(import.meta.dirname, '../..');
 const python = join(root, '.venv/bin/python');
 const workerId = 'w-0';
 const secret = Buffer.alloc(32, 7);
-/** Prints the last token, which is the secret itself, and what descriptors 0 and 3 are then. */
+/** Prints the last token, which is the secret itself, and the state of descriptors 0 and 3 afterwards. */
 const script = `
 import os, sys
 from pitwarden._secret import SecretError, take_secret

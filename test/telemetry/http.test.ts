@@ -32,7 +32,7 @@ afterEach(async () => {
 
 const [host, port] = [() => server.address.split(':')[0] ?? '', () => Number(server.address.split(':')[1])];
 
-/** A connection that sends this and waits. */
+/** Opens a connection, sends `text`, and waits. */
 async function stranger(text = ''): Promise<Socket> {
   const socket = dial(port(), host());
   socket.on('error', () => undefined);
@@ -42,7 +42,7 @@ async function stranger(text = ''): Promise<Socket> {
   return socket;
 }
 
-/** The status line that comes for this. */
+/** Sends `text`, and returns the status line. */
 async function ask(text: string): Promise<string> {
   const socket = await stranger(text);
   let answer = '';

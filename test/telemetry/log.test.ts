@@ -48,7 +48,7 @@ test('the journal is recognised by the device and inode in JOURNAL_STREAM', () =
   for (const other of [undefined, '', `${dev}:${ino + 1n}`, 'nonsense']) expect(isJournal(other)).toBe(false);
 });
 
-/** What a log writes until its end. */
+/** Everything that a log writes until its end. */
 async function written(options: Omit<LogOptions, 'level' | 'fd'>, say: (log: Log) => void): Promise<string> {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const fd = openSync(join(dir, 'log'), 'w');
@@ -60,7 +60,7 @@ async function written(options: Omit<LogOptions, 'level' | 'fd'>, say: (log: Log
   try {
     closeSync(fd);
   } catch {
-    // The log has closed it.
+    // The log has closed the descriptor.
   }
   return text;
 }

@@ -105,7 +105,7 @@ test('the time of the last reload and the versions of the build are exported', a
   expect(text).toMatch(/pitwarden_build_info\{version="\d[^"]+",node_version="\d[^"]+"\} 1\n/);
 });
 
-/** A simulated pool `p`, in the middle of what the test lets happen. */
+/** A simulated pool `p` with ready workers. */
 function simulated(patch: Parameters<typeof poolConfig>[0] = {}): Simulation {
   const simulation = new Simulation();
   simulation.apply({ type: 'config', config: nodeConfig(poolConfig(patch)) });

@@ -16,7 +16,7 @@ import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import { isRoot, needs } from '../needs.ts';
 import { shellWorker } from '../os/shell-worker.ts';
 
-/** Of this run alone: an earlier one that was broken off may have left its own. */
+/** Unique to this run: an aborted earlier run may have left a worker. */
 const workerId = `p-0-${randomBytes(4).toString('hex')}`;
 const config = nodeConfig(poolConfig());
 const log = { info: () => undefined, warn: () => undefined, error: () => undefined } as never;
@@ -29,7 +29,7 @@ afterAll(() => {
   rmSync(state, { recursive: true, force: true });
 });
 
-/** The real processes that entries name: a worker and its child, strangers, this process and its parent. */
+/** The real processes that entries name: a worker and its child, unrelated processes, this process and its parent. */
 interface Scene {
   readonly tree: readonly number[];
   readonly worker: ProcessIdentity;
@@ -119,7 +119,7 @@ function write(folder: string, entry: Drawn): void {
   writeFileSync(join(folder, 'ledger', `${entry.worker_id}.json`), seal('pitwarden-ledger', 2, whole));
 }
 
-/** What may be signalled by these entries: the worker's tree, where one of this boot names the worker itself. */
+/** Whether the entry names the worker itself in this boot, so that its tree may be signalled. */
 function isWorkerNamed({ worker_id, boot_id, pid }: Drawn): boolean {
   return worker_id === workerId && (pid === 0 ? boot_id === '' : boot_id === scene.worker.bootId);
 }
@@ -135,7 +135,7 @@ test('whatever an intact entry says, only the process tree of the worker that it
       const folder = mkdtempSync(join(state, 'ledger-'));
       const ledger = openLedger(folder);
       for (const entry of entries) write(folder, entry);
-      // Nothing is sent in earnest, so that one worker serves for all.
+      // No signal is really sent, so one worker serves for all cases.
       const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
       try {
         const adoption = await classifySurvivors(ledger.read(), config);

@@ -12,13 +12,13 @@ import { classifySurvivors, leftoversOf, reapLeftovers } from '../../src/workers
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import { isRunning, shellWorker } from '../os/shell-worker.ts';
 
-// With real processes: a worker of an earlier agent, and a stranger who has nothing to do with it.
+// Real processes: a worker of an earlier agent, and an unrelated process.
 
-/** Of this run alone: others may be running on this host. */
+/** Unique to this run: other runs may be in progress on this host. */
 const workerId = `p-0-${randomBytes(4).toString('hex')}`;
 const config = nodeConfig(poolConfig());
 const log = { info: () => undefined, warn: () => undefined, error: () => undefined } as never;
-/** As the first version wrote it: an entry of every later one must be read too. */
+/** Written by the first version of the format, which all later versions must read. */
 const firstVersion = readFileSync(join(import.meta.dirname, '../fixtures/ledger/v1.ledger'), 'utf8');
 
 let state: string;
@@ -48,7 +48,7 @@ afterEach(() => {
     try {
       each();
     } catch {
-      // Ended by the test.
+      // Already ended by the test.
     }
   }
   rmSync(state, { recursive: true, force: true });
@@ -115,7 +115,7 @@ test('a worker whose pool was removed is ended together with its process tree', 
     'gone-0-abcdefgh',
   );
   const left: boolean[] = [];
-  // It would use all the time that it gets.
+  // The child would use all the time that it gets.
   const adoption = await adopt(() => left.push(isRunning(child)), 200);
   expect(adoption.unwanted).toHaveLength(1);
   expect(left).toEqual([false]);
@@ -151,7 +151,7 @@ test('the remaining process tree of a dead worker is swept', async () => {
 });
 
 describe('no process is signalled unless it is proven to be ours: an entry with', () => {
-  // Each as whole as a file can be: what they say is wrong all the same.
+  // Each file is intact, but its content is wrong.
   const cases: Record<string, () => [Partial<LedgerEntry>, string?]> = {
     'the pid of another process': () => [{ pid: stranger.pid }],
     'the identity of another process': () => [identityFields(stranger)],
@@ -171,7 +171,7 @@ describe('no process is signalled unless it is proven to be ours: an entry with'
     write(entryOf(patch), id);
     const { survivors, unwanted } = await adopt();
     expect([survivors, unwanted]).toEqual([[], []]);
-    // The worker itself, which carries its id, is ours to sweep where its entry says that it is dead.
+    // The worker itself carries its id, so it may be swept if its entry says that it is dead.
     expect(isRunning(stranger.pid)).toBe(true);
   });
 });

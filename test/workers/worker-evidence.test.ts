@@ -32,7 +32,7 @@ function worker(patch: Partial<InspectedWorker> = {}): InspectedWorker {
 
 test.each([
   ['SIGABRT', 'it crashed with SIGABRT'],
-  // An earlier agent's child: only that agent is told how it ended.
+  // A worker that an earlier agent started: only that agent learned how it ended.
   [null, 'it crashed'],
 ])('a crash (%s) leaves stacks, requests and last lines as evidence', async (signal, because) => {
   const its = worker();
