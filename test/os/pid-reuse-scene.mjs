@@ -14,7 +14,7 @@ import { sweepTree } from '../../dist/os/process/tree.js';
 
 const workerId = 'w-0';
 const directory = mkdtempSync(join(tmpdir(), 'pw-'));
-const outputDirectory = openOutputDirectory(directory, { onTrouble: () => undefined });
+const outputDirectory = openOutputDirectory(directory, { onProblem: () => undefined });
 
 async function startWorker(script) {
   const lines = [];
