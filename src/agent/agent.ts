@@ -11,7 +11,7 @@ import type { PassedSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import { adoptedOf, leftoversOf, reapLeftovers, reportAdoption } from '../workers/restore.ts';
 import { controlSource } from './control-source.ts';
-import type { Core } from './core.ts';
+import type { AgentCore } from './core.ts';
 import { createCore } from './core.ts';
 import { createDeferred } from './deferred.ts';
 import { createDescriptorCheck, planDescriptors, workersConfigured, workersExpected } from './descriptor-plan.ts';
@@ -148,7 +148,7 @@ export async function startAgent(
  * Enqueues what the loop starts with: the config, earlier orders, survivors. Settles when the leftovers of dead workers
  * are swept.
  */
-function enqueueInitialEvents(config: Config, host: Host, { loop, metrics }: Core, log: Log): Promise<void> {
+function enqueueInitialEvents(config: Config, host: Host, { loop, metrics }: AgentCore, log: Log): Promise<void> {
   const { adoption, ledger, cgroups, guardian, ledgerSnapshot } = host;
   guardian.killPredecessors();
   reportAdoption(adoption, log, metrics);

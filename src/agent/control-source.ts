@@ -6,7 +6,7 @@ import type { Recorded } from '../grpc/control/view.ts';
 import { systemClock } from '../os/clock.ts';
 import { version } from '../version.ts';
 import type { WorkerHandle } from '../workers/handle.ts';
-import type { Core } from './core.ts';
+import type { AgentCore } from './core.ts';
 import type { TcpAddresses } from './exposure.ts';
 import { exposureWarnings } from './exposure.ts';
 import type { Host } from './host.ts';
@@ -15,7 +15,7 @@ export interface ControlParts {
   readonly agentId: string;
   readonly startedAtMs: number;
   readonly config: Config;
-  readonly core: Core;
+  readonly core: AgentCore;
   readonly ledger: Host['ledger'];
   /** Filled in while the agent starts. */
   readonly addresses: TcpAddresses;

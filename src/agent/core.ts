@@ -23,7 +23,7 @@ import type { Subscribers } from './subscribers.ts';
 import { createSubscribers } from './subscribers.ts';
 
 /** The parts that run workers and requests. None of them listens yet. */
-export interface Core {
+export interface AgentCore {
   readonly loop: Loop;
   readonly metrics: Metrics;
   /** Two budgets, so that memory held for callers never leads to refused workers. */
@@ -44,7 +44,7 @@ export interface CoreOptions {
 }
 
 /** Creates each part from finished ones, then starts the loop. */
-export function createCore({ agentId, config, host, log, finish }: CoreOptions): Core {
+export function createCore({ agentId, config, host, log, finish }: CoreOptions): AgentCore {
   const { nowMs } = systemClock;
   const loop = createLoop(nowMs);
   const metrics = createMetrics();

@@ -9,7 +9,7 @@ import { systemClock } from '../os/clock.ts';
 import type { PassedSocket } from '../os/systemd.ts';
 import { startHttp } from '../telemetry/http.ts';
 import type { Log } from '../telemetry/log.ts';
-import type { Core } from './core.ts';
+import type { AgentCore } from './core.ts';
 import type { Deferred } from './deferred.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 import type { Host } from './host.ts';
@@ -22,7 +22,7 @@ import type { Servers } from './servers.ts';
 
 export interface SurfaceParts {
   readonly config: Config;
-  readonly core: Core;
+  readonly core: AgentCore;
   readonly host: Host;
   readonly servers: Servers;
   readonly control: ControlSource;

@@ -1,4 +1,4 @@
-import type { Connection } from './connect.ts';
+import type { AgentConnection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
 import { listPools, listWorkers } from './lists.ts';
@@ -66,7 +66,7 @@ export async function resume(pool: string | undefined, options: ChangeOptions): 
   );
 }
 
-async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Changed> {
+async function resumeNode(agent: AgentConnection, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
   const pools = await listPools(agent);
   const drained = pools.filter(({ state }) => enumLabel(state) === 'draining').map(({ pool }) => pool);
@@ -74,7 +74,7 @@ async function resumeNode(agent: Connection, options: ChangeOptions): Promise<Ch
   return { view, text: `${describeNode(view).text}${still}` };
 }
 
-async function resumePool(agent: Connection, pool: string, options: ChangeOptions): Promise<Changed> {
+async function resumePool(agent: AgentConnection, pool: string, options: ChangeOptions): Promise<Changed> {
   const view = await agent.call<PoolView>('Control', 'ResumePool', { pool });
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   const still = enumLabel(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
@@ -107,7 +107,7 @@ interface Changed {
   readonly text: string;
 }
 
-async function change(options: ChangeOptions, ask: (agent: Connection) => Promise<Changed>): Promise<void> {
+async function change(options: ChangeOptions, ask: (agent: AgentConnection) => Promise<Changed>): Promise<void> {
   const { view, text } = await withAgent(options.socket, ask);
   if (options.json === true) printJson(view);
   else print(text);
@@ -118,7 +118,7 @@ async function change(options: ChangeOptions, ask: (agent: Connection) => Promis
  * full ids, so that a program that repeats a request never meets another worker. The name of a pool never matches a
  * worker.
  */
-async function workerIdOf(agent: Connection, given: string): Promise<string> {
+async function workerIdOf(agent: AgentConnection, given: string): Promise<string> {
   const workers = await listWorkers(agent);
   const ids = workers.map((worker) => worker.worker_id);
   if (given === '' || ids.includes(given) || workers.some(({ pool }) => pool === given)) return given;
@@ -131,7 +131,7 @@ async function workerIdOf(agent: Connection, given: string): Promise<string> {
 }
 
 /** The live workers of a pool, or a single worker. */
-async function find(agent: Connection, target: string): Promise<{ pool?: string; workers: string[] }> {
+async function find(agent: AgentConnection, target: string): Promise<{ pool?: string; workers: string[] }> {
   const pools = await listPools(agent);
   if (!pools.some((pool) => pool.pool === target)) return { workers: [await workerIdOf(agent, target)] };
   const workers = await listWorkers(agent, target);

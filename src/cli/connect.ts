@@ -12,7 +12,7 @@ import { CliError, exitCode } from './exit.ts';
 import { ownName } from './own-name.ts';
 
 /** A connection to the agent's API for one command. */
-export interface Connection {
+export interface AgentConnection {
   /** Aborting the signal cancels the call at the agent, which closing the connection does not. */
   call<T>(service: Service, method: string, request: object, options?: CallOptions, signal?: AbortSignal): Promise<T>;
   stream<T>(
@@ -53,7 +53,7 @@ function agentSocket(flag: string | undefined): AgentSocket {
 }
 
 /** Connects, or fails with a message that no agent runs there. */
-export async function connectAgent(flag: string | undefined): Promise<Connection> {
+export async function connectAgent(flag: string | undefined): Promise<AgentConnection> {
   const socket = agentSocket(flag);
   checkSocket(socket);
   const { path } = socket;
@@ -118,7 +118,7 @@ export async function connectAgent(flag: string | undefined): Promise<Connection
 }
 
 /** Connects, runs `use`, and closes the connection in any case. */
-export async function withAgent<T>(flag: string | undefined, use: (agent: Connection) => Promise<T>): Promise<T> {
+export async function withAgent<T>(flag: string | undefined, use: (agent: AgentConnection) => Promise<T>): Promise<T> {
   const agent = await connectAgent(flag);
   try {
     return await use(agent);

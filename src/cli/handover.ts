@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { formatDuration, parseDuration } from '../config/units.ts';
-import type { Connection } from './connect.ts';
+import type { AgentConnection } from './connect.ts';
 import { withAgent } from './connect.ts';
 import { CliError, exitCode } from './exit.ts';
 import { listPools, listWorkers } from './lists.ts';
@@ -39,7 +39,7 @@ export async function handover(options: HandoverOptions): Promise<void> {
 }
 
 /** Hands over exactly the agent that was queried. It refuses if its successor could not start. */
-async function requestHandover(agent: Connection): Promise<HandoverView> {
+async function requestHandover(agent: AgentConnection): Promise<HandoverView> {
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   return agent.call<HandoverView>('Control', 'Handover', { agent_id: node.agent_id });
 }

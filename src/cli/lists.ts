@@ -1,9 +1,9 @@
 import type { CallOptions } from '@grpc/grpc-js';
-import type { Connection } from './connect.ts';
+import type { AgentConnection } from './connect.ts';
 import type { ExitView, PoolView, WorkerView } from './views.ts';
 
 /** Reads all pages of a list of Control. */
-async function list<T>(agent: Connection, method: string, field: string, request: object, options?: CallOptions) {
+async function list<T>(agent: AgentConnection, method: string, field: string, request: object, options?: CallOptions) {
   const entries: T[] = [];
   let page_token = '';
   do {
@@ -19,11 +19,11 @@ async function list<T>(agent: Connection, method: string, field: string, request
   return entries;
 }
 
-export const listPools = (agent: Connection, options?: CallOptions): Promise<PoolView[]> =>
+export const listPools = (agent: AgentConnection, options?: CallOptions): Promise<PoolView[]> =>
   list(agent, 'ListPools', 'pools', {}, options);
 
-export const listWorkers = (agent: Connection, pool = '', options?: CallOptions): Promise<WorkerView[]> =>
+export const listWorkers = (agent: AgentConnection, pool = '', options?: CallOptions): Promise<WorkerView[]> =>
   list(agent, 'ListWorkers', 'workers', { pool }, options);
 
-export const listExits = (agent: Connection, pool = ''): Promise<ExitView[]> =>
+export const listExits = (agent: AgentConnection, pool = ''): Promise<ExitView[]> =>
   list(agent, 'ListExits', 'exits', { pool });

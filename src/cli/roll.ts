@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { withoutLastLines } from '../domain/why-nothing-starts.ts';
-import type { Connection } from './connect.ts';
+import type { AgentConnection } from './connect.ts';
 import { ConnectionLost, withAgent } from './connect.ts';
 import { shortLine } from './excerpt.ts';
 import { CliError, exitCode } from './exit.ts';
@@ -71,7 +71,7 @@ async function follow(pool: string, options: RollOptions): Promise<RollView | un
 }
 
 function viewsOf(
-  agent: Connection,
+  agent: AgentConnection,
   seen: RollView | undefined,
   watch: boolean,
   begin: { readonly pool: string; readonly max_failures: number },

@@ -2,7 +2,7 @@ import type { Draft } from './draft.ts';
 import { putNode, record } from './draft.ts';
 import { becomeDue } from './lifecycle.ts';
 import { heldMemory, memoryBytes, slopeOf } from './policies/memory.ts';
-import type { Host, Worker } from './state.ts';
+import type { HostMemory, Worker } from './state.ts';
 
 /**
  * Guards the host's memory. While it is below the floor, no worker is started beside the one that it replaces. If it
@@ -108,6 +108,6 @@ function grownBytes({ usage }: Worker): number {
   return heldMemory(usage) - usage.firstBytes;
 }
 
-export function setHost(draft: Draft, patch: Partial<Host>): void {
+export function setHost(draft: Draft, patch: Partial<HostMemory>): void {
   putNode(draft, { host: { ...draft.node.host, ...patch } });
 }

@@ -19,8 +19,8 @@ export interface NodeStatus {
   readonly configError: string;
   /** Keys that changed since the agent started and take effect only at its next start. */
   readonly restartNeeded: readonly string[];
-  readonly host: Host;
-  readonly ledger: Ledger;
+  readonly host: HostMemory;
+  readonly ledger: LedgerStatus;
   /** Process trees of an earlier agent's workers that are still being ended, by worker id. */
   readonly leftovers: ReadonlyMap<string, Leftover>;
 }
@@ -39,7 +39,7 @@ export interface Leftover {
 }
 
 /** Whether workers can be entered in the ledger; otherwise none is started. */
-export interface Ledger {
+export interface LedgerStatus {
   /** Why the last entry could not be written; empty if it was. */
   readonly error: string;
   /** When the next start may be tried. */
@@ -47,7 +47,7 @@ export interface Ledger {
 }
 
 /** The host's memory, which all workers share. */
-export interface Host {
+export interface HostMemory {
   /** The config's memory_floor; 0: not watched. */
   readonly floorBytes: number;
   /** 0 if unknown. */

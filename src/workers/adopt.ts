@@ -21,7 +21,7 @@ export interface Survivor {
 }
 
 /** Adopts a survivor and follows its process until it ends. */
-export function adopt(
+export function adoptSurvivor(
   parts: WorkerParts,
   handles: Map<string, WorkerHandle>,
   { entry, identity, pool }: Survivor,

@@ -5,7 +5,7 @@ import type { Leftover } from '../domain/state.ts';
 import type { Cgroups, WorkerCgroup } from '../os/cgroup/cgroup.ts';
 import type { ProcessIdentity } from '../os/process/identity.ts';
 import { isGone, isOfThisBoot } from '../os/process/identity.ts';
-import { carriesWorkerId, findWorker } from '../os/process/own-process.ts';
+import { carriesWorkerId, findSpawnedWorker } from '../os/process/own-process.ts';
 import type { TreeTarget } from '../os/process/process-table.ts';
 import { terminateGroup } from '../os/process/signal.ts';
 import { sweepTree } from '../os/process/tree.ts';
@@ -64,7 +64,7 @@ export async function classifySurvivors(snapshot: LedgerSnapshot, config: NodeCo
 
 async function identityOf({ boot_id, pid, start_time, worker_id }: LedgerEntry): Promise<ProcessIdentity | undefined> {
   // Pid 0: its agent died between spawning it and recording the pid.
-  return pid === 0 ? findWorker(worker_id) : { bootId: boot_id, pid, startTime: start_time };
+  return pid === 0 ? findSpawnedWorker(worker_id) : { bootId: boot_id, pid, startTime: start_time };
 }
 
 /** The survivor as the domain sees it. */

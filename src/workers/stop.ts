@@ -68,7 +68,7 @@ export function warnOfSuspects(log: Log, workerId: string, suspects: readonly nu
 }
 
 /** Removes the worker from dispatch. If it marks the requests that it begins, only marked ones may have run. */
-export function release(
+export function releaseWorker(
   dispatch: Pick<Dispatch, 'removeWorker'>,
   handle: WorkerHandle | undefined,
   { workerId, reason, message, crashed }: Action & { readonly type: 'release' },
@@ -78,7 +78,7 @@ export function release(
 }
 
 /** Removes the entry and the files of a worker of which nothing is left. */
-export function forget(
+export function forgetWorker(
   { ledger }: Pick<WorkerParts, 'ledger'>,
   handles: Map<string, WorkerHandle>,
   workerId: string,

@@ -9,7 +9,7 @@ import type {
   WorkerHello,
 } from '../grpc/worker-link/source.ts';
 import type { Survivor } from './adopt.ts';
-import { adopt } from './adopt.ts';
+import { adoptSurvivor } from './adopt.ts';
 import { admit, attach, linkClosed, sendLimits } from './attach.ts';
 import { authenticate, prove } from './authenticate.ts';
 import { inspect } from './evidence.ts';
@@ -18,7 +18,7 @@ import { noteReady } from './ledger-notes.ts';
 import type { WorkerParts } from './parts.ts';
 import { sample } from './sample.ts';
 import { spawn } from './spawn.ts';
-import { forget, inspectThenKill, release, sweep, terminate } from './stop.ts';
+import { forgetWorker, inspectThenKill, releaseWorker, sweep, terminate } from './stop.ts';
 import type { WarmUpResult } from './warm-up.ts';
 import { warmedUp, warmUp } from './warm-up.ts';
 
@@ -96,10 +96,10 @@ export function createWorkers(parts: WorkerParts): Workers {
       else sweep(parts, of(action.workerId), action);
     },
     sweep: (action) => sweep(parts, of(action.workerId), action),
-    release: (action) => release(dispatch, of(action.workerId), action),
-    forget: (workerId) => forget(parts, handles, workerId),
+    release: (action) => releaseWorker(dispatch, of(action.workerId), action),
+    forget: (workerId) => forgetWorker(parts, handles, workerId),
     setPool: (pool) => sendLimits(parts, handles, pool),
-    adopt: (survivor) => adopt(parts, handles, survivor),
+    adopt: (survivor) => adoptSurvivor(parts, handles, survivor),
     isCurrent: (workerId, link) => of(workerId)?.link === link,
     linkClosed: (workerId, link) => linkClosed(parts, of(workerId), link),
     attach: (hello, link) => attach(parts, handles, hello, link),

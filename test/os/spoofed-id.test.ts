@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
 import { identify } from '../../src/os/process/identity.ts';
-import { carriesWorkerId, findWorker } from '../../src/os/process/own-process.ts';
+import { carriesWorkerId, findSpawnedWorker } from '../../src/os/process/own-process.ts';
 import { freshProcessTable, membersOf } from '../../src/os/process/process-table.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { isRoot, needs } from '../needs.ts';
@@ -64,6 +64,6 @@ test("another user's process that carries a worker's id is not adopted as that w
   const workerId = 'p-0-spoofed2';
   const stranger = await impostor(workerId, `os.setuid(${nobody})`);
   expect(identify(stranger)).toBeDefined();
-  expect(await findWorker(workerId)).toBeUndefined();
+  expect(await findSpawnedWorker(workerId)).toBeUndefined();
   expect(carriesWorkerId(stranger, workerId)).toBe(false);
 });

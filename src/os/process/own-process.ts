@@ -28,7 +28,7 @@ export function carriesWorkerId(pid: number, workerId: string): boolean {
  * Finds the process that was spawned as this worker when its agent had no time to record the pid: the oldest with the
  * worker's id.
  */
-export async function findWorker(workerId: string): Promise<ProcessIdentity | undefined> {
+export async function findSpawnedWorker(workerId: string): Promise<ProcessIdentity | undefined> {
   const table = await freshProcessTable();
   const rows = table.filter((row) => row.isOwn && row.workerId === workerId && row.session === row.pid);
   const [eldest] = rows.sort((a, b) => Number(a.startTime) - Number(b.startTime));
