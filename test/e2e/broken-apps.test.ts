@@ -73,7 +73,7 @@ test('each caller of twelve broken applications learns the cause with file and l
     (await client.control<{ exits: { exited_at_ms: number }[] }>('ListExits', { pool })).exits;
   for (const { name, failure, atMs } of await Promise.all(asked)) {
     const error = String(broken[name]?.error.source).replace('FILE', join(dir, name, 'broken.py'));
-    expect(failure, name).toMatchObject({ code: 14, error: { may_have_begun: false } });
+    expect(failure, name).toMatchObject({ code: 14, told: { may_have_begun: false } });
     expect(failure.message).toMatch(new RegExp(error));
     // Newest first.
     const secondAtMs = (await exits(name)).at(-2)?.exited_at_ms ?? 0;

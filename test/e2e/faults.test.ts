@@ -183,7 +183,7 @@ test('a flood of output is cut and counted, and the worker continues', async () 
   await untilReady(agent, 'faults', 1);
   await client.execute('faults', 'shout', [200_000]);
   await client.execute('faults', 'shout', [1]);
-  await until(() => /\d+ lines of output dropped/.test(agent.output()), 'the flood to be reported');
+  await until(() => /\d+ lines of output were dropped/.test(agent.output()), 'the flood to be reported');
   expect(agent.output().match(/xxxxxxxx/g)?.length).toBeLessThan(200_000);
 });
 

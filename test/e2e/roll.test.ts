@@ -208,8 +208,8 @@ test('a roll can be paused, resumed and aborted, and an impossible change is ref
   ] as const)
     expect((await agent.cli('roll', 'text', change)).stdout).toContain(`(${state})`);
   const aborted = await agent.cli('roll', 'text', '--abort');
-  expect(aborted.stdout).toContain('(aborted: asked to)');
-  expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: asked to\n' });
+  expect(aborted.stdout).toContain('(aborted: requested by an operator)');
+  expect(await rolling).toMatchObject({ code: 1, stderr: 'pool text: the roll aborted: requested by an operator\n' });
   // A second Ctrl-C waits for nothing.
   agent.signal('SIGINT');
   await until(() => agent.output().includes('SIGINT: no new requests'), 'the first to be heard');
