@@ -23,7 +23,7 @@ const submit = fc
     streams: fc.boolean(),
     bytes: fc.constantFrom(0, 10, 60, 200),
     sessionId: fc.constantFrom('', '', 's', 't'),
-    timeoutMs: fc.constantFrom(-1, 5, 100, 5_000, Number.POSITIVE_INFINITY),
+    timeoutMs: fc.constantFrom(-1, 5, 100, 5_000, 2 ** 31, 2 ** 32 + 1, Number.POSITIVE_INFINITY),
   })
   .map(({ bytes, timeoutMs, ...ask }) =>
     move(`submit ${fc.stringify({ bytes, timeoutMs, ...ask })}`, (host) => {
@@ -134,31 +134,50 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
 );
 
 test('in any order of events each request has one end, no worker exceeds its concurrency, and all numbers are true', () => {
-  const property = fc.property(fc.array(anyMove, { maxLength: 80, size: 'max' }), (moves) => {
-    const host = hostInTheMiddle();
+  const kills = fc.constantFrom(90, 90, 0, 2 ** 31);
+  const property = fc.property(kills, fc.array(anyMove, { maxLength: 80, size: 'max' }), (killAfterMs, moves) => {
+    const host = hostInTheMiddle(killAfterMs);
     for (const { play } of moves) {
       play(host);
       check(host);
     }
+    checkOverdue(host, killAfterMs);
     for (const worker of alive(host)) host.remove(worker);
     host.dispatch.removePool('p');
     for (const call of host.calls) expect(call.ends, `ends of request ${call.ask.requestId}`).toBe(1);
-    host.nowMs += 1e9;
+    // Past the farthest deadline.
+    host.nowMs += 1e16;
     expect(host.dispatch.expire(), 'nothing is left to be timed').toBe(Number.POSITIVE_INFINITY);
   });
   fc.assert(property, { numRuns: 2000, ...timeLimit });
 });
 
 /** Two workers that have run command c quickly, so that requests are sent ahead. */
-function hostInTheMiddle(): Host {
+function hostInTheMiddle(killAfterMs: number): Host {
   const host = new Host();
-  host.dispatch.setPool('p', poolLimits({ affinity: 'hint', killAfterMs: 90, poison: { after: 2, forMs: 500 } }));
+  host.dispatch.setPool('p', poolLimits({ affinity: 'hint', killAfterMs, poison: { after: 2, forMs: 500 } }));
   for (const concurrency of [1, 2]) {
     const worker = host.addWorker({ concurrency, commands: ['c', 'stream'], marksBegun: true });
     host.submit();
     for (const linkId of [...worker.running.keys()]) host.answer(worker, linkId, null, 0.01);
   }
   return host;
+}
+
+/** What a worker has begun and goes on with, past its deadline and `kill_after`, is reported once each. */
+function checkOverdue(host: Host, killAfterMs: number): void {
+  // An agent that was held up looks again a little later.
+  for (const ms of [7_000, ...Array(10).fill(100)]) host.pass(ms);
+  for (const worker of alive(host)) {
+    let due = 0;
+    for (const [linkId, { told }] of worker.running) {
+      const dueAtMs = (told.request?.deadlineMs ?? 0) + killAfterMs;
+      if (told.ends === 1 && dueAtMs < host.nowMs - 500 && !worker.waiting.includes(linkId)) due += 1;
+    }
+    const reports = host.overdue.filter((id) => id === worker.id).length;
+    same(reports >= (killAfterMs > 0 ? due : 0), true, `${worker.id} is reported ${reports} times for ${due} requests`);
+    same(killAfterMs > 0 || reports === 0, true, `${worker.id} may go on for ever`);
+  }
 }
 
 function check(host: Host): void {

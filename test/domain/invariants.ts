@@ -1,4 +1,6 @@
 import type { Action } from '../../src/domain/action.ts';
+import type { PoolConfig } from '../../src/domain/config.ts';
+import type { Orders } from '../../src/domain/event.ts';
 import { dueReasons } from '../../src/domain/reason.ts';
 import { isOpen, rollProgress } from '../../src/domain/roll.ts';
 import type { Roll, State, Worker, WorkerSpec } from '../../src/domain/state.ts';
@@ -7,8 +9,11 @@ import type { Roll, State, Worker, WorkerSpec } from '../../src/domain/state.ts'
 export interface StepInvariants {
   /** Throws an Error that names the violated invariant. */
   check(before: State, after: State, actions: readonly Action[], wasSpawned: (workerId: string) => boolean): void;
-  /** The next agent starts with these workers of the previous one, and with these leftovers. */
-  nextAgent(workers: readonly Place[], leftovers: readonly Place[]): void;
+  /**
+   * The next agent begins with these workers of the one before, and with what is left of others. `knowsOrders`: all that was ordered
+   * was written, rolls too.
+   */
+  nextAgent(workers: readonly Place[], leftovers: readonly Place[], knowsOrders: boolean): void;
 }
 
 type Place = Pick<WorkerSpec, 'pool' | 'slot' | 'generation'>;
@@ -22,7 +27,8 @@ export function createStepInvariants(): StepInvariants {
   /** The last roll of each pool after the last step. */
   const rolls = new Map<string, Roll>();
   return {
-    nextAgent: (workers, leftovers) => {
+    nextAgent: (workers, leftovers, knowsOrders) => {
+      if (!knowsOrders) rolls.clear();
       gone.clear();
       generations.clear();
       left.clear();
@@ -56,6 +62,34 @@ export function createStepInvariants(): StepInvariants {
       hold(after.revision === revision, `revision: expected ${revision}, got ${after.revision}`);
     },
   };
+}
+
+/** What an agent begins with, as an earlier one left it. */
+export interface Inherited {
+  readonly pools: ReadonlyMap<string, PoolConfig>;
+  readonly orders: Orders | null;
+  readonly workers: readonly (Place & { readonly id: string; readonly readyAtMs: number })[];
+}
+
+/** After the first step of an agent: what was ordered holds on, and each worker is in its place, ready if it was. */
+export function checkInherited(state: State, { pools, orders, workers }: Inherited): void {
+  for (const { id, pool, slot, generation, readyAtMs } of workers) {
+    const worker = state.workers.get(id);
+    const place = worker === undefined ? 'nowhere' : `${worker.pool} ${worker.slot} ${worker.generation}`;
+    hold(place === `${pool} ${slot} ${generation}`, `${id} was in ${pool} ${slot} ${generation}, and is in ${place}`);
+    const wasReady = readyAtMs > 0;
+    hold((worker?.readyAtMs ?? 0) > 0 === wasReady, `${id}: expected the next agent to see whether it was ready`);
+  }
+  if (orders === null) return;
+  hold(!orders.nodeDraining || state.node.phase === 'draining', 'the node was draining, and the next agent forgot');
+  for (const { pool: name, draining, size, configSize } of orders.pools) {
+    const pool = state.pools.get(name);
+    if (pool === undefined) continue;
+    hold(!draining || pool.phase === 'draining', `pool ${name} was draining, and the next agent forgot`);
+    const configured = pools.get(name)?.size;
+    const expected = configured === configSize ? size : configured;
+    hold(pool.size === expected, `pool ${name}: expected ${expected} workers as ordered, got ${pool.size}`);
+  }
 }
 
 export function hold(holds: boolean, what: string): void {

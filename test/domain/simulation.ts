@@ -7,7 +7,7 @@ import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import type { Follower } from './follower.ts';
 import { createFollower } from './follower.ts';
-import { createStepInvariants } from './invariants.ts';
+import { checkInherited, createStepInvariants } from './invariants.ts';
 
 export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
   return {
@@ -97,6 +97,9 @@ export interface Process {
   draining: boolean;
 }
 
+/** As in src/os/storage/ledger.ts. */
+const diskTimeoutMs = 5_000;
+
 /**
  * A host in virtual time: carries out the actions of `step` and reports their results. Checks the invariants after each
  * step.
@@ -119,6 +122,9 @@ export class Simulation {
   /** What the next agent will find: workers, orders, and the config. */
   readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
   #orders: Orders | null = null;
+  #diskHangs = false;
+  #unwritten: (() => void)[] = [];
+  #areOrdersWritten = true;
   #config: Event | null = null;
   /** Number of agents so far. Events on their way to an agent that has died are dropped. */
   #agents = 0;
@@ -138,7 +144,7 @@ export class Simulation {
     const before = this.state;
     for (const event of events) {
       if (event.type === 'config') this.#config = event;
-      if (event.type === 'adopt') this.#invariants.nextAgent(event.workers, event.leftovers);
+      if (event.type === 'adopt') this.#invariants.nextAgent(event.workers, event.leftovers, this.#areOrdersWritten);
     }
     const next = step(before, events, {
       nowMs: this.nowMs,
@@ -186,6 +192,9 @@ export class Simulation {
     if (this.#config?.type !== 'config') return;
     const { pools } = this.#config.config;
     this.#agents += 1;
+    // What its agent had not written by then is lost.
+    this.#areOrdersWritten = this.#unwritten.length === 0;
+    this.#unwritten = [];
     const [workers, leftovers]: [Adopted[], Leftover[]] = [[], []];
     for (const entry of this.#ledger.values()) {
       const process = this.processes.get(entry.id);
@@ -208,6 +217,20 @@ export class Simulation {
     const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
     const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];
     this.apply(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
+    checkInherited(this.state, { pools, orders, workers });
+  }
+
+  /** Until it is mended no start can be entered, and the next agent would find neither what is ordered nor who is ready. */
+  set diskHangs(hangs: boolean) {
+    this.#diskHangs = hangs;
+    if (hangs) return;
+    for (const write of this.#unwritten.splice(0)) write();
+  }
+
+  /** What is to be on the disk for the next agent. */
+  #write(write: () => void): void {
+    if (this.#diskHangs) this.#unwritten.push(write);
+    else write();
   }
 
   #earliest() {
@@ -271,18 +294,25 @@ export class Simulation {
   #act(action: Action): void {
     this.actions.push(action);
     if (action.type === 'spawn') {
-      this.#ledger.set(action.worker.id, { ...action.worker, spawnedAtMs: this.nowMs, readyAtMs: 0 });
-      return this.#spawn(action.worker.id);
+      const workerId = action.worker.id;
+      if (this.#diskHangs) {
+        return this.#tellLater(diskTimeoutMs, () => ({ type: 'start-blocked', workerId, message: 'the disk hangs' }));
+      }
+      this.#ledger.set(workerId, { ...action.worker, spawnedAtMs: this.nowMs, readyAtMs: 0 });
+      return this.#spawn(workerId);
     }
     if (action.type === 'note-orders') {
-      this.#orders = action.orders;
-      return;
+      return this.#write(() => {
+        this.#orders = action.orders;
+      });
     }
     if (action.type === 'note-ready') {
-      const entry = this.#ledger.get(action.workerId);
-      if (entry !== undefined) this.#ledger.set(entry.id, { ...entry, readyAtMs: action.readyAtMs });
+      this.#write(() => {
+        const entry = this.#ledger.get(action.workerId);
+        if (entry !== undefined) this.#ledger.set(entry.id, { ...entry, readyAtMs: action.readyAtMs });
+      });
     }
-    if (action.type === 'forget') this.#ledger.delete(action.workerId);
+    if (action.type === 'forget') this.#write(() => this.#ledger.delete(action.workerId));
     if (action.type === 'sample-host') {
       return this.#applyLater(1, () => ({ type: 'host-sampled', availableBytes: this.availableBytes }));
     }

@@ -181,6 +181,12 @@ const memory = fc.constantFrom(10, 100_000_000, 1_000_000_000).map((bytes) =>
   }),
 );
 
+const disk = fc.boolean().map((hangs) =>
+  move(hangs ? 'the disk hangs' : 'the disk answers', (simulation) => {
+    simulation.diskHangs = hangs;
+  }),
+);
+
 const work = fc.tuple(index, fc.nat({ max: 2 }), fc.nat({ max: 4 })).map(([at, inFlight, done]) =>
   move(`${at} has ${inFlight}, did ${done}`, (simulation) => {
     const process = pick([...simulation.processes.values()], at);
@@ -213,6 +219,7 @@ const anyMove: fc.Arbitrary<Move> = fc.oneof(
   { weight: 1, arbitrary: restart },
   { weight: 1, arbitrary: redial },
   { weight: 1, arbitrary: memory },
+  { weight: 1, arbitrary: disk },
 );
 
 test('with events in any order the invariants hold, a calm host converges, and a shutdown leaves nothing', () => {
@@ -227,6 +234,7 @@ test('with events in any order the invariants hold, a calm host converges, and a
 
       // Calm: every existing process may be ended at any time, and new ones are healthy.
       simulation.behaviour = { ...healthy };
+      simulation.diskHangs = false;
       for (const process of simulation.processes.values()) {
         Object.assign(process.behaviour, { ...healthy, memoryBytes: process.behaviour.memoryBytes, killMs: 5 });
 
@@ -260,43 +268,69 @@ test('with events in any order the invariants hold, a calm host converges, and a
   fc.assert(property, { numRuns: 500, ...timeLimit });
 });
 
-/** Each at its minimum or maximum, as in docs/configuration.md. */
-const extremes = fc
-  .record({
-    beatMs: fc.constantFrom(100, yearMs),
-    timeoutMs: fc.constantFrom(100, yearMs),
-    startMs: fc.constantFrom(100, yearMs),
-    drainMs: fc.constantFrom(0, yearMs),
-    killAfterMs: fc.constantFrom(100, yearMs),
-    backoffMs: fc.constantFrom(10, yearMs),
-    ageMs: fc.constantFrom(0, 1_000, yearMs),
-    lifetimeMs: fc.constantFrom(500, yearMs),
-  })
-  .map(({ beatMs, timeoutMs, startMs, drainMs, killAfterMs, backoffMs, ageMs, lifetimeMs }) => {
-    return (of: PoolConfig): PoolConfig => ({
-      ...of,
-      start: { ...of.start, timeoutMs: startMs },
-      heartbeat: { ...of.heartbeat, intervalMs: beatMs, timeoutMs, busyLimitMs: timeoutMs },
-      drain: { timeoutMs: drainMs, killAfterMs },
-      restart: { ...of.restart, backoffMinMs: 10, backoffMaxMs: backoffMs, resetAfterMs: backoffMs },
-      recycle: { ...of.recycle, maxAgeMs: ageMs, maxIdleMs: ageMs, minLifetimeMs: lifetimeMs },
-    });
-  });
+/** A millisecond longer than Node's longest timer. */
+const longMs = 2 ** 31;
+/** More than any configuration may ask for. */
+const longest = Number.MAX_SAFE_INTEGER;
 
-test('with timers from a tenth of a second to a year the invariants hold, and a shutdown leaves nothing', () => {
-  const moves = fc.array(anyMove, { maxLength: 30, size: 'max' });
-  const property = fc.property(pool, extremes, moves, (first, extreme, played) => {
-    const simulation = new Simulation(null);
-    simulation.apply({ type: 'config', config: nodeConfig(extreme(first)) });
-    for (const { play } of played) play(simulation);
-    simulation.apply({ type: 'shutdown', how: 'now' });
-    // The processes die now, because a year is not waited for.
-    for (const process of simulation.processes.values()) simulation.die(process);
-    simulation.run(60_000);
-    expect(simulation.finished).toBe(1);
-  });
-  fc.assert(property, { numRuns: 150, ...timeLimit });
-});
+/** Each at its least or its most, as docs/configuration.md has them, or beyond. `leastMs`: the least of those that repeat. */
+const extremes = (leastMs: number) =>
+  fc
+    .record({
+      beatMs: fc.constantFrom(leastMs, longMs, yearMs, longest),
+      timeoutMs: fc.constantFrom(leastMs, longMs, yearMs, longest),
+      startMs: fc.constantFrom(leastMs, longMs, yearMs, longest),
+      drainMs: fc.constantFrom(0, longMs, yearMs),
+      killAfterMs: fc.constantFrom(0, leastMs, longMs, yearMs),
+      backoffMs: fc.constantFrom(10, longMs, yearMs),
+      ageMs: fc.constantFrom(0, 1_000, longMs, yearMs, longest),
+      lifetimeMs: fc.constantFrom(500, longMs, yearMs),
+    })
+    .map(({ beatMs, timeoutMs, startMs, drainMs, killAfterMs, backoffMs, ageMs, lifetimeMs }) => {
+      return (of: PoolConfig): PoolConfig => ({
+        ...of,
+        start: { ...of.start, timeoutMs: startMs },
+        heartbeat: { ...of.heartbeat, intervalMs: beatMs, timeoutMs, busyLimitMs: timeoutMs },
+        drain: { timeoutMs: drainMs, killAfterMs },
+        restart: { ...of.restart, backoffMinMs: 10, backoffMaxMs: backoffMs, resetAfterMs: backoffMs },
+        recycle: { ...of.recycle, maxAgeMs: ageMs, maxIdleMs: ageMs, minLifetimeMs: lifetimeMs },
+      });
+    });
+
+/** Long waits would be many steps: each millisecond has some. */
+const briefMove = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.constantFrom(0, 1, 5, 50).map((ms) => move(`run ${ms}`, (simulation) => void simulation.run(ms))),
+  },
+  ...[command, fact, behave, die, work, reload, restart, disk].map((arbitrary) => ({ weight: 1, arbitrary })),
+);
+
+test.each([
+  ['a tenth of a second', 100, anyMove, 60_000],
+  ['a millisecond', 1, briefMove, 500],
+] as const)(
+  'with timers of %s and of years the invariants hold, and a shutdown leaves nothing',
+  (_, leastMs, aMove, endsMs) => {
+    const moves = fc.array(aMove, { maxLength: 30, size: 'max' });
+    const property = fc.property(pool, extremes(leastMs), moves, (first, extreme, played) => {
+      const simulation = new Simulation(null);
+      simulation.apply({ type: 'config', config: nodeConfig(extreme(first)) });
+      for (const { play } of played) play(simulation);
+      simulation.diskHangs = false;
+      simulation.apply({ type: 'shutdown', how: 'now' });
+      // A year is not waited for.
+      for (const process of simulation.processes.values()) {
+        process.behaviour.sweepMs = Math.min(process.behaviour.sweepMs, 5);
+        simulation.die(process);
+      }
+      simulation.run(60_000, () => simulation.finished > 0);
+      simulation.run(endsMs);
+      expect(simulation.finished).toBe(1);
+    });
+    fc.assert(property, { numRuns: 150, ...timeLimit });
+  },
+);
 
 test('whatever happens, a follower of Watch sees what the lists show', () => {
   const property = fc.property(pool, fc.array(anyMove, { maxLength: 40, size: 'max' }), (first, moves) => {
