@@ -1,12 +1,14 @@
+import type { Resumed } from '../dispatch/worker.ts';
 import type { Action } from '../domain/action.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { OfferedCommand } from '../domain/state.ts';
 import { boundByLife } from '../grpc/worker-link/sanitize.ts';
-import type { AttachedWorker, LinkLimits, WorkerHello } from '../grpc/worker-link/source.ts';
+import type { AttachedWorker, LinkLimits, WorkerFrame, WorkerHello } from '../grpc/worker-link/source.ts';
 import { guard } from './guard.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import { lastBegunLinkId } from './handle.ts';
 import type { WorkerParts } from './parts.ts';
+import { warmUpLinkId } from './warm-up.ts';
 
 /** A worker's link, from the hello to its end, and the limits that are sent over it. */
 
@@ -16,8 +18,43 @@ export function attach(parts: WorkerParts, handles: WorkerHandles, hello: Worker
   boundByLife(hello, parts.nowMs() - handle.entry.started_at_boot_ms);
   handle.link = link;
   handle.hello = hello;
+  handle.resumed = withoutWarmUp(hello);
+  handle.helloAtMs = parts.nowMs();
+  handle.admitted = false;
   // The worker may attach before the ledger has its identity; then `spawn` reports it.
   if (handle.recorded) reportAttached(parts, handles, handle, hello);
+}
+
+/** A warm-up is not a request of dispatch. */
+function withoutWarmUp({ resumed }: WorkerHello): Resumed | null {
+  return resumed === null ? null : { ...resumed, held: resumed.held.filter(({ id }) => id !== warmUpLinkId) };
+}
+
+/**
+ * Before dispatch is given the worker, which may take as long as its warm-up and a write to the ledger, requests from before may
+ * end or be given back.
+ */
+export function noteEarly(
+  handle: WorkerHandle | undefined,
+  { results, returned }: Pick<WorkerFrame, 'results' | 'returned'>,
+): void {
+  if (handle === undefined || handle.admitted || handle.resumed === null) return;
+  const answered = results.filter(({ id }) => id !== warmUpLinkId);
+  if (answered.length + returned.length === 0) return;
+  const ended = new Set(answered.map(({ id }) => id));
+  const gone = new Set(returned);
+  const failed = answered.filter(({ error }) => error !== null).length;
+  const { held, ...counts } = handle.resumed;
+  handle.resumed = {
+    ...counts,
+    completed: counts.completed + answered.length - failed,
+    failed: counts.failed + failed,
+    held: held.flatMap((each) => {
+      if (gone.has(each.id)) return [];
+      if (!ended.has(each.id)) return [each];
+      return each.keep ? [{ ...each, ended: true, cancelled: false }] : [];
+    }),
+  };
 }
 
 export function reportAttached(
@@ -76,7 +113,7 @@ export function linkClosed(
  * starting has no requests.
  */
 export async function admit(
-  { dispatch }: Pick<WorkerParts, 'dispatch'>,
+  { dispatch, nowMs }: Pick<WorkerParts, 'dispatch' | 'nowMs'>,
   handle: WorkerHandle | undefined,
   { maxRequests, paused }: Action & { readonly type: 'admit' },
 ): Promise<void> {
@@ -87,11 +124,12 @@ export async function admit(
   // Meanwhile the worker may have ended, or dialled again and then been admitted again.
   if (handle.released || handle.link === null || handle.link !== link) return;
   if (handle.hello === null) return;
-  // The worker said during its warm-up that it leaves: it will exit soon.
-  if (handle.leaving) return;
+  // A new worker said during its warm-up that it leaves: it will exit soon. One from before may have requests to end.
+  if (handle.leaving && handle.resumed === null) return;
   const commands = new Map(
     handle.hello.commands.map(({ name, streams, is_async }) => [name, { streams, isAsync: is_async }]),
   );
+  handle.admitted = true;
   dispatch.addWorker({
     workerId: handle.workerId,
     pool: handle.pool.name,
@@ -102,9 +140,22 @@ export async function admit(
     lastBegunLinkId: () => lastBegunLinkId(handle),
     counters: handle.counters,
     link: handle.link,
-    resumed: handle.hello.resumed,
-    paused: handle.paused,
+    resumed: aged(handle, nowMs()),
+    paused: handle.paused || handle.leaving,
   });
+  if (handle.leaving) dispatch.onLeaving(handle.workerId);
+}
+
+/** What a worker has from before, as old as it is by now. */
+function aged({ resumed, helloAtMs }: WorkerHandle, nowMs: number): Resumed | null {
+  const sinceMs = nowMs - helloAtMs;
+  if (resumed === null || sinceMs <= 0) return resumed;
+  const held = resumed.held.map((each) => ({
+    ...each,
+    age_ms: each.age_ms + sinceMs,
+    remaining_ms: each.remaining_ms === 0 ? 0 : Math.max(1, each.remaining_ms - sinceMs),
+  }));
+  return { ...resumed, held };
 }
 
 /** Limits that the worker itself enforces, and that a reload may change. */

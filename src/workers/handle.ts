@@ -1,6 +1,7 @@
 import { dirname, join } from 'node:path';
 import type { WorkerCounters } from '../dispatch/counters.ts';
 import { newCounters } from '../dispatch/counters.ts';
+import type { Resumed } from '../dispatch/worker.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { Account } from '../domain/evidence.ts';
 import type { OfferedCommand } from '../domain/state.ts';
@@ -44,6 +45,12 @@ export interface WorkerHandle extends InspectedWorker {
   /** Whether the domain wants the worker paused. Dispatch may not know the worker yet. */
   paused: boolean;
   released: boolean;
+  /** What the worker had when it said its last hello, updated until dispatch is given the worker; null: the worker was new. */
+  resumed: Resumed | null;
+  /** When the last hello came. */
+  helloAtMs: number;
+  /** Dispatch has the worker with its present link. */
+  admitted: boolean;
   /** Its warm-up is running. */
   warming: boolean;
   /** It said that it takes no more requests. */
@@ -76,6 +83,9 @@ export function newHandle(
     readyNoted: Promise.resolve(),
     paused: false,
     released: false,
+    resumed: null,
+    helloAtMs: 0,
+    admitted: false,
     warming: false,
     leaving: false,
     stacksPath: stacksPath(parts, workerId),

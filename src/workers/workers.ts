@@ -6,11 +6,12 @@ import type {
   Authentication,
   HelloClaim,
   LinkRefusal,
+  WorkerFrame,
   WorkerHello,
 } from '../grpc/worker-link/source.ts';
 import type { Survivor } from './adopt.ts';
 import { adoptSurvivor } from './adopt.ts';
-import { admit, attach, linkClosed, sendLimits } from './attach.ts';
+import { admit, attach, linkClosed, noteEarly, sendLimits } from './attach.ts';
 import { authenticate, prove } from './authenticate.ts';
 import { inspect } from './evidence.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
@@ -56,6 +57,8 @@ export interface Workers {
   linkClosed(workerId: string, link: AttachedWorker): void;
   /** Attaches the link of an authenticated hello to its worker. */
   attach(hello: WorkerHello, link: AttachedWorker): void;
+  /** A frame came. Until dispatch has the worker, the requests that end in the frame are noted here. */
+  noteEarly(workerId: string, frame: WorkerFrame): void;
   /** The worker takes no more requests. */
   leaving(workerId: string): void;
   /** Returns true if the result belongs to the worker's warm-up. */
@@ -103,6 +106,7 @@ export function createWorkers(parts: WorkerParts): Workers {
     isCurrent: (workerId, link) => of(workerId)?.link === link,
     linkClosed: (workerId, link) => linkClosed(parts, of(workerId), link),
     attach: (hello, link) => attach(parts, handles, hello, link),
+    noteEarly: (workerId, frame) => noteEarly(of(workerId), frame),
     leaving: (workerId) => {
       const handle = of(workerId);
       if (handle !== undefined) handle.leaving = true;

@@ -296,7 +296,7 @@ export class Simulation {
     if (action.type === 'spawn') {
       const workerId = action.worker.id;
       if (this.#diskHangs) {
-        return this.#tellLater(diskTimeoutMs, () => ({ type: 'start-blocked', workerId, message: 'the disk hangs' }));
+        return this.#applyLater(diskTimeoutMs, () => ({ type: 'start-blocked', workerId, message: 'the disk hangs' }));
       }
       this.#ledger.set(workerId, { ...action.worker, spawnedAtMs: this.nowMs, readyAtMs: 0 });
       return this.#spawn(workerId);
