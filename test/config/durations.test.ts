@@ -39,29 +39,32 @@ describe.each(durations.map((key) => [nameOf(key), key.unit]))('the duration %s'
     async (value) => {
       const config = await loadWith(withCompanions(name, value));
       if (typeof config === 'string') expect(config).toMatch(/: expected from \w+ to \w+, got \w+$/m);
-      else live(config.node.pools.get('p'));
+      else await live(config.node.pools.get('p'));
     },
   );
 });
 
-function live(pool: PoolConfig | undefined): void {
+async function live(pool: PoolConfig | undefined): Promise<void> {
   if (pool === undefined) throw new Error('expected a pool');
   expect(Math.max(...Object.values(linkLimitsOf(pool, 0)))).toBeLessThan(2 ** 32);
   const random = createRandom(1);
-  const host = new Host(random, createTrace(), () => ({ ...calmBehaviour(random), attachMs: 200 }));
-  host.tell({ type: 'config', config: { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) } });
-  const isReady = (): boolean => [...host.state.workers.values()].some(({ phase }) => phase === 'ready');
-  expect(host.run(10_000, isReady), 'a worker comes up').toBe(true);
-  const ask = { pool: 'p', command: 'short', sessionId: '', hasCallerId: false, idempotent: false, streams: false };
-  const asked = host.submit({ ...ask, deadlineMs: never }, '');
-  expect(host.run(10_000, () => asked.ends === 1) && asked.error, 'a request is answered').toBeUndefined();
+  const { keep, killAfterMs } = pool.request;
+  const traits = { keepMs: keep.forMs, killAfterMs, isExtreme: true };
+  const config = { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) };
+  const host = new Host(random, createTrace(), traits, config, () => ({ ...calmBehaviour(random), attachMs: 200 }));
+  const { callers } = host;
+  callers.isCalm = true;
+  host.start();
+  const isReady = (): boolean => [...(host.agent?.state.workers.values() ?? [])].some(({ phase }) => phase === 'ready');
+  expect(await host.run(10_000, isReady), 'a worker comes up').toBe(true);
+  const wish = { pool: 'p', command: 'short', sessionId: '', hasCallerId: false, idempotent: false, streams: false };
+  callers.ask({ ...wish, payload: '', timeoutMs: never });
+  expect(await host.run(10_000, () => callers.open.size === 0), 'a request ends').toBe(true);
+  expect(callers.ended).toEqual(new Map([['answered', 1]]));
   const { steps, nowMs } = host;
-  host.run(30_000);
-  // The busiest idle pool sends ten pings a second and gets their pongs.
+  await host.run(30_000);
+  // Ten pings a second with their pongs are the busiest rest.
   expect((host.steps - steps) / (host.nowMs - nowMs), 'wake-ups a millisecond').toBeLessThan(0.06);
   host.tell({ type: 'shutdown', how: 'drain' });
-  expect(
-    host.run(10_000, () => host.finished === 1),
-    'it goes',
-  ).toBe(true);
+  expect(await host.run(10_000, () => host.finished === 1), 'it goes').toBe(true);
 }

@@ -170,9 +170,9 @@ function checkOverdue(host: Host, killAfterMs: number): void {
   for (const ms of [7_000, ...Array(10).fill(100)]) host.pass(ms);
   for (const worker of alive(host)) {
     let due = 0;
-    for (const [linkId, { told }] of worker.running) {
-      const dueAtMs = (told.request?.deadlineMs ?? 0) + killAfterMs;
-      if (told.ends === 1 && dueAtMs < host.nowMs - 500 && !worker.waiting.includes(linkId)) due += 1;
+    for (const [linkId, { call }] of worker.running) {
+      const dueAtMs = (call.request?.deadlineMs ?? 0) + killAfterMs;
+      if (call.ends === 1 && dueAtMs < host.nowMs - 500 && !worker.waiting.includes(linkId)) due += 1;
     }
     const reports = host.overdue.filter((id) => id === worker.id).length;
     same(reports >= (killAfterMs > 0 ? due : 0), true, `${worker.id} is reported ${reports} times for ${due} requests`);

@@ -34,8 +34,8 @@ function checkPool(before: State, after: State, old: Pool, pool: Pool, stopped: 
     // Slots that are new start empty; so do those that come back.
     if (last === undefined || !old.slots.has(slot) || stopped.has(last.id)) continue;
     const now = after.workers.get(last.id);
-    // Only a failure, or an order to stop at once, explains a slot without a ready worker.
-    if (now?.ending != null && unplannedReasons.has(now.ending)) continue;
+    // Only a failure, a worker that leaves by itself, or an order to stop at once explains a slot without a ready worker.
+    if (now?.ending != null && (unplannedReasons.has(now.ending) || now.ending === 'retired')) continue;
     // With no room for a second worker beside it, one at a time is replaced in its place.
     const spare =
       Math.max(before.node.host.floorBytes, after.node.host.floorBytes) > 0 && pool.config.recycle.maxSurge > 0 ? 1 : 0;

@@ -1,22 +1,48 @@
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Leftover } from '../../src/domain/state.ts';
+import type { Wish } from './callers.ts';
 import type { Random } from './random.ts';
 import type { Behaviour } from './worker.ts';
 
 const never = Number.POSITIVE_INFINITY;
 
+/** What all configs of one host have in common, so that the checks can go by it. */
+export interface Traits {
+  readonly keepMs: number;
+  /** 0: a worker may go on with a request for ever. */
+  readonly killAfterMs: number;
+  /** Its durations are as short or as long as can be. */
+  readonly isExtreme: boolean;
+}
+
+/** Node's longest timer is shorter by a millisecond. */
+const longMs = 2 ** 31;
+const dayMs = 86_400_000;
+
+export function drawTraits(random: Random): Traits {
+  const isExtreme = random.chance(0.2);
+  return {
+    keepMs: isExtreme ? random.pick([100, longMs - 1]) : random.pick([1_000, 5_000, 60_000]),
+    killAfterMs: isExtreme ? random.pick([0, 100, longMs]) : random.pick([0, 3_000, 3_000]),
+    isExtreme,
+  };
+}
+
 /** One or two pools; `p` is always there. */
-export function drawConfig(random: Random): NodeConfig {
+export function drawConfig(random: Random, traits: Traits): NodeConfig {
   const names = random.chance(0.5) ? ['p'] : ['p', 'q'];
   return {
     nodeId: 'n',
     memoryFloorBytes: random.pick([0, 5_000]),
-    pools: new Map(names.map((name) => [name, drawPool(random, name)])),
+    pools: new Map(names.map((name) => [name, drawPool(random, traits, name)])),
   };
 }
 
-function drawPool(random: Random, name: string): PoolConfig {
+function drawPool(random: Random, traits: Traits, name: string): PoolConfig {
   const maxSurge = random.int(0, 2);
+  const { keepMs, killAfterMs } = traits;
+  const ms = (usual: number, ...extremes: readonly number[]): number =>
+    traits.isExtreme ? random.pick(extremes) : usual;
   return {
     name,
     app: random.pick(['m:app', 'm:app', 'm:other']),
@@ -27,15 +53,20 @@ function drawPool(random: Random, name: string): PoolConfig {
     concurrency: random.pick([1, 1, 4]),
     start: {
       mode: 'exec',
-      timeoutMs: 10_000,
+      timeoutMs: ms(10_000, 2_000, longMs + 1),
       parallel: random.int(1, 4),
       warmUp: random.pick([null, null, { command: 'short', payload: '{}' }]),
     },
-    heartbeat: { intervalMs: 1_000, timeoutMs: 3_000, maxMissed: random.int(1, 3), busyLimitMs: 20_000 },
+    heartbeat: {
+      intervalMs: ms(1_000, 100, longMs),
+      timeoutMs: ms(3_000, 1_000, longMs),
+      maxMissed: random.int(1, 3),
+      busyLimitMs: ms(20_000, 1_000, 365 * dayMs),
+    },
     recycle: {
-      maxAgeMs: random.pick([0, 30_000, 120_000]),
+      maxAgeMs: ms(random.pick([0, 30_000, 120_000]), 0, longMs),
       maxRequests: random.pick([0, 20, 200]),
-      maxIdleMs: random.pick([0, 0, 20_000]),
+      maxIdleMs: ms(random.pick([0, 0, 20_000]), 0, longMs),
       memory: random.pick([
         { softBytes: 0, hardBytes: 0, samples: 2, of: 3 },
         { softBytes: 600, hardBytes: 1_200, samples: random.int(1, 3), of: 3 },
@@ -45,16 +76,22 @@ function drawPool(random: Random, name: string): PoolConfig {
       maxUnavailable: maxSurge === 0 ? random.int(1, 2) : random.pick([0, 0, 1]),
       minLifetimeMs: random.pick([0, 1_000]),
     },
-    restart: { backoffMinMs: 500, backoffMaxMs: 10_000, resetAfterMs: 30_000, quarantineAfter: random.int(1, 4) },
-    drain: { timeoutMs: 20_000, killAfterMs: 6_000 },
-    orphanTimeoutMs: 60_000,
+    restart: {
+      backoffMinMs: ms(500, 10),
+      backoffMaxMs: ms(10_000, 10),
+      resetAfterMs: ms(30_000, 100, longMs),
+      quarantineAfter: random.int(1, 4),
+    },
+    drain: { timeoutMs: ms(20_000, 0, longMs - 1), killAfterMs: ms(6_000, 0, longMs - 1) },
+    orphanTimeoutMs: ms(60_000, 1_000, longMs - 1),
     queue: { maxRequests: random.pick([5, 40]), maxBytes: random.pick([60, 10_000]) },
     request: {
-      timeoutMs: random.pick([2_000, 15_000]),
+      timeoutMs: ms(random.pick([2_000, 15_000]), 10, longMs, 2 ** 32 + 1),
       maxAttempts: random.int(1, 3),
-      killAfterMs: random.pick([0, 3_000]),
+      killAfterMs,
       affinity: random.pick(['off', 'hint', 'strict'] as const),
-      keep: { forMs: 5_000, maxResults: 100, maxBytes: 10_000 },
+      // Answers are let go by time alone here; test/dispatch/delivery.property.test.ts has the other bounds.
+      keep: { forMs: keepMs, maxResults: 10_000, maxBytes: 1e9 },
     },
     limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
     poison: random.pick([
@@ -70,6 +107,7 @@ export function drawBehaviour(random: Random): Behaviour {
   const odd = (usual: number, ...others: readonly number[]): number =>
     sound || random.chance(0.8) ? usual : random.pick(others);
   return {
+    isBlocked: !sound && random.chance(0.1),
     spawnMs: odd(random.int(0, 5), 300, never),
     attachMs: odd(random.int(50, 800), 0, 5_000, 9_990, 15_000, never),
     diesMs: odd(never, 10, 400, 3_000, 40_000),
@@ -82,6 +120,26 @@ export function drawBehaviour(random: Random): Behaviour {
     ignoresCancels: random.chance(0.2),
     warmUpMs: odd(random.int(1, 300), 9_000, never),
     warmUpFails: !sound && random.chance(0.2),
+  };
+}
+
+export function drawWish(random: Random): Wish {
+  const rare: readonly [string, number][] = [
+    ['crash', 0.0125],
+    ['stuck', 0.006],
+    ['unknown', 0.005],
+  ];
+  const usual = random.pick(['short', 'short', 'short', 'long', 'long', 'async', 'stream']);
+  const command = rare.find(([, share]) => random.chance(share))?.[0] ?? usual;
+  return {
+    pool: random.chance(0.8) ? 'p' : random.chance(0.95) ? 'q' : 'nowhere',
+    command,
+    sessionId: random.chance(0.3) ? `s${random.int(0, 5)}` : '',
+    hasCallerId: random.chance(0.5),
+    idempotent: random.chance(0.4),
+    timeoutMs: random.chance(0.2) ? random.int(1, 3_000) : random.chance(0.02) ? longMs : never,
+    streams: command === 'stream' && random.chance(0.95),
+    payload: command === 'crash' ? `poison ${random.int(0, 3)}` : '',
   };
 }
 
@@ -104,7 +162,15 @@ export function drawLeftovers(random: Random): (Leftover & { readonly sweptAfter
 /** What every host comes back to when it is left alone. */
 export function calmBehaviour(random: Random): Behaviour {
   return {
-    ...{ spawnMs: 1, attachMs: random.int(50, 800), diesMs: never, marksBegun: true, stopMs: 10, termMs: 10 },
+    ...{
+      isBlocked: false,
+      spawnMs: 1,
+      attachMs: random.int(50, 800),
+      diesMs: never,
+      marksBegun: true,
+      stopMs: 10,
+      termMs: 10,
+    },
     ...{ killMs: 2, sweepMs: 2, latencyMs: 0.1, ignoresCancels: false, warmUpMs: 5, warmUpFails: false },
   };
 }

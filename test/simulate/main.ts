@@ -21,21 +21,21 @@ const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 if (values.help) process.stdout.write(usage);
 else if (values.seed !== undefined) {
-  const outcome = simulate(Number(values.seed), hours);
+  const outcome = await simulate(Number(values.seed), hours);
   if (outcome.failure !== '') say(outcome.lastLines.join('\n'));
   say(`seed ${outcome.seed}: trace ${outcome.digest}, ${outcome.steps} steps; ${outcome.failure || 'everything held'}`);
   process.exitCode = outcome.failure === '' ? 0 : 1;
 } else {
-  process.exitCode = all(Number(values.from), Number(values.seeds)) === 0 ? 0 : 1;
+  process.exitCode = (await all(Number(values.from), Number(values.seeds))) === 0 ? 0 : 1;
 }
 
-function all(from: number, count: number): number {
+async function all(from: number, count: number): Promise<number> {
   const startedAtMs = performance.now();
   const failed: number[] = [];
   const ended = new Map<string, number>();
   let [virtualMs, steps, reportedAtMs] = [0, 0, startedAtMs];
   for (let seed = from; seed < from + count; seed += 1) {
-    const outcome = simulate(seed, hours);
+    const outcome = await simulate(seed, hours);
     virtualMs += outcome.virtualMs;
     steps += outcome.steps;
     for (const [how, times] of outcome.ended) ended.set(how, (ended.get(how) ?? 0) + times);

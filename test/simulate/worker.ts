@@ -1,16 +1,21 @@
-import { newCounters } from '../../src/dispatch/counters.ts';
-import type { LinkRequest, RequestLink, Resumed } from '../../src/dispatch/worker.ts';
+import type { LinkRequest } from '../../src/dispatch/worker.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
-import { hold } from '../domain/invariants.ts';
-import type { Asked, CommandModel } from './asked.ts';
+import type { Exit } from '../../src/domain/state.ts';
+import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
+import type { Asked } from './asked.ts';
 import { commandModels } from './asked.ts';
+import type { SentRequest } from './link.ts';
+import { SimulatedLink } from './link.ts';
 import type { Random } from './random.ts';
+import { Session } from './session.ts';
 
 /** How one simulated process behaves; drawn at its birth. */
 export interface Behaviour {
+  /** The host has no room for it: it is not started. */
+  readonly isBlocked: boolean;
   /** Infinite: it is never spawned, and says so. */
   readonly spawnMs: number;
-  /** From its spawn; infinite: it never attaches. */
+  /** From its spawn until it dials; infinite: it never does. */
   readonly attachMs: number;
   /** It dies so long after its spawn; infinite: it does not by itself. */
   readonly diesMs: number;
@@ -28,69 +33,54 @@ export interface Behaviour {
   readonly warmUpFails: boolean;
 }
 
+/** How an agent took a hello. `later`: nobody listens, or the link before has not ended for it. */
+export type Greeting = 'welcome' | 'later' | 'refused';
+
 /** What a simulated worker needs of its host. */
 export interface Surroundings {
   readonly random: Random;
   nowMs(): number;
   /** Does it later, unless that is never. */
   later(ms: number, work: () => void): void;
-  asked(requestId: string): Asked;
-  /** A worker was given a request of a session. */
-  served(pool: string, sessionId: string, workerId: string): void;
-  /** A frame arrives at the agent. */
-  frame(workerId: string, frame: UpFrame): void;
-  linkClosed(workerId: string): void;
-  exited(workerId: string, exit: { code: number | null; signal: string | null }): void;
+  sending(worker: SimulatedWorker, request: LinkRequest): SentRequest;
+  begins(asked: Asked, epoch: number): void;
+  dial(worker: SimulatedWorker, hello: WorkerHello, link: SimulatedLink): Greeting;
+  frame(worker: SimulatedWorker, link: SimulatedLink, frame: WorkerFrame): void;
+  unsent(worker: SimulatedWorker, link: SimulatedLink, linkId: number): void;
+  linkClosed(worker: SimulatedWorker, link: SimulatedLink): void;
+  died(worker: SimulatedWorker): void;
+  exited(worker: SimulatedWorker, exit: Exit): void;
 }
 
-export interface UpFrame {
-  readonly pong?: number;
-  readonly leaving?: boolean;
-  readonly returned?: readonly number[];
-  readonly chunk?: number;
-  readonly result?: { readonly linkId: number; readonly error: number; readonly ranMs: number };
-}
-
-interface Held {
-  readonly linkId: number;
-  readonly asked: Asked;
-  readonly model: CommandModel;
-  begunAtMs: number;
-  cancelled: boolean;
-}
-
-/** A process with its link, as src/workers holds it: messages take their time, and a death loses what is on its way. */
+/** A process with its session and its links: what it does takes its time, and a death loses what is on its way. */
 export class SimulatedWorker {
-  readonly counters = newCounters();
   readonly bornAtMs: number;
   alive = true;
-  attached = false;
-  dials = 0;
-  /** Dispatch may give it requests: admitted, and neither paused nor leaving nor released. */
-  admitted = false;
-  paused = false;
-  leaving = false;
+  /** Null: it lives, or its end has not been seen yet. */
+  exit: Exit | null = null;
   /** Something was done to it that no worker need survive. */
   harmed = false;
-  /** Until then it does nothing, in virtual time. */
-  frozenUntilMs = 0;
+  /** The number of the agent whose dispatch knows what it has; 0: none does. */
+  knownTo = 0;
+  /** Its link broke while its agent lived: what was on that link is lost. */
+  linksLost = 0;
+  /** When it last had a request, or a message on its way. */
+  busyAtMs = 0;
   burnsCpu = false;
   memoryBytes = 100;
-  lastBegunLinkId = 0;
-  readonly running = new Map<number, Held>();
-  readonly waiting: Held[] = [];
-  readonly link: RequestLink & { ping(sequence: number): void; stop(): void };
+  readonly session: Session;
   readonly workerId: string;
   readonly pid: number;
   readonly pool: PoolConfig;
   readonly behaviour: Behaviour;
-  #stopping = false;
-  #lastId = 0;
-  /** Links so far: what was on its way on one that has closed is lost. */
-  #links = 0;
-  #unwritten: LinkRequest[] = [];
-  #downFreeAtMs = 0;
-  #upFreeAtMs = 0;
+  /** Until then it does nothing, in virtual time. */
+  #frozenUntilMs = 0;
+  #wasWelcome = false;
+  /** Its application has asked for its replacement: it leaves as one that stops, but not for want of a link. */
+  #isRetiring = false;
+  /** Since when it has no agent. */
+  #aloneSinceMs: number;
+  #isDialling = false;
   readonly #host: Surroundings;
 
   constructor(host: Surroundings, workerId: string, pid: number, pool: PoolConfig, behaviour: Behaviour) {
@@ -98,73 +88,63 @@ export class SimulatedWorker {
     this.pid = pid;
     this.pool = pool;
     this.behaviour = behaviour;
-    this.bornAtMs = host.nowMs();
+    this.bornAtMs = this.#aloneSinceMs = host.nowMs();
     this.#host = host;
-    this.link = {
-      request: (request) => {
-        hold(this.admitted && !this.paused && !this.leaving, `${workerId} was given a request, and takes none`);
-        if (this.#unwritten.length === 0) host.later(this.#jitterMs(), () => this.#write());
-        this.#unwritten.push(request);
-        if (request.session_id !== '') host.served(this.pool.name, request.session_id, workerId);
+    this.session = new Session({
+      ...{ random: host.random, concurrency: pool.concurrency, keepMs: pool.request.keep.forMs },
+      ...{ ignoresCancels: behaviour.ignoresCancels, warmUpMs: behaviour.warmUpMs, warmUpFails: behaviour.warmUpFails },
+      nowMs: host.nowMs,
+      later: (ms, work) => this.#own(ms, work),
+      crash: () => {
+        this.harmed = true;
+        this.die({ code: null, signal: 'SIGSEGV' });
       },
-      cancel: (linkId) => this.#down(() => this.#cancel(linkId)),
-      ack: () => undefined,
-      replay: () => undefined,
-      pause: () => undefined,
-      resume: () => undefined,
-      recall: () => {
-        const linkIds = this.#unwritten.map(({ id }) => id);
-        this.#unwritten = [];
-        this.#down(() => this.#giveBack());
-        return linkIds;
+      leak: (bytes) => {
+        this.memoryBytes += bytes;
       },
-      unwritten: () => new Set(this.#unwritten.map(({ id }) => id)),
-      ping: (sequence) => this.#down(() => this.#up({ pong: sequence })),
-      stop: () => this.#down(() => this.#stop()),
-    };
+      begins: host.begins,
+      leave: () => this.#own(behaviour.stopMs, () => this.die({ code: 0, signal: null })),
+    });
+    host.later(behaviour.spawnMs + behaviour.diesMs, () => {
+      this.harmed = true;
+      this.die({ code: 1, signal: null });
+    });
+    this.#own(behaviour.spawnMs + behaviour.attachMs, () => this.#dial());
   }
 
   /** Ends now. What it had is lost, and what it said last may be too. */
-  die(signal: string | null, code: number | null = null): void {
+  die(exit: Exit): void {
     if (!this.alive) return;
     this.alive = false;
-    const { random } = this.#host;
+    const { random, later } = this.#host;
+    const { link } = this.session;
+    this.#host.died(this);
     // In either order: the link's end and the process's are two facts.
-    if (this.attached && random.chance(0.9)) {
-      this.#host.later(random.int(0, 5), () => this.#host.linkClosed(this.workerId));
-    }
+    if (link !== null && random.chance(0.9)) later(random.int(0, 5), () => this.#host.linkClosed(this, link));
     const lateMs = random.chance(0.05) ? random.int(100, 3_000) : random.int(0, 5);
-    const exit = { code: signal === null ? (code ?? 0) : null, signal };
-    this.#host.later(lateMs, () => this.#host.exited(this.workerId, exit));
-    if (random.chance(0.05)) this.#host.later(lateMs + 500, () => this.#host.exited(this.workerId, exit));
+    later(lateMs, () => this.#exited(exit));
+    if (random.chance(0.05)) later(lateMs + 500, () => this.#exited(exit));
   }
 
-  /** Its agent is gone, and its link with it. False: it leaves, and dials nobody any more. */
-  loseAgent(): boolean {
-    this.#links += 1;
-    this.attached = this.admitted = this.paused = false;
-    this.#unwritten = [];
-    this.waiting.length = 0;
-    Object.assign(this.counters, newCounters());
-    return this.alive && !this.#stopping && !this.leaving;
-  }
-
-  /** It dials the next agent, once it can. */
-  dialAgain(dialled: () => void): void {
-    this.#own(this.#host.random.int(0, 500), dialled);
-  }
-
-  /** What it tells the next agent of what it runs: its callers are gone, and nobody will ask for it. */
-  resumed(): Resumed {
-    const held = [...this.running.values()].map(({ linkId, asked, begunAtMs, cancelled }) => ({
-      ...{ id: linkId, request_id: asked.ask.requestId, command: asked.ask.command, keep: false, ended: false },
-      ...{ remaining_ms: 0, age_ms: this.#host.nowMs() - begunAtMs, payload_bytes: 0, payload_crc32: 0, cancelled },
-    }));
-    return { last_id: this.#lastId, completed: 0, failed: 0, held };
+  /** Its link breaks, or its agent has died. It dials again, unless it was leaving. */
+  loseLink(afterMs: number): void {
+    const { link } = this.session;
+    if (!this.alive || link === null) return;
+    this.session.detach();
+    this.linksLost += 1;
+    this.#aloneSinceMs = this.#host.nowMs();
+    this.#host.later(this.#host.random.int(0, 5), () => this.#host.linkClosed(this, link));
+    if (this.session.isStopping && !this.#isRetiring) {
+      // Nobody is left to take the answers of what still runs.
+      this.harmed = true;
+      return this.die({ code: 1, signal: null });
+    }
+    this.#own(afterMs, () => this.#dial());
   }
 
   freeze(ms: number, burnsCpu: boolean): void {
-    this.frozenUntilMs = Math.max(this.frozenUntilMs, this.#host.nowMs() + ms);
+    this.harmed = true;
+    this.#frozenUntilMs = Math.max(this.#frozenUntilMs, this.#host.nowMs() + ms);
     this.burnsCpu = burnsCpu;
   }
 
@@ -172,137 +152,83 @@ export class SimulatedWorker {
   terminate(): void {
     this.#host.later(this.behaviour.termMs, () => {
       if (!this.alive) return;
-      if (!this.attached) return this.die('SIGTERM');
-      this.#up({ leaving: true });
-      this.#giveBack();
-      this.#stop();
+      if (!this.#wasWelcome) return this.die({ code: null, signal: 'SIGTERM' });
+      this.#isRetiring = false;
+      this.session.link?.say({ leaving: true });
+      this.session.stop();
     });
+  }
+
+  /** It asks to be replaced, and leaves once what runs has ended. */
+  retire(): void {
+    if (!this.alive || this.session.link === null || this.session.isStopping) return;
+    this.#isRetiring = true;
+    this.session.link.say({ leaving: true, leaving_reason: 'worn out' });
+    this.session.stop();
   }
 
   /** What it does later it does only while it lives, and not while it is frozen. */
   #own(ms: number, work: () => void): void {
     this.#host.later(ms, () => {
       if (!this.alive) return;
-      const frozenMs = this.frozenUntilMs - this.#host.nowMs();
+      const frozenMs = this.#frozenUntilMs - this.#host.nowMs();
       if (frozenMs > 0) this.#own(frozenMs, work);
       else work();
     });
   }
 
-  #jitterMs(): number {
-    return this.behaviour.latencyMs * (0.5 + this.#host.random.next());
+  #exited(exit: Exit): void {
+    this.exit = exit;
+    this.#host.exited(this, exit);
   }
 
-  /** In order, as the stream is. */
-  #down(work: () => void): void {
-    const nowMs = this.#host.nowMs();
-    this.#downFreeAtMs = Math.max(this.#downFreeAtMs, nowMs + this.#jitterMs());
-    const link = this.#links;
-    this.#own(this.#downFreeAtMs - nowMs, () => {
-      if (link === this.#links) work();
+  #dial(): void {
+    const { session } = this;
+    if (session.link !== null || this.#isDialling) return;
+    const { random, nowMs } = this.#host;
+    const link = this.#newLink();
+    session.link = link;
+    const greeting = this.#host.dial(this, this.#hello(), link);
+    if (greeting === 'welcome') {
+      this.#wasWelcome = true;
+      if (session.isStopping) link.say({ leaving: true });
+      return;
+    }
+    session.link = null;
+    if (greeting === 'refused' || nowMs() - this.#aloneSinceMs > this.pool.orphanTimeoutMs) {
+      return this.die({ code: 1, signal: null });
+    }
+    this.#isDialling = true;
+    this.#own(random.int(20, 200), () => {
+      this.#isDialling = false;
+      this.#dial();
     });
   }
 
-  #up(frame: UpFrame): void {
-    const nowMs = this.#host.nowMs();
-    this.#upFreeAtMs = Math.max(this.#upFreeAtMs, nowMs + this.#jitterMs());
-    const saidBefore = this.#upFreeAtMs;
-    const link = this.#links;
-    this.#host.later(saidBefore - nowMs, () => {
-      if (link !== this.#links) return;
-      // What a dead process said last arrives, or is lost; nothing overtakes it.
-      if (this.alive || this.#host.random.chance(0.7)) this.#host.frame(this.workerId, frame);
+  #hello(): WorkerHello {
+    const commands = Object.entries(commandModels).map(([name, { chunks, isAsync }]) => {
+      return { name, summary: '', streams: chunks > 0, is_async: isAsync };
     });
+    return {
+      ...{ protocol: 1, worker_id: this.workerId, token: '', pid: this.pid, commands, sdk_version: '1' },
+      ...{ python_version: '3', marks_begun: this.behaviour.marksBegun, writes_stacks: false },
+      ...{ interpreter_ms: 0, import_ms: 0, hooks_ms: 0 },
+      resumed: this.#wasWelcome ? this.session.resumed() : null,
+    };
   }
 
-  #write(): void {
-    const requests = this.#unwritten;
-    this.#unwritten = [];
-    if (requests.length > 0) this.#down(() => this.#receive(requests));
-  }
-
-  #receive(requests: readonly LinkRequest[]): void {
-    for (const request of requests) {
-      this.#lastId = request.id;
-      const asked = this.#host.asked(request.request_id);
-      const model = commandModels[request.command];
-      if (model === undefined) throw new Error(`no command ${request.command}`);
-      this.waiting.push({ linkId: request.id, asked, model, begunAtMs: 0, cancelled: false });
-    }
-    if (this.#stopping) this.#giveBack();
-    else this.#begin();
-  }
-
-  #begin(): void {
-    while (this.alive && !this.#stopping && this.running.size < this.pool.concurrency) {
-      const held = this.waiting.shift();
-      if (held === undefined) return;
-      held.begunAtMs = this.#host.nowMs();
-      this.running.set(held.linkId, held);
-      if (held.linkId > this.lastBegunLinkId) this.lastBegunLinkId = held.linkId;
-      held.asked.begun += 1;
-      const { ask, begun, maxAttempts } = held.asked;
-      const most = ask.idempotent ? maxAttempts : 1;
-      hold(begun <= most, `request ${ask.requestId} may run ${most} times, and runs the ${begun}. time`);
-      this.#run(held);
-    }
-  }
-
-  #run(held: Held): void {
-    const { random } = this.#host;
-    const { leastMs, mostMs, crashes, streams } = held.model;
-    const ms = leastMs + random.next() * (mostMs - leastMs);
-    if (streams) {
-      this.#own(ms / 2, () => {
-        if (!held.cancelled) this.#up({ chunk: held.linkId });
-      });
-    }
-    this.#own(ms, () => {
-      if (!this.running.has(held.linkId)) return;
-      if (random.chance(crashes)) {
-        this.harmed = true;
-        this.die('SIGSEGV');
-      } else this.#answer(held, random.chance(0.02) ? 2 : 0);
+  #newLink(): SimulatedLink {
+    const host = this.#host;
+    return new SimulatedLink({
+      latencyMs: () => this.behaviour.latencyMs * (0.5 + host.random.next()),
+      nowMs: host.nowMs,
+      later: host.later,
+      laterInWorker: (ms, work) => this.#own(ms, work),
+      outlivesWorker: () => this.alive || host.random.chance(0.7),
+      sending: (request) => host.sending(this, request),
+      worker: this.session,
+      frame: (link, frame) => host.frame(this, link, frame),
+      unsent: (link, linkId) => host.unsent(this, link, linkId),
     });
-  }
-
-  #answer(held: Held, error: number): void {
-    this.running.delete(held.linkId);
-    this.memoryBytes += held.model.leaks;
-    const ranMs = held.begunAtMs === 0 ? 0 : Math.max(0.001, this.#host.nowMs() - held.begunAtMs);
-    this.#up({ result: { linkId: held.linkId, error, ranMs } });
-    if (this.#stopping && this.running.size === 0) this.#leave();
-    else this.#begin();
-  }
-
-  #cancel(linkId: number): void {
-    const at = this.waiting.findIndex((held) => held.linkId === linkId);
-    const waits = this.waiting[at];
-    if (waits !== undefined) {
-      this.waiting.splice(at, 1);
-      this.#up({ result: { linkId, error: 1, ranMs: 0 } });
-    }
-    const runs = this.running.get(linkId);
-    if (runs === undefined || this.behaviour.ignoresCancels) return;
-    runs.cancelled = true;
-    this.#own(1, () => {
-      if (this.running.has(linkId)) this.#answer(runs, 1);
-    });
-  }
-
-  #giveBack(): void {
-    const returned = this.waiting.splice(0).map(({ linkId }) => linkId);
-    if (returned.length > 0) this.#up({ returned });
-  }
-
-  #stop(): void {
-    if (this.#stopping) return;
-    this.#stopping = true;
-    this.#giveBack();
-    if (this.running.size === 0) this.#leave();
-  }
-
-  #leave(): void {
-    this.#own(this.behaviour.stopMs, () => this.die(null));
   }
 }

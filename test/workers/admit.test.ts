@@ -3,7 +3,7 @@ import { beforeEach, expect, test, vi } from 'vitest';
 import { receive } from '../../src/agent/worker-frames.ts';
 import type { HeldRequest } from '../../src/dispatch/worker.ts';
 import type { Event } from '../../src/domain/event.ts';
-import type { AttachedWorker, WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/service.ts';
+import type { AttachedWorker, WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
 import type { WorkerHandle } from '../../src/workers/handle.ts';
 import { newHandle } from '../../src/workers/handle.ts';
 import type { WorkerParts } from '../../src/workers/parts.ts';
