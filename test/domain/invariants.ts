@@ -39,6 +39,7 @@ export function createStepInvariants(): StepInvariants {
       checkReasons(before, after);
       checkRolls(before, after, rolls);
       checkGenerations(after);
+      checkPings(after);
       for (const action of actions) {
         if (action.type === 'forget') gone.add(action.workerId);
         if (action.type === 'remove-pool') {
@@ -141,6 +142,17 @@ function checkOneRoll(last: Roll, roll: Roll): void {
   hold(roll.failures >= last.failures, `${roll.id}: its failures became ${roll.failures}, from ${last.failures}`);
   hold(isOpen(last) || roll.phase === last.phase, `${roll.id}: ${last.phase} became ${roll.phase}`);
   for (const id of roll.old) hold(last.old.has(id), `${roll.id}: ${id} became an old worker`);
+}
+
+/** The agent wakes in time for each ping. */
+function checkPings({ workers, wakeAtMs }: State): void {
+  for (const { id, phase, attached, heartbeat } of workers.values()) {
+    if (!attached || (phase !== 'ready' && phase !== 'draining')) continue;
+    hold(
+      wakeAtMs <= heartbeat.nextPingAtMs,
+      `${id} is pinged at ${heartbeat.nextPingAtMs}, the agent wakes at ${wakeAtMs}`,
+    );
+  }
 }
 
 function checkGenerations(after: State): void {

@@ -315,6 +315,7 @@ test.each([
     const moves = fc.array(aMove, { maxLength: 30, size: 'max' });
     const property = fc.property(pool, extremes(leastMs), moves, (first, extreme, played) => {
       const simulation = new Simulation(null);
+      simulation.behaviour = { ...healthy, attachMs: 2 * leastMs };
       simulation.apply({ type: 'config', config: nodeConfig(extreme(first)) });
       for (const { play } of played) play(simulation);
       simulation.diskHangs = false;
