@@ -3,7 +3,7 @@ import type { MemoryBudget } from '../grpc/memory-budget.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
-import { restrictSocket } from '../os/storage/directories.ts';
+import { restrictSocket } from '../os/storage/socket-files.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 

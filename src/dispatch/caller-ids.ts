@@ -2,11 +2,12 @@ import { awaitCaller, dropPayload, forget, giveUp, stop } from './completion.ts'
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
 import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
+import { setPaused } from './pause.ts';
 import type { Pool } from './pool.ts';
 import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
 import { isRunning, isRunOver, isWaiting, run } from './run.ts';
-import { refuseStream, setPaused } from './scheduling.ts';
+import { refuseStream } from './scheduling.ts';
 import { claim, countUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 

@@ -6,8 +6,9 @@ import { delivery } from './delivery.ts';
 import type { Pool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
+import { mayRunAgain, runAgain } from './retry.ts';
 import { isGivenUp, moveRun, runEvents } from './run.ts';
-import { addToAvailable, release, removeFromAvailable, requeue, serveQueue } from './scheduling.ts';
+import { addToAvailable, release, removeFromAvailable, serveQueue } from './scheduling.ts';
 import type { DispatchWorker, NewWorker } from './worker.ts';
 
 /**
@@ -28,16 +29,19 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
   }
   for (const [linkId, request] of [...worker.running]) {
     const kept = held.get(linkId);
+    // The worker did not get the request, or reports by its mark that it had not begun it.
+    const neverBegan = isAfter(linkId, lastId) || isAfter(linkId, lastBegunLinkId);
     if (kept !== undefined && !kept.ended) goOn(core, worker, request);
     else {
       release(core, pool, worker, request);
       removeFromAvailable(pool, worker);
       if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
       else if (kept?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
-      // The worker does not have the request. It never arrived, or never began, so it may run again.
-      else if (isAfter(linkId, lastId) || isAfter(linkId, lastBegunLinkId)) again.push(request);
-      else if (request.idempotent && request.attempts < pool.limits.maxAttempts) again.push(request);
-      else fail(core, request, linkBroke(worker));
+      else {
+        if (neverBegan) request.attempts -= 1;
+        if (mayRunAgain(request, pool, neverBegan)) again.push(request);
+        else fail(core, request, linkBroke(worker));
+      }
     }
   }
   // The worker keeps answers that are unknown here: their acknowledgements were lost with the link.
@@ -49,7 +53,7 @@ export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: N
   worker.paused = next.paused;
   worker.stalled = false;
   addToAvailable(pool, worker);
-  requeue(core, pool, again);
+  runAgain(core, pool, again);
   serveQueue(core, pool);
 }
 

@@ -1,16 +1,16 @@
 import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
-import { endGivenUp, fail, forget } from './completion.ts';
+import { endGivenUp, fail } from './completion.ts';
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
-import { delivery, deliveryEvents, moveDelivery } from './delivery.ts';
 import type { Pool } from './pool.ts';
 import { createQueue } from './queue.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
 import { code, refusal } from './request.ts';
-import { isGivenUp, isInWorker, isRunning, moveRun, run, runEvents } from './run.ts';
+import { runAgain } from './retry.ts';
+import { isGivenUp, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
 
-/** Chooses the worker for each request, and takes back requests that a worker has not begun. */
+/** Chooses the worker for each request, and takes back requests that a worker has not begun, so that they run again. */
 
 /** A worker that has answered nothing for this long is asked to give back the requests that wait in it. */
 const recallAfterMs = 10;
@@ -199,18 +199,6 @@ function linkTimeout(ms: number): number {
   return ms > 0xffff_ffff ? 0 : Math.max(1, Math.ceil(ms));
 }
 
-export function setPaused(core: Core, request: Request, paused: boolean): void {
-  if (request.paused === paused) return;
-  request.paused = paused;
-  const link = core.workers.get(request.workerId)?.link;
-  if (paused) {
-    if (isRunning(request) || request.delivery === delivery.replaying) link?.pause(request.linkId);
-  } else if (isInWorker(request) || request.run === run.kept) {
-    // Even if the answer has arrived: the pause may have crossed it, and would hold back a replay.
-    link?.resume(request.linkId);
-  }
-}
-
 /** The id grows by 1 and wraps, because `isAfter` compares ids of one worker by their distance. */
 function newLinkId(worker: DispatchWorker): number {
   do worker.nextLinkId = (worker.nextLinkId + 1) >>> 0;
@@ -271,26 +259,7 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
       again.push(request);
     }
   }
-  requeue(core, pool, again);
+  runAgain(core, pool, again);
   if (worker.paused && worker.counters.inFlight === 0) core.options.onIdle(workerId);
   serveQueue(core, pool);
-}
-
-/** Puts requests back to the front of the queue, in their order of arrival. */
-export function requeue(core: Core, pool: Pool, requests: Request[]): void {
-  for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
-    moveRun(request, runEvents.returned);
-    if (request.droppedPayloadCrc32 !== null) {
-      // The payload is not here, and no caller has brought it again. A repetition is a new request.
-      moveRun(request, runEvents.failed);
-      core.deadlines.remove(request);
-      forget(core, request, deliveryEvents.evicted);
-      continue;
-    }
-    moveDelivery(request, deliveryEvents.returned);
-    request.workerId = '';
-    request.sentAtMs = 0;
-    if (pool.refusesQueued) fail(core, request, refusal(code.unavailable, pool.closedBecause));
-    else pool.queue.unshift(request);
-  }
 }

@@ -9,8 +9,9 @@ import type { Pool } from './pool.ts';
 import { reattach } from './reattach.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
+import { mayRunAgain, runAgain } from './retry.ts';
 import { isGivenUp, moveRun, run, runEvents } from './run.ts';
-import { addToAvailable, removeFromAvailable, requeue, serveQueue } from './scheduling.ts';
+import { addToAvailable, removeFromAvailable, serveQueue } from './scheduling.ts';
 import { noLongerExpected, takeOver } from './takeover.ts';
 import { countUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker, NewWorker, WorkerEnd } from './worker.ts';
@@ -107,19 +108,18 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
       endGivenUp(request, runEvents.workerLost);
       continue;
     }
-    // A request that began may have done its work. It runs again only if its caller called it idempotent.
     const neverBegan = unwritten.has(linkId) || isAfter(linkId, ending.lastBegunLinkId);
     if (neverBegan) request.attempts -= 1;
     const crashes = neverBegan || !ending.crashed ? 0 : suspect(core, pool, request);
     if (crashes > 0) fail(core, request, poisonous(request.command, crashes));
-    else if (neverBegan || (request.idempotent && request.attempts < pool.limits.maxAttempts)) again.push(request);
+    else if (mayRunAgain(request, pool, neverBegan)) again.push(request);
     else fail(core, request, workerEnded(worker.workerId, ending));
   }
   worker.running.clear();
   for (const request of worker.kept.values()) loseKept(core, pool, request, workerEnded(workerId, ending));
   worker.kept.clear();
   worker.counters.kept = 0;
-  requeue(core, pool, again);
+  runAgain(core, pool, again);
   serveQueue(core, pool);
 }
 

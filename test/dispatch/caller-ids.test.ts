@@ -387,6 +387,17 @@ describe('a link that breaks and comes back', () => {
     expect(worker.counters.inFlight).toBe(0);
   });
 
+  test('a request that a broken link lost on its way to the worker has used up none of its attempts', () => {
+    let worker = host.addWorker();
+    const call = host.submit({ idempotent: true });
+    for (let lost = 0; lost < 3; lost += 1) {
+      worker = host.reattach(worker, { last_id: lost, completed: 0, failed: 0, held: [] });
+    }
+    // The worker has it now, and its answer is lost: the first attempt of three.
+    host.reattach(worker, { last_id: 4, completed: 1, failed: 0, held: [] });
+    expect([call.error, call.sentTo.length]).toEqual([undefined, 5]);
+  });
+
   test('a request without a name whose answer was lost with the link fails', () => {
     const worker = host.addWorker();
     const call = host.submit();

@@ -4,7 +4,7 @@ import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Counters } from '../../src/domain/event.ts';
 import type { Observations } from '../../src/domain/policies/health.ts';
 import { assess, hung, observe } from '../../src/domain/policies/health.ts';
-import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from '../../src/domain/policies/heartbeat.ts';
+import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from '../../src/domain/policies/ping-schedule.ts';
 import { idle } from '../../src/domain/policies/idle.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';

@@ -24,7 +24,8 @@ import { signalGroup } from '../../src/os/process/signal.ts';
 import { spawnWorker } from '../../src/os/process/spawn-worker.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { lockDirectory } from '../../src/os/storage/agent-lock.ts';
-import { clearRuntimeDirectory, prepareRuntimeDirectory, restrictSocket } from '../../src/os/storage/directories.ts';
+import { clearRuntimeDirectory, prepareRuntimeDirectory } from '../../src/os/storage/directories.ts';
+import { restrictSocket } from '../../src/os/storage/socket-files.ts';
 import { isRunning, shellWorker, testOutput } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));

@@ -1,8 +1,9 @@
-import type { Stats } from 'node:fs';
-import { chmodSync, chownSync, lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, lstatSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join, parse } from 'node:path';
 import { socketNames, socketPathProblem } from '../../domain/socket-path.ts';
 import { workerIdPattern } from './ledger.ts';
+import { removeOurs } from './remove-file.ts';
+import { giveToGroup, removeSockets } from './socket-files.ts';
 
 export interface RuntimeDirectory {
   /** The API's socket; empty if it has no path. */
@@ -70,16 +71,13 @@ export function clearRuntimeDirectory(
   keep: ReadonlySet<string> = new Set(),
 ): readonly string[] {
   const { apiSocket, linkSocket, hasPassedSocket, output } = paths;
-  const left: string[] = [];
-  for (const path of hasPassedSocket ? [linkSocket] : [apiSocket, linkSocket]) {
-    if (!tryRemove(path, (stat) => stat.isSocket())) left.push(path);
-  }
+  const left = removeSockets(hasPassedSocket ? [linkSocket] : [apiSocket, linkSocket]);
   for (const directory of [dirname(linkSocket), output]) {
     for (const path of namesIn(directory).map((name) => join(directory, name))) {
       if (path === linkSocket) continue;
       const workerId = workerIdOf(path);
       if (workerId !== undefined && keep.has(workerId)) continue;
-      if (workerId === undefined || !tryRemove(path, (stat) => stat.isFile())) left.push(path);
+      if (workerId === undefined || !removeOurs(path, (stat) => stat.isFile())) left.push(path);
     }
   }
   return left;
@@ -91,19 +89,6 @@ function workerIdOf(path: string): string | undefined {
   return workerIdPattern.test(name) && /^\.[a-z]{1,16}$/.test(ext) ? name : undefined;
 }
 
-/** False if the file is still there, because it has another type or cannot be removed. */
-function tryRemove(path: string, isOurs: (stat: Stats) => boolean): boolean {
-  try {
-    const stat = lstatSync(path, { throwIfNoEntry: false });
-    if (stat === undefined) return true;
-    if (!isOurs(stat)) return false;
-    rmSync(path, { force: true });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Empty if the directory was removed meanwhile. */
 function namesIn(directory: string): readonly string[] {
   try {
@@ -113,17 +98,9 @@ function namesIn(directory: string): readonly string[] {
   }
 }
 
-/**
- * Opens a socket to its users: to this user, and to the group if there is one. Until now only this user could connect.
- */
-export function restrictSocket(path: string, group: number | null): void {
-  if (group !== null) giveTo(path, group);
-  chmodSync(path, group === null ? 0o600 : 0o660);
-}
-
 function letGroupEnter(directory: string, group: number, warn: (message: string) => void): void {
   const { gid, mode } = lstatSync(directory);
-  if (gid !== group) giveTo(directory, group);
+  if (gid !== group) giveToGroup(directory, group);
   if ((mode & 0o050) !== 0o050) chmodSync(directory, (mode & 0o777) | 0o050);
   const closed = foldersAbove(directory).find((folder) => !mayEnter(folder, group));
   if (closed === undefined) return;
@@ -140,17 +117,6 @@ function foldersAbove(directory: string): string[] {
 function mayEnter(folder: string, group: number): boolean {
   const { gid, mode } = statSync(folder);
   return (mode & (gid === group ? 0o010 : 0o001)) !== 0;
-}
-
-function giveTo(path: string, group: number): void {
-  try {
-    chownSync(path, -1, group);
-  } catch (error) {
-    const uid = process.geteuid?.();
-    const wanted = `expected that user ${uid} may give it to group ${group} (socket_group)`;
-    const remedy = 'make that user a member of the group (usermod -aG GROUP USER), or name a group that it is in';
-    throw new Error(`${path}: ${wanted}, got ${(error as NodeJS.ErrnoException).code}; ${remedy}`);
-  }
 }
 
 function makeOwn(directory: string, mode: number, remedy: string): void {

@@ -1,0 +1,33 @@
+import { fail, forget } from './completion.ts';
+import type { Core } from './core.ts';
+import { deliveryEvents, moveDelivery } from './delivery.ts';
+import type { Pool } from './pool.ts';
+import type { Request } from './request.ts';
+import { code, refusal } from './request.ts';
+import { moveRun, runEvents } from './run.ts';
+
+/** Whether a request that its worker lost runs again. Callers that repeat a request themselves are the business of caller-ids.ts. */
+
+/** A command that began may have done its work. It runs again only if its caller called the request idempotent. */
+export function mayRunAgain({ idempotent, attempts }: Request, pool: Pool, neverBegan: boolean): boolean {
+  return neverBegan || (idempotent && attempts < pool.limits.maxAttempts);
+}
+
+/** Puts requests back to the front of the queue, in their order of arrival. */
+export function runAgain(core: Core, pool: Pool, requests: Request[]): void {
+  for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
+    moveRun(request, runEvents.returned);
+    if (request.droppedPayloadCrc32 !== null) {
+      // The payload is not here, and no caller has brought it again. A repetition is a new request.
+      moveRun(request, runEvents.failed);
+      core.deadlines.remove(request);
+      forget(core, request, deliveryEvents.evicted);
+      continue;
+    }
+    moveDelivery(request, deliveryEvents.returned);
+    request.workerId = '';
+    request.sentAtMs = 0;
+    if (pool.refusesQueued) fail(core, request, refusal(code.unavailable, pool.closedBecause));
+    else pool.queue.unshift(request);
+  }
+}
