@@ -4,7 +4,6 @@ import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Counters } from '../../src/domain/event.ts';
 import type { Observations } from '../../src/domain/policies/health.ts';
 import { assess, hung, observe } from '../../src/domain/policies/health.ts';
-import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from '../../src/domain/policies/ping-schedule.ts';
 import { idle } from '../../src/domain/policies/idle.ts';
 import { drawLimits } from '../../src/domain/policies/limits.ts';
 import { linkLost } from '../../src/domain/policies/link-lost.ts';
@@ -19,6 +18,7 @@ import {
   slopeOf,
 } from '../../src/domain/policies/memory.ts';
 import { outdated } from '../../src/domain/policies/outdated.ts';
+import { mayPing, missedPings, nextPingAtMs, suppressedUntilMs } from '../../src/domain/policies/ping-schedule.ts';
 import type { Policy } from '../../src/domain/policies/policy.ts';
 import { never, noCounters } from '../../src/domain/policies/policy.ts';
 import { nextRestart } from '../../src/domain/policies/restart.ts';
