@@ -2,16 +2,9 @@ import { parseArgs } from 'node:util';
 import type { Report } from './report.ts';
 import { publish } from './report.ts';
 import { floor } from './suites/floor.ts';
+import type { SuiteOptions } from './suites/options.ts';
 import { peers } from './suites/peers.ts';
 import { memory, weight } from './suites/weight.ts';
-
-export interface SuiteOptions {
-  readonly rounds: number;
-  /** Of one measurement. */
-  readonly seconds: number;
-  /** Only the settings whose title holds this. */
-  readonly only: string | undefined;
-}
 
 const suites: Readonly<Record<string, (options: SuiteOptions) => Promise<Report>>> = {
   floor,

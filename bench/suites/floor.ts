@@ -6,7 +6,6 @@ import { pingP99Ms, startAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
 import type { Target } from '../h2load.ts';
 import { grpcFrame, h2loadFor } from '../h2load.ts';
-import type { SuiteOptions } from '../main.ts';
 import { encodeAsk, executePath } from '../messages.ts';
 import { built, python, root } from '../paths.ts';
 import type { Subject } from '../processes.ts';
@@ -15,6 +14,7 @@ import type { Report, Table } from '../report.ts';
 import { count, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
 import { alternate, ratioOf, spreadOf } from '../statistics.ts';
+import type { SuiteOptions } from './options.ts';
 
 /** The agent's pools: handlers one at a time as the default has it, many at a time, and one that is pinged often. */
 const pools = {

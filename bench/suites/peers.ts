@@ -1,7 +1,6 @@
 import { startAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
 import { grpcFrame, h2loadFor } from '../h2load.ts';
-import type { SuiteOptions } from '../main.ts';
 import { encodeAsk, executePath } from '../messages.ts';
 import { built } from '../paths.ts';
 import { drive, driverPeers } from '../peers/drivers.ts';
@@ -17,6 +16,7 @@ import type { Report, Table } from '../report.ts';
 import { count, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
 import { alternate, ratioOf, spreadOf } from '../statistics.ts';
+import type { SuiteOptions } from './options.ts';
 
 interface Setting {
   readonly function: PeerFunction;

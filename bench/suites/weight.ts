@@ -1,10 +1,10 @@
 import { pingP99Ms, startAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
-import type { SuiteOptions } from '../main.ts';
 import { built } from '../paths.ts';
 import { cpuMicros, pause, rssMib, run } from '../processes.ts';
 import type { Report } from '../report.ts';
 import { count } from '../report.ts';
+import type { SuiteOptions } from './options.ts';
 
 const watchedMs = 30_000;
 const million = 1_000_000;

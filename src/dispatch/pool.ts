@@ -41,15 +41,15 @@ export interface Pool {
   /** The load of all queues together. */
   readonly load: QueueLoad;
   /** Requests that any worker may take, and requests that were not examined yet. */
-  readonly queue: Queue;
+  readonly queue: Queue<Request>;
   /** Requests that wait, while other workers are free, for one worker (strict affinity) or one that offers their command. */
-  readonly parked: Map<DispatchWorker | string, Queue>;
+  readonly parked: Map<DispatchWorker | string, Queue<Request>>;
   /** Requests whose callers gave them an id, from their arrival until they are acknowledged or forgotten. */
   readonly byCallerId: Map<string, Request>;
   /** Requests that ended with an error which no worker keeps and no caller has received; oldest first. */
   readonly undeliveredFailures: Set<Request>;
   /** Requests that one of the `expected` workers may hold. */
-  readonly waiting: Queue;
+  readonly waiting: Queue<Request>;
   /** Workers of an earlier agent that have not dialled in yet. */
   readonly expected: Set<string>;
   /** Workers that can begin another request at once. */
@@ -101,6 +101,6 @@ export function newPool(name: string, limits: PoolLimits): Pool {
   return pool;
 }
 
-export function queuesOf(pool: Pool): Queue[] {
+export function queuesOf(pool: Pool): Queue<Request>[] {
   return [pool.queue, pool.waiting, ...pool.parked.values()];
 }

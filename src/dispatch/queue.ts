@@ -1,32 +1,38 @@
-import type { Request } from './request.ts';
-
 /** The load of all queues of one pool. */
 export interface QueueLoad {
   requests: number;
   bytes: number;
 }
 
-/** Requests that wait for a worker, first come, first served. Any of them leaves in O(1). A request is in at most one queue. */
-export interface Queue {
-  readonly length: number;
-  first(): Request | null;
-  push(request: Request): void;
-  /** Puts a request that has waited before back to the front. */
-  unshift(request: Request): void;
-  remove(request: Request): void;
+/** What a request has for the queue that it is in. */
+export interface Queued<Item> {
+  readonly payloadBytes: number;
+  queue: Queue<Item> | null;
+  nextQueued: Item | null;
+  previousQueued: Item | null;
 }
 
-export function createQueue(load: QueueLoad): Queue {
-  let head: Request | null = null;
-  let tail: Request | null = null;
+/** Requests that wait for a worker, first come, first served. Any of them leaves in O(1). A request is in at most one queue. */
+export interface Queue<Item> {
+  readonly length: number;
+  first(): Item | null;
+  push(request: Item): void;
+  /** Puts a request that has waited before back to the front. */
+  unshift(request: Item): void;
+  remove(request: Item): void;
+}
+
+export function createQueue<Item extends Queued<Item>>(load: QueueLoad): Queue<Item> {
+  let head: Item | null = null;
+  let tail: Item | null = null;
   let length = 0;
-  const added = (request: Request): void => {
+  const added = (request: Item): void => {
     request.queue = queue;
     length += 1;
     load.requests += 1;
     load.bytes += request.payloadBytes;
   };
-  const queue: Queue = {
+  const queue: Queue<Item> = {
     get length() {
       return length;
     },

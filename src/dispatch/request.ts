@@ -120,7 +120,7 @@ export interface Request extends Omit<RequestSpec, 'streams' | 'idempotent' | 'd
   /** CRC-32 of a payload that was dropped, to compare repetitions with; null: `payload` is here. */
   droppedPayloadCrc32: number | null;
   // Links of the queue that the request is in, and of the list of its deadline.
-  queue: Queue | null;
+  queue: Queue<Request> | null;
   nextQueued: Request | null;
   previousQueued: Request | null;
   /** -1: in no list. */
