@@ -246,7 +246,7 @@ describe('while no descriptors are left,', onProc, () => {
 function cgroupFolder(): string | undefined {
   const cgroups = openCgroups();
   cgroups.close();
-  const base = /below (\S+):/.exec(cgroups.report)?.[1];
+  const base = /below (\S+),/.exec(cgroups.report)?.[1];
   return base === undefined ? undefined : dirname(base);
 }
 
