@@ -47,10 +47,10 @@ export type Action =
       readonly type: 'kill';
       readonly workerId: string;
       /**
-       * Why the worker seems stuck: record what it is doing before the kill. Empty if that is not needed or done
-       * already.
+       * Why the worker seems stuck: record what it is doing before the kill. Empty: kill without an inspection, which
+       * is not needed or was done already.
        */
-      readonly stuck: string;
+      readonly inspectBecause: string;
     }
   /** The process has exited: kill the rest of its tree, then report `gone`. */
   | { readonly type: 'sweep'; readonly workerId: string }

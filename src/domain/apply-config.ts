@@ -3,8 +3,8 @@ import type { NodeConfig, PoolConfig } from './config.ts';
 import { launchFingerprint, workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
-import { setHost } from './host.ts';
 import { resize } from './lifecycle.ts';
+import { setHost } from './memory-floor.ts';
 import { endRoll } from './roll.ts';
 import type { Pool } from './state.ts';
 

@@ -7,7 +7,7 @@ import { nextRestart } from './policies/restart.ts';
 import type { Reason } from './reason.ts';
 import { rank, unplannedReasons } from './reason.ts';
 import { endRoll, noteRollFailure } from './roll.ts';
-import type { Budget, Exit, Pool, StopStage, Worker } from './state.ts';
+import type { Exit, FailureKind, Pool, StopStage, Worker } from './state.ts';
 import { noFailures } from './state.ts';
 import { lastLinesMaxLength } from './text-bounds.ts';
 import { lastLinesHeading } from './why-nothing-starts.ts';
@@ -20,16 +20,16 @@ const inspectMaxMs = 300;
 const inspectedReasons: ReadonlySet<Reason> = new Set(['hung', 'overdue', 'start_timeout', 'link_lost']);
 
 /**
- * Marks a worker for a planned replacement. It keeps serving until its turn comes, which is sooner for a more pressing
- * reason.
+ * Marks a worker for a planned replacement. The worker keeps serving until its turn comes. A more pressing reason moves
+ * it forward in the order.
  */
 export function becomeDue(draft: Draft, worker: Worker, reason: Reason, message: string): void {
   const { due } = worker;
   if (due !== null) {
-    if (rank(reason) < rank(due.pressing)) putWorker(draft, worker, { due: { ...due, pressing: reason } });
+    if (rank(reason) < rank(due.mostPressing)) putWorker(draft, worker, { due: { ...due, mostPressing: reason } });
     return;
   }
-  putWorker(draft, worker, { due: { reason, atMs: draft.facts.nowMs, pressing: reason } });
+  putWorker(draft, worker, { due: { reason, atMs: draft.facts.nowMs, mostPressing: reason } });
   record(draft, { kind: 'worker_due', pool: worker.pool, workerId: worker.id, reason, message });
 }
 
@@ -54,7 +54,7 @@ export function beginDrain(draft: Draft, worker: Worker, pool: Pool, reason: Rea
  * at once. It counts as a failure only if the worker served nothing, so that an application that always leaves is not
  * restarted without a back-off.
  */
-export function retire(draft: Draft, worker: Worker, leavingReason: string): void {
+export function leaveByItself(draft: Draft, worker: Worker, leavingReason: string): void {
   const pool = draft.pools.get(worker.pool);
   if (pool === undefined || worker.phase !== 'ready') return;
   const message =
@@ -67,7 +67,11 @@ export function retire(draft: Draft, worker: Worker, leavingReason: string): voi
   beginDrain(draft, worker, pool, 'retired');
 }
 
-/** Asks the worker to exit: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. */
+/**
+ * Asks the worker to exit: the stop message, half of kill_after later SIGTERM, and another half later SIGKILL. Before the
+ * SIGKILL, and within that time, the worker is inspected. A worker without a link gets no stop message, but SIGTERM at
+ * once.
+ */
 export function beginStop(draft: Draft, worker: Worker, pool: Pool, reason: Reason): void {
   if (worker.phase === 'stopping' || worker.phase === 'exited') return;
   const ending = worker.ending ?? reason;
@@ -130,8 +134,8 @@ export function kill(draft: Draft, worker: Worker, pool: Pool, reason: Reason, d
   // Counted at the kill, not at the exit: the slot may be filled from now on.
   if (worker.ending === null && unplannedReasons.has(reason)) countFailure(draft, worker, reason, detail);
   // A worker without a known pid cannot be signalled yet; `spawned` catches up on that.
-  const stuck = worker.phase !== 'stopping' && inspectedReasons.has(reason) ? detail : '';
-  if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id, stuck });
+  const inspectBecause = worker.phase !== 'stopping' && inspectedReasons.has(reason) ? detail : '';
+  if (worker.pid > 0) draft.actions.push({ type: 'kill', workerId: worker.id, inspectBecause });
   record(draft, { kind: 'worker_killed', pool: pool.name, workerId: worker.id, reason: ending, message: detail });
 }
 
@@ -240,14 +244,14 @@ function countFailure(draft: Draft, worker: Worker, reason: Reason, message: str
   if (pool === undefined || slot === undefined) return;
   const { nowMs, random } = draft.facts;
   const life = { wasReady: worker.readyAtMs > 0, livedMs: worker.readyAtMs > 0 ? nowMs - worker.readyAtMs : 0 };
-  const budget: Budget = reason === 'memory_hard' ? 'memory' : worker.readyAtMs === 0 ? 'start' : 'crash';
-  const { failures, delayMs } = nextRestart(slot.failures, budget, life, pool.config.restart, random);
+  const kind: FailureKind = reason === 'memory_hard' ? 'memory' : worker.readyAtMs === 0 ? 'start' : 'crash';
+  const { failures, delayMs } = nextRestart(slot.failures, kind, life, pool.config.restart, random);
   const nextStartAtMs = delayMs === 0 ? slot.nextStartAtMs : Math.max(slot.nextStartAtMs, nowMs + delayMs);
   const slots = new Map(pool.slots).set(slot.index, { ...slot, failures, nextStartAtMs });
   const failedStarts = pool.failedStarts + (worker.readyAtMs === 0 && worker.launch === pool.launch ? 1 : 0);
   putPool(draft, pool, { slots, failedStarts });
   if (delayMs > 0) {
-    const how = `${failures[budget]} failures in a row (${budget})`;
+    const how = `${failures[kind]} failures in a row (${kind})`;
     const waits = `slot ${slot.index} waits ${Math.round(delayMs)} ms after ${how}`;
     record(draft, { kind: 'slot_backing_off', pool: pool.name, workerId: worker.id, message: waits });
   }

@@ -1,7 +1,7 @@
 import type { Draft } from './draft.ts';
 import { putWorker, workersOf } from './draft.ts';
-import { headroom } from './host.ts';
 import { becomeDue } from './lifecycle.ts';
+import { headroom } from './memory-floor.ts';
 import { recyclePolicies } from './policies/list.ts';
 import { memoryBytes } from './policies/memory.ts';
 import { outdated } from './policies/outdated.ts';
@@ -69,7 +69,7 @@ export function replace(draft: Draft, poolName: string, start: Start, drainWorke
  * Whether a due worker need not be replaced after all: its roll has ended or is paused, or the config was abandoned.
  */
 function isWithdrawn({ due, fingerprint }: Worker, pool: Pool): boolean {
-  if (due === null || due.pressing !== due.reason) return false;
+  if (due === null || due.mostPressing !== due.reason) return false;
   if (due.reason === 'roll') return pool.roll?.phase !== 'running';
   return due.reason === 'config' && isUpToDate(fingerprint, pool);
 }
@@ -111,10 +111,10 @@ function candidates(draft: Draft, poolName: string): Worker[] {
   for (const each of workers) {
     if (each.phase !== 'ready' || each.generation !== newest.get(each.slot)) continue;
     const worker = isWithdrawn(each, pool) ? putWorker(draft, each, { due: null }) : each;
-    const waits = worker.due === null || worker.due.pressing === 'roll' ? rolls?.has(worker.id) === true : true;
+    const waits = worker.due === null || worker.due.mostPressing === 'roll' ? rolls?.has(worker.id) === true : true;
     if (waits && pool.slots.has(worker.slot)) found.push(worker);
   }
-  const of = (worker: Worker): number => rank(worker.due?.pressing ?? 'roll');
+  const of = (worker: Worker): number => rank(worker.due?.mostPressing ?? 'roll');
   return found.sort((a, b) => of(a) - of(b) || (a.due?.atMs ?? 0) - (b.due?.atMs ?? 0));
 }
 

@@ -1,9 +1,9 @@
+import { noteStartAttempt } from './blocked-starts.ts';
 import type { Draft } from './draft.ts';
 import { putPool, putWorker, record, workersOf } from './draft.ts';
-import { mayStartBeside } from './host.ts';
 import { idSuffix } from './id.ts';
-import { noteStartAttempt } from './ledger.ts';
 import { beginDrain, beginStop, escalate, kill } from './lifecycle.ts';
+import { mayStartBeside } from './memory-floor.ts';
 import { markDue, replace, replaced } from './planner.ts';
 import { assess, nextHealthChangeAtMs, observe, watchEveryMs, watchesFromMs } from './policies/health.ts';
 import { drawLimits } from './policies/limits.ts';
@@ -360,7 +360,7 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
   // At most this many workers share what `{slot}` names (a GPU, a port). Each end of a worker in the slot leads here
   // again.
   if ((bySlot.get(index) ?? 0) > maxSurge) return false;
-  if (draft.node.ledger.error !== '') noteStartAttempt(draft);
+  if (draft.node.blockedStarts.because !== '') noteStartAttempt(draft);
   const worker = specify(draft, pool, slot);
   draft.workers.set(worker.id, worker);
   room.take(index);
@@ -380,8 +380,8 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
 
 /** While starts are blocked, one start at a time is tried, every few seconds. */
 function mayTryStart(draft: Draft, wake: Wake): boolean {
-  const { error, nextTryAtMs } = draft.node.ledger;
-  if (error === '') return true;
+  const { because, nextTryAtMs } = draft.node.blockedStarts;
+  if (because === '') return true;
   wake.at(Math.max(nextTryAtMs, draft.facts.nowMs + 1));
   return draft.facts.nowMs >= nextTryAtMs;
 }

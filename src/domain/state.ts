@@ -20,7 +20,7 @@ export interface NodeStatus {
   /** Keys that changed since the agent started and take effect only at its next start. */
   readonly restartNeeded: readonly string[];
   readonly host: HostMemory;
-  readonly ledger: LedgerStatus;
+  readonly blockedStarts: BlockedStarts;
   /** Process trees of an earlier agent's workers that are still being ended, by worker id. */
   readonly leftovers: ReadonlyMap<string, Leftover>;
 }
@@ -38,10 +38,10 @@ export interface Leftover {
   readonly generation: number;
 }
 
-/** Whether workers can be entered in the ledger; otherwise none is started. */
-export interface LedgerStatus {
-  /** Why the last entry could not be written; empty if it was. */
-  readonly error: string;
+/** No worker is started while the ledger takes no entries, or the host lacks a resource for another process. */
+export interface BlockedStarts {
+  /** Why the last start was blocked; empty if starts are not blocked. */
+  readonly because: string;
   /** When the next start may be tried. */
   readonly nextTryAtMs: number;
 }
@@ -129,8 +129,8 @@ export interface Slot {
  * Kinds of failures, which are counted separately: a worker that leaks does not use up the restarts of one that
  * crashes.
  */
-export type Budget = 'start' | 'crash' | 'memory';
-export type Failures = Readonly<Record<Budget, number>>;
+export type FailureKind = 'start' | 'crash' | 'memory';
+export type Failures = Readonly<Record<FailureKind, number>>;
 export const noFailures: Failures = { start: 0, crash: 0, memory: 0 };
 
 export type Phase = 'starting' | 'ready' | 'draining' | 'stopping' | 'exited';
@@ -193,7 +193,7 @@ export interface Due {
   readonly reason: Reason;
   readonly atMs: number;
   /** The most pressing reason since; it decides whose turn it is. */
-  readonly pressing: Reason;
+  readonly mostPressing: Reason;
 }
 
 /** Stages of a stop after the drain, mildest first. */
@@ -275,8 +275,8 @@ export interface Usage {
   readonly cpuAdvancedAtMs: number;
   /** State letter of its main process; empty if unknown. */
   readonly state: string;
-  /** The last samples, newest in the lowest bit: 1 if above the soft limit. */
-  readonly overSoft: number;
+  /** One bit for each of the last samples, newest in the lowest: 1 if the sample was above the soft limit. */
+  readonly overSoftBits: number;
   readonly overHard: boolean;
   /** Memory of its tree at the last samples, oldest first. */
   readonly history: readonly MemoryPoint[];
@@ -311,7 +311,7 @@ export function initialState(): State {
         pressureRecycles: 0,
         nextPressureRecycleAtMs: 0,
       },
-      ledger: { error: '', nextTryAtMs: 0 },
+      blockedStarts: { because: '', nextTryAtMs: 0 },
       leftovers: new Map(),
     },
     pools: new Map(),
@@ -369,7 +369,7 @@ export function newWorker(spec: WorkerSpec & Pick<Worker, 'deadlineMs' | 'warmUp
       cpu: 0,
       cpuAdvancedAtMs: 0,
       state: '',
-      overSoft: 0,
+      overSoftBits: 0,
       overHard: false,
       history: [],
       firstBytes: 0,

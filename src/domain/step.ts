@@ -1,14 +1,14 @@
 import type { Action } from './action.ts';
 import { adopt, leftoverSwept, ordersOf, recallOrders } from './adopt.ts';
 import { applyConfig } from './apply-config.ts';
+import { entryWritten, startBlocked } from './blocked-starts.ts';
 import { applyCommand } from './command.ts';
 import type { MemoryLimits } from './config.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
-import { guardHost, hostSampled } from './host.ts';
-import { entryWritten, startBlocked } from './ledger.ts';
-import { exited, kill, noteGoodStart, retire } from './lifecycle.ts';
+import { exited, kill, leaveByItself, noteGoodStart } from './lifecycle.ts';
+import { guardHost, hostSampled } from './memory-floor.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
 import { reconcile } from './reconcile.ts';
 import type { Hello, State, Usage, Worker } from './state.ts';
@@ -84,7 +84,7 @@ function apply(draft: Draft, event: Event): void {
     case 'link-closed':
       return withWorker(draft, event.workerId, (worker) => linkClosed(draft, worker));
     case 'leaving':
-      return withWorker(draft, event.workerId, (worker) => retire(draft, worker, event.leavingReason));
+      return withWorker(draft, event.workerId, (worker) => leaveByItself(draft, worker, event.leavingReason));
     case 'pong':
       return withWorker(draft, event.workerId, (worker) => pong(draft, worker, event));
     case 'sampled':
@@ -131,7 +131,7 @@ function spawned(draft: Draft, worker: Worker, pid: number): void {
   entryWritten(draft);
   const next = putWorker(draft, worker, { pid, spawnedAtMs: draft.facts.nowMs });
   if (next.phase !== 'stopping') return;
-  if (next.stopStage === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, stuck: '' });
+  if (next.stopStage === 'kill') draft.actions.push({ type: 'kill', workerId: next.id, inspectBecause: '' });
   else draft.actions.push({ type: 'terminate', workerId: next.id });
 }
 
@@ -187,7 +187,15 @@ function becomeReady(draft: Draft, worker: Worker): void {
     health: 'well',
     heartbeat,
     // Earlier samples measured a bare interpreter or a peak of its start.
-    usage: { ...worker.usage, samples: 0, nextSampleAtMs: 0, overSoft: 0, overHard: false, history: [], firstBytes: 0 },
+    usage: {
+      ...worker.usage,
+      samples: 0,
+      nextSampleAtMs: 0,
+      overSoftBits: 0,
+      overHard: false,
+      history: [],
+      firstBytes: 0,
+    },
   });
   noteGoodStart(draft, ready);
   draft.actions.push({ type: 'note-ready', workerId: ready.id, readyAtMs: nowMs });
@@ -320,7 +328,7 @@ function hasNodeChanged(draft: Draft, before: State): boolean {
     node.phase !== before.node.phase ||
     node.configError !== before.node.configError ||
     node.restartNeeded !== before.node.restartNeeded ||
-    node.ledger.error !== before.node.ledger.error ||
+    node.blockedStarts.because !== before.node.blockedStarts.because ||
     node.host.floorBytes !== before.node.host.floorBytes ||
     draft.pools.size !== before.pools.size
   ) {

@@ -23,8 +23,8 @@ export function whyNothingStarts(
     return { why: `has no ready worker: its starts fail: ${cause(pool.lastFailure.message)}`, untilMs: never };
   }
   if (workers.some(({ phase }) => phase === 'starting')) return null;
-  if (node.ledger.error !== '') {
-    return { why: `has no ready worker, and none can be started: ${node.ledger.error}`, untilMs: never };
+  if (node.blockedStarts.because !== '') {
+    return { why: `has no ready worker, and none can be started: ${node.blockedStarts.because}`, untilMs: never };
   }
   const nextStartAtMs = Math.min(...[...pool.slots.values()].map((slot) => slot.nextStartAtMs));
   if (pool.lastFailure === null || nextStartAtMs <= nowMs + worthWaitingMs) return null;

@@ -258,7 +258,7 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
     'pitwarden_starts_blocked',
     '1 while no worker can be started: the ledger cannot be written, or the host lacks descriptors, processes or memory.',
     [],
-    () => flag(node().ledger.error !== ''),
+    () => flag(node().blockedStarts.because !== ''),
   );
   gauge(
     registry,

@@ -24,11 +24,11 @@ export function terminate(handle: WorkerHandle | undefined): void {
 export function inspectThenKill(
   parts: WorkerParts,
   handle: WorkerHandle | undefined,
-  { workerId, stuck }: Action & { readonly type: 'kill' },
+  { workerId, inspectBecause }: Action & { readonly type: 'kill' },
 ): void {
   const kill = (): void => sweep(parts, handle, { type: 'kill', workerId });
   if (handle === undefined) return kill();
-  void inspect(parts, handle, stuck).then(kill);
+  void inspect(parts, handle, inspectBecause).then(kill);
 }
 
 /**

@@ -95,7 +95,7 @@ export function createWorkers(parts: WorkerParts): Workers {
       if (handle !== undefined) void inspect(parts, handle, because);
     },
     kill: (action) => {
-      if (action.stuck !== '') inspectThenKill(parts, of(action.workerId), action);
+      if (action.inspectBecause !== '') inspectThenKill(parts, of(action.workerId), action);
       else sweep(parts, of(action.workerId), action);
     },
     sweep: (action) => sweep(parts, of(action.workerId), action),

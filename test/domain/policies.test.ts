@@ -112,19 +112,19 @@ const cases: Case[] = [
     counters: { completed: 2, failed: 3 },
     says: { now: 'request_budget' },
   },
-  { what: 'no soft limit', policy: memorySoft, worker: usage({ overSoft: 7, rssBytes: 9 }), says: 'never' },
+  { what: 'no soft limit', policy: memorySoft, worker: usage({ overSoftBits: 7, rssBytes: 9 }), says: 'never' },
   {
     what: 'one sample over the soft limit',
     policy: memorySoft,
     pool: limited(5, 0),
-    worker: usage({ overSoft: 0b101000 | 1 }),
+    worker: usage({ overSoftBits: 0b101000 | 1 }),
     says: 'never',
   },
   {
     what: 'two of the last three samples over the soft limit',
     policy: memorySoft,
     pool: limited(5, 0),
-    worker: usage({ overSoft: 0b101 }),
+    worker: usage({ overSoftBits: 0b101 }),
     says: { now: 'memory' },
   },
   {

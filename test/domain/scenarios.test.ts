@@ -40,7 +40,7 @@ describe('starting workers:', () => {
     simulation.run(5_100);
     expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'start_timeout' }));
     const why = 'not ready within 5 s (start.timeout): its import or a start hook has not ended';
-    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'kill', stuck: why }));
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'kill', inspectBecause: why }));
     expect(simulation.state.pools.get('p')?.lastFailure?.message).toMatch(
       /: ended by SIGKILL: not ready within 5 s .*; its last lines:\nthe end$/,
     );
@@ -79,7 +79,7 @@ describe('starting workers:', () => {
     simulation.run(60_000);
     expect(count(simulation, 'spawn') - spawns).toBeLessThanOrEqual(13);
     expect(simulation.kinds().filter((kind) => kind === 'starts_blocked')).toHaveLength(1);
-    expect(simulation.state.node.ledger.error).toBe('all file descriptors are in use');
+    expect(simulation.state.node.blockedStarts.because).toBe('all file descriptors are in use');
     expect(simulation.state.pools.get('p')?.quarantine).toBe('');
     expect(simulation.ready()).toHaveLength(1);
     simulation.behaviour = { ...healthy };
@@ -256,7 +256,7 @@ describe('planning replacements:', () => {
       .ready()
       .find((worker) => simulation.workers().every((w) => w.slot !== worker.slot || w === worker));
     simulation.process(last).behaviour.memoryBytes = 500;
-    simulation.run(3_000, () => simulation.state.workers.get(last?.id ?? '')?.due?.pressing === 'memory');
+    simulation.run(3_000, () => simulation.state.workers.get(last?.id ?? '')?.due?.mostPressing === 'memory');
     expect(simulation.state.workers.get(last?.id ?? '')?.due?.reason).toBe('ttl');
     const first = simulation.workers().find((worker) => worker.phase === 'starting')?.slot;
     simulation.run(20_000, () => simulation.workers().some((w) => w.phase === 'starting' && w.slot !== first));
@@ -434,7 +434,7 @@ describe('ending a worker:', () => {
     });
     expect(times).toEqual({ 'send-drain': 0, 'send-stop': 10_000, terminate: 12_000, inspect: 13_700, kill: 14_000 });
     expect(count(simulation, 'inspect')).toBe(1);
-    expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, stuck: '' });
+    expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, inspectBecause: '' });
     expect(simulation.state.pools.get('p')?.size).toBe(0);
   });
 
@@ -469,7 +469,7 @@ describe('ending a worker:', () => {
     simulation.apply({ type: 'stop-worker', workerId: first?.id ?? '', replace: false });
     simulation.apply({ type: 'shutdown', how: 'now' });
     for (const worker of [first, second])
-      expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, stuck: '' });
+      expect(simulation.actions).toContainEqual({ type: 'kill', workerId: worker?.id, inspectBecause: '' });
     expect(count(simulation, 'inspect')).toBe(0);
   });
 

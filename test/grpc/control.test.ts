@@ -218,7 +218,12 @@ test('each text of each view is within its bound and has no control characters',
   state = {
     ...state,
     pools: new Map([['p', { ...pool, ...told, roll: roll as never }]]),
-    node: { ...state.node, configError: huge, restartNeeded: [huge], ledger: { ...state.node.ledger, error: huge } },
+    node: {
+      ...state.node,
+      configError: huge,
+      restartNeeded: [huge],
+      blockedStarts: { ...state.node.blockedStarts, because: huge },
+    },
   };
   exits = [exitOf(1, { message: huge, evidence })];
   const answers = await Promise.all([

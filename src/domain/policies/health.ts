@@ -44,16 +44,17 @@ export interface HealthVerdict {
   readonly observations: Observations;
 }
 
-/**
- * From a third of a ping's timeout on the worker is sampled more often: ten times per timeout, at intervals between 50
- * ms and 1 s.
- */
+/** A worker with an unanswered ping is sampled ten times per ping timeout, at intervals between 50 ms and 1 s. */
 const watchesPerTimeout = 10;
 const watchMostMs = 1_000;
 const watchLeastMs = 50;
-const watchedFrom = 3;
 /** Without a sample for this many ping timeouts the worker counts as unmeasurable. */
 const unmeasurableTimeouts = 3;
+
+/** Age of an unanswered ping from which on its worker is sampled more often: a third of the ping's timeout. */
+function watchFromAgeMs(pingTimeoutMs: number): number {
+  return pingTimeoutMs / 3;
+}
 
 /** How often a worker with an unanswered ping is sampled. */
 export function watchEveryMs(config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
@@ -66,7 +67,7 @@ export function watchEveryMs(config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>)
  */
 export function watchesFromMs(worker: Worker, config: Pick<PoolConfig['heartbeat'], 'timeoutMs'>): number {
   const oldest = worker.heartbeat.unanswered[0];
-  return oldest === undefined ? Number.POSITIVE_INFINITY : oldest.sentAtMs + config.timeoutMs / watchedFrom;
+  return oldest === undefined ? Number.POSITIVE_INFINITY : oldest.sentAtMs + watchFromAgeMs(config.timeoutMs);
 }
 
 export function observe(worker: Worker, pool: PoolConfig, counters: Counters, nowMs: number): Observations {
@@ -87,7 +88,7 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
     cpuShare: usage.cpu,
     cpuAdvancedMs: ago(usage.cpuAdvancedAtMs),
     sampledMs: ago(usage.sampledAtMs),
-    freshMs: Math.max(timeoutMs / watchedFrom, 2 * watchEveryMs(pool.heartbeat)),
+    freshMs: Math.max(watchFromAgeMs(timeoutMs), 2 * watchEveryMs(pool.heartbeat)),
     busyMs: busyFor(heartbeat.busySinceMs, busyLimitMs, nowMs),
     busyLimitMs,
     forgivenMs: heartbeat.forgivenMs,
@@ -170,7 +171,7 @@ function activityOf(seen: Observations): string {
 function isSeenInactive(seen: Observations): boolean {
   const { sampledMs, oldestPingMs, pingTimeoutMs, freshMs } = seen;
   if (!isMeasurable(seen)) return true;
-  return sampledMs <= oldestPingMs - pingTimeoutMs / watchedFrom - freshMs;
+  return sampledMs <= oldestPingMs - watchFromAgeMs(pingTimeoutMs) - freshMs;
 }
 
 /** A worker that cannot be measured is judged by its pings and its work alone. */

@@ -3,7 +3,7 @@ import type { MemoryPoint, Usage } from '../state.ts';
 import type { Policy } from './policy.ts';
 import { never } from './policy.ts';
 
-/** Number of samples in `overSoft`: the maximum of `of`. */
+/** Number of bits in `overSoftBits`, one a sample: the maximum of `recycle.memory.of`. */
 const samplesKept = 30;
 /** Number of points for the slope: half a minute at a sample per second, or a minute without limits. */
 const pointsKept = 32;
@@ -38,22 +38,23 @@ export function rememberMemory(
   sample: { readonly bytes: number; readonly heldBytes: number },
   limits: MemoryLimits,
   nowMs: number,
-): Pick<Usage, 'overSoft' | 'overHard' | 'history' | 'firstBytes'> {
+): Pick<Usage, 'overSoftBits' | 'overHard' | 'history' | 'firstBytes'> {
   const { bytes, heldBytes } = sample;
   const over = limits.softBytes > 0 && bytes > limits.softBytes ? 1 : 0;
   return {
-    overSoft: ((usage.overSoft << 1) | over) & (2 ** samplesKept - 1),
+    // Shifts the new sample in at the lowest bit, and drops the oldest one.
+    overSoftBits: ((usage.overSoftBits << 1) | over) & (2 ** samplesKept - 1),
     overHard: limits.hardBytes > 0 && bytes > limits.hardBytes,
     history: [...usage.history.slice(1 - pointsKept), { atMs: nowMs, bytes: heldBytes }],
     firstBytes: usage.firstBytes === 0 ? heldBytes : usage.firstBytes,
   };
 }
 
-/** How many of the last `of` samples were over the soft limit. */
-export function samplesOver(overSoft: number, of: number): number {
-  let count = 0;
-  for (let index = 0; index < of; index += 1) count += (overSoft >>> index) & 1;
-  return count;
+/** How many of the last `count` samples were over the soft limit. */
+export function samplesOver(overSoftBits: number, count: number): number {
+  let over = 0;
+  for (let index = 0; index < count; index += 1) over += (overSoftBits >>> index) & 1;
+  return over;
 }
 
 /** Growth in bytes per second: slope of the least-squares line through the last points; 0 if there are too few. */
@@ -84,11 +85,11 @@ export function limitInMs(usage: Usage, limits: MemoryLimits): number {
   return Math.max(0, ((limit - memoryBytes(usage)) / slope) * 1_000);
 }
 
-/** A single sample over the soft limit may be a peak; `samples` of the last `of` are growth. */
+/** A single sample over the soft limit may be a peak. At least `samples` of the last `of` samples over it are growth. */
 export const memorySoft: Policy = (worker, pool) => {
   const { softBytes, samples, of } = pool.recycle.memory;
-  if (softBytes === 0 || worker.usage.overSoft === 0) return never;
-  const over = samplesOver(worker.usage.overSoft, of);
+  if (softBytes === 0 || worker.usage.overSoftBits === 0) return never;
+  const over = samplesOver(worker.usage.overSoftBits, of);
   if (over < samples) return never;
   const bytes = memoryBytes(worker.usage);
   return { now: 'memory', detail: `${bytes} bytes, soft limit ${softBytes}: over it in ${over} of ${of} samples` };

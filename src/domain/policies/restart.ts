@@ -1,5 +1,5 @@
 import type { PoolConfig } from '../config.ts';
-import type { Budget, Failures, Pool } from '../state.ts';
+import type { FailureKind, Failures, Pool } from '../state.ts';
 import { noFailures } from '../state.ts';
 
 /** Number of slots that wait before their next start. */
@@ -17,14 +17,14 @@ export function slotsBackingOff(pool: Pick<Pool, 'slots'>): number {
  */
 export function nextRestart(
   before: Failures,
-  budget: Budget,
+  kind: FailureKind,
   life: { readonly wasReady: boolean; readonly livedMs: number },
   config: PoolConfig['restart'],
   random: () => number,
 ): { failures: Failures; delayMs: number } {
   const forgiven = life.wasReady && life.livedMs >= config.resetAfterMs ? noFailures : before;
-  const count = forgiven[budget] + 1;
-  const failures = { ...forgiven, [budget]: count };
+  const count = forgiven[kind] + 1;
+  const failures = { ...forgiven, [kind]: count };
   if (life.wasReady && count === 1) return { failures, delayMs: 0 };
   const doublings = Math.min(count - (life.wasReady ? 2 : 1), 30);
   const delayMs = Math.min(config.backoffMaxMs, config.backoffMinMs * 2 ** doublings);

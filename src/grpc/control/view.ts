@@ -233,7 +233,7 @@ export function nodeView(state: State, facts: NodeFacts): object {
     warnings: facts.warnings,
     memory_available_bytes: state.node.host.availableBytes,
     memory_floor_bytes: state.node.host.floorBytes,
-    ledger_error: state.node.ledger.error,
+    ledger_error: state.node.blockedStarts.because,
   };
 }
 

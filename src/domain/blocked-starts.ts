@@ -18,8 +18,8 @@ export function startBlocked(draft: Draft, worker: Worker, message: string): voi
   draft.changed.workersGone.set(worker.id, worker.pool);
   draft.changed.pools.add(worker.pool);
   draft.actions.push({ type: 'forget', workerId: worker.id });
-  const isNew = draft.node.ledger.error === '';
-  putNode(draft, { ledger: { error: message, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
+  const isNew = draft.node.blockedStarts.because === '';
+  putNode(draft, { blockedStarts: { because: message, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
   if (!isNew) return;
   const summary = `no worker can be started (retrying every ${tryEveryMs / 1000} s; running workers continue): ${message}`;
   record(draft, { kind: 'starts_blocked', message: summary, unplanned: true });
@@ -27,13 +27,13 @@ export function startBlocked(draft: Draft, worker: Worker, message: string): voi
 
 /** The start that follows is the attempt; the next start waits for its outcome. */
 export function noteStartAttempt(draft: Draft): void {
-  const { ledger } = draft.node;
-  putNode(draft, { ledger: { ...ledger, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
+  const { blockedStarts } = draft.node;
+  putNode(draft, { blockedStarts: { ...blockedStarts, nextTryAtMs: draft.facts.nowMs + tryEveryMs } });
 }
 
 /** The ledger took an entry. */
 export function entryWritten(draft: Draft): void {
-  if (draft.node.ledger.error === '') return;
-  putNode(draft, { ledger: { error: '', nextTryAtMs: 0 } });
+  if (draft.node.blockedStarts.because === '') return;
+  putNode(draft, { blockedStarts: { because: '', nextTryAtMs: 0 } });
   record(draft, { kind: 'starts_resumed', message: 'workers can be started again' });
 }
