@@ -2,7 +2,7 @@ import { repeat } from './caller-ids.ts';
 import { fail } from './completion.ts';
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
-import type { Pool, PoolLimits } from './pool.ts';
+import type { DispatchPool, PoolLimits } from './pool.ts';
 import { newPool, queuesOf } from './pool.ts';
 import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
 import { code, newRequest, refusal } from './request.ts';
@@ -51,7 +51,7 @@ export function removePool(core: Core, name: string): void {
   core.pools.delete(name);
 }
 
-export function submit(core: Core, spec: RequestSpec, sink: ResponseSink): Request | undefined {
+export function admitRequest(core: Core, spec: RequestSpec, sink: ResponseSink): Request | undefined {
   const arrivedAtMs = core.options.nowMs();
   const pool = core.pools.get(spec.pool);
   const known = spec.hasCallerId ? pool?.byCallerId.get(spec.requestId) : undefined;
@@ -91,7 +91,7 @@ function unknownPool(core: Core, spec: RequestSpec): RequestError {
   return refusal(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`);
 }
 
-function refuseAtTheDoor(core: Core, pool: Pool, spec: RequestSpec, nowMs: number): RequestError | undefined {
+function refuseAtTheDoor(core: Core, pool: DispatchPool, spec: RequestSpec, nowMs: number): RequestError | undefined {
   if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
   if (pool.workers.size > 0 && !pool.commands.has(spec.command)) return unknownCommand(pool, spec.command);
   if (spec.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
@@ -112,13 +112,13 @@ function refuseAtTheDoor(core: Core, pool: Pool, spec: RequestSpec, nowMs: numbe
 }
 
 /** Whether the request would not wait. Then a queue full of one busy session's requests does not refuse it. */
-function isTakenAtOnce(pool: Pool, spec: RequestSpec): boolean {
+function isTakenAtOnce(pool: DispatchPool, spec: RequestSpec): boolean {
   if (pool.free.size === 0 || pool.expected.size > 0 || pool.queue.length > 0) return false;
   return pool.load.requests === 0 || workerFor(pool, spec) !== null;
 }
 
 /** Refuses a request that cannot be served before its deadline, because it would only delay others. */
-function refuseTooLate(pool: Pool, spec: RequestSpec, nowMs: number): RequestError | undefined {
+function refuseTooLate(pool: DispatchPool, spec: RequestSpec, nowMs: number): RequestError | undefined {
   const waitMs = pool.queue.length === 0 ? 0 : pool.rate.expectedMs(pool.queue.length + 1);
   const leftMs = Number.isFinite(spec.deadlineMs) ? spec.deadlineMs - nowMs : pool.limits.requestTimeoutMs;
   if (waitMs <= leftMs) return undefined;
@@ -136,7 +136,7 @@ function advise(waitMs: number): number {
   return Math.min(retryAfterMs.most, Math.max(retryAfterMs.least, Math.ceil(waitMs)));
 }
 
-function queueFull(pool: Pool, message: string): RequestError {
+function queueFull(pool: DispatchPool, message: string): RequestError {
   const waitMs = (pool.averageRunMs * (pool.load.requests + 1)) / Math.max(1, pool.capacity);
   const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
   return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
@@ -144,7 +144,7 @@ function queueFull(pool: Pool, message: string): RequestError {
   });
 }
 
-function refuseQueued(core: Core, pool: Pool, why: string): void {
+function refuseQueued(core: Core, pool: DispatchPool, why: string): void {
   for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
       fail(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));

@@ -1,9 +1,9 @@
-import { awaitCaller, dropPayload, forget, giveUp, stop } from './completion.ts';
+import { awaitCaller, cancelRun, dropPayload, forget, giveUp } from './completion.ts';
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
 import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
 import { setPaused } from './pause.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
 import { isRunning, isRunOver, isWaiting, run } from './run.ts';
@@ -78,13 +78,17 @@ export function callerGraceExpired(core: Core, request: Request): void {
   const isOver = isRunOver(request);
   forget(core, request, deliveryEvents.graceOver);
   if (!isOver)
-    stop(core, request, refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'));
+    cancelRun(
+      core,
+      request,
+      refusal(code.cancelled, 'the caller did not repeat the request in time (request.keep.for)'),
+    );
 }
 
 /** A request was repeated by its id: its answer goes to the new sink. */
 export function repeat(
   core: Core,
-  pool: Pool,
+  pool: DispatchPool,
   request: Request,
   spec: RequestSpec,
   sink: ResponseSink,
@@ -134,7 +138,7 @@ export function repeat(
 }
 
 /** Whether the command streams, as the first worker that offers it says. */
-function offersStream(pool: Pool, command: string): boolean {
+function offersStream(pool: DispatchPool, command: string): boolean {
   for (const worker of pool.workers) {
     const offered = worker.commands.get(command);
     if (offered !== undefined) return offered.streams;

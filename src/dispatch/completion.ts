@@ -2,7 +2,7 @@ import type { Core, WorkerResult } from './core.ts';
 import { arm } from './core.ts';
 import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
 import { ewma } from './ewma.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, nothing, refusal } from './request.ts';
 import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run.ts';
@@ -77,10 +77,11 @@ function hand({ currentSink, workerId }: Request, result: WorkerResult | null): 
 
 /** Ends a request for its caller. A worker that has the request is told to cancel it, and has a free place once it answers. */
 export function giveUp(core: Core, request: Request, failure: RequestError): void {
-  if (!hasEnded(request)) stop(core, request, failure);
+  if (!hasEnded(request)) cancelRun(core, request, failure);
 }
 
-export function stop(core: Core, request: Request, failure: RequestError): void {
+/** Does the same for a request that is already forgotten. */
+export function cancelRun(core: Core, request: Request, failure: RequestError): void {
   const isReplay = isRunOver(request);
   const error = { ...failure, workerId: request.workerId, mayHaveBegun: mayHaveBegun(request) };
   const runs = isRunning(request);
@@ -115,7 +116,7 @@ export function awaitEnd(core: Core, request: Request): void {
 }
 
 /** Keeps how the request ended, for a caller that repeats it. */
-function keepEnd(core: Core, pool: Pool | undefined, request: Request, error: RequestError | null): void {
+function keepEnd(core: Core, pool: DispatchPool | undefined, request: Request, error: RequestError | null): void {
   request.endError = error;
   if (request.delivery !== delivery.detached) return;
   if (pool === undefined) return forget(core, request, deliveryEvents.evicted);

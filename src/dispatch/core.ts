@@ -1,5 +1,5 @@
 import type { Deadlines } from './deadlines.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
 import type { DispatchWorker } from './worker.ts';
 
@@ -65,7 +65,7 @@ interface WorkerError {
 
 export interface Core {
   readonly options: DispatchOptions;
-  readonly pools: Map<string, Pool>;
+  readonly pools: Map<string, DispatchPool>;
   readonly workers: Map<string, DispatchWorker>;
   readonly deadlines: Deadlines;
   /** Workers that have more requests than they may run at once. */

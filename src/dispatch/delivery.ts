@@ -46,7 +46,7 @@ export const deliveryRows = Object.freeze({
   /** The worker was asked for the answer from its beginning. */
   replayAsked: { attached: 'replaying', replaying: 'replaying' },
   /** The request will run again, so everything that its earlier run sent is void. */
-  returned: { attached: nothingAsked, replaying: 'attached', detached: nothingAsked },
+  requeued: { attached: nothingAsked, replaying: 'attached', detached: nothingAsked },
   /** The caller is known to have read the end. */
   receiptProven: { delivered: 'acknowledged' },
   /** The caller cancelled, so it wants no answer. */

@@ -1,6 +1,6 @@
 import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { PoolGate } from './admission.ts';
-import { removePool, setPool, setPoolOpen, submit } from './admission.ts';
+import { admitRequest, removePool, setPool, setPoolOpen } from './admission.ts';
 import { cancel, settle } from './caller-ids.ts';
 import { dropPayload } from './completion.ts';
 import type { Core, DispatchOptions, WorkerResult } from './core.ts';
@@ -92,7 +92,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     resumeWorker: (workerId) => resumeWorker(core, workerId),
     removeWorker: (workerId, end) => removeWorker(core, workerId, end),
 
-    submit: (spec, sink) => submit(core, spec, sink),
+    submit: (spec, sink) => admitRequest(core, spec, sink),
     cancel: (request, sink) => cancel(core, request, sink),
     settle: (request, sink, delivered) => settle(core, request, sink, delivered),
     dropPayload: (request, sink) => {

@@ -31,7 +31,7 @@ export interface PoolLimits {
   readonly keepMax: number;
 }
 
-export interface Pool {
+export interface DispatchPool {
   readonly name: string;
   limits: PoolLimits;
   open: boolean;
@@ -70,9 +70,9 @@ export interface Pool {
   readonly affinity: Affinity;
 }
 
-export function newPool(name: string, limits: PoolLimits): Pool {
+export function newPool(name: string, limits: PoolLimits): DispatchPool {
   const load: QueueLoad = { requests: 0, bytes: 0 };
-  const pool: Pool = {
+  const pool: DispatchPool = {
     name,
     limits,
     open: true,
@@ -101,6 +101,6 @@ export function newPool(name: string, limits: PoolLimits): Pool {
   return pool;
 }
 
-export function queuesOf(pool: Pool): Queue<Request>[] {
+export function queuesOf(pool: DispatchPool): Queue<Request>[] {
   return [pool.queue, pool.waiting, ...pool.parked.values()];
 }

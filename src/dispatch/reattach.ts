@@ -3,7 +3,7 @@ import { endGivenUp, fail, giveUp, keepIn } from './completion.ts';
 import type { Core } from './core.ts';
 import { isAfter } from './core.ts';
 import { delivery } from './delivery.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, refusal } from './request.ts';
 import { mayRunAgain, runAgain } from './retry.ts';
@@ -15,7 +15,7 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
  * A worker has dialled this same agent again. Everything that was on its link when the link broke may have arrived or not. The
  * worker's hello reports which requests it holds.
  */
-export function reattach(core: Core, pool: Pool, worker: DispatchWorker, next: NewWorker): void {
+export function reattach(core: Core, pool: DispatchPool, worker: DispatchWorker, next: NewWorker): void {
   const { link, resumed } = next;
   const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
   const lastBegunLinkId = worker.lastBegunLinkId();

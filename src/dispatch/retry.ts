@@ -1,7 +1,7 @@
 import { fail, forget } from './completion.ts';
 import type { Core } from './core.ts';
 import { deliveryEvents, moveDelivery } from './delivery.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request } from './request.ts';
 import { code, refusal } from './request.ts';
 import { moveRun, runEvents } from './run.ts';
@@ -9,14 +9,14 @@ import { moveRun, runEvents } from './run.ts';
 /** Whether a request that its worker lost runs again. Callers that repeat a request themselves are the business of caller-ids.ts. */
 
 /** A command that began may have done its work. It runs again only if its caller called the request idempotent. */
-export function mayRunAgain({ idempotent, attempts }: Request, pool: Pool, neverBegan: boolean): boolean {
+export function mayRunAgain({ idempotent, attempts }: Request, pool: DispatchPool, neverBegan: boolean): boolean {
   return neverBegan || (idempotent && attempts < pool.limits.maxAttempts);
 }
 
 /** Puts requests back to the front of the queue, in their order of arrival. */
-export function runAgain(core: Core, pool: Pool, requests: Request[]): void {
+export function runAgain(core: Core, pool: DispatchPool, requests: Request[]): void {
   for (const request of requests.sort((a, b) => a.arrivedAtMs - b.arrivedAtMs).reverse()) {
-    moveRun(request, runEvents.returned);
+    moveRun(request, runEvents.requeued);
     if (request.droppedPayloadCrc32 !== null) {
       // The payload is not here, and no caller has brought it again. A repetition is a new request.
       moveRun(request, runEvents.failed);
@@ -24,7 +24,7 @@ export function runAgain(core: Core, pool: Pool, requests: Request[]): void {
       forget(core, request, deliveryEvents.evicted);
       continue;
     }
-    moveDelivery(request, deliveryEvents.returned);
+    moveDelivery(request, deliveryEvents.requeued);
     request.workerId = '';
     request.sentAtMs = 0;
     if (pool.refusesQueued) fail(core, request, refusal(code.unavailable, pool.closedBecause));

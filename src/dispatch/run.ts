@@ -21,7 +21,7 @@ export const runStates = [
   /** In a worker that was told to cancel it. If it has not ended after `kill_after`, dispatch reports that to the domain. */
   'cancelled',
   /** Like `cancelled`, but no timer runs: `kill_after` is 0, or the domain knows that the request is overdue. */
-  'unwatched',
+  'cancelledWithoutTimer',
   /** The worker has answered, and keeps the answer until the agent acknowledges it. */
   'kept',
   /** Over, and no worker has a part of the request. */
@@ -49,15 +49,17 @@ export const runRows = Object.freeze({
     sent: 'begun',
     begun: ignored('the first chunk or report did this'),
     cancelled: nobodyWaits,
-    unwatched: nobodyWaits,
+    cancelledWithoutTimer: nobodyWaits,
     kept: ignored('the chunk is a replay, and the run is over'),
   },
   /** The worker has answered, and keeps nothing. */
-  answered: { sent: 'ended', begun: 'ended', cancelled: 'ended', unwatched: 'ended' },
+  answered: { sent: 'ended', begun: 'ended', cancelled: 'ended', cancelledWithoutTimer: 'ended' },
   /** The worker has answered, and keeps the answer. */
   answeredAndKept: { sent: 'kept', begun: 'kept' },
-  /** The request will run again, or its worker returned it. A worker that returns a request it had begun is believed. */
-  returned: { sent: 'queued', begun: 'queued', cancelled: 'ended', unwatched: 'ended' },
+  /** The request will run again: its worker returned it or lost it. A worker that returns a request it had begun is believed. */
+  requeued: { sent: 'queued', begun: 'queued' },
+  /** The worker returned the request, and nobody waits for the run. */
+  returned: { cancelled: 'ended', cancelledWithoutTimer: 'ended' },
   /** Nobody waits for the run any more: the caller cancelled, the deadline passed, or nobody repeated the request in time. */
   cancelled: {
     awaitingEarlierWorkers: 'ended',
@@ -67,13 +69,13 @@ export const runRows = Object.freeze({
     kept: ignored('the run is over, and the worker keeps the answer until it is acknowledged'),
   },
   /** The request has not ended in time, and the domain learns that. */
-  overdue: { cancelled: 'unwatched' },
+  overdue: { cancelled: 'cancelledWithoutTimer' },
   /** The pool does not bound how long a cancelled request may go on. */
-  unbounded: { cancelled: 'unwatched' },
+  unbounded: { cancelled: 'cancelledWithoutTimer' },
   /** The request was refused while it waited, or its worker will never answer. */
   failed: { arrived: 'ended', awaitingEarlierWorkers: 'ended', queued: 'ended', sent: 'ended', begun: 'ended' },
   /** The worker that had the request or its answer is gone, and nobody waits for the run. */
-  workerLost: { cancelled: 'ended', unwatched: 'ended', kept: 'ended' },
+  workerLost: { cancelled: 'ended', cancelledWithoutTimer: 'ended', kept: 'ended' },
   /** The worker may drop the answer, because nobody will ask for it again. */
   acknowledged: { kept: 'ended' },
 } as const satisfies Readonly<Record<string, Row<RunName>>>);
@@ -105,12 +107,12 @@ export function isRunning(request: Runs): boolean {
 
 /** A worker has the request, whether its answer is wanted or not. */
 export function isInWorker(request: Runs): boolean {
-  return request.run >= run.sent && request.run <= run.unwatched;
+  return request.run >= run.sent && request.run <= run.cancelledWithoutTimer;
 }
 
 /** A worker has the request, and was told to cancel it. */
 export function isGivenUp(request: Runs): boolean {
-  return request.run === run.cancelled || request.run === run.unwatched;
+  return request.run === run.cancelled || request.run === run.cancelledWithoutTimer;
 }
 
 /** The request waits for a worker. */

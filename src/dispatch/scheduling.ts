@@ -2,7 +2,7 @@ import { mayPrefetch, prefetchMax, prefetchMaxBytes } from './command-stats.ts';
 import { endGivenUp, fail } from './completion.ts';
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import { createQueue } from './queue.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
 import { code, refusal } from './request.ts';
@@ -15,7 +15,7 @@ import type { DispatchWorker } from './worker.ts';
 /** A worker that has answered nothing for this long is asked to give back the requests that wait in it. */
 const recallAfterMs = 10;
 
-export function unknownCommand(pool: Pool, command: string): RequestError {
+export function unknownCommand(pool: DispatchPool, command: string): RequestError {
   const names = [...pool.commands.keys()].sort().join(', ') || 'none';
   return refusal(
     code.notFound,
@@ -24,10 +24,11 @@ export function unknownCommand(pool: Pool, command: string): RequestError {
 }
 
 /**
- * Gives waiting requests to workers, first come first served. While a worker is free, a request that the worker cannot take is
- * parked with others of its kind, so that it does not block the next ones and is not examined again in vain.
+ * Gives waiting requests to workers, first come first served. While a worker is free, a request that no free worker can take is
+ * parked in the lane of its command or of its session's worker, so that it does not block the next ones and is not examined again
+ * in vain.
  */
-export function serveQueue(core: Core, pool: Pool): void {
+export function serveQueue(core: Core, pool: DispatchPool): void {
   for (;;) {
     const parked = pool.parked.size > 0 ? firstOfParked(pool) : null;
     const queued = pool.queue.first();
@@ -50,7 +51,7 @@ export function serveQueue(core: Core, pool: Pool): void {
 }
 
 /** The oldest parked request that a worker can take now. */
-function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker } | null {
+function firstOfParked(pool: DispatchPool): { request: Request; worker: DispatchWorker } | null {
   let found: { request: Request; worker: DispatchWorker } | null = null;
   for (const [lane, queue] of pool.parked) {
     for (let request = queue.first(); ; request = queue.first()) {
@@ -75,7 +76,7 @@ function firstOfParked(pool: Pool): { request: Request; worker: DispatchWorker }
   return found;
 }
 
-function park(pool: Pool, request: Request): void {
+function park(pool: DispatchPool, request: Request): void {
   const lane = laneOf(pool, request);
   let queue = pool.parked.get(lane);
   if (queue === undefined) {
@@ -87,7 +88,7 @@ function park(pool: Pool, request: Request): void {
 }
 
 /** What a parked request waits for: one worker, or any that offers the command. */
-function laneOf(pool: Pool, request: Request): DispatchWorker | string {
+function laneOf(pool: DispatchPool, request: Request): DispatchWorker | string {
   const { affinity } = pool.limits;
   const own = affinity === 'strict' && request.sessionId !== '' ? sessionsWorker(pool, request) : null;
   return own ?? request.command;
@@ -95,7 +96,7 @@ function laneOf(pool: Pool, request: Request): DispatchWorker | string {
 
 /** A worker that can begin the request at once, or else one in which it waits only briefly. */
 export function workerFor(
-  pool: Pool,
+  pool: DispatchPool,
   spec: Pick<RequestSpec, 'command' | 'payload' | 'sessionId'>,
 ): DispatchWorker | null {
   const { command, payload } = spec;
@@ -112,7 +113,7 @@ export function workerFor(
 
 /** The session's worker, if it still takes requests. */
 function sessionsWorker(
-  pool: Pool,
+  pool: DispatchPool,
   { command, sessionId }: Pick<RequestSpec, 'command' | 'sessionId'>,
 ): DispatchWorker | null {
   const worker = pool.affinity.workerOf(sessionId);
@@ -123,15 +124,15 @@ function sessionsWorker(
 }
 
 /** Workers of one pool offer the same commands, except while a new version of the application rolls out. */
-function freeWorkerFor(pool: Pool, command: string): DispatchWorker | null {
+function freeWorkerFor(pool: DispatchPool, command: string): DispatchWorker | null {
   const first = pool.free.first();
   if (first === null || first.commands.has(command)) return first;
   for (const worker of pool.free.all()) if (worker.commands.has(command)) return worker;
   return null;
 }
 
-/** Lists a worker for `workerFor`, by its number of requests; among equals it comes first or last. */
-export function addToAvailable(pool: Pool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
+/** Puts the worker in `free` or `prefetchable`, or in neither, by its number of requests. `where`: its place among equals. */
+export function addToAvailable(pool: DispatchPool, worker: DispatchWorker, where: 'first' | 'last' = 'last'): void {
   const { inFlight } = worker.counters;
   if (worker.paused || worker.leaving) return;
   if (inFlight < worker.concurrency) pool.free.add(worker, where);
@@ -140,13 +141,13 @@ export function addToAvailable(pool: Pool, worker: DispatchWorker, where: 'first
   }
 }
 
-export function removeFromAvailable(pool: Pool, worker: DispatchWorker): void {
+export function removeFromAvailable(pool: DispatchPool, worker: DispatchWorker): void {
   // `remove` ignores workers that are not listed.
   if (worker.counters.inFlight < worker.concurrency) pool.free.remove(worker);
   else pool.prefetchable.remove(worker);
 }
 
-export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+export function send(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
   const wrong = refuseStream(worker.commands.get(request.command)?.streams === true, request);
   if (wrong !== undefined) return fail(core, request, wrong);
   const nowMs = core.options.nowMs();
@@ -170,7 +171,7 @@ export function send(core: Core, pool: Pool, worker: DispatchWorker, request: Re
   counters.inFlight += 1;
   pool.inFlight += 1;
   addToAvailable(pool, worker);
-  if (counters.inFlight > worker.concurrency) watch(core, worker, nowMs);
+  if (counters.inFlight > worker.concurrency) watchForStall(core, worker, nowMs);
   worker.link.request({
     id: linkId,
     command: request.command,
@@ -207,7 +208,7 @@ function newLinkId(worker: DispatchWorker): number {
 }
 
 /** Takes an answered or returned request from its worker. */
-export function release(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+export function release(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
   const { counters } = worker;
   removeFromAvailable(pool, worker);
   worker.running.delete(request.linkId);
@@ -221,7 +222,7 @@ export function release(core: Core, pool: Pool, worker: DispatchWorker, request:
 }
 
 /** A worker has more requests than it may run. If it stalls, it is asked to give the others back. */
-export function watch(core: Core, worker: DispatchWorker, nowMs: number): void {
+export function watchForStall(core: Core, worker: DispatchWorker, nowMs: number): void {
   if (core.prefetched.has(worker)) return;
   core.prefetched.add(worker);
   worker.lastAnswerAtMs = Math.max(worker.lastAnswerAtMs, nowMs);

@@ -2,7 +2,7 @@ import { askAgain, notTheSame } from './caller-ids.ts';
 import { awaitCaller, awaitEnd, fail, forget, keepIn } from './completion.ts';
 import type { Core } from './core.ts';
 import { deliveryEvents } from './delivery.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import type { Request } from './request.ts';
 import { code, newRequest, nothing, refusal } from './request.ts';
 import { moveRun, run, runEvents } from './run.ts';
@@ -13,12 +13,12 @@ import type { DispatchWorker, HeldRequest, Resumed } from './worker.ts';
 /** Takes over the requests that workers of an earlier agent have. Named requests wait until those workers have dialled in. */
 
 /** A worker of an earlier agent may have this request, so it waits until all of those workers have dialled in. */
-export function awaitExpected(pool: Pool, request: Request): void {
+export function awaitExpected(pool: DispatchPool, request: Request): void {
   moveRun(request, runEvents.heldBack);
   pool.waiting.push(request);
 }
 
-export function noLongerExpected(core: Core, pool: Pool, workerId: string): void {
+export function noLongerExpected(core: Core, pool: DispatchPool, workerId: string): void {
   if (!pool.expected.delete(workerId) || pool.expected.size > 0) return;
   for (let request = pool.waiting.first(); request !== null; request = pool.waiting.first()) {
     pool.waiting.remove(request);
@@ -29,7 +29,7 @@ export function noLongerExpected(core: Core, pool: Pool, workerId: string): void
 }
 
 /** Takes over the requests of a worker of an earlier agent. Requests that their callers did not name are cancelled. */
-export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed: Resumed): void {
+export function takeOver(core: Core, pool: DispatchPool, worker: DispatchWorker, resumed: Resumed): void {
   const { counters } = worker;
   worker.nextLinkId = resumed.last_id;
   counters.completed = resumed.completed;
@@ -43,7 +43,7 @@ export function takeOver(core: Core, pool: Pool, worker: DispatchWorker, resumed
   }
 }
 
-function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequest): void {
+function takeHeld(core: Core, pool: DispatchPool, worker: DispatchWorker, held: HeldRequest): void {
   if (!held.keep && held.ended) return;
   const named = held.keep && !held.cancelled ? pool.byCallerId.get(held.request_id) : undefined;
   const isAsked = named?.run === run.awaitingEarlierWorkers;
@@ -75,7 +75,7 @@ function takeHeld(core: Core, pool: Pool, worker: DispatchWorker, held: HeldRequ
 }
 
 /** Makes the request known by its name. A caller that has asked for it already gets its answer. */
-function index(core: Core, pool: Pool, worker: DispatchWorker, request: Request): void {
+function index(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
   pool.byCallerId.set(request.requestId, request);
   if (request.currentSink !== null) return askAgain(worker, request);
   // A caller may have come and gone before the worker dialled, which has set a time for the request.
@@ -102,7 +102,7 @@ function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held:
 }
 
 /** A request without a caller, made from what the worker holds. */
-function heldRequest(core: Core, pool: Pool, held: HeldRequest): Request {
+function heldRequest(core: Core, pool: DispatchPool, held: HeldRequest): Request {
   const nowMs = core.options.nowMs();
   const spec = {
     pool: pool.name,

@@ -1,6 +1,6 @@
 import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { Core } from './core.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import { queuesOf } from './pool.ts';
 import { isGivenUp } from './run.ts';
 
@@ -16,14 +16,14 @@ export interface PoolStats {
   readonly failed: number;
 }
 
-export function statsOf(pool: Pool | undefined): PoolStats {
+export function statsOf(pool: DispatchPool | undefined): PoolStats {
   if (pool === undefined) return { queued: 0, queuedBytes: 0, inFlight: 0, capacity: 0, completed: 0, failed: 0 };
   const { load, inFlight, capacity, completed, failed } = pool;
   return { queued: load.requests, queuedBytes: load.bytes, inFlight, capacity, completed, failed };
 }
 
 /** Looks at the first request of each queue and worker, because each has its requests in order. */
-export function oldestOf(pool: Pool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
+export function oldestOf(pool: DispatchPool | undefined, nowMs: number): { queuedMs: number; runningMs: number } {
   let queuedAtMs = nowMs;
   let sentAtMs = nowMs;
   for (const queue of pool === undefined ? [] : queuesOf(pool)) {

@@ -5,7 +5,7 @@ import { end, endGivenUp, fail } from './completion.ts';
 import type { Core } from './core.ts';
 import { isAfter } from './core.ts';
 import { delivery } from './delivery.ts';
-import type { Pool } from './pool.ts';
+import type { DispatchPool } from './pool.ts';
 import { reattach } from './reattach.ts';
 import type { Request, RequestError } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
@@ -124,7 +124,7 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
 }
 
 /** The request was running when its worker crashed. Returns how often that happened, if it was too often; else 0. */
-function suspect(core: Core, pool: Pool, request: Request): number {
+function suspect(core: Core, pool: DispatchPool, request: Request): number {
   const fingerprint = core.options.fingerprint(request);
   const nowMs = core.options.nowMs();
   if (!pool.poison.crashed(fingerprint, nowMs)) return 0;
@@ -135,7 +135,7 @@ function suspect(core: Core, pool: Pool, request: Request): number {
 }
 
 /** The worker ended, and an answer that it kept is lost. */
-function loseKept(core: Core, pool: Pool, request: Request, error: RequestError): void {
+function loseKept(core: Core, pool: DispatchPool, request: Request, error: RequestError): void {
   const withBegun = { ...error, mayHaveBegun: mayHaveBegun(request) };
   moveRun(request, runEvents.workerLost);
   if (request.delivery === delivery.replaying) return end(core, request, withBegun, null, true);
