@@ -77,7 +77,7 @@ export async function startAgent(
   const leaving = new AbortController();
   // Each open stream adds a listener.
   setMaxListeners(0, leaving.signal);
-  const opened: Opened = { http: null, runtime: null };
+  const opened: Opened = { http: null, runtimeWatch: null };
   const addresses = { httpAddress: '', listenAddress: '' };
 
   const core = createCore({ agentId, config, host, log, finish: () => ended.resolve('stopped') });

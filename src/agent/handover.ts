@@ -27,8 +27,8 @@ export function handOver({ loop, dispatch, servers, opened, leaving, log, finish
   if (leaving.signal.aborted) return timeoutMs;
   log.info('handing over: accepting no new calls, waiting for running ones', { timeout_ms: timeoutMs });
   leaving.abort();
-  // From here on the sockets are removed on purpose.
-  opened.runtime?.close();
+  // Stops the watch, or it would recreate the sockets that the servers' close removes.
+  opened.runtimeWatch?.close();
   const isBusy = (): boolean =>
     [...loop.state().pools.keys()].some((pool) => {
       const { queued, inFlight } = dispatch.poolStats(pool);

@@ -4,5 +4,5 @@ import type { RuntimeWatch } from './runtime-watch.ts';
 /** What a start opens last. A failed start closes those that were opened. */
 export interface Opened {
   http: HttpServer | null;
-  runtime: RuntimeWatch | null;
+  runtimeWatch: RuntimeWatch | null;
 }

@@ -47,24 +47,25 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
 
   const look = async (): Promise<void> => {
     const lost = sockets.filter(({ path, inode }) => inodeOf(path) !== inode);
-    const isLocked = lockHolder(directory) !== 'nobody or another';
-    if (lost.length > 0 || !isLocked) await restore(lost, isLocked);
+    // While the lock cannot be read, it counts as ours.
+    const lockIsOurs = lockHolder(directory) !== 'nobody or another';
+    if (lost.length > 0 || !lockIsOurs) await restore(lost, lockIsOurs);
     if (passedSocket !== null && passedSocket.path !== '' && inodeOf(passedSocket.path) === undefined) {
       throw new Error(`${passedSocket.path}, the service manager's socket, is gone: restart its socket unit`);
     }
   };
 
-  const restore = async (lost: readonly OwnSocket[], isLocked: boolean): Promise<void> => {
+  const restore = async (lost: readonly OwnSocket[], lockIsOurs: boolean): Promise<void> => {
     prepareRuntimeDirectory(directory, { passedSocket, group, warn: log.warn });
     // Throws if another agent has locked the directory meanwhile.
-    if (!isLocked) lockDirectory(directory);
+    if (!lockIsOurs) lockDirectory(directory);
     for (const socket of lost) {
       if (closed) return;
       rmSync(socket.path, { force: true });
       await socket.bind();
       socket.inode = inodeOf(socket.path);
     }
-    const what = [...lost.map(({ path }) => path), ...(isLocked ? [] : ['the lock'])].join(', ');
+    const what = [...lost.map(({ path }) => path), ...(lockIsOurs ? [] : ['the lock'])].join(', ');
     log.warn(`${directory}: files that the agent needs were removed; created again: ${what}`);
   };
 

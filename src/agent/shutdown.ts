@@ -37,7 +37,7 @@ export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<bo
   const { config, host, loop, dispatch, handles, servers, opened, leaving, log } = parts;
   loop.close();
   leaving.abort();
-  opened.runtime?.close();
+  opened.runtimeWatch?.close();
   // After a handover, waiting callers are disconnected without an answer, so that they retry with the next agent.
   if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
   await Promise.all([servers.api.stop(lastAnswersMs), servers.link.stop(0), opened.http?.close()]);

@@ -61,7 +61,7 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
   await servers.bindLink();
   const { runtimeDir: directory, socketGroup: group } = config;
   const { bindApi, bindLink } = servers;
-  opened.runtime = watchRuntime({ directory, paths: host.paths, passedSocket, group, log, bindApi, bindLink });
+  opened.runtimeWatch = watchRuntime({ directory, paths: host.paths, passedSocket, group, log, bindApi, bindLink });
 }
 
 function addServices({ config, core, servers, control, started }: SurfaceParts): void {
@@ -105,7 +105,7 @@ function openHttp(parts: SurfaceParts, address: NonNullable<Config['http']>) {
     health: () => loopHealth(core.loop.lateMs()),
     readiness: () =>
       started.isResolved()
-        ? readiness(core.loop.state(), opened.runtime?.problem() ?? '')
+        ? readiness(core.loop.state(), opened.runtimeWatch?.problem() ?? '')
         : { ok: false, text: 'the agent is starting' },
   };
   return startHttp(address, source, {

@@ -2,8 +2,9 @@ import type { Http2Session } from 'node:http2';
 
 /**
  * Makes connections take turns. Node reads one connection for as long as bytes arrive, up to 2 MiB at a time. That is enough to
- * begin and cancel tens of thousands of calls before another connection is read. So after some work a connection is not read
- * again until the others have been read. If several connections wait, one of them is read in each turn of the event loop.
+ * begin and cancel tens of thousands of calls before another connection is read. So after some work the agent stops
+ * reading a connection, which then waits. In each turn of the event loop one waiting connection is read again: the one that has
+ * waited longest.
  */
 export interface FairReading {
   /** Returns a function to call for each piece of work on the connection: a call, or a piece of a message. */

@@ -12,7 +12,12 @@ import { warmUpLinkId } from './warm-up.ts';
 
 /** A worker's link, from the hello to its end, and the limits that are sent over it. */
 
-export function attach(parts: WorkerParts, handles: WorkerHandles, hello: WorkerHello, link: AttachedWorker): void {
+export function attachWorker(
+  parts: WorkerParts,
+  handles: WorkerHandles,
+  hello: WorkerHello,
+  link: AttachedWorker,
+): void {
   const handle = handles.get(hello.worker_id);
   if (handle === undefined) return link.close();
   boundByLife(hello, parts.nowMs() - handle.entry.started_at_boot_ms);

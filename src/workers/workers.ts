@@ -11,7 +11,7 @@ import type {
 } from '../grpc/worker-link/source.ts';
 import type { Survivor } from './adopt.ts';
 import { adoptSurvivor } from './adopt.ts';
-import { admit, attach, linkClosed, noteEarly, sendLimits } from './attach.ts';
+import { admit, attachWorker, linkClosed, noteEarly, sendLimits } from './attach.ts';
 import { authenticate, prove } from './authenticate.ts';
 import { inspect } from './evidence.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
@@ -105,7 +105,7 @@ export function createWorkers(parts: WorkerParts): Workers {
     adopt: (survivor) => adoptSurvivor(parts, handles, survivor),
     isCurrent: (workerId, link) => of(workerId)?.link === link,
     linkClosed: (workerId, link) => linkClosed(parts, of(workerId), link),
-    attach: (hello, link) => attach(parts, handles, hello, link),
+    attach: (hello, link) => attachWorker(parts, handles, hello, link),
     noteEarly: (workerId, frame) => noteEarly(of(workerId), frame),
     leaving: (workerId) => {
       const handle = of(workerId);

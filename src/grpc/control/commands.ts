@@ -2,12 +2,12 @@ import { status } from '@grpc/grpc-js';
 import type { Command } from '../../domain/event.ts';
 import { viewPool, viewWorker } from './lists.ts';
 import { findWorker, Refusal, refuseWhenDrained, refuseWhenStopping, writablePool } from './refusals.ts';
-import type { ControlSource, Request } from './source.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 import { nodeView } from './view.ts';
 
 const maxPoolSize = 1_000;
 
-export function scalePool(source: ControlSource, request: Request): object {
+export function scalePool(source: ControlSource, request: ControlRequest): object {
   const pool = writablePool(source, request);
   const { size } = request;
   // Size 0 stops all workers, so an absent size is refused: the request may be empty, or name the field wrongly.
@@ -18,7 +18,7 @@ export function scalePool(source: ControlSource, request: Request): object {
   return viewPool(source, pool.name);
 }
 
-export function startWorker(source: ControlSource, request: Request): object {
+export function startWorker(source: ControlSource, request: ControlRequest): object {
   const pool = writablePool(source, request);
   refuseWhenDrained(source, pool);
   if (pool.size >= maxPoolSize) {
@@ -37,7 +37,7 @@ export function startWorker(source: ControlSource, request: Request): object {
   return { pool: viewPool(source, pool.name), slot, worker_id: worker?.id ?? '' };
 }
 
-export function onWorker(source: ControlSource, request: Request, make: (workerId: string) => Command): object {
+export function onWorker(source: ControlSource, request: ControlRequest, make: (workerId: string) => Command): object {
   const worker = findWorker(source, request);
   refuseWhenStopping(source);
   source.command(make(worker.id));

@@ -4,6 +4,7 @@ import type { Connection } from '../connection.ts';
 import { addUnread, connectionOf, tryAddUnread, unreadOfCall } from '../connection.ts';
 import { roomRetryAfterMs } from '../memory-budget.ts';
 import { toStatus } from '../status.ts';
+import type { ControlRequest } from './source.ts';
 import { boundTexts, bytesAtMost } from './view-bounds.ts';
 
 /**
@@ -11,9 +12,8 @@ import { boundTexts, bytesAtMost } from './view-bounds.ts';
  * towards the node's memory budget.
  */
 
-type Request = Readonly<Record<string, unknown>>;
 /** Makes the answer of a unary method, or throws an error that `refusalOf` understands. */
-type Answer = (request: Request) => object | Promise<object>;
+type Answer = (request: ControlRequest) => object | Promise<object>;
 export type RefusalOf = (error: unknown) => Partial<StatusObject>;
 
 /** A smaller answer is sent even if the budget is full, unless other answers of its connection are unread. */
@@ -37,15 +37,15 @@ export function changing(answer: Answer, refusalOf: RefusalOf) {
 }
 
 function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connection, bytes: number) => boolean) {
-  return (call: ServerUnaryCall<Request, object>, callback: sendUnaryData<object>): void => {
+  return (call: ServerUnaryCall<ControlRequest, object>, callback: sendUnaryData<object>): void => {
     const connection = connectionOf(call);
     const { memory, unreadBytes } = connection;
-    if (unreadBytes > 0 && memory?.fits(smallBytes) === false) return callback(noRoom());
+    if (unreadBytes > 0 && memory?.fits(smallBytes) === false) return callback(unreadOverShare());
     const give = (made: object): void => {
       if (call.cancelled) return;
       const view = boundTexts(made);
       const bytes = bytesAtMost(view);
-      if (!count(connection, bytes)) return callback(noRoom());
+      if (!count(connection, bytes)) return callback(unreadOverShare());
       // grpc-js emits `cancelled` at the end of every call.
       call.on('cancelled', () => addUnread(connection, -bytes));
       callback(null, view);
@@ -61,7 +61,7 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
 }
 
 /** Writes messages to a stream. False: the call has ended, or was ended because the caller leaves too much unread. */
-export function writerOf(call: ServerWritableStream<Request, object>): (message: object) => boolean {
+export function writerOf(call: ServerWritableStream<ControlRequest, object>): (message: object) => boolean {
   const unread = unreadOfCall(connectionOf(call));
   let over = false;
   call.on('cancelled', () => {
@@ -74,7 +74,7 @@ export function writerOf(call: ServerWritableStream<Request, object>): (message:
     const bytes = bytesAtMost(view);
     if (!unread.tryAdd(bytes)) {
       over = true;
-      call.emit('error', noRoom());
+      call.emit('error', unreadOverShare());
       return false;
     }
     call.write(view, () => unread.taken(bytes));
@@ -82,7 +82,7 @@ export function writerOf(call: ServerWritableStream<Request, object>): (message:
   };
 }
 
-function noRoom(): Partial<StatusObject> {
+function unreadOverShare(): Partial<StatusObject> {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected its unread answers to use ${share}; read them, then call again`;
   return toStatus(refusal(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));

@@ -6,10 +6,10 @@ import type { Worker } from '../../domain/state.ts';
 import type { Listed } from './paging.ts';
 import { pageOf } from './paging.ts';
 import { findPool, Refusal, text } from './refusals.ts';
-import type { ControlSource, Request } from './source.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 import { exitView, explainView, poolView, progressView, registryEntryView, workerView } from './view.ts';
 
-export function registry(source: ControlSource, request: Request): object {
+export function registry(source: ControlSource, request: ControlRequest): object {
   const { workers, revision } = source.state();
   const { nodeId, agentId, startedAtMs } = source.node();
   const items = [...workers.values()].flatMap((worker) => {
@@ -25,7 +25,10 @@ export function registry(source: ControlSource, request: Request): object {
   return { ...node, revision, workers: views, next_page_token };
 }
 
-export function page<T>(request: Request, listed: Listed<T>): { views: readonly object[]; next_page_token: string } {
+export function page<T>(
+  request: ControlRequest,
+  listed: Listed<T>,
+): { views: readonly object[]; next_page_token: string } {
   const token = text(request, 'page_token');
   const found = pageOf(listed, { size: Number(request['page_size'] ?? 0), token });
   if (found === null) {
@@ -35,7 +38,7 @@ export function page<T>(request: Request, listed: Listed<T>): { views: readonly 
   return { views: found.views, next_page_token: found.nextToken };
 }
 
-export function explain(source: ControlSource, request: Request): object {
+export function explainWorker(source: ControlSource, request: ControlRequest): object {
   const id = text(request, 'worker_id');
   const live = [...source.state().workers.values()];
   const ended = source.exits('');

@@ -2,7 +2,7 @@ import { status } from '@grpc/grpc-js';
 import type { Pool, Worker } from '../../domain/state.ts';
 import { isStopping } from '../../domain/state.ts';
 import { cutDetails } from '../status.ts';
-import type { ControlSource, Request } from './source.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 
 /** A refusal with its gRPC status. */
 export class Refusal extends Error {
@@ -16,12 +16,12 @@ export class Refusal extends Error {
   }
 }
 
-export function toStatus(error: unknown): { code: status; details: string } {
+export function refusalStatus(error: unknown): { code: status; details: string } {
   if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details) };
   return { code: status.INTERNAL, details: cutDetails(error instanceof Error ? error.message : String(error)) };
 }
 
-export function text(request: Request, key: string): string {
+export function text(request: ControlRequest, key: string): string {
   const value = request[key];
   return typeof value === 'string' ? value : '';
 }
@@ -33,7 +33,7 @@ export function findPool(source: ControlSource, name: string): Pool {
   throw new Refusal(status.NOT_FOUND, `pool: expected one of this node's pools (${names}), got "${name}"`);
 }
 
-export function writablePool(source: ControlSource, request: Request): Pool {
+export function writablePool(source: ControlSource, request: ControlRequest): Pool {
   const pool = findPool(source, text(request, 'pool'));
   refuseWhenStopping(source);
   if (pool.phase === 'removed')
@@ -62,7 +62,7 @@ export function refuseWhenDrained(source: ControlSource, pool: Pool): void {
   }
 }
 
-export function findWorker(source: ControlSource, request: Request): Worker {
+export function findWorker(source: ControlSource, request: ControlRequest): Worker {
   const id = text(request, 'worker_id');
   const worker = source.state().workers.get(id);
   if (worker !== undefined) return worker;

@@ -3,8 +3,8 @@ import { status } from '@grpc/grpc-js';
 import { isOpen } from '../../domain/roll.ts';
 import type { Roll } from '../../domain/state.ts';
 import { writerOf } from './control-answers.ts';
-import { findPool, Refusal, text, toStatus, writablePool } from './refusals.ts';
-import type { ControlSource, Request } from './source.ts';
+import { findPool, Refusal, refusalStatus, text, writablePool } from './refusals.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 import { rollView } from './view.ts';
 import { endWhenLeaving } from './watch.ts';
 
@@ -12,7 +12,7 @@ const rollFailuresMax = 3;
 
 export function onRoll(
   source: ControlSource,
-  request: Request,
+  request: ControlRequest,
   type: 'pause-roll' | 'resume-roll' | 'abort-roll',
   phases: readonly Roll['phase'][],
 ): object {
@@ -32,7 +32,7 @@ function viewRoll(source: ControlSource, pool: string): object | undefined {
 }
 
 /** Begins a roll, and reports its progress until it ends. */
-export function rollPool(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+export function rollPool(source: ControlSource, call: ServerWritableStream<ControlRequest, object>): void {
   followRoll(source, call, () => {
     const { name } = writablePool(source, call.request);
     const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
@@ -42,7 +42,7 @@ export function rollPool(source: ControlSource, call: ServerWritableStream<Reque
 }
 
 /** Reports the progress of a roll that was begun before, maybe by an earlier agent. */
-export function watchRoll(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+export function watchRoll(source: ControlSource, call: ServerWritableStream<ControlRequest, object>): void {
   followRoll(source, call, () => {
     const { name, roll } = findPool(source, text(call.request, 'pool'));
     const wanted = text(call.request, 'roll_id');
@@ -55,14 +55,14 @@ export function watchRoll(source: ControlSource, call: ServerWritableStream<Requ
 /** Reports the progress of the chosen roll, until it ends or another roll replaces it. */
 function followRoll(
   source: ControlSource,
-  call: ServerWritableStream<Request, object>,
+  call: ServerWritableStream<ControlRequest, object>,
   choose: () => { readonly name: string; readonly rollId: string | undefined },
 ): void {
   let chosen: ReturnType<typeof choose>;
   try {
     chosen = choose();
   } catch (error) {
-    call.emit('error', toStatus(error));
+    call.emit('error', refusalStatus(error));
     return;
   }
   const { name, rollId } = chosen;

@@ -2,22 +2,31 @@ import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/g
 import { status } from '@grpc/grpc-js';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import { changing, reading } from './control-answers.ts';
-import { explain, listedExits, listedPools, listedWorkers, page, registry, viewPool, viewWorker } from './lists.ts';
+import {
+  explainWorker,
+  listedExits,
+  listedPools,
+  listedWorkers,
+  page,
+  registry,
+  viewPool,
+  viewWorker,
+} from './lists.ts';
 import { sorted, takeFitting } from './paging.ts';
-import { findPool, findWorker, Refusal, refuseWhenStopping, text, toStatus, writablePool } from './refusals.ts';
+import { findPool, findWorker, Refusal, refusalStatus, refuseWhenStopping, text, writablePool } from './refusals.ts';
 import { onRoll, rollPool, watchRoll } from './rolls.ts';
-import type { ControlSource, Request } from './source.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 import { nodeView } from './view.ts';
 import { watch } from './watch.ts';
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
   /** Answers once the order outlives this agent, so an answer stays true even if the agent dies at once. */
-  const change = (answer: (request: Request) => object | Promise<object>) =>
+  const change = (answer: (request: ControlRequest) => object | Promise<object>) =>
     changing(async (request) => {
       const view = await answer(request);
       await source.ordersKept();
       return view;
-    }, toStatus);
+    }, refusalStatus);
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
     ListPools: read((request) => {
@@ -36,7 +45,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       return { exits: views, next_page_token };
     }),
     GetRegistry: read((request) => registry(source, request)),
-    Explain: read((request) => explain(source, request)),
+    Explain: read((request) => explainWorker(source, request)),
     ScalePool: change((request) => scalePool(source, request)),
     StartWorker: change((request) => startWorker(source, request)),
     StopWorker: change((request) => {
@@ -55,21 +64,21 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       source.command({ type: 'resume-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
-    RollPool: (call: ServerWritableStream<Request, object>) => rollPool(source, call),
-    WatchRoll: (call: ServerWritableStream<Request, object>) => watchRoll(source, call),
+    RollPool: (call: ServerWritableStream<ControlRequest, object>) => rollPool(source, call),
+    WatchRoll: (call: ServerWritableStream<ControlRequest, object>) => watchRoll(source, call),
     PauseRoll: change((request) => onRoll(source, request, 'pause-roll', ['running'])),
     ResumeRoll: change((request) => onRoll(source, request, 'resume-roll', ['paused'])),
     AbortRoll: change((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
     DrainNode: change(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: change(() => onNode(source, { type: 'resume-node' })),
-    Watch: (call: ServerWritableStream<Request, object>) => watch(source, call),
+    Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
     Handover: change((request) => handover(source, request)),
   };
 }
 
-const read = (answer: (request: Request) => object) => reading(answer, toStatus);
+const read = (answer: (request: ControlRequest) => object) => reading(answer, refusalStatus);
 
-async function handover(source: ControlSource, request: Request): Promise<object> {
+async function handover(source: ControlSource, request: ControlRequest): Promise<object> {
   const { agentId } = source.node();
   const wanted = text(request, 'agent_id');
   if (wanted !== '' && wanted !== agentId) {

@@ -36,4 +36,4 @@ export interface ControlSource {
 
 export type Listener = (changes: Changes, records: readonly NodeRecord[]) => void;
 
-export type Request = Readonly<Record<string, unknown>>;
+export type ControlRequest = Readonly<Record<string, unknown>>;

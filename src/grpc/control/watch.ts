@@ -4,8 +4,8 @@ import type { Changes, NodeRecord } from '../../domain/action.ts';
 import { writerOf } from './control-answers.ts';
 import { listedWorkers, viewPool, viewWorker } from './lists.ts';
 import { sorted, takeFitting } from './paging.ts';
-import { findPool, text, toStatus } from './refusals.ts';
-import type { ControlSource, Request } from './source.ts';
+import { findPool, refusalStatus, text } from './refusals.ts';
+import type { ControlRequest, ControlSource } from './source.ts';
 import { eventView, nodeView } from './view.ts';
 
 /** Bytes of the pools of a snapshot, and of its workers. */
@@ -15,12 +15,12 @@ const snapshotPartBytes = 1.5 * 1024 * 1024;
 const maxUnreadMessages = 10_000;
 
 /** Sends a snapshot, then every change. Both begin in one turn of the event loop, so no change falls between them. */
-export function watch(source: ControlSource, call: ServerWritableStream<Request, object>): void {
+export function watch(source: ControlSource, call: ServerWritableStream<ControlRequest, object>): void {
   const only = text(call.request, 'pool');
   try {
     if (only !== '') findPool(source, only);
   } catch (error) {
-    call.emit('error', toStatus(error));
+    call.emit('error', refusalStatus(error));
     return;
   }
   const agentId = source.node().agentId;
@@ -84,7 +84,7 @@ function sendChanges(
 /** Calls `end` when the call is over. A shutdown of the agent ends the call. */
 export function endWhenLeaving(
   { leaving }: ControlSource,
-  call: ServerWritableStream<Request, object>,
+  call: ServerWritableStream<ControlRequest, object>,
   end: () => void,
 ): void {
   const leave = (): void => {

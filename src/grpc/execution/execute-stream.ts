@@ -99,7 +99,7 @@ class StreamedAnswer implements ResponseSink {
     unread.add(bytes);
     const response = { payload: own, content_type: contentType, request_id: this.#requestId, worker_id: workerId };
     this.#call.write(response, () => unread.taken(bytes));
-    if (unread.isMuch() && this.request !== undefined) this.#source.dispatch.pause(this.request, this);
+    if (unread.mustPause() && this.request !== undefined) this.#source.dispatch.pause(this.request, this);
     return 0;
   }
 

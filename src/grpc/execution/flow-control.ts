@@ -13,11 +13,11 @@ const resumeBelowBytes = 256 * 1024;
 
 /** Bytes that the caller of one call has not received yet. */
 export interface Unread extends Omit<CallUnread, 'tryAdd'> {
-  /** True: the workers that send more should wait, until `onLittle` is called. */
-  isMuch(): boolean;
+  /** Whether the workers that send more must wait until `onMayResume` is called. */
+  mustPause(): boolean;
 }
 
-export function createUnread(connection: Connection, onLittle: () => void): Unread {
+export function createUnread(connection: Connection, onMayResume: () => void): Unread {
   const unread = unreadOfCall(connection);
   let waits = false;
   return {
@@ -29,10 +29,10 @@ export function createUnread(connection: Connection, onLittle: () => void): Unre
       unread.taken(bytes);
       if (!waits || unread.bytes > resumeBelowBytes) return;
       waits = false;
-      onLittle();
+      onMayResume();
     },
     forget: unread.forget,
-    isMuch: () => {
+    mustPause: () => {
       if (unread.bytes > pauseAboveBytes) waits = true;
       return waits;
     },
@@ -56,12 +56,12 @@ export function refuseAnswer(
     return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: true });
   }
   const would = unreadBytes + payload.length;
-  if (memory !== undefined && !memory.fits(payload.length)) return noRoom(memory, payload.length, workerId);
+  if (memory !== undefined && !memory.fits(payload.length)) return overMemoryShare(memory, payload.length, workerId);
   // If nothing else is unread, an answer may be as large as any message.
   return unreadBytes > 0 && would > source.unreadMaxBytes ? readsTooSlowly(source, would, workerId) : undefined;
 }
 
-export function noRoom({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
+export function overMemoryShare({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected it to use ${share}, got ${bytes} bytes in addition to the ${usedBytes} that it uses`;
   return refusal(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });

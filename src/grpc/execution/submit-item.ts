@@ -46,7 +46,7 @@ export class SubmitItem implements AnsweredItem {
     }
     const response = this.#response(payload, contentType, workerId);
     results.add({ request_id: requestId, response, more: true }, payload.length, null);
-    if (results.unread.isMuch()) results.source.dispatch.pause(this.request, this);
+    if (results.unread.mustPause()) results.source.dispatch.pause(this.request, this);
   }
 
   result(payload: Buffer, contentType: string, workerId: string): number {

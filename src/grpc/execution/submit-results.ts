@@ -20,7 +20,7 @@ interface ResultsOwner {
   /** A turn came in which no result was left to be written. */
   onDrained(): void;
   /** The caller had left too much unread, and has read most of that. */
-  onLittleUnread(): void;
+  onMayResume(): void;
 }
 
 /** A request whose end is among the results. */
@@ -61,7 +61,7 @@ export class SubmitResults {
     this.#call = call;
     this.#owner = owner;
     this.connection = connectionOf(call);
-    this.unread = createUnread(this.connection, () => owner.onLittleUnread());
+    this.unread = createUnread(this.connection, () => owner.onMayResume());
   }
 
   /** A message is being written, so a result that is added now waits. */

@@ -5,7 +5,7 @@ import { howEnded } from '../connection.ts';
 import { readerOf } from '../incoming/interceptor.ts';
 import { UnreadableMessage } from '../proto.ts';
 import { toStatus } from '../status.ts';
-import { noRoom, overheadBytes, refuseUnread } from './flow-control.ts';
+import { overheadBytes, overMemoryShare, refuseUnread } from './flow-control.ts';
 import type { ExecuteMessage, ExecutionSource, SubmitMessage } from './source.ts';
 import { SubmitItem } from './submit-item.ts';
 import type { SubmitCall } from './submit-results.ts';
@@ -84,7 +84,7 @@ class SubmitStream {
     else if (this.#source.leaving.aborted) this.#call.emit('error', toStatus(shuttingDown()));
   }
 
-  onLittleUnread(): void {
+  onMayResume(): void {
     for (const item of this.#open.values()) this.#source.dispatch.resume(item.request, item);
   }
 
@@ -119,7 +119,7 @@ class SubmitStream {
     if ('code' in spec) return results.fail(requestId, spec, null);
     const heldBytes = spec.payload.length + overheadBytes;
     if (connection.memory?.take(heldBytes) === false) {
-      return results.fail(requestId, noRoom(connection.memory, heldBytes), null);
+      return results.fail(requestId, overMemoryShare(connection.memory, heldBytes), null);
     }
     const item = new SubmitItem(results, this.#open, requestId, heldBytes, spec.reports);
     const request = source.dispatch.submit(spec, item);

@@ -31,6 +31,6 @@ export function exhausted(details: string): Status {
   return { code: status.RESOURCE_EXHAUSTED, details, metadata };
 }
 
-export function failed(details: string): Status {
+export function internalError(details: string): Status {
   return { code: status.INTERNAL, details, metadata: null };
 }

@@ -2,7 +2,7 @@ import { createGunzip, createInflate } from 'node:zlib';
 import type { Connection } from '../connection.ts';
 import type { CallMemory } from './call-memory.ts';
 import type { Status } from './refusals.ts';
-import { failed, tooLarge } from './refusals.ts';
+import { internalError, tooLarge } from './refusals.ts';
 
 /** zlib's state for one message. */
 const unfolderBytes = 64 * 1024;
@@ -52,7 +52,7 @@ export class Unfolding {
       let bytes = 0;
       let takenBytes = 0;
       const take = (more: number): Status | undefined => {
-        const refused = reader.isOver ? failed('the call is over') : memory.take(more, 'message');
+        const refused = reader.isOver ? internalError('the call is over') : memory.take(more, 'message');
         if (refused === undefined) takenBytes += more;
         return refused;
       };
@@ -62,7 +62,9 @@ export class Unfolding {
         takenBytes = 0;
         reject(refused);
       };
-      unfolder.on('error', () => refuse(failed('expected a message that can be decompressed, got one that cannot')));
+      unfolder.on('error', () =>
+        refuse(internalError('expected a message that can be decompressed, got one that cannot')),
+      );
       unfolder.on('data', (part: Buffer) => {
         bytes += part.length;
         // Twice: the parts, and the message that they are joined to.

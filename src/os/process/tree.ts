@@ -55,12 +55,12 @@ function survivorsOf(members: readonly ProcessRow[], cgroup: WorkerCgroup | unde
 function killMembers(members: readonly ProcessRow[], group: number): void {
   // One signal to the whole group: no member can escape it by forking. The number belongs to our group as long as one
   // of our processes is in it.
-  if (members.some((row) => row.pgrp === group && isStill(row))) signalProven(-group, 'SIGKILL');
-  for (const row of members) if (row.pgrp !== group && isStill(row)) signalProven(row.pid, 'SIGKILL');
+  if (members.some((row) => row.pgrp === group && isSameProcess(row))) signalProven(-group, 'SIGKILL');
+  for (const row of members) if (row.pgrp !== group && isSameProcess(row)) signalProven(row.pid, 'SIGKILL');
 }
 
-/** Checked right before signalling: still the same process in the same group. */
-function isStill(row: ProcessRow): boolean {
+/** Checked right before signalling: the process lives, is the one that was listed, and is still in the same group. */
+function isSameProcess(row: ProcessRow): boolean {
   if (!hasProc) return true;
   const stat = readStat(row.pid);
   return stat?.startTime === row.startTime && stat.pgrp === row.pgrp && !isDead(stat.state);
