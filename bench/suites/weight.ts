@@ -54,12 +54,12 @@ export async function weight({ only }: SuiteOptions): Promise<Report> {
   };
 }
 
-/** Whether memory stays flat over five million requests. */
+/** Whether memory stays flat over five million requests, after one million in which V8's heap grows to its usual size. */
 export async function memory(options: SuiteOptions): Promise<Report> {
   const agent = await startAgent({ many: 'size: 2, concurrency: 16' });
   const data: { millions: number; perSecond: number; rssMib: number }[] = [];
   try {
-    for (let millions = 1; millions <= 5; millions += 1) {
+    for (let millions = 1; millions <= 6; millions += 1) {
       const load: ClientLoad = {
         kind: 'submit',
         socket: agent.socket,
@@ -77,13 +77,13 @@ export async function memory(options: SuiteOptions): Promise<Report> {
   } finally {
     await agent.stop();
   }
-  const growth = ((data.at(-1)?.rssMib ?? 0) / (data[0]?.rssMib ?? 1) - 1) * 100;
+  const growth = ((data.at(-1)?.rssMib ?? 0) / (data[1]?.rssMib ?? 1) - 1) * 100;
   return {
     suite: 'memory',
     tables: [
       {
-        title: 'Five million requests',
-        note: `Submit, 256 in flight, 128 B. From the first to the fifth million the agent's RSS changed by ${growth.toFixed(1)} % (mark: under 5 %).`,
+        title: 'Six million requests',
+        note: `Submit, 256 in flight, 128 B. From the second to the sixth million the agent's RSS changed by ${growth.toFixed(1)} % (mark: under 5 %).`,
         columns: ['millions', 'requests/s', 'RSS MiB'],
         rows: data.map((row) => [String(row.millions), count(row.perSecond), count(row.rssMib)]),
       },
