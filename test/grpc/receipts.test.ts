@@ -6,7 +6,7 @@ import { connect as connectSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Duplex } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { createReceipts } from '../../src/grpc/execution/receipts.ts';
 import { until } from '../e2e/agent.ts';
 
@@ -69,6 +69,18 @@ function record() {
 }
 
 describe('receipts', () => {
+  test('under load the next PING follows the acknowledgement of the one before, without a pause', async () => {
+    // Timers stand still, so only the acknowledgements can drive the PINGs.
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { receipts, seen } = record();
+    for (let item = 0; item < 200; item += 1) receipts.add(item);
+    for (const endsAtMs = performance.now() + 5_000; seen.length < 200 && performance.now() < endsAtMs; ) {
+      await new Promise(setImmediate);
+    }
+    expect([seen.length, pings]).toEqual([200, 2]);
+  });
+
   test('answers count as read when the client acknowledges a PING after them, and many answers share one PING', async () => {
     const { receipts, seen } = record();
     for (let item = 0; item < 20; item += 1) receipts.add(item);

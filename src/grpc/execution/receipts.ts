@@ -59,7 +59,8 @@ export function createReceipts<T>(session: Http2Session, onReceipt: (item: T, is
     clearTimeout(timer);
     timer = undefined;
     settle(items, true);
-    if (written.length > 0) arm(gatherMs, ping);
+    if (written.length >= gatherMax) ping();
+    else if (written.length > 0) arm(gatherMs, ping);
   };
   const over = (isRead: boolean): void => {
     clearTimeout(timer);
