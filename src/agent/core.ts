@@ -6,6 +6,7 @@ import { systemClock } from '../os/clock.ts';
 import { tasksOfAll } from '../os/process/resource-limits.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
 import { createExits } from '../telemetry/exit-history.ts';
+import type { BudgetSide } from '../telemetry/gauges.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { createMetrics } from '../telemetry/metrics.ts';
@@ -26,13 +27,21 @@ import { createSubscribers } from './subscribers.ts';
 export interface AgentCore {
   readonly loop: Loop;
   readonly metrics: Metrics;
-  /** Two budgets, so that memory held for callers never leads to refused workers. */
-  readonly budgets: { readonly callers: MemoryBudget; readonly workers: MemoryBudget };
+  readonly budgets: Budgets;
   readonly dispatch: Dispatch;
   readonly workers: Workers;
   readonly exits: Exits;
   readonly subscribers: Subscribers;
 }
+
+/**
+ * Each has its own budget, so that no worker is refused because of what callers or other workers make the agent hold. `unproven`: what
+ * connections to the worker link hold before they have sent a worker's token.
+ */
+export type Budgets = Readonly<Record<BudgetSide, MemoryBudget>>;
+
+/** Room for the first frames of 400 workers that dial at once beside as many strangers. */
+const unprovenBudgetBytes = 32 * 1024 * 1024;
 
 export interface CoreOptions {
   readonly agentId: string;
@@ -48,9 +57,10 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
   const { nowMs } = systemClock;
   const loop = createLoop(nowMs);
   const metrics = createMetrics();
-  const budgets = {
+  const budgets: Budgets = {
     callers: createMemoryBudget(config.messageBudget),
     workers: createMemoryBudget(config.messageBudget),
+    unproven: createMemoryBudget(unprovenBudgetBytes, 'for processes that have not proven to be workers'),
   };
   const dispatch = createAgentDispatch({ nowMs, loop, metrics, log, unclaimed: budgets.callers.account() });
   const workerParts: WorkerParts = {

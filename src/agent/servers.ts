@@ -1,10 +1,10 @@
 import type { Config } from '../config/load.ts';
-import type { MemoryBudget } from '../grpc/memory-budget.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
 import { restrictSocket } from '../os/storage/socket-files.ts';
 import type { Log } from '../telemetry/log.ts';
+import type { Budgets } from './core.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 
 /** How long a large result may wait for other workers' results; it takes longer only if one of them does not end. */
@@ -28,7 +28,7 @@ export interface Servers {
 export interface ServerParts {
   readonly config: Config;
   readonly paths: RuntimeDirectory;
-  readonly budgets: { readonly callers: MemoryBudget; readonly workers: MemoryBudget };
+  readonly budgets: Budgets;
   readonly log: Log;
   descriptorPlan(): DescriptorPlan;
 }
@@ -38,6 +38,7 @@ export function createServers({ config, paths, budgets, log, descriptorPlan }: S
   const link = createServer({
     messageMaxBytes: linkFrameMaxBytes(config),
     budget: budgets.workers,
+    unprovenBudget: budgets.unproven,
     waitForRoomMs: linkWaitMs,
     callsPerConnection: linkCallsPerConnection,
     connections: {

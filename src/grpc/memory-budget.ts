@@ -4,6 +4,8 @@
  * budget, ten get an eleventh each, and a small request on a new connection finds room beside any number of greedy ones.
  */
 export interface MemoryBudget {
+  /** What a refused sender is told: the config key, or whose memory it is. */
+  readonly name: string;
   readonly maxBytes: number;
   readonly usedBytes: number;
   /** Messages and calls that were refused for want of room, since the start. */
@@ -28,11 +30,12 @@ export interface MemoryAccount {
 /** How long a refused caller is advised to wait. */
 export const roomRetryAfterMs = 100;
 
-export function createMemoryBudget(maxBytes: number): MemoryBudget {
+export function createMemoryBudget(maxBytes: number, name = 'message.budget'): MemoryBudget {
   let usedBytes = 0;
   let refused = 0;
   const listeners = new Set<() => void>();
   return {
+    name,
     maxBytes,
     onGiven: (listener) => {
       listeners.add(listener);

@@ -41,6 +41,8 @@ export interface ApiServerOptions {
   /** The largest payload of a message that is received. */
   readonly messageMaxBytes: number;
   readonly budget: MemoryBudget;
+  /** The budget of calls whose sender has not proven yet who it is. Default: `budget`. */
+  readonly unprovenBudget?: MemoryBudget;
   /** How long a large message of a stream may wait for room in the budget, in ms. Default: 0, which refuses it. */
   readonly waitForRoomMs?: number;
   /** How many calls one connection may have at once. Default: 10,000. */
@@ -52,12 +54,12 @@ export interface ApiServerOptions {
 }
 
 export function createServer(options: ApiServerOptions): ApiServer {
-  const { messageMaxBytes, budget, waitForRoomMs } = options;
+  const { messageMaxBytes, budget, unprovenBudget = budget, waitForRoomMs } = options;
   const maxBytes = (path: string): number => (carriesPayloads.test(path) ? messageMaxBytes : 0) + namesMaxBytes;
   const waits = waitForRoomMs === undefined ? {} : { waitForRoomMs };
   const looks = options.lookAtStalledMs === undefined ? {} : { lookAtStalledMs: options.lookAtStalledMs };
   const grpcOptions: ServerOptions = {
-    interceptors: [boundIncoming({ budget, maxBytes, ...waits, ...looks })],
+    interceptors: [boundIncoming({ budget, unprovenBudget, maxBytes, ...waits, ...looks })],
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': options.callsPerConnection ?? 10_000,

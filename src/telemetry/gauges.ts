@@ -18,11 +18,13 @@ export interface GaugesSource {
   };
   /** Ages in ms of the oldest waiting and the oldest running request; 0 if there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
-  /** Memory that the agent holds for callers and for workers. */
-  readonly budgets: Readonly<Record<'callers' | 'workers', BudgetNumbers>>;
+  readonly budgets: Readonly<Record<BudgetSide, BudgetNumbers>>;
   /** `http` is null while the HTTP server is not listening. */
   connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
 }
+
+/** For whom the agent holds messages. `unproven`: processes that have not proven to be workers. */
+export type BudgetSide = 'callers' | 'workers' | 'unproven';
 
 /** The numbers of one memory budget. */
 export interface BudgetNumbers {
@@ -235,14 +237,14 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
   gauge(
     registry,
     'pitwarden_message_budget_used_bytes',
-    'Bytes of messages that the agent holds for callers and for workers.',
+    'Bytes of calls and messages that the agent holds for each side.',
     ['side'],
     ofBudgets(({ usedBytes }) => usedBytes),
   );
   gauge(
     registry,
     'pitwarden_message_budget_bytes',
-    'Limit on these bytes for each side: message.budget.',
+    'Limit on these bytes for each side: message.budget, and 32 MiB for unproven processes.',
     ['side'],
     ofBudgets(({ maxBytes }) => maxBytes),
   );

@@ -15,11 +15,13 @@ import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
 import type { LinkRefusal, WorkerLinkSource } from '../../src/grpc/worker-link/source.ts';
 import { statusOf } from './call-end.ts';
 
-const mib = 2 ** 20;
+const kib = 1024;
+const mib = 1024 * kib;
 
 let dir: string;
 let path: string;
 let budget: MemoryBudget;
+let unprovenBudget: MemoryBudget;
 let api: ApiServer;
 let refusals: LinkRefusal[];
 /** How many requests each attached worker reported in its hello. */
@@ -30,10 +32,12 @@ beforeEach(async () => {
   dir = mkdtempSync(join(tmpdir(), 'pw-'));
   path = join(dir, 'link');
   budget = createMemoryBudget(256 * mib);
+  unprovenBudget = createMemoryBudget(4 * mib);
   refusals = [];
   attached = [];
   close = [];
-  api = createServer({ messageMaxBytes: 66 * mib, budget, waitForRoomMs: 10_000, callsPerConnection: 16 });
+  const budgets = { budget, unprovenBudget };
+  api = createServer({ ...budgets, messageMaxBytes: 66 * mib, waitForRoomMs: 10_000, callsPerConnection: 16 });
   const check = (claim: { worker_id: string; token: string }): LinkRefusal | undefined => {
     if (claim.worker_id !== 'p-0-1') return { reason: 'unknown_worker', message: 'expected a worker of this agent' };
     return claim.token === token ? undefined : { reason: 'wrong_token', message: 'expected its token' };
@@ -109,7 +113,8 @@ test.each<[string, Buffer, string, string]>([
   const { stream, status } = attach();
   stream.write(framed(frame).subarray(0, 4096));
   await vi.waitFor(() => expect([status(), refusals.map((each) => each.reason)]).toEqual([code, [reason]]));
-  expect(budget.usedBytes).toBeLessThan(64 * 1024);
+  expect(budget.usedBytes).toBe(0);
+  expect(unprovenBudget.usedBytes).toBeLessThan(64 * kib);
 });
 
 test('a large hello with a valid token is read, one at a time for each worker', async () => {
@@ -126,35 +131,47 @@ test('a large hello with a valid token is read, one at a time for each worker', 
   expect(refusals).toHaveLength(1);
 });
 
-test('a compressed first frame is unfolded up to 1 MiB, and a large one is refused', async () => {
+test('a compressed first frame is unfolded up to 64 KiB, and a large one is refused', async () => {
   const { stream, status } = attach({ 'grpc-encoding': 'gzip' });
   stream.write(framed(gzipSync(helloOf({ sdk_version: 'v'.repeat(60 * mib) })), true));
   let most = 0;
   await vi.waitFor(
     () => {
-      most = Math.max(most, budget.usedBytes);
+      most = Math.max(most, unprovenBudget.usedBytes + budget.usedBytes);
       expect(status()).toBe('8');
     },
     { interval: 1 },
   );
-  expect(most).toBeLessThan(3 * mib);
+  expect(most).toBeLessThan(512 * kib);
 });
 
-test('an unproven connection that sends many first frames at once holds memory for one of them', async () => {
+test('an unproven connection that sends many first frames at once holds memory for a few of them', async () => {
   const session = open();
   const calls = Array.from({ length: 16 }, () => attach({}, session));
-  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
+  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(64 * kib - 1_000) }));
   for (const { stream } of calls) stream.write(stranger.subarray(0, 100));
-  await vi.waitFor(() => expect(calls.filter(({ status }) => status() === '8').length).toBe(15));
-  expect(budget.usedBytes).toBeLessThan(2 * mib);
+  await vi.waitFor(() => expect(calls.filter(({ status }) => status() === '8').length).toBeGreaterThan(12));
+  expect(unprovenBudget.usedBytes).toBeLessThanOrEqual(256 * kib);
 });
 
 test('small first frames of unproven connections are refused when there is no room', async () => {
   const strangers = Array.from({ length: 300 }, () => attach());
-  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(mib - 1_000) }));
+  const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(64 * kib - 1_000) }));
   for (const { stream } of strangers) stream.write(stranger.subarray(0, -1));
   await vi.waitFor(() => expect(strangers.filter(({ status }) => status() === '8').length).toBeGreaterThan(30), {
     timeout: 10_000,
   });
-  expect(budget.usedBytes).toBeLessThanOrEqual(budget.maxBytes);
+  expect(unprovenBudget.usedBytes).toBeLessThanOrEqual(unprovenBudget.maxBytes);
+  expect(budget.usedBytes).toBe(0);
+});
+
+test('a worker is welcomed while other workers hold more than the budget of workers', async () => {
+  budget.account().add(budget.maxBytes);
+  const { stream } = attach();
+  stream.write(framed(helloOf({})));
+  await vi.waitFor(() => expect(attached).toEqual([0]));
+  // From then on its frames count with those of other workers.
+  stream.write(framed(serialize({ results: [{ id: 1, payload: Buffer.alloc(mib) }] })).subarray(0, 100));
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(budget.maxBytes + mib));
+  expect(unprovenBudget.usedBytes).toBe(0);
 });

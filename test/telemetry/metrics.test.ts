@@ -15,7 +15,7 @@ function scene(state = initialState()) {
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
     connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
-    budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1) },
+    budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1), unproven: createMemoryBudget(1) },
   });
   return { metrics, body: async () => (await metrics.render()).body };
 }

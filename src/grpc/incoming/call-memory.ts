@@ -3,12 +3,12 @@ import type { Status } from './refusals.ts';
 import { noRoom } from './refusals.ts';
 
 /**
- * The memory that one call holds of its connection's share. The service of a stream holds each message from the moment that it
+ * The memory that one call holds of its connection's share, or of its own share once it has moved. The service of a stream holds each message from the moment that it
  * handles it, so the call gives the message back then. The message of a unary call is held until the call is over.
  */
 export class CallMemory {
-  readonly #connection: MemoryAccount;
-  readonly #budget: MemoryBudget;
+  #account: MemoryAccount;
+  #budget: MemoryBudget;
   readonly #isStream: boolean;
   #heldBytes = 0;
   /** Sizes of a stream's messages that have arrived and were not handled yet. */
@@ -16,30 +16,39 @@ export class CallMemory {
   #handledCount = 0;
 
   constructor(connection: MemoryAccount, budget: MemoryBudget, isStream: boolean) {
-    this.#connection = connection;
+    this.#account = connection;
     this.#budget = budget;
     this.#isStream = isStream;
   }
 
-  /** Bytes that all calls of the connection hold. */
-  get connectionBytes(): number {
-    return this.#connection.usedBytes;
+  /** From now on the call is counted in another budget, apart from its connection. */
+  moveTo(budget: MemoryBudget): void {
+    if (budget === this.#budget) return;
+    const heldBytes = this.#heldBytes;
+    this.giveAll();
+    this.#budget = budget;
+    this.#account = budget.account();
+    this.add(heldBytes);
   }
 
   fits(bytes: number): boolean {
-    return this.#connection.fits(bytes);
+    return this.#account.fits(bytes);
   }
 
-  /** Holds the bytes if they fit. Returns why they are refused; undefined: they are held. */
-  take(bytes: number, what: string): Status | undefined {
-    if (!this.#connection.take(bytes)) return noRoom(this.#budget, what, bytes);
+  /**
+   * Holds the bytes if they fit, and if all calls of the account hold no more than `accountMaxBytes` then. Returns why the bytes are
+   * refused; undefined: they are held.
+   */
+  take(bytes: number, what: string, accountMaxBytes = Number.POSITIVE_INFINITY): Status | undefined {
+    const isTooMuch = this.#account.usedBytes + bytes > accountMaxBytes;
+    if (isTooMuch || !this.#account.take(bytes)) return noRoom(this.#budget, what, bytes);
     this.#heldBytes += bytes;
     return undefined;
   }
 
   /** Holds bytes that must not be refused. */
   add(bytes: number): void {
-    this.#connection.add(bytes);
+    this.#account.add(bytes);
     this.#heldBytes += bytes;
   }
 
@@ -47,7 +56,7 @@ export class CallMemory {
     // The end of a call gives back everything, so some of these bytes may be gone already.
     const known = Math.min(bytes, this.#heldBytes);
     this.#heldBytes -= known;
-    this.#connection.give(known);
+    this.#account.give(known);
   }
 
   giveAll(): void {

@@ -15,6 +15,8 @@ import { Unfolding } from './unfolding.ts';
 
 export interface IncomingOptions {
   readonly budget: MemoryBudget;
+  /** The budget of calls whose sender has not proven yet who it is: see `MessageReader.proven`. Default: `budget`. */
+  readonly unprovenBudget?: MemoryBudget;
   /** Largest message of a method, unfolded; `path` is such as /pitwarden.v1.Execution/Submit. */
   maxBytes(path: string): number;
   /**
@@ -40,16 +42,16 @@ interface BaseCall extends ReadCall {
 
 /** Makes every call of a server read its messages with a MessageReader. */
 export function boundIncoming(options: IncomingOptions): ServerInterceptor {
-  const { budget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
+  const { budget, unprovenBudget = budget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
   const stalls = lookAtStalledMs === undefined ? null : createStallWatch(lookAtStalledMs);
   const ofUnary: Room = { budget, waitMs: 0, stalls, overdraft: { reader: null, sinceMs: 0 } };
   const ofStreams: Room = { ...ofUnary, waitMs: waitForRoomMs };
   return (method, call) => {
     const base = call as unknown as BaseCall;
     const connection = connectionOfStream(base.stream);
-    connection.memory ??= budget.account();
+    connection.memory ??= unprovenBudget.account();
     const room = method.requestStream ? ofStreams : ofUnary;
-    const memory = new CallMemory(connection.memory, budget, method.requestStream);
+    const memory = new CallMemory(connection.memory, unprovenBudget, method.requestStream);
     const reader = new MessageReader(base, connection, memory, room, maxBytes(base.handler.path));
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {

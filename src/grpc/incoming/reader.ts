@@ -2,7 +2,7 @@ import type { ServerHttp2Stream } from 'node:http2';
 import type { Connection } from '../connection.ts';
 import type { CallMemory } from './call-memory.ts';
 import type { Status } from './refusals.ts';
-import { exhausted, noRoom, tooLarge } from './refusals.ts';
+import { exhausted, tooLarge } from './refusals.ts';
 import type { Room } from './room.ts';
 import { endOverdraft, RoomWait, unwaitedBytes } from './room.ts';
 
@@ -13,6 +13,8 @@ const callBytes = 10 * 1024;
 
 /** How many bytes of a message `Unproven.admit` receives. */
 const beginningBytes = 1024;
+/** What a connection may hold whose sender has not proven who it is: its calls, and few messages. */
+const unprovenHeldMaxBytes = 256 * 1024;
 
 /** The parts of a grpc-js call that a reader uses. */
 export interface ReadCall {
@@ -38,7 +40,7 @@ export class MessageReader {
   /** Largest message, unfolded. */
   maxBytes: number;
   /** Null: the sender is known. */
-  unproven: Unproven | null = null;
+  #unproven: Unproven | null = null;
   readonly #base: ReadCall;
   readonly #connection: Connection;
   readonly #memory: CallMemory;
@@ -111,6 +113,17 @@ export class MessageReader {
     this.#memory.messageHandled();
   }
 
+  /** The sender has yet to prove who it is. */
+  expectProof(unproven: Unproven): void {
+    this.#unproven = unproven;
+  }
+
+  /** The sender has proven who it is, so the call is counted in the budget of known senders. */
+  proven(): void {
+    this.#unproven = null;
+    this.#memory.moveTo(this.#room.budget);
+  }
+
   /** Bytes that have arrived of the message that is being read. */
   get receivedBytes(): number {
     return this.#messageLength;
@@ -149,7 +162,7 @@ export class MessageReader {
   }
 
   get unfoldedMaxBytes(): number {
-    return this.unproven?.maxBytes ?? this.maxBytes;
+    return this.#unproven?.maxBytes ?? this.maxBytes;
   }
 
   /** The head of a message has arrived, and `rest` after it. Makes room for the message, refuses it, or waits for room. */
@@ -157,7 +170,7 @@ export class MessageReader {
     this.#headLength = 0;
     const bytes = headBytes + this.#head.readUInt32BE(1);
     if (bytes - headBytes > this.maxBytes) return this.#refuse(tooLarge(bytes - headBytes, this.maxBytes));
-    if (this.unproven !== null && bytes - headBytes > this.unproven.maxBytes) {
+    if (this.#unproven !== null && bytes - headBytes > this.#unproven.maxBytes) {
       this.#unadmittedBytes = bytes;
       this.#allocate(headBytes + beginningBytes, this.#head);
     } else {
@@ -170,29 +183,27 @@ export class MessageReader {
     const bytes = this.#unadmittedBytes;
     this.#unadmittedBytes = 0;
     this.#message = null;
-    if (this.unproven?.admit(beginning.subarray(headBytes)) === false) this.#isOver = true;
-    else this.#makeRoom(bytes, beginning, rest);
+    if (this.#unproven?.admit(beginning.subarray(headBytes)) === false) {
+      this.#isOver = true;
+      return;
+    }
+    this.#memory.moveTo(this.#room.budget);
+    this.#makeRoom(bytes, beginning, rest);
   }
 
   /** `beginning` and `rest` are the bytes of the message that have arrived. */
   #makeRoom(bytes: number, beginning: Buffer, rest: Buffer): void {
     const room = this.#room;
-    if (this.#isTooMuchUnproven(bytes)) return this.#refuse(noRoom(room.budget, 'message', bytes));
-    if (room.waitMs > 0) {
-      if (bytes > unwaitedBytes && !this.#memory.fits(bytes)) return this.#waitForRoom(bytes, beginning, rest);
-      // Small frames of a worker are not refused.
-      if (this.unproven === null || bytes > unwaitedBytes) return this.#hold(bytes, beginning);
+    const isUnproven = this.#unproven !== null && bytes - headBytes <= this.#unproven.maxBytes;
+    // A worker's frames are not refused: a large one waits.
+    if (room.waitMs > 0 && !isUnproven) {
+      if (bytes > unwaitedBytes && !this.#memory.fits(bytes)) this.#waitForRoom(bytes, beginning, rest);
+      else this.#hold(bytes, beginning);
+      return;
     }
-    const refused = this.#memory.take(bytes, 'message');
+    const refused = this.#memory.take(bytes, 'message', isUnproven ? unprovenHeldMaxBytes : undefined);
     if (refused !== undefined) return this.#refuse(refused);
     this.#allocate(bytes, beginning);
-  }
-
-  /** An unproven connection may hold one frame and its calls, so that strangers leave room for workers. */
-  #isTooMuchUnproven(bytes: number): boolean {
-    if (this.unproven === null) return false;
-    const { maxBytes } = this.unproven;
-    return bytes <= headBytes + maxBytes && this.#memory.connectionBytes + bytes > 2 * maxBytes;
   }
 
   /** Holds a message that must not be refused. */

@@ -18,8 +18,8 @@ export function tooLarge(bytes: number, maxBytes: number): Status {
   return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
 }
 
-export function noRoom({ maxBytes, usedBytes }: MemoryBudget, what: string, bytes: number): Status {
-  const free = `${usedBytes} of ${maxBytes} bytes (message.budget) are in use`;
+export function noRoom({ maxBytes, usedBytes, name }: MemoryBudget, what: string, bytes: number): Status {
+  const free = `${usedBytes} of ${maxBytes} bytes (${name}) are in use`;
   return exhausted(
     `${what}: expected no more than this connection's share of the agent's memory, got ${bytes} bytes while ${free}`,
   );

@@ -11,7 +11,7 @@ import { LinkWriter } from './writer.ts';
 /** A connection that sends no hello within this time is no worker of ours. */
 const helloTimeoutMs = 10_000;
 /** The largest first frame of an unproven process, unless the frame begins with the token of one of our workers. */
-const unprovenMaxBytes = 1024 * 1024;
+const unprovenMaxBytes = 64 * 1024;
 /** The hello of a worker that keeps 100,000 results has some 20 MiB. */
 const helloMaxBytes = 64 * 1024 * 1024;
 
@@ -72,7 +72,7 @@ class AttachCall {
     this.#frameMaxBytes = this.#reader?.maxBytes ?? 0;
     if (this.#reader !== undefined) {
       this.#reader.maxBytes = Math.min(this.#frameMaxBytes, helloMaxBytes);
-      this.#reader.unproven = { maxBytes: unprovenMaxBytes, admit: (beginning) => this.#admit(beginning) };
+      this.#reader.expectProof({ maxBytes: unprovenMaxBytes, admit: (beginning) => this.#admit(beginning) });
     }
     this.#timer = setTimeout(
       () => this.#refuseProtocol('expected a hello, got none in time', status.DEADLINE_EXCEEDED),
@@ -123,7 +123,7 @@ class AttachCall {
     this.#workerId = hello.worker_id;
     if (this.#reader !== undefined) {
       this.#reader.maxBytes = this.#frameMaxBytes;
-      this.#reader.unproven = null;
+      this.#reader.proven();
     }
     const link = new LinkWriter(frames, this.#stream, (linkIds) => source.unsent(hello.worker_id, linkIds, link));
     this.#link = link;
