@@ -12,7 +12,7 @@ export interface BenchAgent extends Subject {
 }
 
 /** An agent as its users run it, with everything on; pools in YAML. */
-export async function startAgent(pools: Readonly<Record<string, string>>): Promise<BenchAgent> {
+export async function startBenchAgent(pools: Readonly<Record<string, string>>): Promise<BenchAgent> {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-bench-'));
   const common = `app: bench_app:app, python: ${python}, cwd: ${root}bench/subjects`;
   const lines = Object.entries(pools).map(([name, keys]) => `  ${name}: { ${common}, ${keys} }`);

@@ -1,10 +1,10 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { run } from './processes.ts';
+import { runCommand } from './processes.ts';
 import { percentile } from './statistics.ts';
 
-export interface Target {
+export interface LoadTarget {
   /** Unix socket, or `127.0.0.1:PORT`. */
   readonly address: string;
   readonly path: string;
@@ -30,7 +30,7 @@ export function grpcFrame(message: Buffer): Buffer {
 }
 
 /** h2load of nghttp2: a load that costs little itself, from a process of its own. */
-export async function h2load(target: Target, load: { requests: number; inFlight: number }): Promise<LoadResult> {
+export async function h2load(target: LoadTarget, load: { requests: number; inFlight: number }): Promise<LoadResult> {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-bench-'));
   try {
     const [body, log] = [join(folder, 'body'), join(folder, 'log')];
@@ -39,7 +39,7 @@ export async function h2load(target: Target, load: { requests: number; inFlight:
     const url = isPath ? `http://localhost${target.path}` : `http://${target.address}${target.path}`;
     const { inFlight } = load;
     const requests = Math.max(load.requests, inFlight);
-    const output = await run('h2load', [
+    const output = await runCommand('h2load', [
       ...(isPath ? ['--base-uri', `unix:${target.address}`] : []),
       // HTTP/1.1 has no streams: as many connections as requests in flight.
       ...(target.protocol === 'grpc' ? ['-c', '1', '-m', `${inFlight}`] : ['--h1', '-c', `${inFlight}`]),
@@ -55,7 +55,7 @@ export async function h2load(target: Target, load: { requests: number; inFlight:
   }
 }
 
-function read(output: string, log: string, requests: number, target: Target): LoadResult {
+function read(output: string, log: string, requests: number, target: LoadTarget): LoadResult {
   const [, finished, unit] = /finished in ([\d.]+)(us|ms|s|m)/.exec(output) ?? [];
   const [, succeeded] = /(\d+) succeeded/.exec(output) ?? [];
   const [, data] = /\((\d+)\) data/.exec(output) ?? [];
@@ -82,7 +82,7 @@ function read(output: string, log: string, requests: number, target: Target): Lo
  * Loads a target for about `seconds`: a short burst warms it up and a longer one tells how many requests that takes; the
  * first alone is mostly connecting.
  */
-export async function h2loadFor(target: Target, load: { seconds: number; inFlight: number }): Promise<LoadResult> {
+export async function h2loadFor(target: LoadTarget, load: { seconds: number; inFlight: number }): Promise<LoadResult> {
   const { inFlight } = load;
   const burst = await h2load(target, { requests: Math.max(50, inFlight * 4), inFlight });
   const warmUp = await h2load(target, { requests: Math.ceil(burst.perSecond * 0.3), inFlight });

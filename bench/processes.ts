@@ -94,14 +94,14 @@ export function pause(ms: number): Promise<void> {
   });
 }
 
-export interface RunOptions {
+export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Killed after that. */
   readonly withinMs?: number;
 }
 
 /** Runs a program to its end; its output. What it started and left behind is ended too. */
-export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
+export async function runCommand(file: string, args: readonly string[], options: CommandOptions = {}): Promise<string> {
   const child = spawn(file, args, {
     env: { ...process.env, ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],

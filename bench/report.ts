@@ -76,12 +76,12 @@ function putIntoDocs(suite: string, text: string): void {
   writeFileSync(file, `${before.slice(0, from + begin.length)}\n\n${text}\n\n${before.slice(to)}`);
 }
 
-export function count(value: number): string {
+export function formatCount(value: number): string {
   if (!Number.isFinite(value)) return '–';
   if (value >= 100) return Math.round(value).toLocaleString('en-US');
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
 export function withSpread({ median, low, high }: Spread): string {
-  return Number.isFinite(median) ? `${count(median)} (${count(low)}–${count(high)})` : '–';
+  return Number.isFinite(median) ? `${formatCount(median)} (${formatCount(low)}–${formatCount(high)})` : '–';
 }

@@ -1,4 +1,4 @@
-/** What one measurement of one subject found; all that a suite knows to measure. */
+/** The result of one measurement of one subject; each suite fills in what it measures. */
 export type Measured = Readonly<Record<string, number>>;
 
 export interface Spread {

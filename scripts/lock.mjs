@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { main, root, run, setUp } from './setup.mjs';
+import { main, root, runStep, setUp } from './setup.mjs';
 
 const venv = join(root, '.pitwarden/lock');
 const uv = join(venv, 'bin/uv');
@@ -13,7 +13,7 @@ const uv = join(venv, 'bin/uv');
 function lockNpm(folder) {
   const apart = mkdtempSync(join(tmpdir(), 'pitwarden-lock-'));
   for (const name of ['package.json', '.npmrc']) copyFileSync(join(folder, name), join(apart, name));
-  run('npm', 'npm', ['install', '--package-lock-only', '--no-audit', '--no-fund'], { cwd: apart });
+  runStep('npm', 'npm', ['install', '--package-lock-only', '--no-audit', '--no-fund'], { cwd: apart });
   copyFileSync(join(apart, 'package-lock.json'), join(folder, 'package-lock.json'));
   rmSync(apart, { recursive: true });
 }
@@ -37,8 +37,8 @@ await main(() => {
   setUp();
   for (const folder of [root, join(root, '.ci')]) lockNpm(folder);
   if (!existsSync(uv)) {
-    run('python -m venv', join(root, '.venv/bin/python'), ['-m', 'venv', venv]);
-    run('pip install uv', join(venv, 'bin/pip'), ['install', '--quiet', 'uv']);
+    runStep('python -m venv', join(root, '.venv/bin/python'), ['-m', 'venv', venv]);
+    runStep('pip install uv', join(venv, 'bin/pip'), ['install', '--quiet', 'uv']);
   }
   const sdk = ['python/pyproject.toml', 'examples/requirements.txt'];
   lockPython('python/requirements.lock', sdk);

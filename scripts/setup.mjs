@@ -22,7 +22,7 @@ export function setUp({ dev = false, locked = false } = {}) {
 }
 
 /** Runs a program in the checkout with its output on the terminal; throws when it fails. */
-export function run(what, file, args, options = {}) {
+export function runStep(what, file, args, options = {}) {
   const { status, error, signal } = spawnSync(file, args, { cwd: root, stdio: 'inherit', ...options });
   if (error !== undefined) fail(`${what}: could not run ${file}: ${error.message}`);
   if (status !== 0) fail(`${what} failed: ${file} ${args.join(' ')} ended with ${signal ?? status}`);
@@ -30,7 +30,7 @@ export function run(what, file, args, options = {}) {
 
 /** Builds a TypeScript project of the checkout into .pitwarden and runs its main file with this process's arguments. */
 export async function buildAndRun(project, mainFile) {
-  run('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project]);
+  runStep('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project]);
   const file = join(root, '.pitwarden', mainFile);
   process.argv = [process.argv[0], file, ...process.argv.slice(2)];
   await import(pathToFileURL(file).href);
@@ -79,7 +79,7 @@ export function installNpmPackages(folder, locked) {
   const fallback = locked ? undefined : npmFallback(refusal);
   if (fallback === undefined) fail(`npm ci failed:\n${refusal.trim()}`);
   say(`npm ci cannot install what package-lock.json pins: ${fallback.because}; ${fallback.instead}`);
-  run('npm install', 'npm', ['install', '--no-save', ...fallback.options, ...options], { cwd: folder });
+  runStep('npm install', 'npm', ['install', '--no-save', ...fallback.options, ...options], { cwd: folder });
   writeFileSync(stamp, byRanges(wanted));
 }
 
@@ -116,7 +116,7 @@ function installPython(dev, locked) {
     const base = findPython();
     say(`making a Python virtual environment in .venv (${base.name} ${base.version})`);
     rmSync(venv, { recursive: true, force: true });
-    run('python -m venv', base.name, ['-m', 'venv', venv]);
+    runStep('python -m venv', base.name, ['-m', 'venv', venv]);
     writeFileSync(join(venv, '.pitwarden-root'), root);
   }
   say(`installing Python packages into .venv${dev ? ', those for the tests too' : ''} (pip)`);
@@ -134,7 +134,7 @@ export function installPythonPackages(python, dev, locked) {
   const refusal = attempt(python, [...pip, '--require-hashes', '--only-binary', ':all:', '-r', lockFile], root);
   if (refusal === undefined) {
     // hatchling, which builds the SDK, is among the pinned packages.
-    run('pip install', python, [...pip, '--no-index', '--no-deps', '--no-build-isolation', '-e', './python']);
+    runStep('pip install', python, [...pip, '--no-index', '--no-deps', '--no-build-isolation', '-e', './python']);
     return true;
   }
   if (locked) fail(`pip cannot install what ${lockFile} pins:\n${refusal.trim()}`);
@@ -143,7 +143,7 @@ export function installPythonPackages(python, dev, locked) {
   );
   const needed = ['-e', './python', '-r', 'examples/requirements.txt'];
   if (dev) needed.push('-e', './python[dev]', '-r', 'test/requirements.txt');
-  run('pip install', python, [...pip, ...needed]);
+  runStep('pip install', python, [...pip, ...needed]);
   return false;
 }
 
@@ -183,7 +183,7 @@ export function build() {
   if (isCurrent(stamp, wanted)) return;
   say('building (tsc)');
   rmSync(join(root, 'dist'), { recursive: true, force: true });
-  run('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', '.']);
+  runStep('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', '.']);
   mkdirSync(join(root, 'dist'), { recursive: true });
   writeFileSync(stamp, wanted);
 }

@@ -12,19 +12,20 @@ const bin = (name) => join(root, 'node_modules/.bin', name);
 const venv = (name) => join(root, '.venv/bin', name);
 const python = ['python', 'examples', 'test'];
 
-const checks = [
-  ['format and lint', bin('biome'), ['ci', '--error-on-warnings', '.']],
-  ['types', bin('tsc'), ['--noEmit', '-p', 'test']],
-  ['Python format', venv('ruff'), ['format', '--check', '--config', 'python/pyproject.toml', ...python]],
-  ['Python lint', venv('ruff'), ['check', '--config', 'python/pyproject.toml', ...python]],
-  ['Python types', venv('mypy'), ['--config-file', 'pyproject.toml'], 'python'],
-  ['vitest', bin('vitest'), ['run']],
-  // Its tests wait more than they compute, so two halves run at once.
-  ...['public', 'not public'].map((half) => ['pytest', venv('pytest'), ['-q', '-k', half], 'python']),
+/** The groups run one after another. The checks of one group run at once. */
+const groups = [
+  ['format and lint', [[bin('biome'), ['ci', '--error-on-warnings', '.']]]],
+  ['types', ['test', 'bench'].map((project) => [bin('tsc'), ['--noEmit', '-p', project]])],
+  ['Python format', [[venv('ruff'), ['format', '--check', '--config', 'python/pyproject.toml', ...python]]]],
+  ['Python lint', [[venv('ruff'), ['check', '--config', 'python/pyproject.toml', ...python]]]],
+  ['Python types', [[venv('mypy'), ['--config-file', 'pyproject.toml'], 'python']]],
+  ['vitest', [[bin('vitest'), ['run']]]],
+  // Its tests wait more than they compute.
+  ['pytest', ['public', 'not public'].map((half) => [venv('pytest'), ['-q', '-k', half], 'python'])],
 ];
 
 /** True: the check passed. What several checks print at once is printed when each has ended. */
-async function passes([what, file, args, folder = '.'], env, isAlone) {
+async function passes(what, [file, args, folder = '.'], env, isAlone) {
   const stdio = isAlone ? 'inherit' : ['ignore', 'pipe', 'pipe'];
   if (isAlone) process.stdout.write(`\n== ${what}\n`);
   const child = spawn(file, args, { cwd: join(root, folder), env, stdio });
@@ -44,9 +45,8 @@ await main(async () => {
   mkdirSync(join(root, '.pitwarden'), { recursive: true });
   writeFileSync(skippedFile, '');
   const env = { ...process.env, SKIPPED_TESTS_FILE: skippedFile };
-  for (const what of new Set(checks.map(([name]) => name))) {
-    const together = checks.filter(([name]) => name === what);
-    const passed = await Promise.all(together.map((check) => passes(check, env, together.length === 1)));
+  for (const [what, checks] of groups) {
+    const passed = await Promise.all(checks.map((check) => passes(what, check, env, checks.length === 1)));
     if (passed.includes(false)) failed.push(what);
   }
   const skipped = readFileSync(skippedFile, 'utf8')

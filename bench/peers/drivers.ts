@@ -1,5 +1,5 @@
 import { root } from '../paths.ts';
-import { run } from '../processes.ts';
+import { runCommand } from '../processes.ts';
 import type { Measured } from '../statistics.ts';
 import { freePort } from './http.ts';
 import type { PeerVenv } from './venv.ts';
@@ -24,7 +24,10 @@ export async function drive(peer: DriverPeer, venv: PeerVenv, args: readonly str
   const env = { PYTHONDONTWRITEBYTECODE: '1', PEER_REDIS_URL: `redis://127.0.0.1:${await freePort()}/0` };
   const startedAtMs = performance.now();
   try {
-    const output = await run(venv.bin('python'), [`${root}bench/peers/${peer.script}`, ...args], { env, withinMs });
+    const output = await runCommand(venv.bin('python'), [`${root}bench/peers/${peer.script}`, ...args], {
+      env,
+      withinMs,
+    });
     return JSON.parse(output.trimEnd().split('\n').at(-1) ?? '') as Measured;
   } catch (error) {
     if (performance.now() - startedAtMs > withinMs) throw new Error(`not done after ${withinMs / 1000} s`);

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from '../paths.ts';
-import { run } from '../processes.ts';
+import { runCommand } from '../processes.ts';
 
 export interface PeerVenv {
   /** The path of a program of the venv. */
@@ -29,7 +29,7 @@ async function install(): Promise<Map<string, string>> {
   process.stdout.write('installing the peers into .pitwarden/peers (pip; takes a minute or more)\n');
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  await run(process.env['PITWARDEN_PYTHON'] ?? 'python3', ['-m', 'venv', folder]);
+  await runCommand(process.env['PITWARDEN_PYTHON'] ?? 'python3', ['-m', 'venv', folder]);
   if ((await pip(['-r', requirements])) === undefined) return new Map();
   // pip installs all or nothing: so that one peer does not cost the others, each by itself.
   const missing = new Map<string, string>();
@@ -43,7 +43,14 @@ async function install(): Promise<Map<string, string>> {
 /** What went wrong; undefined when nothing did. */
 async function pip(what: readonly string[]): Promise<string | undefined> {
   try {
-    await run(join(folder, 'bin/python'), ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...what]);
+    await runCommand(join(folder, 'bin/python'), [
+      '-m',
+      'pip',
+      'install',
+      '--quiet',
+      '--disable-pip-version-check',
+      ...what,
+    ]);
     return undefined;
   } catch (error) {
     const lines = String(error).trimEnd().split('\n');
@@ -69,7 +76,7 @@ print(json.dumps(found))`;
   const { stdout } = spawnSync('redis-server', ['--version'], { encoding: 'utf8' });
   const redis = /v=(\S+)/.exec(stdout ?? '')?.[1];
   return {
-    ...JSON.parse(await run(join(folder, 'bin/python'), ['-c', code, ...names])),
+    ...JSON.parse(await runCommand(join(folder, 'bin/python'), ['-c', code, ...names])),
     ...(redis === undefined ? {} : { 'redis-server': redis }),
   };
 }

@@ -2,16 +2,16 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BenchAgent } from '../agent.ts';
-import { pingP99Ms, startAgent } from '../agent.ts';
+import { pingP99Ms, startBenchAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
-import type { Target } from '../h2load.ts';
+import type { LoadTarget } from '../h2load.ts';
 import { grpcFrame, h2loadFor } from '../h2load.ts';
 import { encodeAsk, executePath } from '../messages.ts';
 import { built, python, root } from '../paths.ts';
 import type { Subject } from '../processes.ts';
-import { cpuMicros, run, startSubject } from '../processes.ts';
+import { cpuMicros, runCommand, startSubject } from '../processes.ts';
 import type { Report, Table } from '../report.ts';
-import { count, withSpread } from '../report.ts';
+import { formatCount, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
 import { alternate, ratioOf, spreadOf } from '../statistics.ts';
 import type { SuiteOptions } from './options.ts';
@@ -47,7 +47,7 @@ export async function floor(options: SuiteOptions): Promise<Report> {
     started.push(await startSubject(process.execPath, [`${built}subjects/echo-grpc-js.js`, sockets.js], { ready }));
     started.push(await startSubject(process.execPath, [`${built}subjects/echo-socket.js`, sockets.raw], { ready }));
     started.push(await startSubject(python, [`${root}bench/subjects/echo_grpcio.py`, sockets.python], { ready }));
-    const agent = await startAgent(pools);
+    const agent = await startBenchAgent(pools);
     started.push(agent);
     const all: Table[] = [];
     const data: { setting: Setting; results: Record<string, Rounds> }[] = [];
@@ -56,7 +56,7 @@ export async function floor(options: SuiteOptions): Promise<Report> {
       data.push({ setting, results: Object.fromEntries(found) });
       all.push(tableOf(setting, found));
       process.stdout.write(
-        `${titleOf(setting)}: ${[...found].map(([name, r]) => `${name} ${count(spreadOf(r, 'perSecond').median)}/s`).join(', ')}\n`,
+        `${titleOf(setting)}: ${[...found].map(([name, r]) => `${name} ${formatCount(spreadOf(r, 'perSecond').median)}/s`).join(', ')}\n`,
       );
     }
     return { suite: 'floor', tables: [summary(data), ...all], data, versions: {} };
@@ -91,7 +91,7 @@ function casesOf(
   seconds: number,
 ): Case[] {
   const { command, payloadBytes, inFlight } = setting;
-  const target = (address: string, pool: string): Target => ({
+  const target = (address: string, pool: string): LoadTarget => ({
     address,
     path: executePath,
     body: grpcFrame(encodeAsk({ pool, command, payloadBytes })),
@@ -117,7 +117,7 @@ function casesOf(
   };
   const client = async (load: Pick<ClientLoad, 'kind' | 'socket' | 'pool'>): Promise<Measured> => {
     const full: ClientLoad = { command, payloadBytes, inFlight, seconds, ...load };
-    return JSON.parse(await run(process.execPath, [`${built}client.js`, JSON.stringify(full)])) as Measured;
+    return JSON.parse(await runCommand(process.execPath, [`${built}client.js`, JSON.stringify(full)])) as Measured;
   };
   const submit = (pool: string) => ours(() => client({ kind: 'submit', socket: agent.socket, pool }), pool);
   if (command === 'stream') {
@@ -172,8 +172,8 @@ function tableOf(setting: Setting, found: ReadonlyMap<string, Rounds>): Table {
       withSpread(ratioOf(rounds, floorRounds, 'perSecond')),
       withSpread(spreadOf(rounds, 'p50Ms')),
       withSpread(spreadOf(rounds, 'p99Ms')),
-      count(spreadOf(rounds, 'agentCpuMicros').median),
-      ...(withPings ? [count(spreadOf(rounds, 'pingP99Ms').high)] : []),
+      formatCount(spreadOf(rounds, 'agentCpuMicros').median),
+      ...(withPings ? [formatCount(spreadOf(rounds, 'pingP99Ms').high)] : []),
     ]),
   };
 }
@@ -215,7 +215,7 @@ function summary(data: readonly { setting: Setting; results: Record<string, Roun
       `${withSpread(spreadOf(added, 'ms'))} ms`,
     ],
     ['1 MiB, 32 in flight, of a bare grpc-js echo', '0.35 ×', ratio(large, 'pitwarden Execute', baseline)],
-    ['… pings meanwhile, p99', 'under 100 ms', `under ${count(pings)} ms`],
+    ['… pings meanwhile, p99', 'under 100 ms', `under ${formatCount(pings)} ms`],
     [
       'agent CPU for one Execute, 32 in flight',
       'under 120 µs',

@@ -1,4 +1,4 @@
-import { startAgent } from '../agent.ts';
+import { startBenchAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
 import { grpcFrame, h2loadFor } from '../h2load.ts';
 import { encodeAsk, executePath } from '../messages.ts';
@@ -11,9 +11,9 @@ import { pidIn, recovery } from '../peers/recovery.ts';
 import type { PeerVenv } from '../peers/venv.ts';
 import { installPeers } from '../peers/venv.ts';
 import type { Subject } from '../processes.ts';
-import { commandLine, cpuMicros, descendantsOf, pause, pssMib, run } from '../processes.ts';
+import { commandLine, cpuMicros, descendantsOf, pause, pssMib, runCommand } from '../processes.ts';
 import type { Report, Table } from '../report.ts';
-import { count, withSpread } from '../report.ts';
+import { formatCount, withSpread } from '../report.ts';
 import type { Case, Measured, Rounds } from '../statistics.ts';
 import { alternate, ratioOf, spreadOf } from '../statistics.ts';
 import type { SuiteOptions } from './options.ts';
@@ -115,7 +115,7 @@ function reasonOf(error: unknown): string {
 async function load(venv: PeerVenv, options: SuiteOptions, setting: Setting): Promise<Found> {
   const started: Subject[] = [];
   try {
-    const agent = await startAgent({ one: `size: ${workers}` });
+    const agent = await startBenchAgent({ one: `size: ${workers}` });
     started.push(agent);
     const cases = [...ourLoads(agent.socket, setting, options.seconds)];
     for (const peer of httpPeers) {
@@ -145,7 +145,8 @@ function ourLoads(socket: string, { function: command, inFlight }: Setting, seco
     { name: execute, measure: async () => ({ ...(await h2loadFor(target, { seconds, inFlight })) }) },
     {
       name: 'pitwarden Submit',
-      measure: async () => JSON.parse(await run(process.execPath, [`${built}client.js`, JSON.stringify(submitted)])),
+      measure: async () =>
+        JSON.parse(await runCommand(process.execPath, [`${built}client.js`, JSON.stringify(submitted)])),
     },
   ];
 }
@@ -204,7 +205,7 @@ async function kill(venv: PeerVenv, options: SuiteOptions): Promise<Found> {
 }
 
 function killOurs(): Promise<Measured> {
-  return using(startAgent({ one: 'size: 1' }), async (agent) => {
+  return using(startBenchAgent({ one: 'size: 1' }), async (agent) => {
     const { ask, close } = grpcAsker(agent, 'one');
     try {
       return await recovery(ask);
@@ -251,9 +252,9 @@ async function start(venv: PeerVenv, options: SuiteOptions): Promise<Found> {
     },
   });
   const cases = [
-    timed('pitwarden', () => startAgent({ one: `size: ${startedWorkers}` })),
+    timed('pitwarden', () => startBenchAgent({ one: `size: ${startedWorkers}` })),
     timed(`pitwarden, start.parallel ${startedWorkers}`, () =>
-      startAgent({ one: `size: ${startedWorkers}, start: { parallel: ${startedWorkers} }` }),
+      startBenchAgent({ one: `size: ${startedWorkers}, start: { parallel: ${startedWorkers} }` }),
     ),
     ...httpPeers.map((peer) =>
       timed(peer.name, () => startHttpPeer(peer, venv, { workers: startedWorkers, function: 'echo' })),
@@ -282,7 +283,8 @@ async function idle(venv: PeerVenv): Promise<Found> {
   const cases = [
     {
       name: 'pitwarden agent and guardian',
-      measure: () => using(startAgent({ one: `size: ${idleWorkers}` }), ({ pid }) => idleCost(ourSupervisors(pid))),
+      measure: () =>
+        using(startBenchAgent({ one: `size: ${idleWorkers}` }), ({ pid }) => idleCost(ourSupervisors(pid))),
     },
     ...httpPeers.map((peer) => ({
       name: peer.name,
@@ -329,7 +331,7 @@ function idleTable(found: Found): Omit<Table, 'title'> {
     columns: ['supervisor', 'processes', 'PSS MiB', 'CPU % of a core'],
     rows: rowsOf(found, (rounds) => [
       String(spreadOf(rounds, 'processes').median),
-      count(spreadOf(rounds, 'pssMib').median),
+      formatCount(spreadOf(rounds, 'pssMib').median),
       spreadOf(rounds, 'cpuPercent').median.toFixed(1),
     ]),
   };

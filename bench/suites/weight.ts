@@ -1,9 +1,9 @@
-import { pingP99Ms, startAgent } from '../agent.ts';
+import { pingP99Ms, startBenchAgent } from '../agent.ts';
 import type { ClientLoad } from '../client.ts';
 import { built } from '../paths.ts';
-import { cpuMicros, pause, rssMib, run } from '../processes.ts';
+import { cpuMicros, pause, rssMib, runCommand } from '../processes.ts';
 import type { Report } from '../report.ts';
-import { count } from '../report.ts';
+import { formatCount } from '../report.ts';
 import type { SuiteOptions } from './options.ts';
 
 const watchedMs = 30_000;
@@ -15,7 +15,9 @@ export async function weight({ only }: SuiteOptions): Promise<Report> {
   for (const workers of [10, 50, 200]) {
     if (only !== undefined && only !== String(workers)) continue;
     const startedAtMs = performance.now();
-    const agent = await startAgent({ idle: `size: ${workers}, heartbeat: { interval: 2s }, start: { parallel: 8 }` });
+    const agent = await startBenchAgent({
+      idle: `size: ${workers}, heartbeat: { interval: 2s }, start: { parallel: 8 }`,
+    });
     try {
       const startMs = performance.now() - startedAtMs;
       await pause(5_000);
@@ -46,7 +48,7 @@ export async function weight({ only }: SuiteOptions): Promise<Report> {
         title: 'Idle workers, 2 s heartbeats',
         note: 'Agent alone, over 30 s. Marks: with 200 workers under 5 % of a core and under 150 MiB.',
         columns: ['workers', 'all ready after ms', 'CPU %', 'RSS MiB', 'event-loop lag p99 ms', 'ping p99 under ms'],
-        rows: data.map((row) => keys.map((key) => count(row[key] ?? Number.NaN))),
+        rows: data.map((row) => keys.map((key) => formatCount(row[key] ?? Number.NaN))),
       },
     ],
     data,
@@ -56,7 +58,7 @@ export async function weight({ only }: SuiteOptions): Promise<Report> {
 
 /** Whether memory stays flat over five million requests, after one million in which V8's heap grows to its usual size. */
 export async function memory(options: SuiteOptions): Promise<Report> {
-  const agent = await startAgent({ many: 'size: 2, concurrency: 16' });
+  const agent = await startBenchAgent({ many: 'size: 2, concurrency: 16' });
   const data: { millions: number; perSecond: number; rssMib: number }[] = [];
   try {
     for (let millions = 1; millions <= 6; millions += 1) {
@@ -70,7 +72,7 @@ export async function memory(options: SuiteOptions): Promise<Report> {
         seconds: options.seconds,
         requests: million,
       };
-      const result = JSON.parse(await run(process.execPath, [`${built}client.js`, JSON.stringify(load)]));
+      const result = JSON.parse(await runCommand(process.execPath, [`${built}client.js`, JSON.stringify(load)]));
       data.push({ millions, perSecond: result.perSecond, rssMib: rssMib(agent.pid) });
       process.stdout.write(`${JSON.stringify(data.at(-1))}\n`);
     }
@@ -85,7 +87,7 @@ export async function memory(options: SuiteOptions): Promise<Report> {
         title: 'Six million requests',
         note: `Submit, 256 in flight, 128 B. From the second to the sixth million the agent's RSS changed by ${growth.toFixed(1)} % (mark: under 5 %).`,
         columns: ['millions', 'requests/s', 'RSS MiB'],
-        rows: data.map((row) => [String(row.millions), count(row.perSecond), count(row.rssMib)]),
+        rows: data.map((row) => [String(row.millions), formatCount(row.perSecond), formatCount(row.rssMib)]),
       },
     ],
     data,

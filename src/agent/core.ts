@@ -40,7 +40,7 @@ export interface AgentCore {
  */
 export type Budgets = Readonly<Record<BudgetSide, MemoryBudget>>;
 
-/** Room for the first frames of 400 workers that dial at once beside as many strangers. */
+/** A connection may hold 256 KiB of it (grpc/incoming/interceptor.ts), and a hello of a worker has a few KiB. */
 const unprovenBudgetBytes = 32 * 1024 * 1024;
 
 export interface CoreOptions {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** What an agent waits for before it exits and leaves its workers to the next one. */
+/** The parts whose work must end before an agent exits and leaves its workers to the next one. */
 export interface CallsToDrain {
   /** Resolves when every connection is closed, which happens after its last call. */
   readonly retired: Promise<void>;

@@ -21,7 +21,10 @@ export interface HandoverParts {
   finish(): void;
 }
 
-/** Starts the handover. Returns the longest `drain.timeout` of all pools in ms: running requests may take that long. */
+/**
+ * Starts a handover: this agent leaves its workers, alive, to the next one. It refuses new calls, waits for running ones, closes the workers'
+ * links, and exits by agent/shutdown.ts. Its service manager starts the next agent, which adopts the workers (workers/restore.ts) and,
+ * once they dial, their requests (dispatch/takeover.ts). Returns the longest `drain.timeout` of all pools in ms: running requests may take that long. */
 export function handOver({ loop, dispatch, servers, opened, leaving, log, finish }: HandoverParts): number {
   const timeoutMs = longestDrainMs(loop.state());
   if (leaving.signal.aborted) return timeoutMs;

@@ -16,7 +16,7 @@ import type { Log } from '../telemetry/log.ts';
 import type { Adoption } from '../workers/restore.ts';
 import { classifySurvivors } from '../workers/restore.ts';
 
-/** What the agent acquires on its host before it can be called. */
+/** The resources of its host that the agent acquires before it can be called. */
 export interface Host {
   readonly paths: RuntimeDirectory;
   /** The lock of the runtime directory comes first. */

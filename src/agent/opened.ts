@@ -1,7 +1,7 @@
 import type { HttpServer } from '../telemetry/http.ts';
 import type { RuntimeWatch } from './runtime-watch.ts';
 
-/** What a start opens last. A failed start closes those that were opened. */
+/** The parts that a start opens last. A failed start closes those that were opened. */
 export interface Opened {
   http: HttpServer | null;
   runtimeWatch: RuntimeWatch | null;

@@ -10,7 +10,7 @@ import type { Log } from '../telemetry/log.ts';
  * agent is created again. If that fails, the log and /readyz report it until it succeeds.
  */
 export interface RuntimeWatch {
-  /** What is wrong, as a message for users; empty if nothing is. */
+  /** The problem that was found, as a message for users; empty if there is none. */
   problem(): string;
   close(): void;
 }

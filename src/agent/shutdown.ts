@@ -45,7 +45,7 @@ export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<bo
   attempt(log, () => {
     // If the directory was removed, another agent may have it by now: then its files are not ours to remove.
     if (lockHolder(config.runtimeDir) !== 'us') return;
-    // Keeps the files of workers that live on, and of survivors that a failed start has not adopted.
+    // Removes the sockets, and keeps the files of workers that live on, and of survivors that a failed start has not adopted.
     clearRuntimeDirectory(host.paths, new Set([...handles.keys(), ...host.notAdopted]));
   });
   attempt(log, host.cgroups.close);

@@ -6,7 +6,7 @@ import type { Log } from '../telemetry/log.ts';
 import type { Agent } from './agent.ts';
 import { lateMaxMs } from './loop.ts';
 
-/** What the service manager is notified of while the agent runs. */
+/** The notifications that the service manager gets while the agent runs. */
 export interface Service {
   /** A reload has begun. */
   reloading(): void;

@@ -1,7 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import type { Agent } from '../agent/agent.ts';
 import { startAgent } from '../agent/agent.ts';
-import type { Service } from '../agent/systemd.ts';
 import { serveManager } from '../agent/systemd.ts';
 import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
@@ -15,6 +14,7 @@ import type { PassedSocket } from '../os/systemd.ts';
 import { openServiceManager } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import { createLog } from '../telemetry/log.ts';
+import { holdSignals, obeySignals } from './agent-signals.ts';
 import { defaultSocketPath, environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName, shellWord, shortest } from './own-name.ts';
@@ -51,7 +51,13 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   if (process.pid === 1) log.warn(firstProcess);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
-  obeySignals(running, service, options, config, log);
+  const reload = createReload({
+    load: () => loadApart(options.config, environment(), options),
+    apply: (next) => running.reload(next.node, changedSince(config.nextStart, next.nextStart)),
+    refuse: (message) => running.refuseReload(message),
+    timeoutMs: reloadTimeoutMs,
+  });
+  obeySignals(running, service, reload, log);
   // Released after the new listeners exist: otherwise a signal between the two would be lost.
   const early = held.release();
   service.ready();
@@ -122,72 +128,6 @@ function logFormat(config: Config): 'pretty' | 'json' {
   if (config.log.format !== 'auto') return config.log.format;
   return process.stdout.isTTY ? 'pretty' : 'json';
 }
-
-interface HeldSignals {
-  /** Returns the signals that arrived, in order, and stops holding further ones. */
-  release(): readonly NodeJS.Signals[];
-}
-
-/**
- * Holds signals that arrive while the agent starts. By default they would kill it, and whatever it had already taken
- * over would live on without an agent. A second request to end does kill it.
- */
-function holdSignals(): HeldSignals {
-  const names = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
-  const held: NodeJS.Signals[] = [];
-  let askedAtMs: number | null = null;
-  const release = (): readonly NodeJS.Signals[] => {
-    for (const name of names) process.off(name, hold);
-    return held;
-  };
-  const hold = (signal: NodeJS.Signals): void => {
-    held.push(signal);
-    if (signal === 'SIGHUP') return;
-    const nowMs = performance.now();
-    askedAtMs ??= nowMs;
-    if (nowMs - askedAtMs < relayedMs) return;
-    release();
-    process.kill(process.pid, signal);
-  };
-  for (const name of names) process.on(name, hold);
-  return { release };
-}
-
-function obeySignals(running: Agent, service: Service, options: AgentCommandOptions, started: Config, log: Log): void {
-  let askedAtMs: number | null = null;
-  const stop = (signal: NodeJS.Signals): void => {
-    const nowMs = performance.now();
-    if (askedAtMs === null) {
-      askedAtMs = nowMs;
-      log.info(
-        `${signal}: no new requests; waiting for those that run (again, after ${relayedMs / 1000} s or more: kill at once)`,
-      );
-      service.stopping();
-      return running.stop('drain');
-    }
-    if (nowMs - askedAtMs < relayedMs) return;
-    log.warn(`${signal} again: killing all workers`);
-    running.stop('now');
-  };
-  process.on('SIGTERM', stop);
-  process.on('SIGINT', stop);
-  const reload = createReload({
-    load: () => loadApart(options.config, environment(), options),
-    apply: (config) => running.reload(config.node, changedSince(started.nextStart, config.nextStart)),
-    refuse: (message) => running.refuseReload(message),
-    timeoutMs: reloadTimeoutMs,
-  });
-  process.on('SIGHUP', () => {
-    service.reloading();
-    void reload().then(() => service.ready());
-  });
-}
-
-/**
- * One Ctrl-C may arrive twice: as SIGINT from the terminal, and as SIGINT or SIGTERM from the program that runs the
- * agent (npm, foreman, honcho, overmind). A signal this soon after the first counts as the same request.
- */
-const relayedMs = 500;
 
 /** A slower read may never end. */
 const reloadTimeoutMs = 10_000;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { LoadEnvironment } from '../config/load.ts';
 import { defaultRuntimeDir } from '../config/load.ts';
 
-/** What the defaults of the configuration depend on. */
+/** The facts about the host and its user on which the defaults of the configuration depend. */
 export function environment(): LoadEnvironment {
   const uid = process.getuid?.() ?? -1;
   return {

@@ -48,7 +48,7 @@ export interface Overrides {
   readonly listen?: string | undefined;
 }
 
-/** What the defaults depend on. */
+/** The facts about the host and its user on which defaults depend. */
 export interface LoadEnvironment {
   readonly root: boolean;
   readonly uid: number;

@@ -2,12 +2,12 @@ import { awaitCaller, cancelRun, dropPayload, forget, giveUp } from './completio
 import type { Core } from './core.ts';
 import { arm } from './core.ts';
 import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
-import { setPaused } from './pause.ts';
 import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
 import { code, mayHaveBegun, refusal } from './request.ts';
 import { isRunning, isRunOver, isWaiting, run } from './run.ts';
 import { refuseStream } from './scheduling.ts';
+import { setStreamPaused } from './stream-pause.ts';
 import { claim, countUnclaimed, unclaimedBytesOf } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
 
@@ -48,7 +48,7 @@ function abandon(core: Core, request: Request): void {
   }
   if (hasEnded(request)) dropPayload(core, request);
   // Nobody reads the stream now, so nothing need hold it back.
-  setPaused(core, request, false);
+  setStreamPaused(core, request, false);
   core.deadlines.remove(request);
   countUnclaimed(core, request);
   awaitCaller(core, request);
@@ -104,7 +104,7 @@ export function repeat(
   const before = request.currentSink;
   const isAnswered = hasEnded(request);
   // Only the earlier call knows when its own caller keeps up again. The new sink has nothing unread yet.
-  setPaused(core, request, false);
+  setStreamPaused(core, request, false);
   moveDelivery(request, deliveryEvents.sinkBack);
   request.currentSink = sink;
   claim(core, request);

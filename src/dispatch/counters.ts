@@ -1,4 +1,4 @@
-/** What dispatch counts for one worker. The object is shared: dispatch writes it, the domain and the views only read it. */
+/** Numbers that dispatch counts for one worker. The object is shared: dispatch writes it, the domain and the views only read it. */
 export interface WorkerCounters {
   inFlight: number;
   /** Answers that the worker keeps until they are acknowledged. */

@@ -7,10 +7,10 @@ import type { Core, DispatchOptions, WorkerResult } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
 import { hasEnded } from './delivery.ts';
 import { expire } from './expiry.ts';
-import { setPaused } from './pause.ts';
 import type { PoolLimits } from './pool.ts';
 import type { Request, RequestSpec, ResponseSink } from './request.ts';
 import { onReturned } from './scheduling.ts';
+import { setStreamPaused } from './stream-pause.ts';
 import type { PoolStats } from './views.ts';
 import { oldestOf, progressOf, requestsOf, statsOf } from './views.ts';
 import type { NewWorker, WorkerEnd } from './worker.ts';
@@ -99,10 +99,10 @@ export function createDispatch(options: DispatchOptions): Dispatch {
       if (request.currentSink === sink && hasEnded(request)) dropPayload(core, request);
     },
     pause: (request, sink) => {
-      if (request.currentSink === sink) setPaused(core, request, true);
+      if (request.currentSink === sink) setStreamPaused(core, request, true);
     },
     resume: (request, sink) => {
-      if (request.currentSink === sink) setPaused(core, request, false);
+      if (request.currentSink === sink) setStreamPaused(core, request, false);
     },
     expire: () => expire(core),
 

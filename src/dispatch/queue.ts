@@ -4,7 +4,7 @@ export interface QueueLoad {
   bytes: number;
 }
 
-/** What a request has for the queue that it is in. */
+/** The place of a request in the queue that it is in. */
 export interface Queued<Item> {
   readonly payloadBytes: number;
   queue: Queue<Item> | null;

@@ -6,7 +6,10 @@ import type { Request } from './request.ts';
 import { code, refusal } from './request.ts';
 import { moveRun, runEvents } from './run.ts';
 
-/** Whether a request that its worker lost runs again. Callers that repeat a request themselves are the business of caller-ids.ts. */
+/*
+ * A request runs again if its worker ended (workers.ts), or its link broke before the request began (reattach.ts, scheduling.ts). A
+ * caller that repeats its request gets the one run's answer: caller-ids.ts.
+ */
 
 /** A command that began may have done its work. It runs again only if its caller called the request idempotent. */
 export function mayRunAgain({ idempotent, attempts }: Request, pool: DispatchPool, neverBegan: boolean): boolean {

@@ -163,7 +163,7 @@ export interface ExitRecord {
   readonly start: StartTimes | null;
 }
 
-/** What a step changed that watchers can see. */
+/** The changes of a step that watchers can see. */
 export interface Changes {
   readonly revision: number;
   readonly workers: readonly string[];

@@ -14,7 +14,7 @@ export interface ConnectionLimitOptions {
   onRefused(message: string): void;
 }
 
-/** What the metrics show of one server's connections. */
+/** The numbers of one server's connections, for the metrics. */
 export interface ConnectionNumbers {
   readonly open: number;
   readonly max: number;

@@ -3,7 +3,7 @@ import type { Request, ResponseSink } from '../dispatch/request.ts';
 import type { Receipts } from './execution/receipts.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 
-/** What all calls of one HTTP/2 connection share. */
+/** The state that all calls of one HTTP/2 connection share. */
 export interface Connection {
   /** Bytes of answers that the client has not received yet. */
   unreadBytes: number;

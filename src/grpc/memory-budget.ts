@@ -10,7 +10,8 @@ export interface MemoryBudget {
   readonly usedBytes: number;
   /** Messages and calls that were refused for want of room, since the start. */
   readonly refused: number;
-  account(): MemoryAccount;
+  /** `accountMaxBytes`: the most that the account may hold, whatever is free. */
+  account(accountMaxBytes?: number): MemoryAccount;
   /** Calls `listener` whenever bytes are given back, until the returned function is called. */
   onGiven(listener: () => void): () => void;
 }
@@ -47,13 +48,13 @@ export function createMemoryBudget(maxBytes: number, name = 'message.budget'): M
     get refused() {
       return refused;
     },
-    account: () => {
+    account: (accountMaxBytes = maxBytes) => {
       let own = 0;
       const add = (bytes: number): void => {
         own += bytes;
         usedBytes += bytes;
       };
-      const fits = (bytes: number): boolean => own + bytes <= maxBytes - usedBytes;
+      const fits = (bytes: number): boolean => own + bytes <= Math.min(maxBytes - usedBytes, accountMaxBytes);
       return {
         get usedBytes() {
           return own;

@@ -54,12 +54,13 @@ export interface ApiServerOptions {
 }
 
 export function createServer(options: ApiServerOptions): ApiServer {
-  const { messageMaxBytes, budget, unprovenBudget = budget, waitForRoomMs } = options;
+  const { messageMaxBytes, budget, unprovenBudget, waitForRoomMs } = options;
   const maxBytes = (path: string): number => (carriesPayloads.test(path) ? messageMaxBytes : 0) + namesMaxBytes;
+  const unproven = unprovenBudget === undefined ? {} : { unprovenBudget };
   const waits = waitForRoomMs === undefined ? {} : { waitForRoomMs };
   const looks = options.lookAtStalledMs === undefined ? {} : { lookAtStalledMs: options.lookAtStalledMs };
   const grpcOptions: ServerOptions = {
-    interceptors: [boundIncoming({ budget, unprovenBudget, maxBytes, ...waits, ...looks })],
+    interceptors: [boundIncoming({ budget, maxBytes, ...unproven, ...waits, ...looks })],
     'grpc.max_receive_message_length': messageMaxBytes + namesMaxBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': options.callsPerConnection ?? 10_000,

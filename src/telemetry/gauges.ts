@@ -7,7 +7,7 @@ import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/s
 import { rollPhases } from '../domain/state.ts';
 import type { ConnectionNumbers } from '../grpc/connection-limit.ts';
 
-/** What the gauges read at each scrape. */
+/** The numbers that the gauges read at each scrape. */
 export interface GaugesSource {
   state(): State;
   poolNumbers(pool: string): {
@@ -36,7 +36,7 @@ export interface BudgetNumbers {
 type Labels = Readonly<Record<string, string>>;
 type Sample = readonly [labels: Labels, value: number];
 
-/** What the gauges of one pool read. */
+/** The numbers that the gauges of one pool read. */
 interface Seen {
   readonly pool: Pool;
   readonly workers: readonly Worker[];

@@ -151,7 +151,7 @@ export async function admit(
   if (handle.leaving) dispatch.onLeaving(handle.workerId);
 }
 
-/** What a worker has from before, as old as it is by now. */
+/** The requests that a worker has from earlier links, with their present ages. */
 function aged({ resumed, helloAtMs }: WorkerHandle, nowMs: number): Resumed | null {
   const sinceMs = nowMs - helloAtMs;
   if (resumed === null || sinceMs <= 0) return resumed;

@@ -11,14 +11,14 @@ import { startSubject } from '../../bench/processes.ts';
 /** The checkout: this file runs from .pitwarden/chaos/test/chaos/. */
 export const root = fileURLToPath(new URL('../../../../', import.meta.url));
 
-export interface WorkerView {
+export interface ChaosWorker {
   readonly worker_id: string;
   readonly pool: string;
   readonly pid: number;
   readonly state: string;
 }
 
-export interface ExitView {
+export interface ChaosExit {
   readonly worker_id: string;
   readonly pool: string;
   readonly reason: string;
@@ -27,7 +27,7 @@ export interface ExitView {
   readonly exited_at_ms: number;
 }
 
-export interface PoolView {
+export interface ChaosPool {
   readonly pool: string;
   readonly size: number;
   readonly workers_ready: number;
@@ -37,25 +37,25 @@ export interface SubmitResult {
   readonly request_id: string;
   /** One of these two. */
   readonly response?: { readonly payload: Buffer; readonly worker_id: string };
-  readonly error?: ErrorView;
+  readonly error?: ChaosError;
   readonly more: boolean;
 }
 
-export interface ErrorView {
+export interface ChaosError {
   readonly code: number;
   readonly message: string;
   readonly worker_id: string;
   readonly exit_reason: string;
 }
 
-export type SubmitCall = ClientDuplexStream<object, { readonly results: readonly SubmitResult[] }>;
+export type SubmitStream = ClientDuplexStream<object, { readonly results: readonly SubmitResult[] }>;
 
 /** A real agent as its users run it, and what may be done to it. */
 export interface ChaosAgent extends Subject {
-  submit(): SubmitCall;
-  workers(): Promise<readonly WorkerView[]>;
-  pools(): Promise<readonly PoolView[]>;
-  exits(): Promise<readonly ExitView[]>;
+  submit(): SubmitStream;
+  workers(): Promise<readonly ChaosWorker[]>;
+  pools(): Promise<readonly ChaosPool[]>;
+  exits(): Promise<readonly ChaosExit[]>;
   recycle(workerId: string): Promise<void>;
   /** Replaces all workers of a pool; how it ended: `ROLL_STATE_DONE` and the like, or why it could not be followed. */
   roll(pool: string): Promise<string>;
@@ -71,7 +71,7 @@ export interface ChaosAgent extends Subject {
 }
 
 /** Pools in YAML, each a line `name: { … }` without the app. */
-export async function startAgent(pools: string): Promise<ChaosAgent> {
+export async function startChaosAgent(pools: string): Promise<ChaosAgent> {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-chaos-'));
   const runs = join(folder, 'runs');
   mkdirSync(runs);
@@ -99,10 +99,10 @@ export async function startAgent(pools: string): Promise<ChaosAgent> {
     });
   return {
     ...subject,
-    submit: () => (execution['Submit'] as unknown as () => SubmitCall).call(execution),
-    workers: async () => (await ask<{ workers: WorkerView[] }>('ListWorkers', {})).workers,
-    pools: async () => (await ask<{ pools: PoolView[] }>('ListPools', {})).pools,
-    exits: async () => (await ask<{ exits: ExitView[] }>('ListExits', {})).exits,
+    submit: () => (execution['Submit'] as unknown as () => SubmitStream).call(execution),
+    workers: async () => (await ask<{ workers: ChaosWorker[] }>('ListWorkers', {})).workers,
+    pools: async () => (await ask<{ pools: ChaosPool[] }>('ListPools', {})).pools,
+    exits: async () => (await ask<{ exits: ChaosExit[] }>('ListExits', {})).exits,
     roll: (pool) =>
       new Promise((resolve) => {
         const follow = control['RollPool'] as unknown as (request: object) => ClientReadableStream<{ state: string }>;

@@ -1,9 +1,9 @@
 import { pause } from '../../bench/processes.ts';
 import { createRandom } from '../simulate/random.ts';
-import type { ChaosAgent, ExitView } from './agent.ts';
-import { startAgent } from './agent.ts';
+import type { ChaosAgent, ChaosExit } from './agent.ts';
+import { startChaosAgent } from './agent.ts';
 import { startLoad } from './load.ts';
-import { count, judge } from './oracle.ts';
+import { countOne, judge } from './oracle.ts';
 import { configText, pools, startSchedule } from './schedule.ts';
 
 const reportEveryMs = 5_000;
@@ -14,10 +14,10 @@ const lastRequestsMs = 60_000;
 
 /** Real processes under load and under everything that may happen to them; what was violated. */
 export async function chaos({ seed, minutes }: { seed: number; minutes: number }): Promise<readonly string[]> {
-  const agent = await startAgent(configText(3, 2, 1));
+  const agent = await startChaosAgent(configText(3, 2, 1));
   const load = startLoad(agent, createRandom(seed), { pools, streams: 3, depth: 12, plain: false, requests: 0 });
   const schedule = startSchedule(agent, load, createRandom(seed + 1));
-  const exits = new Map<string, ExitView>();
+  const exits = new Map<string, ChaosExit>();
   const endsAtMs = performance.now() + minutes * 60_000;
   const startedAtMs = performance.now();
   let reportedAtMs = startedAtMs;
@@ -53,7 +53,7 @@ export async function chaos({ seed, minutes }: { seed: number; minutes: number }
   return [...wrong, ...verdict.violations];
 }
 
-async function readExits(agent: ChaosAgent, exits: Map<string, ExitView>): Promise<void> {
+async function readExits(agent: ChaosAgent, exits: Map<string, ChaosExit>): Promise<void> {
   for (const exit of await agent.exits()) exits.set(exit.worker_id, exit);
 }
 
@@ -67,9 +67,9 @@ async function isWhole(agent: ChaosAgent): Promise<boolean> {
   return false;
 }
 
-function byReason(exits: ReadonlyMap<string, ExitView>): Map<string, number> {
+function byReason(exits: ReadonlyMap<string, ChaosExit>): Map<string, number> {
   const counts = new Map<string, number>();
-  for (const { reason } of exits.values()) count(counts, reason);
+  for (const { reason } of exits.values()) countOne(counts, reason);
   return counts;
 }
 

@@ -1,6 +1,6 @@
 import { pause } from '../../bench/processes.ts';
 import type { Random } from '../simulate/random.ts';
-import type { ChaosAgent, ErrorView, SubmitCall, SubmitResult } from './agent.ts';
+import type { ChaosAgent, ChaosError, SubmitResult, SubmitStream } from './agent.ts';
 
 /** What a request is for, which says how it may end. */
 export type Purpose = 'plain' | 'late' | 'cancelled' | 'raises' | 'streams' | 'leaks' | 'holds';
@@ -15,7 +15,7 @@ export interface Fate {
   readonly items: number[];
   readonly itemsWanted: number;
   ended: boolean;
-  error: ErrorView | null;
+  error: ChaosError | null;
   workerId: string;
 }
 
@@ -55,17 +55,17 @@ export function startLoad(agent: ChaosAgent, random: Random, options: LoadOption
   const violations: string[] = [];
   const once = new Set<string>();
   const atMostOnce = new Set<string>();
-  const calls: SubmitCall[] = [];
-  const callOf = new Map<string, SubmitCall>();
+  const calls: SubmitStream[] = [];
+  const callOf = new Map<string, SubmitStream>();
   let [sent, ended, ending] = [0, 0, false];
 
   const isOver = (): boolean => ending || (options.requests > 0 && sent >= options.requests);
-  const send = (call: SubmitCall, count: number): void => {
+  const send = (call: SubmitStream, count: number): void => {
     const items: object[] = [];
     for (let i = 0; i < count && !isOver(); i += 1) items.push(next(call));
     if (items.length > 0) call.write({ items });
   };
-  const next = (call: SubmitCall): object => {
+  const next = (call: SubmitStream): object => {
     const purpose = options.plain ? 'plain' : drawPurpose(random);
     const { command, args, timeoutMs, itemsWanted } = draw(random, purpose, options.plain);
     const idempotent = purpose === 'plain' && !options.plain && random.chance(0.5);
@@ -75,7 +75,7 @@ export function startLoad(agent: ChaosAgent, random: Random, options: LoadOption
     }
     return item(fate, random.pick(options.pools), command, args, { timeoutMs, sessionId: `s${random.int(0, 20)}` });
   };
-  const begin = (call: SubmitCall, purpose: Purpose, idempotent: boolean, itemsWanted: number): Fate => {
+  const begin = (call: SubmitStream, purpose: Purpose, idempotent: boolean, itemsWanted: number): Fate => {
     sent += 1;
     const requestId = `r${sent}`;
     const fate: Fate = {
@@ -135,7 +135,7 @@ export function startLoad(agent: ChaosAgent, random: Random, options: LoadOption
     },
     ...{ open, errors, violations, once, atMostOnce },
     ask: (pool, purpose, args) => {
-      const call = calls[0] as SubmitCall;
+      const call = calls[0] as SubmitStream;
       const fate = begin(call, purpose, false, 0);
       owned.add(fate.requestId);
       const command = purpose === 'leaks' ? 'leak' : 'hold_gil';

@@ -1,6 +1,6 @@
 import { pause } from '../../bench/processes.ts';
 import { createRandom } from '../simulate/random.ts';
-import { startAgent } from './agent.ts';
+import { startChaosAgent } from './agent.ts';
 import { say } from './chaos.ts';
 import { startLoad } from './load.ts';
 
@@ -10,7 +10,7 @@ const size = 4;
 /** Workers that may serve 100 requests each, and are rolled all the time besides: not one request may fail. */
 export async function million(options: { seed: number; requests: number; depth: number }): Promise<readonly string[]> {
   const { seed, requests, depth } = options;
-  const agent = await startAgent(
+  const agent = await startChaosAgent(
     `  p: { COMMON, env: { CHAOS_RUNS: 'FOLDER' }, size: ${size}, queue: { max_requests: ${depth} }, ` +
       'recycle: { max_requests: 100, max_surge: 2, min_lifetime: off } }',
   );

@@ -1,4 +1,4 @@
-import type { ExitView } from './agent.ts';
+import type { ChaosExit } from './agent.ts';
 import type { Fate, Load } from './load.ts';
 
 /** What was done to one worker that may end it: SIGKILL, SIGSTOP, a leak, the GIL held. */
@@ -13,7 +13,7 @@ const explained: Readonly<Record<Harm, readonly string[]>> = {
 };
 const code = { cancelled: 1, unknown: 2, deadlineExceeded: 4, resourceExhausted: 8, unavailable: 14 } as const;
 
-export interface Verdict {
+export interface ChaosVerdict {
   readonly violations: readonly string[];
   /** Requests lost to the death of the very worker that had them, by its exit's reason. */
   readonly lost: ReadonlyMap<string, number>;
@@ -27,17 +27,17 @@ export interface Verdict {
  */
 export function judge(
   load: Load,
-  exits: ReadonlyMap<string, ExitView>,
+  exits: ReadonlyMap<string, ChaosExit>,
   harmed: ReadonlyMap<string, ReadonlySet<Harm>>,
   runs: readonly string[],
-): Verdict {
+): ChaosVerdict {
   const violations = [...load.violations];
   const lost = new Map<string, number>();
   const asked = new Map<string, number>();
   for (const fate of load.errors) {
-    if (isAsked(fate)) count(asked, fate.purpose);
+    if (isAsked(fate)) countOne(asked, fate.purpose);
     else if (fate.error?.code === code.unavailable && fate.error.exit_reason !== '') {
-      count(lost, fate.error.exit_reason);
+      countOne(lost, fate.error.exit_reason);
       const wrong = whyUnexplained(fate, exits, harmed);
       if (wrong !== undefined) violations.push(`request ${fate.requestId} (${fate.purpose}) was lost: ${wrong}`);
     } else {
@@ -63,7 +63,7 @@ function isAsked({ purpose, error }: Fate): boolean {
 
 function whyUnexplained(
   { error }: Fate,
-  exits: ReadonlyMap<string, ExitView>,
+  exits: ReadonlyMap<string, ChaosExit>,
   harmed: ReadonlyMap<string, ReadonlySet<Harm>>,
 ): string | undefined {
   const exit = exits.get(error?.worker_id ?? '');
@@ -76,16 +76,16 @@ function whyUnexplained(
   return undefined;
 }
 
-function isExplained(exit: ExitView, harmed: ReadonlyMap<string, ReadonlySet<Harm>>): boolean {
+function isExplained(exit: ChaosExit, harmed: ReadonlyMap<string, ReadonlySet<Harm>>): boolean {
   for (const harm of harmed.get(exit.worker_id) ?? []) if (explained[harm].includes(exit.reason)) return true;
   return false;
 }
 
-/** What a command wrote down says how often a request ran, whatever its caller was told. */
+/** The commands' own records show how often a request ran, whatever its caller was told. */
 function runsTooMany(load: Load, runs: readonly string[]): string[] {
   const wrong: string[] = [];
   const times = new Map<string, number>();
-  for (const requestId of runs) count(times, requestId);
+  for (const requestId of runs) countOne(times, requestId);
   for (const [requestId, ran] of times) {
     if (ran > 1 && load.atMostOnce.has(requestId)) {
       wrong.push(`request ${requestId}: expected at most one run, got ${ran}`);
@@ -97,6 +97,6 @@ function runsTooMany(load: Load, runs: readonly string[]): string[] {
   return wrong;
 }
 
-export function count(counts: Map<string, number>, key: string): void {
+export function countOne(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
 }

@@ -90,7 +90,7 @@ export function startRepeating(socket: string, random: Random): Repeating {
   const judge = ({ id }: Work, payload: string): string =>
     payload === JSON.stringify(id) ? '' : `expected its own answer, got ${payload.slice(0, 80)}`;
 
-  /** What is on the Submit stream: all of it is asked again on the next one. */
+  /** The requests of the present Submit stream. All of them are asked again on the next one. */
   const onStream = new Map<string, Work>();
   const submit = (): void => {
     const call = methods['Submit']?.call(client) as unknown as ClientDuplexStream<object, { results: Result[] }>;

@@ -1,16 +1,16 @@
 import type { Random } from '../simulate/random.ts';
-import type { ChaosAgent, WorkerView } from './agent.ts';
+import type { ChaosAgent, ChaosWorker } from './agent.ts';
 import { isWorker } from './agent.ts';
 import type { Fate, Load } from './load.ts';
 import type { Harm } from './oracle.ts';
 
 export const pools = ['single', 'many'] as const;
 
-/** What is done to an agent while it serves: when and what is drawn from a seed, to which worker is what there is then. */
+/** The disturbances of an agent while it serves. Times and kinds are drawn from a seed; the worker is one that is there at that time. */
 export interface Schedule {
   /** Done so far, by kind. */
   readonly done: ReadonlyMap<string, number>;
-  /** What each worker had to suffer. */
+  /** The disturbances of each worker so far. */
   harmed(): ReadonlyMap<string, ReadonlySet<Harm>>;
   /** Nothing new; frozen workers go on. */
   end(): Promise<void>;
@@ -66,7 +66,7 @@ export function startSchedule(agent: ChaosAgent, load: Load, random: Random): Sc
       await new Promise((resolve) => setTimeout(resolve, random.gapMs(gapMs)));
       if (over) return;
       const kind = random.pick(kinds);
-      // What it was meant for may have gone meanwhile: no worker, no disturbance.
+      // The worker may have gone meanwhile. Then there is no disturbance.
       await disturbances[kind]?.play(stage).catch((error: Error) => {
         if (!/no such worker|NOT_FOUND/i.test(error.message)) throw error;
       });
@@ -91,7 +91,7 @@ export function startSchedule(agent: ChaosAgent, load: Load, random: Random): Sc
   };
 }
 
-async function aWorker({ agent, random }: Stage): Promise<WorkerView | undefined> {
+async function aWorker({ agent, random }: Stage): Promise<ChaosWorker | undefined> {
   const workers = (await agent.workers()).filter(({ pid, pool }) => pid > 0 && pools.some((name) => name === pool));
   return workers.length === 0 ? undefined : random.pick(workers);
 }

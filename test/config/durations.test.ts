@@ -3,7 +3,7 @@ import { allKeys } from '../../src/config/all-keys.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import { linkLimitsOf } from '../../src/workers/attach.ts';
 import { calmBehaviour } from '../simulate/draw.ts';
-import { Host } from '../simulate/host.ts';
+import { SimulatedHost } from '../simulate/host.ts';
 import { createRandom } from '../simulate/random.ts';
 import { createTrace } from '../simulate/trace.ts';
 import { loadWith, nameOf } from './loading.ts';
@@ -51,7 +51,10 @@ async function live(pool: PoolConfig | undefined): Promise<void> {
   const { keep, killAfterMs } = pool.request;
   const traits = { keepMs: keep.forMs, killAfterMs, isExtreme: true };
   const config = { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) };
-  const host = new Host(random, createTrace(), traits, config, () => ({ ...calmBehaviour(random), attachMs: 200 }));
+  const host = new SimulatedHost(random, createTrace(), traits, config, () => ({
+    ...calmBehaviour(random),
+    attachMs: 200,
+  }));
   const { callers } = host;
   callers.isCalm = true;
   host.start();

@@ -112,7 +112,7 @@ const setPools = (simulation: Simulation) =>
 const spawned = (simulation: Simulation) =>
   simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action] : []));
 
-/** What must hold after a reload, by when the key takes effect. */
+/** The checks after a reload, by when the key takes effect. */
 const held: Readonly<Record<string, (name: string, reloaded: Reloaded) => void>> = {
   [effects.nextStart]: (name, { before, after, simulation }) => {
     expect(simulation.state.node.restartNeeded).toEqual([name]);

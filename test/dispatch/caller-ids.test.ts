@@ -1,12 +1,12 @@
 import { crc32 } from 'node:zlib';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Resumed } from '../../src/dispatch/worker.ts';
-import { Host, poolLimits } from './host.ts';
+import { DispatchHost, poolLimits } from './host.ts';
 
-let host: Host;
+let host: DispatchHost;
 
 beforeEach(() => {
-  host = new Host();
+  host = new DispatchHost();
 });
 
 const named = (requestId: string) => ({ requestId, hasCallerId: true });

@@ -11,7 +11,7 @@ import { poolLimits, silentOptions } from './host.ts';
 /** Callers, one agent after another, and workers whose links lose messages: for delivery.property.test.ts. */
 
 /** One call. Several calls may ask for one request. */
-export interface Call {
+export interface ModelCall {
   readonly ask: RequestSpec;
   readonly sink: ResponseSink;
   request: Request | undefined;
@@ -49,7 +49,7 @@ const empty = Buffer.alloc(0);
 
 export class Model {
   nowMs = 1_000;
-  readonly calls: Call[] = [];
+  readonly calls: ModelCall[] = [];
   readonly workers: ModelWorker[] = [];
   readonly budget = createMemoryBudget(64 * 1024);
   unclaimed = this.budget.account();
@@ -85,7 +85,7 @@ export class Model {
   }
 
   /** `id` '': the caller gives the request no id. */
-  submit(id: string, command: string, idempotent: boolean, deadlineInMs: number, size: number): Call {
+  submit(id: string, command: string, idempotent: boolean, deadlineInMs: number, size: number): ModelCall {
     const requestId = id === '' ? `own-${this.#nextId++}` : id;
     const ask: RequestSpec = {
       ...{
@@ -100,7 +100,7 @@ export class Model {
       ...{ sessionId: '', idempotent, streams: command === 'stream' && size !== 11 },
       deadlineMs: this.isStrict ? Number.POSITIVE_INFINITY : this.nowMs + deadlineInMs,
     };
-    const call: Call = {
+    const call: ModelCall = {
       ask,
       request: undefined,
       chunks: 0,
@@ -135,13 +135,13 @@ export class Model {
     return call;
   }
 
-  #ends(call: Call): void {
+  #ends(call: ModelCall): void {
     call.ends += 1;
     hold(call.ends === 1, `${call.ask.requestId}: one end, got ${call.ends}`);
     hold(!call.isOver, `${call.ask.requestId}: an end after its call`);
   }
 
-  cancel(call: Call): void {
+  cancel(call: ModelCall): void {
     if (call.request === undefined) return;
     this.dispatch.cancel(call.request, call.sink);
     call.isOver = true;
@@ -149,19 +149,19 @@ export class Model {
   }
 
   /** As a sink does: only during the call, and while chunks may come. */
-  pause(call: Call): void {
+  pause(call: ModelCall): void {
     if (call.request === undefined || call.isPaused || call.ends > 0 || call.ask.command !== 'stream') return;
     call.isPaused = true;
     this.dispatch.pause(call.request, call.sink);
   }
 
-  resume(call: Call): void {
+  resume(call: ModelCall): void {
     if (call.request === undefined || !call.isPaused) return;
     call.isPaused = false;
     this.dispatch.resume(call.request, call.sink);
   }
 
-  settle(call: Call, isRead: boolean): void {
+  settle(call: ModelCall, isRead: boolean): void {
     if (call.request === undefined) return;
     const wasRead = isRead && call.ends > 0;
     this.dispatch.settle(call.request, call.sink, wasRead);

@@ -3,18 +3,18 @@ import { expect, test } from 'vitest';
 import { prefetchMax } from '../../src/dispatch/command-stats.ts';
 import { isRunning, isRunOver, isWaiting, run } from '../../src/dispatch/run.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { Call, FakeWorker } from './host.ts';
-import { Host, poolLimits } from './host.ts';
+import type { FakeWorker, HostCall } from './host.ts';
+import { DispatchHost, poolLimits } from './host.ts';
 
 interface Move {
-  play(host: Host): void;
+  play(host: DispatchHost): void;
   toString(): string;
 }
 
 const move = (what: string, play: Move['play']): Move => ({ play, toString: () => what });
 const index = fc.nat({ max: 20 });
 const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % Math.max(1, items.length)];
-const alive = (host: Host) => host.workers.filter((worker) => !worker.removed);
+const alive = (host: DispatchHost) => host.workers.filter((worker) => !worker.removed);
 
 const submit = fc
   .record({
@@ -153,8 +153,8 @@ test('in any order of events each request has one end, no worker exceeds its con
 });
 
 /** Two workers that have run command c quickly, so that requests are sent ahead. */
-function hostInTheMiddle(killAfterMs: number): Host {
-  const host = new Host();
+function hostInTheMiddle(killAfterMs: number): DispatchHost {
+  const host = new DispatchHost();
   host.dispatch.setPool('p', poolLimits({ affinity: 'hint', killAfterMs, poison: { after: 2, forMs: 500 } }));
   for (const concurrency of [1, 2]) {
     const worker = host.addWorker({ concurrency, commands: ['c', 'stream'], marksBegun: true });
@@ -165,7 +165,7 @@ function hostInTheMiddle(killAfterMs: number): Host {
 }
 
 /** What a worker has begun and goes on with, past its deadline and `kill_after`, is reported once each. */
-function checkOverdue(host: Host, killAfterMs: number): void {
+function checkOverdue(host: DispatchHost, killAfterMs: number): void {
   // An agent that was held up looks again a little later.
   for (const ms of [7_000, ...Array(10).fill(100)]) host.pass(ms);
   for (const worker of alive(host)) {
@@ -180,10 +180,10 @@ function checkOverdue(host: Host, killAfterMs: number): void {
   }
 }
 
-function check(host: Host): void {
+function check(host: DispatchHost): void {
   const waiting = host.calls.filter(({ request }) => request !== undefined && isWaiting(request));
   const held = alive(host).flatMap((worker) => [...worker.running.values()]);
-  const holders = new Map<Call, number>();
+  const holders = new Map<HostCall, number>();
   for (const { call } of held) holders.set(call, (holders.get(call) ?? 0) + 1);
   for (const worker of alive(host)) checkWorker(worker, waiting);
   for (const call of host.calls) {
@@ -212,7 +212,7 @@ function same(actual: number | boolean, expected: number | boolean, what: string
   if (actual !== expected) expect(actual, what).toBe(expected);
 }
 
-function checkWorker(worker: FakeWorker, waiting: readonly Call[]): void {
+function checkWorker(worker: FakeWorker, waiting: readonly HostCall[]): void {
   const most = worker.concurrency + (worker.marksBegun ? prefetchMax : 0);
   same(worker.running.size <= most, true, `${worker.id} has at most ${most}`);
   for (const linkId of worker.waiting) {
@@ -224,6 +224,6 @@ function checkWorker(worker: FakeWorker, waiting: readonly Call[]): void {
   if (free) same(could.length, 0, `${worker.id} is free, yet requests that it could serve wait`);
 }
 
-function sum(host: Host, key: 'completed' | 'failed'): number {
+function sum(host: DispatchHost, key: 'completed' | 'failed'): number {
   return host.workers.reduce((total, worker) => total + worker.counters[key], 0);
 }

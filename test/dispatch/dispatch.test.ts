@@ -2,8 +2,8 @@ import { crc32 } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { prefetchMaxBytes } from '../../src/dispatch/command-stats.ts';
 import { run } from '../../src/dispatch/run.ts';
-import type { Call, FakeWorker } from './host.ts';
-import { Host, poolLimits } from './host.ts';
+import type { FakeWorker, HostCall } from './host.ts';
+import { DispatchHost, poolLimits } from './host.ts';
 
 const [linkIds, first] = [
   (worker: { running: Map<number, unknown> }) => [...worker.running.keys()],
@@ -12,7 +12,7 @@ const [linkIds, first] = [
 
 describe('admission', () => {
   test('a request to an unknown pool is refused with the names of the pools, and is not counted', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     expect(host.submit({ pool: 'q' }).error).toMatchObject({
       code: 5,
       message: 'pool: expected one of this node\'s pools (p), got "q"',
@@ -22,7 +22,7 @@ describe('admission', () => {
   });
 
   test('a request for an unknown command is refused with the names of the commands', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.addWorker({ commands: ['c', 'b'] });
     expect(host.submit({ command: 'x' }).error).toMatchObject({
       code: 5,
@@ -31,7 +31,7 @@ describe('admission', () => {
   });
 
   test('a request for an unknown command waits while the pool has no worker, and is refused once it has one', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const call = host.submit({ command: 'x' });
     expect(call.ends).toBe(0);
     host.addWorker();
@@ -39,7 +39,7 @@ describe('admission', () => {
   });
 
   test('a plain call of a command that streams is refused, and leaves all numbers at 0', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ commands: ['stream'] });
     expect(host.submit({ command: 'stream' }).error).toMatchObject({
       code: 3,
@@ -51,14 +51,14 @@ describe('admission', () => {
   });
 
   test('a closed pool refuses requests with its reason', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.addWorker();
     host.dispatch.setPoolOpen('p', { open: false, reason: 'pool p is draining', refuseQueued: false });
     expect(host.submit().error).toMatchObject({ code: 14, message: 'pool p is draining' });
   });
 
   test('a full queue refuses requests, with a retry time from how long requests take', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     host.submit();
     host.pass(400);
@@ -72,7 +72,7 @@ describe('admission', () => {
   });
 
   test('a queue with too many bytes refuses requests', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     expect(host.submit({ payload: Buffer.alloc(101) }).error).toMatchObject({
       code: 8,
       message: 'the queue of pool p is full: queue.max_bytes: expected at most 100 bytes waiting, got 101',
@@ -83,7 +83,7 @@ describe('admission', () => {
 
 describe('measurements', () => {
   test('a refused request counts no waiting time, and the oldest waiting and running requests have their ages', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     expect(host.dispatch.oldestRequest('p')).toEqual({ queuedMs: 0, runningMs: 0 });
     expect(host.dispatch.oldestRequest('none')).toEqual({ queuedMs: 0, runningMs: 0 });
@@ -104,7 +104,7 @@ describe('measurements', () => {
 
 describe('choice of a worker', () => {
   test('the worker with the fewest requests gets the next one', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const [a, b] = [host.addWorker({ concurrency: 3 }), host.addWorker({ concurrency: 3 })];
     const sent = [1, 2, 3, 4].map(() => host.submit().sentTo[0]);
     expect(sent).toEqual([a.id, b.id, a.id, b.id]);
@@ -113,7 +113,7 @@ describe('choice of a worker', () => {
   });
 
   test('among equal workers the one that answered last gets the next request, unless it failed', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const [a, b] = [host.addWorker(), host.addWorker()];
     expect(host.submit().sentTo).toEqual([a.id]);
     host.answer(a, first(a));
@@ -123,7 +123,7 @@ describe('choice of a worker', () => {
   });
 
   test('requests are served in order of arrival, but a request that no free worker offers does not block others', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const [c, d] = [host.addWorker({ commands: ['c'] }), host.addWorker({ commands: ['d'] })];
     host.submit({ command: 'd' });
     host.submit({ command: 'c' });
@@ -137,7 +137,7 @@ describe('choice of a worker', () => {
 
 describe('end of a worker', () => {
   test('a request that may have begun fails when its worker ends, with the reason', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     const call = host.submit();
     host.remove(worker, 'memory_hard');
@@ -150,7 +150,7 @@ describe('end of a worker', () => {
   });
 
   test('requests that were not written when their worker ended go to another one, before later requests', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ concurrency: 2 });
     const [a, b, later] = [host.submit(), host.submit(), host.submit()];
     for (const linkId of linkIds(worker)) worker.unwritten.add(linkId);
@@ -164,7 +164,7 @@ describe('end of a worker', () => {
   });
 
   test('an idempotent request whose worker ends runs again, at most maxAttempts times', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const call = host.submit({ idempotent: true });
     for (let death = 0; death < 3; death += 1) {
       expect(call.ends).toBe(0);
@@ -176,7 +176,7 @@ describe('end of a worker', () => {
 
 describe('deadlines', () => {
   test('a request without a deadline ends after the pool’s timeout, with the name of the queue in which it waited', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const call = host.submit();
     host.pass(999);
     expect(call.ends).toBe(0);
@@ -188,7 +188,7 @@ describe('deadlines', () => {
   });
 
   test('a running request is cancelled at its deadline, and keeps its place until the worker answers', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     const call = host.submit({ deadlineMs: host.nowMs + 100 });
     host.pass(130);
@@ -202,7 +202,7 @@ describe('deadlines', () => {
   });
 
   test('the timer is set for the earliest deadline, and is not set when nothing is due', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.addWorker({ concurrency: 9 });
     host.submit({ deadlineMs: host.nowMs + 500 });
     host.submit({ deadlineMs: host.nowMs + 100 });
@@ -215,7 +215,7 @@ describe('deadlines', () => {
 });
 
 test('a paused worker is reported when it is idle, and a spent max_requests is reported once', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const worker = host.addWorker({ maxRequests: 2 });
   host.submit();
   host.dispatch.pauseWorker('w0');
@@ -232,8 +232,8 @@ test('a paused worker is reported when it is idle, and a spent max_requests is r
 
 describe('sending ahead', () => {
   /** Workers that run one request at a time and have run command c once, so that its run time is known. */
-  function hostThatKnows(ranMs: number, workers = 1): Host {
-    const host = new Host();
+  function hostThatKnows(ranMs: number, workers = 1): DispatchHost {
+    const host = new DispatchHost();
     for (let i = 0; i < workers; i += 1) {
       const worker = host.addWorker({ marksBegun: true });
       host.submit();
@@ -255,7 +255,7 @@ describe('sending ahead', () => {
   });
 
   test('nothing is sent ahead to a worker that does not mark what began, and no async command is sent ahead', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.dispatch.setPool('q', poolLimits({ maxQueuedRequests: 9, maxQueuedBytes: 100 }));
     const silent = host.addWorker({ marksBegun: false });
     const marks = host.addWorker({ marksBegun: true, pool: 'q', commands: ['async'] });
@@ -336,7 +336,7 @@ describe('sending ahead', () => {
   });
 
   test('a link id that has wrapped counts as later than the last begun one', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ concurrency: 2, marksBegun: true });
     const old = host.submit();
     host.submit();
@@ -349,10 +349,10 @@ describe('sending ahead', () => {
 
 describe('a caller that does not keep up with a stream', () => {
   const stream = { command: 'stream', streams: true, hasCallerId: true, requestId: 'r' };
-  const linkIdOf = ({ request }: Call): number => request?.linkId ?? expect.fail('it was refused');
+  const linkIdOf = ({ request }: HostCall): number => request?.linkId ?? expect.fail('it was refused');
 
   test('makes the worker hold back chunks until the caller has read enough', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ commands: ['stream'] });
     const call = host.submit({ command: 'stream', streams: true });
     host.pause(call);
@@ -366,7 +366,7 @@ describe('a caller that does not keep up with a stream', () => {
   });
 
   test('makes the next worker hold back chunks too, when the request runs again', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const dies = host.addWorker({ commands: ['stream'] });
     const call = host.submit({ command: 'stream', streams: true, idempotent: true });
     host.pause(call);
@@ -376,7 +376,7 @@ describe('a caller that does not keep up with a stream', () => {
   });
 
   test.each(['running', 'kept'])('makes the worker hold back chunks on its next link too: request %s', (state) => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ commands: ['stream'] });
     const call = host.submit(stream);
     const id = linkIdOf(call);
@@ -394,7 +394,7 @@ describe('a caller that does not keep up with a stream', () => {
   test.each(['reads on', 'leaves'])(
     'holds back no replay if the answer crossed the pause and the caller %s',
     (what) => {
-      const host = new Host();
+      const host = new DispatchHost();
       const worker = host.addWorker({ commands: ['stream'] });
       const call = host.submit(stream);
       host.pause(call);
@@ -406,7 +406,7 @@ describe('a caller that does not keep up with a stream', () => {
   );
 
   test.each(['running', 'replaying'])('does not hold back chunks of a call that repeats the request: %s', (state) => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker({ commands: ['stream'] });
     let slow = host.submit(stream);
     const id = linkIdOf(slow);
@@ -429,8 +429,8 @@ describe('a caller that does not keep up with a stream', () => {
 
 describe('deadlines that cannot be met', () => {
   /** One worker that answers every 10 ms, with two requests waiting. */
-  function steady(): Host {
-    const host = new Host();
+  function steady(): DispatchHost {
+    const host = new DispatchHost();
     const worker = host.addWorker();
     host.submit();
     host.submit();
@@ -455,7 +455,7 @@ describe('deadlines that cannot be met', () => {
   });
 
   test('no deadline is refused on arrival while the pool’s pace is unknown or nothing waits', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     host.submit();
     host.submit();
@@ -466,8 +466,8 @@ describe('deadlines that cannot be met', () => {
 });
 
 describe('requests that run on after their deadline', () => {
-  const killing = (patch = {}): Host => {
-    const host = new Host();
+  const killing = (patch = {}): DispatchHost => {
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ killAfterMs: 500, ...patch }));
     return host;
   };
@@ -523,7 +523,7 @@ describe('requests that crash their workers', () => {
   const poisoned = { payload: Buffer.from('poison'), idempotent: true };
 
   test('a request that crashed poison.after workers is reported, and refused for poison.for', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
     host.addWorker();
     const call = host.submit(poisoned);
@@ -544,7 +544,7 @@ describe('requests that crash their workers', () => {
   });
 
   test('a request that is answered in between is not refused, however many workers crash with it', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 2, forMs: 60_000 } }));
     for (let round = 0; round < 3; round += 1) {
       const crashes = host.addWorker();
@@ -558,7 +558,7 @@ describe('requests that crash their workers', () => {
   });
 
   test('planned ends of workers, and requests that had not begun, do not count as crashes of a request', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ poison: { after: 1, forMs: 60_000 } }));
     const stopped = host.addWorker();
     host.submit(poisoned);
@@ -571,8 +571,8 @@ describe('requests that crash their workers', () => {
 });
 
 describe('sessions', () => {
-  const twoWorkers = (affinity: 'hint' | 'strict'): [Host, FakeWorker, FakeWorker] => {
-    const host = new Host();
+  const twoWorkers = (affinity: 'hint' | 'strict'): [DispatchHost, FakeWorker, FakeWorker] => {
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ affinity }));
     return [host, host.addWorker(), host.addWorker()];
   };
@@ -667,7 +667,7 @@ describe('sessions', () => {
 
 describe('roll-out of a new version', () => {
   test('requests that only busy workers offer keep no other request from an idle worker', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 200, maxQueuedBytes: 10_000 }));
     const fresh = host.addWorker({ commands: ['c', 'fresh'] });
     const old = host.addWorker();
@@ -693,7 +693,7 @@ describe('may_have_begun of errors', () => {
     ...{ payload: Buffer.alloc(0), content_type: '', ran_us },
     error: { code, type: '', message: 'm', traceback: '' },
   });
-  const cases: [string, boolean, (host: Host) => Call][] = [
+  const cases: [string, boolean, (host: DispatchHost) => HostCall][] = [
     ['the pool is unknown', false, (host) => host.submit({ pool: 'q' })],
     [
       'the command is unknown',
@@ -823,11 +823,11 @@ describe('may_have_begun of errors', () => {
     ],
   ];
   test.each(cases)('an error because %s says whether the command may have begun: %s', (_what, may, act) => {
-    expect(act(new Host()).error).toMatchObject({ mayHaveBegun: may });
+    expect(act(new DispatchHost()).error).toMatchObject({ mayHaveBegun: may });
   });
 
   test('an error that is kept for a caller says whether the command may have begun', () => {
-    const host = new Host();
+    const host = new DispatchHost();
     const worker = host.addWorker();
     host.settle(host.submit({ requestId: 'a', hasCallerId: true }), false);
     host.remove(worker);
@@ -836,7 +836,7 @@ describe('may_have_begun of errors', () => {
 });
 
 test('a request that a dying worker returns to a pool whose starts fail is refused with that cause', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const worker = host.addWorker();
   const runs = host.submit({ idempotent: true });
   const waits = host.submit();
@@ -847,7 +847,7 @@ test('a request that a dying worker returns to a pool whose starts fail is refus
 });
 
 test('a reload may change poison.after up and down, and requests are refused by the new value', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const poison = (after: number) => host.dispatch.setPool('p', poolLimits({ poison: { after, forMs: 60_000 } }));
   const crash = (payload: string) => {
     const worker = host.addWorker();
@@ -878,7 +878,7 @@ test('a reload may change poison.after up and down, and requests are refused by 
 });
 
 test('requests that fail in workers are reported once, and refused or cancelled ones are not', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const worker = host.addWorker();
   host.submit({ requestId: 'fails', hasCallerId: true });
   host.answer(worker, first(worker), { code: 2, message: 'm' });
@@ -891,7 +891,7 @@ test('requests that fail in workers are reported once, and refused or cancelled 
 });
 
 test('the progress that a command reports is shown with its request', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const worker = host.addWorker();
   host.submit();
   const id = first(worker);
@@ -905,7 +905,7 @@ test('the progress that a command reports is shown with its request', () => {
 });
 
 test('a caller gets reports of progress while its command runs, and a call that repeats the request gets the newest', () => {
-  const host = new Host();
+  const host = new DispatchHost();
   const worker = host.addWorker();
   const [half, most] = [
     { fraction: 0.5, message: 'half' },

@@ -10,7 +10,7 @@ import type { ReportedProgress } from '../../src/domain/evidence.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 
 /** One call as its caller sees it. */
-export interface Call {
+export interface HostCall {
   readonly ask: RequestSpec;
   request: Request | undefined;
   readonly sink: ResponseSink;
@@ -32,7 +32,7 @@ export interface FakeWorker {
   readonly pool: string;
   readonly concurrency: number;
   readonly commands: readonly string[];
-  readonly running: Map<number, { readonly request: LinkRequest; readonly call: Call }>;
+  readonly running: Map<number, { readonly request: LinkRequest; readonly call: HostCall }>;
   readonly cancelled: number[];
   readonly acked: number[];
   readonly replayed: number[];
@@ -89,10 +89,10 @@ export function silentOptions(unclaimed: DispatchOptions['unclaimed']): Dispatch
 }
 
 /** Dispatch with a clock that a test moves, and with callers and workers that only record what they get. */
-export class Host {
+export class DispatchHost {
   nowMs = 1_000;
   armedAtMs = Number.POSITIVE_INFINITY;
-  readonly calls: Call[] = [];
+  readonly calls: HostCall[] = [];
   readonly workers: FakeWorker[] = [];
   readonly outcomes: Outcome[] = [];
   /** Ids of requests that failed in workers. */
@@ -121,7 +121,7 @@ export class Host {
     this.dispatch.setPool('p', poolLimits());
   }
 
-  submit(patch: Partial<RequestSpec> = {}): Call {
+  submit(patch: Partial<RequestSpec> = {}): HostCall {
     const ask: RequestSpec = {
       pool: 'p',
       command: 'c',
@@ -135,7 +135,7 @@ export class Host {
       streams: false,
       ...patch,
     };
-    const call: Call = {
+    const call: HostCall = {
       ask,
       request: undefined,
       sink: {
@@ -164,20 +164,20 @@ export class Host {
     return call;
   }
 
-  cancel({ request, sink }: Call): void {
+  cancel({ request, sink }: HostCall): void {
     if (request !== undefined) this.dispatch.cancel(request, sink);
   }
 
-  pause({ request, sink }: Call): void {
+  pause({ request, sink }: HostCall): void {
     if (request !== undefined) this.dispatch.pause(request, sink);
   }
 
-  resume({ request, sink }: Call): void {
+  resume({ request, sink }: HostCall): void {
     if (request !== undefined) this.dispatch.resume(request, sink);
   }
 
   /** The call is over. */
-  settle({ request, sink }: Call, delivered: boolean): void {
+  settle({ request, sink }: HostCall, delivered: boolean): void {
     if (request !== undefined) this.dispatch.settle(request, sink, delivered);
   }
 

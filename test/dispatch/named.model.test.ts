@@ -5,8 +5,8 @@ import { newCounters } from '../../src/dispatch/counters.ts';
 import { code } from '../../src/dispatch/request.ts';
 import type { LinkRequest, Resumed } from '../../src/dispatch/worker.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { Call } from './host.ts';
-import { Host, poolLimits } from './host.ts';
+import type { HostCall } from './host.ts';
+import { DispatchHost, poolLimits } from './host.ts';
 
 // Named requests while callers, links, workers and agents come and go. docs/delivery.md says what must hold.
 
@@ -39,7 +39,7 @@ interface Worker {
 
 interface Asked {
   readonly name: string;
-  readonly call: Call;
+  readonly call: HostCall;
   isOpen: boolean;
 }
 
@@ -52,8 +52,8 @@ class World {
   readonly left = new Map<string, { atMs: number; deadlineMs: number }>();
   #nextWorker = 0;
 
-  #newHost(): Host {
-    const host = new Host();
+  #newHost(): DispatchHost {
+    const host = new DispatchHost();
     host.dispatch.setPool('p', poolLimits({ affinity: 'strict', killAfterMs: 90, keepMs, maxQueuedBytes: 1_000 }));
     return host;
   }
@@ -319,7 +319,7 @@ const pick = <T>(items: readonly T[], at: number): T | undefined => items[at % M
 const index = fc.nat({ max: 20 });
 
 /** The call was refused, because an adopted worker has a different request of its name. */
-const isAnother = ({ error }: Call): boolean => error?.code === code.invalidArgument;
+const isAnother = ({ error }: HostCall): boolean => error?.code === code.invalidArgument;
 
 /** `expect` takes microseconds, and this is called a million times. */
 function same<T>(actual: T, expected: T, what: string): void {

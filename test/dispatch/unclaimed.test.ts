@@ -2,16 +2,16 @@ import fc from 'fast-check';
 import { beforeEach, expect, test } from 'vitest';
 import type { Request } from '../../src/dispatch/request.ts';
 import { timeLimit } from '../time-limit.ts';
-import type { Call } from './host.ts';
-import { Host, poolLimits } from './host.ts';
+import type { HostCall } from './host.ts';
+import { DispatchHost, poolLimits } from './host.ts';
 
 const kib = 1024;
 const payload = Buffer.alloc(100 * kib, 'x');
 const named = (requestId: string) => ({ requestId, hasCallerId: true, payload });
-let host: Host;
+let host: DispatchHost;
 
 beforeEach(() => {
-  host = new Host();
+  host = new DispatchHost();
   host.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9 }));
 });
 
@@ -80,7 +80,7 @@ const moves = fc.array(
 );
 
 test('in any order of events each payload without a caller counts as unclaimed, and in the end nothing does', () => {
-  const play = (on: Host, what: string, at: number, which: number): void => {
+  const play = (on: DispatchHost, what: string, at: number, which: number): void => {
     const call = on.calls[at % Math.max(1, on.calls.length)];
     const living = on.workers.filter(({ removed }) => !removed);
     const worker = living[at % Math.max(1, living.length)];
@@ -96,7 +96,7 @@ test('in any order of events each payload without a caller counts as unclaimed, 
     else if (what === 'back' && worker !== undefined) breakLink(on, worker);
   };
   const property = fc.property(moves, (drawn) => {
-    const on = new Host();
+    const on = new DispatchHost();
     on.dispatch.setPool('p', poolLimits({ maxQueuedRequests: 1_000, maxQueuedBytes: 1e9, keepMax: 3 }));
     for (const [what, at, which] of drawn) {
       play(on, what, at, which);
@@ -112,7 +112,7 @@ test('in any order of events each payload without a caller counts as unclaimed, 
 });
 
 /** The worker dials again, and holds all or half of the requests that it was sent. */
-function breakLink(on: Host, worker: Host['workers'][number]): void {
+function breakLink(on: DispatchHost, worker: DispatchHost['workers'][number]): void {
   const held = [...worker.running].map(([id, { request }]) => ({
     ...{ id, request_id: request.request_id, command: 'c', keep: true, ended: id % 2 === 0, cancelled: false },
     ...{ remaining_ms: 900, age_ms: 100, payload_bytes: request.payload.length, payload_crc32: 0 },
@@ -121,11 +121,11 @@ function breakLink(on: Host, worker: Host['workers'][number]): void {
   on.reattach(worker, { last_id: 1_000, completed: 0, failed: 0, held });
 }
 
-function requestsOf(all: readonly Call[]): Set<Request> {
+function requestsOf(all: readonly HostCall[]): Set<Request> {
   return new Set(all.flatMap(({ request }) => (request === undefined ? [] : [request])));
 }
 
-function payloadsWithoutCaller(all: readonly Call[]): number {
+function payloadsWithoutCaller(all: readonly HostCall[]): number {
   return sum(
     [...requestsOf(all)].filter(({ currentSink }) => currentSink === null),
     ({ payload: held }) => held.length,

@@ -3,7 +3,7 @@ import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import { workersOf } from '../../src/domain/draft.ts';
 import type { Worker } from '../../src/domain/state.ts';
 import { waitingSlots } from '../../src/domain/waiting-slots.ts';
-import type { Behaviour } from './simulation.ts';
+import type { ProcessBehaviour } from './simulation.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
 // Edge cases of planned replacement in which a pool once remained too small, or was replaced forever.
@@ -24,7 +24,7 @@ const spawns = (simulation: Simulation) => simulation.actions.filter((action) =>
 const lastApp = (simulation: Simulation) =>
   simulation.actions.flatMap((action) => (action.type === 'spawn' ? [action.pool.app] : [])).at(-1);
 const poolOf = (simulation: Simulation) => simulation.state.pools.get('p');
-const change = (simulation: Simulation, worker: Worker | undefined, patch: Partial<Behaviour>) =>
+const change = (simulation: Simulation, worker: Worker | undefined, patch: Partial<ProcessBehaviour>) =>
   Object.assign(simulation.process(worker).behaviour, patch);
 const warmUp = (command: string) => ({ ...base.start, warmUp: { command, payload: '{}' } });
 

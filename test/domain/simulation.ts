@@ -52,7 +52,7 @@ export function nodeConfig(...pools: PoolConfig[]): NodeConfig {
 }
 
 /** How a simulated worker behaves. A test may change it at any time. */
-export interface Behaviour {
+export interface ProcessBehaviour {
   spawnMs: number;
   /** The shortage of the host because of which it is not started. */
   shortage?: string | undefined;
@@ -73,7 +73,7 @@ export interface Behaviour {
   warmUp: 'well' | 'fails' | 'never';
 }
 
-export const healthy: Behaviour = {
+export const healthy: ProcessBehaviour = {
   spawnMs: 1,
   attachMs: 200,
   answersPings: true,
@@ -89,7 +89,7 @@ export const healthy: Behaviour = {
 export interface Process {
   readonly workerId: string;
   readonly pid: number;
-  readonly behaviour: Behaviour;
+  readonly behaviour: ProcessBehaviour;
   readonly counters: { -readonly [K in keyof Counters]: Counters[K] };
   readonly bornAtMs: number;
   alive: boolean;
@@ -107,7 +107,7 @@ const diskTimeoutMs = 5_000;
 export class Simulation {
   state: State = initialState();
   nowMs = 1_000;
-  behaviour: Behaviour = { ...healthy };
+  behaviour: ProcessBehaviour = { ...healthy };
   finished = 0;
   /** How late its timers fire; all real timers are late. */
   timersLateMs = 0;

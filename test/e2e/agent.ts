@@ -18,7 +18,7 @@ export interface TestAgent {
   /** Runs `bin/pitwarden` against it. */
   cli(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }>;
   json<T>(...args: string[]): Promise<T>;
-  workers(pool?: string): Promise<WorkerView[]>;
+  workers(pool?: string): Promise<ListedWorker[]>;
   config(yaml: string): void;
   signal(signal: NodeJS.Signals): void;
   exited: Promise<{ code: number | null; signal: string | null }>;
@@ -26,7 +26,7 @@ export interface TestAgent {
   stop(): Promise<void>;
 }
 
-export interface WorkerView {
+export interface ListedWorker {
   worker_id: string;
   pool: string;
   slot: number;
@@ -45,7 +45,7 @@ export interface WorkerView {
 }
 
 /** Starts an agent with these pools (YAML), in a new folder or in that of an earlier agent; run by `command`. */
-export async function startAgent(
+export async function spawnAgent(
   pools: string,
   extra = '',
   dir = mkdtempSync(join(tmpdir(), 'pw-')),
@@ -86,7 +86,7 @@ export async function followAgent(
     });
   });
   const socket = join(dir, 'run/agent.sock');
-  const run = (...argv: string[]) => runProcess(node, [join(root, 'bin/pitwarden'), ...argv, '--socket', socket]);
+  const run = (...argv: string[]) => runToEnd(node, [join(root, 'bin/pitwarden'), ...argv, '--socket', socket]);
   const agent: TestAgent = {
     pid: child.pid ?? 0,
     dir,
@@ -102,7 +102,7 @@ export async function followAgent(
       return JSON.parse(stdout) as T;
     },
     workers: async (pool) => {
-      const all = await agent.json<WorkerView[]>('workers');
+      const all = await agent.json<ListedWorker[]>('workers');
       return pool === undefined ? all : all.filter((worker) => worker.pool === pool);
     },
     config: (text) => writeFileSync(join(dir, 'pitwarden.yaml'), configText(text, '')),
@@ -143,7 +143,7 @@ export function processesOf(dir: string): number[] {
   return found;
 }
 
-export function runProcess(
+export function runToEnd(
   file: string,
   args: string[],
   input?: string,
@@ -196,7 +196,7 @@ export async function untilLogged({ output }: TestAgent, wanted: string | RegExp
   await until(isThere, `the log to have ${wanted}`, output);
 }
 
-export async function untilReady(agent: TestAgent, pool: string, count: number): Promise<WorkerView[]> {
+export async function untilReady(agent: TestAgent, pool: string, count: number): Promise<ListedWorker[]> {
   return until(
     async () => {
       const ready = (await agent.workers(pool)).filter((worker) => worker.state === 'WORKER_STATE_READY');
@@ -204,5 +204,5 @@ export async function untilReady(agent: TestAgent, pool: string, count: number):
     },
     `${count} ready workers of ${pool}`,
     async () => [await agent.workers(pool), agent.output().slice(-2000)],
-  ) as Promise<WorkerView[]>;
+  ) as Promise<ListedWorker[]>;
 }

@@ -11,7 +11,7 @@ import { credentials } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { python, root, startAgent, until, untilReady } from './agent.ts';
+import { python, root, spawnAgent, until, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 import { scrape } from './http.ts';
 
@@ -27,7 +27,7 @@ afterEach(async () => {
 });
 
 async function start(keys: string, extra = '', count = 1): Promise<TestAgent> {
-  agent = await startAgent(`octets: { app: octets:app, python: ${python}, cwd: ${root}test/fixtures, ${keys} }`, extra);
+  agent = await spawnAgent(`octets: { app: octets:app, python: ${python}, cwd: ${root}test/fixtures, ${keys} }`, extra);
   await untilReady(agent, 'octets', count);
   return agent;
 }
@@ -209,7 +209,7 @@ test("all kinds of load at once keep the agent's memory within the limit in ARCH
   const [budgetMib, maxMib, leavers, strangers, callers] = [96, 32, 16, 16, 6];
   const app = `app: octets:app, python: ${python}, cwd: ${root}test/fixtures`;
   const patient = 'heartbeat: { interval: 10s, timeout: 100s }, request: { timeout: 300s, keep: { for: 300s } }';
-  agent = await startAgent(
+  agent = await spawnAgent(
     `octets: { ${app}, size: 1, concurrency: 4 }\nfrozen: { ${app}, size: 4, ${patient} }`,
     `message: { budget: ${budgetMib}MiB, max_bytes: ${maxMib}MiB }`,
   );

@@ -3,15 +3,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, startAgent, untilReady } from './agent.ts';
-import type { Connection, Failure } from './grpc.ts';
+import { examples, python, spawnAgent, untilReady } from './agent.ts';
+import type { Failure, TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 
 // Applications that cannot start: their callers learn the cause long before the deadline of the call.
 
 let dir: string;
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'pw-broken-'));
@@ -63,7 +63,7 @@ test('each caller of twelve broken applications learns the cause with file and l
     const interpreter = more.includes('PYTHON') ? '' : `python: ${python}, `;
     return `${name}: { app: broken:app, ${interpreter}cwd: ${join(dir, name)}, ${more.replace('PYTHON', bare)} }`;
   });
-  agent = await startAgent([...pools, `text: { app: text:app, python: ${python}, cwd: ${examples} }`].join('\n'));
+  agent = await spawnAgent([...pools, `text: { app: text:app, python: ${python}, cwd: ${examples} }`].join('\n'));
   client = connect(agent.socket);
   const asked = Object.keys(broken).map(async (name) => {
     const failure = await client.execute(name, 'f').catch((error: Failure) => error);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { node, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
+import { node, python, root, runToEnd, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 
 // The command line passes input and output unchanged, and foreign text cannot harm its reader.
@@ -15,7 +15,7 @@ const pool = `{ app: awkward:app, python: ${python}, cwd: ${root}test/fixtures`;
 let agent: TestAgent;
 
 beforeAll(async () => {
-  agent = await startAgent(`p: ${pool} }\nq: ${pool}, size: 2 }`, 'log: { format: pretty }');
+  agent = await spawnAgent(`p: ${pool} }\nq: ${pool}, size: 2 }`, 'log: { format: pretty }');
   await untilReady(agent, 'p', 1);
   await untilReady(agent, 'q', 2);
 });
@@ -101,7 +101,7 @@ def seen(fraction, message):
 with pitwarden.Client(sys.argv[1]) as client:
     print(client.options(on_progress=seen).call("p", "report", str(gate)))
 `;
-    const { code, stdout, stderr } = await runProcess(python, ['-c', script, agent.socket, gateOf('python')]);
+    const { code, stdout, stderr } = await runToEnd(python, ['-c', script, agent.socket, gateOf('python')]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toMatch(/0.42 shard \\x1b\[31m2 of 5\ndone\n$/);
   });
@@ -124,7 +124,7 @@ test('--bytes sends a file or stdin unchanged, while text that is not UTF-8 is r
   const file = join(dir, 'bytes');
   writeFileSync(file, bytes);
   const command = [node, join(root, 'bin/pitwarden'), 'call', 'p', 'echo', '--socket', agent.socket, '--bytes'];
-  const hexOf = async (shell: string) => (await runProcess('sh', ['-c', `${shell} | od -An -v -tx1`])).stdout.trim();
+  const hexOf = async (shell: string) => (await runToEnd('sh', ['-c', `${shell} | od -An -v -tx1`])).stdout.trim();
   const sent = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
   expect(await hexOf(`${command.join(' ')} --file ${file}`)).toBe(sent);
   expect(await hexOf(`${command.join(' ')} --stdin < ${file}`)).toBe(sent);
@@ -154,7 +154,7 @@ test("control characters of workers reach neither the log nor the caller's termi
 test('the result of a command is escaped on a terminal, and unchanged in a pipe', async () => {
   const args = ['call', 'p', 'echo', '--socket', agent.socket, '--args', JSON.stringify(evil)];
   const pty = 'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))';
-  const onTerminal = await runProcess(python, ['-c', pty, node, join(root, 'bin/pitwarden'), ...args]);
+  const onTerminal = await runToEnd(python, ['-c', pty, node, join(root, 'bin/pitwarden'), ...args]);
   expect(onTerminal.stdout.replaceAll('\r\n', '\n')).not.toMatch(acts);
   expect(onTerminal.stdout).toContain('x\\r12:00:00 pool safe added');
   expect((await agent.cli(...args)).stdout).toBe(`${evil[0]}\n`);
@@ -182,7 +182,7 @@ test('with --json an error is JSON on stderr, and stdout stays empty', async () 
     { status: 'NOT_FOUND', message: expect.stringContaining('got "none"'), exit_code: 1 },
   ]);
   expect(await errorOf('scale', 'p')).toEqual([2, { message: "missing required argument 'size'", exit_code: 2 }]);
-  const nobody = await runProcess(node, [join(root, 'bin/pitwarden'), 'status', '--json', '--socket', join(dir, 'no')]);
+  const nobody = await runToEnd(node, [join(root, 'bin/pitwarden'), 'status', '--json', '--socket', join(dir, 'no')]);
   expect(JSON.parse(nobody.stderr)).toMatchObject({ error: { exit_code: 3 } });
 });
 
@@ -219,7 +219,7 @@ test('the command that the agent suggests can be pasted', async () => {
   await until(() => agent.output().includes('ready to serve'), 'the last line', agent.output);
   const command = /ready to serve; try: (.*)/.exec(agent.output())?.[1] ?? '';
   expect(command).toBe(`bin/pitwarden status --socket ${agent.socket}`);
-  expect(await runProcess('sh', ['-c', `cd ${root} && ${command}`])).toMatchObject({ code: 0, stderr: '' });
+  expect(await runToEnd('sh', ['-c', `cd ${root} && ${command}`])).toMatchObject({ code: 0, stderr: '' });
 });
 
 test('a worker’s log records keep their level in the agent’s log, and a traceback is one entry', async () => {

@@ -10,17 +10,17 @@ import {
   processesOf,
   python,
   root,
-  startAgent,
+  spawnAgent,
   until,
   untilLogged,
   untilReady,
 } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import type { TestClient } from './grpc.ts';
 import { connect, retrying } from './grpc.ts';
 import { scrape } from './http.ts';
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -28,7 +28,7 @@ afterEach(async () => {
 });
 
 async function start(pools: string): Promise<void> {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   client = connect(agent.socket);
 }
 

@@ -85,7 +85,7 @@ export function connect(target: string, options: ChannelOptions = {}) {
 }
 
 /** A connection with a retry policy for every status that may be listed. */
-export function retrying(target: string): Connection {
+export function retrying(target: string): TestClient {
   const retryPolicy = {
     ...{ maxAttempts: 5, initialBackoff: '0.05s', maxBackoff: '0.2s', backoffMultiplier: 2 },
     retryableStatusCodes: ['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'ABORTED', 'UNKNOWN', 'INTERNAL'],
@@ -93,7 +93,7 @@ export function retrying(target: string): Connection {
   return connect(target, { 'grpc.service_config': JSON.stringify({ methodConfig: [{ name: [{}], retryPolicy }] }) });
 }
 
-export type Connection = ReturnType<typeof connect>;
+export type TestClient = ReturnType<typeof connect>;
 
 function answer(response: Response): Answer {
   return { value: JSON.parse(response.payload.toString()) as unknown, workerId: response.worker_id };

@@ -7,8 +7,8 @@ import { credentials, status } from '@grpc/grpc-js';
 import { afterEach, expect, test } from 'vitest';
 import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, followAgent, node, processesOf, python, root, startAgent, until, untilReady } from './agent.ts';
-import type { Answer, Connection } from './grpc.ts';
+import { examples, followAgent, node, processesOf, python, root, spawnAgent, until, untilReady } from './agent.ts';
+import type { Answer, TestClient } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
 
 const poolsWith = (more = '') => `
@@ -17,7 +17,7 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples}, size: 2, drain: 
 const pools = poolsWith();
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -26,7 +26,7 @@ afterEach(async () => {
 
 test('a handover answers running requests, exits with 75, and leaves the workers to the successor', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
-  const first = await startAgent(pools, '', dir);
+  const first = await spawnAgent(pools, '', dir);
   agent = first;
   const before = await untilReady(first, 'faults', 2);
   client = connect(first.socket);
@@ -35,7 +35,7 @@ test('a handover answers running requests, exits with 75, and leaves the workers
 
   const handover = first.cli('handover', '--json');
   const ended = first.exited.then(async (exit) => {
-    agent = await startAgent(pools, '', dir);
+    agent = await spawnAgent(pools, '', dir);
     return exit;
   });
   expect((await running).value).toBe(6);
@@ -96,7 +96,7 @@ test('with a socket from systemd, callers wait for the next agent, and no agent 
   const dir = mkdtempSync(join(tmpdir(), 'pw-'));
   const socket = join(dir, 'run/agent.sock');
   const command: [string, ...string[]] = [python, join(root, 'test/fixtures/holds_socket.py'), socket, node];
-  agent = await startAgent(pools, '', dir, command);
+  agent = await spawnAgent(pools, '', dir, command);
   await untilReady(agent, 'faults', 2);
   const inode = statSync(socket).ino;
   client = connect(socket);
@@ -118,7 +118,7 @@ test('with a socket from systemd, callers wait for the next agent, and no agent 
 });
 
 test('a handover that is told to stop stops together with its workers', async () => {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   await untilReady(agent, 'faults', 2);
   client = connect(agent.socket);
   const running = client.execute('faults', 'sleep', [8]);
@@ -132,7 +132,7 @@ test('a handover that is told to stop stops together with its workers', async ()
 });
 
 test('a handover to an invalid configuration is refused, and nothing happens', async () => {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   await untilReady(agent, 'faults', 2);
   agent.config('faults: { app: faults:app, sizes: 2 }');
   const { code, stderr } = await agent.cli('handover');

@@ -2,12 +2,12 @@ import { spawn } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import { examples, python, root, spawnAgent, until, untilReady } from './agent.ts';
+import type { TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -21,7 +21,7 @@ const slackMs = 2 * 200;
 
 async function start(app: 'stuck' | 'faults', keys = pings): Promise<void> {
   const folder = app === 'stuck' ? `${root}test/fixtures` : examples;
-  agent = await startAgent(`
+  agent = await spawnAgent(`
 stuck:
   app: ${app}:app
   python: ${python}
@@ -219,7 +219,7 @@ describe('evidence of starts, stops and crashes:', () => {
     );
 
   test('a start or a stop that hangs shows where before it is killed', async () => {
-    agent = await startAgent(
+    agent = await spawnAgent(
       [
         ...['import', 'hook', 'deaf'].map((at) => pool(`at_${at}`, at, 'start: { timeout: 2s }')),
         pool('stops', 'thread', 'drain: { kill_after: 2s }'),
@@ -251,7 +251,7 @@ describe('evidence of starts, stops and crashes:', () => {
   });
 
   test('a crash shows its Python stack and request, and the crash of a forked child is not mistaken for it', async () => {
-    agent = await startAgent([pool('crashes', 'no', ''), pool('forks', 'no', '')].join('\n'));
+    agent = await spawnAgent([pool('crashes', 'no', ''), pool('forks', 'no', '')].join('\n'));
     client = connect(agent.socket);
     await untilReady(agent, 'crashes', 1);
     await expect(client.execute('crashes', 'crash')).rejects.toMatchObject({

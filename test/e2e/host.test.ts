@@ -6,7 +6,7 @@ import { join, parse } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { needs } from '../needs.ts';
-import type { TestAgent, WorkerView } from './agent.ts';
+import type { ListedWorker, TestAgent } from './agent.ts';
 import {
   examples,
   followAgent,
@@ -14,20 +14,20 @@ import {
   processesOf,
   python,
   root,
-  runProcess,
-  startAgent,
+  runToEnd,
+  spawnAgent,
   until,
   untilLogged,
   untilReady,
 } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import type { TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 import { get } from './http.ts';
 
 // Influences of the host on an agent: limits, signals, output that nobody reads, a disk that hangs.
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -53,7 +53,7 @@ function strangers(count: number, where: string | { host: string; port: number }
 const openFiles = (): number => readdirSync(`/proc/${agent.pid}/fd`).length;
 
 test('an agent with few descriptors keeps its workers despite many connections, and ignores unrelated signals', async () => {
-  agent = await startAgent(faults('size: 2'), '', undefined, ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', node]);
+  agent = await spawnAgent(faults('size: 2'), '', undefined, ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', node]);
   client = connect(agent.socket);
   const [first] = await untilReady(agent, 'faults', 2);
   const [host = '', port] = agent.http.split(':');
@@ -84,7 +84,7 @@ test('an agent with few descriptors keeps its workers despite many connections, 
   const running = client.execute('faults', 'sleep', [1.5]);
   // Checked by a call, because starting a command may take longer than the request.
   const runs = async () => {
-    const { workers } = await client.control<{ workers: WorkerView[] }>('ListWorkers');
+    const { workers } = await client.control<{ workers: ListedWorker[] }>('ListWorkers');
     return workers[0]?.in_flight === 1;
   };
   await until(runs, 'the request to run');
@@ -110,19 +110,19 @@ describe('a signal that arrives while the agent starts takes effect after the st
   };
 
   test('SIGHUP reloads the configuration', async () => {
-    agent = await startAgent(faults(), '', undefined, signalled('SIGHUP'));
+    agent = await spawnAgent(faults(), '', undefined, signalled('SIGHUP'));
     await untilReady(agent, 'faults', 1);
   });
 
   test('SIGTERM stops the agent and the workers that it has taken over', async () => {
-    const dead = await startAgent(faults());
+    const dead = await spawnAgent(faults());
     const [worker] = await untilReady(dead, 'faults', 1);
     dead.signal('SIGKILL');
     await dead.exited;
     const folders = ['--runtime-dir', join(dead.dir, 'run'), '--state-dir', join(dead.dir, 'state'), '--http', 'off'];
     const args = [join(root, 'bin/pitwarden'), 'agent', '--config', join(dead.dir, 'pitwarden.yaml'), ...folders];
     const [program, ...before] = signalled('SIGTERM');
-    const { code, stdout } = await runProcess(program, [...before, ...args]);
+    const { code, stdout } = await runToEnd(program, [...before, ...args]);
     expect(stdout).toContain('all workers are gone; the agent exits');
     expect([code, processesOf(dead.dir)]).toEqual([0, []]);
     expect(worker?.state).toBe('WORKER_STATE_READY');
@@ -133,13 +133,13 @@ describe('a signal that arrives while the agent starts takes effect after the st
 test('an uncaught error is logged and ends the agent like a crash, and its worker lives on for the next agent', async () => {
   const thrower = "process.on('SIGWINCH', () => { throw new Error('a fault of ours'); });";
   const program = ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(thrower)}`, node] as const;
-  agent = await startAgent(faults(), '', undefined, program);
+  agent = await spawnAgent(faults(), '', undefined, program);
   const [worker] = await untilReady(agent, 'faults', 1);
   agent.signal('SIGWINCH');
   expect(await agent.exited).toEqual({ code: 70, signal: null });
   expect(agent.output()).toMatch(/"level":"error".*the agent crashes.*uncaughtException: Error: a fault of ours/);
   expect(processesOf(agent.dir)).toContain(worker?.pid);
-  agent = await startAgent(faults(), '', agent.dir);
+  agent = await spawnAgent(faults(), '', agent.dir);
   const [adopted] = await untilReady(agent, 'faults', 1);
   expect(adopted?.pid).toBe(worker?.pid);
 });
@@ -153,7 +153,7 @@ test('if the state disk hangs, a ready worker is still admitted, the log says wh
     fs.promises.open = (path, ...rest) => fs.existsSync(path + '.hangs') ? open(path + '.hangs', 'w') : open(path, ...rest);
     syncBuiltinESMExports();`;
   const program = ['env', `NODE_OPTIONS=--import=data:text/javascript,${encodeURIComponent(hangs)}`, node] as const;
-  agent = await startAgent(faults(warm), '', undefined, program);
+  agent = await spawnAgent(faults(warm), '', undefined, program);
   client = connect(agent.socket);
   const ledger = join(agent.dir, 'state/ledger');
   const name = await until(
@@ -180,7 +180,7 @@ test('if the state disk hangs, a ready worker is still admitted, the log says wh
 });
 
 test('a removed runtime directory is created again, and /readyz reports it if that fails', async () => {
-  agent = await startAgent(faults());
+  agent = await spawnAgent(faults());
   client = connect(agent.socket);
   const [first] = await untilReady(agent, 'faults', 1);
   await client.execute('faults', 'leak', [1]);
@@ -213,18 +213,12 @@ test('a removed runtime directory is created again, and /readyz reports it if th
   }, 'the next worker');
   expect((await client.execute('faults', 'leak', [1])).workerId).toBe(second?.worker_id);
   const rival = [join(root, 'bin/pitwarden'), 'agent', '--config', join(agent.dir, 'pitwarden.yaml'), '--http', 'off'];
-  const refused = await runProcess(node, [
-    ...rival,
-    '--runtime-dir',
-    directory,
-    '--state-dir',
-    join(agent.dir, 'other'),
-  ]);
+  const refused = await runToEnd(node, [...rival, '--runtime-dir', directory, '--state-dir', join(agent.dir, 'other')]);
   expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(`got one with pid ${agent.pid}`) });
 });
 
 test("an agent whose runtime directory now belongs to another agent leaves that agent's files alone", async () => {
-  const old = await startAgent(faults());
+  const old = await spawnAgent(faults());
   const directory = join(old.dir, 'run');
   // Otherwise it would create the directory again within two seconds.
   old.signal('SIGSTOP');
@@ -256,7 +250,7 @@ test(
   'as process 1 of a container an agent serves, stops, and warns that it cannot reap foreign children',
   needs('namespaces', canBeFirst),
   async () => {
-    agent = await startAgent(faults(), '', undefined, ['unshare', ...asFirst, node]);
+    agent = await spawnAgent(faults(), '', undefined, ['unshare', ...asFirst, node]);
     client = connect(agent.socket);
     await untilReady(agent, 'faults', 1);
     expect((await client.execute('faults', 'leak', [1])).workerId).toMatch(/^faults-0-/);

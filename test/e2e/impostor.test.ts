@@ -1,14 +1,14 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { TestAgent, WorkerView } from './agent.ts';
-import { python, root, startAgent, until, untilReady } from './agent.ts';
+import type { ListedWorker, TestAgent } from './agent.ts';
+import { python, root, spawnAgent, until, untilReady } from './agent.ts';
 import { scrape } from './http.ts';
 
 // A worker of pool a that tries to answer the callers of pool b.
 
 let agent: TestAgent;
-let victim: WorkerView;
+let victim: ListedWorker;
 const pool = `{ app: impostor:app, python: ${python}, cwd: ${join(root, 'test/fixtures')} }`;
 const pools = `a: ${pool}\nb: ${pool}`;
 
@@ -27,9 +27,9 @@ async function refusals(reason: string): Promise<number> {
 }
 
 beforeAll(async () => {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   await untilReady(agent, 'a', 1);
-  [victim] = (await untilReady(agent, 'b', 1)) as [WorkerView];
+  [victim] = (await untilReady(agent, 'b', 1)) as [ListedWorker];
 });
 
 afterAll(() => agent.stop());
@@ -60,7 +60,7 @@ test('under the next agent the worker attaches with a later token, which invalid
   const stolen = await call('b', 'give_token_away');
   agent.signal('SIGKILL');
   await agent.exited;
-  agent = await startAgent(pools, '', agent.dir);
+  agent = await spawnAgent(pools, '', agent.dir);
   const [again] = await untilReady(agent, 'b', 1);
   expect(again?.pid).toBe(victim.pid);
   await untilReady(agent, 'a', 1);

@@ -4,17 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import {
-  examples,
-  processesOf,
-  python,
-  root,
-  runProcess,
-  startAgent,
-  until,
-  untilLogged,
-  untilReady,
-} from './agent.ts';
+import { examples, processesOf, python, root, runToEnd, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connect } from './grpc.ts';
 
 // Mistakes of users, and what they are told.
@@ -34,7 +24,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const cli = (...args: string[]) => runProcess(process.execPath, [bin, ...args]);
+const cli = (...args: string[]) => runToEnd(process.execPath, [bin, ...args]);
 
 function config(yaml: string): string {
   const file = join(dir, 'a.yaml');
@@ -117,7 +107,7 @@ test('a folder that this user may not create is refused, with the reason and a r
 });
 
 test('a second agent in the same folder is refused with the pid of the first, which is not affected', async () => {
-  agent = await startAgent(text);
+  agent = await spawnAgent(text);
   await untilReady(agent, 'text', 1);
   const second = await cli(...agentFlags(join(agent.dir, 'pitwarden.yaml'), agent.dir), '--http', '127.0.0.1:0');
   expect(second.code).toBe(1);
@@ -127,11 +117,11 @@ test('a second agent in the same folder is refused with the pid of the first, wh
 });
 
 test('after kill -9 of an agent the next one starts in its folder', async () => {
-  const first = await startAgent(text);
+  const first = await spawnAgent(text);
   await untilReady(first, 'text', 1);
   first.signal('SIGKILL');
   await first.exited;
-  agent = await startAgent(text, '', first.dir);
+  agent = await spawnAgent(text, '', first.dir);
   await untilReady(agent, 'text', 1);
   await until(() => processesOf(first.dir).length === 1, 'only the new worker to be left');
 });
@@ -154,7 +144,7 @@ test('a port in use is reported at once with exit code 1, no worker is started, 
 test('an interpreter without the SDK fails with the name of the missing module', async () => {
   const bare = join(dir, 'python');
   writeFileSync(bare, '#!/bin/sh\nexec python3 -S -I "$@"\n', { mode: 0o755 });
-  agent = await startAgent(`bare: { app: text:app, python: ${bare}, cwd: ${examples} }`);
+  agent = await spawnAgent(`bare: { app: text:app, python: ${bare}, cwd: ${examples} }`);
   await until(
     async () => (await agent?.cli('status'))?.stdout.includes("No module named 'pitwarden'"),
     'the reason',
@@ -163,7 +153,7 @@ test('an interpreter without the SDK fails with the name of the missing module',
 });
 
 test('--listen serves the API on a free loopback port with a warning, and refuses other addresses', async () => {
-  agent = await startAgent(text, 'listen: 127.0.0.1:0');
+  agent = await spawnAgent(text, 'listen: 127.0.0.1:0');
   await untilReady(agent, 'text', 1);
   const { node } = await agent.json<{ node: { listen_address: string; warnings: string[] } }>('status');
   expect(node.listen_address).toMatch(/^127\.0\.0\.1:\d+$/);
@@ -180,7 +170,7 @@ test('--listen serves the API on a free loopback port with a warning, and refuse
 });
 
 test('a full queue refuses requests with the time after which to retry', async () => {
-  agent = await startAgent(
+  agent = await spawnAgent(
     `faults: { app: faults:app, python: ${python}, cwd: ${examples}, queue: { max_requests: 2 } }`,
   );
   await untilReady(agent, 'faults', 1);
@@ -195,7 +185,7 @@ test('a full queue refuses requests with the time after which to retry', async (
 });
 
 test('a caller that cancels frees the worker, because the cancellation reaches the command', async () => {
-  agent = await startAgent(`faults: { app: faults:app, python: ${python}, cwd: ${examples} }`);
+  agent = await spawnAgent(`faults: { app: faults:app, python: ${python}, cwd: ${examples} }`);
   await untilReady(agent, 'faults', 1);
   const client = connect(agent.socket);
   await expect(client.execute('faults', 'sleep', [60], {}, 300)).rejects.toMatchObject({ code: 4 });

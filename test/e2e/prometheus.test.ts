@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { needs } from '../needs.ts';
 import type { TestAgent } from './agent.ts';
-import { examples, python, root, startAgent, until, untilReady } from './agent.ts';
+import { examples, python, root, spawnAgent, until, untilReady } from './agent.ts';
 import { scrape } from './http.ts';
 
 // Runs the queries of docs/metrics.md in a real Prometheus.
@@ -24,7 +24,7 @@ let prometheus: Prometheus;
 
 describe('a real Prometheus', needs('prometheus', isThere, 'it is not on PATH'), () => {
   beforeAll(async () => {
-    agent = await startAgent(`
+    agent = await spawnAgent(`
 text: { app: text:app, python: ${python}, cwd: ${examples}, size: 2, recycle: { memory: { soft: 1GiB, hard: 2GiB } } }
 faults: { app: faults:app, python: ${python}, cwd: ${examples} }
 `);

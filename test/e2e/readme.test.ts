@@ -5,7 +5,7 @@ import { credentials, Metadata } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { clients } from '../../src/grpc/proto.ts';
 import type { TestAgent } from './agent.ts';
-import { followAgent, python, root, runProcess, until, untilReady } from './agent.ts';
+import { followAgent, python, root, runToEnd, until, untilReady } from './agent.ts';
 
 // Runs what README.md shows, and compares the output with what README.md shows.
 
@@ -70,12 +70,12 @@ test('the ten-line worker of README.md works in the pool that it shows', async (
 test('the Node client of README.md prints the answer', async () => {
   const script = join(root, `.readme-${process.pid}.mjs`);
   writeFileSync(script, withSocket(block('js', 'proto-loader')));
-  const { code, stdout, stderr } = await runProcess(process.execPath, [script]).finally(() => rmSync(script));
+  const { code, stdout, stderr } = await runToEnd(process.execPath, [script]).finally(() => rmSync(script));
   expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '{ a: 2, b: 1 }\n', stderr: '' });
 });
 
 test('the Python client of README.md prints the answers', async () => {
-  const { code, stdout, stderr } = await runProcess(python, ['-c', withSocket(block('python', 'pitwarden.Client'))]);
+  const { code, stdout, stderr } = await runToEnd(python, ['-c', withSocket(block('python', 'pitwarden.Client'))]);
   expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "{'a': 2, 'b': 1}\none\nby\none\n", stderr: '' });
 });
 
@@ -147,7 +147,7 @@ function withSocket(text: string): string {
 }
 
 function shell(command: string): Promise<{ code: number; stdout: string; stderr: string }> {
-  return runProcess('sh', ['-c', `cd '${root}' && PITWARDEN_SOCKET='${agent.socket}' ${command}`]);
+  return runToEnd('sh', ['-c', `cd '${root}' && PITWARDEN_SOCKET='${agent.socket}' ${command}`]);
 }
 
 function readable(path: string): boolean {

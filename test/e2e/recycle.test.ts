@@ -1,12 +1,12 @@
 import { afterEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, python, root, startAgent, until, untilLogged, untilReady } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import { examples, python, root, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
+import type { TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 import { scrape } from './http.ts';
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -14,7 +14,7 @@ afterEach(async () => {
 });
 
 async function start(pools: string): Promise<void> {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   client = connect(agent.socket);
 }
 

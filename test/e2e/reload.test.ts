@@ -3,19 +3,19 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { examples, processesOf, python, startAgent, until, untilLogged, untilReady } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import { examples, processesOf, python, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
+import type { TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 
 // What a reload may encounter, with one agent.
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 const text = (keys: string) => `text: { app: text:app, python: ${python}, cwd: ${examples}, ${keys} }`;
 
 beforeAll(async () => {
-  agent = await startAgent(text('size: 1'));
+  agent = await spawnAgent(text('size: 1'));
   client = connect(agent.socket);
   await untilReady(agent, 'text', 1);
 });
@@ -73,7 +73,7 @@ test('a request with a deadline a year away does not cause a busy timer', async 
 });
 
 test('running workers apply the orphan_timeout and the drain timeout of a reload', async () => {
-  const other = await startAgent(text('size: 1'));
+  const other = await spawnAgent(text('size: 1'));
   await untilReady(other, 'text', 1);
   other.config(text('size: 1, orphan_timeout: 1s, drain: { timeout: 1s, kill_after: 1m }'));
   other.signal('SIGHUP');

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-import type { TestAgent, WorkerView } from './agent.ts';
+import type { ListedWorker, TestAgent } from './agent.ts';
 import {
   examples,
   followAgent,
@@ -10,15 +10,15 @@ import {
   node,
   python,
   root,
-  startAgent,
+  spawnAgent,
   until,
   untilReady,
 } from './agent.ts';
-import type { Connection } from './grpc.ts';
+import type { TestClient } from './grpc.ts';
 import { connect } from './grpc.ts';
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -35,7 +35,7 @@ text:
 `;
 
 async function start(pools: string): Promise<void> {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   client = connect(agent.socket);
 }
 
@@ -78,7 +78,7 @@ slow:
 
 /** Waits until the first worker of this generation is ready. */
 async function untilBegun(generation: number): Promise<void> {
-  const list = () => client.control<{ workers: WorkerView[] }>('ListWorkers', { pool: 'slow' });
+  const list = () => client.control<{ workers: ListedWorker[] }>('ListWorkers', { pool: 'slow' });
   await until(
     async () =>
       (await list()).workers.some((each) => each.generation === generation && each.state === 'WORKER_STATE_READY'),
@@ -91,7 +91,7 @@ async function killAndStartNext(between = (): void => undefined): Promise<void> 
   agent.signal('SIGKILL');
   await agent.exited;
   between();
-  agent = await startAgent(slow, '', agent.dir);
+  agent = await spawnAgent(slow, '', agent.dir);
   client.close();
   client = connect(agent.socket);
 }

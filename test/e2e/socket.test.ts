@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
-import { python, root, runProcess, startAgent, untilReady } from './agent.ts';
+import { python, root, runToEnd, spawnAgent, untilReady } from './agent.ts';
 
 // A folder whose name has a meaning in a shell, in a URI and in gRPC.
 
@@ -30,7 +30,7 @@ def ask():
 `,
   );
   const pool = (name: string): string => `${name}: { app: own:app, python: ${python}, cwd: . }`;
-  agent = await startAgent(`${pool('asking')}\n${pool('other')}`, '', dir);
+  agent = await spawnAgent(`${pool('asking')}\n${pool('other')}`, '', dir);
   await untilReady(agent, 'asking', 1);
   await untilReady(agent, 'other', 1);
 });
@@ -43,15 +43,15 @@ afterAll(async () => {
 test('workers, the command line and the Python client find the agent at any socket path', async () => {
   expect(await agent.cli('call', 'other', 'slot')).toMatchObject({ code: 0, stdout: '0\n' });
   const script = 'import pitwarden, sys; print(pitwarden.Client(sys.argv[1]).call("other", "slot"))';
-  expect(await runProcess(python, ['-c', script, agent.socket])).toMatchObject({ code: 0, stdout: '0\n' });
+  expect(await runToEnd(python, ['-c', script, agent.socket])).toMatchObject({ code: 0, stdout: '0\n' });
 });
 
 test('the address that the agent prints is accepted by clients and the command line', async () => {
   const address = /gRPC at (unix:[^\s"]+)/.exec(agent.output())?.[1] ?? '';
   const script = 'import pitwarden, sys; print(pitwarden.Client(sys.argv[1]).call("other", "slot"))';
-  expect(await runProcess(python, ['-c', script, address])).toMatchObject({ code: 0, stdout: '0\n' });
+  expect(await runToEnd(python, ['-c', script, address])).toMatchObject({ code: 0, stdout: '0\n' });
   const bin = join(root, 'bin/pitwarden');
-  const called = await runProcess(process.execPath, [bin, 'call', 'other', 'slot', '--socket', address]);
+  const called = await runToEnd(process.execPath, [bin, 'call', 'other', 'slot', '--socket', address]);
   expect(called).toMatchObject({ code: 0, stdout: '0\n' });
 });
 
@@ -68,7 +68,7 @@ test("only the agent's own user may call, and the command line dials no socket t
   const open = join(above, 'open');
   mkdirSync(open);
   const bin = join(root, 'bin/pitwarden');
-  const status = (socket: string) => runProcess(process.execPath, [bin, 'status', '--socket', socket]);
+  const status = (socket: string) => runToEnd(process.execPath, [bin, 'status', '--socket', socket]);
   chmodSync(open, 0o777);
   expect(await status(join(open, 'agent.sock'))).toMatchObject({
     code: 3,

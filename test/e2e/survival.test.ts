@@ -6,17 +6,17 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { identify } from '../../src/os/process/identity.ts';
 import type { LedgerEntry } from '../../src/os/storage/ledger.ts';
 import { seal, unseal } from '../../src/os/storage/sealed-file.ts';
-import type { TestAgent, WorkerView } from './agent.ts';
-import { processesOf, python, root, runProcess, startAgent, until, untilLogged, untilReady } from './agent.ts';
+import type { ListedWorker, TestAgent } from './agent.ts';
+import { processesOf, python, root, runToEnd, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
 import { connectDeaf } from './deaf-caller.ts';
-import type { Answer, Connection } from './grpc.ts';
+import type { Answer, TestClient } from './grpc.ts';
 import { connect, Failure } from './grpc.ts';
 import { scrape } from './http.ts';
 
 // The agent is killed, and the next one is started in the same folder and adopts the survivors.
 
 let agent: TestAgent;
-let client: Connection;
+let client: TestClient;
 
 afterEach(async () => {
   client?.close();
@@ -40,7 +40,7 @@ faults:
 `;
 
 async function start(pools: string): Promise<void> {
-  agent = await startAgent(pools);
+  agent = await spawnAgent(pools);
   client = connect(agent.socket);
 }
 
@@ -51,7 +51,7 @@ async function kill(): Promise<void> {
 
 /** Starts the next agent in the same folder. */
 async function startNext(pools: string): Promise<void> {
-  agent = await startAgent(pools, '', agent.dir);
+  agent = await spawnAgent(pools, '', agent.dir);
   client.close();
   client = connect(agent.socket);
 }
@@ -61,7 +61,7 @@ async function killAndStartNext(pools: string): Promise<void> {
   await startNext(pools);
 }
 
-const pidsOf = (workers: readonly WorkerView[]): number[] => workers.map(({ pid }) => pid).sort();
+const pidsOf = (workers: readonly ListedWorker[]): number[] => workers.map(({ pid }) => pid).sort();
 
 interface RegistryView {
   readonly workers: readonly { readonly worker_id: string; readonly attached: boolean; readonly adopted: boolean }[];
@@ -97,7 +97,7 @@ test('after kill -9 of the agent the next one has the same workers, and they wor
   const before = await untilReady(agent, 'p', 3);
   const file = join(agent.dir, 'runs');
   for (let i = 0; i < 3; i += 1) await client.execute('p', 'once', [file]);
-  const counted = (workers: readonly WorkerView[]) =>
+  const counted = (workers: readonly ListedWorker[]) =>
     workers.map(({ worker_id, requests_completed, generation }) => [worker_id, requests_completed, generation]).sort();
   const counts = counted(await agent.workers('p'));
   await killAndStartNext(pools);
@@ -247,7 +247,7 @@ test('a second agent on the same state directory refuses to start, with the pid 
   await start(survivor());
   const flags = ['--runtime-dir', join(agent.dir, 'other'), '--state-dir', stateDir(), '--http', '127.0.0.1:0'];
   const config = join(agent.dir, 'pitwarden.yaml');
-  const { code, stderr } = await runProcess(process.execPath, [
+  const { code, stderr } = await runToEnd(process.execPath, [
     join(root, 'bin/pitwarden'),
     'agent',
     '--config',
@@ -326,7 +326,7 @@ with pitwarden.Client(sys.argv[1]) as client:
     print(client.options(request_id="from-python").call("p", "once", path=sys.argv[2], seconds=1.5))
     print(list(client.stream("p", "count", path=sys.argv[3], items=5, seconds=0.01)))`;
     const asked = [
-      runProcess(python, ['-c', script, agent.socket, files[0] ?? '', join(agent.dir, 'later')]),
+      runToEnd(python, ['-c', script, agent.socket, files[0] ?? '', join(agent.dir, 'later')]),
       agent.cli('call', 'p', 'once', '--args', JSON.stringify([files[1], 1.5]), '--request-id', 'from-cli'),
       agent.cli('call', 'p', 'count', '--stream', '--args', JSON.stringify([files[2], 10, 0.1])),
     ];
@@ -474,7 +474,7 @@ test('if the ledger cannot be written, no worker is started and the reason is sh
 test('a worker whose agent gave it one token for life in its environment can be adopted repeatedly', async () => {
   const pools = survivor();
   await start(pools);
-  const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [WorkerView];
+  const [{ pid, worker_id }] = (await untilReady(agent, 'p', 1)) as [ListedWorker];
   await kill();
   process.kill(pid, 'SIGKILL');
   // What such an agent left: an entry of version 1, and a worker that was started with PITWARDEN_TOKEN. It has a new

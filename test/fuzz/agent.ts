@@ -6,7 +6,7 @@ import type { Client } from '@grpc/grpc-js';
 import { credentials } from '@grpc/grpc-js';
 import type { Subject } from '../../bench/processes.ts';
 import { pause, startSubject } from '../../bench/processes.ts';
-import type { PoolView, WorkerView } from '../chaos/agent.ts';
+import type { ChaosPool, ChaosWorker } from '../chaos/agent.ts';
 import { processesOf, root, service } from '../chaos/agent.ts';
 
 /** Small enough that a leak shows and that what the budget allows does not hide one. */
@@ -19,7 +19,7 @@ export interface Use {
 }
 
 /** The agent that is attacked, and its folder, in which one agent can follow another. */
-export interface Target {
+export interface FuzzTarget {
   readonly folder: string;
   readonly socket: string;
   readonly link: string;
@@ -41,7 +41,7 @@ export interface Target {
   end(signal: 'SIGKILL' | 'SIGTERM'): Promise<void>;
   control<T>(method: string, request?: object, withinMs?: number): Promise<T>;
   execute(pool: string, command: string, withinMs: number): Promise<string>;
-  workers(pool: string): Promise<WorkerView[]>;
+  workers(pool: string): Promise<ChaosWorker[]>;
   /** Why its pools do not serve; undefined: they do. */
   notWhole(): Promise<string | undefined>;
   use(): Promise<Use>;
@@ -55,7 +55,7 @@ export interface Target {
 const ownPython = join(root, '.venv/bin/python');
 const here = join(root, 'test/fuzz');
 
-export function prepareTarget(): Target {
+export function prepareTarget(): FuzzTarget {
   const folder = mkdtempSync(join(tmpdir(), 'pw-fuzz-'));
   const path = (name: string): string => join(folder, name);
   const [config, socket, lies, liar] = [path('pitwarden.yaml'), path('run/agent.sock'), path('lies'), path('liar')];
@@ -88,7 +88,7 @@ export function prepareTarget(): Target {
         error ? reject(error) : resolve(answer),
       );
     });
-  const target: Target = {
+  const target: FuzzTarget = {
     ...{ folder, socket, link: path('run/link/link.sock'), config, lies, configText, pid },
     httpPort: () => httpPort,
     output: () => agent?.output() ?? '',
@@ -121,10 +121,10 @@ export function prepareTarget(): Target {
       ask<{ worker_id: string }>(execution, 'Execute', { pool, command, payload: Buffer.from('[]') }, withinMs).then(
         ({ worker_id: workerId }) => workerId,
       ),
-    workers: async (pool) => (await target.control<{ workers: WorkerView[] }>('ListWorkers', { pool })).workers,
+    workers: async (pool) => (await target.control<{ workers: ChaosWorker[] }>('ListWorkers', { pool })).workers,
     notWhole: async () => {
       try {
-        const { pools } = await target.control<{ pools: PoolView[] }>('ListPools');
+        const { pools } = await target.control<{ pools: ChaosPool[] }>('ListPools');
         for (const name of ['probe', 'p']) {
           const found = pools.find(({ pool }) => pool === name);
           if (found === undefined) return `pool ${name} is missing`;

@@ -17,7 +17,7 @@ export type Edit =
 /** More than this is cut off: it would only measure how fast the fuzzer makes bytes. */
 const mostBytes = 48 * 1024 * 1024;
 
-export function build({ valid, edits }: Bytes): Buffer {
+export function editedBytes({ valid, edits }: Bytes): Buffer {
   return edits.reduce<Buffer>((bytes, edit) => apply(bytes, edit).subarray(0, mostBytes), Buffer.from(valid, 'latin1'));
 }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { pause } from '../../bench/processes.ts';
-import type { Target, Use } from './agent.ts';
+import type { FuzzTarget, Use } from './agent.ts';
 import { budgetMib, prepareTarget } from './agent.ts';
 import type { Probe, Probed } from './probe.ts';
 import { p99, startProbe } from './probe.ts';
@@ -48,14 +48,14 @@ export interface FuzzOptions {
   readonly surface: string | null;
 }
 
-export interface Found {
+export interface FuzzFinding {
   readonly round: number;
   readonly surface: string;
   readonly problem: string;
   readonly smallest: string;
 }
 
-export async function fuzz({ seed, seconds, round, surface }: FuzzOptions): Promise<Found | undefined> {
+export async function fuzz({ seed, seconds, round, surface }: FuzzOptions): Promise<FuzzFinding | undefined> {
   const endsAtMs = performance.now() + seconds * 1_000;
   const chosen = surfaces.filter(({ name }) => surface === null || name === surface);
   const lab = new Lab();
@@ -118,7 +118,7 @@ async function runRound<Case>(
 /** One agent at a time. After something was wrong with one the next round begins with a new one. */
 class Lab {
   summary = '';
-  #target: Target | null = null;
+  #target: FuzzTarget | null = null;
   #probe: Probe | null = null;
   /** What the first agent in this folder had at rest; those that follow it must do with as much. */
   #rest: Use | null = null;
@@ -183,7 +183,7 @@ class Lab {
   }
 
   /** An agent at rest, with a probe unless it is about to be restarted. */
-  async #ready(restarts: boolean): Promise<Target> {
+  async #ready(restarts: boolean): Promise<FuzzTarget> {
     if (this.#target === null) {
       this.#target = prepareTarget();
       await this.#target.start();
@@ -198,7 +198,7 @@ class Lab {
     return target;
   }
 
-  async #startProbe(target: Target): Promise<Probe> {
+  async #startProbe(target: FuzzTarget): Promise<Probe> {
     if (this.#probe !== null) return this.#probe;
     const workerId = await target.execute('probe', 'echo', 10_000);
     const worker = (await target.workers('probe')).find((each) => each.worker_id === workerId);
@@ -209,13 +209,13 @@ class Lab {
     return this.#probe;
   }
 
-  async #probeFor(target: Target, ms: number): Promise<readonly Probed[]> {
+  async #probeFor(target: FuzzTarget, ms: number): Promise<readonly Probed[]> {
     const probe = await this.#startProbe(target);
     await pause(ms);
     return probe.take();
   }
 
-  async #isBack(target: Target, beganMib: number): Promise<string | undefined> {
+  async #isBack(target: FuzzTarget, beganMib: number): Promise<string | undefined> {
     const rest = this.#rest ?? { heldMib: 0, descriptors: 0 };
     const peakMib = target.peakMib();
     if (peakMib - beganMib > peakMoreMib) {
@@ -248,7 +248,7 @@ interface Wrong {
 }
 
 /** Left alone, the pools serve. What the cases asked for by Control is taken back first. */
-async function isWholeAgain(target: Target): Promise<string | undefined> {
+async function isWholeAgain(target: FuzzTarget): Promise<string | undefined> {
   const endsAtMs = performance.now() + wholeWithinMs;
   for (;;) {
     await target.control('ResumeNode').catch(() => undefined);

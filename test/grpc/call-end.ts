@@ -18,7 +18,7 @@ export function endOf(stream: ClientHttp2Stream): () => Fields | undefined {
 }
 
 /** The `grpc-status` of that end. */
-export function statusOf(stream: ClientHttp2Stream): () => string | undefined {
+export function grpcStatusOf(stream: ClientHttp2Stream): () => string | undefined {
   const end = endOf(stream);
   return () => (end() === undefined ? undefined : String(end()?.['grpc-status']));
 }

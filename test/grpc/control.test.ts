@@ -20,9 +20,9 @@ import { services } from '../../src/grpc/proto.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
-import type { Connection } from '../e2e/grpc.ts';
+import type { TestClient } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
-import { statusOf } from './call-end.ts';
+import { grpcStatusOf } from './call-end.ts';
 
 const kib = 1024;
 /** Three bytes each. */
@@ -31,7 +31,7 @@ const huge = `\u001b[2J${'語'.repeat(100 * kib)}`;
 let dir: string;
 let api: ApiServer;
 /** A default client of grpc-js. It accepts 4 MiB a message, as all gRPC clients do. */
-let client: Connection;
+let client: TestClient;
 let state: State;
 let exits: KeptExit[];
 let listeners: Set<Listener>;
@@ -282,7 +282,7 @@ function begin(session: ClientHttp2Session, method: string): () => string | unde
   const headers = { ':method': 'POST', ':path': `/pitwarden.v1.Control/${method}`, 'content-type': 'application/grpc' };
   const stream = session.request(headers);
   stream.end(Buffer.alloc(5));
-  return statusOf(stream);
+  return grpcStatusOf(stream);
 }
 
 test('unread answers of Control count towards the budget, and further calls are refused beyond a share of it', async () => {

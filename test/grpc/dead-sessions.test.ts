@@ -8,7 +8,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
-import { call, cancel, frame, opening, repeat } from './http2-frames.ts';
+import { callFrames, cancelFrame, frame, manyFrames, opening } from './http2-frames.ts';
 
 let dir: string;
 let path: string;
@@ -40,7 +40,10 @@ test.each<[string, Buffer]>([
   ['data on stream 0', frame(0, 0, 0, Buffer.from('x'))],
   ['a frame that is too large', frame(0, 0, 1, Buffer.alloc(17_000))],
   ['half of a frame', frame(0, 0, 1, Buffer.alloc(1_000)).subarray(0, 500)],
-  ['two thousand calls that it reset at once', repeat(2_000, (n) => Buffer.concat([call(n, '/none'), cancel(n)]))],
+  [
+    'two thousand calls that it reset at once',
+    manyFrames(2_000, (n) => Buffer.concat([callFrames(n, '/none'), cancelFrame(n)])),
+  ],
 ])(
   'a connection whose client sent %s and left is closed',
   async (_, bytes) => {

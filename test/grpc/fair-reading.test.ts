@@ -10,7 +10,7 @@ import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { services } from '../../src/grpc/proto.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
-import { call, data, opening, repeat } from './http2-frames.ts';
+import { callFrames, data, manyFrames, opening } from './http2-frames.ts';
 
 const execute = '/pitwarden.v1.Execution/Execute';
 const submit = '/pitwarden.v1.Execution/Submit';
@@ -76,7 +76,7 @@ async function turns(count: number): Promise<void> {
 }
 
 /** All bytes of an Execute call. */
-const whole = (n: number): Buffer => Buffer.concat([call(n, execute), data(n, framed, true)]);
+const whole = (n: number): Buffer => Buffer.concat([callFrames(n, execute), data(n, framed, true)]);
 
 test.each([
   ['begins calls', execute],
@@ -84,7 +84,7 @@ test.each([
 ])('a connection that %s as fast as it can is read only once before another connection', async (_, method) => {
   const [other, busy] = [await connected(), await connected()];
   await turns(3);
-  busy.write(repeat(1_500, (n) => call(n, method)));
+  busy.write(manyFrames(1_500, (n) => callFrames(n, method)));
   other.write(whole(0));
   await vi.waitFor(() => expect(before).toHaveLength(1));
   expect(before[0]?.begun).toBeLessThan(900);
@@ -94,8 +94,8 @@ test.each([
 test('a connection that sends messages in tiny pieces is read only once before another connection', async () => {
   const [other, busy] = [await connected(), await connected()];
   await turns(3);
-  const pieces = repeat(15_000, () => data(0, Buffer.from([0])));
-  busy.write(Buffer.concat([call(0, submit), pieces]));
+  const pieces = manyFrames(15_000, () => data(0, Buffer.from([0])));
+  busy.write(Buffer.concat([callFrames(0, submit), pieces]));
   other.write(whole(0));
   await vi.waitFor(() => expect(before).toHaveLength(1));
   expect(before[0]?.submitted).toBeLessThan(1_800);

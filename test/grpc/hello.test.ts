@@ -13,7 +13,7 @@ import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
 import { addWorkerLink } from '../../src/grpc/worker-link/service.ts';
 import type { LinkRefusal, WorkerLinkSource } from '../../src/grpc/worker-link/source.ts';
-import { statusOf } from './call-end.ts';
+import { grpcStatusOf } from './call-end.ts';
 
 const kib = 1024;
 const mib = 1024 * kib;
@@ -26,6 +26,7 @@ let api: ApiServer;
 let refusals: LinkRefusal[];
 /** How many requests each attached worker reported in its hello. */
 let attached: number[];
+let isAttached: boolean;
 let close: (() => void)[];
 
 beforeEach(async () => {
@@ -35,6 +36,7 @@ beforeEach(async () => {
   unprovenBudget = createMemoryBudget(4 * mib);
   refusals = [];
   attached = [];
+  isAttached = false;
   close = [];
   const budgets = { budget, unprovenBudget };
   api = createServer({ ...budgets, messageMaxBytes: 66 * mib, waitForRoomMs: 10_000, callsPerConnection: 16 });
@@ -45,13 +47,18 @@ beforeEach(async () => {
   const source: WorkerLinkSource = {
     check,
     authenticate: (hello) => {
-      const refusal = check(hello);
+      const refusal = check(hello) ?? (isAttached ? { reason: 'already_attached', message: 'it is' } : undefined);
       return refusal === undefined ? { ok: true, welcome: {} as never } : { ok: false, ...refusal };
     },
-    attached: ({ resumed }) => attached.push(resumed?.held.length ?? 0),
+    attached: ({ resumed }) => {
+      isAttached = true;
+      attached.push(resumed?.held.length ?? 0);
+    },
     frame: () => undefined,
     unsent: () => undefined,
-    closed: () => undefined,
+    closed: () => {
+      isAttached = false;
+    },
     refused: (refusal) => refusals.push(refusal),
   };
   addWorkerLink(api, source, budget);
@@ -98,7 +105,7 @@ function open(): ClientHttp2Session {
 function attach(headers: Record<string, string> = {}, session = open()): Attach {
   const usual = { ':method': 'POST', ':path': '/pitwarden.v1.WorkerLink/Attach', 'content-type': 'application/grpc' };
   const stream = session.request({ ...usual, ...headers });
-  const status = statusOf(stream);
+  const status = grpcStatusOf(stream);
   stream.resume();
   return { stream, status };
 }
@@ -145,7 +152,7 @@ test('a compressed first frame is unfolded up to 64 KiB, and a large one is refu
   expect(most).toBeLessThan(512 * kib);
 });
 
-test('an unproven connection that sends many first frames at once holds memory for a few of them', async () => {
+test('an unproven connection that sends many first frames at once holds at most 256 KiB', async () => {
   const session = open();
   const calls = Array.from({ length: 16 }, () => attach({}, session));
   const stranger = framed(helloOf({ worker_id: 'q-0-1', sdk_version: 'v'.repeat(64 * kib - 1_000) }));
@@ -174,4 +181,37 @@ test('a worker is welcomed while other workers hold more than the budget of work
   stream.write(framed(serialize({ results: [{ id: 1, payload: Buffer.alloc(mib) }] })).subarray(0, 100));
   await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(budget.maxBytes + mib));
   expect(unprovenBudget.usedBytes).toBe(0);
+});
+
+test.each([0, 20_000])(
+  'a hello with %d requests attaches as soon as the earlier link has ended, one at a time',
+  async (held) => {
+    const first = attach();
+    first.stream.write(framed(helloOf({})));
+    await vi.waitFor(() => expect(attached).toEqual([0]));
+    const next = attach();
+    next.stream.write(framed(helloOf({}, held)));
+    await vi.waitFor(() => expect(budget.usedBytes + unprovenBudget.usedBytes).toBeGreaterThan(20 * kib + 100 * held));
+    const third = attach();
+    third.stream.write(framed(helloOf({}, held)));
+    await vi.waitFor(() => expect(third.status()).toBe('6'));
+    expect(attached).toEqual([0]);
+    first.stream.close();
+    await vi.waitFor(() => expect(attached).toEqual([0, held]), { timeout: 500 });
+  },
+);
+
+test('a large hello waits for room in the budget of workers', async () => {
+  const others = budget.account();
+  others.add(budget.maxBytes);
+  const { stream } = attach();
+  const frame = framed(helloOf({}, 2_000));
+  expect(frame.length).toBeGreaterThan(64 * kib);
+  expect(frame.length).toBeLessThan(mib);
+  stream.write(frame);
+  await vi.waitFor(() => expect(unprovenBudget.usedBytes).toBe(0));
+  await vi.waitFor(() => expect(budget.usedBytes).toBeGreaterThan(budget.maxBytes));
+  expect(budget.usedBytes).toBeLessThan(budget.maxBytes + 64 * kib);
+  others.give(budget.maxBytes);
+  await vi.waitFor(() => expect(attached).toEqual([2_000]));
 });

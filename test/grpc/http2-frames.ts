@@ -19,7 +19,7 @@ const literal = (name: string, value: string): Buffer =>
   Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value)]);
 
 /** Begins the n-th call of a connection, and leaves it open. */
-export function call(n: number, path: string): Buffer {
+export function callFrames(n: number, path: string): Buffer {
   const fields = { ':method': 'POST', ':scheme': 'http', ':path': path, ':authority': 'localhost' };
   const headers = { ...fields, 'content-type': 'application/grpc' };
   const block = Object.entries(headers).map(([name, value]) => literal(name, value));
@@ -30,11 +30,11 @@ export function data(n: number, bytes: Buffer, isLast = false): Buffer {
   return frame(0, isLast ? 1 : 0, streamOf(n), bytes);
 }
 
-export function cancel(n: number): Buffer {
+export function cancelFrame(n: number): Buffer {
   return frame(3, 0, streamOf(n), Buffer.from([0, 0, 0, 8]));
 }
 
-export function repeat(count: number, part: (n: number) => Buffer): Buffer {
+export function manyFrames(count: number, part: (n: number) => Buffer): Buffer {
   return Buffer.concat(Array.from({ length: count }, (_, index) => part(index)));
 }
 

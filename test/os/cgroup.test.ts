@@ -7,7 +7,7 @@ import { membersOf, readProcessTable } from '../../src/os/process/process-table.
 import { resourceLimits, tasksOfAll, whyNotLimited } from '../../src/os/process/resource-limits.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { needs } from '../needs.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 const cgroups = openCgroups();
@@ -46,7 +46,7 @@ test('cgroup.kill kills a tree of any shape, including daemons without a trace',
     const { spawned, identity, line } = await shellWorker(cwd, script, { workerId, cgroup: cgroup.path });
     await line(1);
     const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
-    expect(isRunning(own), name).toBe(true);
+    expect(isProcessRunning(own), name).toBe(true);
     const pids = readFileSync(join(cgroup.path, 'cgroup.procs'), 'utf8').trim().split('\n').map(Number);
     expect(pids, name).toContain(identity.pid);
     expect(pids, name).toContain(own);
@@ -54,7 +54,7 @@ test('cgroup.kill kills a tree of any shape, including daemons without a trace',
     process.kill(identity.pid, 'SIGKILL');
     await spawned.exited;
     expect(await sweepTree({ identity, workerId }, { timeoutMs: 10_000, cgroup })).toMatchObject({ survivors: [] });
-    expect(pids.filter(isRunning), name).toEqual([]);
+    expect(pids.filter(isProcessRunning), name).toEqual([]);
     expect(cgroup.isPopulated(), name).toBe(false);
     cgroup.remove();
     expect(existsSync(cgroup.path), name).toBe(false);
@@ -81,14 +81,14 @@ test.each([
   const { spawned, identity, line } = await shellWorker(cwd, script, { workerId });
   await line(1);
   const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
-  expect(isRunning(own)).toBe(true);
+  expect(isProcessRunning(own)).toBe(true);
   const pids = membersOf(await readProcessTable(), { identity, workerId }).map((row) => row.pid);
   expect(pids).toContain(own);
   process.kill(identity.pid, 'SIGKILL');
   await spawned.exited;
   const target = { identity, workerId, endedAtTicks: spawned.endedAtTicks() };
   expect(await sweepTree(target, { timeoutMs: 10_000 })).toMatchObject({ survivors: [] });
-  expect(pids.filter(isRunning)).toEqual([]);
+  expect(pids.filter(isProcessRunning)).toEqual([]);
   expect(membersOf(await readProcessTable(), target)).toEqual([]);
 });
 

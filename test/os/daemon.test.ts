@@ -6,7 +6,7 @@ import { sampleTree } from '../../src/os/process/memory.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { markOf } from '../../src/os/process/tree-mark.ts';
 import { isRoot, needs } from '../needs.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 // Daemons of a worker without a cgroup, with their own session, group, environment and descriptors, and pid 1 as
 // parent.
@@ -39,10 +39,10 @@ async function withDaemon(workerId: string, program: string) {
   writeFileSync(path, `${daemonize}\n${program}`);
   const worker = await shellWorker(dir, `exec ${python} ${path}`, { workerId });
   const daemon = Number(await worker.line(1));
-  expect(isRunning(daemon)).toBe(true);
+  expect(isProcessRunning(daemon)).toBe(true);
   onTestFinished(() => {
     worker.spawned.close();
-    if (isRunning(daemon)) process.kill(daemon, 'SIGKILL');
+    if (isProcessRunning(daemon)) process.kill(daemon, 'SIGKILL');
   });
   const end = async () => {
     process.kill(worker.identity.pid, 'SIGKILL');
@@ -58,7 +58,7 @@ test('a daemon that kept nothing but its resource limits is found by the mark th
   const { daemon, end, identity } = await withDaemon(workerId, program);
   expect((await sampleTree({ identity, workerId }, { readsPss: () => false }))?.processes).toBe(2);
   expect(await sweepTree(await end(), { timeoutMs: 5_000 })).toEqual({ survivors: [], suspects: [] });
-  expect(isRunning(daemon)).toBe(false);
+  expect(isProcessRunning(daemon)).toBe(false);
 });
 
 test('a daemon without a mark is found if it was seen in the tree while its parent lived', async () => {
@@ -77,7 +77,7 @@ test('a daemon without a mark is found if it was seen in the tree while its pare
   writeFileSync(go, '');
   const target = await end();
   expect(await sweepTree({ ...target, known }, { timeoutMs: 5_000 })).toEqual({ survivors: [], suspects: [] });
-  expect(isRunning(daemon)).toBe(false);
+  expect(isProcessRunning(daemon)).toBe(false);
 });
 
 // Only root can become another user.
@@ -87,7 +87,7 @@ test('a daemon that became another user is reported and not signalled', needs('r
   const program = `mark_descendants('${workerId}'); print(daemon(${before}), flush=True); time.sleep(1000)`;
   const { daemon, end } = await withDaemon(workerId, program);
   expect(await sweepTree(await end(), { timeoutMs: 5_000 })).toEqual({ survivors: [], suspects: [daemon] });
-  expect(isRunning(daemon)).toBe(true);
+  expect(isProcessRunning(daemon)).toBe(true);
 });
 
 test('the agent and the SDK compute the same mark', async () => {

@@ -13,7 +13,7 @@ import type { ProcessIdentity } from '../../src/os/process/identity.ts';
 import { hasProc, identify, readStat } from '../../src/os/process/identity.ts';
 import { lockDirectory, lockPath } from '../../src/os/storage/agent-lock.ts';
 import { needs } from '../needs.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'pw-'));
 const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
@@ -51,7 +51,7 @@ async function untilItLooked(pid: number): Promise<void> {
   });
 }
 
-const untilGone = (pid: number) => vi.waitFor(() => expect(isRunning(pid)).toBe(false), { timeout: 15_000 });
+const untilGone = (pid: number) => vi.waitFor(() => expect(isProcessRunning(pid)).toBe(false), { timeout: 15_000 });
 
 function sleeper(seconds = '1000'): { child: ChildProcess; identity: ProcessIdentity; exited: Promise<unknown[]> } {
   const child = spawn('sleep', [seconds], { stdio: 'ignore', detached: true });
@@ -74,11 +74,11 @@ test('a new guardian kills the guardians of earlier agents, and nothing else', o
   writeFileSync(record, JSON.stringify([...guardians, stranger.identity, { pid: -1 }]));
   const next = startGuardian({ directory: stateDir, log: { warn: () => undefined } });
   await untilItGuards(next);
-  expect(isRunning(pid)).toBe(true);
+  expect(isProcessRunning(pid)).toBe(true);
   next.killPredecessors();
   await untilGone(pid);
-  expect(isRunning(stranger.identity.pid)).toBe(true);
-  expect(isRunning(next.pid() ?? 0)).toBe(true);
+  expect(isProcessRunning(stranger.identity.pid)).toBe(true);
+  expect(isProcessRunning(next.pid() ?? 0)).toBe(true);
   next.close();
 });
 
@@ -110,7 +110,7 @@ test("the guardian kills the worker's whole group, but no other process that has
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
   await untilGone(child);
   await untilGone(pid);
-  expect(isRunning(stranger.identity.pid)).toBe(true);
+  expect(isProcessRunning(stranger.identity.pid)).toBe(true);
 });
 
 test('the guardian kills what a worker leaves in its session when it exits', onProc, async () => {
@@ -151,7 +151,7 @@ if os.fork() == 0: ${daemon.replaceAll('"$ID"', `"${id}"`)}'; until [ -s ${id} ]
     expect(await spawned.exited).toEqual({ code: 0, signal: null });
     await untilGone(own ?? 0);
     await untilGone(pid);
-    expect(isRunning(stranger ?? 0)).toBe(true);
+    expect(isProcessRunning(stranger ?? 0)).toBe(true);
   },
 );
 
@@ -176,7 +176,7 @@ test.for([
   const { spawned, identity, line } = await shellWorker(cwd, script, { workerId, cgroup: cgroup.path });
   await line(1);
   const own = Number(readFileSync(join(cwd, 'own'), 'utf8'));
-  expect(isRunning(own)).toBe(true);
+  expect(isProcessRunning(own)).toBe(true);
   guardian.watch(identity, 'w', limitMs, cgroup.path);
   writeFileSync(join(cwd, 'go'), '');
   guardian.close();
@@ -198,7 +198,7 @@ test('the guardian leaves a cgroup alone if the recorded process is not in it', 
   guardian.watch(identity, 'w', 0, cgroup.path);
   guardian.close();
   expect(await exited).toEqual([null, 'SIGKILL']);
-  expect(isRunning(other.identity.pid)).toBe(true);
+  expect(isProcessRunning(other.identity.pid)).toBe(true);
   process.kill(pid, 'SIGKILL');
   cgroup.kill();
   await other.spawned.exited;
@@ -213,7 +213,7 @@ test('the guardian exits without killing once another agent holds the lock', onP
   guardian.watch(identity, 'w', 0, null);
   guardian.close();
   await untilGone(pid);
-  expect(isRunning(identity.pid)).toBe(true);
+  expect(isProcessRunning(identity.pid)).toBe(true);
   lock.release();
 });
 
@@ -222,12 +222,12 @@ test('the guardian exits at the third agent that it sees, although each of them 
   const { identity } = sleeper();
   guardian.watch(identity, 'w', 1_000_000, null);
   guardian.close();
-  while (isRunning(pid)) {
+  while (isProcessRunning(pid)) {
     const agent = sleeper('1');
     writeFileSync(lockPath(stateDir), JSON.stringify(agent.identity));
     await agent.exited;
   }
-  expect(isRunning(identity.pid)).toBe(true);
+  expect(isProcessRunning(identity.pid)).toBe(true);
 });
 
 test('an agent that dies at once does not count as a successor', onProc, async () => {

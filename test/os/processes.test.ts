@@ -26,7 +26,7 @@ import { sweepTree } from '../../src/os/process/tree.ts';
 import { lockDirectory } from '../../src/os/storage/agent-lock.ts';
 import { clearRuntimeDirectory, prepareRuntimeDirectory } from '../../src/os/storage/directories.ts';
 import { restrictSocket } from '../../src/os/storage/socket-files.ts';
-import { isRunning, shellWorker, testOutput } from './shell-worker.ts';
+import { isProcessRunning, shellWorker, testOutput } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -88,13 +88,13 @@ test('a sweep kills the group and a daemon in another session, and nothing else'
   const daemon = 'setsid sh -c "sleep 1000 & echo \\$!; sleep 1000" & ';
   const { spawned, identity, line } = await worker(`sleep 1000 & echo $!; ${daemon} wait`);
   const pids = [identity.pid, Number(await line(1)), Number(await line(2))];
-  expect(pids.map(isRunning)).toEqual([true, true, true]);
+  expect(pids.map(isProcessRunning)).toEqual([true, true, true]);
   // The leader dies first, so that no parent leads to its children.
   process.kill(identity.pid, 'SIGKILL');
   expect(await spawned.exited).toEqual({ code: null, signal: 'SIGKILL' });
   expect(await sweepTree({ identity, workerId: 'w-0' }, { timeoutMs: 5_000 })).toMatchObject({ survivors: [] });
-  expect(pids.map(isRunning)).toEqual([false, false, false]);
-  expect(isRunning(foreign.pid ?? 0)).toBe(true);
+  expect(pids.map(isProcessRunning)).toEqual([false, false, false]);
+  expect(isProcessRunning(foreign.pid ?? 0)).toBe(true);
   foreign.kill();
 });
 

@@ -47,7 +47,7 @@ export async function shellWorker(
   return { spawned, identity: started.identity, line };
 }
 
-export function isRunning(pid: number): boolean {
+export function isProcessRunning(pid: number): boolean {
   const identity = identify(pid);
   return identity !== undefined && isAlive(identity);
 }

@@ -8,7 +8,7 @@ import { carriesWorkerId, findSpawnedWorker } from '../../src/os/process/own-pro
 import { freshProcessTable, membersOf } from '../../src/os/process/process-table.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { isRoot, needs } from '../needs.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -54,8 +54,8 @@ test.for([
     expect((await members()).sort()).toEqual([identity.pid, child].sort());
     expect(await sweepTree(target, { timeoutMs: 5_000 })).toMatchObject({ survivors: [] });
     await spawned.exited;
-    expect(isRunning(child)).toBe(false);
-    expect(isRunning(stranger)).toBe(true);
+    expect(isProcessRunning(child)).toBe(false);
+    expect(isProcessRunning(stranger)).toBe(true);
     spawned.close();
   },
 );

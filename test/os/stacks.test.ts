@@ -7,7 +7,7 @@ import { gatherEvidence } from '../../src/os/process/evidence.ts';
 import { fitStacks, placeOf, stacksOfCrash } from '../../src/os/process/stacks.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { readPart } from '../../src/os/storage/read-file.ts';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'pw-'));
 const python = new URL('../../.venv/bin/python', import.meta.url).pathname;
@@ -20,7 +20,7 @@ describe('a request for stacks', () => {
     const { identity } = await shellWorker(dir, 'exec sleep 60', { workerId: 'w-deaf' });
     const evidence = await gatherEvidence(identity, path);
     expect(evidence).toMatchObject({ stacks: '', stacksMissing: 'the worker does not write stacks, or not yet' });
-    expect(isRunning(identity.pid)).toBe(true);
+    expect(isProcessRunning(identity.pid)).toBe(true);
     await sweepTree({ identity, workerId: 'w-deaf' }, { timeoutMs: 10_000 });
   });
 

@@ -2,7 +2,7 @@ import { mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test, vi } from 'vitest';
-import { isRunning, shellWorker } from './shell-worker.ts';
+import { isProcessRunning, shellWorker } from './shell-worker.ts';
 
 // How a worker's secret reaches the SDK through wrappers around the interpreter, with real processes.
 
@@ -69,7 +69,7 @@ test('a worker that never reads its secret keeps no socket of the agent open', a
   const before = sockets();
   const { spawned, identity } = await start('exec sleep 1000');
   await vi.waitFor(() => expect(sockets()).toBe(before));
-  expect(isRunning(identity.pid)).toBe(true);
+  expect(isProcessRunning(identity.pid)).toBe(true);
   process.kill(identity.pid, 'SIGKILL');
   await spawned.exited;
 });

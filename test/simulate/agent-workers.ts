@@ -9,10 +9,11 @@ import type { WorkerParts } from '../../src/workers/parts.ts';
 import { messageOf } from '../../src/workers/parts.ts';
 import type { Workers } from '../../src/workers/workers.ts';
 import { createWorkers } from '../../src/workers/workers.ts';
-import type { AgentHost, SimulatedAgent } from './agent.ts';
+import type { AgentHost } from './agent-host.ts';
+import type { RunningAgent } from './running-agent.ts';
 import type { SimulatedWorker } from './worker.ts';
 
-export function partsOf(agent: SimulatedAgent, host: AgentHost): WorkerParts {
+export function partsOf(agent: RunningAgent, host: AgentHost): WorkerParts {
   const quiet = (): void => undefined;
   return {
     ...{ agentId: `agent ${agent.number}`, linkPath: '/run/link', apiSocket: '', payloadMaxBytes: 0 },
@@ -34,7 +35,7 @@ export function partsOf(agent: SimulatedAgent, host: AgentHost): WorkerParts {
 }
 
 /** The workers of src/workers/, except what is done with processes. */
-export function createSimulatedWorkers(agent: SimulatedAgent, host: AgentHost, parts: WorkerParts): Workers {
+export function createSimulatedWorkers(agent: RunningAgent, host: AgentHost, parts: WorkerParts): Workers {
   const workers = createWorkers(parts);
   const handles = workers.handles as Map<string, WorkerHandle>;
   const addHandle = (entry: LedgerEntry, pool: PoolConfig, adopted: boolean): WorkerHandle => {
@@ -85,7 +86,7 @@ export function createSimulatedWorkers(agent: SimulatedAgent, host: AgentHost, p
 /** As src/workers/spawn.ts: into the ledger, then the process, then its identity into the ledger. */
 async function spawn(
   parts: WorkerParts,
-  agent: SimulatedAgent,
+  agent: RunningAgent,
   host: AgentHost,
   handle: WorkerHandle,
   handles: Map<string, WorkerHandle>,
@@ -121,7 +122,7 @@ async function spawn(
 }
 
 /** Time passes; of an agent that has died meanwhile nothing comes after it. */
-function pass(agent: SimulatedAgent, host: AgentHost, ms: number): Promise<void> {
+function pass(agent: RunningAgent, host: AgentHost, ms: number): Promise<void> {
   return new Promise((resolve) =>
     agent.later(ms, () => {
       host.settling();
@@ -134,7 +135,7 @@ function kill(host: AgentHost, worker: SimulatedWorker): void {
   host.later(worker.behaviour.killMs, () => worker.die({ code: null, signal: 'SIGKILL' }));
 }
 
-function sample(agent: SimulatedAgent, host: AgentHost, worker: SimulatedWorker): void {
+function sample(agent: RunningAgent, host: AgentHost, worker: SimulatedWorker): void {
   // Now and then the system does not tell.
   if (!worker.alive || host.random.chance(0.02)) return;
   const { workerId, memoryBytes, session, burnsCpu, bornAtMs } = worker;
@@ -144,7 +145,7 @@ function sample(agent: SimulatedAgent, host: AgentHost, worker: SimulatedWorker)
   agent.later(1, () => agent.enqueueDeferred({ type: 'sampled', workerId, sample: taken }));
 }
 
-function newEntry({ number }: SimulatedAgent, spec: WorkerSpec): LedgerEntry {
+function newEntry({ number }: RunningAgent, spec: WorkerSpec): LedgerEntry {
   return {
     ...{ worker_id: spec.id, pool: spec.pool, slot: spec.slot, generation: spec.generation },
     ...{ boot_id: '', pid: 0, start_time: '', agent_id: `agent ${number}`, state: 'spawning' },

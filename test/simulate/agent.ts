@@ -14,18 +14,15 @@ import { step } from '../../src/domain/step.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
 import type { Survivor } from '../../src/workers/adopt.ts';
-import type { WorkerHandle } from '../../src/workers/handle.ts';
 import { adoptedOf } from '../../src/workers/restore.ts';
 import type { Workers } from '../../src/workers/workers.ts';
 import { hold } from '../domain/invariants.ts';
+import type { AgentHost } from './agent-host.ts';
 import { createSimulatedWorkers, partsOf } from './agent-workers.ts';
-import type { Checks, Serving } from './checks.ts';
-import type { Disk } from './disk.ts';
 import type { SimulatedLedger } from './ledger.ts';
 import { createLedger } from './ledger.ts';
 import type { SimulatedLink } from './link.ts';
-import type { Random } from './random.ts';
-import type { Trace } from './trace.ts';
+import type { RunningAgent, Serving } from './running-agent.ts';
 import type { Greeting, SimulatedWorker } from './worker.ts';
 
 /** How long a deferred event waits for a step; as in src/agent/loop.ts. */
@@ -34,30 +31,8 @@ const deferredMs = 50;
 const idleMost = 5;
 const never = Number.POSITIVE_INFINITY;
 
-/** What an agent needs of its host. */
-export interface AgentHost {
-  readonly random: Random;
-  readonly trace: Trace;
-  readonly disk: Disk;
-  readonly checks: Checks;
-  readonly processes: ReadonlyMap<string, SimulatedWorker>;
-  nowMs(): number;
-  later(ms: number, work: () => void): void;
-  availableBytes(): number;
-  /** Starts a process, or says what is to be reported instead. */
-  start(workerId: string, pool: WorkerHandle['pool']): SimulatedWorker | 'start-blocked' | 'spawn-failed';
-  /** All processes of it are gone. */
-  gone(workerId: string): void;
-  poolRemoved(pool: string): void;
-  /** Somebody waits for a promise that is settled. */
-  settling(): void;
-  /** Something went wrong where nobody waits for it. */
-  failed(error: unknown): void;
-  finished(): void;
-}
-
 /** What an agent finds when it starts. */
-export interface Found {
+export interface FoundAtStart {
   readonly config: NodeConfig;
   readonly orders: Orders | null;
   readonly survivors: readonly Survivor[];
@@ -68,15 +43,13 @@ export interface Found {
  * One agent without its I/O, in virtual time: domain, dispatch, effects and src/workers/ as they are, joined as src/agent/core.ts does.
  * Only the loop, the processes, the disk and the links are simulated.
  */
-export class SimulatedAgent {
-  /** The first agent of a host is number 1. */
+export class SimulatedAgent implements RunningAgent {
   readonly number: number;
   readonly startedAtMs: number;
   state: State = initialState();
   readonly dispatch: Dispatch;
   readonly workers: Workers;
   readonly ledger: SimulatedLedger;
-  /** Workers that dispatch has. */
   readonly serving = new Map<string, Serving>();
   readonly unclaimed = createMemoryBudget(512 * 1024 * 1024).account();
   isDead = false;
@@ -108,7 +81,7 @@ export class SimulatedAgent {
   }
 
   /** As src/agent/surfaces.ts and `takeStock` of src/agent/agent.ts: it listens to nobody before that. */
-  open({ config, orders, survivors, leftovers }: Found): void {
+  open({ config, orders, survivors, leftovers }: FoundAtStart): void {
     for (const pool of config.pools.values()) this.dispatch.setPool(pool.name, limitsOf(pool));
     for (const survivor of survivors) {
       this.workers.adopt(survivor);

@@ -1,6 +1,14 @@
 import type { RequestSpec } from '../../src/dispatch/request.ts';
 import { hold } from '../domain/invariants.ts';
 
+/** What a caller asks for; of an unnamed request the host makes the id. */
+export type Wish = Pick<RequestSpec, 'pool' | 'command' | 'sessionId' | 'hasCallerId' | 'idempotent' | 'streams'> & {
+  /** Empty: that of no other. */
+  readonly payload: string;
+  /** From each call on; infinite: the pool's. */
+  readonly timeoutMs: number;
+};
+
 /** One request as its callers and the simulated host know it. If it is named, many calls may ask for it, one after another. */
 export interface Asked {
   readonly spec: Omit<RequestSpec, 'deadlineMs'>;

@@ -1,14 +1,12 @@
-import type { Request, RequestError, RequestSpec, ResponseSink } from '../../src/dispatch/request.ts';
+import type { Request, RequestError, ResponseSink } from '../../src/dispatch/request.ts';
 import { code } from '../../src/dispatch/request.ts';
 import { reasons, unplannedReasons } from '../../src/domain/reason.ts';
 import { hold } from '../domain/invariants.ts';
-import type { SimulatedAgent } from './agent.ts';
-import type { Asked } from './asked.ts';
+import type { SharedHost } from './agent-host.ts';
+import type { Asked, Wish } from './asked.ts';
 import { commandModels, renew } from './asked.ts';
 import type { Traits } from './draw.ts';
-import type { Random } from './random.ts';
-import type { Trace } from './trace.ts';
-import type { SimulatedWorker } from './worker.ts';
+import type { RunningAgent } from './running-agent.ts';
 
 /** Ends that somebody planned: no request may be lost to one, unless its worker was harmed besides. */
 const planned: ReadonlySet<string> = new Set(reasons.filter((reason) => !unplannedReasons.has(reason)));
@@ -16,15 +14,11 @@ const planned: ReadonlySet<string> = new Set(reasons.filter((reason) => !unplann
 const roundingMs = 2;
 const never = Number.POSITIVE_INFINITY;
 
-export interface CallersHost {
-  readonly random: Random;
-  readonly trace: Trace;
+/** A host as callers see it. */
+export interface CallersHost extends SharedHost {
   readonly traits: Traits;
-  readonly processes: ReadonlyMap<string, SimulatedWorker>;
-  nowMs(): number;
-  later(ms: number, work: () => void): void;
   /** Undefined: there is none now. */
-  agent(): SimulatedAgent | undefined;
+  agent(): RunningAgent | undefined;
   /** The least that any config had as drain.timeout. */
   leastDrainMs(): number;
 }
@@ -32,7 +26,7 @@ export interface CallersHost {
 /** One call for a request. */
 interface Call {
   readonly asked: Asked;
-  readonly agent: SimulatedAgent;
+  readonly agent: RunningAgent;
   readonly sink: ResponseSink;
   request: Request | undefined;
   chunks: number;
@@ -42,14 +36,6 @@ interface Call {
   isOver: boolean;
   isCancelled: boolean;
 }
-
-/** What a caller asks for; of an unnamed request the host makes the id. */
-export type Wish = Pick<RequestSpec, 'pool' | 'command' | 'sessionId' | 'hasCallerId' | 'idempotent' | 'streams'> & {
-  /** Empty: that of no other. */
-  readonly payload: string;
-  /** From each call on; infinite: the pool's. */
-  readonly timeoutMs: number;
-};
 
 /**
  * The callers of a host. Those with a name for their request lose their connections, ask again, and read what they get, as
@@ -122,7 +108,7 @@ export class Callers {
     }
   }
 
-  #newCall(asked: Asked, agent: SimulatedAgent): Call {
+  #newCall(asked: Asked, agent: RunningAgent): Call {
     const call: Call = {
       ...{ asked, agent, request: undefined, chunks: 0, ends: 0, error: undefined, isOver: false, isCancelled: false },
       sink: {

@@ -8,10 +8,10 @@ import { ordersOf } from '../../src/domain/adopt.ts';
 import type { Event } from '../../src/domain/event.ts';
 import type { Leftover, State } from '../../src/domain/state.ts';
 import { createStepInvariants, hold } from '../domain/invariants.ts';
-import type { SimulatedAgent } from './agent.ts';
 import { createCapacity } from './capacity.ts';
 import type { Disk } from './disk.ts';
 import type { Traits } from './draw.ts';
+import type { RunningAgent, Serving } from './running-agent.ts';
 import type { Held } from './session.ts';
 import { unended } from './session.ts';
 import type { SimulatedWorker } from './worker.ts';
@@ -28,13 +28,6 @@ export interface CheckedHost {
   nowMs(): number;
   /** When the agent was held up last. */
   laggedAtMs(): number;
-}
-
-/** Whether dispatch has a worker, and may give it requests. */
-export interface Serving {
-  paused: boolean;
-  leaving: boolean;
-  readonly sinceMs: number;
 }
 
 /** What must hold on a host at any time, whichever agent it has. What callers see is checked in callers.ts. */
@@ -69,7 +62,7 @@ export class Checks {
   }
 
   /** The agent dies now: the disk has what it was told, unless that is being written. */
-  orders({ state, ledger }: SimulatedAgent): void {
+  orders({ state, ledger }: RunningAgent): void {
     this.#areOrdersWritten = ledger.isWritten();
     if (!this.#areOrdersWritten || state.node.phase === 'stopping' || state.pools.size === 0) return;
     const { orders: written } = this.#host.disk;
@@ -81,7 +74,7 @@ export class Checks {
     );
   }
 
-  action(action: Action, agent: SimulatedAgent): void {
+  action(action: Action, agent: RunningAgent): void {
     const { processes } = this.#host;
     if (action.type === 'spawn') {
       const { id, pool, slot } = action.worker;
@@ -112,25 +105,25 @@ export class Checks {
     hold(worker?.alive !== true, `${workerId} is forgotten while its process lives`);
   }
 
-  step(agent: SimulatedAgent, before: State, events: readonly Event[], actions: readonly Action[]): void {
+  step(agent: RunningAgent, before: State, events: readonly Event[], actions: readonly Action[]): void {
     this.#invariants.check(before, agent.state, actions, (workerId) => this.#spawned.has(workerId));
     this.#capacity.check(before, agent.state, events);
   }
 
   /** Dispatch has taken a request, or has had it already. */
-  submitted(agent: SimulatedAgent, request: Request): void {
+  submitted(agent: RunningAgent, request: Request): void {
     this.#requests.add(request);
     if (request.arrivedAtMs === this.#host.nowMs()) this.#checkQueue(agent, request);
   }
 
   /** Dispatch is given a worker. The next agent must be able to see that it may have requests. */
-  admitted({ ledger }: SimulatedAgent, workerId: string): void {
+  admitted({ ledger }: RunningAgent, workerId: string): void {
     const isKnown = this.#host.disk.entries.get(workerId)?.state === 'ready' || ledger.hasFailed(workerId);
     hold(isKnown, `${workerId} is given to dispatch before the ledger has it as ready`);
   }
 
   /** Dispatch gives a request to a worker. */
-  sending(agent: SimulatedAgent, { workerId, pool }: SimulatedWorker, request: LinkRequest): void {
+  sending(agent: RunningAgent, { workerId, pool }: SimulatedWorker, request: LinkRequest): void {
     const { session_id: sessionId, timeout_ms: timeoutMs } = request;
     const isUint32 = Number.isInteger(timeoutMs) && timeoutMs >= 0 && timeoutMs < 2 ** 32;
     hold(isUint32, `request ${request.request_id}: expected a timeout of 32 bits, got ${timeoutMs}`);
@@ -170,7 +163,7 @@ export class Checks {
   }
 
   /** The numbers are true, no worker has too much, and none is free while a request that it could serve waits. */
-  dispatch(agent: SimulatedAgent): void {
+  dispatch(agent: RunningAgent): void {
     for (const name of agent.state.pools.keys()) {
       let [queued, queuedBytes, inFlight, free, served] = [0, 0, 0, '', 0];
       for (const request of this.#requests) {
@@ -202,7 +195,7 @@ export class Checks {
   }
 
   /** What is queued at the door stays within its bounds; what comes back from workers has been let in before. */
-  #checkQueue(agent: SimulatedAgent, request: Request): void {
+  #checkQueue(agent: RunningAgent, request: Request): void {
     const config = agent.state.pools.get(request.pool)?.config;
     if (config === undefined || !isWaiting(request)) return;
     const { queued, queuedBytes } = agent.dispatch.poolStats(request.pool);
@@ -212,7 +205,7 @@ export class Checks {
   }
 
   /** Nothing is counted to a worker that has nothing, and what runs on in it past its deadline is reported. */
-  #checkWorker(agent: SimulatedAgent, worker: SimulatedWorker, inFlight: number, { sinceMs }: Serving): void {
+  #checkWorker(agent: RunningAgent, worker: SimulatedWorker, inFlight: number, { sinceMs }: Serving): void {
     const { session, workerId } = worker;
     const nowMs = this.#host.nowMs();
     const { link } = session;
@@ -235,7 +228,7 @@ export class Checks {
   }
 
   /** A strict session's requests wait while its own worker, which takes more of them, is full. */
-  #waitsForItsSession(agent: SimulatedAgent, { pool, sessionId }: Request): boolean {
+  #waitsForItsSession(agent: RunningAgent, { pool, sessionId }: Request): boolean {
     if (sessionId === '' || agent.state.pools.get(pool)?.config.request.affinity !== 'strict') return false;
     const own = this.#sessions.get(`${pool} ${sessionId}`) ?? '';
     const worker = this.#host.processes.get(own);

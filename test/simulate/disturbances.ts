@@ -2,19 +2,19 @@ import type { DiskMood } from './disk.ts';
 import { diskMoods } from './disk.ts';
 import type { Traits } from './draw.ts';
 import { drawConfig, drawWish } from './draw.ts';
-import type { Host } from './host.ts';
+import type { SimulatedHost } from './host.ts';
 import type { Random } from './random.ts';
 import type { SimulatedWorker } from './worker.ts';
 
 /** What operators, other programs and faults do to a host. */
-export type Disturbance = (host: Host, random: Random, traits: Traits) => void;
+export type Disturbance = (host: SimulatedHost, random: Random, traits: Traits) => void;
 
 export function killWorker(worker: SimulatedWorker): void {
   worker.harmed = true;
   worker.die({ code: null, signal: 'SIGKILL' });
 }
 
-function aWorker(host: Host, random: Random): SimulatedWorker | undefined {
+function aWorker(host: SimulatedHost, random: Random): SimulatedWorker | undefined {
   const workers = [...host.processes.values()];
   return workers.length === 0 ? undefined : random.pick(workers);
 }
@@ -26,7 +26,7 @@ const onWorker =
     if (worker !== undefined) disturb(worker, random);
   };
 
-function command(host: Host, random: Random): void {
+function command(host: SimulatedHost, random: Random): void {
   const workerId = random.pick(['nobody', ...(host.agent?.state.workers.keys() ?? [])]);
   const pool = random.pick(['p', 'p', 'q']);
   if (random.chance(0.3)) return roll(host, random, pool);
@@ -49,7 +49,7 @@ function command(host: Host, random: Random): void {
   host.later(random.int(0, 15_000), () => host.tell(resume));
 }
 
-function roll(host: Host, random: Random, pool: string): void {
+function roll(host: SimulatedHost, random: Random, pool: string): void {
   const type = random.pick(['roll', 'roll', 'roll', 'pause-roll', 'resume-roll', 'abort-roll'] as const);
   host.tell(type === 'roll' ? { type, pool, maxFailures: random.int(1, 4) } : { type, pool });
 }
@@ -63,7 +63,7 @@ function breakLink(worker: SimulatedWorker, random: Random): void {
 }
 
 /** The agent is killed, now and then just after an order or under load, and the next one comes at once or later. */
-function restart(host: Host, random: Random): void {
+function restart(host: SimulatedHost, random: Random): void {
   if (random.chance(0.3)) command(host, random);
   const namedAndLong = { pool: 'p', command: 'long', hasCallerId: true, streams: false, payload: '' } as const;
   for (let burst = random.pick([0, 0, 8]); burst > 0; burst -= 1) {

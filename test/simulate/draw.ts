@@ -1,12 +1,12 @@
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Leftover } from '../../src/domain/state.ts';
-import type { Wish } from './callers.ts';
+import type { Wish } from './asked.ts';
 import type { Random } from './random.ts';
-import type { Behaviour } from './worker.ts';
+import type { WorkerBehaviour } from './worker.ts';
 
 const never = Number.POSITIVE_INFINITY;
 
-/** What all configs of one host have in common, so that the checks can go by it. */
+/** The values that all configs of one host share, so that the checks can rely on them. */
 export interface Traits {
   readonly keepMs: number;
   /** 0: a worker may go on with a request for ever. */
@@ -102,7 +102,7 @@ function drawPool(random: Random, traits: Traits, name: string): PoolConfig {
 }
 
 /** Most start well and live; the rest are what operators fear. */
-export function drawBehaviour(random: Random): Behaviour {
+export function drawBehaviour(random: Random): WorkerBehaviour {
   const sound = random.chance(0.7);
   const odd = (usual: number, ...others: readonly number[]): number =>
     sound || random.chance(0.8) ? usual : random.pick(others);
@@ -159,8 +159,8 @@ export function drawLeftovers(random: Random): (Leftover & { readonly sweptAfter
   });
 }
 
-/** What every host comes back to when it is left alone. */
-export function calmBehaviour(random: Random): Behaviour {
+/** The behaviour of all workers at the end, when nothing disturbs the host any more. */
+export function calmBehaviour(random: Random): WorkerBehaviour {
   return {
     ...{
       isBlocked: false,

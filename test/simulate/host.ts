@@ -5,8 +5,9 @@ import type { LedgerEntry } from '../../src/os/storage/ledger.ts';
 import type { Survivor } from '../../src/workers/adopt.ts';
 import { adoptedOf } from '../../src/workers/restore.ts';
 import { checkInherited, hold } from '../domain/invariants.ts';
-import type { AgentHost, Found } from './agent.ts';
+import type { FoundAtStart } from './agent.ts';
 import { SimulatedAgent } from './agent.ts';
+import type { AgentHost } from './agent-host.ts';
 import type { Asked } from './asked.ts';
 import { begin } from './asked.ts';
 import { Callers } from './callers.ts';
@@ -16,7 +17,7 @@ import type { Traits } from './draw.ts';
 import type { Random } from './random.ts';
 import { createTimeline } from './timeline.ts';
 import type { Trace } from './trace.ts';
-import type { Behaviour, Surroundings } from './worker.ts';
+import type { Surroundings, WorkerBehaviour } from './worker.ts';
 import { SimulatedWorker } from './worker.ts';
 
 const never = Number.POSITIVE_INFINITY;
@@ -24,13 +25,13 @@ const never = Number.POSITIVE_INFINITY;
 const promisesInARow = 10;
 
 /** A host in virtual time: its processes, its disk, its callers, and one agent after another. */
-export class Host {
+export class SimulatedHost {
   nowMs = 1_000;
   finished = 0;
   /** What the host has. */
   availableBytes = 1e9;
   /** Draws how the next process behaves. */
-  behave: () => Behaviour;
+  behave: () => WorkerBehaviour;
   /** Undefined: the last one is dead, and the next has not come. */
   agent: SimulatedAgent | undefined;
   readonly processes = new Map<string, SimulatedWorker>();
@@ -53,7 +54,7 @@ export class Host {
   #isSettling = false;
   #failure: unknown;
 
-  constructor(random: Random, trace: Trace, traits: Traits, config: NodeConfig, behave: () => Behaviour) {
+  constructor(random: Random, trace: Trace, traits: Traits, config: NodeConfig, behave: () => WorkerBehaviour) {
     this.random = random;
     this.behave = behave;
     this.#trace = trace;
@@ -181,7 +182,7 @@ export class Host {
     }
   }
 
-  #find(left: readonly Leftover[]): Found {
+  #find(left: readonly Leftover[]): FoundAtStart {
     const survivors: Survivor[] = [];
     const leftovers = left.map(({ workerId, pool, slot, generation }) => ({ workerId, pool, slot, generation }));
     for (const entry of this.disk.entries.values()) {

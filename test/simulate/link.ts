@@ -105,7 +105,7 @@ export class SimulatedLink implements AttachedWorker {
   limit(): void {}
   close(): void {}
 
-  /** What was on its way is lost. */
+  /** Frames that were on their way are lost. */
   break(): void {
     this.isOpen = false;
   }

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import type { Outcome } from './simulate.ts';
+import type { SimulationOutcome } from './simulate.ts';
 import { simulate } from './simulate.ts';
 
 const usage = `npm run simulate -- [--seeds 1000] [--from 1] [--hours 0.1]   so many hosts' lives, of so many virtual hours each
@@ -53,7 +53,7 @@ async function all(from: number, count: number): Promise<number> {
   return failed.length;
 }
 
-function tellFailure({ seed, failure }: Outcome): number {
+function tellFailure({ seed, failure }: SimulationOutcome): number {
   say(`seed ${seed}: ${failure.split('\n', 1)}`);
   return seed;
 }

@@ -50,7 +50,7 @@ const warmUpModel: CommandModel = {
   ...{ chunks: 0, isAsync: false, leastMs: 0, mostMs: 0, crashes: 0, leaks: 0, isDeaf: true },
 };
 
-/** What a worker has of requests, and says of them: the model of python/src/pitwarden/_session.py and _result_store.py. */
+/** A worker's requests and its frames about them: a model of python/src/pitwarden/_session.py and _result_store.py. */
 export class Session {
   /** Waiting, running, and ended with an answer that is kept, in the order in which they came. */
   readonly held = new Map<number, Held>();
@@ -132,7 +132,7 @@ export class Session {
     if (this.running === 0) this.#host.leave();
   }
 
-  /** What nobody keeps is lost with the link, unless it runs. */
+  /** A request that has not begun is lost with the link, unless it is to be kept. */
   detach(): void {
     this.link?.break();
     this.link = null;

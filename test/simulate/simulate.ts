@@ -3,12 +3,12 @@ import { hold } from '../domain/invariants.ts';
 import { disturbances, killWorker } from './disturbances.ts';
 import type { Traits } from './draw.ts';
 import { calmBehaviour, drawBehaviour, drawConfig, drawLeftovers, drawTraits, drawWish } from './draw.ts';
-import { Host } from './host.ts';
+import { SimulatedHost } from './host.ts';
 import type { Random } from './random.ts';
 import { createRandom } from './random.ts';
 import { createTrace } from './trace.ts';
 
-export interface Outcome {
+export interface SimulationOutcome {
   readonly seed: number;
   /** What did not hold; empty: everything did. */
   readonly failure: string;
@@ -27,11 +27,11 @@ const calmMs = 180_000;
 const gapMs = { disturbance: 4_000, lull: 60_000 } as const;
 
 /** One host's life: a time of trouble, a calm in which it must recover, and a shutdown that leaves nothing. */
-export async function simulate(seed: number, hours: number): Promise<Outcome> {
+export async function simulate(seed: number, hours: number): Promise<SimulationOutcome> {
   const random = createRandom(seed);
   const trace = createTrace();
   const traits = drawTraits(random);
-  const host = new Host(random, trace, traits, drawConfig(random, traits), () => drawBehaviour(random));
+  const host = new SimulatedHost(random, trace, traits, drawConfig(random, traits), () => drawBehaviour(random));
   let failure = '';
   try {
     await live(host, random, traits, hours * 3_600_000);
@@ -43,7 +43,7 @@ export async function simulate(seed: number, hours: number): Promise<Outcome> {
   return { seed, failure, virtualMs: nowMs, steps, ended, digest: trace.digest(), lastLines: trace.last() };
 }
 
-async function live(host: Host, random: Random, traits: Traits, troubleMs: number): Promise<void> {
+async function live(host: SimulatedHost, random: Random, traits: Traits, troubleMs: number): Promise<void> {
   host.start(drawLeftovers(random));
   const trouble = { over: false };
   repeat(
@@ -78,7 +78,7 @@ async function live(host: Host, random: Random, traits: Traits, troubleMs: numbe
   await shutDown(host, random);
 }
 
-async function recover(host: Host, random: Random): Promise<void> {
+async function recover(host: SimulatedHost, random: Random): Promise<void> {
   host.callers.isCalm = true;
   host.behave = () => calmBehaviour(random);
   host.availableBytes = 1e9;
@@ -104,7 +104,7 @@ async function recover(host: Host, random: Random): Promise<void> {
   );
 }
 
-async function shutDown(host: Host, random: Random): Promise<void> {
+async function shutDown(host: SimulatedHost, random: Random): Promise<void> {
   const { agent } = host;
   if (agent === undefined) throw new Error('the agent is dead');
   host.tell({ type: 'shutdown', how: random.pick(['drain', 'now'] as const) });
@@ -122,7 +122,7 @@ async function shutDown(host: Host, random: Random): Promise<void> {
   host.nowMs = nowMs;
 }
 
-function repeat(host: Host, trouble: { over: boolean }, gap: () => number, work: () => void): void {
+function repeat(host: SimulatedHost, trouble: { over: boolean }, gap: () => number, work: () => void): void {
   host.later(gap(), () => {
     if (trouble.over) return;
     work();

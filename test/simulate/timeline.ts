@@ -1,4 +1,4 @@
-/** What is to happen, by virtual time; what is to happen at the same time happens in the order in which it was told. */
+/** Future events, ordered by virtual time. Events of the same time happen in the order in which they were added. */
 export interface Timeline {
   /** Infinite: nothing. */
   nextAtMs(): number;

@@ -10,7 +10,7 @@ import type { Random } from './random.ts';
 import { Session } from './session.ts';
 
 /** How one simulated process behaves; drawn at its birth. */
-export interface Behaviour {
+export interface WorkerBehaviour {
   /** The host has no room for it: it is not started. */
   readonly isBlocked: boolean;
   /** Infinite: it is never spawned, and says so. */
@@ -20,7 +20,7 @@ export interface Behaviour {
   /** It dies so long after its spawn; infinite: it does not by itself. */
   readonly diesMs: number;
   readonly marksBegun: boolean;
-  /** What it takes to leave when it is asked, on SIGTERM, on SIGKILL; infinite: it does not. */
+  /** How long the worker takes to leave when it is asked, on SIGTERM, and on SIGKILL, in ms; infinite: it does not leave. */
   readonly stopMs: number;
   readonly termMs: number;
   readonly killMs: number;
@@ -72,7 +72,7 @@ export class SimulatedWorker {
   readonly workerId: string;
   readonly pid: number;
   readonly pool: PoolConfig;
-  readonly behaviour: Behaviour;
+  readonly behaviour: WorkerBehaviour;
   /** Until then it does nothing, in virtual time. */
   #frozenUntilMs = 0;
   #wasWelcome = false;
@@ -83,7 +83,7 @@ export class SimulatedWorker {
   #isDialling = false;
   readonly #host: Surroundings;
 
-  constructor(host: Surroundings, workerId: string, pid: number, pool: PoolConfig, behaviour: Behaviour) {
+  constructor(host: Surroundings, workerId: string, pid: number, pool: PoolConfig, behaviour: WorkerBehaviour) {
     this.workerId = workerId;
     this.pid = pid;
     this.pool = pool;
@@ -167,7 +167,7 @@ export class SimulatedWorker {
     this.session.stop();
   }
 
-  /** What it does later it does only while it lives, and not while it is frozen. */
+  /** Does the work later, but only while the worker lives and is not frozen. */
   #own(ms: number, work: () => void): void {
     this.#host.later(ms, () => {
       if (!this.alive) return;

@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { node, python, root, runProcess, until } from '../e2e/agent.ts';
+import { node, python, root, runToEnd, until } from '../e2e/agent.ts';
 import { connect } from '../e2e/grpc.ts';
 import type { needs } from '../needs.ts';
 import { isRoot } from '../needs.ts';
@@ -51,7 +51,7 @@ export function whatLabNeeds(): Parameters<typeof needs> {
 /** Boots a lab and installs pitwarden with this configuration; starts nothing. */
 export async function startLab(config: string): Promise<Lab> {
   const folder = mkdtempSync(join(tmpdir(), 'pw-lab-'));
-  const prefix = (await runProcess(python, ['-c', 'import sys; print(sys.base_prefix)'])).stdout.trim();
+  const prefix = (await runToEnd(python, ['-c', 'import sys; print(sys.base_prefix)'])).stdout.trim();
   const script = join(root, 'test/systemd/lab.sh');
   const child = spawn('bash', [script, folder, root, node, prefix], {
     stdio: ['pipe', 'pipe', 'pipe'],
@@ -87,7 +87,7 @@ export async function startLab(config: string): Promise<Lab> {
 
 /** `init`: the process id of its systemd, out here. */
 function labOf(init: string, end: () => Promise<void>): Lab {
-  const run: Lab['run'] = (...command) => runProcess('nsenter', ['--target', init, '--all', ...command]);
+  const run: Lab['run'] = (...command) => runToEnd('nsenter', ['--target', init, '--all', ...command]);
   const ask: Lab['ask'] = async (...command) => {
     const { code, stdout, stderr } = await run(...command);
     if (code !== 0) throw new Error(`${command.join(' ')} ended with ${code}: ${stderr}${stdout}`);

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import type { WorkerView } from '../e2e/agent.ts';
+import type { ListedWorker } from '../e2e/agent.ts';
 import { until } from '../e2e/agent.ts';
-import type { Connection } from '../e2e/grpc.ts';
+import type { TestClient } from '../e2e/grpc.ts';
 import { needs } from '../needs.ts';
 import type { Lab } from './lab.ts';
 import { startLab, whatLabNeeds } from './lab.ts';
@@ -22,7 +22,7 @@ pools:
 
 const service = 'pitwarden.service';
 let lab: Lab;
-let client: Connection;
+let client: TestClient;
 
 describe('the unit under a real systemd', needs(...whatLabNeeds()), () => {
   beforeAll(async () => {
@@ -237,13 +237,13 @@ async function dropIn(name: string, text: string): Promise<void> {
   await lab.systemctl('daemon-reload');
 }
 
-async function workers(): Promise<WorkerView[]> {
+async function workers(): Promise<ListedWorker[]> {
   const { code, stdout } = await lab.cli('workers', '--json');
-  return code === 0 ? (JSON.parse(stdout) as WorkerView[]) : [];
+  return code === 0 ? (JSON.parse(stdout) as ListedWorker[]) : [];
 }
 
-async function ready(count: number): Promise<WorkerView[]> {
-  const found = async (): Promise<WorkerView[] | undefined> => {
+async function ready(count: number): Promise<ListedWorker[]> {
+  const found = async (): Promise<ListedWorker[] | undefined> => {
     const all = (await workers()).filter(({ state }) => state === 'WORKER_STATE_READY');
     return all.length === count ? all : undefined;
   };
@@ -255,9 +255,9 @@ function busy(): Promise<boolean> {
 }
 
 /** Those of the agent before have been taken over. */
-async function sameWorkers(before: readonly WorkerView[]): Promise<void> {
+async function sameWorkers(before: readonly ListedWorker[]): Promise<void> {
   const after = await ready(before.length);
-  const pids = (views: readonly WorkerView[]): number[] => views.map(({ pid }) => pid).sort();
+  const pids = (views: readonly ListedWorker[]): number[] => views.map(({ pid }) => pid).sort();
   expect(pids(after)).toEqual(pids(before));
 }
 

@@ -9,20 +9,20 @@ import { newHandle } from '../../src/workers/handle.ts';
 import type { WorkerParts } from '../../src/workers/parts.ts';
 import { warmUpLinkId } from '../../src/workers/warm-up.ts';
 import { createWorkers } from '../../src/workers/workers.ts';
-import { Host, poolLimits } from '../dispatch/host.ts';
+import { DispatchHost, poolLimits } from '../dispatch/host.ts';
 import { poolConfig } from '../domain/simulation.ts';
 
 // From a worker's hello until dispatch has the worker, which may take as long as a write to the ledger.
 
 const workerId = 'p-0-abcdefgh';
 
-let host: Host;
+let host: DispatchHost;
 let ready: { resolve(): void };
 let handle: WorkerHandle;
 let workers: ReturnType<typeof createWorkers>;
 
 beforeEach(() => {
-  host = new Host();
+  host = new DispatchHost();
   host.dispatch.setPool('p', poolLimits());
   const events: Event[] = [];
   const enqueue = (event: Event): void => void events.push(event);

@@ -10,7 +10,7 @@ import { openLedger } from '../../src/os/storage/ledger.ts';
 import { seal, unseal } from '../../src/os/storage/sealed-file.ts';
 import { classifySurvivors, leftoversOf, reapLeftovers } from '../../src/workers/restore.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
-import { isRunning, shellWorker } from '../os/shell-worker.ts';
+import { isProcessRunning, shellWorker } from '../os/shell-worker.ts';
 
 // Real processes: a worker of an earlier agent, and an unrelated process.
 
@@ -90,7 +90,7 @@ test('a worker with an entry of version 1 is adopted', async () => {
     { identity: worker, entry: { worker_id: workerId, generation: 3, max_requests: 50, repeats_token: true } },
   ]);
   expect(ledger.read().entries).toHaveLength(1);
-  expect(isRunning(worker.pid)).toBe(true);
+  expect(isProcessRunning(worker.pid)).toBe(true);
 });
 
 test('a worker whose pid was never recorded is found by the worker id that it carries', async () => {
@@ -116,10 +116,10 @@ test('a worker whose pool was removed is ended together with its process tree', 
   );
   const left: boolean[] = [];
   // The child would use all the time that it gets.
-  const adoption = await adopt(() => left.push(isRunning(child)), 200);
+  const adoption = await adopt(() => left.push(isProcessRunning(child)), 200);
   expect(adoption.unwanted).toHaveLength(1);
   expect(left).toEqual([false]);
-  expect([isRunning(stubborn.identity.pid), isRunning(child)]).toEqual([false, false]);
+  expect([isProcessRunning(stubborn.identity.pid), isProcessRunning(child)]).toEqual([false, false]);
   expect(ledger.read().entries).toEqual([]);
   stubborn.spawned.close();
 });
@@ -142,10 +142,10 @@ test('the remaining process tree of a dead worker is swept', async () => {
   const dies = await shellWorker(state, 'sleep 1000 & echo $!; exit', { workerId: 'p-1-abcdefgh' });
   const child = Number(await dies.line(1));
   await dies.spawned.exited;
-  expect(isRunning(child)).toBe(true);
+  expect(isProcessRunning(child)).toBe(true);
   write(entryOf({ worker_id: 'p-1-abcdefgh', ...identityFields(dies.identity) }), 'p-1-abcdefgh');
   const left: boolean[] = [];
-  expect((await adopt(() => left.push(isRunning(child)))).dead).toHaveLength(1);
+  expect((await adopt(() => left.push(isProcessRunning(child)))).dead).toHaveLength(1);
   expect(left).toEqual([false]);
   dies.spawned.close();
 });
@@ -172,6 +172,6 @@ describe('no process is signalled unless it is proven to be ours: an entry with'
     const { survivors, unwanted } = await adopt();
     expect([survivors, unwanted]).toEqual([[], []]);
     // The worker itself carries its id, so it may be swept if its entry says that it is dead.
-    expect(isRunning(stranger.pid)).toBe(true);
+    expect(isProcessRunning(stranger.pid)).toBe(true);
   });
 });

@@ -35,13 +35,9 @@ export class CallMemory {
     return this.#account.fits(bytes);
   }
 
-  /**
-   * Holds the bytes if they fit, and if all calls of the account hold no more than `accountMaxBytes` then. Returns why the bytes are
-   * refused; undefined: they are held.
-   */
-  take(bytes: number, what: string, accountMaxBytes = Number.POSITIVE_INFINITY): Status | undefined {
-    const isTooMuch = this.#account.usedBytes + bytes > accountMaxBytes;
-    if (isTooMuch || !this.#account.take(bytes)) return noRoom(this.#budget, what, bytes);
+  /** Holds the bytes if they fit. Returns why they are refused; undefined: they are held. */
+  take(bytes: number, what: string): Status | undefined {
+    if (!this.#account.take(bytes)) return noRoom(this.#budget, what, bytes);
     this.#heldBytes += bytes;
     return undefined;
   }

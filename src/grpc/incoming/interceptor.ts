@@ -15,7 +15,7 @@ import { Unfolding } from './unfolding.ts';
 
 export interface IncomingOptions {
   readonly budget: MemoryBudget;
-  /** The budget of calls whose sender has not proven yet who it is: see `MessageReader.proven`. Default: `budget`. */
+  /** The budget of calls whose sender has yet to prove who it is: see `MessageReader.proven`. Default: `budget`. */
   readonly unprovenBudget?: MemoryBudget;
   /** Largest message of a method, unfolded; `path` is such as /pitwarden.v1.Execution/Submit. */
   maxBytes(path: string): number;
@@ -40,18 +40,22 @@ interface BaseCall extends ReadCall {
   decompressMessage(message: Buffer, encoding: string): Buffer | Promise<Buffer>;
 }
 
+/** The most that the calls and messages of one connection may hold while its sender has yet to prove who it is. */
+const unprovenHeldMaxBytes = 256 * 1024;
+
 /** Makes every call of a server read its messages with a MessageReader. */
 export function boundIncoming(options: IncomingOptions): ServerInterceptor {
-  const { budget, unprovenBudget = budget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
+  const { budget, unprovenBudget, maxBytes, waitForRoomMs = 0, lookAtStalledMs } = options;
+  const newAccount = () => unprovenBudget?.account(unprovenHeldMaxBytes) ?? budget.account();
   const stalls = lookAtStalledMs === undefined ? null : createStallWatch(lookAtStalledMs);
   const ofUnary: Room = { budget, waitMs: 0, stalls, overdraft: { reader: null, sinceMs: 0 } };
   const ofStreams: Room = { ...ofUnary, waitMs: waitForRoomMs };
   return (method, call) => {
     const base = call as unknown as BaseCall;
     const connection = connectionOfStream(base.stream);
-    connection.memory ??= unprovenBudget.account();
+    connection.memory ??= newAccount();
     const room = method.requestStream ? ofStreams : ofUnary;
-    const memory = new CallMemory(connection.memory, unprovenBudget, method.requestStream);
+    const memory = new CallMemory(connection.memory, unprovenBudget ?? budget, method.requestStream);
     const reader = new MessageReader(base, connection, memory, room, maxBytes(base.handler.path));
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {

@@ -8,13 +8,11 @@ import { endOverdraft, RoomWait, unwaitedBytes } from './room.ts';
 
 /** The first bytes of a message: whether it is compressed, and its length. */
 export const headBytes = 5;
-/** What grpc-js, Node and V8 hold for one call beside its headers and messages: some 10 KiB. */
+/** Memory that grpc-js, Node and V8 hold for one call beside its headers and messages: some 10 KiB. */
 const callBytes = 10 * 1024;
 
 /** How many bytes of a message `Unproven.admit` receives. */
 const beginningBytes = 1024;
-/** What a connection may hold whose sender has not proven who it is: its calls, and few messages. */
-const unprovenHeldMaxBytes = 256 * 1024;
 
 /** The parts of a grpc-js call that a reader uses. */
 export interface ReadCall {
@@ -195,13 +193,14 @@ export class MessageReader {
   #makeRoom(bytes: number, beginning: Buffer, rest: Buffer): void {
     const room = this.#room;
     const isUnproven = this.#unproven !== null && bytes - headBytes <= this.#unproven.maxBytes;
-    // A worker's frames are not refused: a large one waits.
+    // A worker's frames are not refused. A large one waits for room, and so does a hello that was admitted by its beginning.
     if (room.waitMs > 0 && !isUnproven) {
-      if (bytes > unwaitedBytes && !this.#memory.fits(bytes)) this.#waitForRoom(bytes, beginning, rest);
+      const mayWait = bytes > unwaitedBytes || this.#unproven !== null;
+      if (mayWait && !this.#memory.fits(bytes)) this.#waitForRoom(bytes, beginning, rest);
       else this.#hold(bytes, beginning);
       return;
     }
-    const refused = this.#memory.take(bytes, 'message', isUnproven ? unprovenHeldMaxBytes : undefined);
+    const refused = this.#memory.take(bytes, 'message');
     if (refused !== undefined) return this.#refuse(refused);
     this.#allocate(bytes, beginning);
   }

@@ -2,7 +2,7 @@ import type { MemoryBudget } from '../memory-budget.ts';
 import type { StallWatch } from '../stall-watch.ts';
 import type { CallMemory } from './call-memory.ts';
 
-/** What the calls of one server share about room for their messages. */
+/** The room that the calls of one server share for their messages. */
 export interface Room {
   readonly budget: MemoryBudget;
   /** How long a large message of a stream may wait for room, in ms; 0: it is refused. */

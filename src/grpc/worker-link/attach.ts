@@ -10,6 +10,8 @@ import { LinkWriter } from './writer.ts';
 
 /** A connection that sends no hello within this time is no worker of ours. */
 const helloTimeoutMs = 10_000;
+/** A large hello of a worker of ours may have to wait for room, and for a message that is read without room. */
+const largeHelloTimeoutMs = 60_000;
 /** The largest first frame of an unproven process, unless the frame begins with the token of one of our workers. */
 const unprovenMaxBytes = 64 * 1024;
 /** The hello of a worker that keeps 100,000 results has some 20 MiB. */
@@ -20,7 +22,6 @@ const helloMaxBytes = 64 * 1024 * 1024;
  * If the earlier link is still alive then, another process holds the link or sends the hello.
  */
 const earlierLinkMs = 1_000;
-const lookAgainMs = 20;
 
 /** The status that a refused worker receives. On each of them but ALREADY_EXISTS the worker exits at once. */
 const statusOf: Readonly<Record<RefusalReason, status>> = {
@@ -30,14 +31,18 @@ const statusOf: Readonly<Record<RefusalReason, status>> = {
   already_attached: status.ALREADY_EXISTS,
 };
 
+interface PendingHello {
+  earlierLinkEnded(): void;
+}
+
 export type AttachStream = ServerDuplexStream<WorkerFrame | UnreadableMessage, object>;
 
-/** What all calls of Attach share. */
+/** The state that all calls of Attach share. */
 export interface AttachShared {
   readonly source: WorkerLinkSource;
   readonly frames: FrameBudget;
-  /** Workers whose large hellos are arriving; each may send one at a time. */
-  readonly largeHellos: Set<string>;
+  /** The calls whose large hello is arriving, or waits for the end of an earlier link. Each worker may have one. */
+  readonly pending: Map<string, PendingHello>;
 }
 
 /** Serves one call of Attach: a hello makes an attached worker, whose frames are passed on until the stream ends. */
@@ -51,7 +56,7 @@ export function attach(shared: AttachShared, stream: AttachStream): void {
   stream.on('error', end);
 }
 
-class AttachCall {
+class AttachCall implements PendingHello {
   readonly #shared: AttachShared;
   readonly #stream: AttachStream;
   readonly #reader: ReturnType<typeof readerOf>;
@@ -61,8 +66,8 @@ class AttachCall {
   /** Undefined: the worker has not been welcomed. */
   #link: LinkWriter | undefined;
   #workerId = '';
-  /** The worker whose large hello this call sends. */
-  #largeWorkerId = '';
+  /** The worker for which this call is pending. */
+  #pendingId = '';
   #isOver = false;
 
   constructor(shared: AttachShared, stream: AttachStream) {
@@ -74,18 +79,15 @@ class AttachCall {
       this.#reader.maxBytes = Math.min(this.#frameMaxBytes, helloMaxBytes);
       this.#reader.expectProof({ maxBytes: unprovenMaxBytes, admit: (beginning) => this.#admit(beginning) });
     }
-    this.#timer = setTimeout(
-      () => this.#refuseProtocol('expected a hello, got none in time', status.DEADLINE_EXCEEDED),
-      helloTimeoutMs,
-    );
+    this.#timer = this.#helloTimer(helloTimeoutMs);
   }
 
   onFrame(frame: WorkerFrame | UnreadableMessage): void {
-    this.#reader?.messageHandled();
     // Frames may still arrive after the call was refused or has ended.
     if (this.#isOver) return;
     if (frame instanceof UnreadableMessage) return this.#refuseProtocol(frame.problem);
     if (this.#link !== undefined) {
+      this.#reader?.messageHandled();
       mendFrame(frame);
       return this.#shared.source.frame(this.#workerId, frame, this.#link);
     }
@@ -94,36 +96,46 @@ class AttachCall {
     const first = checkFirst(frame.hello);
     if (!first.ok) return this.#refuseProtocol(first.message, first.code);
     this.#hello = first.hello;
-    this.#greet(first.hello, performance.now() + earlierLinkMs);
+    this.#greet(first.hello, true);
   }
 
   onEnd(): void {
     clearTimeout(this.#timer);
     if (this.#isOver) return;
     this.#isOver = true;
-    if (this.#largeWorkerId !== '') this.#shared.largeHellos.delete(this.#largeWorkerId);
+    this.#stopPending();
     if (this.#link !== undefined) {
       this.#link.over();
       this.#shared.source.closed(this.#workerId, this.#link);
+      this.#shared.pending.get(this.#workerId)?.earlierLinkEnded();
     }
     if (!this.#stream.destroyed) this.#stream.end();
   }
 
-  #greet(hello: WorkerHello, waitUntilMs: number): void {
+  earlierLinkEnded(): void {
+    if (this.#hello === undefined) return;
+    clearTimeout(this.#timer);
+    this.#greet(this.#hello, false);
+  }
+
+  /** Attaches the worker. `mayWait`: if it is attached, its earlier link may be about to end. */
+  #greet(hello: WorkerHello, mayWait: boolean): void {
     if (this.#isOver) return;
     const { source, frames } = this.#shared;
     const known = source.authenticate(hello);
-    if (!known.ok && known.reason === 'already_attached' && performance.now() < waitUntilMs) {
-      this.#timer = setTimeout(() => this.#greet(hello, waitUntilMs), lookAgainMs);
+    if (!known.ok && known.reason === 'already_attached' && mayWait && this.#becomePending(hello.worker_id)) {
+      this.#timer = setTimeout(() => this.#greet(hello, false), earlierLinkMs);
       return;
     }
     if (!known.ok) return this.#refuse(statusOf[known.reason], known);
     const problem = checkHello(hello);
     if (problem !== undefined) return this.#refuseProtocol(problem);
     this.#workerId = hello.worker_id;
+    this.#stopPending();
     if (this.#reader !== undefined) {
       this.#reader.maxBytes = this.#frameMaxBytes;
       this.#reader.proven();
+      this.#reader.messageHandled();
     }
     const link = new LinkWriter(frames, this.#stream, (linkIds) => source.unsent(hello.worker_id, linkIds, link));
     this.#link = link;
@@ -133,7 +145,7 @@ class AttachCall {
 
   /** Decides by the first bytes of a large hello whether to read the rest. False: the call has been refused. */
   #admit(beginning: Buffer): boolean {
-    const { source, largeHellos } = this.#shared;
+    const { source } = this.#shared;
     const claim = claimOf(beginning);
     if (claim === undefined) {
       const most = `at most ${unprovenMaxBytes} bytes in a first frame without a token at its beginning`;
@@ -145,14 +157,35 @@ class AttachCall {
       this.#refuse(statusOf[refusal.reason], refusal);
       return false;
     }
-    if (largeHellos.has(claim.worker_id)) {
+    if (!this.#becomePending(claim.worker_id)) {
       const message = 'a second large hello was refused';
       this.#refuse(statusOf.already_attached, { reason: 'already_attached', message });
       return false;
     }
-    this.#largeWorkerId = claim.worker_id;
-    largeHellos.add(claim.worker_id);
+    clearTimeout(this.#timer);
+    this.#timer = this.#helloTimer(largeHelloTimeoutMs);
     return true;
+  }
+
+  #helloTimer(timeoutMs: number): NodeJS.Timeout {
+    const late = () => this.#refuseProtocol('expected a hello, got none in time', status.DEADLINE_EXCEEDED);
+    return setTimeout(late, timeoutMs);
+  }
+
+  /** False: another call is pending for the worker. */
+  #becomePending(workerId: string): boolean {
+    const { pending } = this.#shared;
+    const other = pending.get(workerId);
+    if (other !== undefined && other !== this) return false;
+    this.#stopPending();
+    pending.set(workerId, this);
+    this.#pendingId = workerId;
+    return true;
+  }
+
+  #stopPending(): void {
+    if (this.#pendingId !== '') this.#shared.pending.delete(this.#pendingId);
+    this.#pendingId = '';
   }
 
   #refuseProtocol(message: string, code: status = statusOf.protocol): void {

@@ -3,10 +3,10 @@ import type { MemoryAccount, MemoryBudget } from '../memory-budget.ts';
 
 /** Payload bytes in one frame, so that a ping waits for little; a larger payload goes alone. */
 export const frameMaxBytes = 1024 * 1024;
-/** What a request has in a frame beside its payload, if its names are not long. */
+/** Bytes of a request in a frame beside its payload, if its names are not long. */
 const requestOverheadBytes = 256;
 
-/** What the links of all workers share. */
+/** The state that the links of all workers share. */
 export interface FrameBudget {
   readonly budget: MemoryBudget;
   /** Frames with one larger payload that are being written. */

@@ -1,5 +1,7 @@
 import type { FSWatcher } from 'node:fs';
 import { statSync, watch } from 'node:fs';
+import type { Look } from './look-schedule.ts';
+import { createLookSchedule } from './look-schedule.ts';
 import { pieceBytes } from './output-file.ts';
 import type { OutputSpace } from './output-space.ts';
 import { createOutputSpace } from './output-space.ts';
@@ -10,20 +12,14 @@ export interface OutputDirectory {
   readonly space: OutputSpace;
   /** A buffer that all readers share; valid within one call only. */
   readonly buffer: Buffer;
-  /**
-   * Calls `look` soon after the worker writes, and every 2 s in any case. `look` returns whether there is more to read.
-   */
-  add(workerId: string, look: () => boolean): void;
+  /** Calls `look` soon after the worker writes, and every 2 s in any case. */
+  add(workerId: string, look: Look): void;
   remove(workerId: string): void;
   onProblem(message: string): void;
   /** Stops watching. The files stay for the next agent. */
   close(): void;
 }
 
-/** Minimum interval between two looks at the files: each look costs more than reading the lines does. */
-const lookEveryMs = 20;
-/** How long a round of looks may run before it yields to other work. */
-const turnMs = 2;
 /** Interval of unconditional looks: a watch event may get lost, or the directory may be removed. */
 const slowLookEveryMs = 2_000;
 /** How many reported problems are remembered; some name a worker, and workers come and go. */
@@ -31,10 +27,7 @@ const reportedMax = 1_000;
 
 /** `onProblem` is called once for each problem that makes output reading slower or less complete. */
 export function openOutputDirectory(path: string, options: { onProblem(message: string): void }): OutputDirectory {
-  const looks = new Map<string, () => boolean>();
-  let due = new Set<string>();
-  let scheduled: NodeJS.Timeout | NodeJS.Immediate | null = null;
-  let lookedAtMs = Number.NEGATIVE_INFINITY;
+  const looks = createLookSchedule();
   let watched: { readonly watcher: FSWatcher; readonly inode: number } | null = null;
   const reported = new Set<string>();
 
@@ -44,42 +37,9 @@ export function openOutputDirectory(path: string, options: { onProblem(message: 
     reported.add(message);
   };
 
-  const schedule = (): void => {
-    if (scheduled !== null || due.size === 0) return;
-    const waitMs = Math.ceil(lookedAtMs + lookEveryMs - performance.now());
-    scheduled = waitMs > 0 ? setTimeout(() => turn(take()), waitMs) : setImmediate(() => turn(take()));
-  };
-
-  const take = (): Iterator<string> => {
-    const taken = due;
-    due = new Set();
-    lookedAtMs = performance.now();
-    return taken.values();
-  };
-
-  const turn = (workerIds: Iterator<string>): void => {
-    const startedAtMs = performance.now();
-    for (let next = workerIds.next(); !next.done; next = workerIds.next()) {
-      if (looks.get(next.value)?.()) due.add(next.value);
-      if (performance.now() - startedAtMs < turnMs) continue;
-      scheduled = setImmediate(() => turn(workerIds));
-      return;
-    }
-    scheduled = null;
-    schedule();
-  };
-
-  const wake = (fileName: string | null): void => {
-    if (fileName === null) return wakeAll();
-    const stem = fileName.slice(0, -'.out'.length);
-    if (fileName.endsWith('.read') || !looks.has(stem)) return;
-    due.add(stem);
-    schedule();
-  };
-
-  const wakeAll = (): void => {
-    for (const workerId of looks.keys()) due.add(workerId);
-    schedule();
+  const onChange = (fileName: string | null): void => {
+    if (fileName === null) looks.dueAll();
+    else if (!fileName.endsWith('.read')) looks.due(fileName.slice(0, -'.out'.length));
   };
 
   /** Watches again if the directory was removed and recreated. */
@@ -90,7 +50,7 @@ export function openOutputDirectory(path: string, options: { onProblem(message: 
     watched = null;
     if (inode === undefined) return;
     try {
-      const watcher = watch(path, { persistent: false }, (_, fileName) => wake(fileName));
+      const watcher = watch(path, { persistent: false }, (_, fileName) => onChange(fileName));
       watcher.on('error', (error) =>
         onProblem(`${path}: watching it failed, worker output is read every 2 s: ${error.message}`),
       );
@@ -102,7 +62,7 @@ export function openOutputDirectory(path: string, options: { onProblem(message: 
 
   const slow = setInterval(() => {
     watchIt();
-    wakeAll();
+    looks.dueAll();
   }, slowLookEveryMs);
   slow.unref();
   watchIt();
@@ -113,15 +73,13 @@ export function openOutputDirectory(path: string, options: { onProblem(message: 
     buffer: Buffer.allocUnsafe(pieceBytes),
     onProblem,
     add: (workerId, look) => {
-      looks.set(workerId, look);
       if (watched === null) watchIt();
-      due.add(workerId);
-      schedule();
+      looks.add(workerId, look);
     },
-    remove: (workerId) => looks.delete(workerId),
+    remove: looks.remove,
     close: () => {
       clearInterval(slow);
-      looks.clear();
+      looks.close();
       watched?.watcher.close();
     },
   };

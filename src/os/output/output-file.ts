@@ -52,140 +52,169 @@ export interface OutputFile {
 }
 
 export function followFile(fd: number, options: OutputFileOptions): OutputFile {
-  const { space, nowMs } = options;
-  let { position } = options;
-  /** Bytes before `position` that belong to a line whose end has not been read yet. */
-  let open = 0;
-  /** The last line that was handed on has no newline yet. */
-  let unended = false;
-  /** The next bytes may be the rest of a line whose beginning was skipped. */
-  let torn = false;
-  let givenBack = 0;
-  let punching = false;
-  /** How often reading has restarted at offset 0. */
-  let restarts = 0;
-  let gaveBackAtMs = Number.NEGATIVE_INFINITY;
+  return new FollowedFile(fd, options);
+}
 
-  const skip = (bytes: number): void => {
-    if (unended) options.onData(Buffer.of(newline));
-    unended = false;
-    open = 0;
-    torn = true;
-    options.onSkipped(bytes);
-  };
+class FollowedFile implements OutputFile {
+  readonly #fd: number;
+  readonly #options: OutputFileOptions;
+  #position: number;
+  /** Bytes before `#position` that belong to a line whose end has not been read yet. */
+  #openBytes = 0;
+  /** The last line that was handed on has no newline yet. */
+  #isUnended = false;
+  /** The next bytes may be the rest of a line whose beginning was skipped. */
+  #isTorn = false;
+  /** The disk space before this offset has been released. */
+  #givenBack = 0;
+  #gaveBackAtMs = Number.NEGATIVE_INFINITY;
+  #isPunching = false;
+  /** How often reading has restarted at offset 0. */
+  #restarts = 0;
+
+  constructor(fd: number, options: OutputFileOptions) {
+    this.#fd = fd;
+    this.#options = options;
+    this.#position = options.position;
+  }
+
+  handedOn(): number {
+    return this.#position - this.#openBytes;
+  }
+
+  read(buffer: Buffer, mayEmpty = true): boolean {
+    const { size, blocks } = fstatSync(this.#fd);
+    // Someone truncated the file, for example the worker by opening /dev/stdout.
+    if (size < this.#position) this.#restart();
+    // The worker set this size without writing that much; Node cannot read at such an offset.
+    if (size > Number.MAX_SAFE_INTEGER) return this.#empty(size);
+    if (mayEmpty && blocks * statBlockBytes > diskMaxBytes) {
+      this.#keepNewest(buffer, size);
+      return false;
+    }
+    if (size - this.#position > backlogMaxBytes) {
+      // Starts one byte early, to see whether a line begins at the limit.
+      this.#skipTo(size - backlogMaxBytes - 1);
+    }
+    const count = readSync(this.#fd, buffer, 0, pieceBytes, this.#position);
+    this.#position += count;
+    this.#handOn(buffer.subarray(0, count));
+    if (mayEmpty) this.#giveBack(buffer);
+    return count > 0 && this.#position < size;
+  }
+
+  #skipTo(offset: number): void {
+    this.#skip(offset - this.#position);
+    this.#position = offset;
+  }
+
+  #skip(bytes: number): void {
+    if (this.#isUnended) this.#options.onData(Buffer.of(newline));
+    this.#isUnended = false;
+    this.#openBytes = 0;
+    this.#isTorn = true;
+    this.#options.onSkipped(bytes);
+  }
 
   /** `isTorn`: the next bytes may be the rest of a line whose beginning is gone. */
-  const restart = (isTorn = false): void => {
-    position = 0;
-    open = 0;
-    torn = isTorn;
-    givenBack = 0;
-    restarts += 1;
-  };
+  #restart(isTorn = false): void {
+    this.#position = 0;
+    this.#openBytes = 0;
+    this.#isTorn = isTorn;
+    this.#givenBack = 0;
+    this.#restarts += 1;
+  }
 
-  const take = (data: Buffer): void => {
-    const whole = torn ? withoutTornLine(data) : data;
-    if (whole.length < data.length) options.onSkipped(data.length - whole.length);
-    torn = false;
-    if (whole.length === 0) return;
-    options.onData(whole);
-    const last = whole.lastIndexOf(newline);
-    unended = last < whole.length - 1;
-    open = last < 0 ? open + whole.length : whole.length - 1 - last;
-    // The rest of this line is not kept anyway.
-    if (open > lineMaxBytes) open = 0;
-  };
-
-  const read = (buffer: Buffer, mayEmpty = true): boolean => {
-    const { size, blocks } = fstatSync(fd);
-    // Someone truncated the file, for example the worker by opening /dev/stdout.
-    if (size < position) restart();
-    // The worker set this size without writing that much; Node cannot read at such an offset.
-    if (size > Number.MAX_SAFE_INTEGER) return empty(size);
-    if (mayEmpty && blocks * statBlockBytes > diskMaxBytes) return keepNewest(buffer, size);
-    if (size - position > backlogMaxBytes) {
-      // Starts one byte early, to see whether a line begins at the limit.
-      const from = size - backlogMaxBytes - 1;
-      skip(from - position);
-      position = from;
-    }
-    const count = readPiece(buffer);
-    if (mayEmpty) giveBack(buffer);
-    return count > 0 && position < size;
-  };
-
-  const empty = (size: number): boolean => {
-    ftruncateSync(fd, 0);
-    skip(size - position);
-    restart();
+  /** Truncates a file of which nothing can be read. */
+  #empty(size: number): boolean {
+    ftruncateSync(this.#fd, 0);
+    this.#skip(size - this.#position);
+    this.#restart();
     return true;
-  };
+  }
 
-  const readPiece = (buffer: Buffer): number => {
-    const count = readSync(fd, buffer, 0, pieceBytes, position);
-    position += count;
-    handOn(buffer.subarray(0, count));
-    return count;
-  };
-
-  const handOn = (piece: Buffer): void => {
+  #handOn(piece: Buffer): void {
     const data = withoutHole(piece);
     const zeros = piece.length - data.length;
-    if (zeros >= blockBytes || (torn && zeros > 0)) skip(zeros);
-    if (data.length > 0) take(data);
-  };
+    if (zeros >= blockBytes || (this.#isTorn && zeros > 0)) this.#skip(zeros);
+    if (data.length > 0) this.#handOnLines(data);
+  }
+
+  #handOnLines(data: Buffer): void {
+    const whole = this.#isTorn ? withoutTornLine(data) : data;
+    if (whole.length < data.length) this.#options.onSkipped(data.length - whole.length);
+    this.#isTorn = false;
+    if (whole.length === 0) return;
+    this.#options.onData(whole);
+    const last = whole.lastIndexOf(newline);
+    this.#isUnended = last < whole.length - 1;
+    this.#openBytes = last < 0 ? this.#openBytes + whole.length : whole.length - 1 - last;
+    // The rest of this line is not kept anyway.
+    if (this.#openBytes > lineMaxBytes) this.#openBytes = 0;
+  }
 
   /**
    * Truncates the file and hands on its newest content. The content is copied before the truncation and handed on after
    * it, so the only bytes lost are those written in the few microseconds between the last read and the truncation.
    */
-  const keepNewest = (buffer: Buffer, size: number): boolean => {
-    const from = Math.max(position, size - pieceBytes);
-    if (from > position) skip(from - position);
+  #keepNewest(buffer: Buffer, size: number): void {
+    const from = Math.max(this.#position, size - pieceBytes);
+    if (from > this.#position) this.#skip(from - this.#position);
+    const { pieces, end, isWhole } = this.#copyFrom(from, buffer);
+    // There is more only if the worker writes faster than we copy.
+    const leftBytes = isWhole ? 0 : fstatSync(this.#fd).size - end;
+    const isLineCut = leftBytes > 0 && !this.#isNewlineAt(end + leftBytes - 1, buffer);
+    ftruncateSync(this.#fd, 0);
+    for (const piece of pieces) this.#handOn(piece);
+    if (leftBytes > 0) this.#skip(leftBytes);
+    this.#restart(isLineCut);
+  }
+
+  /** Copies what follows `from`, at most about a backlog. `isWhole`: up to the end of the file. */
+  #copyFrom(
+    from: number,
+    buffer: Buffer,
+  ): { readonly pieces: Buffer[]; readonly end: number; readonly isWhole: boolean } {
     const pieces: Buffer[] = [];
     let [end, count] = [from, 0];
     do {
-      count = readSync(fd, buffer, 0, pieceBytes, end);
+      count = readSync(this.#fd, buffer, 0, pieceBytes, end);
       pieces.push(Buffer.from(buffer.subarray(0, count)));
       end += count;
     } while (count > 0 && end - from < backlogMaxBytes);
-    // There is more only if the worker writes faster than we copy.
-    const leftBytes = count > 0 ? fstatSync(fd).size - end : 0;
-    const isLineCut = leftBytes > 0 && readSync(fd, buffer, 0, 1, end + leftBytes - 1) === 1 && buffer[0] !== newline;
-    ftruncateSync(fd, 0);
-    for (const piece of pieces) handOn(piece);
-    if (leftBytes > 0) skip(leftBytes);
-    restart(isLineCut);
-    return false;
-  };
+    return { pieces, end, isWhole: count === 0 };
+  }
 
-  const giveBack = (buffer: Buffer): void => {
-    const end = handedOn();
-    if (punching || end - givenBack < giveBackBytes || nowMs() - gaveBackAtMs < giveBackPauseMs) return;
-    if (!space.mayPunch()) return cutOff(buffer);
-    punching = true;
+  #isNewlineAt(offset: number, buffer: Buffer): boolean {
+    return readSync(this.#fd, buffer, 0, 1, offset) !== 1 || buffer[0] === newline;
+  }
+
+  /** Releases the disk space of what was handed on, if there is enough of it and the last time was long enough ago. */
+  #giveBack(buffer: Buffer): void {
+    const { space, nowMs } = this.#options;
+    const end = this.handedOn();
+    if (this.#isPunching || end - this.#givenBack < giveBackBytes) return;
+    if (nowMs() - this.#gaveBackAtMs < giveBackPauseMs) return;
+    if (!space.mayPunch()) return this.#cutOff(buffer);
+    this.#isPunching = true;
     const upTo = end - (end % blockBytes);
-    const began = restarts;
-    void space.punch(fd, givenBack, upTo - givenBack).then((punched) => {
-      punching = false;
-      gaveBackAtMs = nowMs();
+    const restarts = this.#restarts;
+    void space.punch(this.#fd, this.#givenBack, upTo - this.#givenBack).then((punched) => {
+      this.#isPunching = false;
+      this.#gaveBackAtMs = nowMs();
       // Ignored if the file was truncated meanwhile.
-      if (punched && began === restarts) givenBack = upTo;
+      if (punched && restarts === this.#restarts) this.#givenBack = upTo;
     });
-  };
+  }
 
   /**
    * Truncates a file once all of it was read, or once it has its maximum size; then the unread data is lost except for
    * the newest piece. If the agent dies, the part of an unfinished line that was read is lost too.
    */
-  const cutOff = (buffer: Buffer): void => {
-    const { size } = fstatSync(fd);
-    if (size === position || size > cutOffBytes) keepNewest(buffer, size);
-  };
-
-  const handedOn = (): number => position - open;
-
-  return { read, handedOn };
+  #cutOff(buffer: Buffer): void {
+    const { size } = fstatSync(this.#fd);
+    if (size === this.#position || size > cutOffBytes) this.#keepNewest(buffer, size);
+  }
 }
 
 /** Leading zeros are a hole that someone else punched. */

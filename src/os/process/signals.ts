@@ -2,9 +2,9 @@ import { constants } from 'node:os';
 
 /** What a signal does to the agent. docs/cli.md shows the same table to users. */
 export type SignalEffect =
-  /** Drains and exits; a second signal kills. */
+  /** Drains and exits; a second signal kills: cli/agent-signals.ts. */
   | 'stop'
-  /** Reloads the configuration. */
+  /** Reloads the configuration: cli/agent-signals.ts, cli/reload.ts, domain/apply-config.ts. */
   | 'reload'
   /** Ignored on purpose: the default action would end the agent or open Node's debugger. */
   | 'ignored'

@@ -1,7 +1,10 @@
 import { chmodSync, chownSync } from 'node:fs';
 import { removeOurs } from './remove-file.ts';
 
-/** The files of the agent's sockets: who may use them, and their removal, at the start after a crash and at the end. */
+/*
+ * The files of the agent's sockets: who may use them, and their removal. `clearRuntimeDirectory` (directories.ts) removes them, for
+ * agent/host.ts at a start after a crash and for agent/shutdown.ts at the end. Before that, Node removes the file of a server that closes.
+ */
 
 /**
  * Opens a socket to its users: to this user, and to the group if there is one. Until now only this user could connect.

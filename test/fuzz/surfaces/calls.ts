@@ -3,14 +3,14 @@ import { connect as connectHttp2 } from 'node:http2';
 import { connect } from 'node:net';
 import { deflateSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import { manyItems, messages, methodsOf, reflection, wirePieces } from '../messages.ts';
 import type { Surface } from './surface.ts';
 
 /** Calls of every method of every service, with messages that are nearly right. */
-export interface Call {
+export interface FuzzCall {
   readonly path: string;
   readonly messages: readonly Bytes[];
   readonly encoding: string;
@@ -30,7 +30,7 @@ const bombAnswerWithinMs = 10_000;
 const atOnce = 16;
 const bombItems = 4_000_000;
 
-function callsOf(path: string, valid: fc.Arbitrary<string>): fc.Arbitrary<Call> {
+function callsOf(path: string, valid: fc.Arbitrary<string>): fc.Arbitrary<FuzzCall> {
   const mostly = <T>(usual: T, ...others: T[]): fc.Arbitrary<T> =>
     fc.oneof({ weight: 6, arbitrary: fc.constant(usual) }, ...others.map((other) => fc.constant(other)));
   const compress = fc.integer({ min: 0, max: 3 }).map((drawn) => drawn === 0);
@@ -66,7 +66,7 @@ const typed = services.flatMap(methodsOf).map(({ path, request }) => {
 const reflected = reflection.paths.map((path) => callsOf(path, fc.constantFrom(...reflection.requests)));
 const unknown = callsOf('/pitwarden.v1.Execution/Nothing', fc.constant(''));
 
-export const calls: Surface<Call> = {
+export const calls: Surface<FuzzCall> = {
   name: 'calls',
   cases: fc.oneof(...typed, ...reflected, unknown),
   most: 150,
@@ -75,7 +75,7 @@ export const calls: Surface<Call> = {
   attack: (target, cases) => throwAll(target, cases, answerWithinMs),
 };
 
-async function throwAll(target: Target, cases: readonly Call[], withinMs: number): Promise<undefined> {
+async function throwAll(target: FuzzTarget, cases: readonly FuzzCall[], withinMs: number): Promise<undefined> {
   const shared = new Map<string, ClientHttp2Session>();
   const sessions: ClientHttp2Session[] = [];
   const open = (path: string): ClientHttp2Session => {
@@ -84,7 +84,7 @@ async function throwAll(target: Target, cases: readonly Call[], withinMs: number
     sessions.push(session);
     return session;
   };
-  const sessionOf = (call: Call): ClientHttp2Session => {
+  const sessionOf = (call: FuzzCall): ClientHttp2Session => {
     const path = call.path.includes('WorkerLink') ? target.link : target.socket;
     if (call.ownConnection) return open(path);
     const before = shared.get(path);
@@ -96,7 +96,7 @@ async function throwAll(target: Target, cases: readonly Call[], withinMs: number
   const queue = [...cases];
   const work = async (): Promise<void> => {
     for (let call = queue.shift(); call !== undefined; call = queue.shift())
-      await send(sessionOf(call), call, withinMs);
+      await sendCall(sessionOf(call), call, withinMs);
   };
   await Promise.all(Array.from({ length: atOnce }, work));
   for (const session of sessions) session.destroy();
@@ -104,20 +104,20 @@ async function throwAll(target: Target, cases: readonly Call[], withinMs: number
 
 /** Each unfolds to less than a message may have, all of them at once to several times the budget. */
 const unfolding: Bytes = { valid: '', edits: [{ do: 'insert', at: 0, text: '\0', times: 40_000_000 }] };
-const unfoldedAtOnce: readonly Call[] = Array.from({ length: atOnce }, () => ({
+const unfoldedAtOnce: readonly FuzzCall[] = Array.from({ length: atOnce }, () => ({
   ...{ path: '/pitwarden.v1.Execution/Execute', messages: [unfolding], encoding: 'gzip', flag: 1, compress: true },
   ...{ lengthError: 0, headers: {}, ending: 'end', ownConnection: true },
 }));
 
 /** Of each repeated field of each request as many empty items as a few megabytes hold, plain and compressed. */
-export const bombs: Surface<readonly Call[]> = {
+export const bombs: Surface<readonly FuzzCall[]> = {
   ...{ name: 'bombs', most: 1, harmsProbe: false, restarts: false },
   cases: fc.constant([
     ...unfoldedAtOnce,
     ...services.flatMap(methodsOf).flatMap(({ path, request }) =>
       manyItems(request, bombItems).flatMap(({ head, item, times: itemTimes }) =>
         [false, true].map(
-          (compress): Call => ({
+          (compress): FuzzCall => ({
             path,
             messages: [{ valid: head, edits: [{ do: 'insert', at: 1, text: item, times: itemTimes }] }],
             ...{ encoding: compress ? 'gzip' : 'identity', flag: compress ? 1 : 0, compress, lengthError: 0 },
@@ -131,7 +131,7 @@ export const bombs: Surface<readonly Call[]> = {
 };
 
 /** Settles when the call has ended; after so long it is given up. */
-export function send(session: ClientHttp2Session, call: Call, withinMs = answerWithinMs): Promise<void> {
+export function sendCall(session: ClientHttp2Session, call: FuzzCall, withinMs = answerWithinMs): Promise<void> {
   return new Promise((resolve) => {
     const encoding: Record<string, string> = call.encoding === 'identity' ? {} : { 'grpc-encoding': call.encoding };
     let stream: ClientHttp2Stream;
@@ -155,8 +155,8 @@ export function send(session: ClientHttp2Session, call: Call, withinMs = answerW
   });
 }
 
-function framed(message: Bytes, { flag, compress, encoding, lengthError }: Call): Buffer {
-  const body = compress ? folded(message, encoding) : build(message);
+function framed(message: Bytes, { flag, compress, encoding, lengthError }: FuzzCall): Buffer {
+  const body = compress ? folded(message, encoding) : editedBytes(message);
   const head = Buffer.alloc(5);
   head[0] = flag;
   head.writeUInt32BE((body.length + lengthError) >>> 0, 1);
@@ -167,8 +167,8 @@ function framed(message: Bytes, { flag, compress, encoding, lengthError }: Call)
 const gzipped = new WeakMap<Bytes, Buffer>();
 
 function folded(message: Bytes, encoding: string): Buffer {
-  if (encoding === 'deflate') return deflateSync(build(message));
-  const made = gzipped.get(message) ?? gzipSync(build(message));
+  if (encoding === 'deflate') return deflateSync(editedBytes(message));
+  const made = gzipped.get(message) ?? gzipSync(editedBytes(message));
   gzipped.set(message, made);
   return made;
 }

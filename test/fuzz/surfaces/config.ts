@@ -2,9 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import type { Surface } from './surface.ts';
 
 /** What stands at the config's path when SIGHUP comes. */
@@ -78,7 +78,7 @@ export const config: Surface<Reload> = {
   },
 };
 
-async function reload(target: Target, pauseMs: number): Promise<void> {
+async function reload(target: FuzzTarget, pauseMs: number): Promise<void> {
   if (target.dead() !== undefined) return;
   const printed = target.printed();
   const endsAtMs = performance.now() + pauseMs;
@@ -87,7 +87,7 @@ async function reload(target: Target, pauseMs: number): Promise<void> {
 }
 
 /** The valid file again, and that the agent takes it: of a file that cannot be read it learns within 10 s. */
-async function valid(target: Target): Promise<string | undefined> {
+async function valid(target: FuzzTarget): Promise<string | undefined> {
   const endsAtMs = performance.now() + 25_000;
   for (;;) {
     if (target.dead() !== undefined) return undefined;
@@ -103,9 +103,9 @@ async function valid(target: Target): Promise<string | undefined> {
 }
 
 /** `null`: the valid one. */
-function place({ config: path, configText }: Target, reload: Reload | null): void {
+function place({ config: path, configText }: FuzzTarget, reload: Reload | null): void {
   rmSync(path, { recursive: true, force: true });
-  const text = reload === null ? '' : build(reload.text).subarray(0, 9_000_000).toString('latin1');
+  const text = reload === null ? '' : editedBytes(reload.text).subarray(0, 9_000_000).toString('latin1');
   switch (reload?.file) {
     case 'FIFO':
       return void execFileSync('mkfifo', [path]);

@@ -2,9 +2,9 @@ import type { Socket } from 'node:net';
 import { connect } from 'node:net';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import type { Surface } from './surface.ts';
 
 /** Connections that speak HTTP/2 badly, or something else. */
@@ -80,7 +80,7 @@ export const frames: Surface<RawConnection> = {
 /** A stream of frames longer than this only measures the kernel. */
 const mostBytes = 16 * 1024 * 1024;
 
-function talk(target: Target, { to, preface, frames: sent, ending }: RawConnection): Socket {
+function talk(target: FuzzTarget, { to, preface, frames: sent, ending }: RawConnection): Socket {
   const socket = connect({ path: to === 'api' ? target.socket : target.link, allowHalfOpen: true });
   socket.on('error', () => undefined);
   socket.resume();
@@ -93,7 +93,7 @@ function talk(target: Target, { to, preface, frames: sent, ending }: RawConnecti
 }
 
 function encode({ type, flags, stream, payload: description, lengthError, times }: Frame): Buffer {
-  const body = build(description).subarray(0, 0xff_ffff);
+  const body = editedBytes(description).subarray(0, 0xff_ffff);
   const head = Buffer.alloc(9);
   head.writeUIntBE((body.length + lengthError) & 0xff_ffff, 0, 3);
   head[3] = type;

@@ -2,7 +2,7 @@ import { connect } from 'node:net';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import type { Surface } from './surface.ts';
 
 /** Connections to the HTTP port. */
@@ -39,7 +39,7 @@ export const http: Surface<HttpConnection> = {
     const port = target.httpPort();
     const sockets = cases.flatMap((each) => {
       // Pipelined requests are answered one by one: a thousand of /metrics are enough.
-      const bytes = build(each.text).subarray(0, 64 * 1024);
+      const bytes = editedBytes(each.text).subarray(0, 64 * 1024);
       return Array.from({ length: each.connections }, () => {
         const socket = connect(port, '127.0.0.1');
         socket.on('error', () => undefined);

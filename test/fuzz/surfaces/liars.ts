@@ -1,9 +1,9 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import { extremes, messages, methodsOf, wirePieces } from '../messages.ts';
 import type { Surface } from './surface.ts';
 
@@ -53,10 +53,10 @@ export const liars: Surface<Lies> = {
   },
 };
 
-async function lie(target: Target, { hello, frames, lastFrame, ending, requests }: Lies): Promise<void> {
+async function lie(target: FuzzTarget, { hello, frames, lastFrame, ending, requests }: Lies): Promise<void> {
   const told = `${target.lies}.told`;
   rmSync(told, { force: true });
-  const base64 = (bytes: Bytes): string => build(bytes).toString('base64');
+  const base64 = (bytes: Bytes): string => editedBytes(bytes).toString('base64');
   writeFileSync(
     target.lies,
     JSON.stringify({ hello: base64(hello), frames: [...frames, lastFrame].map(base64), ending }),
@@ -70,7 +70,7 @@ async function lie(target: Target, { hello, frames, lastFrame, ending, requests 
   await Promise.all(calls);
 }
 
-async function replaceLiar(target: Target): Promise<void> {
+async function replaceLiar(target: FuzzTarget): Promise<void> {
   for (const { pid } of await target.workers('liar')) {
     try {
       if (pid > 1) process.kill(pid, 'SIGKILL');

@@ -4,10 +4,10 @@ import type { NetConnectOpts } from 'node:net';
 import { connect } from 'node:net';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
-import type { Target, Use } from '../agent.ts';
+import type { FuzzTarget, Use } from '../agent.ts';
 import { encoded } from '../messages.ts';
-import type { Call } from './calls.ts';
-import { send } from './calls.ts';
+import type { FuzzCall } from './calls.ts';
+import { sendCall } from './calls.ts';
 import type { Surface } from './surface.ts';
 
 /**
@@ -33,7 +33,7 @@ const answerWithinMs = 1_000;
 interface Kind {
   readonly name: string;
   readonly times: number;
-  once(target: Target, sessions: Sessions): Promise<void>;
+  once(target: FuzzTarget, sessions: Sessions): Promise<void>;
 }
 
 interface Sessions {
@@ -41,7 +41,7 @@ interface Sessions {
   link(): ClientHttp2Session;
 }
 
-const usual: Omit<Call, 'path' | 'messages'> = {
+const usual: Omit<FuzzCall, 'path' | 'messages'> = {
   ...{ encoding: 'identity', flag: 0, compress: false, lengthError: 0, headers: {}, ending: 'end' },
   ownConnection: false,
 };
@@ -50,10 +50,10 @@ function call(
   name: string,
   path: string,
   messages: readonly string[],
-  more: Partial<Call> = {},
+  more: Partial<FuzzCall> = {},
   times = usualTimes,
 ): Kind {
-  const described: Call = {
+  const described: FuzzCall = {
     ...{ ...usual, ...more, path: `/${path}` },
     messages: messages.map((valid) => ({ valid, edits: [] })),
   };
@@ -62,9 +62,9 @@ function call(
     name,
     times,
     once: async (target, sessions) => {
-      if (!described.ownConnection) return send(isLink ? sessions.link() : sessions.api(), described);
+      if (!described.ownConnection) return sendCall(isLink ? sessions.link() : sessions.api(), described);
       const session = openSession(isLink ? target.link : target.socket);
-      await send(session, described);
+      await sendCall(session, described);
       session.destroy();
     },
   };
@@ -82,7 +82,7 @@ const item = (fields: object): string[] => [
 ];
 
 /** Connects, says this, and closes when an answer comes. */
-function raw(name: string, text: string, address: (target: Target) => NetConnectOpts, times = usualTimes): Kind {
+function raw(name: string, text: string, address: (target: FuzzTarget) => NetConnectOpts, times = usualTimes): Kind {
   return {
     name,
     times,
@@ -189,7 +189,7 @@ function repeat(kinds: readonly Kind[]): Surface<readonly string[]> {
 }
 
 /** What a kind leaves behind each time; empty: nothing. Undefined: it is too slow, or has ended the agent. */
-async function leftBy(target: Target, kind: Kind): Promise<string | undefined> {
+async function leftBy(target: FuzzTarget, kind: Kind): Promise<string | undefined> {
   let before = await target.use();
   const left: Use[] = [];
   for (let go = 1; go <= goes; go += 1) {
@@ -212,7 +212,7 @@ function isLittle({ heldMib, descriptors }: Use, { times }: Kind): boolean {
   return heldMib * 2 ** 20 <= leftMostBytes * times && descriptors <= descriptorsMore;
 }
 
-async function useOnceItIsBack(target: Target, before: Use, kind: Kind, withinMs: number): Promise<Use> {
+async function useOnceItIsBack(target: FuzzTarget, before: Use, kind: Kind, withinMs: number): Promise<Use> {
   const endsAtMs = performance.now() + withinMs;
   for (;;) {
     const now = await target.use();
@@ -223,7 +223,7 @@ async function useOnceItIsBack(target: Target, before: Use, kind: Kind, withinMs
 }
 
 /** False: it took too long, or the agent has ended. */
-async function flood(target: Target, kind: Kind, times: number): Promise<boolean> {
+async function flood(target: FuzzTarget, kind: Kind, times: number): Promise<boolean> {
   const endsAtMs = performance.now() + slowMs;
   const opened = new Map<string, ClientHttp2Session>();
   const session = (path: string): ClientHttp2Session => {

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { pause } from '../../../bench/processes.ts';
 import { seal } from '../../../src/os/storage/sealed-file.ts';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 import type { Bytes } from '../bytes.ts';
-import { build, mutated } from '../bytes.ts';
+import { editedBytes, mutated } from '../bytes.ts';
 import type { Surface } from './surface.ts';
 
 /** The state folder between two agents: entries of the ledger, the orders, and what does not belong there. */
@@ -174,12 +174,12 @@ function forgedId(slot: number): string {
   return `p-${slot}-forgedxx`;
 }
 
-function isSetAside(target: Target, field: string): boolean {
+function isSetAside(target: FuzzTarget, field: string): boolean {
   const id = forgedId(firstForgedSlot + fields.indexOf(field));
   return readdirSync(join(target.folder, 'state/ledger-set-aside')).some((name) => name.endsWith(`-${id}.json`));
 }
 
-async function answersOrEnds(target: Target): Promise<void> {
+async function answersOrEnds(target: FuzzTarget): Promise<void> {
   const endsAtMs = performance.now() + answersWithinMs;
   while (target.dead() === undefined && performance.now() < endsAtMs) {
     const answered = await target.control('GetNode').then(
@@ -210,7 +210,8 @@ function apply(folder: string, change: Change, strangerPid: number, standIns: Ch
     // No orders have been given.
     text = '';
   }
-  if (change.do === 'spoil') return write(path, build({ valid: text, edits: change.bytes }).subarray(0, 2_000_000));
+  if (change.do === 'spoil')
+    return write(path, editedBytes({ valid: text, edits: change.bytes }).subarray(0, 2_000_000));
   const [head = '', body = '{"node_draining":false}'] = text.split('\n');
   const kind = head.split(' ')[0] || 'pitwarden-orders';
   let value: Record<string, unknown>;

@@ -1,5 +1,5 @@
 import type fc from 'fast-check';
-import type { Target } from '../agent.ts';
+import type { FuzzTarget } from '../agent.ts';
 
 /** One side of the agent that others can reach, and what is thrown at it. A case is plain JSON. */
 export interface Surface<Case> {
@@ -12,5 +12,5 @@ export interface Surface<Case> {
   /** It ends the agent itself, so nobody calls meanwhile. */
   readonly restarts: boolean;
   /** Throws the cases, and lets go of all that it holds. What it returns is wrong; undefined: nothing. */
-  attack(target: Target, cases: readonly Case[]): Promise<string | undefined>;
+  attack(target: FuzzTarget, cases: readonly Case[]): Promise<string | undefined>;
 }

@@ -3,8 +3,11 @@ import { delivery } from './delivery.ts';
 import type { Request } from './request.ts';
 import { isInWorker, isRunning, run } from './run.ts';
 
-/** A stream whose caller reads too slowly is paused in its worker. When is decided by the call: grpc/execution/flow-control.ts. */
-export function setPaused(core: Core, request: Request, paused: boolean): void {
+/**
+ * A stream whose caller reads too slowly is paused in its worker. Its call decides when: grpc/execution/execute-stream.ts and submit-item.ts,
+ * by the limits of flow-control.ts.
+ */
+export function setStreamPaused(core: Core, request: Request, paused: boolean): void {
   if (request.paused === paused) return;
   request.paused = paused;
   const link = core.workers.get(request.workerId)?.link;
