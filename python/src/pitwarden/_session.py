@@ -151,7 +151,7 @@ class Session:
             answer = self._result_store.answers.get(call.id)
             if call.id in self._detached or (answer is not None and answer.next_replayed is not None):
                 return answer is None or bool(answer.eviction) or self._result_store.has_room_for(payload_bytes)
-        return self.has_room
+        return self._send_queue.has_room
 
     def sends_chunks_of(self, call: Call) -> bool:
         """False for a detached call: its chunks are dropped or only stored, so nothing slows their producer down."""
@@ -259,7 +259,7 @@ class Session:
                 # The replay sends it, after the parts before it.
                 return
         if call.id not in self._detached:
-            self._send_queue.add(chunk)
+            self._send_queue.add_chunk(chunk)
 
     def report(self, call: Call, fraction: float, message: str) -> None:
         # Only the latest report is sent, so that frequent reports cannot fill the link.
@@ -365,7 +365,7 @@ class Session:
     def _answer_unknown(self, id: int, received: Received, now_s: float) -> None:
         unknown, call = self._result_store.unknown_result(id), self._calls.get(id)
         if call is None:
-            self._send_queue.add(unknown)
+            self._send_queue.add_result(unknown)
         else:
             self._mark_cancelled(call, received)
             self._answer(call, unknown.payload, unknown.content_type, unknown.error, now_s)
