@@ -35,8 +35,8 @@ export interface AgentCore {
 }
 
 /**
- * Each has its own budget, so that no worker is refused because of what callers or other workers make the agent hold. `unproven`: what
- * connections to the worker link hold before they have sent a worker's token.
+ * Each has its own budget, so that no worker is refused because of what callers or other workers make the agent hold.
+ * `unproven`: for connections to the worker link that have not sent a worker's token yet.
  */
 export type Budgets = Readonly<Record<BudgetSide, MemoryBudget>>;
 

@@ -22,9 +22,11 @@ export interface HandoverParts {
 }
 
 /**
- * Starts a handover: this agent leaves its workers, alive, to the next one. It refuses new calls, waits for running ones, closes the workers'
- * links, and exits by agent/shutdown.ts. Its service manager starts the next agent, which adopts the workers (workers/restore.ts) and,
- * once they dial, their requests (dispatch/takeover.ts). Returns the longest `drain.timeout` of all pools in ms: running requests may take that long. */
+ * Starts a handover: this agent leaves its workers, alive, to the next one. It refuses new calls, waits for running ones, closes
+ * the workers' links, and exits by agent/shutdown.ts. Its service manager starts the next agent, which adopts the workers
+ * (workers/restore.ts) and, once they dial, their requests (dispatch/takeover.ts). Returns the longest `drain.timeout` of all
+ * pools in ms: running requests may take that long.
+ */
 export function handOver({ loop, dispatch, servers, opened, leaving, log, finish }: HandoverParts): number {
   const timeoutMs = longestDrainMs(loop.state());
   if (leaving.signal.aborted) return timeoutMs;

@@ -4,8 +4,8 @@ import type { Request } from './request.ts';
 import { isInWorker, isRunning, run } from './run.ts';
 
 /**
- * A stream whose caller reads too slowly is paused in its worker. Its call decides when: grpc/execution/execute-stream.ts and submit-item.ts,
- * by the limits of flow-control.ts.
+ * A stream whose caller reads too slowly is paused in its worker. Its call decides when: grpc/execution/execute-stream.ts and
+ * submit-item.ts, by the limits of flow-control.ts.
  */
 export function setStreamPaused(core: Core, request: Request, paused: boolean): void {
   if (request.paused === paused) return;

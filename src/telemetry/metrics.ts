@@ -37,8 +37,8 @@ const agentPrefix = 'pitwarden_agent_';
 const misnamed = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
 /**
- * All metrics. Those of requests are in request-metrics.ts; those that are read from the state at each scrape are in gauges.ts. docs/metrics.md
- * describes each. The config bounds the values of the label `pool`.
+ * All metrics. Those of requests are in request-metrics.ts; those that are read from the state at each scrape are in gauges.ts.
+ * docs/metrics.md describes each. The config bounds the values of the label `pool`.
  */
 export function createMetrics(): Metrics {
   const registry = new Registry();

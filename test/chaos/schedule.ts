@@ -6,7 +6,10 @@ import type { Harm } from './oracle.ts';
 
 export const pools = ['single', 'many'] as const;
 
-/** The disturbances of an agent while it serves. Times and kinds are drawn from a seed; the worker is one that is there at that time. */
+/**
+ * The disturbances of an agent while it serves. Times and kinds are drawn from a seed; the worker is one that is there at that
+ * time.
+ */
 export interface Schedule {
   /** Done so far, by kind. */
   readonly done: ReadonlyMap<string, number>;

@@ -3,8 +3,9 @@ import type { Status } from './refusals.ts';
 import { noRoom } from './refusals.ts';
 
 /**
- * The memory that one call holds of its connection's share, or of its own share once it has moved. The service of a stream holds each message from the moment that it
- * handles it, so the call gives the message back then. The message of a unary call is held until the call is over.
+ * The memory that one call holds of its connection's account, or of an account of its own once it has moved. The service of a
+ * stream holds each message from the moment that it handles it, so the call gives the message back then. The message of a unary
+ * call is held until the call is over.
  */
 export class CallMemory {
   #account: MemoryAccount;

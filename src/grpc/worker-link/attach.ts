@@ -83,11 +83,11 @@ class AttachCall implements PendingHello {
   }
 
   onFrame(frame: WorkerFrame | UnreadableMessage): void {
-    // Frames may still arrive after the call was refused or has ended.
+    // The hello is held until it is answered. Frames may still arrive after the call was refused or has ended.
+    if (this.#hello !== undefined || this.#isOver) this.#reader?.messageHandled();
     if (this.#isOver) return;
     if (frame instanceof UnreadableMessage) return this.#refuseProtocol(frame.problem);
     if (this.#link !== undefined) {
-      this.#reader?.messageHandled();
       mendFrame(frame);
       return this.#shared.source.frame(this.#workerId, frame, this.#link);
     }

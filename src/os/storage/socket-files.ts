@@ -2,8 +2,9 @@ import { chmodSync, chownSync } from 'node:fs';
 import { removeOurs } from './remove-file.ts';
 
 /*
- * The files of the agent's sockets: who may use them, and their removal. `clearRuntimeDirectory` (directories.ts) removes them, for
- * agent/host.ts at a start after a crash and for agent/shutdown.ts at the end. Before that, Node removes the file of a server that closes.
+ * The files of the agent's sockets: who may use them, and their removal. `clearRuntimeDirectory` (directories.ts) removes them,
+ * for agent/host.ts at a start after a crash and for agent/shutdown.ts at the end. Before that, Node removes the file of a
+ * server that closes.
  */
 
 /**
