@@ -59,10 +59,7 @@ export function admitRequest(core: Core, spec: RequestSpec, sink: ResponseSink):
   const refused = pool === undefined ? unknownPool(core, spec) : refuseAtTheDoor(core, pool, spec, arrivedAtMs);
   if (pool === undefined || refused !== undefined) {
     sink.error(refused ?? unknownPool(core, spec));
-    // Unknown pools are not counted: names that callers make up would become labels of a metric without bound.
-    if (pool !== undefined && refused !== undefined) {
-      core.options.onOutcome({ pool: pool.name, code: refused.code, refused: true, queuedMs: 0, ranMs: 0 });
-    }
+    if (refused !== undefined) countRefused(core, spec.pool, refused.code);
     return undefined;
   }
   const request = newRequest(spec, sink, arrivedAtMs, pool.limits.requestTimeoutMs);
@@ -84,6 +81,11 @@ export function admitRequest(core: Core, spec: RequestSpec, sink: ResponseSink):
     serveQueue(core, pool);
   }
   return request;
+}
+
+/** Unknown pools are not counted: names that callers make up would become labels of a metric without bound. */
+export function countRefused(core: Core, pool: string, refusedWith: number): void {
+  if (core.pools.has(pool)) core.options.onOutcome({ pool, code: refusedWith, refused: true, queuedMs: 0, ranMs: 0 });
 }
 
 function unknownPool(core: Core, spec: RequestSpec): RequestError {

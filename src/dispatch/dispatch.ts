@@ -1,6 +1,6 @@
 import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { PoolGate } from './admission.ts';
-import { admitRequest, removePool, setPool, setPoolOpen } from './admission.ts';
+import { admitRequest, countRefused, removePool, setPool, setPoolOpen } from './admission.ts';
 import { cancel, settle } from './caller-ids.ts';
 import { dropPayload } from './completion.ts';
 import type { Core, DispatchOptions, WorkerResult } from './core.ts';
@@ -41,6 +41,8 @@ export interface Dispatch {
   removeWorker(workerId: string, end: WorkerEnd): void;
   /** Undefined: the request was refused, and `sink.error` was called. */
   submit(spec: RequestSpec, sink: ResponseSink): Request | undefined;
+  /** Counts a request that was refused with this gRPC status code before it came to `submit`. */
+  countRefused(pool: string, refusedWith: number): void;
   /** The caller cancelled. `sink` is the one given to `submit`: nothing happens if another call has the request by now. */
   cancel(request: Request, sink: ResponseSink): void;
   /** The call is over. `delivered`: the caller has read the answer. */
@@ -93,6 +95,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     removeWorker: (workerId, end) => removeWorker(core, workerId, end),
 
     submit: (spec, sink) => admitRequest(core, spec, sink),
+    countRefused: (pool, refusedWith) => countRefused(core, pool, refusedWith),
     cancel: (request, sink) => cancel(core, request, sink),
     settle: (request, sink, delivered) => settle(core, request, sink, delivered),
     dropPayload: (request, sink) => {

@@ -71,7 +71,7 @@ export function createRequestMetrics(registry: Registry): RequestMetrics {
   };
   new Counter({
     name: 'pitwarden_requests_total',
-    help: 'Requests that ended, by outcome.',
+    help: 'Requests that ended, by outcome; refused ones too.',
     labelNames: ['pool', 'outcome'],
     registers: [registry],
     collect() {

@@ -9,20 +9,18 @@ import type { UnreadableMessage } from '../proto.ts';
 import { toStatus } from '../status.ts';
 import { onCallEnd } from './call-end.ts';
 import type { Unread } from './flow-control.ts';
-import { createUnread, overheadBytes, refuseAnswer, refuseUnread } from './flow-control.ts';
+import { createUnread, overheadBytes, refuseAnswer } from './flow-control.ts';
 import type { ProgressRelay } from './progress-relay.ts';
 import { createProgressRelay } from './progress-relay.ts';
 import type { ExecuteMessage, ExecutionSource } from './source.ts';
 import type { CheckedSpec } from './validate.ts';
-import { deadlineOf, requestSpecOf } from './validate.ts';
+import { specOfCall } from './validate.ts';
 
 type StreamCall = ServerWritableStream<ExecuteMessage | UnreadableMessage, object>;
 
 export function executeStream(source: ExecutionSource, call: StreamCall): void {
   const connection = connectionOf(call);
-  const spec =
-    refuseUnread(source, connection) ??
-    requestSpecOf(source, call.request, deadlineOf(source, call.getDeadline()), true);
+  const spec = specOfCall(source, call, connection, true);
   if ('code' in spec) {
     call.emit('error', toStatus(spec));
     return;

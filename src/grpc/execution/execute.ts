@@ -4,9 +4,9 @@ import { addUnread, connectionOf } from '../connection.ts';
 import type { UnreadableMessage } from '../proto.ts';
 import { toStatus } from '../status.ts';
 import { onCallEnd } from './call-end.ts';
-import { refuseAnswer, refuseUnread } from './flow-control.ts';
+import { refuseAnswer } from './flow-control.ts';
 import type { ExecuteMessage, ExecutionSource } from './source.ts';
-import { deadlineOf, requestSpecOf } from './validate.ts';
+import { specOfCall } from './validate.ts';
 
 export function execute(
   source: ExecutionSource,
@@ -14,9 +14,7 @@ export function execute(
   callback: sendUnaryData<object>,
 ): void {
   const connection = connectionOf(call);
-  const spec =
-    refuseUnread(source, connection) ??
-    requestSpecOf(source, call.request, deadlineOf(source, call.getDeadline()), false);
+  const spec = specOfCall(source, call, connection, false);
   if ('code' in spec) return callback(toStatus(spec));
   let unread = 0;
   const sink: ResponseSink = {

@@ -10,7 +10,7 @@ import type { ExecuteMessage, ExecutionSource, SubmitMessage } from './source.ts
 import { SubmitItem } from './submit-item.ts';
 import type { SubmitCall } from './submit-results.ts';
 import { SubmitResults } from './submit-results.ts';
-import { requestSpecOf } from './validate.ts';
+import { countRefused, requestSpecOf } from './validate.ts';
 
 /** The agent reads nothing from a Submit stream while more bytes of its results than this are unread. */
 const readBelowBytes = 8 * 1024 * 1024;
@@ -116,10 +116,10 @@ class SubmitStream {
     const wrong = refuseWhenLeaving(source) ?? refuseItem(message, this.#open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
     const spec = wrong ?? requestSpecOf(source, message, deadlineMs, true);
-    if ('code' in spec) return results.fail(requestId, spec, null);
+    if ('code' in spec) return this.#refuse(message, spec);
     const heldBytes = spec.payload.length + overheadBytes;
     if (connection.memory?.take(heldBytes) === false) {
-      return results.fail(requestId, overMemoryShare(connection.memory, heldBytes), null);
+      return this.#refuse(message, overMemoryShare(connection.memory, heldBytes));
     }
     const item = new SubmitItem(results, this.#open, requestId, heldBytes, spec.reports);
     const request = source.dispatch.submit(spec, item);
@@ -133,6 +133,11 @@ class SubmitStream {
     // The request had ended before it was repeated, and `submit` has just added its end to the results.
     item.heldBytes = 0;
     results.attributeLast(item);
+  }
+
+  #refuse(message: ExecuteMessage | null, error: RequestError): void {
+    countRefused(this.#source, message, error);
+    this.#results.fail(message?.request_id ?? '', error, null);
   }
 }
 

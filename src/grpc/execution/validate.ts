@@ -2,7 +2,9 @@ import type { RequestError, RequestSpec } from '../../dispatch/request.ts';
 import { code, refusal } from '../../dispatch/request.ts';
 import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
 import { compact } from '../compact.ts';
+import type { Connection } from '../connection.ts';
 import { UnreadableMessage } from '../proto.ts';
+import { refuseUnread } from './flow-control.ts';
 import type { ExecuteMessage, ExecutionSource } from './source.ts';
 
 const contentTypes: readonly string[] = [
@@ -15,6 +17,34 @@ const contentTypes: readonly string[] = [
 export interface CheckedSpec extends RequestSpec {
   /** The caller asked for reports of the command's progress. */
   readonly reports: boolean;
+}
+
+interface RequestCall {
+  readonly request: ExecuteMessage | UnreadableMessage;
+  getDeadline(): Date | number;
+}
+
+/** The request of a call that has one, or why it is refused. */
+export function specOfCall(
+  source: ExecutionSource,
+  call: RequestCall,
+  connection: Connection,
+  streams: boolean,
+): CheckedSpec | RequestError {
+  const spec =
+    refuseUnread(source, connection) ??
+    requestSpecOf(source, call.request, deadlineOf(source, call.getDeadline()), streams);
+  if ('code' in spec) countRefused(source, call.request, spec);
+  return spec;
+}
+
+/** Counts a request that dispatch does not see. The pool of an unreadable message is not known. */
+export function countRefused(
+  { dispatch }: ExecutionSource,
+  message: ExecuteMessage | UnreadableMessage | null,
+  { code }: RequestError,
+): void {
+  if (message !== null && 'pool' in message) dispatch.countRefused(message.pool, code);
 }
 
 /** Checks the fields of a request. Dispatch checks whether its pool and command exist. */
@@ -62,7 +92,7 @@ export function requestSpecOf(
 }
 
 /** The monotonic time of a call's deadline. grpc-js gives a date, or infinity if the caller set no deadline. */
-export function deadlineOf(source: ExecutionSource, deadline: Date | number): number {
+function deadlineOf(source: ExecutionSource, deadline: Date | number): number {
   const unixMs = deadline instanceof Date ? deadline.getTime() : deadline;
   return Number.isFinite(unixMs) ? source.toMonotonicMs(unixMs) : Number.POSITIVE_INFINITY;
 }
