@@ -19,7 +19,7 @@ function lockNpm(folder) {
 }
 
 function lockPython(lockFile, inputs, options = []) {
-  // What builds the SDK is no dependency of it, and yet it is installed.
+  // The packages that build the SDK are not its dependencies, but they are installed too, so they are pinned here.
   const build = 'hatchling>=1.21\neditables\n';
   const pins = ['--universal', '--python-version', '3.10', '--generate-hashes', '--upgrade'];
   const plain = ['--no-emit-index-url', '--no-emit-find-links', '--no-annotate', '--no-header'];

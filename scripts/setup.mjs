@@ -11,8 +11,8 @@ const nodeLeast = [20, 19];
 const pythonLeast = [3, 10];
 
 /**
- * `dev`: with what the tests need. `locked`: with the pinned packages or not at all; without it, an index that does not
- * serve those is taken as it is, by the ranges of versions.
+ * `dev`: also installs what the tests need. `locked`: installs the pinned packages or fails. Without it, if the index does not
+ * serve a pinned package, packages are installed by their version ranges.
  */
 export function setUp({ dev = false, locked = false } = {}) {
   checkNode();

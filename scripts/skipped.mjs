@@ -1,6 +1,6 @@
 /**
- * Of the reasons of skipped tests those that are no excuse: `needs WHAT` or `needs WHAT: details`, where WHAT is not in
- * this list with commas, or no such reason at all.
+ * Returns the skip reasons that `maySkip`, a list with commas, does not excuse. The list excuses `needs WHAT` and
+ * `needs WHAT: details` for each WHAT in it.
  */
 export function mustRun(skipped, maySkip) {
   const excused = maySkip.split(',').map((what) => what.trim());

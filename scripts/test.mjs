@@ -1,5 +1,5 @@
-// `npm test`: sets up what is missing, then every check; a failing one does not hide what the later ones find. At the end
-// stand the tests that were skipped. With `--may-skip 'prometheus, root'` a test that was skipped for want of anything else fails the run.
+// `npm test`: sets up what is missing, then runs every check, even after one has failed. At the end it lists the skipped tests.
+// With `--may-skip 'prometheus, root'` the run fails if a test was skipped because it needs anything else.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';

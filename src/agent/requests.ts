@@ -20,7 +20,7 @@ export interface RequestParts {
   readonly unclaimed: MemoryAccount;
 }
 
-/** Creates the dispatch, with the timer that it asks for and reports to the loop, the metrics and the log. */
+/** Creates the dispatch and its timer, and passes what dispatch reports to the loop, the metrics and the log. */
 export function createAgentDispatch({ nowMs, loop, metrics, log, unclaimed }: RequestParts): Dispatch {
   let timer: NodeJS.Timeout | null = null;
   const arm = (atMs: number): void => {

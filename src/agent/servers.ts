@@ -7,7 +7,7 @@ import type { Log } from '../telemetry/log.ts';
 import type { Budgets } from './core.ts';
 import type { DescriptorPlan } from './descriptor-plan.ts';
 
-/** How long a large result may wait for other workers' results; it takes longer only if one of them does not end. */
+/** How long a large result waits for room. Afterwards it is read without room, but only one such result at a time. */
 const linkWaitMs = 10_000;
 /** A worker has one call at a time, plus calls that are just ending. */
 const linkCallsPerConnection = 16;

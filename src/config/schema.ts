@@ -416,7 +416,7 @@ export const schema = sectionBody({
       max_bytes: size('64MiB', 'Largest request or response in bytes.', 2 ** 30),
       budget: size(
         '512MiB',
-        'Bytes that the agent holds for all callers together: messages that arrive, wait, run, or are answers not yet read. One connection may use as much as is still free; more is refused with RESOURCE_EXHAUSTED. The links of workers have a budget of the same size, in which large results wait for one another. ARCHITECTURE.md says how much that, and all else, makes an agent hold at most.',
+        'Bytes that the agent holds for all callers together: messages that arrive, wait, run, or are answers not yet read. One connection may use as much as is still free; more is refused with RESOURCE_EXHAUSTED. The links of workers have a budget of the same size, in which large results wait for one another. ARCHITECTURE.md has the formula for the most memory that an agent can hold.',
       ),
       max_unread_bytes: size(
         '256MiB',

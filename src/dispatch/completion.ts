@@ -80,7 +80,7 @@ export function giveUp(core: Core, request: Request, failure: RequestError): voi
   if (!hasEnded(request)) cancelRun(core, request, failure);
 }
 
-/** Does the same for a request that is already forgotten. */
+/** Cancels the run and ends the request. Also for a request that is already forgotten, which `giveUp` would ignore. */
 export function cancelRun(core: Core, request: Request, failure: RequestError): void {
   const isReplay = isRunOver(request);
   const error = { ...failure, workerId: request.workerId, mayHaveBegun: mayHaveBegun(request) };

@@ -27,7 +27,7 @@ export interface PoolLimits {
   readonly affinity: 'off' | 'hint' | 'strict';
   /** How long a request with a caller's id goes on without a caller, and how long its answer is kept. */
   readonly keepMs: number;
-  /** How many answers one worker keeps for callers who have left. */
+  /** How many answers one worker keeps for callers who have left, and how many undelivered failures its pool keeps. */
   readonly keepMax: number;
 }
 

@@ -7,8 +7,8 @@ import { code, refusal } from './request.ts';
 import { moveRun, runEvents } from './run.ts';
 
 /*
- * A request runs again if its worker ended (workers.ts), or its link broke before the request began (reattach.ts, scheduling.ts). A
- * caller that repeats its request gets the one run's answer: caller-ids.ts.
+ * A request may run again if its worker ended (workers.ts), its link broke (reattach.ts), or the worker returned it
+ * (scheduling.ts). A caller that repeats its request gets the answer of the one run: caller-ids.ts.
  */
 
 /** A command that began may have done its work. It runs again only if its caller called the request idempotent. */

@@ -47,7 +47,7 @@ function takeHeld(core: Core, pool: DispatchPool, worker: DispatchWorker, held: 
   if (!held.keep && held.ended) return;
   const named = held.keep && !held.cancelled ? pool.byCallerId.get(held.request_id) : undefined;
   const isAsked = named?.run === run.awaitingEarlierWorkers;
-  // Not wanted: the request was cancelled, or another request with its name runs elsewhere.
+  // Not wanted: it has no caller's id, was cancelled, or its id is that of a request which does not wait for earlier workers.
   const isWanted = held.keep && !held.cancelled && (named === undefined || isAsked);
   if (held.ended && !isWanted) return worker.link.ack(held.id);
   const request = isAsked && isSameAsked(core, worker, named, held) ? named : heldRequest(core, pool, held);
@@ -78,7 +78,7 @@ function takeHeld(core: Core, pool: DispatchPool, worker: DispatchWorker, held: 
 function index(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
   pool.byCallerId.set(request.requestId, request);
   if (request.currentSink !== null) return askAgain(worker, request);
-  // A caller may have come and gone before the worker dialled, which has set a time for the request.
+  // A caller that came and left before the worker dialled has started the grace of the request. It starts again below.
   core.deadlines.remove(request);
   countUnclaimed(core, request);
   awaitCaller(core, request);

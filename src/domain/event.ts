@@ -126,7 +126,7 @@ export interface Facts {
 
 export interface Counters {
   readonly inFlight: number;
-  /** Answers that the worker keeps for callers that lost their connection. */
+  /** Answers that the worker keeps until they are acknowledged. */
   readonly kept: number;
   readonly completed: number;
   readonly failed: number;

@@ -357,8 +357,8 @@ function start(draft: Draft, poolName: string, index: number, room: Room, wake: 
   const { total, starting, bySlot } = room.counts();
   if (starting >= pool.config.start.parallel) return false;
   if (total >= pool.size + maxSurge) return false;
-  // At most this many workers share what `{slot}` names (a GPU, a port). Each end of a worker in the slot leads here
-  // again.
+  // Workers of one slot share what `{slot}` names (a GPU, a port), so at most `max_surge` others may still be there. When one of
+  // them is gone, this is checked again.
   if ((bySlot.get(index) ?? 0) > maxSurge) return false;
   if (draft.node.blockedStarts.because !== '') noteStartAttempt(draft);
   const worker = specify(draft, pool, slot);

@@ -136,8 +136,8 @@ export const noFailures: Failures = { start: 0, crash: 0, memory: 0 };
 export type Phase = 'starting' | 'ready' | 'draining' | 'stopping' | 'exited';
 
 /**
- * The legal moves between phases. A worker may end before it is ready, and may exit at any time. It leaves `exited`,
- * and the state, once its whole process tree is gone.
+ * The legal moves between phases. A worker may end before it is ready, and may exit at any time. After the sweep of its process
+ * tree it is removed from the state, even if processes survived the sweep.
  */
 export const transitions: Readonly<Record<Phase, readonly Phase[]>> = {
   starting: ['ready', 'stopping', 'exited'],
@@ -280,7 +280,7 @@ export interface Usage {
   readonly overHard: boolean;
   /** Memory of its tree at the last samples, oldest first. */
   readonly history: readonly MemoryPoint[];
-  /** Memory of its tree at the first sample after it became ready. */
+  /** Memory of its tree at the first sample after it became ready or was adopted; 0: there was none. */
   readonly firstBytes: number;
 }
 

@@ -13,8 +13,8 @@ export interface Connection {
   unprovenBytes: number;
   /** The memory that the agent holds for the connection; undefined: the server has no budget, or no call was made yet. */
   memory: MemoryAccount | undefined;
-  /** Settles when the last compressed message is unfolded. */
-  unfolding: Promise<unknown>;
+  /** Settles when the last compressed message is decompressed. */
+  decompression: Promise<unknown>;
   /** Called for each call and each piece of a message that arrives: see fair-reading.ts. */
   worked: () => void;
   /** Called for each call that ended by a reset: see cancels.ts. */
@@ -116,7 +116,7 @@ function newConnection(session: Http2Session | undefined): Connection {
     receipts: undefined,
     unprovenBytes: 0,
     memory: undefined,
-    unfolding: Promise.resolve(),
+    decompression: Promise.resolve(),
     worked: () => undefined,
     wasReset: () => undefined,
     session,

@@ -138,7 +138,7 @@ test('a handover to an invalid configuration is refused, and nothing happens', a
   const { code, stderr } = await agent.cli('handover');
   expect(code).toBe(1);
   expect(stderr).toMatch(
-    /^FAILED_PRECONDITION: nothing was done, for the next agent would not start:\n.*sizes: unknown key/,
+    /^FAILED_PRECONDITION: nothing was done, because the next agent would not start:\n.*sizes: unknown key/,
   );
   expect((await agent.cli('status')).code).toBe(0);
 });

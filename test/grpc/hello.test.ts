@@ -138,7 +138,7 @@ test('a large hello with a valid token is read, one at a time for each worker', 
   expect(refusals).toHaveLength(1);
 });
 
-test('a compressed first frame is unfolded up to 64 KiB, and a large one is refused', async () => {
+test('a compressed first frame is decompressed up to 64 KiB, and a large one is refused', async () => {
   const { stream, status } = attach({ 'grpc-encoding': 'gzip' });
   stream.write(framed(gzipSync(helloOf({ sdk_version: 'v'.repeat(60 * mib) })), true));
   let most = 0;

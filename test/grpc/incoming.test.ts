@@ -193,12 +193,12 @@ test('headers count towards the budget, and a call may have at most 16 KiB of th
   await vi.waitFor(() => expect(sizes).toEqual([5]));
 });
 
-test('compressed messages are unfolded only as far as there is room for them', async () => {
+test('compressed messages are decompressed only as far as there is room for them', async () => {
   const session = connect();
-  const folded = framed(gzipSync(withPayload(7 * mib)), true);
+  const compressed = framed(gzipSync(withPayload(7 * mib)), true);
   const calls = Array.from({ length: 20 }, () => {
     const call = open(session, { 'grpc-encoding': 'gzip' });
-    call.stream.end(folded);
+    call.stream.end(compressed);
     return call;
   });
   let most = 0;
@@ -220,14 +220,17 @@ test('compressed messages are unfolded only as far as there is room for them', a
   await vi.waitFor(() => expect(budget.usedBytes).toBe(0));
 });
 
-test.each(['gzip', 'deflate'])('a message that cannot be unfolded by %s ends its own call alone', async (encoding) => {
-  const session = connect();
-  const call = open(session, { 'grpc-encoding': encoding });
-  call.stream.end(framed(Buffer.from('no such thing'), true));
-  await vi.waitFor(() => expect(call.status()?.code).toBe('13'));
-  open(session).stream.end(framed(withPayload(5)));
-  await vi.waitFor(() => expect(sizes).toEqual([5]));
-});
+test.each(['gzip', 'deflate'])(
+  'a message that cannot be decompressed by %s ends its own call alone',
+  async (encoding) => {
+    const session = connect();
+    const call = open(session, { 'grpc-encoding': encoding });
+    call.stream.end(framed(Buffer.from('no such thing'), true));
+    await vi.waitFor(() => expect(call.status()?.code).toBe('13'));
+    open(session).stream.end(framed(withPayload(5)));
+    await vi.waitFor(() => expect(sizes).toEqual([5]));
+  },
+);
 
 interface LinkFrame {
   readonly results: readonly { readonly payload: Buffer }[];

@@ -19,7 +19,7 @@ export function partsOf(agent: RunningAgent, host: AgentHost): WorkerParts {
     ...{ agentId: `agent ${agent.number}`, linkPath: '/run/link', apiSocket: '', payloadMaxBytes: 0 },
     ledger: agent.ledger,
     guardian: { watch: quiet, pid: () => undefined, killPredecessors: quiet, close: quiet },
-    // Of these only those parts of src/workers/ make use that are replaced below.
+    // Only parts of src/workers/ that are replaced below use these two.
     ...{ cgroups: undefined as never, outputDirectory: undefined as never },
     tasksOfAll: () => 0,
     dispatch: agent.dispatch,
@@ -121,7 +121,7 @@ async function spawn(
   if (worker.exit !== null) enqueue({ type: 'exited', workerId, exit: worker.exit, lastLines: ['the end'] });
 }
 
-/** Time passes; of an agent that has died meanwhile nothing comes after it. */
+/** Resolves after this time. If the agent has died by then, it never resolves, so nothing that awaits it goes on. */
 function pass(agent: RunningAgent, host: AgentHost, ms: number): Promise<void> {
   return new Promise((resolve) =>
     agent.later(ms, () => {

@@ -80,7 +80,7 @@ export class SimulatedAgent implements RunningAgent {
     this.#carryOut = (actions) => carryOut(effects, actions);
   }
 
-  /** As src/agent/surfaces.ts and `takeStock` of src/agent/agent.ts: it listens to nobody before that. */
+  /** Like src/agent/surfaces.ts and `enqueueInitialEvents` of src/agent/agent.ts. Nobody can reach the agent before this. */
   open({ config, orders, survivors, leftovers }: FoundAtStart): void {
     for (const pool of config.pools.values()) this.dispatch.setPool(pool.name, limitsOf(pool));
     for (const survivor of survivors) {
@@ -155,7 +155,7 @@ export class SimulatedAgent implements RunningAgent {
     return request;
   }
 
-  /** Also of one whose start the ledger does not know yet: then `spawn` reports it. */
+  /** The worker's process has ended. If the ledger does not have the start yet, `spawn` reports the end instead. */
   exited({ workerId }: SimulatedWorker, exit: Exit): void {
     const handle = this.workers.handles.get(workerId);
     if (handle === undefined || !handle.recorded) return;

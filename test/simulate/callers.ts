@@ -235,7 +235,7 @@ export class Callers {
     return true;
   }
 
-  /** All calls break. Of `kept` the next agent will know; all else can be asked for anew. */
+  /** All calls break. The next agent will know the requests in `kept`. Any other named request counts as a new one. */
   agentDied(kept: ReadonlySet<Asked>): void {
     const { random, later, nowMs } = this.#host;
     for (const call of [...this.#calls]) {
@@ -263,7 +263,7 @@ export class Callers {
     for (const asked of this.#known.values()) if (asked.spec.hasCallerId && asked.spec.pool === pool) renew(asked);
   }
 
-  /** Whoever comes back later than that may find that nobody knows the request. */
+  /** A caller that comes back after the deadline or after `keepMs` may find its request forgotten: it counts as a new one. */
   #forgetInTime(asked: Asked): void {
     const leftAtMs = this.#leftAtMs.get(asked);
     if (leftAtMs === undefined) return;

@@ -8,8 +8,8 @@ export interface Capacity {
 }
 
 /**
- * ready ≥ size - max_unavailable, but for what nobody planned: whenever a plan takes a slot's last ready worker away, no
- * more than max_unavailable slots may be without one then.
+ * ready ≥ size - max_unavailable, except after unplanned ends. When a planned end takes a slot's last ready worker away, at most
+ * max_unavailable slots may be without a ready worker.
  */
 export function createCapacity(): Capacity {
   const stopped = new Set<string>();

@@ -61,7 +61,7 @@ export class Checks {
     for (const { workerId, pool, slot } of [...survivors, ...leftovers]) this.#slots.set(workerId, `${pool} ${slot}`);
   }
 
-  /** The agent dies now: the disk has what it was told, unless that is being written. */
+  /** Call this when the agent dies: the disk must have its orders, unless a write of them is pending. */
   orders({ state, ledger }: RunningAgent): void {
     this.#areOrdersWritten = ledger.isWritten();
     if (!this.#areOrdersWritten || state.node.phase === 'stopping' || state.pools.size === 0) return;
@@ -194,7 +194,7 @@ export class Checks {
     }
   }
 
-  /** What is queued at the door stays within its bounds; what comes back from workers has been let in before. */
+  /** A request that arrives is queued only within the bounds. Requests that workers return were admitted before. */
   #checkQueue(agent: RunningAgent, request: Request): void {
     const config = agent.state.pools.get(request.pool)?.config;
     if (config === undefined || !isWaiting(request)) return;

@@ -21,7 +21,7 @@ import type { Surroundings, WorkerBehaviour } from './worker.ts';
 import { SimulatedWorker } from './worker.ts';
 
 const never = Number.POSITIVE_INFINITY;
-/** More than any promise of the agent has others behind it. */
+/** How many microtasks to let pass: more than the longest chain of promises in the agent. */
 const promisesInARow = 10;
 
 /** A host in virtual time: its processes, its disk, its callers, and one agent after another. */

@@ -2,8 +2,8 @@ import { parseArgs } from 'node:util';
 import type { SimulationOutcome } from './simulate.ts';
 import { simulate } from './simulate.ts';
 
-const usage = `npm run simulate -- [--seeds 1000] [--from 1] [--hours 0.1]   so many hosts' lives, of so many virtual hours each
-npm run simulate -- --seed N [--hours 0.1]                     one of them again, with the end of its trace
+const usage = `npm run simulate -- [--seeds 1000] [--from 1] [--hours 0.1]   one simulated host per seed, for so many virtual hours
+npm run simulate -- --seed N [--hours 0.1]                     repeats one seed; if it fails, prints the end of its trace
 
 Exit code 1: an invariant did not hold for some seed.
 `;

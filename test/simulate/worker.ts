@@ -62,7 +62,7 @@ export class SimulatedWorker {
   harmed = false;
   /** The number of the agent whose dispatch knows what it has; 0: none does. */
   knownTo = 0;
-  /** Its link broke while its agent lived: what was on that link is lost. */
+  /** How many of its links broke, also by the death of an agent. What was on them is lost. */
   linksLost = 0;
   /** When it last had a request, or a message on its way. */
   busyAtMs = 0;

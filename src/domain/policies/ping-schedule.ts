@@ -8,9 +8,9 @@ import type { Heartbeat } from '../state.ts';
 const groupsPerInterval = 10;
 
 /**
- * Returns the next time on that grid, at most an interval from now, since a hang is found by max_missed of them.
- * Rounded down: if rounded up, a timer that fires a millisecond late, as all do, would delay each ping by another tenth
- * of the interval.
+ * Returns the next time on that grid, at most one interval from now, so that `max_missed` pings find a hang in time.
+ * Rounded down: every timer fires up to a millisecond late, so rounding up would delay each ping by another tenth of the
+ * interval.
  */
 export function nextPingAtMs(nowMs: number, intervalMs: number): number {
   const gridMs = intervalMs / groupsPerInterval;

@@ -78,7 +78,7 @@ function followRoll(
       end();
       call.emit('error', {
         code: status.ABORTED,
-        details: `pool ${name}: the roll was ended, its pool or another roll came between`,
+        details: `pool ${name}: the roll ended, because the pool was removed or another roll replaced it`,
       });
       return;
     }

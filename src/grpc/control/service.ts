@@ -90,7 +90,10 @@ async function handover(source: ControlSource, request: ControlRequest): Promise
   // If the successor could not start, the workers would be left without an agent.
   const problems = await source.checkConfig();
   if (problems !== '') {
-    throw new Refusal(status.FAILED_PRECONDITION, `nothing was done, for the next agent would not start:\n${problems}`);
+    throw new Refusal(
+      status.FAILED_PRECONDITION,
+      `nothing was done, because the next agent would not start:\n${problems}`,
+    );
   }
   refuseWhenStopping(source);
   const node = nodeView(source.state(), source.node());

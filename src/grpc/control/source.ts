@@ -20,7 +20,7 @@ export interface ControlSource {
   toUnixMs(monotonicMs: number): number;
   /** The state has changed when this returns. The effects follow later. */
   command(command: Command): void;
-  /** Settles when earlier orders outlive this agent, or when the disk takes too long. Never rejects. */
+  /** Settles when earlier orders are stored for the next agent, or when the disk takes too long. Never rejects. */
   ordersKept(): Promise<void>;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;

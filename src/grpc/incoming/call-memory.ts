@@ -69,8 +69,8 @@ export class CallMemory {
     this.give(this.#unhandled.shift() ?? 0);
   }
 
-  /** Holds an unfolded message in place of its compressed bytes. `index`: how many messages of the stream came before. */
-  messageUnfolded(index: number, bytes: number): void {
+  /** Holds a decompressed message in place of its compressed bytes. `index`: how many messages of the stream came before. */
+  messageDecompressed(index: number, bytes: number): void {
     if (!this.#isStream) return;
     const at = index - this.#handledCount;
     const foldedBytes = this.#unhandled[at] ?? 0;

@@ -3,21 +3,21 @@ import { connectionOfStream } from '../connection.ts';
 import type { MemoryBudget } from '../memory-budget.ts';
 import { createStallWatch } from '../stall-watch.ts';
 import { CallMemory } from './call-memory.ts';
+import { Decompression } from './decompression.ts';
 import type { ReadCall } from './reader.ts';
 import { headBytes, MessageReader } from './reader.ts';
 import type { Room } from './room.ts';
-import { Unfolding } from './unfolding.ts';
 
 /**
  * Reads messages from a call's stream in place of grpc-js's own reader. That reader keeps an object for every piece of a message
- * that arrives, and unfolds any number of compressed messages at once. Ours is bounded by the memory budget (reader.ts).
+ * that arrives, and decompresses any number of compressed messages at once. Ours is bounded by the memory budget (reader.ts).
  */
 
 export interface IncomingOptions {
   readonly budget: MemoryBudget;
   /** The budget of calls whose sender has yet to prove who it is: see `MessageReader.proven`. Default: `budget`. */
   readonly unprovenBudget?: MemoryBudget;
-  /** Largest message of a method, unfolded; `path` is such as /pitwarden.v1.Execution/Submit. */
+  /** Largest message of a method, decompressed; `path` is such as /pitwarden.v1.Execution/Submit. */
   maxBytes(path: string): number;
   /**
    * How long a large message of a stream may wait for room, in ms. Its stream is not read meanwhile. Afterwards the message is
@@ -59,8 +59,8 @@ export function boundIncoming(options: IncomingOptions): ServerInterceptor {
     const reader = new MessageReader(base, connection, memory, room, maxBytes(base.handler.path));
     base.decoder = reader;
     if (base.incomingEncoding === 'gzip' || base.incomingEncoding === 'deflate') {
-      const unfolding = new Unfolding(connection, reader, memory, headBytes);
-      base.decompressMessage = (message, encoding) => unfolding.unfold(message, encoding);
+      const decompression = new Decompression(connection, reader, memory, headBytes);
+      base.decompressMessage = (message, encoding) => decompression.decompress(message, encoding);
     }
     base.stream.once('close', () => reader.close());
     // The call itself is returned: a wrapper would cost every message two more calls.

@@ -35,7 +35,7 @@ export interface Unproven {
  * budget has room for it.
  */
 export class MessageReader {
-  /** Largest message, unfolded. */
+  /** Largest message, decompressed. */
   maxBytes: number;
   /** Null: the sender is known. */
   #unproven: Unproven | null = null;
@@ -159,7 +159,7 @@ export class MessageReader {
     return this.#isOver;
   }
 
-  get unfoldedMaxBytes(): number {
+  get messageMaxBytes(): number {
     return this.#unproven?.maxBytes ?? this.maxBytes;
   }
 

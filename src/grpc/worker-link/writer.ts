@@ -135,7 +135,7 @@ export class LinkWriter implements AttachedWorker {
     this.#schedule();
   }
 
-  /** A worker handles the pauses of a frame before its resumes. So a later word replaces an earlier one of the same frame. */
+  /** A worker handles a frame's pauses before its resumes. So each of them removes an opposite one that is not sent yet. */
   #takeBack(field: 'pauses' | 'resumes', linkId: number): void {
     const linkIds = this.#trailing?.[field];
     if (linkIds?.includes(linkId)) linkIds.splice(linkIds.indexOf(linkId), 1);

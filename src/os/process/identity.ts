@@ -68,7 +68,7 @@ export function ticksSinceBoot(): number | undefined {
   try {
     return ticksOfUptime(readFileSync('/proc/uptime', 'latin1'));
   } catch {
-    // `uptime` needs no descriptor. It may be up to a second early, which proves less but never too much.
+    // `uptime` needs no descriptor. It may be up to a second early, so it may prove too little, but never anything wrong.
     return Math.floor(uptime()) * ticksPerSecond;
   }
 }

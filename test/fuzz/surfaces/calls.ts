@@ -102,10 +102,10 @@ async function throwAll(target: FuzzTarget, cases: readonly FuzzCall[], withinMs
   for (const session of sessions) session.destroy();
 }
 
-/** Each unfolds to less than a message may have, all of them at once to several times the budget. */
-const unfolding: Bytes = { valid: '', edits: [{ do: 'insert', at: 0, text: '\0', times: 40_000_000 }] };
-const unfoldedAtOnce: readonly FuzzCall[] = Array.from({ length: atOnce }, () => ({
-  ...{ path: '/pitwarden.v1.Execution/Execute', messages: [unfolding], encoding: 'gzip', flag: 1, compress: true },
+/** Each decompresses to less than a message may have, all of them at once to several times the budget. */
+const expanding: Bytes = { valid: '', edits: [{ do: 'insert', at: 0, text: '\0', times: 40_000_000 }] };
+const expandingAtOnce: readonly FuzzCall[] = Array.from({ length: atOnce }, () => ({
+  ...{ path: '/pitwarden.v1.Execution/Execute', messages: [expanding], encoding: 'gzip', flag: 1, compress: true },
   ...{ lengthError: 0, headers: {}, ending: 'end', ownConnection: true },
 }));
 
@@ -113,7 +113,7 @@ const unfoldedAtOnce: readonly FuzzCall[] = Array.from({ length: atOnce }, () =>
 export const bombs: Surface<readonly FuzzCall[]> = {
   ...{ name: 'bombs', most: 1, harmsProbe: false, restarts: false },
   cases: fc.constant([
-    ...unfoldedAtOnce,
+    ...expandingAtOnce,
     ...services.flatMap(methodsOf).flatMap(({ path, request }) =>
       manyItems(request, bombItems).flatMap(({ head, item, times: itemTimes }) =>
         [false, true].map(
@@ -156,7 +156,7 @@ export function sendCall(session: ClientHttp2Session, call: FuzzCall, withinMs =
 }
 
 function framed(message: Bytes, { flag, compress, encoding, lengthError }: FuzzCall): Buffer {
-  const body = compress ? folded(message, encoding) : editedBytes(message);
+  const body = compress ? compressed(message, encoding) : editedBytes(message);
   const head = Buffer.alloc(5);
   head[0] = flag;
   head.writeUInt32BE((body.length + lengthError) >>> 0, 1);
@@ -166,7 +166,7 @@ function framed(message: Bytes, { flag, compress, encoding, lengthError }: FuzzC
 /** Of messages that are sent more than once. */
 const gzipped = new WeakMap<Bytes, Buffer>();
 
-function folded(message: Bytes, encoding: string): Buffer {
+function compressed(message: Bytes, encoding: string): Buffer {
   if (encoding === 'deflate') return deflateSync(editedBytes(message));
   const made = gzipped.get(message) ?? gzipSync(editedBytes(message));
   gzipped.set(message, made);

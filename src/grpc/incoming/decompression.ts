@@ -5,49 +5,49 @@ import type { Status } from './refusals.ts';
 import { internalError, tooLarge } from './refusals.ts';
 
 /** zlib's state for one message. */
-const unfolderBytes = 64 * 1024;
+const decompressorBytes = 64 * 1024;
 
-/** The parts of the call's reader that unfolding uses. */
-interface UnfoldingReader {
-  /** Largest message, unfolded. */
-  readonly unfoldedMaxBytes: number;
+/** The parts of the call's reader that decompression uses. */
+interface DecompressionReader {
+  /** Largest message, decompressed. */
+  readonly messageMaxBytes: number;
   readonly isOver: boolean;
 }
 
 /**
- * Unfolds the compressed messages of one call. The messages of a connection are unfolded one after the other, and each only as
+ * Decompresses the compressed messages of one call. The messages of a connection are decompressed one after the other, and each only as
  * far as there is room for it.
  */
-export class Unfolding {
+export class Decompression {
   readonly #connection: Connection;
-  readonly #reader: UnfoldingReader;
+  readonly #reader: DecompressionReader;
   readonly #memory: CallMemory;
   readonly #headBytes: number;
-  /** How many messages `unfold` was called with. */
+  /** How many messages `decompress` was called with. */
   #count = 0;
 
-  constructor(connection: Connection, reader: UnfoldingReader, memory: CallMemory, headBytes: number) {
+  constructor(connection: Connection, reader: DecompressionReader, memory: CallMemory, headBytes: number) {
     this.#connection = connection;
     this.#reader = reader;
     this.#memory = memory;
     this.#headBytes = headBytes;
   }
 
-  unfold(message: Buffer, encoding: string): Buffer | Promise<Buffer> {
-    const folded = message.subarray(this.#headBytes);
+  decompress(message: Buffer, encoding: string): Buffer | Promise<Buffer> {
+    const body = message.subarray(this.#headBytes);
     const index = this.#count;
     this.#count += 1;
-    if (message[0] !== 1) return folded;
-    const unfolded = this.#connection.unfolding.then(() => this.#unfold(folded, encoding, index));
-    this.#connection.unfolding = unfolded.catch(() => undefined);
-    return unfolded;
+    if (message[0] !== 1) return body;
+    const decompressed = this.#connection.decompression.then(() => this.#decompress(body, encoding, index));
+    this.#connection.decompression = decompressed.catch(() => undefined);
+    return decompressed;
   }
 
-  #unfold(folded: Buffer, encoding: string, index: number): Promise<Buffer> {
+  #decompress(compressed: Buffer, encoding: string, index: number): Promise<Buffer> {
     const reader = this.#reader;
     const memory = this.#memory;
     return new Promise((resolve, reject) => {
-      const unfolder = encoding === 'gzip' ? createGunzip() : createInflate();
+      const decompressor = encoding === 'gzip' ? createGunzip() : createInflate();
       const parts: Buffer[] = [];
       let bytes = 0;
       let takenBytes = 0;
@@ -57,30 +57,30 @@ export class Unfolding {
         return refused;
       };
       const refuse = (refused: Status): void => {
-        unfolder.destroy();
+        decompressor.destroy();
         memory.give(takenBytes);
         takenBytes = 0;
         reject(refused);
       };
-      unfolder.on('error', () =>
+      decompressor.on('error', () =>
         refuse(internalError('expected a message that can be decompressed, got one that cannot')),
       );
-      unfolder.on('data', (part: Buffer) => {
+      decompressor.on('data', (part: Buffer) => {
         bytes += part.length;
         // Twice: the parts, and the message that they are joined to.
-        const most = reader.unfoldedMaxBytes;
+        const most = reader.messageMaxBytes;
         const refused = bytes > most ? tooLarge(bytes, most) : take(2 * part.length);
         if (refused !== undefined) return refuse(refused);
         parts.push(part);
       });
-      unfolder.on('end', () => {
+      decompressor.on('end', () => {
         memory.give(takenBytes - bytes);
-        memory.messageUnfolded(index, bytes);
+        memory.messageDecompressed(index, bytes);
         resolve(Buffer.concat(parts, bytes));
       });
-      const refused = take(unfolderBytes);
+      const refused = take(decompressorBytes);
       if (refused !== undefined) return refuse(refused);
-      unfolder.end(folded);
+      decompressor.end(compressed);
     });
   }
 }
