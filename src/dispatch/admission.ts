@@ -5,7 +5,7 @@ import { arm } from './core.ts';
 import type { DispatchPool, PoolLimits } from './pool.ts';
 import { newPool, queuesOf } from './pool.ts';
 import type { Request, RequestError, RequestSpec, ResponseSink } from './request.ts';
-import { code, newRequest, refusal } from './request.ts';
+import { code, newRequest, requestError } from './request.ts';
 import { moveRun, runEvents } from './run.ts';
 import { send, serveQueue, unknownCommand, workerFor } from './scheduling.ts';
 import { awaitExpected } from './takeover.ts';
@@ -76,7 +76,7 @@ export function admitRequest(core: Core, spec: RequestSpec, sink: ResponseSink):
   if (worker !== null) {
     send(core, pool, worker, request);
   } else {
-    moveRun(request, runEvents.admitted);
+    moveRun(request, runEvents.enqueued);
     pool.queue.push(request);
     serveQueue(core, pool);
   }
@@ -90,13 +90,14 @@ export function countRefused(core: Core, pool: string, refusedWith: number): voi
 
 function unknownPool(core: Core, spec: RequestSpec): RequestError {
   const names = [...core.pools.keys()].sort().join(', ') || 'none';
-  return refusal(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`);
+  return requestError(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`);
 }
 
 function refuseAtTheDoor(core: Core, pool: DispatchPool, spec: RequestSpec, nowMs: number): RequestError | undefined {
-  if (!pool.open) return refusal(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
+  if (!pool.open) return requestError(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
   if (pool.workers.size > 0 && !pool.commands.has(spec.command)) return unknownCommand(pool, spec.command);
-  if (spec.deadlineMs <= nowMs) return refusal(code.deadlineExceeded, 'the deadline passed before the request arrived');
+  if (spec.deadlineMs <= nowMs)
+    return requestError(code.deadlineExceeded, 'the deadline passed before the request arrived');
   if (pool.poison.any) {
     const crashes = pool.poison.crashesOf(core.options.fingerprint(spec), nowMs);
     if (crashes > 0) return poisonous(spec.command, crashes);
@@ -126,12 +127,12 @@ function refuseTooLate(pool: DispatchPool, spec: RequestSpec, nowMs: number): Re
   if (waitMs <= leftMs) return undefined;
   const ahead = `${pool.queue.length} requests wait in the queue of pool ${pool.name}`;
   const message = `${ahead}: expected a deadline of at least ${Math.ceil(waitMs)} ms, got ${Math.floor(leftMs)} ms`;
-  return refusal(code.resourceExhausted, message, { retryAfterMs: advise(waitMs - leftMs) });
+  return requestError(code.resourceExhausted, message, { retryAfterMs: advise(waitMs - leftMs) });
 }
 
 export function poisonous(command: string, crashes: number): RequestError {
   const message = `this request to ${command} was running in ${crashes} workers when they crashed; it is refused for now (poison.for)`;
-  return refusal(code.failedPrecondition, message);
+  return requestError(code.failedPrecondition, message);
 }
 
 function advise(waitMs: number): number {
@@ -141,7 +142,7 @@ function advise(waitMs: number): number {
 function queueFull(pool: DispatchPool, message: string): RequestError {
   const waitMs = (pool.averageRunMs * (pool.load.requests + 1)) / Math.max(1, pool.capacity);
   const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
-  return refusal(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
+  return requestError(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
     retryAfterMs: advise(advised),
   });
 }
@@ -149,7 +150,7 @@ function queueFull(pool: DispatchPool, message: string): RequestError {
 function refuseQueued(core: Core, pool: DispatchPool, why: string): void {
   for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
-      fail(core, request, refusal(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
+      fail(core, request, requestError(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
     }
   }
 }

@@ -1,10 +1,10 @@
 import type { Core, WorkerResult } from './core.ts';
 import { arm } from './core.ts';
-import { delivery, deliveryEvents, hasEnded, moveDelivery } from './delivery.ts';
+import { delivery, deliveryEvents, isAnswered, moveDelivery } from './delivery.ts';
 import { ewma } from './ewma.ts';
 import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
-import { code, mayHaveBegun, nothing, refusal } from './request.ts';
+import { code, mayHaveBegun, nothing, requestError } from './request.ts';
 import { isInWorker, isRunning, isRunOver, moveRun, run, runEvents } from './run.ts';
 import { countUnclaimed, dropUnclaimed } from './unclaimed.ts';
 import type { DispatchWorker } from './worker.ts';
@@ -77,7 +77,7 @@ function hand({ currentSink, workerId }: Request, result: WorkerResult | null): 
 
 /** Ends a request for its caller. A worker that has the request is told to cancel it, and has a free place once it answers. */
 export function giveUp(core: Core, request: Request, failure: RequestError): void {
-  if (!hasEnded(request)) cancelRun(core, request, failure);
+  if (!isAnswered(request)) cancelRun(core, request, failure);
 }
 
 /** Cancels the run and ends the request. Also for a request that is already forgotten, which `giveUp` would ignore. */
@@ -98,7 +98,13 @@ export function endByWorker(core: Core, request: Request, result: WorkerResult, 
   if (error === null) return end(core, request, null, result, isReplay);
   const { type, traceback } = error;
   const mayHaveBegun = failedAfterBegin(request, error.code, result.ran_us);
-  end(core, request, refusal(error.code, error.message, { type, traceback, workerId, mayHaveBegun }), result, isReplay);
+  end(
+    core,
+    request,
+    requestError(error.code, error.message, { type, traceback, workerId, mayHaveBegun }),
+    result,
+    isReplay,
+  );
 }
 
 /** A request that was given up has left its worker. */
@@ -129,7 +135,7 @@ function keepEnd(core: Core, pool: DispatchPool | undefined, request: Request, e
 /** Starts the grace: the request is forgotten after `keepMs`, and if it still runs, at its deadline at the latest. */
 export function awaitCaller(core: Core, request: Request): void {
   const keepUntilMs = core.options.nowMs() + (core.pools.get(request.pool)?.limits.keepMs ?? 0);
-  core.deadlines.add(request, hasEnded(request) ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
+  core.deadlines.add(request, isAnswered(request) ? keepUntilMs : Math.min(request.deadlineMs, keepUntilMs));
   arm(core);
 }
 

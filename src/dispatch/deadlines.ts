@@ -3,7 +3,10 @@ import type { Request } from './request.ts';
 /** Deadlines are rounded up to this, so that requests with about the same deadline share one list. */
 const tickMs = 20;
 
-/** Deadlines of all requests. `add` and `remove` are O(1), and no request has a timer of its own. */
+/**
+ * When each request is due next: its deadline, the end of its caller's grace, or `kill_after` once it was given up (expiry.ts tells
+ * which). `add` and `remove` are O(1), and no request has a timer of its own.
+ */
 export interface Deadlines {
   /** A request is in at most one place at a time. */
   add(request: Request, atMs: number): void;

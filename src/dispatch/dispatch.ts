@@ -1,11 +1,11 @@
 import type { ReportedProgress, RequestNote } from '../domain/evidence.ts';
 import type { PoolGate } from './admission.ts';
 import { admitRequest, countRefused, removePool, setPool, setPoolOpen } from './admission.ts';
-import { cancel, settle } from './caller-ids.ts';
+import { cancel, settle } from './caller-left.ts';
 import { dropPayload } from './completion.ts';
 import type { Core, DispatchOptions, WorkerResult } from './core.ts';
 import { createDeadlines } from './deadlines.ts';
-import { hasEnded } from './delivery.ts';
+import { isAnswered } from './delivery.ts';
 import { expire } from './expiry.ts';
 import type { PoolLimits } from './pool.ts';
 import type { Request, RequestSpec, ResponseSink } from './request.ts';
@@ -45,8 +45,8 @@ export interface Dispatch {
   countRefused(pool: string, refusedWith: number): void;
   /** The caller cancelled. `sink` is the one given to `submit`: nothing happens if another call has the request by now. */
   cancel(request: Request, sink: ResponseSink): void;
-  /** The call is over. `delivered`: the caller has read the answer. */
-  settle(request: Request, sink: ResponseSink, delivered: boolean): void;
+  /** The call is over. `isRead`: the caller is known to have read the answer. */
+  settle(request: Request, sink: ResponseSink, isRead: boolean): void;
   /** Keeps only the checksum of an ended request's payload. */
   dropPayload(request: Request, sink: ResponseSink): void;
   /** The caller does not keep up: the worker holds back chunks until `resume`, or until another call takes over the request. */
@@ -97,9 +97,9 @@ export function createDispatch(options: DispatchOptions): Dispatch {
     submit: (spec, sink) => admitRequest(core, spec, sink),
     countRefused: (pool, refusedWith) => countRefused(core, pool, refusedWith),
     cancel: (request, sink) => cancel(core, request, sink),
-    settle: (request, sink, delivered) => settle(core, request, sink, delivered),
+    settle: (request, sink, isRead) => settle(core, request, sink, isRead),
     dropPayload: (request, sink) => {
-      if (request.currentSink === sink && hasEnded(request)) dropPayload(core, request);
+      if (request.currentSink === sink && isAnswered(request)) dropPayload(core, request);
     },
     pause: (request, sink) => {
       if (request.currentSink === sink) setStreamPaused(core, request, true);

@@ -1,10 +1,10 @@
-import { callerGraceExpired } from './caller-ids.ts';
+import { callerGraceExpired } from './caller-left.ts';
 import { awaitEnd, giveUp } from './completion.ts';
 import type { Core } from './core.ts';
 import { isAfter, nextAtMs } from './core.ts';
 import { delivery } from './delivery.ts';
 import type { Request } from './request.ts';
-import { code, refusal } from './request.ts';
+import { code, requestError } from './request.ts';
 import { isRunning, moveRun, run, runEvents } from './run.ts';
 import { recallFromStalled } from './scheduling.ts';
 
@@ -21,7 +21,7 @@ export function expire(core: Core): number {
     if (request.run === run.cancelled && isLate) core.deadlines.add(request, nowMs + lateMs);
     else if (request.run === run.cancelled) stillRuns(core, request, nowMs);
     else if (request.delivery === delivery.detached) callerGraceExpired(core, request);
-    else giveUp(core, request, refusal(code.deadlineExceeded, deadlineMessage(core, request)));
+    else giveUp(core, request, requestError(code.deadlineExceeded, deadlineMessage(core, request)));
   }
   recallFromStalled(core, nowMs);
   core.armedAtMs = nextAtMs(core);

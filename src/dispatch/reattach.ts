@@ -5,10 +5,10 @@ import { isAfter } from './core.ts';
 import { delivery } from './delivery.ts';
 import type { DispatchPool } from './pool.ts';
 import type { Request, RequestError } from './request.ts';
-import { code, refusal } from './request.ts';
+import { code, requestError } from './request.ts';
 import { mayRunAgain, runAgain } from './retry.ts';
 import { isGivenUp, moveRun, runEvents } from './run.ts';
-import { addToAvailable, release, removeFromAvailable, serveQueue } from './scheduling.ts';
+import { addToAvailable, removeFromAvailable, serveQueue, takeFromWorker } from './scheduling.ts';
 import type { DispatchWorker, NewWorker } from './worker.ts';
 
 /**
@@ -17,7 +17,7 @@ import type { DispatchWorker, NewWorker } from './worker.ts';
  */
 export function reattach(core: Core, pool: DispatchPool, worker: DispatchWorker, next: NewWorker): void {
   const { link, resumed } = next;
-  const held = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
+  const heldById = new Map((resumed?.held ?? []).map((each) => [each.id, each]));
   const lastBegunLinkId = worker.lastBegunLinkId();
   const lastId = resumed?.last_id ?? 0;
   const again: Request[] = [];
@@ -28,15 +28,15 @@ export function reattach(core: Core, pool: DispatchPool, worker: DispatchWorker,
     if (request.delivery === delivery.replaying) askAgain(worker, request);
   }
   for (const [linkId, request] of [...worker.running]) {
-    const kept = held.get(linkId);
+    const held = heldById.get(linkId);
     // The worker did not get the request, or reports by its mark that it had not begun it.
     const neverBegan = isAfter(linkId, lastId) || isAfter(linkId, lastBegunLinkId);
-    if (kept !== undefined && !kept.ended) goOn(core, worker, request);
+    if (held !== undefined && !held.ended) goOn(core, worker, request);
     else {
-      release(core, pool, worker, request);
+      takeFromWorker(core, pool, worker, request);
       removeFromAvailable(pool, worker);
-      if (isGivenUp(request)) endedMeanwhile(worker, request, kept?.keep === true);
-      else if (kept?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
+      if (isGivenUp(request)) endedMeanwhile(worker, request, held?.keep === true);
+      else if (held?.keep && request.hasCallerId) answeredMeanwhile(worker, request);
       else {
         if (neverBegan) request.attempts -= 1;
         if (mayRunAgain(request, pool, neverBegan)) again.push(request);
@@ -45,7 +45,7 @@ export function reattach(core: Core, pool: DispatchPool, worker: DispatchWorker,
     }
   }
   // The worker keeps answers that are unknown here: their acknowledgements were lost with the link.
-  for (const { id, ended, keep } of held.values()) if (ended && keep && !worker.kept.has(id)) link.ack(id);
+  for (const { id, ended, keep } of heldById.values()) if (ended && keep && !worker.kept.has(id)) link.ack(id);
   if (resumed !== null) {
     worker.counters.completed = resumed.completed;
     worker.counters.failed = resumed.failed;
@@ -84,5 +84,5 @@ function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
 }
 
 function linkBroke({ workerId }: DispatchWorker): RequestError {
-  return refusal(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
+  return requestError(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
 }

@@ -36,8 +36,8 @@ export interface RequestError {
   readonly mayHaveBegun: boolean;
 }
 
-/** An error of pitwarden's own. */
-export function refusal(errorCode: number, message: string, more: Partial<RequestError> = {}): RequestError {
+/** `code` is a gRPC status code. Everything else is empty by default. */
+export function requestError(errorCode: number, message: string, more: Partial<RequestError> = {}): RequestError {
   return {
     ...{ code: errorCode, type: '', message, traceback: '', workerId: '', exitReason: '', retryAfterMs: 0 },
     mayHaveBegun: false,

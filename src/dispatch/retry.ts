@@ -3,7 +3,7 @@ import type { Core } from './core.ts';
 import { deliveryEvents, moveDelivery } from './delivery.ts';
 import type { DispatchPool } from './pool.ts';
 import type { Request } from './request.ts';
-import { code, refusal } from './request.ts';
+import { code, requestError } from './request.ts';
 import { moveRun, runEvents } from './run.ts';
 
 /*
@@ -30,7 +30,7 @@ export function runAgain(core: Core, pool: DispatchPool, requests: Request[]): v
     moveDelivery(request, deliveryEvents.requeued);
     request.workerId = '';
     request.sentAtMs = 0;
-    if (pool.refusesQueued) fail(core, request, refusal(code.unavailable, pool.closedBecause));
+    if (pool.refusesQueued) fail(core, request, requestError(code.unavailable, pool.closedBecause));
     else pool.queue.unshift(request);
   }
 }

@@ -36,8 +36,8 @@ const nobodyWaits = ignored('nobody waits for this run');
 export const runRows = Object.freeze({
   /** Only workers of an earlier agent know whether one of them has the request. */
   heldBack: { arrived: 'awaitingEarlierWorkers' },
-  /** The request may go to any worker. */
-  admitted: { arrived: 'queued', awaitingEarlierWorkers: 'queued' },
+  /** The request may go to any worker, and none has room for it now. */
+  enqueued: { arrived: 'queued', awaitingEarlierWorkers: 'queued' },
   /** The request is sent to a worker. */
   placed: { arrived: 'sent', queued: 'sent' },
   /** A worker of an earlier agent reports that it has the request: running, cancelled, or answered. */

@@ -5,7 +5,7 @@ import { arm } from './core.ts';
 import type { DispatchPool } from './pool.ts';
 import { createQueue } from './queue.ts';
 import type { Request, RequestError, RequestSpec } from './request.ts';
-import { code, refusal } from './request.ts';
+import { code, requestError } from './request.ts';
 import { runAgain } from './retry.ts';
 import { isGivenUp, moveRun, run, runEvents } from './run.ts';
 import type { DispatchWorker } from './worker.ts';
@@ -17,7 +17,7 @@ const recallAfterMs = 10;
 
 export function unknownCommand(pool: DispatchPool, command: string): RequestError {
   const names = [...pool.commands.keys()].sort().join(', ') || 'none';
-  return refusal(
+  return requestError(
     code.notFound,
     `command: expected one that pool ${pool.name} offers (${names.slice(0, 500)}), got "${command}"`,
   );
@@ -192,7 +192,7 @@ export function refuseStream(
 ): RequestError | undefined {
   if (!commandStreams || streams) return undefined;
   const message = `command ${command} streams its results: expected ExecuteStream or Submit, got Execute`;
-  return refusal(code.invalidArgument, message);
+  return requestError(code.invalidArgument, message);
 }
 
 /** The timeout that the worker gets; 0: none. Dispatch alone enforces a timeout that 32 bits cannot hold. */
@@ -208,7 +208,7 @@ function newLinkId(worker: DispatchWorker): number {
 }
 
 /** Takes an answered or returned request from its worker. */
-export function release(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
+export function takeFromWorker(core: Core, pool: DispatchPool, worker: DispatchWorker, request: Request): void {
   const { counters } = worker;
   removeFromAvailable(pool, worker);
   worker.running.delete(request.linkId);
@@ -252,7 +252,7 @@ export function onReturned(core: Core, workerId: string, linkIds: readonly numbe
   for (const linkId of linkIds) {
     const request = worker.running.get(linkId);
     if (request === undefined) continue;
-    release(core, pool, worker, request);
+    takeFromWorker(core, pool, worker, request);
     addToAvailable(pool, worker);
     if (isGivenUp(request)) endGivenUp(request, runEvents.returned);
     else {

@@ -4,7 +4,7 @@ import type { Core } from './core.ts';
 import { deliveryEvents } from './delivery.ts';
 import type { DispatchPool } from './pool.ts';
 import type { Request } from './request.ts';
-import { code, newRequest, nothing, refusal } from './request.ts';
+import { code, newRequest, nothing, requestError } from './request.ts';
 import { moveRun, run, runEvents } from './run.ts';
 import { refuseStream, serveQueue } from './scheduling.ts';
 import { countUnclaimed } from './unclaimed.ts';
@@ -22,7 +22,7 @@ export function noLongerExpected(core: Core, pool: DispatchPool, workerId: strin
   if (!pool.expected.delete(workerId) || pool.expected.size > 0) return;
   for (let request = pool.waiting.first(); request !== null; request = pool.waiting.first()) {
     pool.waiting.remove(request);
-    moveRun(request, runEvents.admitted);
+    moveRun(request, runEvents.enqueued);
     pool.queue.push(request);
   }
   serveQueue(core, pool);
@@ -92,7 +92,7 @@ function isSameAsked(core: Core, worker: DispatchWorker, waiting: Request, held:
     core.options.checksum(waiting.payload) === held.payload_crc32;
   const wrong = isSameRequest
     ? refuseStream(worker.commands.get(held.command)?.streams === true, waiting)
-    : refusal(code.invalidArgument, notTheSame(held.request_id));
+    : requestError(code.invalidArgument, notTheSame(held.request_id));
   if (wrong !== undefined) {
     fail(core, waiting, wrong);
     return false;

@@ -2,10 +2,10 @@ import type { ReportedProgress } from '../domain/evidence.ts';
 import { noteRun } from './command-stats.ts';
 import { endByWorker, endGivenUp, keepIn } from './completion.ts';
 import type { Core, WorkerResult } from './core.ts';
-import { delivery, hasEnded } from './delivery.ts';
+import { delivery, isAnswered } from './delivery.ts';
 import type { Request } from './request.ts';
 import { isGivenUp, isRunning, isRunOver, moveRun, runEvents } from './run.ts';
-import { addToAvailable, release, serveQueue } from './scheduling.ts';
+import { addToAvailable, serveQueue, takeFromWorker } from './scheduling.ts';
 import type { DispatchWorker } from './worker.ts';
 
 /** Handles what workers send about requests: chunks, results, progress and replays. */
@@ -15,7 +15,7 @@ export function onChunk(core: Core, workerId: string, linkId: number, payload: B
   const request = worker?.running.get(linkId) ?? worker?.kept.get(linkId);
   if (worker === undefined || request === undefined) return;
   worker.counters.lastEvidenceAtMs = core.options.nowMs();
-  if (hasEnded(request) || request.pendingReplays > 0) return;
+  if (isAnswered(request) || request.pendingReplays > 0) return;
   moveRun(request, runEvents.begun);
   request.mayHaveEmitted = true;
   if (request.chunksToSkip > 0) {
@@ -34,7 +34,7 @@ export function onResult(core: Core, workerId: string, linkId: number, result: W
   const pool = core.pools.get(worker.pool);
   if (pool === undefined) return;
   const { counters } = worker;
-  release(core, pool, worker, request);
+  takeFromWorker(core, pool, worker, request);
   const nowMs = core.options.nowMs();
   counters.lastEvidenceAtMs = nowMs;
   worker.lastAnswerAtMs = nowMs;

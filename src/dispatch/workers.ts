@@ -8,7 +8,7 @@ import { delivery } from './delivery.ts';
 import type { DispatchPool } from './pool.ts';
 import { reattach } from './reattach.ts';
 import type { Request, RequestError } from './request.ts';
-import { code, mayHaveBegun, refusal } from './request.ts';
+import { code, mayHaveBegun, requestError } from './request.ts';
 import { mayRunAgain, runAgain } from './retry.ts';
 import { isGivenUp, moveRun, run, runEvents } from './run.ts';
 import { addToAvailable, removeFromAvailable, serveQueue } from './scheduling.ts';
@@ -147,9 +147,13 @@ function loseKept(core: Core, pool: DispatchPool, request: Request, error: Reque
 
 function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
   const how = withoutLastLines(ending.message);
-  return refusal(code.unavailable, `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`, {
-    workerId,
-    exitReason: ending.reason,
-    mayHaveBegun: true,
-  });
+  return requestError(
+    code.unavailable,
+    `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`,
+    {
+      workerId,
+      exitReason: ending.reason,
+      mayHaveBegun: true,
+    },
+  );
 }

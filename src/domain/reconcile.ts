@@ -101,7 +101,8 @@ function heartbeat(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker
   // Usually no ping is missed, and no assessment is needed.
   const answers = missed === 0 && beat.reported.loopLagMs < config.timeoutMs;
   const verdict = answers ? null : assess(observe({ ...before, heartbeat: beat }, pool.config, counters, nowMs));
-  const health = verdict === null || verdict.health === 'gone' ? 'well' : verdict.health;
+  // `exited` cannot be: only attached workers are assessed here.
+  const health = verdict === null || verdict.health === 'exited' ? 'well' : verdict.health;
   if (health === 'busy' && beat.busySinceMs === 0) beat = { ...beat, busySinceMs: nowMs };
   if (health !== 'busy' && health !== 'hung' && beat.busySinceMs > 0) beat = { ...beat, busySinceMs: 0 };
   const worker =

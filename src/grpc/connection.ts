@@ -124,14 +124,14 @@ function newConnection(session: Http2Session | undefined): Connection {
 }
 
 /**
- * How a call has ended. `delivered`: the kernel has the whole answer. `cancelled`: the caller reset the stream, because it
+ * How a call has ended. `written`: the kernel has the whole answer. `cancelled`: the caller reset the stream, because it
  * cancelled or its own deadline passed. `broken`: the connection broke.
  */
-export function howEnded(call: object, { session }: Connection): 'delivered' | 'cancelled' | 'broken' {
+export function howEnded(call: object, { session }: Connection): 'written' | 'cancelled' | 'broken' {
   if (session === undefined || session.destroyed || session.socket.destroyed) {
-    return streamOf(call)?.rstCode === 0 ? 'delivered' : 'broken';
+    return streamOf(call)?.rstCode === 0 ? 'written' : 'broken';
   }
-  return streamOf(call)?.rstCode === 0 ? 'delivered' : 'cancelled';
+  return streamOf(call)?.rstCode === 0 ? 'written' : 'cancelled';
 }
 
 function streamOf(call: object): ServerHttp2Stream | undefined {

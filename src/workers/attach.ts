@@ -3,7 +3,7 @@ import type { Action } from '../domain/action.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { OfferedCommand } from '../domain/state.ts';
 import { boundByLife } from '../grpc/worker-link/sanitize.ts';
-import type { AttachedWorker, LinkLimits, WorkerFrame, WorkerHello } from '../grpc/worker-link/source.ts';
+import type { LinkLimits, ProvenLink, WorkerFrame, WorkerHello } from '../grpc/worker-link/source.ts';
 import { guard } from './guard.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import { lastBegunLinkId } from './handle.ts';
@@ -12,12 +12,7 @@ import { warmUpLinkId } from './warm-up.ts';
 
 /** A worker's link, from the hello to its end, and the limits that are sent over it. */
 
-export function attachWorker(
-  parts: WorkerParts,
-  handles: WorkerHandles,
-  hello: WorkerHello,
-  link: AttachedWorker,
-): void {
+export function attachWorker(parts: WorkerParts, handles: WorkerHandles, hello: WorkerHello, link: ProvenLink): void {
   const handle = handles.get(hello.worker_id);
   if (handle === undefined) return link.close();
   boundByLife(hello, parts.nowMs() - handle.entry.started_at_boot_ms);
@@ -105,7 +100,7 @@ function isSameOffer(a: readonly OfferedCommand[], b: readonly OfferedCommand[])
 export function linkClosed(
   { enqueue }: Pick<WorkerParts, 'enqueue'>,
   handle: WorkerHandle | undefined,
-  link: AttachedWorker,
+  link: ProvenLink,
 ): void {
   if (handle?.link !== link) return;
   handle.link = null;

@@ -5,7 +5,7 @@ import type { Resumed } from '../dispatch/worker.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { Account } from '../domain/evidence.ts';
 import type { OfferedCommand } from '../domain/state.ts';
-import type { AttachedWorker, WorkerHello } from '../grpc/worker-link/source.ts';
+import type { ProvenLink, WorkerHello } from '../grpc/worker-link/source.ts';
 import type { WorkerCgroup } from '../os/cgroup/cgroup.ts';
 import type { BegunMark } from '../os/process/begun-mark.ts';
 import type { ProcessIdentity } from '../os/process/identity.ts';
@@ -34,7 +34,7 @@ export interface WorkerHandle extends InspectedWorker {
   readonly adopted: boolean;
   process: WorkerProcess | null;
   identity: ProcessIdentity | null;
-  link: AttachedWorker | null;
+  link: ProvenLink | null;
   hello: WorkerHello | null;
   /** The commands of the hello, as reported to the domain. */
   offered: readonly OfferedCommand[];

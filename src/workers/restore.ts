@@ -7,7 +7,7 @@ import type { ProcessIdentity } from '../os/process/identity.ts';
 import { isGone, isOfThisBoot } from '../os/process/identity.ts';
 import { carriesWorkerId, findSpawnedWorker } from '../os/process/own-process.ts';
 import type { TreeTarget } from '../os/process/process-table.ts';
-import { terminateGroup } from '../os/process/signal.ts';
+import { terminateGroup } from '../os/process/send-signal.ts';
 import { sweepTree } from '../os/process/tree.ts';
 import type { Ledger, LedgerEntry, LedgerSnapshot } from '../os/storage/ledger.ts';
 import type { Log } from '../telemetry/log.ts';

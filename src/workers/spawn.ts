@@ -87,12 +87,21 @@ export async function spawn(
   enqueue({ type: 'spawned', workerId, pid: identity.pid });
   handle.recorded = true;
   if (handle.hello !== null) reportAttached(parts, handles, handle, handle.hello);
+  await reportExit(parts, handle, spawned);
+}
+
+/**
+ * Reports the exit once the worker's output and evidence are read. Only then does dispatch take away its requests: a result may
+ * still have been on its way, and their callers' errors tell how the worker ended.
+ */
+async function reportExit(parts: WorkerParts, handle: WorkerHandle, spawned: SpawnedWorker): Promise<void> {
+  const { workerId, cgroup } = handle;
   const exit = await spawned.exited;
   handle.account = cgroup?.account() ?? null;
   const outOfMemory = exit.signal === 'SIGKILL' && handle.account !== null && handle.account.oomKills > 0;
   const place = await finishEvidence(parts, handle, exit);
   const lastLines = [...spawned.lastLines()];
-  enqueue({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines, place });
+  parts.enqueue({ type: 'exited', workerId, exit: outOfMemory ? { ...exit, outOfMemory } : exit, lastLines, place });
 }
 
 function newEntry({ agentId }: Pick<WorkerParts, 'agentId'>, spec: WorkerSpec, secret: WorkerSecret): LedgerEntry {

@@ -1,6 +1,6 @@
 import type { Dispatch } from '../dispatch/dispatch.ts';
 import type { Action } from '../domain/action.ts';
-import { terminateGroup } from '../os/process/signal.ts';
+import { terminateGroup } from '../os/process/send-signal.ts';
 import { sweepTree } from '../os/process/tree.ts';
 import { removeFile } from '../os/storage/remove-file.ts';
 import type { Log } from '../telemetry/log.ts';

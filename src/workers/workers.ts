@@ -2,10 +2,10 @@ import type { Action } from '../domain/action.ts';
 import type { PoolConfig } from '../domain/config.ts';
 import type { WorkerSpec } from '../domain/state.ts';
 import type {
-  AttachedWorker,
   Authentication,
   HelloClaim,
   LinkRefusal,
+  ProvenLink,
   WorkerFrame,
   WorkerHello,
 } from '../grpc/worker-link/source.ts';
@@ -53,10 +53,10 @@ export interface Workers {
 
   // Events of the links.
   /** Whether this is the worker's current link. Anything from an earlier link is ignored. */
-  isCurrent(workerId: string, link: AttachedWorker): boolean;
-  linkClosed(workerId: string, link: AttachedWorker): void;
+  isCurrent(workerId: string, link: ProvenLink): boolean;
+  linkClosed(workerId: string, link: ProvenLink): void;
   /** Attaches the link of an authenticated hello to its worker. */
-  attach(hello: WorkerHello, link: AttachedWorker): void;
+  attach(hello: WorkerHello, link: ProvenLink): void;
   /** A frame came. Until dispatch has the worker, the requests that end in the frame are noted here. */
   noteEarly(workerId: string, frame: WorkerFrame): void;
   /** The worker takes no more requests. */

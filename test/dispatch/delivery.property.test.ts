@@ -112,12 +112,12 @@ function check({ dispatch, workers, calls }: Model): void {
     hold(request.run !== run.arrived, `${name(request)} is nowhere`);
     hold((request.queue !== null) === isWaiting(request), `${name(request)}: in a queue`);
     if (isWaiting(request)) queued += 1;
-    const { attached, replaying, detached, delivered } = delivery;
+    const { attached, replaying, detached, unproven } = delivery;
     const waits = request.delivery === attached || request.delivery === replaying;
     hold(!waits || request.currentSink !== null, `${name(request)}: somebody waits`);
     hold(request.delivery !== detached || request.currentSink === null, `${name(request)}: nobody is there`);
     hold(request.delivery !== attached || !isRunOver(request), `${name(request)}: its run is over`);
-    hold(request.delivery !== delivered || isRunOver(request), `${name(request)}: its run goes on`);
+    hold(request.delivery !== unproven || isRunOver(request), `${name(request)}: its run goes on`);
     hold(!isGivenUp(request) || request.delivery >= detached, `${name(request)}: it was given up`);
   }
   for (const worker of workers) {
@@ -141,8 +141,8 @@ function isHere(dispatch: Model['dispatch'], request: Request): boolean {
   return known === dispatch;
 }
 
-function name({ requestId, run: state, delivery: delivered }: Request): string {
-  return `${requestId} (${runStates[state]}, ${deliveryStates[delivered]})`;
+function name({ requestId, run: state, delivery: delivering }: Request): string {
+  return `${requestId} (${runStates[state]}, ${deliveryStates[delivering]})`;
 }
 
 /** All links come back and all requests run: each call ends, and in the end nothing is left of any request. */

@@ -184,7 +184,7 @@ describe('the health of a worker', () => {
     reported: { running: 1, oldestMs: 4_000, loopLagMs },
   });
   test.each<[string, Partial<Observations>, string, RegExp]>([
-    ['exited', { process: 'gone' }, 'gone', /exited/],
+    ['exited', { process: 'exited' }, 'exited', /exited/],
     ['no ping overdue', { missedPings: 0 }, 'well', /no ping/],
     ['its loop lags a little', { missedPings: 0, ...lagging(2_999) }, 'well', /no ping/],
     ['its loop is blocked', { missedPings: 0, ...lagging(3_000) }, 'busy', /asyncio loop has been blocked for 3000 ms/],
@@ -229,7 +229,7 @@ describe('the health of a worker', () => {
     ],
     ['its cpu time advances', { cpuAdvancedMs: 1_100, cpuShare: 0.5 }, 'busy', /cpu time advances \(50 %/],
     ['its cpu time advanced too long ago', { cpuAdvancedMs: 1_200 }, 'hung', /no sign of activity/],
-    ['results arrive', { lastEvidenceMs: 3_000 }, 'busy', /last result came 3000 ms ago/],
+    ['results arrive', { lastEvidenceMs: 3_000 }, 'busy', /last sign of progress came 3000 ms ago/],
     ['it waits for a CPU (state R)', { state: 'R' }, 'busy', /state R/],
     ['it waits for a device (state D)', { state: 'D' }, 'busy', /state D/],
     ['not measured since a ping is overdue', { sampledMs: 2_500 }, 'slow', /not measured since/],
@@ -265,7 +265,7 @@ describe('the health of a worker', () => {
     expect(of({})).toMatchObject({ health: 'slow', because: 'its link has closed, but its process has not exited' });
     expect(of({ phase: 'starting', hello: null }).because).toBe('it has not attached yet');
     expect(of({ phase: 'starting', attached: true }).because).toBe('it runs its warm-up');
-    expect(assess(observe({ ...lost, phase: 'exited' }, base, noCounters, 10)).health).toBe('gone');
+    expect(assess(observe({ ...lost, phase: 'exited' }, base, noCounters, 10)).health).toBe('exited');
   });
 });
 

@@ -1,6 +1,6 @@
 import { Metadata } from '@grpc/grpc-js';
 import { expect, test } from 'vitest';
-import { code, refusal } from '../../src/dispatch/request.ts';
+import { code, requestError } from '../../src/dispatch/request.ts';
 import { errorMessage } from '../../src/grpc/proto.ts';
 import { fromMetadata, toStatus } from '../../src/grpc/status.ts';
 
@@ -10,11 +10,11 @@ test.each([
   ['has not begun, with a retry time', { retryAfterMs: 100 }, ['100']],
   ['has not begun', {}, []],
 ])('a request that %s gives a gRPC retry policy the right pushback', (_what, more, pushback) => {
-  expect(toStatus(refusal(code.unavailable, 'm', more)).metadata?.get('grpc-retry-pushback-ms')).toEqual(pushback);
+  expect(toStatus(requestError(code.unavailable, 'm', more)).metadata?.get('grpc-retry-pushback-ms')).toEqual(pushback);
 });
 
 test.each([true, false])('a client reads from an error that may_have_begun is %j', (mayHaveBegun) => {
-  const { metadata } = toStatus(refusal(code.unavailable, 'm', { mayHaveBegun }));
+  const { metadata } = toStatus(requestError(code.unavailable, 'm', { mayHaveBegun }));
   expect(fromMetadata(metadata ?? new Metadata())?.may_have_begun).toBe(mayHaveBegun);
 });
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import protobuf from 'protobufjs';
 import { expect, test } from 'vitest';
-import { refusal } from '../../src/dispatch/request.ts';
+import { requestError } from '../../src/dispatch/request.ts';
 import { printableLine } from '../../src/domain/printable.ts';
 import { services } from '../../src/grpc/proto.ts';
 import { toStatus } from '../../src/grpc/status.ts';
@@ -77,7 +77,9 @@ test.each(['x', 'ü', '語', '😀', '%', ' '])(
   'an error whose texts consist of %j fits into trailers as they are written',
   (character) => {
     const text = character.repeat(20_000);
-    const { details, metadata } = toStatus(refusal(2, text, { type: text, traceback: text, workerId: 'w'.repeat(80) }));
+    const { details, metadata } = toStatus(
+      requestError(2, text, { type: text, traceback: text, workerId: 'w'.repeat(80) }),
+    );
     const trailers = Object.entries({ ...metadata.toHttp2Headers(), 'grpc-message': encodeURI(details ?? '') });
     const bytes = trailers.reduce((sum, [name, value]) => sum + name.length + String(value).length + 32, 0);
     expect(bytes).toBeLessThan(8_192);

@@ -20,7 +20,7 @@ import { workerEnvironment } from '../../src/os/process/environment.ts';
 import type { ProcessIdentity } from '../../src/os/process/identity.ts';
 import { identify, isAlive } from '../../src/os/process/identity.ts';
 import { sampleTree } from '../../src/os/process/memory.ts';
-import { signalGroup } from '../../src/os/process/signal.ts';
+import { signalGroup } from '../../src/os/process/send-signal.ts';
 import { spawnWorker } from '../../src/os/process/spawn-worker.ts';
 import { sweepTree } from '../../src/os/process/tree.ts';
 import { lockDirectory } from '../../src/os/storage/agent-lock.ts';

@@ -1,5 +1,5 @@
 import type { LinkRequest } from '../../src/dispatch/worker.ts';
-import type { AttachedWorker, WorkerFrame } from '../../src/grpc/worker-link/source.ts';
+import type { ProvenLink, WorkerFrame } from '../../src/grpc/worker-link/source.ts';
 import type { Asked } from './asked.ts';
 
 /** A request on its way to a worker, and which of those with its name it is. */
@@ -41,7 +41,7 @@ const silence: WorkerFrame = {
 };
 
 /** One link between an agent and a worker: each message takes its time, none overtakes another, and a break loses them. */
-export class SimulatedLink implements AttachedWorker {
+export class SimulatedLink implements ProvenLink {
   isOpen = true;
   /** Messages that have not arrived. */
   #underway = 0;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { refusal } from '../../src/dispatch/request.ts';
+import { requestError } from '../../src/dispatch/request.ts';
 import { createFailedRequests } from '../../src/telemetry/failed-requests.ts';
 
 const request = { requestId: 'r1', command: 'count', pool: 'p', workerId: 'p-0-x' };
@@ -9,7 +9,7 @@ const traceback =
 test('a failed request is logged in one line with its id, command, type and last frame', () => {
   const lines: [string, unknown][] = [];
   const failed = createFailedRequests({ warn: (message, fields) => lines.push([message, fields]) }, () => 0);
-  failed(request, refusal(2, 'torn\nand more', { type: 'builtins.ValueError', traceback }));
+  failed(request, requestError(2, 'torn\nand more', { type: 'builtins.ValueError', traceback }));
   expect(lines).toEqual([
     [
       'request failed: builtins.ValueError: torn',
@@ -25,10 +25,10 @@ test('many failed requests are logged at a limited rate, with the number of thos
   let nowMs = 0;
   const lines: Record<string, unknown>[] = [];
   const failed = createFailedRequests({ warn: (_message, fields) => lines.push(fields ?? {}) }, () => nowMs);
-  for (let i = 0; i < 1_000; i += 1) failed(request, refusal(14, 'x'.repeat(5_000)));
+  for (let i = 0; i < 1_000; i += 1) failed(request, requestError(14, 'x'.repeat(5_000)));
   expect(lines).toHaveLength(20);
   nowMs += 1_000;
-  for (let i = 0; i < 1_000; i += 1) failed(request, refusal(14, 'm'));
+  for (let i = 0; i < 1_000; i += 1) failed(request, requestError(14, 'm'));
   expect(lines).toHaveLength(25);
   expect(lines[20]).toMatchObject({ failed_and_not_logged: 980 });
 });

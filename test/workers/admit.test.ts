@@ -3,7 +3,7 @@ import { beforeEach, expect, test, vi } from 'vitest';
 import { receive } from '../../src/agent/worker-frames.ts';
 import type { HeldRequest } from '../../src/dispatch/worker.ts';
 import type { Event } from '../../src/domain/event.ts';
-import type { AttachedWorker, WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
+import type { ProvenLink, WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
 import type { WorkerHandle } from '../../src/workers/handle.ts';
 import { newHandle } from '../../src/workers/handle.ts';
 import type { WorkerParts } from '../../src/workers/parts.ts';
@@ -43,14 +43,14 @@ beforeEach(() => {
   (workers.handles as Map<string, WorkerHandle>).set(workerId, handle);
 });
 
-function link(): AttachedWorker {
+function link(): ProvenLink {
   const nothing = vi.fn();
   const words = ['request', 'cancel', 'pause', 'resume', 'ack', 'replay', 'ping', 'drain', 'limit', 'stop', 'close'];
   return {
     ...Object.fromEntries(words.map((word) => [word, nothing])),
     ...{ recall: () => [], unwritten: () => new Set<number>() },
     replay: vi.fn(),
-  } as unknown as AttachedWorker;
+  } as unknown as ProvenLink;
 }
 
 function hello(held: readonly HeldRequest[]): WorkerHello {

@@ -13,7 +13,7 @@ import { never } from './policy.ts';
 /** What is known about a worker at one moment. Ages are in milliseconds; infinite: never. */
 export interface Observations {
   /** `lost`: its link has closed but it has not exited. `gone`: it has exited. */
-  readonly process: 'starting' | 'warming up' | 'attached' | 'lost' | 'gone';
+  readonly process: 'starting' | 'warming up' | 'attached' | 'lost' | 'exited';
   readonly missedPings: number;
   readonly maxMissed: number;
   readonly oldestPingMs: number;
@@ -38,7 +38,7 @@ export interface Observations {
 }
 
 export interface HealthVerdict {
-  readonly health: Health | 'gone';
+  readonly health: Health | 'exited';
   /** One sentence. */
   readonly because: string;
   readonly observations: Observations;
@@ -96,7 +96,7 @@ export function observe(worker: Worker, pool: PoolConfig, counters: Counters, no
 }
 
 function processOf({ phase, attached, hello }: Worker): Observations['process'] {
-  if (phase === 'exited') return 'gone';
+  if (phase === 'exited') return 'exited';
   if (!attached) return hello === null ? 'starting' : 'lost';
   return phase === 'starting' ? 'warming up' : 'attached';
 }
@@ -111,7 +111,7 @@ export function assess(seen: Observations): HealthVerdict {
   const verdict = (health: HealthVerdict['health'], because: string): HealthVerdict => {
     return { health, because, observations: seen };
   };
-  if (seen.process === 'gone') return verdict('gone', 'its process has exited');
+  if (seen.process === 'exited') return verdict('exited', 'its process has exited');
   if (seen.process === 'starting') return verdict('unknown', 'it has not attached yet');
   if (seen.process === 'warming up') return verdict('unknown', 'it runs its warm-up');
   if (seen.process === 'lost') return verdict('slow', 'its link has closed, but its process has not exited');
@@ -153,7 +153,8 @@ function assessLoop(seen: Observations): HealthVerdict {
 
 /** Evidence that the worker is doing something, whatever its pongs say; empty if there is none. */
 function activityOf(seen: Observations): string {
-  if (seen.lastEvidenceMs <= seen.pingTimeoutMs) return `its last result came ${whole(seen.lastEvidenceMs)} ms ago`;
+  if (seen.lastEvidenceMs <= seen.pingTimeoutMs)
+    return `its last sign of progress came ${whole(seen.lastEvidenceMs)} ms ago`;
   if (!isMeasurable(seen)) return '';
   // Relative to the last sample. A worker that was never measured has an infinite age.
   if (Number.isFinite(seen.cpuAdvancedMs) && seen.cpuAdvancedMs - seen.sampledMs < seen.freshMs)

@@ -1,5 +1,5 @@
 import type { ServerUnaryCall, ServerWritableStream, StatusObject, sendUnaryData } from '@grpc/grpc-js';
-import { code, refusal } from '../../dispatch/request.ts';
+import { code, requestError } from '../../dispatch/request.ts';
 import type { Connection } from '../connection.ts';
 import { addUnread, connectionOf, tryAddUnread, unreadOfCall } from '../connection.ts';
 import { roomRetryAfterMs } from '../memory-budget.ts';
@@ -85,5 +85,5 @@ export function writerOf(call: ServerWritableStream<ControlRequest, object>): (m
 function unreadOverShare(): Partial<StatusObject> {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected its unread answers to use ${share}; read them, then call again`;
-  return toStatus(refusal(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));
+  return toStatus(requestError(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));
 }

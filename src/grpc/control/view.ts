@@ -268,7 +268,7 @@ export function explainView(verdict: HealthVerdict, requests: readonly RequestNo
     "agent's own lag forgiven": `${Math.round(seen.forgivenMs)} ms`,
   };
   return {
-    health: verdict.health === 'gone' ? workerHealths.unknown : workerHealths[verdict.health],
+    health: verdict.health === 'exited' ? workerHealths.unknown : workerHealths[verdict.health],
     because: verdict.because,
     observations: Object.entries(observations).map(([name, value]) => ({ name, value })),
     requests: requests.map(requestNote),

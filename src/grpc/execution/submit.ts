@@ -1,6 +1,6 @@
-import { hasEnded } from '../../dispatch/delivery.ts';
+import { isAnswered } from '../../dispatch/delivery.ts';
 import type { RequestError } from '../../dispatch/request.ts';
-import { code, refusal } from '../../dispatch/request.ts';
+import { code, requestError } from '../../dispatch/request.ts';
 import { howEnded } from '../connection.ts';
 import { readerOf } from '../incoming/interceptor.ts';
 import { UnreadableMessage } from '../proto.ts';
@@ -51,7 +51,7 @@ class SubmitStream {
 
   onMessage(message: SubmitMessage | UnreadableMessage): void {
     if (message instanceof UnreadableMessage) {
-      this.#call.emit('error', toStatus(refusal(code.invalidArgument, message.problem)));
+      this.#call.emit('error', toStatus(requestError(code.invalidArgument, message.problem)));
       return;
     }
     for (const { request, timeout_ms } of message.items) this.#start(request, timeout_ms);
@@ -124,7 +124,7 @@ class SubmitStream {
     const item = new SubmitItem(results, this.#open, requestId, heldBytes, spec.reports);
     const request = source.dispatch.submit(spec, item);
     if (request !== undefined) item.request = request;
-    if (request !== undefined && !hasEnded(request)) {
+    if (request !== undefined && !isAnswered(request)) {
       this.#open.set(requestId, item);
       return;
     }
@@ -147,15 +147,15 @@ function refuseWhenLeaving({ leaving }: ExecutionSource): RequestError | undefin
 }
 
 function shuttingDown(): RequestError {
-  return refusal(code.unavailable, 'the agent is shutting down; retry with its successor', { retryAfterMs: 100 });
+  return requestError(code.unavailable, 'the agent is shutting down; retry with its successor', { retryAfterMs: 100 });
 }
 
 function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, SubmitItem>): RequestError | undefined {
-  if (message === null) return refusal(code.invalidArgument, 'request: expected one in each item, got none');
+  if (message === null) return requestError(code.invalidArgument, 'request: expected one in each item, got none');
   if (message.request_id === '')
-    return refusal(code.invalidArgument, 'request_id: expected one in each item, got none');
+    return requestError(code.invalidArgument, 'request_id: expected one in each item, got none');
   if (!open.has(message.request_id)) return undefined;
-  return refusal(
+  return requestError(
     code.invalidArgument,
     `request_id: expected one that is not running on this stream, got "${message.request_id}"`,
   );

@@ -1,5 +1,5 @@
 import type { RequestError, RequestSpec } from '../../dispatch/request.ts';
-import { code, refusal } from '../../dispatch/request.ts';
+import { code, requestError } from '../../dispatch/request.ts';
 import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
 import { compact } from '../compact.ts';
 import type { Connection } from '../connection.ts';
@@ -54,26 +54,26 @@ export function requestSpecOf(
   deadlineMs: number,
   streams: boolean,
 ): CheckedSpec | RequestError {
-  if (message instanceof UnreadableMessage) return refusal(code.invalidArgument, message.problem);
+  if (message instanceof UnreadableMessage) return requestError(code.invalidArgument, message.problem);
   if (message === null || message.pool === '')
-    return refusal(code.invalidArgument, 'pool: expected a name, got nothing');
-  if (message.command === '') return refusal(code.invalidArgument, 'command: expected a name, got nothing');
+    return requestError(code.invalidArgument, 'pool: expected a name, got nothing');
+  if (message.command === '') return requestError(code.invalidArgument, 'command: expected a name, got nothing');
   if (message.payload.length > source.payloadMaxBytes) {
     const most = `at most ${source.payloadMaxBytes} bytes (message.max_bytes)`;
-    return refusal(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
+    return requestError(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
   }
   if (!contentTypes.includes(message.content_type)) {
     const wanted = contentTypes.filter((type) => type !== '').join(' or ');
-    return refusal(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);
+    return requestError(code.invalidArgument, `content_type: expected ${wanted}, got "${message.content_type}"`);
   }
   if (message.progress && !streams) {
     const wanted = 'expected false in Execute, which has no place for reports (ExecuteStream and Submit have)';
-    return refusal(code.invalidArgument, `progress: ${wanted}, got true`);
+    return requestError(code.invalidArgument, `progress: ${wanted}, got true`);
   }
   for (const name of ['request_id', 'session_id'] as const) {
     const bytes = Buffer.byteLength(message[name]);
     if (bytes > requestIdMaxBytes) {
-      return refusal(code.invalidArgument, `${name}: expected at most ${requestIdMaxBytes} bytes, got ${bytes}`);
+      return requestError(code.invalidArgument, `${name}: expected at most ${requestIdMaxBytes} bytes, got ${bytes}`);
     }
   }
   return {

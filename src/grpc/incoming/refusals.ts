@@ -1,6 +1,6 @@
 import type { Metadata } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
-import { code, refusal } from '../../dispatch/request.ts';
+import { code, requestError } from '../../dispatch/request.ts';
 import type { MemoryBudget } from '../memory-budget.ts';
 import { roomRetryAfterMs } from '../memory-budget.ts';
 import { toStatus } from '../status.ts';
@@ -27,7 +27,9 @@ export function noRoom({ maxBytes, usedBytes, name }: MemoryBudget, what: string
 
 /** The call may be repeated, because nothing of it has begun. */
 export function exhausted(details: string): Status {
-  const { metadata = null } = toStatus(refusal(code.resourceExhausted, details, { retryAfterMs: roomRetryAfterMs }));
+  const { metadata = null } = toStatus(
+    requestError(code.resourceExhausted, details, { retryAfterMs: roomRetryAfterMs }),
+  );
   return { code: status.RESOURCE_EXHAUSTED, details, metadata };
 }
 

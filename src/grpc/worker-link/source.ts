@@ -50,7 +50,7 @@ interface LinkResult {
 }
 
 /** The link to a worker that has proven who it is. */
-export interface AttachedWorker extends RequestLink {
+export interface ProvenLink extends RequestLink {
   ping(sequence: number): void;
   drain(): void;
   /** Replaces the limits of the welcome. */
@@ -98,10 +98,10 @@ export interface WorkerLinkSource {
   authenticate(hello: WorkerHello): Authentication;
   /** Checks a hello of which only the claim has arrived. Its token is not used up. Undefined: one of our workers sends it. */
   check(claim: HelloClaim): LinkRefusal | undefined;
-  attached(hello: WorkerHello, link: AttachedWorker): void;
-  frame(workerId: string, frame: WorkerFrame, link: AttachedWorker): void;
+  attached(hello: WorkerHello, link: ProvenLink): void;
+  frame(workerId: string, frame: WorkerFrame, link: ProvenLink): void;
   /** These requests were cancelled before they were written, so the worker will never know of them. */
-  unsent(workerId: string, linkIds: readonly number[], link: AttachedWorker): void;
-  closed(workerId: string, link: AttachedWorker): void;
+  unsent(workerId: string, linkIds: readonly number[], link: ProvenLink): void;
+  closed(workerId: string, link: ProvenLink): void;
   refused(refusal: LinkRefusal): void;
 }

@@ -2,7 +2,7 @@ import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { LinkRequest } from '../../dispatch/worker.ts';
 import type { FrameBudget } from './frame-memory.ts';
 import { FrameMemory, frameMaxBytes } from './frame-memory.ts';
-import type { AttachedWorker, LinkLimits } from './source.ts';
+import type { LinkLimits, ProvenLink } from './source.ts';
 
 /** AgentFrame of link.proto. An absent field is not sent. */
 interface AgentFrame {
@@ -29,7 +29,7 @@ const acksMax = 256;
  * frame is being written, which takes long if the worker reads slowly, everything is gathered for the next frame. So a ping
  * waits for one frame at most, and at most one frame waits outside of `#requests`, whose number dispatch bounds.
  */
-export class LinkWriter implements AttachedWorker {
+export class LinkWriter implements ProvenLink {
   readonly #call: LinkCall;
   readonly #memory: FrameMemory;
   readonly #onUnsent: (linkIds: readonly number[]) => void;

@@ -11,7 +11,7 @@ import { searchPath, startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { hasProc, identify, isAlive, isGone } from './identity.ts';
 import { isOwnUser } from './process-user.ts';
-import { signalProcess } from './signal.ts';
+import { signalProcess } from './send-signal.ts';
 import { markOf } from './tree-mark.ts';
 
 /** A process that outlives this agent and kills its leftover workers if no other agent takes over: bin/guardian.sh. */

@@ -8,7 +8,7 @@ import type { StartedProcess } from './child-process.ts';
 import { startProcess } from './child-process.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { identify, ticksSinceBoot } from './identity.ts';
-import { signalProven } from './signal.ts';
+import { signalProven } from './send-signal.ts';
 
 export interface SpawnOptions extends OutputOptions {
   readonly workerId: string;

@@ -5,7 +5,7 @@ import { readPart, sizeOfFile } from '../storage/read-file.ts';
 import { readText } from '../storage/read-text.ts';
 import type { ProcessIdentity } from './identity.ts';
 import { isAlive, readStat } from './identity.ts';
-import { signalProcess } from './signal.ts';
+import { signalProcess } from './send-signal.ts';
 
 /*
  * The stacks file of a worker (PITWARDEN_STACKS). Python's faulthandler writes the stacks of all threads to it on a

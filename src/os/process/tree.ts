@@ -3,7 +3,7 @@ import type { WorkerCgroup } from '../cgroup/cgroup.ts';
 import { hasProc, isAlive, isDead, readStat } from './identity.ts';
 import type { ProcessRow, TreeTarget } from './process-table.ts';
 import { freshProcessTable, membersOf, readWithPs, suspectsOf } from './process-table.ts';
-import { signalGroup, signalProven } from './signal.ts';
+import { signalGroup, signalProven } from './send-signal.ts';
 
 /** First and longest pause between two looks at the remaining processes. */
 const firstLookMs = 2;
