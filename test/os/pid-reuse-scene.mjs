@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { openOutputDirectory } from '../../dist/os/output/output-directory.js';
 import { identify, isAlive, ticksSinceBoot } from '../../dist/os/process/identity.js';
-import { signalGroup } from '../../dist/os/process/signal.js';
+import { signalGroup } from '../../dist/os/process/send-signal.js';
 import { spawnWorker } from '../../dist/os/process/spawn-worker.js';
 import { sweepTree } from '../../dist/os/process/tree.js';
 
