@@ -46,6 +46,28 @@ test.each([
   closeSync(fd);
 });
 
+test.each<[number, string]>([
+  [0, 'SIGTERM'],
+  [7, 'SIGKILL'],
+])(
+  'a process that exits with %i and whose threads never end is ended by %s',
+  async (code, signal) => {
+    execFileSync('mkfifo', [join(dir, 'pipe')]);
+    const child = run(
+      `
+import { open } from 'node:fs';
+import { exitProcess } from ${dist('os/process/exit')};
+process.on('SIGTERM', () => undefined);
+// Opening a named pipe that nobody writes to blocks a thread, and process.exit waits for it.
+open(${JSON.stringify(join(dir, 'pipe'))}, 'r', () => undefined);
+setTimeout(() => exitProcess(${code}, false), 100);`,
+      'pipe',
+    );
+    expect(await once(child, 'exit')).toEqual([null, signal]);
+  },
+  30_000,
+);
+
 test('a process survives the loss of its log reader, and exits normally', async () => {
   const child = run(talker(2_000, orderly), 'pipe');
   child.stdout?.destroy();
