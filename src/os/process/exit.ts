@@ -26,8 +26,12 @@ export function exitProcess(code: number, isStuck: boolean): never {
  * A thread may hang that we do not know of. And `process.exit` itself can: it waits for V8's compiler threads, and one of these may
  * be waiting for a garbage collection by the main thread (nodejs/node#54918; seen with Node 24). So a shell looks on, and sends
  * the signal if this process is still its parent after 5 s.
+ *
+ * Under systemd there is no need: its watchdog and TimeoutStopSec= end a process that hangs, and it would report the shell, which
+ * outlives its parent for a moment, as left behind.
  */
 function killUnlessGone(signal: NodeJS.Signals): void {
+  if (process.env['SYSTEMD_EXEC_PID'] === String(process.pid)) return;
   const script = `
 is_there() {
   read -r stat <"/proc/$$/stat" || exit
