@@ -114,7 +114,8 @@ export async function startAgent(
     await shutDown(shutdownParts, 'stopped');
     throw error;
   }
-  for (const warning of exposureWarnings(addresses)) log.warn(warning);
+  for (const warning of exposureWarnings({ ...addresses, listenInsecureControl: config.listenInsecureControl }))
+    log.warn(warning);
   const reaped = enqueueInitialEvents(config, host, core, log);
   // In the next turn, after the loop has handled all enqueued events.
   setImmediate(() => started.resolve());

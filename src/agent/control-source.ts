@@ -38,7 +38,7 @@ export function controlSource(parts: ControlParts): ControlSource {
       startedAtMs,
       configPath: config.path,
       ...addresses,
-      warnings: exposureWarnings(addresses),
+      warnings: exposureWarnings({ ...addresses, listenInsecureControl: config.listenInsecureControl }),
     }),
     counters: (workerId) => workers.handles.get(workerId)?.counters,
     recorded: (workerId) => recordedOf(workers.handles.get(workerId), subscribers.revisionOf(workerId)),

@@ -1,4 +1,5 @@
 import type { Config } from '../config/load.ts';
+import { insecureTcp } from '../grpc/access/identity.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
@@ -50,7 +51,11 @@ export function createServers({ config, paths, budgets, log, descriptorPlan }: S
     messageMaxBytes: config.messageMaxBytes,
     budget: budgets.callers,
     lookAtStalledMs,
-    connections: { max: () => descriptorPlan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
+    connections: {
+      max: () => descriptorPlan().apiConnections,
+      onRefused: (message) => log.warn(`gRPC: ${message}`),
+      overTcp: insecureTcp(config.listenInsecureControl),
+    },
   });
   return {
     api,

@@ -30,6 +30,8 @@ export interface Config {
   /** Null: off. */
   readonly http: Address | null;
   readonly listen: Address | null;
+  /** Whether Control is served at `listen` too, where callers are not authenticated. */
+  readonly listenInsecureControl: boolean;
   readonly log: { readonly level: string; readonly format: 'pretty' | 'json' | 'auto' };
   readonly messageMaxBytes: number;
   /** Bytes of answers that one connection may leave unread. */
@@ -261,6 +263,7 @@ function toConfig(
     socketGroup,
     http: flags.http === undefined ? document.http : flags.http,
     listen: flags.listen === undefined ? document.listen : flags.listen,
+    listenInsecureControl: document.listen_insecure_control,
     log: { level: document.log.level, format: document.log.format ?? 'auto' },
     messageMaxBytes: document.message.max_bytes,
     unreadMaxBytes: document.message.max_unread_bytes,

@@ -396,9 +396,13 @@ export const schema = sectionBody({
       .prefault('off')
       .meta({
         description:
-          'Loopback address for gRPC over TCP, in addition to the unix socket. Port 0 picks a free port. There is no authentication: every user and process of this host can run commands and stop workers through it. The agent warns of this at its start and in `status`.',
+          'Loopback address for gRPC over TCP, in addition to the unix socket. Port 0 picks a free port. There is no authentication: every user and process of this host can run commands through it. The agent warns of this at its start and in `status`.',
         unit: '`HOST:PORT` or `off`',
       }),
+    listen_insecure_control: yesOrNo(
+      false,
+      'Whether `listen` serves Control too. Every user and process of this host can then stop workers and drain the node. Otherwise such calls are refused with PERMISSION_DENIED.',
+    ),
   }),
   log: section(
     takingEffect(nextStart, {

@@ -3,7 +3,9 @@ import type { Http2Server, Http2Session } from 'node:http2';
 import type { AddressInfo, Server as Listener, ListenOptions, Socket } from 'node:net';
 import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
-import { ServerCredentials } from '@grpc/grpc-js';
+import { experimental, ServerCredentials } from '@grpc/grpc-js';
+import { authorize } from './access/authorize.ts';
+import type { Identity } from './access/identity.ts';
 import { limitResets } from './cancels.ts';
 import { connectionOfSession } from './connection.ts';
 import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
@@ -31,7 +33,10 @@ export interface Acceptor {
   connections(): ConnectionNumbers;
 }
 
-export type AcceptorOptions = Omit<ConnectionLimitOptions, 'evictable'>;
+export interface AcceptorOptions extends Omit<ConnectionLimitOptions, 'evictable'> {
+  /** Who all callers over TCP are. Default: they may call everything, as callers at a unix socket. */
+  readonly overTcp?: Identity;
+}
 
 /** The client's first bytes on an HTTP/2 connection. */
 const prefaceBytes = 24;
@@ -41,7 +46,12 @@ const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
-  const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const insecure = ServerCredentials.createInsecure();
+  const authorizing = options.overTcp === undefined ? [] : [authorize(options.overTcp)];
+  const atSocket = server.createConnectionInjector(insecure);
+  const overTcp = server.createConnectionInjector(
+    experimental.createServerCredentialsWithInterceptors(insecure, authorizing),
+  );
   watchSessions(server);
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
   const silent = createSilenceWatch(limit.open);
@@ -49,12 +59,13 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
 
-  const accept = (socket: Socket): void => {
-    if (!limit.admit(socket)) return;
-    silent.add(socket);
-    injector.injectConnection(socket);
-  };
   const listenAt = async (where: ListenOptions, named: string): Promise<Listener> => {
+    const injector = 'host' in where ? overTcp : atSocket;
+    const accept = (socket: Socket): void => {
+      if (!limit.admit(socket)) return;
+      silent.add(socket);
+      injector.injectConnection(socket);
+    };
     const listener = await listen(where, named, accept, options.onRefused);
     listeners.add(listener);
     return listener;

@@ -1,0 +1,33 @@
+import type { ServerInterceptor } from '@grpc/grpc-js';
+import { ServerInterceptingCall, status } from '@grpc/grpc-js';
+import type { Identity } from './identity.ts';
+import type { Role } from './roles.ts';
+import { rolesByMethod } from './roles.ts';
+
+/** Refuses the calls that the identity may not make, before anything of them is read. */
+export function authorize(identity: Identity): ServerInterceptor {
+  return ({ path }, call) => {
+    const needed = rolesByMethod.get(path) ?? [];
+    if (needed.some((role) => identity.roles.has(role))) return call as ServerInterceptingCall;
+    return new ServerInterceptingCall(call, {
+      start: (next) => {
+        next(deaf);
+        call.sendStatus({ code: status.PERMISSION_DENIED, details: refusal(path, needed, identity) });
+      },
+    });
+  };
+}
+
+/** The handler learns nothing of the call, and so it neither reads it nor answers it. */
+const deaf = {
+  onReceiveMetadata: () => undefined,
+  onReceiveMessage: () => undefined,
+  onReceiveHalfClose: () => undefined,
+  onCancel: () => undefined,
+};
+
+function refusal(path: string, needed: readonly Role[], { name, roles }: Identity): string {
+  const method = path.slice(1);
+  if (needed.length === 0) return `${method}: expected a method that some role may call, got one that none may`;
+  return `${method}: expected the role ${needed.join(' or ')}, got ${name} (roles: ${[...roles].join(', ') || 'none'})`;
+}
