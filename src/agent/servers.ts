@@ -1,5 +1,5 @@
 import type { Config } from '../config/load.ts';
-import { insecureTcp } from '../grpc/access/identity.ts';
+import { insecureAccess } from '../grpc/access/tcp-access.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
@@ -54,7 +54,7 @@ export function createServers({ config, paths, budgets, log, descriptorPlan }: S
     connections: {
       max: () => descriptorPlan().apiConnections,
       onRefused: (message) => log.warn(`gRPC: ${message}`),
-      overTcp: insecureTcp(config.listenInsecureControl),
+      overTcp: insecureAccess(config.listenInsecureControl),
     },
   });
   return {

@@ -5,7 +5,9 @@ import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
 import { experimental, ServerCredentials } from '@grpc/grpc-js';
 import { authorize } from './access/authorize.ts';
-import type { Identity } from './access/identity.ts';
+import type { TcpAccess } from './access/tcp-access.ts';
+import { insecureAccess } from './access/tcp-access.ts';
+import { createTlsConnections } from './access/tls-connections.ts';
 import { limitResets } from './cancels.ts';
 import { connectionOfSession } from './connection.ts';
 import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
@@ -30,12 +32,14 @@ export interface Acceptor {
   /** Settles when all connections are closed. */
   none(): Promise<void>;
   destroyAll(): void;
+  /** Makes clients over TCP connect again, so that their certificates are verified again. */
+  renewTcp(): void;
   connections(): ConnectionNumbers;
 }
 
 export interface AcceptorOptions extends Omit<ConnectionLimitOptions, 'evictable'> {
-  /** Who all callers over TCP are. Default: they may call everything, as callers at a unix socket. */
-  readonly overTcp?: Identity;
+  /** Default: callers over TCP may call everything, as callers at a unix socket. */
+  readonly overTcp?: TcpAccess;
 }
 
 /** The client's first bytes on an HTTP/2 connection. */
@@ -46,13 +50,17 @@ const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
-  const insecure = ServerCredentials.createInsecure();
-  const authorizing = options.overTcp === undefined ? [] : [authorize(options.overTcp)];
-  const atSocket = server.createConnectionInjector(insecure);
+  const atSocket = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const { credentials, identityOf, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
+  const atSocketOnly = new Set(http2ServersOf(server));
   const overTcp = server.createConnectionInjector(
-    experimental.createServerCredentialsWithInterceptors(insecure, authorizing),
+    experimental.createServerCredentialsWithInterceptors(credentials, [authorize(identityOf)]),
   );
   watchSessions(server);
+  const tcpConnections = createTlsConnections(connectionMaxAgeMs);
+  for (const http2Server of http2ServersOf(server)) {
+    if (!atSocketOnly.has(http2Server)) http2Server.on('session', tcpConnections.add);
+  }
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
   const silent = createSilenceWatch(limit.open);
   const endSearch = closeDeadSessions(() => sessionsOf(server));
@@ -102,6 +110,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       endSearch();
       limit.destroyAll();
     },
+    renewTcp: tcpConnections.renewAll,
     connections: limit.numbers,
   };
 }

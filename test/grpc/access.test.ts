@@ -2,9 +2,10 @@ import type { ServiceDefinition } from '@grpc/grpc-js';
 import { credentials, Metadata, Server, status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Identity } from '../../src/grpc/access/identity.ts';
-import { insecureTcp } from '../../src/grpc/access/identity.ts';
 import type { Role } from '../../src/grpc/access/roles.ts';
 import { roles, rolesByMethod } from '../../src/grpc/access/roles.ts';
+import type { TcpAccess } from '../../src/grpc/access/tcp-access.ts';
+import { insecureAccess } from '../../src/grpc/access/tcp-access.ts';
 import { addApi } from '../../src/grpc/api.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import { clients, services } from '../../src/grpc/proto.ts';
@@ -46,7 +47,12 @@ function answering(service: ServiceDefinition) {
   );
 }
 
-async function serve(overTcp: Identity): Promise<string> {
+function somebody(granted: readonly Role[]): TcpAccess {
+  const identity: Identity = { name: 'somebody', roles: new Set(granted), pools: null };
+  return { ...insecureAccess(false), identityOf: () => identity };
+}
+
+async function serve(overTcp: TcpAccess): Promise<string> {
   api = createServer({
     ...{ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) },
     connections: { max: () => 100, onRefused: () => undefined, overTcp },
@@ -88,7 +94,7 @@ test('every method of every service that the agent offers has a row, and there i
 });
 
 test.each(roles)('the role %s may call what its rows say, and no handler sees any other call', async (role: Role) => {
-  const target = await serve({ name: 'somebody', roles: new Set([role]) });
+  const target = await serve(somebody([role]));
   const errors = await callAll(target);
   const ours = [...rolesByMethod].filter(([path]) => path.startsWith('/pitwarden.'));
   for (const [path, allowed] of ours) {
@@ -104,7 +110,7 @@ test.each(roles)('the role %s may call what its rows say, and no handler sees an
 });
 
 test('an identity without a role may call nothing', async () => {
-  const target = await serve({ name: 'somebody', roles: new Set() });
+  const target = await serve(somebody([]));
   const errors = await callAll(target);
   expect([...errors.keys()].sort()).toEqual(
     [...rolesByMethod.keys()].filter((path) => path.startsWith('/pitwarden.')).sort(),
@@ -116,20 +122,20 @@ test('an identity without a role may call nothing', async () => {
 });
 
 test('over TCP without TLS callers may run commands, and control the agent only if that is allowed on purpose', async () => {
-  const errors = await callAll(await serve(insecureTcp(false)));
+  const errors = await callAll(await serve(insecureAccess(false)));
   expect([...new Set(handled)].every((path) => path.startsWith('/pitwarden.v1.Execution/'))).toBe(true);
   expect(errors.get('/pitwarden.v1.Control/GetNode')?.details).toBe(
     'pitwarden.v1.Control/GetNode: expected the role viewer or operator or controller, got a process that connected over TCP without TLS (roles: caller)',
   );
   await api?.stop(0);
-  expect(await callAll(await serve(insecureTcp(true)))).toEqual(new Map());
+  expect(await callAll(await serve(insecureAccess(true)))).toEqual(new Map());
 });
 
 test('a refused call with a large message is answered at once, and nothing of the message is held', async () => {
   const budget = createMemoryBudget(2 ** 20);
   api = createServer({
     ...{ messageMaxBytes: 2 ** 20, budget },
-    connections: { max: () => 100, onRefused: () => undefined, overTcp: { name: 'somebody', roles: new Set() } },
+    connections: { max: () => 100, onRefused: () => undefined, overTcp: somebody([]) },
   });
   addApi(api.server, answering(services.Execution), answering(services.Control));
   const target = `127.0.0.1:${await api.bind('127.0.0.1:0')}`;

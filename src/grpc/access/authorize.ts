@@ -1,12 +1,18 @@
+import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 import type { ServerInterceptor } from '@grpc/grpc-js';
 import { ServerInterceptingCall, status } from '@grpc/grpc-js';
+import { connectionOfStream } from '../connection.ts';
 import type { Identity } from './identity.ts';
 import type { Role } from './roles.ts';
 import { rolesByMethod } from './roles.ts';
 
-/** Refuses the calls that the identity may not make, before anything of them is read. */
-export function authorize(identity: Identity): ServerInterceptor {
+/** Refuses the calls that a connection's identity may not make, before anything of them is read. */
+export function authorize(identityOf: (session: Http2Session | undefined) => Identity): ServerInterceptor {
   return ({ path }, call) => {
+    const { stream } = call as { readonly stream?: ServerHttp2Stream };
+    const connection = connectionOfStream(stream);
+    connection.identity ??= identityOf(connection.session);
+    const { identity } = connection;
     const needed = rolesByMethod.get(path) ?? [];
     if (needed.some((role) => identity.roles.has(role))) return call as ServerInterceptingCall;
     return new ServerInterceptingCall(call, {
