@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { exposureWarnings } from '../../src/agent/exposure.ts';
 
-const closed = { listenAddress: '', httpAddress: '', listenInsecureControl: false };
+const closed = { listenAddress: '', httpAddress: '', hasTls: false, listenInsecureControl: false };
 
 test('gRPC over TCP causes a warning on any address, HTTP only beyond loopback', () => {
   expect(exposureWarnings(closed)).toEqual([]);
@@ -13,6 +13,7 @@ test('gRPC over TCP causes a warning on any address, HTTP only beyond loopback',
   expect(exposureWarnings({ ...closed, listenAddress: '127.0.0.1:7000', listenInsecureControl: true })).toEqual([
     `${listens} and stop workers`,
   ]);
+  expect(exposureWarnings({ ...closed, listenAddress: '192.0.2.7:7000', hasTls: true })).toEqual([]);
   for (const httpAddress of ['0.0.0.0:9464', '[::]:9464', '192.0.2.7:9464'])
     expect(exposureWarnings({ ...closed, httpAddress })).toEqual([
       `http: ${httpAddress} has no authentication: other hosts that reach it can read the names of pools and their metrics`,

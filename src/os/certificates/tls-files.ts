@@ -1,6 +1,6 @@
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
 
 /** Paths of the files of `tls`. `crl` null: no revocation list. */
@@ -47,18 +47,32 @@ export async function readTlsFiles(paths: TlsPaths): Promise<TlsFilesRead> {
         `tls.key: expected the key of the certificate in ${paths.cert}, got another one in ${paths.key}`,
       );
     }
-    parsed('client_ca', paths.clientCa, 'certificates in PEM', () => new X509Certificate(clientCa));
     parsed('cert', paths.cert, 'a chain of certificates that TLS accepts', () => createSecureContext({ cert, key }));
-    parsed('client_ca', paths.clientCa, 'certificates in PEM', () => createSecureContext({ ca: clientCa }));
+    parsed('client_ca', paths.clientCa, 'certificates in PEM', () => {
+      // TLS itself takes a file without any certificate, and then accepts nobody.
+      new X509Certificate(clientCa);
+      createSecureContext({ ca: clientCa });
+    });
     if (crl !== null) {
-      const list = crl;
-      parsed('crl', paths.crl ?? '', 'a list of revoked certificates in PEM', () => createSecureContext({ crl: list }));
+      parsed('crl', paths.crl ?? '', 'a list of revoked certificates in PEM', () => createSecureContext({ crl }));
     }
     const digest = digestOf([cert, key, clientCa, crl ?? Buffer.alloc(0)]);
     return { ok: true, files: { cert, key, clientCa, crl, expiresAtMs: Date.parse(own.validTo), digest } };
   } catch (error) {
     return { ok: false, problem: error instanceof Problem ? error.message : `tls: ${String(error)}` };
   }
+}
+
+/** Differs if a file was replaced or written since. Never rejects. */
+export async function signatureOf({ cert, key, clientCa, crl }: TlsPaths): Promise<string> {
+  const paths = [cert, key, clientCa, ...(crl === null ? [] : [crl])];
+  const seen = paths.map((path) =>
+    stat(path).then(
+      ({ dev, ino, size, mtimeMs, ctimeMs }) => [dev, ino, size, mtimeMs, ctimeMs].join(' '),
+      (error: NodeJS.ErrnoException) => error.code ?? 'unreadable',
+    ),
+  );
+  return (await Promise.all(seen)).join('\n');
 }
 
 class Problem extends Error {}
@@ -68,9 +82,9 @@ async function read(key: string, path: string): Promise<Buffer> {
     throw new Problem(`tls.${key}: expected a readable file, got ${error.code ?? error.message} for ${path}`);
   });
   try {
-    const { size } = await file.stat();
-    const isFile = (await file.stat()).isFile();
-    if (!isFile) throw new Problem(`tls.${key}: expected a file, got something else at ${path}`);
+    const found = await file.stat();
+    const { size } = found;
+    if (!found.isFile()) throw new Problem(`tls.${key}: expected a file, got something else at ${path}`);
     if (size > fileMaxBytes) throw new Problem(`tls.${key}: expected at most 4 MiB, got ${size} bytes in ${path}`);
     const bytes = Buffer.alloc(size + 1);
     const { bytesRead } = await file.read(bytes, 0, bytes.length, 0);
