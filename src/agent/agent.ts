@@ -26,6 +26,7 @@ import { createServers } from './servers.ts';
 import type { Ending } from './shutdown.ts';
 import { shutDown } from './shutdown.ts';
 import { openSurfaces } from './surfaces.ts';
+import { openTls } from './tls.ts';
 
 /** A running agent. */
 export interface Agent {
@@ -68,6 +69,7 @@ export async function startAgent(
   const checkDescriptors = createDescriptorCheck(descriptors, log);
   checkDescriptors(workersConfigured(config.node));
   holdSpares();
+  const tls = await openTls(config.tls, config.listenInsecureControl, log);
   const host = await openHost(config, passedSocket, log);
 
   const ended = createDeferred<Ending>();
@@ -77,7 +79,7 @@ export async function startAgent(
   const leaving = new AbortController();
   // Each open stream adds a listener.
   setMaxListeners(0, leaving.signal);
-  const opened: Opened = { http: null, runtimeWatch: null };
+  const opened: Opened = { tls, http: null, runtimeWatch: null };
   const addresses = { httpAddress: '', listenAddress: '' };
 
   const core = createCore({ agentId, config, host, log, finish: () => ended.resolve('stopped') });
@@ -88,11 +90,17 @@ export async function startAgent(
     if (!ready.isResolved() && isFullyReady(loop.state())) ready.resolve();
   });
   const descriptorPlan = () => planDescriptors(descriptors, workersExpected(loop.state()));
-  const servers = createServers({ config, paths: host.paths, budgets, log, descriptorPlan });
+  const servers = createServers({ config, paths: host.paths, budgets, log, overTcp: tls.access, descriptorPlan });
+  tls.watch(servers.api.renewTcp);
   const startHandover = () =>
     handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') });
   const { ledger } = host;
-  const about = { agentId, startedAtMs, config, core, ledger, addresses };
+  const warnings = () => {
+    const { listenInsecureControl } = config;
+    const exposed = exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
+    return tls.problem() === '' ? exposed : [...exposed, tls.problem()];
+  };
+  const about = { agentId, startedAtMs, config, core, ledger, addresses, warnings };
   const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
@@ -114,7 +122,7 @@ export async function startAgent(
     await shutDown(shutdownParts, 'stopped');
     throw error;
   }
-  for (const warning of exposureWarnings(addresses)) log.warn(warning);
+  for (const warning of warnings()) log.warn(warning);
   const reaped = enqueueInitialEvents(config, host, core, log);
   // In the next turn, after the loop has handled all enqueued events.
   setImmediate(() => started.resolve());

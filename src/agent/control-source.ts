@@ -8,7 +8,6 @@ import { version } from '../version.ts';
 import type { WorkerHandle } from '../workers/handle.ts';
 import type { AgentCore } from './core.ts';
 import type { TcpAddresses } from './exposure.ts';
-import { exposureWarnings } from './exposure.ts';
 import type { Host } from './host.ts';
 
 export interface ControlParts {
@@ -19,6 +18,8 @@ export interface ControlParts {
   readonly ledger: Host['ledger'];
   /** Filled in while the agent starts. */
   readonly addresses: TcpAddresses;
+  /** What people at the host should know. */
+  warnings(): readonly string[];
   readonly leaving: AbortSignal;
   readonly handOver: ControlSource['handOver'];
   readonly checkConfig: ControlSource['checkConfig'];
@@ -26,7 +27,7 @@ export interface ControlParts {
 
 /** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
-  const { agentId, startedAtMs, config, core, ledger, addresses, leaving, handOver, checkConfig } = parts;
+  const { agentId, startedAtMs, config, core, ledger, addresses, warnings, leaving, handOver, checkConfig } = parts;
   const { loop, dispatch, workers, exits, subscribers } = core;
   return {
     state: loop.state,
@@ -38,7 +39,7 @@ export function controlSource(parts: ControlParts): ControlSource {
       startedAtMs,
       configPath: config.path,
       ...addresses,
-      warnings: exposureWarnings(addresses),
+      warnings: warnings(),
     }),
     counters: (workerId) => workers.handles.get(workerId)?.counters,
     recorded: (workerId) => recordedOf(workers.handles.get(workerId), subscribers.revisionOf(workerId)),

@@ -1,4 +1,5 @@
 import type { Config } from '../config/load.ts';
+import type { TcpAccess } from '../grpc/access/tcp-access.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
@@ -30,10 +31,11 @@ export interface ServerParts {
   readonly paths: RuntimeDirectory;
   readonly budgets: Budgets;
   readonly log: Log;
+  readonly overTcp: TcpAccess;
   descriptorPlan(): DescriptorPlan;
 }
 
-export function createServers({ config, paths, budgets, log, descriptorPlan }: ServerParts): Servers {
+export function createServers({ config, paths, budgets, log, overTcp, descriptorPlan }: ServerParts): Servers {
   // Workers refuse results that are too large. A worker that sends such a frame anyway loses its link.
   const link = createServer({
     messageMaxBytes: linkFrameMaxBytes(config),
@@ -50,7 +52,11 @@ export function createServers({ config, paths, budgets, log, descriptorPlan }: S
     messageMaxBytes: config.messageMaxBytes,
     budget: budgets.callers,
     lookAtStalledMs,
-    connections: { max: () => descriptorPlan().apiConnections, onRefused: (message) => log.warn(`gRPC: ${message}`) },
+    connections: {
+      max: () => descriptorPlan().apiConnections,
+      onRefused: (message) => log.warn(`gRPC: ${message}`),
+      overTcp,
+    },
   });
   return {
     api,

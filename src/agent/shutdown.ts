@@ -38,6 +38,7 @@ export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<bo
   loop.close();
   leaving.abort();
   opened.runtimeWatch?.close();
+  opened.tls.close();
   // After a handover, waiting callers are disconnected without an answer, so that they retry with the next agent.
   if (ending === 'stopped') for (const name of loop.state().pools.keys()) dispatch.removePool(name);
   await Promise.all([servers.api.stop(lastAnswersMs), servers.link.stop(0), opened.http?.close()]);

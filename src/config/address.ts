@@ -14,19 +14,16 @@ export function parseHttp(input: unknown): Parsed<Address | null> {
   return parseAddress(input);
 }
 
-/** Parses a loopback address; `off` becomes null. */
-export function parseListen(input: unknown): Parsed<Address | null> {
-  const parsed = parseHttp(input);
-  if (!parsed.ok || parsed.value === null || isLoopback(parsed.value.host)) return parsed;
-  const reason = 'TCP beyond loopback needs mTLS, which is not supported yet';
-  return failed(`expected a loopback address, got ${show(parsed.value.host)}: ${reason}`);
-}
-
 /** Why the HTTP server may not use this address unless `http_allow_remote` is set. */
 export function remoteHttpProblem({ host }: Address): string | undefined {
   if (isLoopback(host)) return undefined;
   const remedy = 'the HTTP server has no authentication; to allow this anyway, set http_allow_remote: true';
   return `expected a loopback address, got ${show(host)}: ${remedy}`;
+}
+
+/** Why gRPC may not use this address without TLS. */
+export function remoteListenProblem({ host }: Address): string {
+  return `expected a loopback address, got ${show(host)}: beyond loopback set tls (cert, key and client_ca)`;
 }
 
 export function parseAddress(input: unknown): Parsed<Address> {

@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import type { NodeConfig, PoolConfig } from '../domain/config.ts';
 import { socketPathProblem } from '../domain/socket-path.ts';
 import type { Address } from './address.ts';
-import { parseHttp, parseListen, remoteHttpProblem } from './address.ts';
+import { isLoopback, parseHttp, remoteHttpProblem, remoteListenProblem } from './address.ts';
 import { type SchemaNode, unwrap } from './all-keys.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
@@ -30,6 +30,10 @@ export interface Config {
   /** Null: off. */
   readonly http: Address | null;
   readonly listen: Address | null;
+  /** Without TLS: whether Control is served at `listen` too, where callers are not authenticated. */
+  readonly listenInsecureControl: boolean;
+  /** Null: `listen` has no TLS. */
+  readonly tls: TlsConfig | null;
   readonly log: { readonly level: string; readonly format: 'pretty' | 'json' | 'auto' };
   readonly messageMaxBytes: number;
   /** Bytes of answers that one connection may leave unread. */
@@ -57,6 +61,19 @@ export interface LoadEnvironment {
   readonly home: string;
   readonly cwd: string;
   readonly variables: Readonly<Record<string, string | undefined>>;
+}
+
+/** The section `tls`. Paths are absolute. */
+export interface TlsConfig {
+  readonly cert: string;
+  readonly key: string;
+  readonly clientCa: string;
+  /** Null: no revocation list. */
+  readonly crl: string | null;
+  readonly domain: string;
+  /** Identities of certificates that name no role: URI to path, such as `role/viewer`. */
+  readonly mapped: ReadonlyMap<string, string>;
+  readonly connectionMaxAgeMs: number;
 }
 
 export type Loaded =
@@ -100,6 +117,7 @@ async function parseConfig(text: string, { file, path, env, overrides }: Source)
   const config = toConfig(parsed.data, path, env, flags, group.ok ? group.value : null);
   problems.push(...runtimeDirProblems(config, flags, { file, source }));
   problems.push(...httpProblems(parsed.data, config, flags, { file, source }));
+  problems.push(...listenProblems(parsed.data, config, flags, { file, source }));
   problems.push(...(await checkMachine(config, file, source, env)));
   return problems.length > 0 ? refused(problems) : { ok: true, config };
 }
@@ -141,6 +159,28 @@ function httpProblems(
   if (message === undefined) return [];
   return [
     flags.http === undefined ? problemAt(file, source, ['http'], 'value', message) : problemOfFile('--http', message),
+  ];
+}
+
+/** Beyond loopback callers must prove who they are. */
+function listenProblems(
+  { tls }: Document,
+  { listen }: Config,
+  flags: Flags,
+  { file, source }: { readonly file: string; readonly source: SourceDocument },
+): Problem[] {
+  const set = (['cert', 'key', 'client_ca'] as const).filter((key) => tls[key] !== undefined);
+  const needed = set.length > 0 || tls.crl !== undefined;
+  if (needed && set.length < 3) {
+    const got = [...set, ...(tls.crl === undefined ? [] : ['crl'])].join(', ');
+    return [problemAt(file, source, ['tls'], 'key', `expected cert, key and client_ca, got only ${got}`)];
+  }
+  if (listen === null || set.length > 0 || isLoopback(listen.host)) return [];
+  const message = remoteListenProblem(listen);
+  return [
+    flags.listen === undefined
+      ? problemAt(file, source, ['listen'], 'value', message)
+      : problemOfFile('--listen', message),
   ];
 }
 
@@ -228,7 +268,7 @@ function readFlags(overrides: Overrides, env: LoadEnvironment): Flags {
   };
   const { runtimeDir, stateDir, http, listen } = overrides;
   const httpAddress = http === undefined ? undefined : take('--http', parseHttp(http));
-  const listenAddress = listen === undefined ? undefined : take('--listen', parseListen(listen));
+  const listenAddress = listen === undefined ? undefined : take('--listen', parseHttp(listen));
   return {
     ...(runtimeDir === undefined ? {} : { runtimeDir: resolve(env.cwd, runtimeDir) }),
     ...(stateDir === undefined ? {} : { stateDir: resolve(env.cwd, stateDir) }),
@@ -261,11 +301,24 @@ function toConfig(
     socketGroup,
     http: flags.http === undefined ? document.http : flags.http,
     listen: flags.listen === undefined ? document.listen : flags.listen,
+    listenInsecureControl: document.listen_insecure_control,
+    tls: toTls(document.tls, (path) => resolve(folder, path)),
     log: { level: document.log.level, format: document.log.format ?? 'auto' },
     messageMaxBytes: document.message.max_bytes,
     unreadMaxBytes: document.message.max_unread_bytes,
     messageBudget: document.message.budget,
     nextStart: nextStartOf(document, overriddenBy(flags)),
+  };
+}
+
+/** Null: it is not configured, or not whole (see `listenProblems`). */
+function toTls(tls: Document['tls'], absolute: (path: string) => string): TlsConfig | null {
+  const { cert, key, client_ca: clientCa, crl, domain, identities, max_connection_age: connectionMaxAgeMs } = tls;
+  if (cert === undefined || key === undefined || clientCa === undefined) return null;
+  return {
+    ...{ cert: absolute(cert), key: absolute(key), clientCa: absolute(clientCa) },
+    crl: crl === undefined ? null : absolute(crl),
+    ...{ domain, mapped: new Map(Object.entries(identities)), connectionMaxAgeMs },
   };
 }
 

@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { addressPattern, parseHttp, parseListen } from './address.ts';
+import { addressPattern, parseHttp } from './address.ts';
 import { parseArguments } from './arguments.ts';
 import { parseEnvValue } from './env.ts';
 import { parseGroup } from './group.ts';
@@ -35,6 +35,10 @@ const poolNamePattern = '^[a-z][a-z0-9_-]{0,62}$';
 const appPattern = '^[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*:[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*$';
 const nodeIdPattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$';
 const variablePattern = '^[A-Za-z_][A-Za-z0-9_]*$';
+
+const grantPattern =
+  '^(role/(viewer|operator|caller)|role/caller/pool/[a-z][a-z0-9_-]{0,62}|controller/[A-Za-z0-9._-]{1,255})$';
+const identityPattern = '^[A-Za-z][A-Za-z0-9+.-]*:[^\\s",]{1,1000}$';
 
 const { atOnce, replacing, nextWorker, nextStart } = effects;
 
@@ -392,14 +396,65 @@ export const schema = sectionBody({
     ),
   }),
   ...takingEffect(nextStart, {
-    listen: quantity(parseListen, { type: 'string', pattern: `^off$|${addressPattern}` })
+    listen: quantity(parseHttp, { type: 'string', pattern: `^off$|${addressPattern}` })
       .prefault('off')
       .meta({
         description:
-          'Loopback address for gRPC over TCP, in addition to the unix socket. Port 0 picks a free port. There is no authentication: every user and process of this host can run commands and stop workers through it. The agent warns of this at its start and in `status`.',
+          'Address for gRPC over TCP, in addition to the unix socket. Port 0 picks a free port. With `tls` the certificate of each client says what it may do. Without, only a loopback address is accepted, and every user and process of this host can run commands through it; the agent warns of this at its start and in `status`.',
         unit: '`HOST:PORT` or `off`',
       }),
+    listen_insecure_control: yesOrNo(
+      false,
+      'Without `tls`: whether `listen` serves Control too. Every user and process of this host can then stop workers and drain the node. Otherwise such calls are refused with PERMISSION_DENIED.',
+    ),
   }),
+  tls: section(
+    takingEffect(nextStart, {
+      cert: nonEmptyText().optional().meta({
+        description:
+          "The agent's certificate for `listen`, in PEM, followed by those between it and its CA. It and the other files are read again when they change; if they cannot be used, the agent goes on with what it has read before.",
+        unit: 'path',
+        fallback: 'none: no TLS',
+      }),
+      key: nonEmptyText()
+        .optional()
+        .meta({ description: 'The private key of `cert`, in PEM without a passphrase.', unit: 'path' }),
+      client_ca: nonEmptyText().optional().meta({
+        description:
+          'The CAs that certificates of clients must come from, in PEM. A client without such a certificate cannot connect.',
+        unit: 'path',
+      }),
+      crl: nonEmptyText().optional().meta({
+        description:
+          'Revoked certificates (CRL), in PEM: one list of each CA in `client_ca`. When it changes, all clients must connect again, and calls that still run on their connections are cut after 30 s. After its next update is due, TLS accepts no client.',
+        unit: 'path',
+        fallback: 'none',
+      }),
+      domain: pattern('^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$', 'a trust domain such as pitwarden.local')
+        .prefault('pitwarden.local')
+        .meta({
+          description:
+            'The trust domain: `spiffe://DOMAIN/role/viewer`, `…/role/operator`, `…/controller/NAME`, `…/role/caller` and `…/role/caller/pool/POOL` among the URIs of a certificate say what its owner may do. A certificate with several has all their roles.',
+          unit: 'text',
+        }),
+      identities: map(
+        pattern(grantPattern, 'role/viewer, role/operator, role/caller, role/caller/pool/POOL or controller/NAME'),
+        identityPattern,
+        checkIdentity,
+      )
+        .prefault({})
+        .meta({
+          description:
+            'Roles of certificates that name none: each key is a URI of a certificate, and its value what follows the domain above, such as `spiffe://corp/ns/ops: role/operator`.',
+          unit: 'map of texts',
+        }),
+      max_connection_age: duration(
+        '1h',
+        'How long a connection of a client may last. Then its calls may go on for 30 s, and the client connects again, so that its certificate is verified again.',
+        { minMs: 1_000 },
+      ),
+    }),
+  ).meta({ description: 'TLS 1.3 for `listen`, with certificates of clients (mTLS).' }),
   log: section(
     takingEffect(nextStart, {
       level: choice(['trace', 'debug', 'info', 'warn', 'error'])
@@ -436,6 +491,11 @@ export type PoolDocument = z.output<typeof pool>;
 function checkPoolName(name: string): string | undefined {
   if (new RegExp(poolNamePattern).test(name)) return undefined;
   return `expected a pool name of a lower-case letter and up to 62 of a-z, 0-9, _ and -, got ${show(name)}`;
+}
+
+function checkIdentity(uri: string): string | undefined {
+  if (new RegExp(identityPattern).test(uri)) return undefined;
+  return `expected the URI of a certificate, such as spiffe://corp/ns/ops, got ${show(uri)}`;
 }
 
 function checkVariable(name: string): string | undefined {

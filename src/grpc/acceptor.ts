@@ -3,7 +3,11 @@ import type { Http2Server, Http2Session } from 'node:http2';
 import type { AddressInfo, Server as Listener, ListenOptions, Socket } from 'node:net';
 import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
-import { ServerCredentials } from '@grpc/grpc-js';
+import { experimental, ServerCredentials } from '@grpc/grpc-js';
+import { authorize } from './access/authorize.ts';
+import type { TcpAccess } from './access/tcp-access.ts';
+import { insecureAccess } from './access/tcp-access.ts';
+import { createTlsConnections } from './access/tls-connections.ts';
 import { limitResets } from './cancels.ts';
 import { connectionOfSession } from './connection.ts';
 import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
@@ -28,10 +32,15 @@ export interface Acceptor {
   /** Settles when all connections are closed. */
   none(): Promise<void>;
   destroyAll(): void;
+  /** Makes clients over TCP connect again, so that their certificates are verified again. */
+  renewTcp(): void;
   connections(): ConnectionNumbers;
 }
 
-export type AcceptorOptions = Omit<ConnectionLimitOptions, 'evictable'>;
+export interface AcceptorOptions extends Omit<ConnectionLimitOptions, 'evictable'> {
+  /** Default: callers over TCP may call everything, as callers at a unix socket. */
+  readonly overTcp?: TcpAccess;
+}
 
 /** The client's first bytes on an HTTP/2 connection. */
 const prefaceBytes = 24;
@@ -41,20 +50,30 @@ const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
-  const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const atSocket = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const { credentials, identityOf, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
+  const atSocketOnly = new Set(http2ServersOf(server));
+  const overTcp = server.createConnectionInjector(
+    experimental.createServerCredentialsWithInterceptors(credentials, [authorize(identityOf)]),
+  );
   watchSessions(server);
+  const tcpConnections = createTlsConnections(connectionMaxAgeMs);
+  for (const http2Server of http2ServersOf(server)) {
+    if (!atSocketOnly.has(http2Server)) http2Server.on('session', tcpConnections.add);
+  }
   const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
   const silent = createSilenceWatch(limit.open);
   const endSearch = closeDeadSessions(() => sessionsOf(server));
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
 
-  const accept = (socket: Socket): void => {
-    if (!limit.admit(socket)) return;
-    silent.add(socket);
-    injector.injectConnection(socket);
-  };
   const listenAt = async (where: ListenOptions, named: string): Promise<Listener> => {
+    const injector = 'host' in where ? overTcp : atSocket;
+    const accept = (socket: Socket): void => {
+      if (!limit.admit(socket)) return;
+      silent.add(socket);
+      injector.injectConnection(socket);
+    };
     const listener = await listen(where, named, accept, options.onRefused);
     listeners.add(listener);
     return listener;
@@ -91,6 +110,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       endSearch();
       limit.destroyAll();
     },
+    renewTcp: tcpConnections.renewAll,
     connections: limit.numbers,
   };
 }

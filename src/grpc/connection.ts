@@ -1,5 +1,6 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 import type { Request, ResponseSink } from '../dispatch/request.ts';
+import type { Identity } from './access/identity.ts';
 import type { Receipts } from './execution/receipts.ts';
 import type { MemoryAccount } from './memory-budget.ts';
 
@@ -19,6 +20,8 @@ export interface Connection {
   worked: () => void;
   /** Called for each call that ended by a reset: see cancels.ts. */
   wasReset: () => void;
+  /** Who calls over it; undefined: whoever connects may call everything, or no call was made yet. */
+  identity: Identity | undefined;
   /** Undefined: grpc-js does not show it. */
   readonly session: Http2Session | undefined;
 }
@@ -119,6 +122,7 @@ function newConnection(session: Http2Session | undefined): Connection {
     decompression: Promise.resolve(),
     worked: () => undefined,
     wasReset: () => undefined,
+    identity: undefined,
     session,
   };
 }

@@ -22,6 +22,8 @@ export interface ApiServer {
   retire(): Promise<void>;
   /** Retires, and cuts the connections that still have calls after `graceMs`. */
   stop(graceMs: number): Promise<void>;
+  /** Makes clients over TCP connect again, so that their certificates are verified again. */
+  renewTcp(): void;
   connections(): ConnectionNumbers;
 }
 
@@ -105,6 +107,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
       cut.abort();
       await cutOff.catch(() => undefined);
     },
+    renewTcp: acceptor.renewTcp,
     connections: acceptor.connections,
   };
 }

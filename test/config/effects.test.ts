@@ -10,6 +10,8 @@ import { loadWith, nameOf } from './loading.ts';
 
 // Changes every key by a reload while a worker runs, and checks that it takes effect when docs/configuration.md says.
 
+const tls = { 'tls.cert': 'a.pem', 'tls.key': 'b.pem', 'tls.client_ca': 'c.pem' };
+
 /**
  * Another value for each key, and what else must be set for it to matter. A new key without an entry fails the test.
  */
@@ -22,6 +24,14 @@ const others: Readonly<Record<string, readonly [unknown, Readonly<Record<string,
   http_allow_remote: [true],
   memory_floor: ['1MiB'],
   listen: ['127.0.0.1:0'],
+  listen_insecure_control: [true],
+  'tls.cert': ['other.pem', tls],
+  'tls.key': ['other.pem', tls],
+  'tls.client_ca': ['other.pem', tls],
+  'tls.crl': ['other.pem', tls],
+  'tls.domain': ['other', tls],
+  'tls.identities': [{ 'spiffe://a/b': 'role/viewer' }, tls],
+  'tls.max_connection_age': ['2h', tls],
   'log.level': ['debug'],
   'log.format': ['json'],
   'message.max_bytes': ['1MiB'],

@@ -147,7 +147,9 @@ describe('a problem has its location, what was expected and what was found:', ()
     [
       'TCP on all addresses',
       'listen: 0.0.0.0:50\npools: {}',
-      [/^1:9: listen: expected a loopback address, got "0.0.0.0": TCP beyond loopback needs mTLS/],
+      [
+        /^1:9: listen: expected a loopback address, got "0.0.0.0": beyond loopback set tls \(cert, key and client_ca\)$/,
+      ],
     ],
     ['a port alone', 'http: 9464\npools: {}', [/got only a port; write 127.0.0.1:9464/]],
     [
@@ -223,7 +225,7 @@ test('flags override the file, and their problems name the flag', async () => {
     ),
   ]);
   expect(await problems('pools: {}', { listen: 'example.org:1' })).toEqual([
-    '--listen: expected a loopback address, got "example.org": TCP beyond loopback needs mTLS, which is not supported yet',
+    '--listen: expected a loopback address, got "example.org": beyond loopback set tls (cert, key and client_ca)',
   ]);
 });
 

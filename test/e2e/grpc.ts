@@ -1,4 +1,10 @@
-import type { ChannelOptions, ClientDuplexStream, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
+import type {
+  ChannelCredentials,
+  ChannelOptions,
+  ClientDuplexStream,
+  ClientReadableStream,
+  ServiceError,
+} from '@grpc/grpc-js';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { clients } from '../../src/grpc/proto.ts';
 import type { ErrorView } from '../../src/grpc/status.ts';
@@ -36,13 +42,14 @@ interface Change {
 type Callback = (error: ServiceError | null, response: Response) => void;
 
 /** Plain grpc-js calls to an agent's socket or HOST:PORT. */
-export function connect(target: string, options: ChannelOptions = {}) {
-  const execution = new clients.Execution(
-    target.startsWith('/') ? `unix:${target}` : target,
-    credentials.createInsecure(),
-    options,
-  );
-  const control = new clients.Control(target.startsWith('/') ? `unix:${target}` : target, credentials.createInsecure());
+export function connect(
+  target: string,
+  options: ChannelOptions = {},
+  secured: ChannelCredentials = credentials.createInsecure(),
+) {
+  const address = target.startsWith('/') ? `unix:${target}` : target;
+  const execution = new clients.Execution(address, secured, options);
+  const control = new clients.Control(address, secured, options);
   const controls = control as unknown as Record<string, (...args: unknown[]) => unknown>;
   const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
   const message = (pool: string, command: string, args: unknown, more: object) => ({

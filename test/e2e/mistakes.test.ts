@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { TestAgent } from './agent.ts';
 import { examples, processesOf, python, root, runToEnd, spawnAgent, until, untilLogged, untilReady } from './agent.ts';
@@ -164,6 +165,7 @@ test('--listen serves the API on a free loopback port with a warning, and refuse
   expect((await agent.cli('status')).stdout).toContain(`warning: ${warning}`);
   const client = connect(node.listen_address);
   expect((await client.execute('text', 'count_words', ['a'])).value).toEqual({ a: 1 });
+  await expect(client.control('DrainNode', {})).rejects.toMatchObject({ code: status.PERMISSION_DENIED });
   client.close();
   const refused = await cli(...agentFlags(config('pools: {}')), '--listen', '0.0.0.0:0');
   expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('--listen: expected a loopback address') });

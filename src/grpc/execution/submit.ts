@@ -115,7 +115,7 @@ class SubmitStream {
     const requestId = message?.request_id ?? '';
     const wrong = refuseWhenLeaving(source) ?? refuseItem(message, this.#open) ?? refuseUnread(source, connection);
     const deadlineMs = timeoutMs > 0 ? source.nowMs() + timeoutMs : Number.POSITIVE_INFINITY;
-    const spec = wrong ?? requestSpecOf(source, message, deadlineMs, true);
+    const spec = wrong ?? requestSpecOf(source, connection, message, deadlineMs, true);
     if ('code' in spec) return this.#refuse(message, spec);
     const heldBytes = spec.payload.length + overheadBytes;
     if (connection.memory?.take(heldBytes) === false) {

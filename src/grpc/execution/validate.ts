@@ -1,6 +1,7 @@
 import type { RequestError, RequestSpec } from '../../dispatch/request.ts';
 import { code, requestError } from '../../dispatch/request.ts';
 import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
+import { mayCall } from '../access/identity.ts';
 import { compact } from '../compact.ts';
 import type { Connection } from '../connection.ts';
 import { UnreadableMessage } from '../proto.ts';
@@ -33,7 +34,7 @@ export function specOfCall(
 ): CheckedSpec | RequestError {
   const spec =
     refuseUnread(source, connection) ??
-    requestSpecOf(source, call.request, deadlineOf(source, call.getDeadline()), streams);
+    requestSpecOf(source, connection, call.request, deadlineOf(source, call.getDeadline()), streams);
   if ('code' in spec) countRefused(source, call.request, spec);
   return spec;
 }
@@ -47,9 +48,10 @@ export function countRefused(
   if (message !== null && 'pool' in message) dispatch.countRefused(message.pool, code);
 }
 
-/** Checks the fields of a request. Dispatch checks whether its pool and command exist. */
+/** Checks the fields of a request, and whether its caller may call the pool. Dispatch checks whether pool and command exist. */
 export function requestSpecOf(
   source: ExecutionSource,
+  { identity }: Connection,
   message: ExecuteMessage | UnreadableMessage | null,
   deadlineMs: number,
   streams: boolean,
@@ -57,6 +59,10 @@ export function requestSpecOf(
   if (message instanceof UnreadableMessage) return requestError(code.invalidArgument, message.problem);
   if (message === null || message.pool === '')
     return requestError(code.invalidArgument, 'pool: expected a name, got nothing');
+  const { pool } = message;
+  if (identity !== undefined && !mayCall(identity, pool)) {
+    return requestError(code.permissionDenied, `pool: expected one that ${identity.name} may call, got "${pool}"`);
+  }
   if (message.command === '') return requestError(code.invalidArgument, 'command: expected a name, got nothing');
   if (message.payload.length > source.payloadMaxBytes) {
     const most = `at most ${source.payloadMaxBytes} bytes (message.max_bytes)`;

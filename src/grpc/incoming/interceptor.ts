@@ -52,6 +52,8 @@ export function boundIncoming(options: IncomingOptions): ServerInterceptor {
   const ofStreams: Room = { ...ofUnary, waitMs: waitForRoomMs };
   return (method, call) => {
     const base = call as unknown as BaseCall;
+    // Another interceptor has refused the call (access/authorize.ts): nothing of it is read.
+    if (base.stream === undefined) return call as ServerInterceptingCall;
     const connection = connectionOfStream(base.stream);
     connection.memory ??= newAccount();
     const room = method.requestStream ? ofStreams : ofUnary;

@@ -1,0 +1,41 @@
+/** What an identity may do. docs/control-plane.md explains the roles to users. */
+export const roles = ['viewer', 'operator', 'controller', 'caller'] as const;
+export type Role = (typeof roles)[number];
+
+const reads: readonly Role[] = ['viewer', 'operator', 'controller'];
+const changes: readonly Role[] = ['operator', 'controller'];
+const calls: readonly Role[] = ['caller'];
+
+/**
+ * Which roles may call a method of the agent's API: one of them is enough. A method that is not in this table is refused for
+ * everybody. Callers at the unix socket have all roles, because its file permissions decide who they are.
+ */
+export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
+  ...rows('pitwarden.v1.Execution', calls, ['Execute', 'ExecuteStream', 'Submit']),
+  ...rows('pitwarden.v1.Control', reads, [
+    ...[
+      'GetNode',
+      'ListPools',
+      'ListWorkers',
+      'GetWorker',
+      'ListExits',
+      'GetRegistry',
+      'Explain',
+      'Watch',
+      'WatchRoll',
+    ],
+  ]),
+  ...rows('pitwarden.v1.Control', changes, [
+    ...['ScalePool', 'StartWorker', 'StopWorker', 'DrainWorker', 'RecycleWorker', 'DrainPool', 'ResumePool'],
+    ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode'],
+  ]),
+  // It ends the agent so that another version of the program takes over, which only people at the host do.
+  ...rows('pitwarden.v1.Control', ['operator'], ['Handover']),
+  ...rows('grpc.health.v1.Health', roles, ['Check', 'List', 'Watch']),
+  ...rows('grpc.reflection.v1.ServerReflection', roles, ['ServerReflectionInfo']),
+  ...rows('grpc.reflection.v1alpha.ServerReflection', roles, ['ServerReflectionInfo']),
+]);
+
+function rows(service: string, allowed: readonly Role[], methods: readonly string[]): [string, readonly Role[]][] {
+  return methods.map((method) => [`/${service}/${method}`, allowed]);
+}
