@@ -17,9 +17,11 @@ export function needs(what: Need, isThere: boolean, why = ''): Pick<TestOptions,
 
 export type Need =
   | '/proc'
+  | 'buf'
   | 'cgroup mounts'
   | 'cgroups'
   | 'chosen pids'
+  | 'go'
   | 'hole punching'
   | 'huge files'
   | 'mounts'

@@ -35,5 +35,7 @@ define(
     b'cuteStream\x12\x1c.pitwarden.v1.ExecuteRequest'
     b'\x1a\x1d.pitwarden.v1.ExecuteResponse0\x01\x12G\n\x06Sub'
     b'mit\x12\x1b.pitwarden.v1.SubmitRequest\x1a\x1c.pitwa'
-    b'rden.v1.SubmitResponse(\x010\x01b\x06proto3',
+    b'rden.v1.SubmitResponse(\x010\x01BI\n\x0cpitwarden.'
+    b'v1B\x0eExecutionProtoP\x01Z\x18pitwarden/v1;pitwa'
+    b'rdenv1\xaa\x02\x0cPitwarden.V1b\x06proto3',
 )

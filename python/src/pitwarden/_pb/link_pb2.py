@@ -66,5 +66,7 @@ define(
     b'on\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t"\x08\n\x06Recall"\x07\n\x05D'
     b'rain"\x18\n\x04Stop\x12\x10\n\x08grace_ms\x18\x01 \x01(\r2O\n\nWorker'
     b'Link\x12A\n\x06Attach\x12\x19.pitwarden.v1.WorkerFram'
-    b'e\x1a\x18.pitwarden.v1.AgentFrame(\x010\x01b\x06proto3',
+    b'e\x1a\x18.pitwarden.v1.AgentFrame(\x010\x01BD\n\x0cpitwa'
+    b'rden.v1B\tLinkProtoP\x01Z\x18pitwarden/v1;pitwa'
+    b'rdenv1\xaa\x02\x0cPitwarden.V1b\x06proto3',
 )
