@@ -24,6 +24,7 @@ export type Need =
   | 'huge files'
   | 'mounts'
   | 'namespaces'
+  | 'openssl'
   | 'prometheus'
   | 'Python 3.10'
   | 'root'
