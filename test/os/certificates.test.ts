@@ -10,6 +10,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import type { AddressInfo } from 'node:net';
@@ -334,6 +335,14 @@ test('issue replaces no file, and then leaves the index as it was', async () => 
 });
 
 describe('a folder that is not whole is refused:', () => {
+  const entry = {
+    serial: 'AB'.repeat(16),
+    identity: '',
+    hosts: [],
+    issued_at_ms: 0,
+    expires_at_ms: 0,
+    revoked_at_ms: 0,
+  };
   test.each<[string, (ca: string) => unknown, RegExp]>([
     [
       'a torn index',
@@ -347,6 +356,11 @@ describe('a folder that is not whole is refused:', () => {
       /version: expected one of 1, got 2/,
     ],
     ['an odd field', (ca) => writeIndexed(ca, { ...indexed(ca), crl_number: -1 }), /index.json: crl_number: /],
+    [
+      'a serial that stands there twice',
+      (ca) => writeIndexed(ca, { ...indexed(ca), certificates: [entry, entry] }),
+      /index.json: certificates: expected each serial once; put the file back from a backup/,
+    ],
     ['no index', (ca) => rmSync(indexFile(ca)), /ENOENT/],
     [
       'too large an index',
@@ -428,7 +442,8 @@ describe('revoke', () => {
     const backup = read(join(ca, 'index.json'));
     const issued = await issue(ca, join(folder, 'op'));
     writeFileSync(join(ca, 'index.json'), backup);
-    await revokeCertificate(ca, join(folder, 'op.crt'), nowMs);
+    symlinkSync(join(folder, 'op.crt'), join(folder, 'link.crt'));
+    await revokeCertificate(ca, join(folder, 'link.crt'), nowMs);
     expect(readAuthority(ca).index.certificates).toMatchObject([
       { serial: issued.serial, identity: issued.identity, expires_at_ms: issued.expires_at_ms, revoked_at_ms: nowMs },
     ]);

@@ -1,6 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import { randomBytes } from 'node:crypto';
-import { accessSync, constants, existsSync, lstatSync, mkdirSync } from 'node:fs';
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, realpathSync } from 'node:fs';
 import { mkdtemp, rename, rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { CertificateHolder } from '../../domain/certificate-identity.ts';
@@ -201,7 +201,7 @@ function findCertificate({ directory, index }: Authority, which: string): Issued
     throw new CertificateError(`${wanted}, got "${which.slice(0, 200)}"`);
   }
   const own = readOwnCertificate(directory);
-  const given = parseCertificate(which);
+  const given = parseCertificate(realpathSync(which));
   if (given.ca || !given.verify(own.publicKey)) {
     const got = given.ca ? 'the certificate of a CA' : `one of ${oneLine(given.issuer)}`;
     throw new CertificateError(`${which}: expected a certificate that the CA in ${directory} has issued, got ${got}`);

@@ -33,7 +33,9 @@ const contents = z.object({
   /** The number of the revocation list that was written last, or was to be written. */
   crl_number: z.int().min(1),
   /** Oldest first. */
-  certificates: z.array(certificate),
+  certificates: z
+    .array(certificate)
+    .refine((all) => new Set(all.map((each) => each.serial)).size === all.length, 'expected each serial once'),
 });
 
 export type IssuedCertificate = Readonly<z.infer<typeof certificate>>;
