@@ -18,8 +18,7 @@ const program = new Command('pitwarden')
     writeErr: (text) => {
       if (!wantsJson) printError(text.trimEnd());
     },
-    outputError: (text, write) =>
-      write(`${text.trimEnd()}${suggestion(text, { commands: safe, flags: flagsOf(program) })}`),
+    outputError: (text, write) => write(withSuggestion(text, program, safe)),
   })
   .exitOverride();
 
@@ -44,6 +43,15 @@ function command(nameAndArgs: string, description: string, kind: 'safe' | 'chang
 function talking(nameAndArgs: string, description: string, kind: 'safe' | 'changes'): Command {
   return command(nameAndArgs, description, kind)
     .option('--socket <path>', "the agent's socket (default: PITWARDEN_SOCKET, or agent.sock in the runtime directory)")
+    .option('--json', 'print JSON, errors too');
+}
+
+/** A command of `ca`, which works on a folder and needs no agent. */
+function certifying(nameAndArgs: string, description: string): Command {
+  return ca
+    .command(nameAndArgs)
+    .description(description)
+    .requiredOption('--dir <dir>', 'folder of the authority')
     .option('--json', 'print JSON, errors too');
 }
 
@@ -114,6 +122,29 @@ talking('handover', 'replace the agent with a new one, which takes over its work
 talking('events', 'what happens from now on', 'safe')
   .option('--pool <pool>', "only this pool's")
   .action(lazy(async () => (await import('./cli/events.ts')).events));
+const ca = command('ca', 'a small certificate authority, for TLS between callers, controllers and agents', 'safe');
+// As a command of its own it would suggest those of the agent.
+ca.configureOutput({ outputError: (text, write) => write(withSuggestion(text, ca, ['init', 'issue', 'show'])) });
+certifying('init', 'make a certificate authority; never replaces one')
+  .option('--domain <domain>', 'trust domain of the identities (default: pitwarden.local)')
+  .option('--days <n>', 'how long the authority is valid', '3650')
+  .action(lazy(async () => (await import('./cli/ca.ts')).caInit));
+certifying('issue', 'issue a certificate with a new key, as NAME.crt and NAME.key')
+  .requiredOption('--out <name>', 'name of the files, without .crt and .key')
+  .option('--role <role>', 'for callers: viewer, operator or caller')
+  .option('--controller <name>', 'for a controller')
+  .option('--node <node>', "for an agent's server: its node id")
+  .option('--pool <pool>', 'with --role or --controller: for this pool alone')
+  .option('--host <host,…>', 'with --node or --controller: host names and IP addresses that are dialled')
+  .option('--days <n>', 'how long it is valid', '90')
+  .action(lazy(async () => (await import('./cli/ca.ts')).caIssue));
+certifying(
+  'revoke <certificate>',
+  'revoke a certificate, given as its serial or its file, and write the next CRL',
+).action(lazy(async () => (await import('./cli/ca.ts')).caRevoke));
+certifying('show', 'what was issued to whom, until when, and what is revoked').action(
+  lazy(async () => (await import('./cli/ca.ts')).caShow),
+);
 command('version', 'the version of pitwarden', 'safe').action(
   lazy(async () => {
     const { print } = await import('./cli/print.ts');
@@ -136,6 +167,10 @@ try {
   await program.parseAsync();
 } catch (error) {
   process.exitCode = report(error);
+}
+
+function withSuggestion(text: string, root: Command, commands: readonly string[]): string {
+  return `${text.trimEnd()}${suggestion(text, { commands, flags: flagsOf(root) })}`;
 }
 
 function flagsOf(root: Command): string[] {

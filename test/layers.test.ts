@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -87,4 +87,12 @@ test('the rules of the layers bite', () => {
   rmSync(dir, { recursive: true });
   const found = [...`${stdout}${stderr}`.matchAll(/^(src\/\S+\.ts):\d+:\d+ lint\/style\/noRestrictedImports/gm)];
   expect(found.map((match) => match[1]).sort()).toEqual(expected.sort());
+});
+
+test('one file alone makes certificates with @peculiar/x509', () => {
+  const files = readdirSync(join(root, 'src'), { recursive: true }).map(String);
+  const importing = files.filter(
+    (file) => file.endsWith('.ts') && readFileSync(join(root, 'src', file), 'utf8').includes("'@peculiar/"),
+  );
+  expect(importing).toEqual(['os/certificates/x509.ts']);
 });

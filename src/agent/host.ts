@@ -5,12 +5,13 @@ import type { OutputDirectory } from '../os/output/output-directory.ts';
 import { openOutputDirectory } from '../os/output/output-directory.ts';
 import type { Guardian } from '../os/process/guardian.ts';
 import { startGuardian } from '../os/process/guardian.ts';
-import type { DirectoryLock } from '../os/storage/agent-lock.ts';
-import { isUnwritable, lockDirectory } from '../os/storage/agent-lock.ts';
+import { lockDirectory } from '../os/storage/agent-lock.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
 import { clearRuntimeDirectory, prepareRuntimeDirectory, prepareStateDirectory } from '../os/storage/directories.ts';
 import type { Ledger, LedgerSnapshot } from '../os/storage/ledger.ts';
 import { openLedger } from '../os/storage/ledger.ts';
+import type { FileLock } from '../os/storage/lock-file.ts';
+import { isUnwritable } from '../os/storage/lock-file.ts';
 import type { PassedSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Adoption } from '../workers/restore.ts';
@@ -20,7 +21,7 @@ import { classifySurvivors } from '../workers/restore.ts';
 export interface Host {
   readonly paths: RuntimeDirectory;
   /** The lock of the runtime directory comes first. */
-  readonly locks: readonly DirectoryLock[];
+  readonly locks: readonly FileLock[];
   readonly ledger: Ledger;
   /** The content of the ledger at the start. */
   readonly ledgerSnapshot: LedgerSnapshot;
@@ -60,7 +61,7 @@ export async function openHost(config: Config, passedSocket: PassedSocket | null
  * Always locks the runtime directory. A state directory that is read-only or full may remain unlocked: it is more
  * important that an agent reaches its workers.
  */
-function lockAll({ runtimeDir, stateDir }: Config, log: Log): DirectoryLock[] {
+function lockAll({ runtimeDir, stateDir }: Config, log: Log): FileLock[] {
   const locks = [lockDirectory(runtimeDir)];
   if (stateDir === runtimeDir) return locks;
   try {

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { replaceDurably } from './durable-file.ts';
 
 /**
  * Small files that are either complete or invalid: one line `KIND VERSION SHA256`, then one line of JSON that the
@@ -11,24 +10,7 @@ import { dirname } from 'node:path';
 export type Unsealed = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly why: string };
 
 export async function writeSealed(path: string, kind: string, version: number, value: object): Promise<void> {
-  const text = seal(kind, version, value);
-  const beside = `${path}.new`;
-  try {
-    // A file of this name, left by a writer that died or put there by someone else, is removed rather than overwritten.
-    await rm(beside, { force: true });
-    const file = await open(beside, 'wx', 0o600);
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(beside, path);
-  } catch (error) {
-    await rm(beside, { force: true }).catch(() => undefined);
-    throw error;
-  }
-  await syncFolder(dirname(path));
+  await replaceDurably(path, seal(kind, version, value));
 }
 
 export function seal(kind: string, version: number, value: object): string {
@@ -55,14 +37,4 @@ export function unseal(text: string, kind: string, versions: readonly number[]):
 
 function sum(body: string): string {
   return createHash('sha256').update(body).digest('hex');
-}
-
-/** A new file is durable only once its folder is synced. */
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }
