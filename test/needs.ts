@@ -20,6 +20,7 @@ export type Need =
   | 'cgroup mounts'
   | 'cgroups'
   | 'chosen pids'
+  | 'go'
   | 'hole punching'
   | 'huge files'
   | 'mounts'
