@@ -16,6 +16,7 @@ import type { Host } from './host.ts';
 import { serveWorkers } from './link.ts';
 import { loopHealth } from './loop.ts';
 import type { Opened } from './opened.ts';
+import { healthReporter } from './pool-health.ts';
 import { readiness } from './readiness.ts';
 import { watchRuntime } from './runtime-watch.ts';
 import type { Servers } from './servers.ts';
@@ -78,9 +79,10 @@ function addServices({ config, core, servers, control, started }: SurfaceParts):
     leaving: control.leaving,
   });
   const health = addApi(servers.api.server, execution, afterStart(controlService(control), started));
-  subscribers.subscribe((changes) => {
-    if (changes.node) health.setServing(loop.state().node.phase === 'running');
-  });
+  // Until the first step knows them. They are no unknown pools.
+  for (const pool of config.node.pools.keys()) health.setPool(pool, 'NOT_SERVING');
+  subscribers.subscribe(healthReporter(health, loop.state));
+  control.leaving.addEventListener('abort', health.leave, { once: true });
 }
 
 function addGauges({ core, servers, opened }: SurfaceParts): void {

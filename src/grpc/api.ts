@@ -1,14 +1,18 @@
 import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
-import { HealthImplementation } from 'grpc-health-check';
+import type { Health, ServingStatus } from './health.ts';
+import { createHealth } from './health.ts';
 import { healthDefinition, packageDefinition, services } from './proto.ts';
 
-const serving = ['', 'pitwarden.v1.Execution', 'pitwarden.v1.Control'] as const;
-
-export interface Api {
-  /** Sets the status that grpc.health.v1 reports for the server and both services. */
-  setServing(serving: boolean): void;
+/** What grpc.health.v1 reports. At first the node serves, and no pool is known. */
+export interface ReportedHealth extends Pick<Health, 'leave'> {
+  /** Sets the status of the whole node, of Execution and of Control. */
+  setNode(status: ServingStatus): void;
+  setPool(pool: string, status: ServingStatus): void;
+  removePool(pool: string): void;
 }
+
+const nodeServices = ['', 'pitwarden.v1.Execution', 'pitwarden.v1.Control'] as const;
 
 /** Makes calls wait until the agent knows its pools and workers. An earlier answer would say that there are none. */
 export function afterStart(
@@ -32,18 +36,28 @@ export function addApi(
   server: Server,
   execution: UntypedServiceImplementation,
   control: UntypedServiceImplementation,
-): Api {
+): ReportedHealth {
   server.addService(services.Execution, execution);
   server.addService(services.Control, control);
-  const health = new HealthImplementation(Object.fromEntries(serving.map((name) => [name, 'SERVING' as const])));
-  health.addToServer(server);
+  const health = createHealth();
+  const setNode = (status: ServingStatus): void => {
+    for (const name of nodeServices) health.set(name, status);
+  };
+  setNode('SERVING');
+  server.addService(services.Health, health.service);
   new ReflectionService(
     { ...packageDefinition, ...healthDefinition },
     { services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'grpc.health.v1.Health'] },
   ).addToServer(server);
   return {
-    setServing: (isServing) => {
-      for (const name of serving) health.setStatus(name, isServing ? 'SERVING' : 'NOT_SERVING');
-    },
+    setNode,
+    setPool: (pool, status) => health.set(poolService(pool), status),
+    removePool: (pool) => health.remove(poolService(pool)),
+    leave: health.leave,
   };
+}
+
+/** The name by which callers ask for the health of a pool. */
+function poolService(pool: string): string {
+  return `pitwarden.pool.${pool}`;
 }

@@ -45,7 +45,6 @@ const fieldsMost: Readonly<Record<string, number>> = {
  */
 export const packageDefinition = load(['execution', 'control', 'link'].map((name) => `pitwarden/v1/${name}.proto`));
 
-/** For reflection alone. grpc-health-check serves the service. */
 export const healthDefinition = load(['grpc/health/v1/health.proto']);
 
 const loaded = loadPackageDefinition(packageDefinition);
@@ -55,10 +54,11 @@ export const clients = {
   Control: client('Control'),
 };
 
-export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink', ServiceDefinition>> = {
+export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink' | 'Health', ServiceDefinition>> = {
   Execution: lean(client('Execution').service),
   Control: client('Control').service,
   WorkerLink: lean(client('WorkerLink').service),
+  Health: healthDefinition['grpc.health.v1.Health'] as ServiceDefinition,
 };
 
 /** Encodes and decodes messages that are sent outside of calls. */
