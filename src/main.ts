@@ -134,7 +134,7 @@ certifying('issue', 'issue a certificate with a new key, as NAME.crt and NAME.ke
   .option('--role <role>', 'for callers: viewer, operator or caller')
   .option('--controller <name>', 'for a controller')
   .option('--node <node>', "for an agent's server: its node id")
-  .option('--pool <pool>', 'with --role or --controller: for this pool alone')
+  .option('--pool <pool>', 'with --role caller: for this pool alone')
   .option('--host <host,…>', 'with --node or --controller: host names and IP addresses that are dialled')
   .option('--days <n>', 'how long it is valid', '90')
   .action(lazy(async () => (await import('./cli/ca.ts')).caIssue));

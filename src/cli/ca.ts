@@ -114,18 +114,20 @@ function parseHolder({ role, controller, node, ...options }: IssueOptions): Cert
     const got = given.map(([name]) => `--${name}`).join(' and ') || 'none of them';
     throw usage(`expected one of --role, --controller and --node, got ${got}`);
   }
-  if (pool !== null) refuse('--pool', poolNameProblem(pool));
+  if (pool !== null) {
+    refuse('--pool', poolNameProblem(pool));
+    if (role !== 'caller') throw usage('--pool: expected it with --role caller, got it without');
+  }
   if (role !== undefined) {
     if (isCertificateRole(role)) return { kind: 'role', role, pool };
     throw usage(`--role: expected one of ${certificateRoles.join(', ')}, got "${role}"`);
   }
   if (controller !== undefined) {
     refuse('--controller', holderNameProblem(controller));
-    return { kind: 'controller', name: controller, pool };
+    return { kind: 'controller', name: controller };
   }
   const name = node ?? '';
   refuse('--node', holderNameProblem(name));
-  if (pool !== null) throw usage('--pool: expected it with --role or --controller, got it with --node');
   return { kind: 'node', name };
 }
 

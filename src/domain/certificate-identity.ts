@@ -3,8 +3,9 @@
  * lists the forms.
  */
 export type CertificateHolder =
+  /** `pool`: the only pool whose commands a caller may call; null: all of them, or another role. */
   | { readonly kind: 'role'; readonly role: CertificateRole; readonly pool: string | null }
-  | { readonly kind: 'controller'; readonly name: string; readonly pool: string | null }
+  | { readonly kind: 'controller'; readonly name: string }
   | { readonly kind: 'node'; readonly name: string };
 
 export const certificateRoles = ['viewer', 'operator', 'caller'] as const;
@@ -21,8 +22,8 @@ const poolPattern = /^[a-z][a-z0-9_-]{0,62}$/;
 export function identityUri(trustDomain: string, holder: CertificateHolder): string {
   const domain = `spiffe://${trustDomain}`;
   if (holder.kind === 'node') return `${domain}/node/${holder.name}`;
-  const pool = holder.pool === null ? '' : `/pool/${holder.pool}`;
-  return holder.kind === 'role' ? `${domain}/role/${holder.role}${pool}` : `${domain}/controller/${holder.name}${pool}`;
+  if (holder.kind === 'controller') return `${domain}/controller/${holder.name}`;
+  return `${domain}/role/${holder.role}${holder.pool === null ? '' : `/pool/${holder.pool}`}`;
 }
 
 export function isCertificateRole(text: string): text is CertificateRole {

@@ -36,10 +36,10 @@ test('what was issued and revoked is shown, as a table and as JSON', () => {
     certificate: 'n1.crt',
     key: 'n1.key',
   });
-  const issued = ca('issue', '--dir', 'ca', '--out', 'op', '--role', 'operator', '--pool', 'text', '--days', '9');
+  const issued = ca('issue', '--dir', 'ca', '--out', 'op', '--role', 'caller', '--pool', 'text', '--days', '9');
   expect(issued).toMatchObject({ status: 0, stderr: '' });
   expect(issued.stdout).toMatch(
-    /^op\.crt, op\.key: spiffe:\/\/d\.example\/role\/operator\/pool\/text, valid until \d{4}-\d\d-\d\d\nserial [0-9A-F]{32}\n$/,
+    /^op\.crt, op\.key: spiffe:\/\/d\.example\/role\/caller\/pool\/text, valid until \d{4}-\d\d-\d\d\nserial [0-9A-F]{32}\n$/,
   );
   const revoked = json('revoke', '--dir', 'ca', 'op.crt');
   expect(revoked).toMatchObject({ crl: 'ca/ca.crl', crl_number: 2 });
@@ -82,13 +82,13 @@ test.each<[readonly string[], string]>([
   [['issue', '--dir', 'ca', '--out', 'x', '--node', 'a/b', '--host', 'a'], '--node: expected a name of letters'],
   [
     ['issue', '--dir', 'ca', '--out', 'x', '--node', 'n', '--host', 'a', '--pool', 'p'],
-    '--pool: expected it with --role or --controller, got it with --node',
+    '--pool: expected it with --role caller, got it without',
   ],
   [
     ['issue', '--dir', 'ca', '--out', 'x', '--role', 'viewer', '--host', 'a'],
     '--host: expected it with --node or --controller, got it with --role',
   ],
-  [['issue', '--dir', 'ca', '--out', 'x', '--role', 'viewer', '--pool', 'P'], "--pool: expected a pool's name"],
+  [['issue', '--dir', 'ca', '--out', 'x', '--role', 'caller', '--pool', 'P'], "--pool: expected a pool's name"],
   [['issue', '--dir', 'ca', '--out', '../', '--role', 'viewer'], '--out: expected the name of files, got "../"'],
   [
     ['issue', '--dir', 'ca', '--out', 'x', '--role', 'viewer', '--days', '1.5'],

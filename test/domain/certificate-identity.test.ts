@@ -10,8 +10,7 @@ import {
 test.each<[CertificateHolder, string]>([
   [{ kind: 'role', role: 'viewer', pool: null }, 'spiffe://d.example/role/viewer'],
   [{ kind: 'role', role: 'caller', pool: 'text' }, 'spiffe://d.example/role/caller/pool/text'],
-  [{ kind: 'controller', name: 'eu-1', pool: null }, 'spiffe://d.example/controller/eu-1'],
-  [{ kind: 'controller', name: 'eu-1', pool: 'text' }, 'spiffe://d.example/controller/eu-1/pool/text'],
+  [{ kind: 'controller', name: 'eu-1' }, 'spiffe://d.example/controller/eu-1'],
   [{ kind: 'node', name: 'host-7.eu' }, 'spiffe://d.example/node/host-7.eu'],
 ])('the identity of %o is %s', (holder, uri) => {
   expect(identityUri('d.example', holder)).toBe(uri);

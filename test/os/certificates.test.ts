@@ -112,7 +112,7 @@ describe('openssl', needs('openssl', spawnSync('openssl', ['version']).status ==
     ({ folder, ca } = await newAuthority(20_000));
     await issue(ca, join(folder, 'op'));
     await issue(ca, join(folder, 'n1'), node, ['localhost', '::1']);
-    await issue(ca, join(folder, 'r1'), { kind: 'controller', name: 'r1', pool: 'text' }, ['r1.example'], 10_000);
+    await issue(ca, join(folder, 'r1'), { kind: 'controller', name: 'r1' }, ['r1.example'], 10_000);
   });
   const verify = (name: string, ...flags: string[]) =>
     openssl('verify', '-x509_strict', '-CAfile', join(ca, 'ca.crt'), ...flags, join(folder, `${name}.crt`));
