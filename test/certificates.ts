@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 /** Certificates made by openssl, so that a mistake of ours in making them cannot hide one in reading them. */
 export const hasOpenssl = (() => {
@@ -67,7 +67,7 @@ commonName = supplied
       '-key',
       join(dir, 'ca.key'),
       '-subj',
-      '/CN=test',
+      `/CN=${basename(dir)}`,
       '-days',
       '30',
       ...usage,

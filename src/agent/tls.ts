@@ -71,7 +71,11 @@ export async function openTls(
         // A disk may take longer than the interval.
         if (looking) return;
         looking = true;
-        void look(renew).finally(() => (looking = false));
+        look(renew)
+          .catch((error: unknown) => log.warn(`tls: ${String(error)}`))
+          .finally(() => {
+            looking = false;
+          });
       }, lookEveryMs).unref();
     },
     close: () => clearInterval(timer),
@@ -80,5 +84,6 @@ export async function openTls(
 
 /** Whether a client that was let in by the files of before may not be let in by these. */
 function mayExclude(before: TlsFiles, now: TlsFiles): boolean {
-  return !before.clientCa.equals(now.clientCa) || (now.crl !== null && before.crl?.equals(now.crl) !== true);
+  if (!before.clientCa.equals(now.clientCa)) return true;
+  return now.crls.some((list) => !before.crls.some((earlier) => earlier.equals(list)));
 }

@@ -137,7 +137,7 @@ const recycle = section(
       max_idle: durationOrOff(
         'off',
         'A worker that has served requests is replaced after this time without any, to free the memory that it holds.',
-        { minMs: 1_000 },
+        { minMs: 1_000, maxMs: 24 * 86_400_000 },
       ),
     }),
     memory: memory.meta({ description: 'Limits on the memory of a worker and all its descendants.' }),

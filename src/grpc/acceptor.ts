@@ -10,7 +10,7 @@ import { insecureAccess } from './access/tcp-access.ts';
 import { createTlsConnections } from './access/tls-connections.ts';
 import { limitResets } from './cancels.ts';
 import { connectionOfSession } from './connection.ts';
-import type { ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
+import type { ConnectionLimit, ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
 import { closeDeadSessions } from './dead-sessions.ts';
 import { createFairReading } from './fair-reading.ts';
@@ -38,7 +38,7 @@ export interface Acceptor {
 }
 
 export interface AcceptorOptions extends Omit<ConnectionLimitOptions, 'evictable'> {
-  /** Default: callers over TCP may call everything, as callers at a unix socket. */
+  /** Default: callers over TCP may call everything, as callers at a unix socket. With it they may take only part of the connections. */
   readonly overTcp?: TcpAccess;
 }
 
@@ -48,29 +48,54 @@ const prefaceTimeoutMs = 10_000;
 /** How long a client may take to hang up after we have. */
 const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
+/** The part of all connections that may be over TCP, where strangers can connect. The rest is left for the unix socket. */
+const tcpShare = 0.75;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
   const atSocket = server.createConnectionInjector(ServerCredentials.createInsecure());
   const { credentials, identityOf, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
+  const authorizing = options.overTcp === undefined ? [] : [authorize(identityOf)];
   const atSocketOnly = new Set(http2ServersOf(server));
   const overTcp = server.createConnectionInjector(
-    experimental.createServerCredentialsWithInterceptors(credentials, [authorize(identityOf)]),
+    experimental.createServerCredentialsWithInterceptors(credentials, authorizing),
   );
   watchSessions(server);
+  const { max, onRefused } = options;
+  const all = limitConnections({ max, onRefused, evictable: () => longestIdle(server, () => true) });
+  const limits = options.overTcp === undefined ? { unix: all, tcp: all } : limitApart();
+  const silent = createSilenceWatch();
   const tcpConnections = createTlsConnections(connectionMaxAgeMs);
   for (const http2Server of http2ServersOf(server)) {
-    if (!atSocketOnly.has(http2Server)) http2Server.on('session', tcpConnections.add);
+    if (atSocketOnly.has(http2Server)) continue;
+    http2Server.on('session', tcpConnections.add);
+    // The socket below it does not show that we have hung up.
+    http2Server.on('secureConnection', silent.add);
   }
-  const limit = limitConnections({ ...options, evictable: () => longestIdle(server) });
-  const silent = createSilenceWatch(limit.open);
   const endSearch = closeDeadSessions(() => sessionsOf(server));
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
 
+  /** Each makes room among its own connections only, so that strangers over TCP close none at the unix socket. */
+  function limitApart(): Readonly<Record<'unix' | 'tcp', ConnectionLimit>> {
+    const isTcp = (session: Http2Session): boolean => tcpConnections.open.has(session);
+    const unix: ConnectionLimit = limitConnections({
+      max: () => max() - tcp.open.size,
+      evictable: () => longestIdle(server, (session) => !isTcp(session)),
+      onRefused,
+    });
+    const tcp: ConnectionLimit = limitConnections({
+      max: () => Math.min(Math.floor(max() * tcpShare), max() - unix.open.size),
+      evictable: () => longestIdle(server, isTcp),
+      onRefused,
+    });
+    return { unix, tcp };
+  }
+
   const listenAt = async (where: ListenOptions, named: string): Promise<Listener> => {
-    const injector = 'host' in where ? overTcp : atSocket;
+    const isTcp = 'host' in where;
+    const injector = isTcp ? overTcp : atSocket;
     const accept = (socket: Socket): void => {
-      if (!limit.admit(socket)) return;
+      if (!limits[isTcp ? 'tcp' : 'unix'].admit(socket)) return;
       silent.add(socket);
       injector.injectConnection(socket);
     };
@@ -85,7 +110,18 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       atPath.get(path)?.close();
       atPath.set(path, await listenAt({ path }, path));
     },
-    listenAtDescriptor: async (fd) => void (await listenAt({ fd } as ListenOptions, `file descriptor ${fd}`)),
+    listenAtDescriptor: async (fd) => {
+      const listener = await listenAt({ fd } as ListenOptions, `file descriptor ${fd}`);
+      const address = listener.address();
+      // Whoever can open a unix socket may call everything. Over TCP anyone could.
+      if (typeof address === 'object' && address !== null) {
+        listener.close();
+        const wanted = 'expected a unix socket from the service manager (ListenStream=PATH)';
+        throw new Error(
+          `${wanted}, got TCP at ${address.address}:${address.port}; for TCP set listen in the configuration`,
+        );
+      }
+    },
     listenAtHost: async (host, port) => {
       const addresses = await addressesOf(host);
       let got = port;
@@ -104,14 +140,23 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       for (const listener of listeners) listener.close();
       listeners.clear();
     },
-    none: limit.none,
+    none: async () => void (await Promise.all([limits.unix.none(), limits.tcp.none()])),
     destroyAll: () => {
       silent.stop();
       endSearch();
-      limit.destroyAll();
+      for (const limit of Object.values(limits)) limit.destroyAll();
     },
     renewTcp: tcpConnections.renewAll,
-    connections: limit.numbers,
+    connections: () => {
+      const numbers = [...new Set(Object.values(limits))].map((limit) => limit.numbers());
+      const sum = (of: (each: ConnectionNumbers) => number) => numbers.reduce((total, each) => total + of(each), 0);
+      return {
+        open: sum(({ open }) => open),
+        max: max(),
+        refused: sum(({ refused }) => refused),
+        evicted: sum(({ evicted }) => evicted),
+      };
+    },
   };
 }
 
@@ -133,7 +178,7 @@ function watchSessions(server: Server): void {
 }
 
 /** Cuts connections whose clients send no preface in time, or do not hang up after we have. */
-function createSilenceWatch(open: Iterable<Socket>): { add(socket: Socket): void; stop(): void } {
+function createSilenceWatch(): { add(socket: Socket): void; stop(): void } {
   const acceptedAtMs = new Map<Socket, number>();
   const hungUpAtMs = new WeakMap<Socket, number>();
   const isOver = (socket: Socket, nowMs: number): boolean => {
@@ -146,7 +191,7 @@ function createSilenceWatch(open: Iterable<Socket>): { add(socket: Socket): void
   };
   const sweep = setInterval(() => {
     const nowMs = performance.now();
-    for (const socket of open) if (isOver(socket, nowMs)) socket.destroy();
+    for (const socket of acceptedAtMs.keys()) if (isOver(socket, nowMs)) socket.destroy();
   }, sweepEveryMs);
   sweep.unref();
   return {
@@ -202,11 +247,11 @@ async function addressesOf(host: string): Promise<string[]> {
  * The session that has had no calls for the longest time. It is read from a private field of grpc-js. If a later version renames
  * the field, no session is evicted, and new connections are refused at the limit.
  */
-function longestIdle(server: Server): Evictable | undefined {
+function longestIdle(server: Server, isCandidate: (session: Http2Session) => boolean): Evictable | undefined {
   let found: Http2Session | undefined;
   let idleSinceMs = Number.POSITIVE_INFINITY;
   for (const [session, { activeStreams, lastIdle }] of sessionsOf(server)) {
-    if (activeStreams > 0 || session.destroyed || lastIdle >= idleSinceMs) continue;
+    if (activeStreams > 0 || session.destroyed || lastIdle >= idleSinceMs || !isCandidate(session)) continue;
     found = session;
     idleSinceMs = lastIdle;
   }

@@ -142,6 +142,22 @@ test('a port in use is reported at once with exit code 1, no worker is started, 
   taken.close();
 });
 
+test('a TCP socket that a service manager passes is refused, because everybody could call everything there', async () => {
+  const passing = `
+import os, socket, sys
+passed = socket.create_server(("127.0.0.1", 0))
+os.dup2(passed.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])`;
+  const flags = [...agentFlags(config('pools: {}')), '--http', 'off'];
+  const refused = await runToEnd('python3', ['-c', passing, process.execPath, bin, ...flags]);
+  expect(refused).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/expected a unix socket from the service manager .*, got TCP at 127\.0\.0\.1:\d+/),
+  });
+});
+
 test('an interpreter without the SDK fails with the name of the missing module', async () => {
   const bare = join(dir, 'python');
   writeFileSync(bare, '#!/bin/sh\nexec python3 -S -I "$@"\n', { mode: 0o755 });

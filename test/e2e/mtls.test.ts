@@ -182,6 +182,7 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
     const client = dial(certificate);
     const other = dial(issued('not-revoked', 'URI:spiffe://test.example/role/caller'));
     await word(client);
+    const stubborn = await unwilling(certificate);
     ours.revoke(certificate);
     await untilLogged(agent, 'tls: the files have changed');
     await until(
@@ -193,7 +194,33 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
       'the revoked certificate to be refused',
     );
     expect((await word(other)).value).toEqual({ a: 1 });
+    await stubborn.cut;
   });
+
+  /** A connection that does not hang up when the agent does. Resolves to a promise that settles when it is cut. */
+  async function unwilling({ cert, key }: Certificate): Promise<{ readonly cut: Promise<void> }> {
+    const [host = '', port = ''] = target.split(':');
+    const socket = connectTls({
+      ...{ host, port: Number(port), ca: readFileSync(ours.cert), cert: readFileSync(cert), key: readFileSync(key) },
+      ...{ ALPNProtocols: ['h2'], allowHalfOpen: true },
+    });
+    socket.on('error', () => undefined);
+    const cut = new Promise<void>((resolve) => {
+      socket.once('end', () => {
+        // Only a write shows that the other end is gone, and not just silent.
+        const writing = setInterval(() => socket.write('x'), 200);
+        socket.once('close', () => {
+          clearInterval(writing);
+          resolve();
+        });
+      });
+    });
+    socket.resume();
+    await new Promise((resolve) => socket.once('secureConnect', resolve));
+    // The preface of HTTP/2, and empty settings.
+    socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0');
+    return { cut };
+  }
 
   test('a new certificate holds for new connections while calls run, and none of them fails', async () => {
     const certificate = issued('steady', 'URI:spiffe://test.example/role/caller');

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServerUnaryCall, ServiceError, sendUnaryData } from '@grpc/grpc-js';
 import { Client, credentials } from '@grpc/grpc-js';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
+import { insecureAccess } from '../../src/grpc/access/tcp-access.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
 import { createServer } from '../../src/grpc/server.ts';
@@ -149,6 +150,19 @@ test('stopping a server cuts a connection whose client does not hang up', async 
   // The client reads nothing.
   socket.write('x');
   await new Promise((resolve) => socket.once('close', resolve));
+});
+
+test('strangers over TCP leave room for the unix socket', async () => {
+  const connections = { max: () => max, onRefused: () => undefined, overTcp: insecureAccess(false) };
+  const other = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20), connections });
+  onTestFinished(() => other.stop(0));
+  const ownPath = join(dir, 'own.sock');
+  await other.bind(`unix:${ownPath}`);
+  const port = await other.bind('127.0.0.1:0');
+  const held = await stranger(ownPath);
+  for (let i = 0; i < max * 2; i += 1) await stranger({ host: '127.0.0.1', port });
+  await vi.waitFor(() => expect(other.connections()).toMatchObject({ open: max, evicted: max + 1, refused: 0 }));
+  expect(held.destroyed).toBe(false);
 });
 
 test('a server at localhost listens at each of its addresses, at one port', async () => {

@@ -1,6 +1,7 @@
+import { connect as connectHttp2 } from 'node:http2';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { credentials, Metadata, Server, status } from '@grpc/grpc-js';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { Identity } from '../../src/grpc/access/identity.ts';
 import type { Role } from '../../src/grpc/access/roles.ts';
 import { roles, rolesByMethod } from '../../src/grpc/access/roles.ts';
@@ -129,6 +130,23 @@ test('over TCP without TLS callers may run commands, and control the agent only 
   );
   await api?.stop(0);
   expect(await callAll(await serve(insecureAccess(true)))).toEqual(new Map());
+});
+
+test('the stream of a refused call is closed although its client goes on sending', async () => {
+  const target = await serve(somebody([]));
+  const session = connectHttp2(`http://${target}`);
+  onTestFinished(() => session.destroy());
+  const stream = session.request({
+    ...{ ':method': 'POST', ':path': '/pitwarden.v1.Execution/Submit' },
+    ...{ 'content-type': 'application/grpc', te: 'trailers' },
+  });
+  stream.on('error', () => undefined);
+  stream.resume();
+  stream.write(Buffer.alloc(1_000));
+  const headers = await new Promise<Record<string, unknown>>((resolve) => stream.once('response', resolve));
+  expect(headers['grpc-status']).toBe(String(status.PERMISSION_DENIED));
+  await new Promise((resolve) => stream.once('close', resolve));
+  expect(session.closed).toBe(false);
 });
 
 test('a refused call with a large message is answered at once, and nothing of the message is held', async () => {

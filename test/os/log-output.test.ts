@@ -68,6 +68,35 @@ setTimeout(() => exitProcess(${code}, false), 100);`,
   30_000,
 );
 
+test('a process that exits at once has nobody else signalled, such as its reaper', async () => {
+  const script = `
+import { exitProcess } from ${dist('os/process/exit')};
+exitProcess(7, false);`;
+  // Waits for all processes that it has started or inherited.
+  const reaper = `
+import ctypes, os, signal, subprocess, sys
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append("SIGTERM"))
+assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER
+started = [subprocess.Popen([sys.argv[1], "--input-type=module", "-e", sys.argv[2]]) for _ in range(8)]
+codes = []
+while True:
+    try:
+        pid, status = os.wait()
+    except ChildProcessError:
+        break
+    if pid in [each.pid for each in started]:
+        codes.append(os.waitstatus_to_exitcode(status))
+print(signals, set(codes))`;
+  const child = spawn('python3', ['-c', reaper, process.execPath, script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let printed = '';
+  child.stdout.on('data', (data) => {
+    printed += data;
+  });
+  expect(await once(child, 'exit')).toEqual([0, null]);
+  expect(printed).toBe('[] {7}\n');
+}, 60_000);
+
 test('a process survives the loss of its log reader, and exits normally', async () => {
   const child = run(talker(2_000, orderly), 'pipe');
   child.stdout?.destroy();

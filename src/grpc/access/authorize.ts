@@ -1,4 +1,5 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
+import { constants } from 'node:http2';
 import type { ServerInterceptor } from '@grpc/grpc-js';
 import { ServerInterceptingCall, status } from '@grpc/grpc-js';
 import { connectionOfStream } from '../connection.ts';
@@ -18,6 +19,8 @@ export function authorize(identityOf: (session: Http2Session | undefined) => Ide
     return new ServerInterceptingCall(call, {
       start: (next) => {
         next(deaf);
+        // A client that goes on sending would keep the stream, and grpc-js would read and drop all of it.
+        stream?.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR));
         call.sendStatus({ code: status.PERMISSION_DENIED, details: refusal(path, needed, identity) });
       },
     });

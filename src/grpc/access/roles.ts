@@ -1,4 +1,4 @@
-/** What an identity may do. docs/control-plane.md explains the roles to users. */
+/** What an identity may do. docs/control-plane-tls.md explains the roles to users. */
 export const roles = ['viewer', 'operator', 'controller', 'caller'] as const;
 export type Role = (typeof roles)[number];
 
@@ -29,7 +29,7 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
     ...['ScalePool', 'StartWorker', 'StopWorker', 'DrainWorker', 'RecycleWorker', 'DrainPool', 'ResumePool'],
     ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode'],
   ]),
-  // It ends the agent so that another version of the program takes over, which only people at the host do.
+  // It ends the agent so that another version of the program takes over, which is no business of a controller.
   ...rows('pitwarden.v1.Control', ['operator'], ['Handover']),
   ...rows('grpc.health.v1.Health', roles, ['Check', 'List', 'Watch']),
   ...rows('grpc.reflection.v1.ServerReflection', roles, ['ServerReflectionInfo']),

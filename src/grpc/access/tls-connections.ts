@@ -1,7 +1,10 @@
 import type { Http2Session } from 'node:http2';
+import { handshakeTimeoutMs } from './tls-credentials.ts';
 
 /** How long the calls of a connection that must end may go on. */
 const callsMaxMs = 30_000;
+/** Longer delays than this end at once in Node. */
+const timerMaxMs = 2 ** 31 - 1;
 
 /**
  * Connections over TLS. A certificate is verified once, when its connection is made. So a connection ends in time, and its client
@@ -9,25 +12,44 @@ const callsMaxMs = 30_000;
  */
 export interface TlsConnections {
   add(session: Http2Session): void;
-  /** Ends all connections that are open now: they take no new calls, and are cut after 30 s. */
+  readonly open: ReadonlySet<Http2Session>;
+  /**
+   * Ends all connections that are open now: they take no new calls, and are cut after 30 s. The same for those whose handshake
+   * goes on now: it began with what held before.
+   */
   renewAll(): void;
 }
 
 export function createTlsConnections(maxAgeMs: number): TlsConnections {
   const open = new Set<Http2Session>();
+  /** Connections that were made while handshakes of before the last `renewAll` may have gone on. */
+  const doubtful = new Set<Http2Session>();
+  let handshakes: NodeJS.Timeout | undefined;
+  const endDoubtful = (): void => {
+    handshakes = undefined;
+    for (const session of doubtful) end(session);
+    doubtful.clear();
+  };
   return {
+    open,
     add: (session) => {
       open.add(session);
+      if (handshakes !== undefined) doubtful.add(session);
       // Connections that began together, as after a restart, do not end together.
       const ageMs = maxAgeMs * (0.9 + Math.random() * 0.1);
-      const timer = Number.isFinite(ageMs) ? setTimeout(() => end(session), ageMs).unref() : undefined;
+      const timer = Number.isFinite(ageMs)
+        ? setTimeout(() => end(session), Math.min(ageMs, timerMaxMs)).unref()
+        : undefined;
       session.once('close', () => {
         clearTimeout(timer);
         open.delete(session);
+        doubtful.delete(session);
       });
     },
     renewAll: () => {
       for (const session of open) end(session);
+      clearTimeout(handshakes);
+      handshakes = setTimeout(endDoubtful, handshakeTimeoutMs + 1_000).unref();
     },
   };
 }

@@ -7,11 +7,12 @@ export interface TlsMaterial {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly clientCa: Buffer;
-  /** Null: no revocation list is configured. */
-  readonly crl: Buffer | null;
+  /** A revocation list of each CA; empty: none is configured. */
+  readonly crls: readonly Buffer[];
 }
 
-const handshakeTimeoutMs = 10_000;
+/** How long a client may take for the handshake. */
+export const handshakeTimeoutMs = 10_000;
 
 /**
  * TLS 1.3 with client certificates. grpc-js's own credentials take no revocation list, and no later certificates. `replace` applies
@@ -32,10 +33,10 @@ export class MutualTlsCredentials extends ServerCredentials {
   }
 }
 
-export function contextOptions({ cert, key, clientCa, crl }: TlsMaterial): SecureContextOptions {
+export function contextOptions({ cert, key, clientCa, crls }: TlsMaterial): SecureContextOptions {
   return {
     ...{ cert, key, ca: clientCa, minVersion: 'TLSv1.3' },
-    ...(crl === null ? {} : { crl }),
+    ...(crls.length === 0 ? {} : { crl: [...crls] }),
     // A resumed session is not verified again, so it would outlive a revocation.
     secureOptions: constants.SSL_OP_NO_TICKET,
   };

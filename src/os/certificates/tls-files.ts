@@ -15,7 +15,8 @@ export interface TlsFiles {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly clientCa: Buffer;
-  readonly crl: Buffer | null;
+  /** The lists in the file of `crl`; empty: none is configured. */
+  readonly crls: readonly Buffer[];
   /** When the agent's own certificate expires, in ms of Unix time. */
   readonly expiresAtMs: number;
   /** Differs if any file's content differs. */
@@ -53,11 +54,31 @@ export async function readTlsFiles(paths: TlsPaths): Promise<TlsFilesRead> {
       new X509Certificate(clientCa);
       createSecureContext({ ca: clientCa });
     });
-    if (crl !== null) {
-      parsed('crl', paths.crl ?? '', 'a list of revoked certificates in PEM', () => createSecureContext({ crl }));
+    for (const [name, path, pem] of [
+      ['cert', paths.cert, cert],
+      ['client_ca', paths.clientCa, clientCa],
+    ] as const) {
+      // TLS takes the certificates of a file that is cut off in the middle.
+      parsed(name, path, 'whole certificates in PEM', () =>
+        blocksOf(pem)
+          .filter((block) => block.includes('CERTIFICATE-----'))
+          .map((block) => new X509Certificate(block)),
+      );
+    }
+    const crls =
+      crl === null
+        ? []
+        : parsed('crl', paths.crl ?? '', 'lists of revoked certificates in PEM', () => {
+            const lists = blocksOf(crl);
+            createSecureContext({ crl: lists });
+            return lists;
+          });
+    const expiresAtMs = Date.parse(own.validTo);
+    if (!Number.isFinite(expiresAtMs)) {
+      throw new Problem(`tls.cert: expected a certificate with an end, got "${own.validTo}" in ${paths.cert}`);
     }
     const digest = digestOf([cert, key, clientCa, crl ?? Buffer.alloc(0)]);
-    return { ok: true, files: { cert, key, clientCa, crl, expiresAtMs: Date.parse(own.validTo), digest } };
+    return { ok: true, files: { cert, key, clientCa, crls, expiresAtMs, digest } };
   } catch (error) {
     return { ok: false, problem: error instanceof Problem ? error.message : `tls: ${String(error)}` };
   }
@@ -101,6 +122,15 @@ function parsed<T>(key: string, path: string, wanted: string, parse: () => T): T
     // What the library says may quote the file, which may be a key.
     throw new Problem(`tls.${key}: expected ${wanted}, got a file that cannot be read as that: ${path}`);
   }
+}
+
+/** The blocks of a file in PEM. Throws if there is none, or if one is not whole. */
+function blocksOf(pem: Buffer): Buffer[] {
+  const text = pem.toString('latin1');
+  const blocks = text.match(/-----BEGIN ([A-Z0-9 ]+)-----[^-]+-----END \1-----/g) ?? [];
+  const begun = text.split('-----BEGIN ').length - 1;
+  if (blocks.length === 0 || begun !== blocks.length) throw new Error('expected whole blocks');
+  return blocks.map((block) => Buffer.from(`${block}\n`, 'latin1'));
 }
 
 function digestOf(parts: readonly Buffer[]): string {

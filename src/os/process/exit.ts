@@ -32,21 +32,24 @@ export function exitProcess(code: number, isStuck: boolean): never {
  */
 function killUnlessGone(signal: NodeJS.Signals): void {
   if (process.env['SYSTEMD_EXEC_PID'] === String(process.pid)) return;
+  // A shell that starts late has another parent already, which is none of its business.
   const script = `
+parent=$1
 is_there() {
   read -r stat <"/proc/$$/stat" || exit
   set -- \${stat##*) }
-  [ "\${2:-}" = "$PPID" ] || exit
+  [ "\${2:-}" = "$parent" ] || exit
 }
+is_there
 for signal in ${signal.slice(3)} KILL; do
   looks=0
   while [ $looks -lt ${exitMaxMs / lookEveryMs} ]; do
-    sleep ${lookEveryMs / 1_000}
+    sleep ${lookEveryMs / 1_000} || exit
     is_there
     looks=$((looks + 1))
   done
-  kill -s $signal "$PPID"
+  kill -s $signal "$parent"
 done`;
-  const env = { PATH: process.env['PATH'] ?? '/usr/bin:/bin' };
-  startProcess('/bin/sh', ['-c', script], { env, cwd: '/', detached: true }).unref();
+  const env = { PATH: process.env['PATH'] || '/usr/bin:/bin' };
+  startProcess('/bin/sh', ['-c', script, 'sh', String(process.pid)], { env, cwd: '/', detached: true }).unref();
 }
