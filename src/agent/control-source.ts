@@ -18,7 +18,7 @@ export interface ControlParts {
   readonly ledger: Host['ledger'];
   /** Filled in while the agent starts. */
   readonly addresses: TcpAddresses;
-  /** What people at the host should know. */
+  /** Surfaces without authentication, and files of `tls` that cannot be used: for `status` and GetNode. */
   warnings(): readonly string[];
   readonly leaving: AbortSignal;
   readonly handOver: ControlSource['handOver'];

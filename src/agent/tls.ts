@@ -11,8 +11,6 @@ export interface Tls {
   readonly access: TcpAccess;
   /** What is wrong with the files as they are now; empty: nothing. The agent goes on with the last good ones. */
   problem(): string;
-  /** When the agent's own certificate expires, in ms of Unix time; null: there is no TLS. */
-  expiresAtMs(): number | null;
   /** Looks at the files every 5 s. `renew` makes callers connect again: who was let in by earlier files may not be by these. */
   watch(renew: () => void): void;
   close(): void;
@@ -28,7 +26,7 @@ export async function openTls(
 ): Promise<Tls> {
   if (config === null) {
     const access = insecureAccess(listenInsecureControl);
-    return { access, problem: () => '', expiresAtMs: () => null, watch: () => undefined, close: () => undefined };
+    return { access, problem: () => '', watch: () => undefined, close: () => undefined };
   }
   let signature = await signatureOf(config);
   const read = await readTlsFiles(config);
@@ -64,7 +62,6 @@ export async function openTls(
   return {
     access: tlsAccess(credentials, config, config.connectionMaxAgeMs),
     problem: () => problem,
-    expiresAtMs: () => files.expiresAtMs,
     watch: (renew) => {
       let looking = false;
       timer = setInterval(() => {

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { defaultTrustDomain, trustDomainPattern } from '../domain/certificate-identity.ts';
 import { addressPattern, parseHttp } from './address.ts';
 import { parseArguments } from './arguments.ts';
 import { parseEnvValue } from './env.ts';
@@ -430,8 +431,8 @@ export const schema = sectionBody({
         unit: 'path',
         fallback: 'none',
       }),
-      domain: pattern('^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$', 'a trust domain such as pitwarden.local')
-        .prefault('pitwarden.local')
+      domain: pattern(trustDomainPattern, `a trust domain such as ${defaultTrustDomain}`)
+        .prefault(defaultTrustDomain)
         .meta({
           description:
             'The trust domain: `spiffe://DOMAIN/role/viewer`, `…/role/operator`, `…/controller/NAME`, `…/role/caller` and `…/role/caller/pool/POOL` among the URIs of a certificate say what its owner may do. A certificate with several has all their roles.',

@@ -14,7 +14,7 @@ export type CertificateRole = (typeof certificateRoles)[number];
 export const defaultTrustDomain = 'pitwarden.local';
 
 /** As the SPIFFE standard has it, and with a letter or digit at both ends, so that it can be a DNS name. */
-const trustDomainPattern = /^[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?$/;
+export const trustDomainPattern = '^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$';
 /** The same as `node.id` and the names of pools in the configuration. */
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/;
 const poolPattern = /^[a-z][a-z0-9_-]{0,62}$/;
@@ -32,7 +32,7 @@ export function isCertificateRole(text: string): text is CertificateRole {
 
 /** Why this cannot be a trust domain; undefined if it can. */
 export function trustDomainProblem(text: string): string | undefined {
-  if (trustDomainPattern.test(text)) return undefined;
+  if (new RegExp(trustDomainPattern).test(text)) return undefined;
   return `expected lower-case letters, digits, dots, _ and -, as in ${defaultTrustDomain}, got ${quoted(text)}`;
 }
 

@@ -1,4 +1,5 @@
 import type { X509Certificate } from 'node:crypto';
+import { isCertificateRole } from '../../domain/certificate-identity.ts';
 import type { Role } from './roles.ts';
 import { roles } from './roles.ts';
 
@@ -79,8 +80,7 @@ export function grantOfPath(path: string): Grant | undefined {
   const [kind, name = '', pools, pool = '', ...more] = path.split('/');
   if (more.length > 0 || name === '') return undefined;
   if (kind === 'controller') return pools === undefined ? { role: 'controller', pool: null } : undefined;
-  const role = (['viewer', 'operator', 'caller'] as const).find((each) => each === name);
-  if (kind !== 'role' || role === undefined) return undefined;
-  if (pools === undefined) return { role, pool: null };
-  return role === 'caller' && pools === 'pool' && pool !== '' ? { role, pool } : undefined;
+  if (kind !== 'role' || !isCertificateRole(name)) return undefined;
+  if (pools === undefined) return { role: name, pool: null };
+  return name === 'caller' && pools === 'pool' && pool !== '' ? { role: name, pool } : undefined;
 }
