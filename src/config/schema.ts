@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 import { defaultTrustDomain, trustDomainPattern } from '../domain/certificate-identity.ts';
+import { nodeIdPattern, poolNamePattern } from '../domain/names.ts';
 import { addressPattern, parseHttp } from './address.ts';
 import { parseArguments } from './arguments.ts';
 import { parseEnvValue } from './env.ts';
@@ -32,13 +33,12 @@ import { show } from './units.ts';
  * A section's rules are checked even if some of its keys are invalid, so that one run reports everything.
  */
 
-const poolNamePattern = '^[a-z][a-z0-9_-]{0,62}$';
 const appPattern = '^[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*:[A-Za-z_]\\w*(\\.[A-Za-z_]\\w*)*$';
-const nodeIdPattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$';
 const variablePattern = '^[A-Za-z_][A-Za-z0-9_]*$';
 
-const grantPattern =
-  '^(role/(viewer|operator|caller)|role/caller/pool/[a-z][a-z0-9_-]{0,62}|controller/[A-Za-z0-9._-]{1,255})$';
+/** A pattern without its anchors. */
+const inner = (pattern: string): string => pattern.slice(1, -1);
+const grantPattern = `^(role/(viewer|operator|caller)|role/caller/pool/${inner(poolNamePattern)}|controller/${inner(nodeIdPattern)})$`;
 const identityPattern = '^[A-Za-z][A-Za-z0-9+.-]*:[^\\s",]{1,1000}$';
 
 const { atOnce, replacing, nextWorker, nextStart } = effects;

@@ -1,3 +1,5 @@
+import { nodeIdPattern, poolNamePattern } from './names.ts';
+
 /**
  * Whom a certificate names: a SPIFFE id, which is a URI in the certificate's subject alternative names. docs/control-plane-tls.md
  * lists the forms.
@@ -15,9 +17,8 @@ export const defaultTrustDomain = 'pitwarden.local';
 
 /** As the SPIFFE standard has it, and with a letter or digit at both ends, so that it can be a DNS name. */
 export const trustDomainPattern = '^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$';
-/** The same as `node.id` and the names of pools in the configuration. */
-const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/;
-const poolPattern = /^[a-z][a-z0-9_-]{0,62}$/;
+const namePattern = new RegExp(nodeIdPattern);
+const poolPattern = new RegExp(poolNamePattern);
 
 export function identityUri(trustDomain: string, holder: CertificateHolder): string {
   const domain = `spiffe://${trustDomain}`;

@@ -215,7 +215,15 @@ test('@grpc/grpc-js does not check health by itself, as docs/health.md says', as
   const answeredBy = new Set<string>();
   await until(async () => answeredBy.add((await callOnce()).workerId).size === 2, 'both nodes to answer');
   await first.agent.cli('drain', 'text');
-  await delay(500);
+  const health = new HealthClient(first.address, credentials.createInsecure());
+  onTestFinished(() => health.close());
+  const status = () =>
+    new Promise((resolve) => {
+      health['Check']?.call(health, { service }, (error: ServiceError | null, answer?: { status: string }) =>
+        resolve(error?.message ?? answer?.status),
+      );
+    });
+  await until(async () => (await status()) === 'NOT_SERVING', 'the first node to report that it drains');
   const failures: unknown[] = [];
   for (let call = 0; call < 10; call += 1) await callOnce().catch((error) => failures.push(error));
   expect(failures.length).toBeGreaterThan(0);
