@@ -7,17 +7,19 @@ import { startSubject } from './processes.ts';
 
 export interface BenchAgent extends Subject {
   readonly socket: string;
+  /** host:port of `listen`; empty: none. */
+  readonly listenAddress: string;
   /** The samples of /metrics, by name with labels as they stand there. */
   metrics(): Promise<ReadonlyMap<string, number>>;
 }
 
-/** An agent as its users run it, with everything on; pools in YAML. */
-export async function startBenchAgent(pools: Readonly<Record<string, string>>): Promise<BenchAgent> {
+/** An agent as its users run it, with everything on; pools in YAML, and other keys of the configuration. */
+export async function startBenchAgent(pools: Readonly<Record<string, string>>, keys = ''): Promise<BenchAgent> {
   const folder = mkdtempSync(join(tmpdir(), 'pitwarden-bench-'));
   const common = `app: bench_app:app, python: ${python}, cwd: ${root}bench/subjects`;
   const lines = Object.entries(pools).map(([name, keys]) => `  ${name}: { ${common}, ${keys} }`);
   const config = join(folder, 'pitwarden.yaml');
-  writeFileSync(config, `pools:\n${lines.join('\n')}\n`);
+  writeFileSync(config, `${keys}\npools:\n${lines.join('\n')}\n`);
   const flags = ['--runtime-dir', join(folder, 'run'), '--state-dir', join(folder, 'state'), '--http', '127.0.0.1:0'];
   const nodeFlags = (process.env['BENCH_NODE_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '');
   const subject = await startSubject(
@@ -25,10 +27,12 @@ export async function startBenchAgent(pools: Readonly<Record<string, string>>): 
     [...nodeFlags, join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags],
     { ready: /ready to serve/, readyWithinMs: 180_000 },
   );
+  const [, listenAddress = ''] = /gRPC at (127\.0\.0\.1:\d+)/.exec(subject.output()) ?? [];
   const http = /http:\/\/(127\.0\.0\.1:\d+)/.exec(subject.output())?.[1] ?? '';
   return {
     ...subject,
     socket: join(folder, 'run/agent.sock'),
+    listenAddress,
     metrics: async () => {
       const text = await (await fetch(`http://${http}/metrics`)).text();
       const samples = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));

@@ -1,14 +1,21 @@
 // Our own load, for what h2load cannot speak: node client.js '{"kind":"submit",…}'; prints one line of JSON.
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { connect as http2Connect } from 'node:http2';
 import { createConnection } from 'node:net';
 import type { ClientDuplexStream } from '@grpc/grpc-js';
 import { Client, credentials } from '@grpc/grpc-js';
 import type { Type } from 'protobufjs';
-import { ExecuteRequest, ExecuteResponse, encodeAsk, SubmitRequest, SubmitResponse } from './messages.ts';
+import { grpcFrame } from './h2load.ts';
+import { ExecuteRequest, ExecuteResponse, encodeAsk, executePath, SubmitRequest, SubmitResponse } from './messages.ts';
 import { percentile } from './statistics.ts';
 
 export interface ClientLoad {
-  readonly kind: 'submit' | 'stream' | 'socket';
+  readonly kind: 'submit' | 'stream' | 'socket' | 'execute';
+  /** Path of a unix socket; for `execute` also a URL of node:http2. */
   readonly socket: string;
+  /** For `execute` at an https URL: files in PEM. */
+  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
   readonly pool: string;
   readonly command: string;
   readonly payloadBytes: number;
@@ -160,8 +167,45 @@ function socket({ socket: path, payloadBytes, inFlight, seconds: wanted }: Clien
   });
 }
 
+/** Execute calls over one connection by node:http2: h2load has no client certificates. */
+async function execute(asked: ClientLoad): Promise<Counted> {
+  const { socket: url, tls, pool, command, payloadBytes, inFlight, seconds: wanted } = asked;
+  const files = tls && { ca: readFileSync(tls.ca), cert: readFileSync(tls.cert), key: readFileSync(tls.key) };
+  const session = http2Connect(url, { ...files, settings: { initialWindowSize: windowBytes } });
+  await once(session, 'connect');
+  session.setLocalWindowSize(windowBytes);
+  const body = grpcFrame(encodeAsk({ pool, command, payloadBytes }));
+  const headers = { ':method': 'POST', ':path': executePath, 'content-type': 'application/grpc', te: 'trailers' };
+  const found: Counted = { requests: 0, seconds: 0, times: [] };
+  const startedAtMs = performance.now();
+  const one = async (): Promise<void> => {
+    const sentAtMs = performance.now();
+    const stream = session.request(headers);
+    let [bytes, status] = [0, ''];
+    stream.on('data', (data: Buffer) => {
+      bytes += data.length;
+    });
+    stream.on('trailers', (trailers) => {
+      status = String(trailers['grpc-status']);
+    });
+    stream.end(body);
+    await once(stream, 'close');
+    if (status !== '0' || bytes < payloadBytes) {
+      throw new Error(`expected grpc-status 0 and ${payloadBytes} bytes or more, got ${status} and ${bytes}`);
+    }
+    found.requests += 1;
+    if (found.times.length < timesMax) found.times.push(performance.now() - sentAtMs);
+  };
+  const again = async (): Promise<void> => {
+    while (performance.now() - startedAtMs < wanted * 1000) await one();
+  };
+  await Promise.all(Array.from({ length: inFlight }, again));
+  found.seconds = (performance.now() - startedAtMs) / 1000;
+  return found;
+}
+
 const load = JSON.parse(process.argv[2] ?? '{}') as ClientLoad;
-const { requests, seconds, times } = await { submit, stream, socket }[load.kind](load);
+const { requests, seconds, times } = await { submit, stream, socket, execute }[load.kind](load);
 const result = {
   requests,
   seconds,

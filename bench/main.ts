@@ -4,17 +4,19 @@ import { publish } from './report.ts';
 import { floor } from './suites/floor.ts';
 import type { SuiteOptions } from './suites/options.ts';
 import { peers } from './suites/peers.ts';
+import { tls } from './suites/tls.ts';
 import { memory, weight } from './suites/weight.ts';
 
 const suites: Readonly<Record<string, (options: SuiteOptions) => Promise<Report>>> = {
   floor,
   weight,
   memory,
+  tls,
   peers,
 };
 const usage = `npm run bench -- [${Object.keys(suites).join('|')}]… [--rounds 5] [--seconds 2] [--only TEXT] [--docs]
 
-Without a name: all of floor, weight, memory. peers: what else there is, installed by pip into .pitwarden/peers.
+Without a name: all of floor, weight, memory, tls. peers: what else there is, installed by pip into .pitwarden/peers.
 --only "128 B, 32": only the settings whose title holds that.
 --docs: the tables go into docs/benchmarks.md.
 `;
@@ -36,7 +38,7 @@ if (values.help || unknown.length > 0) {
   process.stdout.write(usage);
   process.exit(unknown.length > 0 ? 2 : 0);
 }
-const names = positionals.length > 0 ? positionals : ['floor', 'weight', 'memory'];
+const names = positionals.length > 0 ? positionals : ['floor', 'weight', 'memory', 'tls'];
 for (const name of names) {
   const suite = suites[name];
   if (suite === undefined) continue;
