@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 
 const root = join(import.meta.dirname, '..');
 const fixture = join(root, 'test/fixtures/go-caller');
-const env = {
+export const goEnv = {
   ...process.env,
   // Where Go's own archives are unpacked.
   PATH: `${process.env['PATH']}:/usr/local/go/bin`,
@@ -23,7 +23,12 @@ export const goColdMs = 300_000;
 /** Why Go or its modules cannot be had; empty: they can. A module that is not the pinned one is no excuse. */
 export function goProblem(): string {
   const args = ['list', '-deps', 'tool', 'google.golang.org/grpc', 'google.golang.org/grpc/credentials/insecure'];
-  const { error, status, stderr } = spawnSync('go', args, { cwd: fixture, env, encoding: 'utf8', timeout: 60_000 });
+  const { error, status, stderr } = spawnSync('go', args, {
+    cwd: fixture,
+    env: goEnv,
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
   if (error !== undefined) return error.message;
   if (status === 0 || /checksum mismatch|missing go\.sum/.test(stderr)) return '';
   return stderr.trim().split('\n').at(-1) ?? `go list ended with ${status}`;
@@ -44,5 +49,5 @@ export async function buildGoClients(folder: string): Promise<void> {
 }
 
 export async function runIn(folder: string, file: string, ...args: string[]): Promise<string> {
-  return (await promisify(execFile)(file, args, { cwd: folder, env })).stdout;
+  return (await promisify(execFile)(file, args, { cwd: folder, env: goEnv })).stdout;
 }

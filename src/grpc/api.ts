@@ -1,8 +1,8 @@
 import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
-import { ReflectionService } from '@grpc/reflection';
 import type { Health, ServingStatus } from './health.ts';
 import { createHealth } from './health.ts';
-import { healthDefinition, packageDefinition, services } from './proto.ts';
+import { services } from './proto.ts';
+import { addReflection } from './reflection.ts';
 
 /** What grpc.health.v1 reports. At first the node serves, and no pool is known. */
 export interface ReportedHealth extends Pick<Health, 'leave'> {
@@ -45,10 +45,7 @@ export function addApi(
   };
   setNode('SERVING');
   server.addService(services.Health, health.service);
-  new ReflectionService(
-    { ...packageDefinition, ...healthDefinition },
-    { services: ['pitwarden.v1.Execution', 'pitwarden.v1.Control', 'grpc.health.v1.Health'] },
-  ).addToServer(server);
+  addReflection(server);
   return {
     setNode,
     setPool: (pool, status) => health.set(poolService(pool), status),

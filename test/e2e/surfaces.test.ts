@@ -54,11 +54,16 @@ def fields(data):
         length = varint()
         yield tag >> 3, data[:length]
         data = data[length:]
-asked = iter([b"\\x22\\x15grpc.health.v1.Health"])
-(described,) = list(channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(asked))
+def files_with(symbol):
+    asked = iter([b"\\x22" + bytes([len(symbol)]) + symbol])
+    (described,) = list(channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(asked))
+    return [descriptor_pb2.FileDescriptorProto.FromString(file) for _, file in fields(dict(fields(described))[4])]
+messages = {message.name: message for file in files_with(b"pitwarden.v1.Control") for message in file.message_type}
+reserved = [(each.start, each.end) for each in messages["Pool"].reserved_range]
+assert reserved == [(13, 14)], f"the end is exclusive: {reserved}"
 pool = descriptor_pool.DescriptorPool()
-for _, file in fields(dict(fields(described))[4]):
-    pool.Add(descriptor_pb2.FileDescriptorProto.FromString(file))
+for file in files_with(b"grpc.health.v1.Health"):
+    pool.Add(file)
 method = pool.FindServiceByName("grpc.health.v1.Health").methods_by_name["List"]
 answer = message_factory.GetMessageClass(method.output_type).FromString(channel.unary_unary("/grpc.health.v1.Health/List")(b""))
 pools = {"pitwarden.pool.text", "pitwarden.pool.faults"}
