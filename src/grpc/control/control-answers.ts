@@ -1,5 +1,6 @@
 import type { ServerUnaryCall, ServerWritableStream, StatusObject, sendUnaryData } from '@grpc/grpc-js';
 import { code, requestError } from '../../dispatch/request.ts';
+import type { Identity } from '../access/identity.ts';
 import type { Connection } from '../connection.ts';
 import { addUnread, connectionOf, tryAddUnread, unreadOfCall } from '../connection.ts';
 import { roomRetryAfterMs } from '../memory-budget.ts';
@@ -13,7 +14,18 @@ import { boundTexts, bytesAtMost } from './view-bounds.ts';
  */
 
 /** Makes the answer of a unary method, or throws an error that `refusalOf` understands. */
-type Answer = (request: ControlRequest) => object | Promise<object>;
+export type Answer = (request: ControlRequest, caller: Caller) => object | Promise<object>;
+
+/** Who made a call, and which. */
+export interface Caller {
+  /** The name of the method, such as `ScalePool`. */
+  readonly method: string;
+  /** Undefined: whoever can connect may call everything. */
+  readonly identity: Identity | undefined;
+  /** The caller's address as grpc-js shows it. */
+  readonly peer: string;
+}
+
 export type RefusalOf = (error: unknown) => Partial<StatusObject>;
 
 /** A smaller answer is sent even if the budget is full, unless other answers of its connection are unread. */
@@ -51,7 +63,8 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
       callback(null, view);
     };
     try {
-      const made = answer(call.request);
+      const method = call.getPath().split('/').at(-1) ?? '';
+      const made = answer(call.request, { method, identity: connection.identity, peer: call.getPeer() });
       if (made instanceof Promise) made.then(give, (error) => callback(refusalOf(error)));
       else give(made);
     } catch (error) {

@@ -1,6 +1,7 @@
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
+import type { Answer } from './control-answers.ts';
 import { changing, reading } from './control-answers.ts';
 import {
   explainWorker,
@@ -21,9 +22,9 @@ import { watch } from './watch.ts';
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
   /** Answers once the order outlives this agent, so an answer stays true even if the agent dies at once. */
-  const change = (answer: (request: ControlRequest) => object | Promise<object>) =>
-    changing(async (request) => {
-      const view = await answer(request);
+  const change = (answer: Answer) =>
+    changing(async (request, caller) => {
+      const view = await answer(request, caller);
       await source.ordersKept();
       return view;
     }, refusalStatus);
