@@ -4,6 +4,8 @@ import type { MemoryBudget } from '../grpc/memory-budget.ts';
 import { createMemoryBudget } from '../grpc/memory-budget.ts';
 import { systemClock } from '../os/clock.ts';
 import { tasksOfAll } from '../os/process/resource-limits.ts';
+import type { AppMetrics } from '../telemetry/app-metrics.ts';
+import { createAppMetrics } from '../telemetry/app-metrics.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
 import { createExits } from '../telemetry/exit-history.ts';
 import type { BudgetSide } from '../telemetry/gauges.ts';
@@ -27,6 +29,7 @@ import { createSubscribers } from './subscribers.ts';
 export interface AgentCore {
   readonly loop: Loop;
   readonly metrics: Metrics;
+  readonly apps: AppMetrics;
   readonly budgets: Budgets;
   readonly dispatch: Dispatch;
   readonly workers: Workers;
@@ -57,6 +60,7 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
   const { nowMs } = systemClock;
   const loop = createLoop(nowMs);
   const metrics = createMetrics();
+  const apps = createAppMetrics({ nowMs, warn: log.warn });
   const budgets: Budgets = {
     callers: createMemoryBudget(config.messageBudget),
     workers: createMemoryBudget(config.messageBudget),
@@ -84,7 +88,7 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
   const exits = createExits();
   const subscribers = createSubscribers();
   const logStacks = logStacksAtShutdown(log);
-  const effects = { workers, workerParts, dispatch, metrics, log, exits, subscribers, logStacks, finish };
+  const effects = { workers, workerParts, dispatch, metrics, apps, log, exits, subscribers, logStacks, finish };
   loop.start(
     () => ({
       nowMs: nowMs(),
@@ -94,5 +98,5 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
     }),
     (actions) => carryOut(effects, actions),
   );
-  return { loop, metrics, budgets, dispatch, workers, exits, subscribers };
+  return { loop, metrics, apps, budgets, dispatch, workers, exits, subscribers };
 }

@@ -2,6 +2,7 @@ import type { Dispatch } from '../dispatch/dispatch.ts';
 import { limitsOf } from '../dispatch/limits.ts';
 import type { Action, NodeRecord } from '../domain/action.ts';
 import type { KeptExit } from '../domain/evidence.ts';
+import type { AppMetrics } from '../telemetry/app-metrics.ts';
 import { logRecord } from '../telemetry/event-log.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
 import type { Log } from '../telemetry/log.ts';
@@ -17,6 +18,7 @@ export interface EffectParts {
   readonly workerParts: WorkerParts;
   readonly dispatch: Dispatch;
   readonly metrics: Metrics;
+  readonly apps: AppMetrics;
   readonly log: Log;
   readonly exits: Exits;
   readonly subscribers: Subscribers;
@@ -45,7 +47,7 @@ export function carryOut(parts: EffectParts, actions: readonly Action[]): void {
 
 /** Which part carries out which action. `records`: the records of this step so far. */
 function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]): void {
-  const { workers, dispatch, metrics } = parts;
+  const { workers, dispatch, metrics, apps } = parts;
   switch (action.type) {
     case 'spawn':
       return workers.spawn(action.pool, action.worker);
@@ -82,9 +84,11 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
     case 'release':
       return workers.release(action);
     case 'forget':
+      apps.workerGone(action.workerId);
       return workers.forget(action.workerId);
     case 'set-pool':
       metrics.addPool(action.pool.name);
+      apps.setPool(action.pool.name, { maxSeries: action.pool.telemetry.maxSeries, size: action.pool.size });
       dispatch.setPool(action.pool.name, limitsOf(action.pool));
       return workers.setPool(action.pool);
     case 'set-admission':
@@ -96,6 +100,7 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
     case 'remove-pool':
       dispatch.removePool(action.pool);
       // Its last requests have ended, so nothing about the pool is counted any more.
+      apps.forgetPool(action.pool);
       return metrics.forgetPool(action.pool);
     case 'missed-pings':
       return metrics.missedPings(action.pool, action.count);

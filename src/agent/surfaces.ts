@@ -66,9 +66,9 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
 }
 
 function addServices({ config, core, servers, control, started }: SurfaceParts): void {
-  const { workers, dispatch, loop, metrics, budgets, subscribers } = core;
+  const { workers, dispatch, loop, metrics, apps, budgets, subscribers } = core;
   const { nowMs } = systemClock;
-  serveWorkers(servers.link, { workers, dispatch, loop, metrics, budget: budgets.workers, nowMs });
+  serveWorkers(servers.link, { workers, dispatch, loop, metrics, apps, budget: budgets.workers, nowMs });
   const execution = executionService({
     dispatch,
     nowMs,
@@ -86,7 +86,8 @@ function addServices({ config, core, servers, control, started }: SurfaceParts):
 }
 
 function addGauges({ core, servers, opened }: SurfaceParts): void {
-  const { loop, dispatch, budgets, metrics } = core;
+  const { loop, dispatch, budgets, metrics, apps } = core;
+  metrics.addApps(apps);
   metrics.addGauges({
     state: loop.state,
     budgets,

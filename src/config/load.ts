@@ -328,7 +328,7 @@ function overriddenBy(flags: Flags): ReadonlySet<string> {
 }
 
 function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
-  const { start, heartbeat, recycle, restart, drain, limits, queue, request, poison } = pool;
+  const { start, heartbeat, recycle, restart, drain, limits, queue, request, poison, telemetry } = pool;
   return {
     name,
     app: pool.app,
@@ -382,6 +382,7 @@ function toPool(name: string, pool: PoolDocument, folder: string): PoolConfig {
     },
     poison: { after: poison.after, forMs: poison.for },
     limits: { pids: limits.pids, memoryBytes: limits.memory, openFiles: limits.open_files },
+    telemetry: { maxSeries: telemetry.max_series },
   };
 }
 

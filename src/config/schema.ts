@@ -283,6 +283,18 @@ const poison = section(
   }),
 );
 
+const telemetry = section(
+  takingEffect(atOnce, {
+    max_series: whole(
+      0,
+      100_000,
+      5_000,
+      'series',
+      "How many series the measurements of the pool's applications may have in /metrics together. One set of labels of a counter or gauge is one series, one of a histogram 22 or 29. New series beyond that are dropped and counted. 0: no telemetry.",
+    ),
+  }),
+);
+
 const limits = section(
   takingEffect(replacing, {
     pids: wholeOrOff(
@@ -349,6 +361,7 @@ const pool = sectionBody({
   }),
   request: request.meta({ description: 'How requests are handled.' }),
   poison: poison.meta({ description: 'Requests that crash their workers are refused with FAILED_PRECONDITION.' }),
+  telemetry: telemetry.meta({ description: 'Limits on what applications measure with `emit` and `span`.' }),
 });
 
 export const schema = sectionBody({

@@ -74,6 +74,8 @@ export interface PoolConfig {
   /** A request that was running in `after` crashed workers is refused for `forMs`; 0: never. */
   readonly poison: { readonly after: number; readonly forMs: number };
   readonly limits: ProcessLimits;
+  /** `maxSeries`: how many series of measurements the pool's applications may have in /metrics; 0: telemetry is off. */
+  readonly telemetry: { readonly maxSeries: number };
 }
 
 /** Limits of a worker's processes; 0: no limit beyond the system's. */

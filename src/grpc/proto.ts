@@ -30,6 +30,10 @@ const repeated: FieldBounds['repeated'] = {
   'Hello.commands': 1_000,
   // More than `request.keep.max_results` allows.
   'Resumed.held': 120_000,
+  'Telemetry.series': 2_000,
+  'Telemetry.drops': 20,
+  'TelemetrySeries.labels': 16_000,
+  'TelemetrySeries.buckets': 60_000,
 };
 
 /** Fields of all kinds in one message: enough for its repeated fields, and for fields of later versions. */
@@ -37,6 +41,7 @@ const fieldsMost: Readonly<Record<string, number>> = {
   ExecuteRequest: 1_000,
   SubmitRequest: 200_000,
   WorkerFrame: 2_000_000,
+  Telemetry: 100_000,
 };
 
 /**
@@ -64,6 +69,9 @@ export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink' | 
 /** Encodes and decodes messages that are sent outside of calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
 
+/** Reads WorkerFrame.telemetry. */
+export const decodeTelemetry = boundedDecoder(loadTypes().lookupType('pitwarden.v1.Telemetry'));
+
 function load(files: string[]) {
   return loadSync(files, {
     includeDirs: [protoDir],
@@ -81,10 +89,7 @@ function load(files: string[]) {
  * come as objects; only counts of these services are so wide.
  */
 function lean(service: ServiceDefinition): ServiceDefinition {
-  const root = new protobuf.Root();
-  root.resolvePath = (_, target) => join(protoDir, target);
-  root.loadSync(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto'], { keepCase: true });
-  root.resolveAll();
+  const root = loadTypes();
   for (const type of typesOf(root)) {
     // By default an absent field of bytes is an empty array.
     const defaults = type.ctor.prototype as Record<string, unknown>;
@@ -104,6 +109,14 @@ function lean(service: ServiceDefinition): ServiceDefinition {
       return [name, { ...method, ...codecs }];
     }),
   );
+}
+
+function loadTypes(): protobuf.Root {
+  const root = new protobuf.Root();
+  root.resolvePath = (_, target) => join(protoDir, target);
+  root.loadSync(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto'], { keepCase: true });
+  root.resolveAll();
+  return root;
 }
 
 function encoder(type: protobuf.Type): (message: object) => Buffer {

@@ -6,6 +6,7 @@ import { rollProgress } from '../domain/roll.ts';
 import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/state.ts';
 import { rollPhases } from '../domain/state.ts';
 import type { ConnectionNumbers } from '../grpc/connection-limit.ts';
+import type { AppMetrics, AppNumbers } from './app-metrics.ts';
 
 /** The numbers that the gauges read at each scrape. */
 export interface GaugesSource {
@@ -274,6 +275,43 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
   );
   gauge(registry, 'pitwarden_memory_floor_bytes', 'memory_floor of the configuration; 0: off.', [], () =>
     one(node().host.floorBytes),
+  );
+}
+
+/** The telemetry of applications: how much it is, and what was dropped. What they measure is in app-exposition.ts. */
+export function addAppGauges(registry: Registry, apps: AppMetrics): void {
+  const each = (read: (numbers: AppNumbers) => number) => (): Sample[] =>
+    [...apps.numbers()].map(([pool, numbers]) => [{ pool }, read(numbers)]);
+  gauge(
+    registry,
+    'pitwarden_telemetry_series',
+    "Series of the pool's applications in this text.",
+    ['pool'],
+    each(({ series }) => series),
+  );
+  gauge(
+    registry,
+    'pitwarden_telemetry_series_limit',
+    'telemetry.max_series of the pool.',
+    ['pool'],
+    each(({ maxSeries }) => maxSeries),
+  );
+  counter(
+    registry,
+    'pitwarden_telemetry_measurements_total',
+    "Measurements of the pool's applications that were added up.",
+    ['pool'],
+    each(({ measurements }) => measurements),
+  );
+  counter(
+    registry,
+    'pitwarden_telemetry_dropped_total',
+    "Measurements of the pool's applications that were dropped, by reason.",
+    ['pool', 'reason'],
+    () =>
+      [...apps.numbers()].flatMap(([pool, { dropped }]) =>
+        Object.entries(dropped).map(([reason, count]): Sample => [{ pool, reason }, count]),
+      ),
   );
 }
 

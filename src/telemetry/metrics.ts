@@ -5,8 +5,9 @@ import { dueReasons, reasons } from '../domain/reason.ts';
 import type { RefusalReason } from '../grpc/worker-link/source.ts';
 import { refusalReasons } from '../grpc/worker-link/source.ts';
 import { version } from '../version.ts';
+import type { AppMetrics } from './app-metrics.ts';
 import type { GaugesSource } from './gauges.ts';
-import { addGauges } from './gauges.ts';
+import { addAppGauges, addGauges } from './gauges.ts';
 import { createPoolHistogram } from './pool-histogram.ts';
 import { createRequestMetrics } from './request-metrics.ts';
 
@@ -27,6 +28,8 @@ export interface Metrics {
   forgetPool(pool: string): void;
   /** Adds the metrics that are read from the state at each scrape. Call it once. */
   addGauges(source: GaugesSource): void;
+  /** Adds what applications measure, and what was dropped of it. Call it once. */
+  addApps(apps: AppMetrics): void;
   render(): Promise<{ readonly contentType: string; readonly body: string }>;
 }
 
@@ -74,9 +77,14 @@ export function createMetrics(): Metrics {
     pingBuckets,
   );
   const requests = createRequestMetrics(registry);
+  let renderApps = (): string => '';
 
   return {
     addGauges: (source) => addGauges(registry, source),
+    addApps: (apps) => {
+      addAppGauges(registry, apps);
+      renderApps = apps.render;
+    },
     configApplied: (atMs) => configAppliedAt.set(atMs / 1000),
     adoption: (outcome, count) => adoptions.set({ outcome }, count),
     linkRefusal: (reason) => refusals.inc({ reason }),
@@ -103,6 +111,9 @@ export function createMetrics(): Metrics {
       for (const series of [starts, missed]) series.remove({ pool });
       for (const reason of reasons) for (const series of [exits, recycles]) series.remove({ pool, reason });
     },
-    render: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
+    render: async () => ({
+      contentType: registry.contentType,
+      body: `${await registry.metrics()}${renderApps()}`,
+    }),
   };
 }

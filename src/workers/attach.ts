@@ -4,6 +4,7 @@ import type { PoolConfig } from '../domain/config.ts';
 import type { OfferedCommand } from '../domain/state.ts';
 import { boundByLife } from '../grpc/worker-link/sanitize.ts';
 import type { LinkLimits, ProvenLink, WorkerFrame, WorkerHello } from '../grpc/worker-link/source.ts';
+import { telemetryBytesPerS } from '../grpc/worker-link/telemetry.ts';
 import { guard } from './guard.ts';
 import type { WorkerHandle, WorkerHandles } from './handle.ts';
 import { lastBegunLinkId } from './handle.ts';
@@ -167,6 +168,7 @@ export function linkLimitsOf(pool: PoolConfig, tasks: number): LinkLimits {
     keep_bytes: pool.request.keep.maxBytes,
     keep_ms: pool.request.keep.forMs,
     tasks,
+    telemetry_bytes_per_s: pool.telemetry.maxSeries === 0 ? 0 : telemetryBytesPerS,
   };
 }
 

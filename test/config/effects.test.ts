@@ -83,6 +83,7 @@ const others: Readonly<Record<string, readonly [unknown, Readonly<Record<string,
   'pools.*.request.keep.max_bytes': ['1MiB'],
   'pools.*.poison.after': [4],
   'pools.*.poison.for': ['1m'],
+  'pools.*.telemetry.max_series': [100],
 };
 /** There is no other value: only one mode exists. */
 const single = new Set(['pools.*.start.mode']);

@@ -303,6 +303,7 @@ test("missing keys have their defaults, and paths are relative to the file's fol
     },
     limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
     poison: { after: 3, forMs: 600_000 },
+    telemetry: { maxSeries: 5_000 },
   });
 });
 

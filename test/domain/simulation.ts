@@ -43,6 +43,7 @@ export function poolConfig(patch: Partial<PoolConfig> = {}): PoolConfig {
     },
     poison: { after: 0, forMs: 0 },
     limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
+    telemetry: { maxSeries: 1_000 },
     ...patch,
   };
 }

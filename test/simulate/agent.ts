@@ -13,6 +13,8 @@ import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
+import type { AppMetrics } from '../../src/telemetry/app-metrics.ts';
+import { createAppMetrics } from '../../src/telemetry/app-metrics.ts';
 import type { Survivor } from '../../src/workers/adopt.ts';
 import { adoptedOf } from '../../src/workers/restore.ts';
 import type { Workers } from '../../src/workers/workers.ts';
@@ -60,6 +62,7 @@ export class SimulatedAgent implements RunningAgent {
   #expireAtMs = never;
   #idle = 0;
   readonly #host: AgentHost;
+  readonly #apps: AppMetrics;
   readonly #carryOut: (actions: readonly Action[]) => void;
 
   constructor(host: AgentHost, number: number) {
@@ -68,11 +71,13 @@ export class SimulatedAgent implements RunningAgent {
     this.startedAtMs = host.nowMs();
     this.ledger = createLedger(host.disk, (ms, work) => this.later(ms, work), host.settling);
     this.dispatch = this.#newDispatch();
+    this.#apps = createAppMetrics({ nowMs: host.nowMs, warn: nothing });
     const parts = partsOf(this, host);
     this.workers = createSimulatedWorkers(this, host, parts);
     const effects = {
       ...{ workers: this.workers, workerParts: parts, dispatch: this.dispatch, log: parts.log },
       metrics: { addPool: nothing, forgetPool: nothing, missedPings: nothing, ping: nothing, record: nothing } as never,
+      apps: this.#apps,
       exits: { keep: nothing, list: () => [] },
       subscribers: { subscribe: () => nothing, publish: nothing, revisionOf: () => 0 },
       ...{ logStacks: nothing, finish: host.finished },
@@ -230,7 +235,7 @@ export class SimulatedAgent implements RunningAgent {
     const { workers, dispatch } = this;
     if (!workers.isCurrent(worker.workerId, link)) return;
     const { nowMs } = this.#host;
-    receive({ workers, dispatch, loop: this.#loop, nowMs }, worker.workerId, frame);
+    receive({ workers, dispatch, loop: this.#loop, apps: this.#apps, nowMs }, worker.workerId, frame);
     this.#host.checks.dispatch(this);
   }
 

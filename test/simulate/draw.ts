@@ -94,6 +94,7 @@ function drawPool(random: Random, traits: Traits, name: string): PoolConfig {
       keep: { forMs: keepMs, maxResults: 10_000, maxBytes: 1e9 },
     },
     limits: { pids: 0, memoryBytes: 0, openFiles: 0 },
+    telemetry: { maxSeries: 100 },
     poison: random.pick([
       { after: 0, forMs: 0 },
       { after: 2, forMs: 60_000 },

@@ -37,7 +37,7 @@ export interface LinkEnds {
 
 const silence: WorkerFrame = {
   ...{ hello: null, pong: null, leaving: false, leaving_reason: '', replayed: [], returned: [] },
-  ...{ chunks: [], results: [], progress: [] },
+  ...{ chunks: [], results: [], progress: [], telemetry: Buffer.alloc(0) },
 };
 
 /** One link between an agent and a worker: each message takes its time, none overtakes another, and a break loses them. */

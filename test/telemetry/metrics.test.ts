@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { unplannedReasons } from '../../src/domain/reason.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
+import { createAppMetrics } from '../../src/telemetry/app-metrics.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 import { needs } from '../needs.ts';
@@ -17,7 +18,9 @@ function scene(state = initialState()) {
     connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
     budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1), unproven: createMemoryBudget(1) },
   });
-  return { metrics, body: async () => (await metrics.render()).body };
+  const apps = createAppMetrics({ nowMs: () => 0, warn: () => undefined });
+  metrics.addApps(apps);
+  return { metrics, apps, body: async () => (await metrics.render()).body };
 }
 
 const outcome = { pool: 'text', code: 0, refused: false, queuedMs: 0, ranMs: 0 };

@@ -72,8 +72,9 @@ function heldRequest(patch: Partial<HeldRequest> = {}): HeldRequest {
 function frame(words: Partial<WorkerFrame>): void {
   const silence = { hello: null, pong: null, leaving: false, leaving_reason: '', replayed: [], returned: [] };
   const loop = { enqueue: () => undefined, enqueueDeferred: () => undefined };
-  const parts = { workers, dispatch: host.dispatch, loop, nowMs: () => host.nowMs };
-  receive(parts, workerId, { ...silence, chunks: [], results: [], progress: [], ...words });
+  const apps = { receive: () => undefined };
+  const parts = { workers, dispatch: host.dispatch, loop, apps, nowMs: () => host.nowMs };
+  receive(parts, workerId, { ...silence, chunks: [], results: [], progress: [], telemetry: Buffer.alloc(0), ...words });
 }
 
 function answer(id: number): void {

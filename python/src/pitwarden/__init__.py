@@ -25,6 +25,7 @@ from .errors import (
     Unavailable,
     Unimplemented,
 )
+from .telemetry import emit, span
 
 # Modules that you generate from our protos are named pitwarden.v1, and may be installed in a folder of their own.
 __path__ = extend_path(__path__, __name__)
@@ -56,6 +57,8 @@ __all__ = [
     "Unimplemented",
     "__version__",
     "context",
+    "emit",
+    "span",
 ]
 
 

@@ -36,6 +36,7 @@ from ._app_loader import LoadError, load, refuse_greenlets, run_start_hooks
 from ._application import Application
 from ._begun_mark import open_begun_mark
 from ._exit_delay import report_exit_delay
+from ._measurements import measurements
 from ._notices import flush_output, notify_with_timeout
 from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
@@ -127,6 +128,8 @@ def _start(settings: WorkerSettings, load_application: Callable[[], Application]
     _log_records.install()
     writes_stacks = write_stacks(settings.stacks)
     interpreter_s, began_s = _process_age_s(), time.monotonic()
+    # What the application measures while it is loaded waits for the first frame.
+    measurements.start()
     application = load_application()
     refuse_greenlets()
     imported_s = time.monotonic()

@@ -39,6 +39,8 @@ export interface WorkerFrame {
   readonly chunks: readonly { readonly id: number; readonly payload: Buffer; content_type: string }[];
   readonly results: readonly LinkResult[];
   readonly progress: readonly { readonly id: number; readonly fraction: number; readonly message: string }[];
+  /** A serialized Telemetry; empty: none. */
+  readonly telemetry: Buffer;
 }
 
 interface LinkResult {
@@ -67,6 +69,7 @@ export interface LinkLimits {
   readonly keep_bytes: number;
   readonly keep_ms: number;
   readonly tasks: number;
+  readonly telemetry_bytes_per_s: number;
 }
 
 /** Welcome of link.proto, without the protocol. */

@@ -35,7 +35,7 @@ class AgentFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., cancels: _Optional[_Iterable[int]] = ..., requests: _Optional[_Iterable[_Union[LinkRequest, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., pauses: _Optional[_Iterable[int]] = ..., resumes: _Optional[_Iterable[int]] = ..., acks: _Optional[_Iterable[int]] = ..., replays: _Optional[_Iterable[int]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving", "leaving_reason")
+    __slots__ = ("hello", "pong", "returned", "chunks", "results", "progress", "replayed", "leaving", "leaving_reason", "telemetry")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class WorkerFrame(_message.Message):
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     LEAVING_REASON_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     pong: Pong
     returned: _containers.RepeatedScalarFieldContainer[int]
@@ -54,7 +55,8 @@ class WorkerFrame(_message.Message):
     replayed: _containers.RepeatedScalarFieldContainer[int]
     leaving: bool
     leaving_reason: str
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., replayed: _Optional[_Iterable[int]] = ..., leaving: bool = ..., leaving_reason: _Optional[str] = ...) -> None: ...
+    telemetry: bytes
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., returned: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[LinkChunk, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[LinkResult, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., replayed: _Optional[_Iterable[int]] = ..., leaving: bool = ..., leaving_reason: _Optional[str] = ..., telemetry: _Optional[bytes] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "worker_id", "token", "pid", "commands", "sdk_version", "python_version", "marks_begun", "writes_stacks", "interpreter_ms", "import_ms", "hooks_ms", "resumed")
@@ -137,7 +139,7 @@ class Command(_message.Message):
     def __init__(self, name: _Optional[str] = ..., streams: bool = ..., summary: _Optional[str] = ..., is_async: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "concurrency", "orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "payload_max_bytes", "tasks")
+    __slots__ = ("protocol", "concurrency", "orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "payload_max_bytes", "tasks", "telemetry_bytes_per_s")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +149,7 @@ class Welcome(_message.Message):
     KEEP_MS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     concurrency: int
     orphan_timeout_ms: int
@@ -156,23 +159,26 @@ class Welcome(_message.Message):
     keep_ms: int
     payload_max_bytes: int
     tasks: int
-    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., payload_max_bytes: _Optional[int] = ..., tasks: _Optional[int] = ...) -> None: ...
+    telemetry_bytes_per_s: int
+    def __init__(self, protocol: _Optional[int] = ..., concurrency: _Optional[int] = ..., orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., payload_max_bytes: _Optional[int] = ..., tasks: _Optional[int] = ..., telemetry_bytes_per_s: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "tasks")
+    __slots__ = ("orphan_timeout_ms", "drain_timeout_ms", "keep_results", "keep_bytes", "keep_ms", "tasks", "telemetry_bytes_per_s")
     ORPHAN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULTS_FIELD_NUMBER: _ClassVar[int]
     KEEP_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEP_MS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     orphan_timeout_ms: int
     drain_timeout_ms: int
     keep_results: int
     keep_bytes: int
     keep_ms: int
     tasks: int
-    def __init__(self, orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., tasks: _Optional[int] = ...) -> None: ...
+    telemetry_bytes_per_s: int
+    def __init__(self, orphan_timeout_ms: _Optional[int] = ..., drain_timeout_ms: _Optional[int] = ..., keep_results: _Optional[int] = ..., keep_bytes: _Optional[int] = ..., keep_ms: _Optional[int] = ..., tasks: _Optional[int] = ..., telemetry_bytes_per_s: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("sequence",)
@@ -261,6 +267,46 @@ class Progress(_message.Message):
     fraction: float
     message: str
     def __init__(self, id: _Optional[int] = ..., fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Telemetry(_message.Message):
+    __slots__ = ("series", "drops")
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
+    series: _containers.RepeatedCompositeFieldContainer[TelemetrySeries]
+    drops: _containers.RepeatedCompositeFieldContainer[TelemetryDrop]
+    def __init__(self, series: _Optional[_Iterable[_Union[TelemetrySeries, _Mapping]]] = ..., drops: _Optional[_Iterable[_Union[TelemetryDrop, _Mapping]]] = ...) -> None: ...
+
+class TelemetrySeries(_message.Message):
+    __slots__ = ("name", "kind", "labels", "count", "value", "buckets")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    labels: _containers.RepeatedCompositeFieldContainer[TelemetryLabel]
+    count: int
+    value: float
+    buckets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[TelemetryLabel, _Mapping]]] = ..., count: _Optional[int] = ..., value: _Optional[float] = ..., buckets: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class TelemetryLabel(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class TelemetryDrop(_message.Message):
+    __slots__ = ("reason", "count")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    count: int
+    def __init__(self, reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Recall(_message.Message):
     __slots__ = ()
