@@ -4,6 +4,7 @@ import type { Config } from '../config/load.ts';
 import type { ControlSource } from '../grpc/control/source.ts';
 import type { Recorded } from '../grpc/control/view.ts';
 import { systemClock } from '../os/clock.ts';
+import { hostBootId } from '../os/process/identity.ts';
 import { version } from '../version.ts';
 import type { WorkerHandle } from '../workers/handle.ts';
 import type { AgentCore } from './core.ts';
@@ -28,7 +29,7 @@ export interface ControlParts {
 /** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
   const { agentId, startedAtMs, config, core, ledger, addresses, warnings, leaving, handOver, checkConfig } = parts;
-  const { loop, dispatch, workers, exits, subscribers } = core;
+  const { loop, dispatch, workers, exits, exitCounts, subscribers } = core;
   return {
     state: loop.state,
     node: () => ({
@@ -52,6 +53,16 @@ export function controlSource(parts: ControlParts): ControlSource {
     command: loop.applyNow,
     ordersKept: ledger.ordersKept,
     subscribe: subscribers.subscribe,
+    report: {
+      bootId: hostBootId(),
+      loopLateMs: loop.lateMs,
+      workOf: (pool) => {
+        const { queuedMs, runningMs } = dispatch.oldestRequest(pool);
+        const { capacity } = dispatch.poolStats(pool);
+        return { queuedMs, runningMs, capacity, lastEvidenceAtMs: dispatch.lastEvidenceAtMs(pool) };
+      },
+      exitCounts: exitCounts.of,
+    },
     commandLine: [process.execPath, ...process.argv.slice(1).map((word) => absolute(word, config))],
     leaving,
     handOver,

@@ -6,6 +6,8 @@ import { systemClock } from '../os/clock.ts';
 import { tasksOfAll } from '../os/process/resource-limits.ts';
 import type { AppMetrics } from '../telemetry/app-metrics.ts';
 import { createAppMetrics } from '../telemetry/app-metrics.ts';
+import type { ExitCounts } from '../telemetry/exit-counts.ts';
+import { createExitCounts } from '../telemetry/exit-counts.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
 import { createExits } from '../telemetry/exit-history.ts';
 import type { BudgetSide } from '../telemetry/gauges.ts';
@@ -34,6 +36,7 @@ export interface AgentCore {
   readonly dispatch: Dispatch;
   readonly workers: Workers;
   readonly exits: Exits;
+  readonly exitCounts: ExitCounts;
   readonly subscribers: Subscribers;
 }
 
@@ -86,9 +89,22 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
   };
   const workers = createWorkers(workerParts);
   const exits = createExits();
+  const exitCounts = createExitCounts();
   const subscribers = createSubscribers();
   const logStacks = logStacksAtShutdown(log);
-  const effects = { workers, workerParts, dispatch, metrics, apps, log, exits, subscribers, logStacks, finish };
+  const effects = {
+    workers,
+    workerParts,
+    dispatch,
+    metrics,
+    apps,
+    log,
+    exits,
+    exitCounts,
+    subscribers,
+    logStacks,
+    finish,
+  };
   loop.start(
     () => ({
       nowMs: nowMs(),
@@ -98,5 +114,5 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
     }),
     (actions) => carryOut(effects, actions),
   );
-  return { loop, metrics, apps, budgets, dispatch, workers, exits, subscribers };
+  return { loop, metrics, apps, budgets, dispatch, workers, exits, exitCounts, subscribers };
 }

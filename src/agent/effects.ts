@@ -4,6 +4,7 @@ import type { Action, NodeRecord } from '../domain/action.ts';
 import type { KeptExit } from '../domain/evidence.ts';
 import type { AppMetrics } from '../telemetry/app-metrics.ts';
 import { logRecord } from '../telemetry/event-log.ts';
+import type { ExitCounts } from '../telemetry/exit-counts.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
@@ -21,6 +22,7 @@ export interface EffectParts {
   readonly apps: AppMetrics;
   readonly log: Log;
   readonly exits: Exits;
+  readonly exitCounts: ExitCounts;
   readonly subscribers: Subscribers;
   /** Logs the stacks of workers that had to be killed at a shutdown. */
   logStacks(exit: KeptExit): void;
@@ -99,6 +101,7 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
       });
     case 'remove-pool':
       dispatch.removePool(action.pool);
+      parts.exitCounts.forgetPool(action.pool);
       // Its last requests have ended, so nothing about the pool is counted any more.
       apps.forgetPool(action.pool);
       return metrics.forgetPool(action.pool);
@@ -119,9 +122,13 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
   }
 }
 
-function keepExit({ workers, exits, logStacks }: EffectParts, ended: Omit<KeptExit, 'evidence' | 'account'>): void {
+function keepExit(
+  { workers, exits, exitCounts, logStacks }: EffectParts,
+  ended: Omit<KeptExit, 'evidence' | 'account'>,
+): void {
   const { evidence = null, account = null } = workers.handles.get(ended.workerId) ?? {};
   const exit = { ...ended, evidence, account };
   exits.keep(exit);
+  exitCounts.count(exit.pool, exit.reason);
   logStacks(exit);
 }

@@ -12,7 +12,7 @@ import type { Request, RequestSpec, ResponseSink } from './request.ts';
 import { onReturned } from './scheduling.ts';
 import { setStreamPaused } from './stream-pause.ts';
 import type { PoolStats } from './views.ts';
-import { oldestOf, progressOf, requestsOf, statsOf } from './views.ts';
+import { lastEvidenceOf, oldestOf, progressOf, requestsOf, statsOf } from './views.ts';
 import type { NewWorker, WorkerEnd } from './worker.ts';
 import type { ProgressOf } from './worker-answers.ts';
 import { onChunk, onProgress, onReplayed, onResult } from './worker-answers.ts';
@@ -67,6 +67,8 @@ export interface Dispatch {
   poolStats(pool: string): PoolStats;
   /** Ages in ms of the oldest waiting request and of the oldest request in a worker; 0: there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
+  /** Monotonic time of the last proof of progress (result, chunk, progress report) in the pool; 0: there was none. */
+  lastEvidenceAtMs(pool: string): number;
   /** The worker's requests, oldest first. For views: it is not O(1). */
   requestsOf(workerId: string): readonly RequestNote[];
   /** The latest report of the worker's oldest request that reports its progress. */
@@ -118,6 +120,7 @@ export function createDispatch(options: DispatchOptions): Dispatch {
 
     poolStats: (pool) => statsOf(core.pools.get(pool)),
     oldestRequest: (pool) => oldestOf(core.pools.get(pool), options.nowMs()),
+    lastEvidenceAtMs: (pool) => lastEvidenceOf(core.pools.get(pool)),
     requestsOf: (workerId) => requestsOf(core, workerId),
     progressOf: (workerId) => progressOf(core, workerId),
   };

@@ -63,6 +63,8 @@ export interface DispatchPool {
   inFlight: number;
   completed: number;
   failed: number;
+  /** The last proof of progress of workers that have ended; 0: none. */
+  lastEvidenceAtMs: number;
   /** 0: no request has run yet. */
   averageRunMs: number;
   readonly rate: ServiceRate;
@@ -93,6 +95,7 @@ export function newPool(name: string, limits: PoolLimits): DispatchPool {
     inFlight: 0,
     completed: 0,
     failed: 0,
+    lastEvidenceAtMs: 0,
     averageRunMs: 0,
     rate: createServiceRate(),
     poison: createPoison(() => pool.limits.poison),

@@ -36,6 +36,13 @@ export function oldestOf(pool: DispatchPool | undefined, nowMs: number): { queue
   return { queuedMs: nowMs - queuedAtMs, runningMs: nowMs - sentAtMs };
 }
 
+/** The last proof of progress of any worker that the pool has or had; 0: there was none. */
+export function lastEvidenceOf(pool: DispatchPool | undefined): number {
+  let atMs = pool?.lastEvidenceAtMs ?? 0;
+  for (const { counters } of pool?.workers ?? []) atMs = Math.max(atMs, counters.lastEvidenceAtMs);
+  return atMs;
+}
+
 /** The worker's requests, oldest first. */
 export function requestsOf(core: Core, workerId: string): RequestNote[] {
   return [...(core.workers.get(workerId)?.running.values() ?? [])].map((request) => ({

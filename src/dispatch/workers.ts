@@ -94,6 +94,7 @@ export function removeWorker(core: Core, workerId: string, ending: WorkerEnd): v
   pool.capacity -= worker.concurrency;
   pool.inFlight -= worker.counters.inFlight;
   worker.counters.inFlight = 0;
+  pool.lastEvidenceAtMs = Math.max(pool.lastEvidenceAtMs, worker.counters.lastEvidenceAtMs);
   for (const command of worker.commands.keys()) {
     const stats = pool.commands.get(command);
     if (stats === undefined) continue;

@@ -39,6 +39,47 @@ interface Change {
   readonly event: { message: string } | null;
 }
 
+/** ReportResponse of control.proto, as far as the tests use it. 64-bit integers are numbers. */
+export interface ReportView {
+  readonly agent_id: string;
+  readonly boot_id: string;
+  readonly node_id: string;
+  readonly revision: number;
+  readonly sequence: number;
+  readonly at_ms: number;
+  readonly loop_lag_ms: number;
+  readonly state: string;
+  readonly more: boolean;
+  readonly pools: readonly PoolReportView[];
+}
+
+export interface PoolReportView {
+  readonly pool: string;
+  readonly open: boolean;
+  readonly size: number;
+  readonly workers_ready: number;
+  readonly workers_well: number;
+  readonly workers_slow: number;
+  readonly workers_busy: number;
+  readonly workers_hung: number;
+  readonly missed_pings_max: number;
+  readonly ping_round_trip_max_ms: number;
+  readonly requests_completed: number;
+  readonly requests_failed: number;
+  /** Absent: there was no evidence yet. */
+  readonly last_evidence_age_ms?: number;
+  readonly in_flight: number;
+  readonly capacity: number;
+  readonly queued: number;
+  readonly oldest_queued_ms: number;
+  readonly oldest_running_ms: number;
+  readonly slots_backing_off: number;
+  readonly quarantined: boolean;
+  readonly exits: readonly { readonly reason: string; readonly count: number }[];
+  readonly memory_bytes: number;
+  readonly worker_memory_max_bytes: number;
+}
+
 type Callback = (error: ServiceError | null, response: Response) => void;
 
 /** Plain grpc-js calls to an agent's socket or HOST:PORT. */
@@ -79,6 +120,8 @@ export function connect(
     stream: (pool: string, command: string, args: unknown = [], more: object = {}): ClientReadableStream<Response> =>
       methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
     watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
+    report: (request: object = {}): ClientReadableStream<ReportView> =>
+      controls['Report']?.call(control, request) as never,
     submit: (): ClientDuplexStream<object, object> => methods['Submit']?.() as never,
     /** A call of Control, by default without arguments. */
     control: <T>(method: string, request: object = {}): Promise<T> =>

@@ -148,6 +148,15 @@ watch = call(node, "Watch", control_pb2.WatchRequest(pool="text"), timeout=120)
 snapshot = next(watch)
 assert snapshot.WhichOneof("change") == "snapshot" and len(snapshot.snapshot.workers) == 2
 
+report = call(node, "Report", control_pb2.ReportRequest(interval_ms=100), timeout=120)
+beats = [next(report) for _ in range(3)]
+report.cancel()
+assert [beat.sequence for beat in beats] == [1, 2, 3] and beats[0].agent_id == this.agent_id and beats[0].boot_id, beats
+reported = {pool.pool: pool for pool in beats[-1].pools}
+assert sorted(reported) == ["faults", "text"] and not beats[-1].more, beats[-1]
+assert reported["text"].workers_well == 2 and reported["text"].open and reported["text"].requests_completed >= 203
+assert reported["text"].HasField("last_evidence_age_ms") and reported["text"].memory_bytes > 0, reported["text"]
+
 # Control: changing
 code, error = refusal(lambda: call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text")))
 assert code == grpc.StatusCode.INVALID_ARGUMENT and error == "size: expected 0 to 1000, got none", error

@@ -4,6 +4,7 @@ import { expect, test, vi } from 'vitest';
 import { controlService } from '../../src/grpc/control/service.ts';
 import type { ControlSource } from '../../src/grpc/control/source.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
+import { noReport } from './no-report.ts';
 
 /** Control over a simulated node. */
 function scene(...pools: Parameters<typeof poolConfig>[0][]) {
@@ -28,6 +29,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     command: (command) => simulation.apply(command),
     ordersKept: () => orders.kept,
     subscribe: () => () => undefined,
+    report: noReport,
     commandLine: [],
     leaving: new AbortController().signal,
     handOver: () => 0,

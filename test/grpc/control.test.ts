@@ -23,6 +23,7 @@ import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import type { TestClient } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
 import { grpcStatusOf } from './call-end.ts';
+import { noReport } from './no-report.ts';
 
 const kib = 1024;
 /** Three bytes each. */
@@ -78,6 +79,7 @@ function sourceOf(): ControlSource {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
+    report: noReport,
     commandLine: [],
     leaving: new AbortController().signal,
     handOver: () => 1,

@@ -79,6 +79,7 @@ export class SimulatedAgent implements RunningAgent {
       metrics: { addPool: nothing, forgetPool: nothing, missedPings: nothing, ping: nothing, record: nothing } as never,
       apps: this.#apps,
       exits: { keep: nothing, list: () => [] },
+      exitCounts: { count: nothing, of: () => new Map(), forgetPool: nothing },
       subscribers: { subscribe: () => nothing, publish: nothing, revisionOf: () => 0 },
       ...{ logStacks: nothing, finish: host.finished },
     };

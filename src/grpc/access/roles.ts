@@ -22,6 +22,7 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
       'GetRegistry',
       'Explain',
       'Watch',
+      'Report',
       'WatchRoll',
     ],
   ]),

@@ -73,15 +73,20 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
   };
 }
 
-/** Writes messages to a stream. False: the call has ended, or was ended because the caller leaves too much unread. */
-export function writerOf(call: ServerWritableStream<ControlRequest, object>): (message: object) => boolean {
+/**
+ * Writes messages to a stream, and calls `onTaken` when the caller's flow control has let the message go. False: the call has ended,
+ * or was ended because the caller leaves too much unread.
+ */
+export function writerOf(
+  call: ServerWritableStream<ControlRequest, object>,
+): (message: object, onTaken?: () => void) => boolean {
   const unread = unreadOfCall(connectionOf(call));
   let over = false;
   call.on('cancelled', () => {
     over = true;
     unread.forget();
   });
-  return (message) => {
+  return (message, onTaken) => {
     if (over) return false;
     const view = boundTexts(message);
     const bytes = bytesAtMost(view);
@@ -90,7 +95,10 @@ export function writerOf(call: ServerWritableStream<ControlRequest, object>): (m
       call.emit('error', unreadOverShare());
       return false;
     }
-    call.write(view, () => unread.taken(bytes));
+    call.write(view, () => {
+      unread.taken(bytes);
+      onTaken?.();
+    });
     return true;
   };
 }

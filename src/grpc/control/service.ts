@@ -1,5 +1,6 @@
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
+import { createBeats } from './beats.ts';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import type { Answer } from './control-answers.ts';
 import { changing, reading } from './control-answers.ts';
@@ -15,6 +16,8 @@ import {
 } from './lists.ts';
 import { sorted, takeFitting } from './paging.ts';
 import { findPool, findWorker, Refusal, refusalStatus, refuseWhenStopping, text, writablePool } from './refusals.ts';
+import { report } from './report.ts';
+import { makeBeat } from './report-view.ts';
 import { onRoll, rollPool, watchRoll } from './rolls.ts';
 import type { ControlRequest, ControlSource } from './source.ts';
 import { nodeView } from './view.ts';
@@ -28,6 +31,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       await source.ordersKept();
       return view;
     }, refusalStatus);
+  const beats = createBeats(source, () => makeBeat(source));
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
     ListPools: read((request) => {
@@ -73,6 +77,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     DrainNode: change(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: change(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
+    Report: (call: ServerWritableStream<ControlRequest, object>) => report(source, beats, call),
     Handover: change((request) => handover(source, request)),
   };
 }

@@ -2,6 +2,7 @@ import type { Changes, NodeRecord } from '../../domain/action.ts';
 import type { Command, Counters } from '../../domain/event.ts';
 import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evidence.ts';
 import type { State } from '../../domain/state.ts';
+import type { ReportSource } from './report-view.ts';
 import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
 
 /** The parts of the agent that Control uses. */
@@ -24,6 +25,8 @@ export interface ControlSource {
   ordersKept(): Promise<void>;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
+  /** What only Report shows. */
+  readonly report: ReportSource;
   /** The program and arguments with which this agent was started. */
   readonly commandLine: readonly string[];
   /** Aborted when the agent shuts down, so that long calls end. */

@@ -52,14 +52,14 @@ const workerHealths: Readonly<Record<Health, string>> = {
   hung: 'WORKER_HEALTH_HUNG',
 };
 
-const nodeStates: Readonly<Record<NodeStatus['phase'], string>> = {
+export const nodeStates: Readonly<Record<NodeStatus['phase'], string>> = {
   running: 'NODE_STATE_RUNNING',
   draining: 'NODE_STATE_DRAINING',
   stopping: 'NODE_STATE_STOPPING',
   stopped: 'NODE_STATE_STOPPING',
 };
 
-const poolStates: Readonly<Record<Pool['phase'], string>> = {
+export const poolStates: Readonly<Record<Pool['phase'], string>> = {
   running: 'POOL_STATE_RUNNING',
   draining: 'POOL_STATE_DRAINING',
   removed: 'POOL_STATE_REMOVED',

@@ -27,6 +27,11 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return stat === undefined ? undefined : { bootId: currentBootId(), pid, startTime: stat.startTime };
 }
 
+/** Identifies this boot of the host; empty without /proc. */
+export function hostBootId(): string {
+  return hasProc ? currentBootId() : '';
+}
+
 function currentBootId(): string {
   bootId ??= readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   return bootId;
