@@ -1,7 +1,8 @@
 import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
+import { status as code } from '@grpc/grpc-js';
 import type { Health, ServingStatus } from './health.ts';
 import { createHealth } from './health.ts';
-import { services } from './proto.ts';
+import { services, UnreadableMessage } from './proto.ts';
 import { addReflection } from './reflection.ts';
 
 /** What grpc.health.v1 reports. At first the node serves, and no pool is known. */
@@ -38,13 +39,13 @@ export function addApi(
   control: UntypedServiceImplementation,
 ): ReportedHealth {
   server.addService(services.Execution, execution);
-  server.addService(services.Control, control);
+  server.addService(services.Control, refuseUnreadable(control));
   const health = createHealth();
   const setNode = (status: ServingStatus): void => {
     for (const name of nodeServices) health.set(name, status);
   };
   setNode('SERVING');
-  server.addService(services.Health, health.service);
+  server.addService(services.Health, refuseUnreadable(health.service));
   addReflection(server);
   return {
     setNode,
@@ -53,6 +54,27 @@ export function addApi(
     leave: health.leave,
   };
 }
+
+/** Answers requests that could not be decoded with INVALID_ARGUMENT. The methods of the service take one message each. */
+function refuseUnreadable(service: UntypedServiceImplementation): UntypedServiceImplementation {
+  const refuse =
+    (handle: OneMessageHandle): OneMessageHandle =>
+    (call, callback) => {
+      if (!(call.request instanceof UnreadableMessage)) return handle(call, callback);
+      const refused = { code: code.INVALID_ARGUMENT, details: call.request.problem };
+      // A method that answers with a stream has no callback.
+      if (callback === undefined) call.emit('error', refused);
+      else callback(refused);
+    };
+  return Object.fromEntries(
+    Object.entries(service).map(([name, handle]) => [name, refuse(handle as unknown as OneMessageHandle)]),
+  );
+}
+
+type OneMessageHandle = (
+  call: { readonly request: object; emit(event: 'error', refused: object): unknown },
+  callback?: (refused: object) => void,
+) => void;
 
 /** The name by which callers ask for the health of a pool. */
 function poolService(pool: string): string {

@@ -5,7 +5,7 @@ import { loadPackageDefinition } from '@grpc/grpc-js';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { loadSync } from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
-import type { FieldBounds } from './field-bounds.ts';
+import type { BoundsCheck, FieldBounds } from './field-bounds.ts';
 import { boundsCheck, malformed } from './field-bounds.ts';
 
 const protoDir = fileURLToPath(new URL('../../proto/', import.meta.url));
@@ -18,7 +18,7 @@ export class UnreadableMessage {
   }
 }
 
-/** How often repeated fields may occur in one message. Control's messages are small enough to be bounded by their size. */
+/** How often repeated fields may occur in one message. */
 const repeated: FieldBounds['repeated'] = {
   'SubmitRequest.items': 10_000,
   'SubmitRequest.cancel_request_ids': 10_000,
@@ -44,6 +44,9 @@ const fieldsMost: Readonly<Record<string, number>> = {
   Telemetry: 100_000,
 };
 
+/** The same for each message of Control and of health. Their messages have at most 64 KiB. */
+const fieldsOfControl = 10_000;
+
 /**
  * The services of proto/, loaded from its files. Messages are plain objects with the proto's field names. Enums are their names,
  * 64-bit integers are numbers (ours stay below 2^53), and absent fields have their defaults.
@@ -61,16 +64,18 @@ export const clients = {
 
 export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink' | 'Health', ServiceDefinition>> = {
   Execution: lean(client('Execution').service),
-  Control: client('Control').service,
+  Control: checked(client('Control').service, 'pitwarden/v1/control.proto'),
   WorkerLink: lean(client('WorkerLink').service),
-  Health: healthDefinition['grpc.health.v1.Health'] as ServiceDefinition,
+  Health: checked(healthDefinition['grpc.health.v1.Health'] as ServiceDefinition, 'grpc/health/v1/health.proto'),
 };
 
 /** Encodes and decodes messages that are sent outside of calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
 
 /** Reads WorkerFrame.telemetry. */
-export const decodeTelemetry = boundedDecoder(loadTypes().lookupType('pitwarden.v1.Telemetry'));
+export const decodeTelemetry = boundedDecoder(
+  typeRoot(['pitwarden/v1/link.proto']).lookupType('pitwarden.v1.Telemetry'),
+);
 
 function load(files: string[]) {
   return loadSync(files, {
@@ -89,7 +94,7 @@ function load(files: string[]) {
  * come as objects; only counts of these services are so wide.
  */
 function lean(service: ServiceDefinition): ServiceDefinition {
-  const root = loadTypes();
+  const root = typeRoot(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto']);
   for (const type of typesOf(root)) {
     // By default an absent field of bytes is an empty array.
     const defaults = type.ctor.prototype as Record<string, unknown>;
@@ -97,26 +102,31 @@ function lean(service: ServiceDefinition): ServiceDefinition {
   }
   return Object.fromEntries(
     Object.entries(service).map(([name, method]) => {
-      const [, serviceName = '', methodName = ''] = method.path.split('/');
-      const { resolvedRequestType, resolvedResponseType } = root.lookupService(serviceName).methods[methodName] ?? {};
-      if (!resolvedRequestType || !resolvedResponseType) throw new Error(`proto: expected types of ${method.path}`);
+      const { requestType, responseType } = typesOfMethod(root, method.path);
       const codecs = {
-        requestSerialize: encoder(resolvedRequestType),
-        requestDeserialize: boundedDecoder(resolvedRequestType),
-        responseSerialize: scratchEncoder(resolvedResponseType),
-        responseDeserialize: decoder(resolvedResponseType),
+        requestSerialize: encoder(requestType),
+        requestDeserialize: boundedDecoder(requestType),
+        responseSerialize: scratchEncoder(responseType),
+        responseDeserialize: decoder(responseType),
       };
       return [name, { ...method, ...codecs }];
     }),
   );
 }
 
-function loadTypes(): protobuf.Root {
+function typeRoot(files: string[]): protobuf.Root {
   const root = new protobuf.Root();
   root.resolvePath = (_, target) => join(protoDir, target);
-  root.loadSync(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto'], { keepCase: true });
+  root.loadSync(files, { keepCase: true });
   root.resolveAll();
   return root;
+}
+
+function typesOfMethod(root: protobuf.Root, path: string): { requestType: protobuf.Type; responseType: protobuf.Type } {
+  const [, service = '', method = ''] = path.split('/');
+  const { resolvedRequestType, resolvedResponseType } = root.lookupService(service).methods[method] ?? {};
+  if (!resolvedRequestType || !resolvedResponseType) throw new Error(`proto: expected types of ${path}`);
+  return { requestType: resolvedRequestType, responseType: resolvedResponseType };
 }
 
 function encoder(type: protobuf.Type): (message: object) => Buffer {
@@ -145,20 +155,34 @@ function decoder(type: protobuf.Type): (bytes: Buffer) => object {
   return (bytes) => type.decode(bytes);
 }
 
-/** Returns an unreadable message as a value. If the decoder threw, grpc-js would not tell the caller why. */
 function boundedDecoder(type: protobuf.Type): (bytes: Buffer) => object {
   const fields = fieldsMost[type.name];
   if (fields === undefined) throw new Error(`proto: expected a bound for the fields of ${type.name}`);
-  const check = boundsCheck(type, { repeated, fields });
+  return checkedDecoder(boundsCheck(type, { repeated, fields }), (bytes) => type.decode(bytes));
+}
+
+/** Returns an unreadable message as a value. If the decoder threw, grpc-js would not tell the caller why. */
+function checkedDecoder(check: BoundsCheck, decode: (bytes: Buffer) => object): (bytes: Buffer) => object {
   return (bytes) => {
     const problem = check(bytes);
     if (problem !== undefined) return new UnreadableMessage(problem);
     try {
-      return type.decode(bytes);
+      return decode(bytes);
     } catch {
       return new UnreadableMessage(malformed);
     }
   };
+}
+
+/** Requests that must not be decoded become an `UnreadableMessage`, which api.ts refuses. */
+function checked(service: ServiceDefinition, file: string): ServiceDefinition {
+  const root = typeRoot([file]);
+  return Object.fromEntries(
+    Object.entries(service).map(([name, method]) => {
+      const check = boundsCheck(typesOfMethod(root, method.path).requestType, { repeated, fields: fieldsOfControl });
+      return [name, { ...method, requestDeserialize: checkedDecoder(check, method.requestDeserialize) }];
+    }),
+  );
 }
 
 function typesOf(parent: protobuf.NamespaceBase): protobuf.Type[] {
