@@ -28,13 +28,14 @@ export type Action =
   | { readonly type: 'ping'; readonly workerId: string; readonly sequence: number }
   /**
    * Measure the worker's process tree. PSS is expensive and only read if RSS is at least `pssAboveBytes` or below
-   * `pssBelowBytes`.
+   * `pssBelowBytes`. `watched`: measure its threads too, because a ping is overdue.
    */
   | {
       readonly type: 'sample';
       readonly workerId: string;
       readonly pssAboveBytes: number;
       readonly pssBelowBytes: number;
+      readonly watched: boolean;
     }
   | { readonly type: 'send-drain'; readonly workerId: string }
   | { readonly type: 'send-stop'; readonly workerId: string; readonly graceMs: number }

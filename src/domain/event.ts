@@ -109,6 +109,11 @@ export interface Sample {
   /** Memory of its cgroup as the kernel accounts it; 0 if there is none. */
   readonly cgroupBytes: number;
   readonly cpuMs: number;
+  /**
+   * Share of a core that the busiest thread of its tree used since the last watched sample, less the CPU time of its wakes; absent:
+   * not known.
+   */
+  readonly busiestThread?: number;
   /** State letter of the worker's main process as in proc_pid_stat(5); empty if unknown. */
   readonly state: string;
 }

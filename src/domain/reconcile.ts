@@ -128,10 +128,8 @@ function healthChanged(draft: Draft, before: Worker, worker: Worker, because: st
 function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
   const { nowMs } = draft.facts;
   let worker = before;
-  const watchAtMs = Math.max(
-    watchesFromMs(before, pool.config.heartbeat),
-    before.usage.askedAtMs + watchEveryMs(pool.config.heartbeat),
-  );
+  const watchFromMs = watchesFromMs(before, pool.config.heartbeat);
+  const watchAtMs = Math.max(watchFromMs, before.usage.askedAtMs + watchEveryMs(pool.config.heartbeat));
   if (nowMs >= before.usage.nextSampleAtMs || nowMs >= watchAtMs) {
     const { softBytes, hardBytes } = pool.config.recycle.memory;
     const limits = [softBytes, hardBytes].filter((bytes) => bytes > 0);
@@ -147,7 +145,8 @@ function sample(draft: Draft, before: Worker, pool: Pool, wake: Wake): Worker {
       nextSampleAtMs: (Math.floor(nowMs / everyMs) + 1) * everyMs,
     };
     worker = putWorker(draft, before, { usage });
-    draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes, pssBelowBytes });
+    const watched = nowMs >= watchFromMs;
+    draft.actions.push({ type: 'sample', workerId: before.id, pssAboveBytes, pssBelowBytes, watched });
   }
   wake.at(worker.usage.nextSampleAtMs);
   if (watchAtMs < Number.POSITIVE_INFINITY)

@@ -22,7 +22,10 @@ export interface Step {
 
 /** A delay of this length is lag of the agent's own loop, for which no worker is blamed. */
 const lagForgivenMs = 200;
-/** A worker that used this share of a core since its last sample is active. */
+/**
+ * A worker is active if one of its threads used this share of a core since the last sample. The CPU time of its processes says less:
+ * in a deadlock that holds the GIL, the threads that wait for the GIL use CPU time all the time (os/process/thread-times.ts).
+ */
 const advancingCpu = 0.05;
 
 /**
@@ -248,7 +251,7 @@ function nextUsage(usage: Usage, sample: Sample, limits: MemoryLimits, nowMs: nu
     ...shares,
     cpuMs: sample.cpuMs,
     cpu,
-    cpuAdvancedAtMs: cpu >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
+    cpuAdvancedAtMs: (sample.busiestThread ?? cpu) >= advancingCpu ? nowMs : usage.cpuAdvancedAtMs,
     state: sample.state,
     ...rememberMemory(usage, { bytes, heldBytes }, limits, nowMs),
   };

@@ -10,6 +10,7 @@ import type { WorkerCgroup } from '../os/cgroup/cgroup.ts';
 import type { BegunMark } from '../os/process/begun-mark.ts';
 import type { ProcessIdentity } from '../os/process/identity.ts';
 import type { SpawnedWorker } from '../os/process/spawn-worker.ts';
+import type { ThreadTimes } from '../os/process/thread-times.ts';
 import type { LedgerEntry } from '../os/storage/ledger.ts';
 import type { InspectedWorker } from './evidence.ts';
 import type { WorkerParts } from './parts.ts';
@@ -61,6 +62,8 @@ export interface WorkerHandle extends InspectedWorker {
   account: Account | null;
   /** Processes of its tree at the last sample: start times by pid. */
   known: ReadonlyMap<number, string>;
+  /** Run times of its threads at the last sample, and when they were read; null: they were not. */
+  threads: { readonly atMs: number; readonly times: ThreadTimes } | null;
 }
 
 export type WorkerHandles = ReadonlyMap<string, WorkerHandle>;
@@ -94,6 +97,7 @@ export function newHandle(
     inspection: null,
     account: null,
     known: new Map(),
+    threads: null,
   };
 }
 

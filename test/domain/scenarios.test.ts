@@ -551,6 +551,21 @@ describe('a worker whose pings', () => {
     }
   });
 
+  test('are missed while many threads use a little CPU time each is hung', () => {
+    const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
+    const process = simulation.process(simulation.ready()[0]);
+    Object.assign(process.behaviour, { answersPings: false, cpu: 0.3, busiestThread: 0.01 });
+    simulation.run(10_000, () => simulation.ready()[0]?.generation === 2);
+    expect(simulation.actions).toContainEqual(expect.objectContaining({ type: 'release', reason: 'hung' }));
+  });
+
+  test('are missed while one thread uses CPU time is busy', () => {
+    const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
+    const process = simulation.process(simulation.ready()[0]);
+    Object.assign(process.behaviour, { answersPings: false, cpu: 0.06, busiestThread: 0.06 });
+    expect(simulation.run(10_000, () => simulation.ready()[0]?.health === 'busy')).toBe(true);
+  });
+
   test('are missed while its cpu time advances is busy and paused, and well again with the next pong', () => {
     const simulation = up(poolConfig({ size: 1, heartbeat: pings }));
     const process = simulation.process(simulation.ready()[0]);

@@ -67,6 +67,8 @@ export interface ProcessBehaviour {
   sweepMs: number;
   /** CPU time per second. */
   cpu: number;
+  /** Share of a core; undefined: the system does not tell. */
+  busiestThread?: number;
   memoryBytes: number;
   /** Its PSS, if that differs from its RSS. */
   pssBytes?: number;
@@ -389,7 +391,9 @@ export class Simulation {
     const { memoryBytes: rssBytes, pssBytes = 0 } = process.behaviour;
     const readsPss = rssBytes >= asked.pssAboveBytes || rssBytes < asked.pssBelowBytes;
     const cpuMs = this.#frozen.get(process) ?? process.behaviour.cpu * (this.nowMs - process.bornAtMs);
-    return { rssBytes, pssBytes: readsPss ? pssBytes : 0, cgroupBytes: 0, cpuMs, state: 'S' };
+    const { busiestThread } = process.behaviour;
+    const threads = asked.watched && busiestThread !== undefined ? { busiestThread } : {};
+    return { rssBytes, pssBytes: readsPss ? pssBytes : 0, cgroupBytes: 0, cpuMs, ...threads, state: 'S' };
   }
 
   #spawn(workerId: string): void {

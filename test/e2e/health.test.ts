@@ -95,6 +95,16 @@ test('a deadlock that holds the GIL counts as hung, and the stacks show where', 
   expect(stdout).toMatch(/request \S+ \(deadlock_in_c\) for \d+ ms/);
 });
 
+test('a deadlock that holds the GIL counts as hung, however many threads wait for the GIL', async () => {
+  await start('stuck');
+  const [worker] = await untilReady(agent, 'stuck', 1);
+  await expect(client.execute('stuck', 'deadlock_in_c_with_threads', [40])).rejects.toMatchObject({
+    told: { exit_reason: 'hung' },
+  });
+  const exit = await ended(worker?.worker_id ?? '');
+  expect(exit.evidence?.because).toMatch(/^\d+ of 2 pings missed, and no sign of activity: state S/);
+});
+
 test.each(['deadlock_in_python', 'open_fifo'])(
   'a worker stuck in %s, which releases the GIL, is well until its deadline has passed',
   async (command) => {
