@@ -41,14 +41,13 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     orders,
     ask: (method: string, request: object) =>
       new Promise<Record<string, unknown>>((resolve, reject) => {
-        service[method]?.(
-          Object.assign(new EventEmitter(), { request }),
-          (error: object | null, answer: Record<string, unknown>) => (error === null ? resolve(answer) : reject(error)),
+        service[method]?.(callOf(method, request), (error: object | null, answer: Record<string, unknown>) =>
+          error === null ? resolve(answer) : reject(error),
         );
       }),
     /** The error with which a streaming call ends; undefined: the call goes on. */
     watch: (request: object) => {
-      const call = Object.assign(new EventEmitter(), { request, write: () => true });
+      const call = Object.assign(callOf('Watch', request), { write: () => true });
       let ended: unknown;
       call.on('error', (error) => {
         ended = error;
@@ -60,10 +59,15 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     roll: (request: object) => {
       const views: object[] = [];
       const write = (view: object) => views.push(view);
-      service['RollPool']?.(Object.assign(new EventEmitter(), { request, write, end: () => undefined }));
+      service['RollPool']?.(Object.assign(callOf('RollPool', request), { write, end: () => undefined }));
       return views;
     },
   };
+}
+
+function callOf(method: string, request: object): EventEmitter {
+  const getPath = () => `/pitwarden.v1.Control/${method}`;
+  return Object.assign(new EventEmitter(), { request, getPath, getPeer: () => 'a test' });
 }
 
 const [invalidArgument, notFound, failedPrecondition] = [3, 5, 9];
