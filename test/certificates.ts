@@ -96,8 +96,15 @@ commonName = supplied
     this.writeCrl();
   }
 
-  writeCrl(): void {
-    this.#ca('-gencrl', '-out', this.crl);
+  /** `days`: from now to the next update. Negative: it was due before. */
+  writeCrl({ days = 30 } = {}): void {
+    const dates = [
+      '-crl_lastupdate',
+      dateOf(new Date(Date.now() - 2 * dayMs)),
+      '-crl_nextupdate',
+      dateOf(new Date(Date.now() + days * dayMs)),
+    ];
+    this.#ca('-gencrl', ...dates, '-out', this.crl);
   }
 
   #newKey(path: string): void {

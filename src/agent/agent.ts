@@ -69,7 +69,7 @@ export async function startAgent(
   const checkDescriptors = createDescriptorCheck(descriptors, log);
   checkDescriptors(workersConfigured(config.node));
   holdSpares();
-  const tls = await openTls(config.tls, config.listenInsecureControl, log);
+  const tls = await openTls(config.tls, config.listenInsecureControl);
   const host = await openHost(config, passedSocket, log);
 
   const ended = createDeferred<Ending>();
@@ -91,15 +91,17 @@ export async function startAgent(
   });
   const descriptorPlan = () => planDescriptors(descriptors, workersExpected(loop.state()));
   const servers = createServers({ config, paths: host.paths, budgets, log, overTcp: tls.access, descriptorPlan });
-  tls.watch(servers.api.renewTcp);
+  tls.watch({
+    renew: servers.api.renewTcp,
+    endRevoked: servers.api.endRevokedTcp,
+    report: (record) => loop.enqueue({ type: 'tls', record }),
+  });
   const startHandover = () =>
     handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') });
   const { ledger } = host;
-  const warnings = () => {
-    const { listenInsecureControl } = config;
-    const exposed = exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
-    return tls.problem() === '' ? exposed : [...exposed, tls.problem()];
-  };
+  const { listenInsecureControl } = config;
+  const exposed = () => exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
+  const warnings = () => [...exposed(), ...tls.warnings()];
   const about = { agentId, startedAtMs, config, core, ledger, addresses, warnings };
   const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
@@ -122,7 +124,7 @@ export async function startAgent(
     await shutDown(shutdownParts, 'stopped');
     throw error;
   }
-  for (const warning of warnings()) log.warn(warning);
+  for (const warning of [...exposed(), ...tls.incomplete()]) log.warn(warning);
   const reaped = enqueueInitialEvents(config, host, core, log);
   // In the next turn, after the loop has handled all enqueued events.
   setImmediate(() => started.resolve());

@@ -93,6 +93,7 @@ function addGauges({ core, servers, opened }: SurfaceParts): void {
     budgets,
     poolNumbers: dispatch.poolStats,
     oldestRequest: dispatch.oldestRequest,
+    tls: () => opened.tls.numbers(),
     connections: () => ({
       grpc: servers.api.connections(),
       worker_link: servers.link.connections(),

@@ -1,86 +1,149 @@
 import type { TlsConfig } from '../config/load.ts';
+import type { TlsRecord } from '../domain/event.ts';
 import type { TcpAccess } from '../grpc/access/tcp-access.ts';
 import { insecureAccess, tlsAccess } from '../grpc/access/tcp-access.ts';
 import { MutualTlsCredentials } from '../grpc/access/tls-credentials.ts';
 import type { TlsFiles } from '../os/certificates/tls-files.ts';
 import { readTlsFiles, signatureOf } from '../os/certificates/tls-files.ts';
-import type { Log } from '../telemetry/log.ts';
+import type { TlsNumbers } from '../telemetry/tls-gauges.ts';
+import { createExpiryWatch, missingLists, validityWarnings, worseThan } from './tls-expiry.ts';
 
 /** How callers over TCP are let in. The files of `tls` are read again when they change. */
 export interface Tls {
   readonly access: TcpAccess;
-  /** What is wrong with the files as they are now; empty: nothing. The agent goes on with the last good ones. */
-  problem(): string;
-  /** Looks at the files every 5 s. `renew` makes callers connect again: who was let in by earlier files may not be by these. */
-  watch(renew: () => void): void;
+  /**
+   * One sentence for each thing that is wrong with the files as they are now; the agent goes on with the last good ones. The same for
+   * each of those in force that expires soon.
+   */
+  warnings(): string[];
+  /** Those of the warnings that are no events. */
+  incomplete(): string[];
+  /** Null: there are no files. */
+  numbers(): TlsNumbers | null;
+  /** Looks at the files every 5 s. */
+  watch(followers: TlsFollowers): void;
   close(): void;
+}
+
+export interface TlsFollowers {
+  /** Makes all clients over TCP connect again: a CA that let them in may be trusted no more. */
+  renew(): void;
+  /** Cuts the connections whose certificates are revoked now. */
+  endRevoked(): void;
+  report(record: TlsRecord): void;
 }
 
 const lookEveryMs = 5_000;
 
-/** Throws if a file of `tls` cannot be used. */
-export async function openTls(
-  config: TlsConfig | null,
-  listenInsecureControl: boolean,
-  log: Pick<Log, 'info' | 'warn'>,
-): Promise<Tls> {
+/** Throws if a file of `tls` cannot be used. One that has expired can: it keeps clients out, and is warned of. */
+export async function openTls(config: TlsConfig | null, listenInsecureControl: boolean): Promise<Tls> {
   if (config === null) {
     const access = insecureAccess(listenInsecureControl);
-    return { access, problem: () => '', watch: () => undefined, close: () => undefined };
+    return {
+      access,
+      warnings: () => [],
+      incomplete: () => [],
+      numbers: () => null,
+      watch: () => undefined,
+      close: () => undefined,
+    };
   }
-  let signature = await signatureOf(config);
+  const signature = await signatureOf(config);
   const read = await readTlsFiles(config);
   if (!read.ok) throw new Error(read.problem);
-  let { files } = read;
-  let problem = '';
-  let timer: NodeJS.Timeout | undefined;
-  const credentials = new MutualTlsCredentials(files);
-
-  const look = async (renew: () => void): Promise<void> => {
-    const now = await signatureOf(config);
-    // While a file is wrong it is read again: it may be half written.
-    if (now === signature && problem === '') return;
-    signature = now;
-    const next = await readTlsFiles(config);
-    if (!next.ok) {
-      if (next.problem !== problem)
-        log.warn(`${next.problem}; the agent goes on with the files that it has read before`);
-      problem = next.problem;
-      return;
-    }
-    problem = '';
-    const before = files;
-    files = next.files;
-    if (files.digest === before.digest) return;
-    credentials.replace(files);
-    log.info(
-      `tls: the files have changed, and hold for new connections; the certificate expires at ${new Date(files.expiresAtMs).toISOString()}`,
-    );
-    if (mayExclude(before, files)) renew();
-  };
-
-  return {
-    access: tlsAccess(credentials, config, config.connectionMaxAgeMs),
-    problem: () => problem,
-    watch: (renew) => {
-      let looking = false;
-      timer = setInterval(() => {
-        // A disk may take longer than the interval.
-        if (looking) return;
-        looking = true;
-        look(renew)
-          .catch((error: unknown) => log.warn(`tls: ${String(error)}`))
-          .finally(() => {
-            looking = false;
-          });
-      }, lookEveryMs).unref();
-    },
-    close: () => clearInterval(timer),
-  };
+  return new WatchedTls(config, read.files, signature);
 }
 
-/** Whether a client that was let in by the files of before may not be let in by these. */
-function mayExclude(before: TlsFiles, now: TlsFiles): boolean {
-  if (!before.clientCa.equals(now.clientCa)) return true;
+class WatchedTls implements Tls {
+  readonly access: TcpAccess;
+  readonly #config: TlsConfig;
+  readonly #credentials: MutualTlsCredentials;
+  /** The last good ones. */
+  #files: TlsFiles;
+  #signature: string;
+  /** Why the files as they are now are not in force; empty: they are. */
+  #problem = '';
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(config: TlsConfig, files: TlsFiles, signature: string) {
+    this.#config = config;
+    this.#files = files;
+    this.#signature = signature;
+    this.#credentials = new MutualTlsCredentials(files);
+    this.access = tlsAccess(this.#credentials, config, config.connectionMaxAgeMs, (certificate) =>
+      this.#files.revocations.isRevoked(certificate),
+    );
+  }
+
+  warnings(): string[] {
+    const problems = this.#problem === '' ? [] : [this.#problem];
+    return [...problems, ...validityWarnings(this.#files, this.#config, Date.now()), ...this.incomplete()];
+  }
+
+  incomplete(): string[] {
+    return missingLists(this.#files, this.#config);
+  }
+
+  numbers(): TlsNumbers {
+    return { validity: this.#files.validity, isReloaded: this.#problem === '' };
+  }
+
+  watch(followers: TlsFollowers): void {
+    const watchExpiry = createExpiryWatch(this.#config, (message) =>
+      followers.report({ kind: 'tls_expiring', message }),
+    );
+    watchExpiry(this.#files, Date.now());
+    let looking = false;
+    this.#timer = setInterval(() => {
+      // A disk may take longer than the interval.
+      if (looking) return;
+      looking = true;
+      this.#look(followers)
+        .then(() => watchExpiry(this.#files, Date.now()))
+        .catch((error: unknown) => followers.report({ kind: 'tls_refused', message: `tls: ${String(error)}` }))
+        .finally(() => {
+          looking = false;
+        });
+    }, lookEveryMs).unref();
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  async #look(followers: TlsFollowers): Promise<void> {
+    const now = await signatureOf(this.#config);
+    // While a file is wrong it is read again: it may be half written, or become valid at its time.
+    if (now === this.#signature && this.#problem === '') return;
+    this.#signature = now;
+    const next = await readTlsFiles(this.#config);
+    const problem = next.ok ? worseThan(this.#files, next.files, this.#config, Date.now()) : next.problem;
+    if (!next.ok || problem !== undefined) {
+      if (problem !== this.#problem) {
+        const message = `${problem}; the agent goes on with the files that it has read before`;
+        followers.report({ kind: 'tls_refused', message });
+      }
+      this.#problem = problem ?? '';
+      return;
+    }
+    this.#problem = '';
+    const before = this.#files;
+    if (next.files.digest === before.digest) return;
+    this.#files = next.files;
+    this.#credentials.replace(next.files);
+    const until = new Date(next.files.validity.get('cert')?.untilMs ?? 0).toISOString();
+    const message = `tls: the files have changed, and hold for new connections; the certificate expires at ${until}`;
+    followers.report({ kind: 'tls_reloaded', message });
+    if (trustsFewer(before, next.files)) followers.renew();
+    if (revokesOthers(before, next.files)) followers.endRevoked();
+  }
+}
+
+/** Whether a CA is not trusted any more that has let clients in. */
+function trustsFewer(before: TlsFiles, now: TlsFiles): boolean {
+  return [...before.caFingerprints].some((fingerprint) => !now.caFingerprints.has(fingerprint));
+}
+
+function revokesOthers(before: TlsFiles, now: TlsFiles): boolean {
   return now.crls.some((list) => !before.crls.some((earlier) => earlier.equals(list)));
 }

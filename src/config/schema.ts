@@ -440,7 +440,7 @@ export const schema = sectionBody({
       }),
       crl: nonEmptyText().optional().meta({
         description:
-          'Revoked certificates (CRL), in PEM: one list of each CA in `client_ca`. When it changes, all clients must connect again, and calls that still run on their connections are cut after 30 s. After its next update is due, TLS accepts no client.',
+          'Revoked certificates (CRL), in PEM: one list of each CA in `client_ca`, signed by that CA. When it changes, the connections of revoked certificates are cut with their calls. After its next update is due, no client can connect.',
         unit: 'path',
         fallback: 'none',
       }),

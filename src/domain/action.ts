@@ -118,6 +118,9 @@ export const recordKinds = [
   'restart_needed',
   'starts_blocked',
   'starts_resumed',
+  'tls_reloaded',
+  'tls_refused',
+  'tls_expiring',
 ] as const;
 
 export type RecordKind = (typeof recordKinds)[number];

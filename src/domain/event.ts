@@ -45,6 +45,8 @@ export type Event =
       readonly worker: { readonly id: string; readonly pool: string } | null;
       readonly message: string;
     }
+  /** Something about the files of `tls`. */
+  | { readonly type: 'tls'; readonly record: TlsRecord }
   | {
       readonly type: 'exited';
       readonly workerId: string;
@@ -55,6 +57,12 @@ export type Event =
     }
   | { readonly type: 'gone'; readonly workerId: string; readonly survivors: readonly number[] }
   | Command;
+
+/** An event about the files of `tls`: what happened, in one sentence. */
+export interface TlsRecord {
+  readonly kind: 'tls_reloaded' | 'tls_refused' | 'tls_expiring';
+  readonly message: string;
+}
 
 /** A worker as the ledger has it. Times are on this agent's monotonic clock and may be negative. */
 export interface Adopted extends WorkerSpec {

@@ -114,6 +114,8 @@ function apply(draft: Draft, event: Event): void {
         message: event.message,
         unplanned: true,
       });
+    case 'tls':
+      return record(draft, event.record);
     case 'exited':
       return withWorker(draft, event.workerId, (worker) => exited(draft, worker, event.exit, event));
     case 'gone':

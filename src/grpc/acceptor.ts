@@ -34,6 +34,8 @@ export interface Acceptor {
   destroyAll(): void;
   /** Makes clients over TCP connect again, so that their certificates are verified again. */
   renewTcp(): void;
+  /** Cuts connections over TCP whose certificates are revoked now. */
+  endRevokedTcp(): void;
   connections(): ConnectionNumbers;
 }
 
@@ -53,7 +55,7 @@ const tcpShare = 0.75;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
   const atSocket = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const { credentials, identityOf, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
+  const { credentials, identityOf, isRevoked, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
   const authorizing = options.overTcp === undefined ? [] : [authorize(identityOf)];
   const atSocketOnly = new Set(http2ServersOf(server));
   const overTcp = server.createConnectionInjector(
@@ -64,7 +66,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   const all = limitConnections({ max, onRefused, evictable: () => longestIdle(server, () => true) });
   const limits = options.overTcp === undefined ? { unix: all, tcp: all } : limitApart();
   const silent = createSilenceWatch();
-  const tcpConnections = createTlsConnections(connectionMaxAgeMs);
+  const tcpConnections = createTlsConnections(connectionMaxAgeMs, isRevoked);
   for (const http2Server of http2ServersOf(server)) {
     if (atSocketOnly.has(http2Server)) continue;
     http2Server.on('session', tcpConnections.add);
@@ -147,6 +149,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       for (const limit of Object.values(limits)) limit.destroyAll();
     },
     renewTcp: tcpConnections.renewAll,
+    endRevokedTcp: tcpConnections.endRevoked,
     connections: () => {
       const numbers = [...new Set(Object.values(limits))].map((limit) => limit.numbers());
       const sum = (of: (each: ConnectionNumbers) => number) => numbers.reduce((total, each) => total + of(each), 0);

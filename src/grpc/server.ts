@@ -24,6 +24,8 @@ export interface ApiServer {
   stop(graceMs: number): Promise<void>;
   /** Makes clients over TCP connect again, so that their certificates are verified again. */
   renewTcp(): void;
+  /** Cuts connections over TCP whose certificates are revoked now. */
+  endRevokedTcp(): void;
   connections(): ConnectionNumbers;
 }
 
@@ -108,6 +110,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
       await cutOff.catch(() => undefined);
     },
     renewTcp: acceptor.renewTcp,
+    endRevokedTcp: acceptor.endRevokedTcp,
     connections: acceptor.connections,
   };
 }

@@ -10,7 +10,7 @@ const debugKinds: ReadonlySet<RecordKind> = new Set([
 ]);
 
 /** Kinds of records that need attention. */
-const warnKinds: ReadonlySet<RecordKind> = new Set(['config_refused', 'restart_needed']);
+const warnKinds: ReadonlySet<RecordKind> = new Set(['config_refused', 'restart_needed', 'tls_refused', 'tls_expiring']);
 
 /** Writes a record as a log line. Its reason is the same word as everywhere else. */
 export function logRecord(log: Log, record: NodeRecord): void {

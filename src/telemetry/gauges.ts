@@ -7,6 +7,8 @@ import type { Health, NodeStatus, Phase, Pool, State, Worker } from '../domain/s
 import { rollPhases } from '../domain/state.ts';
 import type { ConnectionNumbers } from '../grpc/connection-limit.ts';
 import type { AppMetrics, AppNumbers } from './app-metrics.ts';
+import type { TlsNumbers } from './tls-gauges.ts';
+import { tlsGauges } from './tls-gauges.ts';
 
 /** The numbers that the gauges read at each scrape. */
 export interface GaugesSource {
@@ -22,6 +24,8 @@ export interface GaugesSource {
   readonly budgets: Readonly<Record<BudgetSide, BudgetNumbers>>;
   /** `http` is null while the HTTP server is not listening. */
   connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
+  /** Null: `tls` is not configured. */
+  tls(): TlsNumbers | null;
 }
 
 /** For whom the agent holds messages. `unproven`: processes that have not proven to be workers. */
@@ -218,6 +222,12 @@ export function addGauges(registry: Registry, source: GaugesSource): void {
   }
   addNodeGauges(registry, source);
   addConnections(registry, source);
+  for (const { name, help, labels, read } of tlsGauges) {
+    gauge(registry, name, help, [...labels], () => {
+      const tls = source.tls();
+      return tls === null ? [] : read(tls);
+    });
+  }
 }
 
 function addNodeGauges(registry: Registry, source: GaugesSource): void {

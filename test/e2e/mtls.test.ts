@@ -177,25 +177,70 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
     submit.cancel();
   });
 
-  test('a revoked certificate loses its connection, and cannot connect again', async () => {
+  test('a revoked certificate loses its connection with its calls, and cannot connect again; others keep theirs', async () => {
     const certificate = issued('revoked', 'URI:spiffe://test.example/role/caller');
     const client = dial(certificate);
     const other = dial(issued('not-revoked', 'URI:spiffe://test.example/role/caller'));
     await word(client);
     const stubborn = await unwilling(certificate);
+    const [running, othersRunning] = [client.submit(), other.submit()];
+    const cut = new Promise((resolve) => running.once('error', resolve));
+    let othersEnd: unknown;
+    othersRunning.on('error', (error) => {
+      othersEnd = error;
+    });
+    othersRunning.resume();
+    running.resume();
+    await word(other);
     ours.revoke(certificate);
-    await untilLogged(agent, 'tls: the files have changed');
+    expect(await cut).toMatchObject({ code: status.UNAVAILABLE });
+    await stubborn.cut;
+    await expect(word(client)).rejects.toMatchObject({ code: status.UNAVAILABLE });
+    expect((await word(other)).value).toEqual({ a: 1 });
+    expect(othersEnd).toBeUndefined();
+    othersRunning.cancel();
+  });
+
+  test('a list that another CA has signed is refused by name, and the last good one stays in force', async () => {
+    const [good, revoked] = ['kept', 'out'].map((name) => issued(name, 'URI:spiffe://test.example/role/caller'));
+    if (good === undefined || revoked === undefined) throw new Error('unreachable');
+    const known = dial(revoked);
+    await word(known);
+    ours.revoke(revoked);
     await until(
       () =>
-        word(client).then(
+        word(known).then(
           () => false,
-          (error: { code: number }) => error.code === status.UNAVAILABLE,
+          () => true,
         ),
-      'the revoked certificate to be refused',
+      'the certificate to be revoked',
     );
-    expect((await word(other)).value).toEqual({ a: 1 });
-    await stubborn.cut;
+    copyFileSync(theirs.crl, ours.crl);
+    const problem = `tls.crl: expected lists of the CAs in tls.client_ca (CN=ours), got one of another CA in ${ours.crl}`;
+    await untilLogged(agent, `node tls refused: ${problem}; the agent goes on with the files that it has read before`);
+    expect(await metric('pitwarden_tls_last_reload_successful')).toBe(0);
+    expect((await word(dial(good))).value).toEqual({ a: 1 });
+    await expect(word(dial(revoked))).rejects.toMatchObject({ code: status.UNAVAILABLE });
+    expect((await agent.json<{ node: { warnings: string[] } }>('status')).node.warnings).toEqual([problem]);
+    ours.writeCrl({ days: -1 });
+    await untilLogged(
+      agent,
+      /node tls refused: tls\.crl: \S+ was due for its next update at \S+: no client can connect/,
+    );
+    expect((await word(dial(good))).value).toEqual({ a: 1 });
+    ours.writeCrl();
+    await until(async () => (await metric('pitwarden_tls_last_reload_successful')) === 1, 'the good list');
+    expect(await metric('pitwarden_tls_expiry_timestamp_seconds{file="crl"}')).toBeCloseTo(
+      (Date.now() + 30 * day) / 1000,
+      -3,
+    );
   });
+
+  async function metric(series: string): Promise<number> {
+    const body = await (await fetch(`http://${agent.http}/metrics`)).text();
+    const line = body.split('\n').find((each) => each.startsWith(`${series} `));
+    return Number(line?.slice(series.length + 1));
+  }
 
   /** A connection that does not hang up when the agent does. Resolves to a promise that settles when it is cut. */
   async function unwilling({ cert, key }: Certificate): Promise<{ readonly cut: Promise<void> }> {

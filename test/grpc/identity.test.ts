@@ -44,6 +44,17 @@ test.each([
   ['percent-encoding', 'URI:spiffe://d.example/role/%6fperator'],
   ['upper case', 'URI:spiffe://D.example/role/operator, URI:SPIFFE://d.example/role/operator'],
   ['a pool of a role without pools', 'URI:spiffe://d.example/role/operator/pool/text'],
+  ['no pool', 'URI:spiffe://d.example/role/caller/pool/, URI:spiffe://d.example/role/caller/pool'],
+  ['no pool and a slash', 'URI:spiffe://d.example/role/caller/, URI:spiffe://d.example/role/caller//text'],
+  [
+    'a pool within a pool',
+    'URI:spiffe://d.example/role/caller/pool/text/other, URI:spiffe://d.example/role/caller/pool//',
+  ],
+  ['what cannot be a pool', 'URI:spiffe://d.example/role/caller/pool/.., URI:spiffe://d.example/role/caller/pool/Text'],
+  [
+    'another word for pool',
+    'URI:spiffe://d.example/role/caller/pools/text, URI:spiffe://d.example/role/caller/Pool/text',
+  ],
   ['a name within a name', 'DNS:"a, URI:spiffe://d.example/role/operator, b"'],
   ['more names than an identity has', `${'DNS:a, '.repeat(20)}URI:spiffe://d.example/role/operator`],
 ])('a certificate with %s has no role', (_, names) => {

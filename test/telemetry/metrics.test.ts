@@ -16,6 +16,13 @@ function scene(state = initialState()) {
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
     connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
+    tls: () => ({
+      validity: new Map([
+        ['cert', { fromMs: 0, untilMs: 2_000 }],
+        ['crl', { fromMs: 0, untilMs: Number.POSITIVE_INFINITY }],
+      ]),
+      isReloaded: false,
+    }),
     budgets: { callers: createMemoryBudget(1), workers: createMemoryBudget(1), unproven: createMemoryBudget(1) },
   });
   const apps = createAppMetrics({ nowMs: () => 0, warn: () => undefined });
@@ -84,6 +91,14 @@ test('connections are counted by surface, starting at 0', async () => {
     'pitwarden_connections_evicted_total{surface="http"} 0',
   ])
     expect(text).toContain(`${line}\n`);
+});
+
+test('the end of each file of tls is exported, unless it has none, and whether the newest files are in force', async () => {
+  const text = await scene().body();
+  expect(text.match(/^pitwarden_tls.*/gm)).toEqual([
+    'pitwarden_tls_expiry_timestamp_seconds{file="cert"} 2',
+    'pitwarden_tls_last_reload_successful 0',
+  ]);
 });
 
 test('docs/metrics.md lists exactly the existing series', async () => {

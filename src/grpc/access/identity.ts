@@ -1,5 +1,5 @@
 import type { X509Certificate } from 'node:crypto';
-import { isCertificateRole } from '../../domain/certificate-identity.ts';
+import { isCertificateRole, poolNameProblem } from '../../domain/certificate-identity.ts';
 import type { Role } from './roles.ts';
 import { roles } from './roles.ts';
 
@@ -82,5 +82,7 @@ export function grantOfPath(path: string): Grant | undefined {
   if (kind === 'controller') return pools === undefined ? { role: 'controller', pool: null } : undefined;
   if (kind !== 'role' || !isCertificateRole(name)) return undefined;
   if (pools === undefined) return { role: name, pool: null };
-  return name === 'caller' && pools === 'pool' && pool !== '' ? { role: name, pool } : undefined;
+  // A caller of something that cannot be a pool may call nothing, and never all pools.
+  const isPool = pools === 'pool' && poolNameProblem(pool) === undefined;
+  return name === 'caller' && isPool ? { role: name, pool } : undefined;
 }

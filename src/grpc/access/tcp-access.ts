@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto';
 import type { Http2Session } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { ServerCredentials } from '@grpc/grpc-js';
@@ -10,6 +11,8 @@ export interface TcpAccess {
   readonly credentials: ServerCredentials;
   /** Undefined: grpc-js does not show the connection. */
   identityOf(session: Http2Session | undefined): Identity;
+  /** Whether the certificate of the connection is revoked by now. */
+  isRevoked(session: Http2Session): boolean;
   /** A connection takes no new calls after this time. Infinite: it may stay. */
   readonly connectionMaxAgeMs: number;
 }
@@ -20,6 +23,7 @@ export function insecureAccess(mayControl: boolean): TcpAccess {
   return {
     credentials: ServerCredentials.createInsecure(),
     identityOf: () => identity,
+    isRevoked: () => false,
     connectionMaxAgeMs: Number.POSITIVE_INFINITY,
   };
 }
@@ -29,13 +33,20 @@ export function tlsAccess(
   credentials: MutualTlsCredentials,
   rules: IdentityRules,
   connectionMaxAgeMs: number,
+  isRevoked: (certificate: X509Certificate) => boolean,
 ): TcpAccess {
   return {
     credentials,
-    identityOf: (session) => {
-      const socket = session?.socket as TLSSocket | undefined;
-      return identityOfCertificate(socket?.getPeerX509Certificate?.(), rules);
+    identityOf: (session) => identityOfCertificate(certificateOf(session), rules),
+    isRevoked: (session) => {
+      const certificate = certificateOf(session);
+      return certificate === undefined || isRevoked(certificate);
     },
     connectionMaxAgeMs,
   };
+}
+
+function certificateOf(session: Http2Session | undefined): X509Certificate | undefined {
+  const socket = session?.socket as TLSSocket | undefined;
+  return socket?.getPeerX509Certificate?.();
 }

@@ -18,9 +18,11 @@ export interface TlsConnections {
    * goes on now: it began with what held before.
    */
   renewAll(): void;
+  /** Cuts the connections whose certificates are revoked now, with the calls that run on them. Others live on. */
+  endRevoked(): void;
 }
 
-export function createTlsConnections(maxAgeMs: number): TlsConnections {
+export function createTlsConnections(maxAgeMs: number, isRevoked: (session: Http2Session) => boolean): TlsConnections {
   const open = new Set<Http2Session>();
   /** Connections that were made while handshakes of before the last `renewAll` may have gone on. */
   const doubtful = new Set<Http2Session>();
@@ -33,6 +35,8 @@ export function createTlsConnections(maxAgeMs: number): TlsConnections {
   return {
     open,
     add: (session) => {
+      // The handshake may have begun before the certificate was revoked.
+      if (isRevoked(session)) return session.destroy();
       open.add(session);
       if (handshakes !== undefined) doubtful.add(session);
       // Connections that began together, as after a restart, do not end together.
@@ -50,6 +54,9 @@ export function createTlsConnections(maxAgeMs: number): TlsConnections {
       for (const session of open) end(session);
       clearTimeout(handshakes);
       handshakes = setTimeout(endDoubtful, handshakeTimeoutMs + 1_000).unref();
+    },
+    endRevoked: () => {
+      for (const session of open) if (isRevoked(session)) session.destroy();
     },
   };
 }

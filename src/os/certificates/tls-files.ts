@@ -2,6 +2,14 @@ import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
+import type { Validity } from '../../domain/validity.ts';
+import type { NamedCertificate } from './named-certificate.ts';
+import { namedCertificate } from './named-certificate.ts';
+import { blocksOf, bytesOfBlock } from './pem.ts';
+import type { RevocationList } from './revocation-list.ts';
+import { ListProblem, readRevocationList } from './revocation-list.ts';
+import type { Revocations } from './revocations.ts';
+import { revocationsOf } from './revocations.ts';
 
 /** Paths of the files of `tls`. `crl` null: no revocation list. */
 export interface TlsPaths {
@@ -11,14 +19,23 @@ export interface TlsPaths {
   readonly crl: string | null;
 }
 
+/** The files that can expire. */
+export const expiringFiles = ['cert', 'client_ca', 'crl'] as const;
+export type ExpiringFile = (typeof expiringFiles)[number];
+
 export interface TlsFiles {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly clientCa: Buffer;
   /** The lists in the file of `crl`; empty: none is configured. */
   readonly crls: readonly Buffer[];
-  /** When the agent's own certificate expires, in ms of Unix time. */
-  readonly expiresAtMs: number;
+  /** Fingerprints of the CAs in `clientCa`. */
+  readonly caFingerprints: ReadonlySet<string>;
+  /** Of the certificate with its chain, of the CA that expires first, and of all lists together. `crl` is left out if there is none. */
+  readonly validity: ReadonlyMap<ExpiringFile, Validity>;
+  /** CAs of `clientCa` without a list in `crls`. OpenSSL then accepts none of their certificates. */
+  readonly casWithoutList: readonly string[];
+  readonly revocations: Revocations;
   /** Differs if any file's content differs. */
   readonly digest: string;
 }
@@ -39,49 +56,74 @@ export async function readTlsFiles(paths: TlsPaths): Promise<TlsFilesRead> {
       read('client_ca', paths.clientCa),
       paths.crl === null ? null : read('crl', paths.crl),
     ]);
-    const own = parsed('cert', paths.cert, 'a certificate in PEM', () => new X509Certificate(cert));
-    const privateKey = parsed('key', paths.key, 'a private key in PEM without a passphrase', () =>
-      createPrivateKey(key),
-    );
-    if (!own.checkPrivateKey(privateKey)) {
-      throw new Problem(
-        `tls.key: expected the key of the certificate in ${paths.cert}, got another one in ${paths.key}`,
-      );
-    }
-    parsed('cert', paths.cert, 'a chain of certificates that TLS accepts', () => createSecureContext({ cert, key }));
-    parsed('client_ca', paths.clientCa, 'certificates in PEM', () => {
-      // TLS itself takes a file without any certificate, and then accepts nobody.
-      new X509Certificate(clientCa);
-      createSecureContext({ ca: clientCa });
-    });
-    for (const [name, path, pem] of [
-      ['cert', paths.cert, cert],
-      ['client_ca', paths.clientCa, clientCa],
-    ] as const) {
-      // TLS takes the certificates of a file that is cut off in the middle.
-      parsed(name, path, 'whole certificates in PEM', () =>
-        blocksOf(pem)
-          .filter((block) => block.includes('CERTIFICATE-----'))
-          .map((block) => new X509Certificate(block)),
-      );
-    }
-    const crls =
-      crl === null
-        ? []
-        : parsed('crl', paths.crl ?? '', 'lists of revoked certificates in PEM', () => {
-            const lists = blocksOf(crl);
-            createSecureContext({ crl: lists });
-            return lists;
-          });
-    const expiresAtMs = Date.parse(own.validTo);
-    if (!Number.isFinite(expiresAtMs)) {
-      throw new Problem(`tls.cert: expected a certificate with an end, got "${own.validTo}" in ${paths.cert}`);
-    }
-    const digest = digestOf([cert, key, clientCa, crl ?? Buffer.alloc(0)]);
-    return { ok: true, files: { cert, key, clientCa, crls, expiresAtMs, digest } };
+    checkPair(paths, cert, key);
+    const chain = certificatesOf('cert', paths.cert, cert);
+    const cas = certificatesOf('client_ca', paths.clientCa, clientCa);
+    const { crls, lists } = crl === null ? { crls: [], lists: [] } : listsOf(paths.crl ?? '', crl, cas);
+    const validity = new Map<ExpiringFile, Validity>([
+      ['cert', common(chain.map((each) => each.validity))],
+      ['client_ca', endingFirst(cas.map((each) => each.validity))],
+    ]);
+    if (crl !== null) validity.set('crl', common(lists.map(validityOfList)));
+    const files: TlsFiles = {
+      ...{ cert, key, clientCa, crls, validity },
+      caFingerprints: new Set(cas.map(({ fingerprint }) => fingerprint)),
+      casWithoutList:
+        crl === null ? [] : cas.filter((ca) => !lists.some((list) => list.ca === ca)).map(({ shown }) => shown),
+      revocations: revocationsOf(lists, cas),
+      digest: digestOf([cert, key, clientCa, crl ?? Buffer.alloc(0)]),
+    };
+    return { ok: true, files };
   } catch (error) {
     return { ok: false, problem: error instanceof Problem ? error.message : `tls: ${String(error)}` };
   }
+}
+
+function checkPair(paths: TlsPaths, cert: Buffer, key: Buffer): void {
+  const own = parsed('cert', paths.cert, 'a certificate in PEM', () => new X509Certificate(cert));
+  const privateKey = parsed('key', paths.key, 'a private key in PEM without a passphrase', () => createPrivateKey(key));
+  if (!own.checkPrivateKey(privateKey)) {
+    throw new Problem(`tls.key: expected the key of the certificate in ${paths.cert}, got another one in ${paths.key}`);
+  }
+  parsed('cert', paths.cert, 'a chain of certificates that TLS accepts', () => createSecureContext({ cert, key }));
+}
+
+/** All of a file. TLS takes a file without any certificate, and the certificates of one that is cut off in the middle. */
+function certificatesOf(name: 'cert' | 'client_ca', path: string, pem: Buffer): NamedCertificate[] {
+  parsed(name, path, 'certificates in PEM', () => {
+    new X509Certificate(pem);
+    if (name === 'client_ca') createSecureContext({ ca: pem });
+  });
+  return parsed(name, path, 'whole certificates in PEM', () =>
+    blocksOf(pem)
+      .filter((block) => block.includes('CERTIFICATE-----'))
+      .map((block) => namedCertificate(new X509Certificate(block))),
+  );
+}
+
+function listsOf(path: string, pem: Buffer, cas: readonly NamedCertificate[]) {
+  return parsed('crl', path, 'lists of revoked certificates in PEM', () => {
+    const crls = blocksOf(pem);
+    createSecureContext({ crl: crls });
+    const newest = new Map<NamedCertificate, RevocationList>();
+    for (const list of crls.map((block) => readRevocationList(bytesOfBlock(block), cas))) {
+      if ((newest.get(list.ca)?.thisUpdateMs ?? Number.NEGATIVE_INFINITY) < list.thisUpdateMs)
+        newest.set(list.ca, list);
+    }
+    return { crls, lists: [...newest.values()] };
+  });
+}
+
+function validityOfList({ thisUpdateMs, nextUpdateMs }: RevocationList): Validity {
+  return { fromMs: thisUpdateMs, untilMs: nextUpdateMs };
+}
+
+/** When all are valid. */
+function common(all: readonly Validity[]): Validity {
+  return {
+    fromMs: Math.max(...all.map(({ fromMs }) => fromMs)),
+    untilMs: Math.min(...all.map(({ untilMs }) => untilMs)),
+  };
 }
 
 /** Differs if a file was replaced or written since. Never rejects. */
@@ -118,19 +160,16 @@ async function read(key: string, path: string): Promise<Buffer> {
 function parsed<T>(key: string, path: string, wanted: string, parse: () => T): T {
   try {
     return parse();
-  } catch {
+  } catch (error) {
+    if (error instanceof ListProblem) throw new Problem(`tls.${key}: ${error.message} in ${path}`);
     // What the library says may quote the file, which may be a key.
     throw new Problem(`tls.${key}: expected ${wanted}, got a file that cannot be read as that: ${path}`);
   }
 }
 
-/** The blocks of a file in PEM. Throws if there is none, or if one is not whole. */
-function blocksOf(pem: Buffer): Buffer[] {
-  const text = pem.toString('latin1');
-  const blocks = text.match(/-----BEGIN ([A-Z0-9 ]+)-----[^-]+-----END \1-----/g) ?? [];
-  const begun = text.split('-----BEGIN ').length - 1;
-  if (blocks.length === 0 || begun !== blocks.length) throw new Error('expected whole blocks');
-  return blocks.map((block) => Buffer.from(`${block}\n`, 'latin1'));
+/** Of several CAs some may be of later or of earlier. */
+function endingFirst(all: readonly Validity[]): Validity {
+  return all.reduce((first, each) => (each.untilMs < first.untilMs ? each : first));
 }
 
 function digestOf(parts: readonly Buffer[]): string {
