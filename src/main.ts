@@ -119,8 +119,15 @@ talking('roll <pool>', 'replace all workers of a pool, and show the progress', '
 talking('handover', 'replace the agent with a new one, which takes over its workers', 'changes')
   .option('--timeout <duration>', 'how long to wait for the new agent, such as 60s', '60s')
   .action(lazy(async () => (await import('./cli/handover.ts')).handover));
-talking('events', 'what happens from now on', 'safe')
+talking('events', 'what happened since a time, or what happens from now on', 'safe')
+  .option(
+    '--since <time>',
+    'from the history: a duration before now, such as 1h, or a time such as 2026-05-01T12:00:00Z',
+  )
+  .option('--follow', 'with --since: go on with what happens next')
   .option('--pool <pool>', "only this pool's")
+  .option('--worker <worker>', "only this worker's: its whole id; it may have ended")
+  .option('--kind <kind...>', 'only these kinds (NodeEvent.kind in control.proto)')
   .action(lazy(async () => (await import('./cli/events.ts')).events));
 const ca = command('ca', 'a small certificate authority, for TLS between callers, controllers and agents', 'safe');
 // As a command of its own it would suggest those of the agent.

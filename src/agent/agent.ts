@@ -98,11 +98,11 @@ export async function startAgent(
   });
   const startHandover = () =>
     handOver({ loop, dispatch, servers, opened, leaving, log, finish: () => ended.resolve('handed-over') });
-  const { ledger } = host;
+  const { ledger, history } = host;
   const { listenInsecureControl } = config;
   const exposed = () => exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
   const warnings = () => [...exposed(), ...tls.warnings()];
-  const about = { agentId, startedAtMs, config, core, ledger, addresses, warnings };
+  const about = { agentId, startedAtMs, config, core, ledger, history, addresses, warnings };
   const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {

@@ -17,6 +17,7 @@ export interface ControlParts {
   readonly config: Config;
   readonly core: AgentCore;
   readonly ledger: Host['ledger'];
+  readonly history: Host['history'];
   /** Filled in while the agent starts. */
   readonly addresses: TcpAddresses;
   /** Surfaces without authentication, and files of `tls` that cannot be used: for `status` and GetNode. */
@@ -28,7 +29,8 @@ export interface ControlParts {
 
 /** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
-  const { agentId, startedAtMs, config, core, ledger, addresses, warnings, leaving, handOver, checkConfig } = parts;
+  const { agentId, startedAtMs, config, core, ledger, history, addresses, warnings, leaving, handOver, checkConfig } =
+    parts;
   const { loop, dispatch, workers, exits, exitCounts, subscribers } = core;
   return {
     state: loop.state,
@@ -46,6 +48,7 @@ export function controlSource(parts: ControlParts): ControlSource {
     recorded: (workerId) => recordedOf(workers.handles.get(workerId), subscribers.revisionOf(workerId)),
     poolNumbers: dispatch.poolStats,
     exits: exits.list,
+    history: history.read,
     requestsOf: dispatch.requestsOf,
     progressOf: dispatch.progressOf,
     nowMs: systemClock.nowMs,

@@ -101,6 +101,7 @@ export function createCore({ agentId, config, host, log, finish }: CoreOptions):
     log,
     exits,
     exitCounts,
+    history: host.history,
     subscribers,
     logStacks,
     finish,

@@ -3,6 +3,7 @@ import { limitsOf } from '../dispatch/limits.ts';
 import type { Action, NodeRecord } from '../domain/action.ts';
 import type { KeptExit } from '../domain/evidence.ts';
 import type { AppMetrics } from '../telemetry/app-metrics.ts';
+import type { EventHistory } from '../telemetry/event-history.ts';
 import { logRecord } from '../telemetry/event-log.ts';
 import type { ExitCounts } from '../telemetry/exit-counts.ts';
 import type { Exits } from '../telemetry/exit-history.ts';
@@ -23,6 +24,7 @@ export interface EffectParts {
   readonly log: Log;
   readonly exits: Exits;
   readonly exitCounts: ExitCounts;
+  readonly history: Pick<EventHistory, 'append'>;
   readonly subscribers: Subscribers;
   /** Logs the stacks of workers that had to be killed at a shutdown. */
   logStacks(exit: KeptExit): void;
@@ -112,6 +114,7 @@ function carryOutOne(parts: EffectParts, action: Action, records: NodeRecord[]):
     case 'record':
       records.push(action.record);
       logRecord(parts.log, action.record);
+      parts.history.append(action.record);
       return metrics.record(action.record);
     case 'keep-exit':
       return keepExit(parts, action.exit);

@@ -1,6 +1,7 @@
 import type { Config } from '../config/load.ts';
 import type { Cgroups } from '../os/cgroup/cgroup.ts';
 import { openCgroups } from '../os/cgroup/cgroup.ts';
+import { systemClock } from '../os/clock.ts';
 import type { OutputDirectory } from '../os/output/output-directory.ts';
 import { openOutputDirectory } from '../os/output/output-directory.ts';
 import type { Guardian } from '../os/process/guardian.ts';
@@ -13,6 +14,8 @@ import { openLedger } from '../os/storage/ledger.ts';
 import type { FileLock } from '../os/storage/lock-file.ts';
 import { isUnwritable } from '../os/storage/lock-file.ts';
 import type { PassedSocket } from '../os/systemd.ts';
+import type { EventHistory } from '../telemetry/event-history.ts';
+import { openEventHistory } from '../telemetry/event-history.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Adoption } from '../workers/restore.ts';
 import { classifySurvivors } from '../workers/restore.ts';
@@ -23,6 +26,8 @@ export interface Host {
   /** The lock of the runtime directory comes first. */
   readonly locks: readonly FileLock[];
   readonly ledger: Ledger;
+  /** What happened on this node, over restarts of the agent. */
+  readonly history: EventHistory;
   /** The content of the ledger at the start. */
   readonly ledgerSnapshot: LedgerSnapshot;
   readonly adoption: Adoption;
@@ -45,6 +50,7 @@ export async function openHost(config: Config, passedSocket: PassedSocket | null
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
   const ledger = openLedger(config.stateDir);
+  const history = openEventHistory(config.stateDir, { toUnixMs: systemClock.toUnixMs, onProblem: log.warn });
   const ledgerSnapshot = ledger.read();
   const adoption = await classifySurvivors(ledgerSnapshot, config.node);
   const notAdopted = new Set(adoption.survivors.map(({ entry }) => entry.worker_id));
@@ -54,7 +60,7 @@ export async function openHost(config: Config, passedSocket: PassedSocket | null
   log.info(cgroups.report);
   const guardian = startGuardian({ directory: config.runtimeDir, log });
   const outputDirectory = openOutputDirectory(paths.output, { onProblem: log.warn });
-  return { paths, locks, ledger, ledgerSnapshot, adoption, notAdopted, cgroups, guardian, outputDirectory };
+  return { paths, locks, ledger, history, ledgerSnapshot, adoption, notAdopted, cgroups, guardian, outputDirectory };
 }
 
 /**

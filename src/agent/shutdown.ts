@@ -11,7 +11,7 @@ import type { Loop } from './loop.ts';
 import type { Opened } from './opened.ts';
 import type { Servers } from './servers.ts';
 
-/** How long the ledger may take to finish its writes. A slower disk is not waited for. */
+/** How long the ledger and the history of events may take to finish their writes. A slower disk is not waited for. */
 const lastEntriesMs = 5_000;
 
 /** `handed-over`: the workers live on and belong to the next agent. */
@@ -30,7 +30,7 @@ export interface ShutdownParts {
 }
 
 /**
- * Closes everything; a failed step does not prevent the next. Never rejects. Returns true if the ledger's disk does not
+ * Closes everything; a failed step does not prevent the next. Never rejects. Returns true if the state directory's disk does not
  * respond.
  */
 export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<boolean> {
@@ -51,9 +51,12 @@ export async function shutDown(parts: ShutdownParts, ending: Ending): Promise<bo
   });
   attempt(log, host.cgroups.close);
   attempt(log, host.guardian.close);
-  const isStuck = !(await settlesWithin(host.ledger.settled(), lastEntriesMs));
+  const writes = Promise.all([host.ledger.settled(), host.history.close()]);
+  const isStuck = !(await settlesWithin(writes, lastEntriesMs));
   if (isStuck)
-    log.error(`the ledger's disk does not respond: the agent exits without waiting longer than ${lastEntriesMs} ms`);
+    log.error(
+      `the disk of the state directory does not respond: the agent exits without waiting longer than ${lastEntriesMs} ms`,
+    );
   // A lock is void once its holder is gone, so on a disk that does not respond it may stay.
   for (const lock of isStuck ? host.locks.slice(0, 1) : host.locks) attempt(log, lock.release);
   return isStuck;

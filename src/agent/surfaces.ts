@@ -85,7 +85,7 @@ function addServices({ config, core, servers, control, started }: SurfaceParts):
   control.leaving.addEventListener('abort', health.leave, { once: true });
 }
 
-function addGauges({ core, servers, opened }: SurfaceParts): void {
+function addGauges({ core, host, servers, opened }: SurfaceParts): void {
   const { loop, dispatch, budgets, metrics, apps } = core;
   metrics.addApps(apps);
   metrics.addGauges({
@@ -94,6 +94,7 @@ function addGauges({ core, servers, opened }: SurfaceParts): void {
     poolNumbers: dispatch.poolStats,
     oldestRequest: dispatch.oldestRequest,
     tls: () => opened.tls.numbers(),
+    eventsDropped: host.history.dropped,
     connections: () => ({
       grpc: servers.api.connections(),
       worker_link: servers.link.connections(),

@@ -121,6 +121,7 @@ export const recordKinds = [
   'tls_reloaded',
   'tls_refused',
   'tls_expiring',
+  'events_dropped',
 ] as const;
 
 export type RecordKind = (typeof recordKinds)[number];

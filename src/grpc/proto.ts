@@ -20,6 +20,7 @@ export class UnreadableMessage {
 
 /** How often repeated fields may occur in one message. */
 const repeated: FieldBounds['repeated'] = {
+  'ListEventsRequest.kinds': 200,
   'SubmitRequest.items': 10_000,
   'SubmitRequest.cancel_request_ids': 10_000,
   'WorkerFrame.returned': 100_000,

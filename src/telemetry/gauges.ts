@@ -21,6 +21,8 @@ export interface GaugesSource {
   };
   /** Ages in ms of the oldest waiting and the oldest running request; 0 if there is none. */
   oldestRequest(pool: string): { readonly queuedMs: number; readonly runningMs: number };
+  /** Events that could not be stored in the history. */
+  eventsDropped(): number;
   readonly budgets: Readonly<Record<BudgetSide, BudgetNumbers>>;
   /** `http` is null while the HTTP server is not listening. */
   connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
@@ -272,6 +274,13 @@ function addNodeGauges(registry: Registry, source: GaugesSource): void {
     '1 while no worker can be started: the ledger cannot be written, or the host lacks descriptors, processes or memory.',
     [],
     () => flag(node().blockedStarts.because !== ''),
+  );
+  counter(
+    registry,
+    'pitwarden_events_dropped_total',
+    'Events that are missing from the history, because the disk of the state directory was full or did not answer.',
+    [],
+    () => one(source.eventsDropped()),
   );
   gauge(
     registry,

@@ -173,7 +173,7 @@ test('if the state disk hangs, a ready worker is still admitted, the log says wh
     agent.signal('SIGTERM');
     // The agent signals itself, because process.exit would wait for the blocked threads.
     expect(await agent.exited).toEqual({ code: null, signal: 'SIGTERM' });
-    await untilLogged(agent, "the ledger's disk does not respond");
+    await untilLogged(agent, 'the disk of the state directory does not respond');
   } finally {
     for (const fifo of hanging) closeSync(openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK));
   }

@@ -22,6 +22,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     recorded: () => undefined,
     poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 }),
     exits: () => [],
+    history: async () => null,
     requestsOf: () => [],
     progressOf: () => null,
     nowMs: () => simulation.nowMs,

@@ -69,6 +69,7 @@ function sourceOf(): ControlSource {
     recorded: () => ({ bootId: 'b'.repeat(36), startTime: '1', config: 'c'.repeat(16), adopted: false, revision: 1 }),
     poolNumbers: () => ({ queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 }),
     exits: (pool) => exits.filter((exit) => pool === '' || exit.pool === pool),
+    history: async () => null,
     requestsOf: () => [],
     progressOf: () => null,
     nowMs: () => 1,

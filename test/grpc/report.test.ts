@@ -63,7 +63,7 @@ function sourceOf(): ControlSource {
       reads += 1;
       return { queued: 0, queuedBytes: 0, inFlight: 0, completed: 0, failed: 0 };
     },
-    ...{ exits: () => [], requestsOf: () => [], progressOf: () => null },
+    ...{ exits: () => [], history: async () => null, requestsOf: () => [], progressOf: () => null },
     nowMs: () => performance.now(),
     toUnixMs: (ms) => ms,
     command: () => undefined,

@@ -80,6 +80,7 @@ export class SimulatedAgent implements RunningAgent {
       apps: this.#apps,
       exits: { keep: nothing, list: () => [] },
       exitCounts: { count: nothing, of: () => new Map(), forgetPool: nothing },
+      history: { append: nothing },
       subscribers: { subscribe: () => nothing, publish: nothing, revisionOf: () => 0 },
       ...{ logStacks: nothing, finish: host.finished },
     };

@@ -15,6 +15,7 @@ function scene(state = initialState()) {
     state: () => state,
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
+    eventsDropped: () => 0,
     connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
     tls: () => ({
       validity: new Map([

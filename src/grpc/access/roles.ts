@@ -19,6 +19,7 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
       'ListWorkers',
       'GetWorker',
       'ListExits',
+      'ListEvents',
       'GetRegistry',
       'Explain',
       'Watch',

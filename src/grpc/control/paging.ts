@@ -3,7 +3,7 @@ import { boundTexts, bytesAtMost } from './view-bounds.ts';
 /** Cuts lists into pages that every gRPC client can read: by default a client accepts 4 MiB. */
 
 /** Bytes of the entries of one answer, which leaves room for its other fields. */
-const pageBytes = 3 * 1024 * 1024;
+export const pageBytes = 3 * 1024 * 1024;
 
 /** The position of an entry in its list. */
 export type Key = readonly (string | number)[];

@@ -4,6 +4,7 @@ import { createBeats } from './beats.ts';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import type { Answer } from './control-answers.ts';
 import { changing, reading } from './control-answers.ts';
+import { listEvents } from './events.ts';
 import {
   explainWorker,
   listedExits,
@@ -49,6 +50,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       const { views, next_page_token } = page(request, listedExits(source, text(request, 'pool')));
       return { exits: views, next_page_token };
     }),
+    ListEvents: read((request) => listEvents(source, request)),
     GetRegistry: read((request) => registry(source, request)),
     Explain: read((request) => explainWorker(source, request)),
     ScalePool: change((request) => scalePool(source, request)),
@@ -82,7 +84,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
   };
 }
 
-const read = (answer: (request: ControlRequest) => object) => reading(answer, refusalStatus);
+const read = (answer: (request: ControlRequest) => object | Promise<object>) => reading(answer, refusalStatus);
 
 async function handover(source: ControlSource, request: ControlRequest): Promise<object> {
   const { agentId } = source.node();

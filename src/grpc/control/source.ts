@@ -2,6 +2,7 @@ import type { Changes, NodeRecord } from '../../domain/action.ts';
 import type { Command, Counters } from '../../domain/event.ts';
 import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evidence.ts';
 import type { State } from '../../domain/state.ts';
+import type { HistoryPart, HistoryRequest, StoredEvent } from '../../domain/stored-event.ts';
 import type { ReportSource } from './report-view.ts';
 import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
 
@@ -15,6 +16,11 @@ export interface ControlSource {
   poolNumbers(pool: string): PoolNumbers;
   /** How workers of the pool ended, newest first; '': of all pools. */
   exits(pool: string): readonly KeptExit[];
+  /**
+   * Gives stored events to `take`, oldest first, until `take` returns false (that event is not taken), a bounded amount has been read, or
+   * all were given. Null: the request's token is from no earlier part. Rejects if the disk does not answer, or too many callers read.
+   */
+  history(request: HistoryRequest, take: (event: StoredEvent) => boolean): Promise<HistoryPart | null>;
   requestsOf(workerId: string): readonly RequestNote[];
   progressOf(workerId: string): ReportedProgress | null;
   nowMs(): number;

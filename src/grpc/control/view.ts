@@ -8,6 +8,7 @@ import { limitInMs, memoryBytes, memorySource, slopeOf } from '../../domain/poli
 import { slotsBackingOff } from '../../domain/policies/restart.ts';
 import { rollProgress } from '../../domain/roll.ts';
 import type { Health, NodeStatus, OfferedCommand, Phase, Pool, Roll, State, Worker } from '../../domain/state.ts';
+import type { StoredEvent } from '../../domain/stored-event.ts';
 import { commandsMax } from '../../domain/text-bounds.ts';
 import { waitingSlots } from '../../domain/waiting-slots.ts';
 
@@ -248,6 +249,16 @@ export function eventView(record: NodeRecord, toUnixMs: ToUnixMs): object {
     exit_code: record.exit?.code ?? 0,
     has_exit_code: typeof record.exit?.code === 'number',
     signal: record.exit?.signal ?? '',
+  };
+}
+
+export function storedEventView({ atUnixMs, workerId, exitCode, ...event }: StoredEvent): object {
+  return {
+    ...event,
+    at_ms: atUnixMs,
+    worker_id: workerId,
+    exit_code: exitCode ?? 0,
+    has_exit_code: exitCode !== null,
   };
 }
 
