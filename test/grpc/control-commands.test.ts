@@ -1,10 +1,16 @@
 import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import protobuf from 'protobufjs';
 import { expect, test, vi } from 'vitest';
+import { rolesByMethod } from '../../src/grpc/access/roles.ts';
 import { controlService } from '../../src/grpc/control/service.ts';
 import type { ControlSource } from '../../src/grpc/control/source.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
 import { noReport } from './no-report.ts';
+
+const controlTypes = new protobuf.Root();
+controlTypes.loadSync(new URL('../../proto/pitwarden/v1/control.proto', import.meta.url).pathname, { keepCase: true });
+controlTypes.resolveAll();
 
 /** Control over a simulated node. */
 function scene(...pools: Parameters<typeof poolConfig>[0][]) {
@@ -151,4 +157,66 @@ test('a roll is reported to its caller when the disk has it', async () => {
   keep();
   await nextTurn();
   expect(views).toMatchObject([{ roll_id: expect.stringMatching(/^roll-/) }]);
+});
+
+/** Methods that change something. */
+const changingMethods = [...rolesByMethod]
+  .filter(([path, roles]) => path.startsWith('/pitwarden.v1.Control/') && !roles.includes('viewer'))
+  .map(([path]) => path.split('/').at(-1) ?? '');
+
+test.each(changingMethods)('%s takes request_id and if_revision', (method) => {
+  const type = controlTypes.lookupService('pitwarden.v1.Control').methods[method]?.resolvedRequestType;
+  expect(type?.fields['request_id']).toMatchObject({ id: 14, type: 'string' });
+  expect(type?.fields['if_revision']).toMatchObject({ id: 15, type: 'uint64', options: { proto3_optional: true } });
+});
+
+test('StartWorker twice with one request_id starts one worker', async () => {
+  const { simulation, ask } = scene({ size: 1 });
+  const first = await ask('StartWorker', { pool: 'p', request_id: 'r1' });
+  simulation.run(5_000);
+  expect(await ask('StartWorker', { pool: 'p', request_id: 'r1' })).toEqual(first);
+  expect(simulation.state.pools.get('p')?.size).toBe(2);
+  await ask('StartWorker', { pool: 'p', request_id: 'r2' });
+  expect(simulation.state.pools.get('p')?.size).toBe(3);
+});
+
+test('a call is known by its request_id for 10 minutes', async () => {
+  const { simulation, ask } = scene({ size: 1 });
+  await ask('StartWorker', { pool: 'p', request_id: 'r' });
+  simulation.run(600_001);
+  await ask('StartWorker', { pool: 'p', request_id: 'r' });
+  expect(simulation.state.pools.get('p')?.size).toBe(3);
+});
+
+test('a repeated RollPool follows the roll that the first call began', async () => {
+  const { roll } = scene({ size: 1 });
+  const calls = [roll({ pool: 'p', request_id: 'r' }), roll({ pool: 'p', request_id: 'r' })];
+  await vi.waitFor(() => expect(calls.every((views) => views.length > 0)).toBe(true));
+  const [first, second] = calls.map(([view]) => (view as { roll_id: string }).roll_id);
+  expect(first).not.toBe('');
+  expect(second).toBe(first);
+});
+
+test('if_revision: a call at the present revision is carried out, and at any other it is refused', async () => {
+  const { simulation, ask } = scene({ size: 1 });
+  const { revision } = simulation.state;
+  await expect(ask('ScalePool', { pool: 'p', size: 2, if_revision: revision - 1 })).rejects.toMatchObject({
+    code: 10,
+    details: `if_revision: expected the present revision, which is ${revision}, got ${revision - 1}: read the node again, then decide again`,
+  });
+  expect(simulation.state.pools.get('p')?.size).toBe(1);
+  await ask('ScalePool', { pool: 'p', size: 2, if_revision: revision });
+  expect(simulation.state.pools.get('p')?.size).toBe(2);
+});
+
+test.each([
+  ['x'.repeat(129), /got 129 characters$/],
+  ['two words', /got "two words"$/],
+  ['\u001b[31m', /got "\\u001b\[31m"$/],
+])('a request_id that is too long or not printable is refused: %j', async (request_id, details) => {
+  const { ask } = scene({ size: 1 });
+  await expect(ask('ResumePool', { pool: 'p', request_id })).rejects.toMatchObject({
+    code: invalidArgument,
+    details: expect.stringMatching(details),
+  });
 });

@@ -63,14 +63,20 @@ function unary(answer: Answer, refusalOf: RefusalOf, count: (connection: Connect
       callback(null, view);
     };
     try {
-      const method = call.getPath().split('/').at(-1) ?? '';
-      const made = answer(call.request, { method, identity: connection.identity, peer: call.getPeer() });
+      const made = answer(call.request, callerOf(call));
       if (made instanceof Promise) made.then(give, (error) => callback(refusalOf(error)));
       else give(made);
     } catch (error) {
       callback(refusalOf(error));
     }
   };
+}
+
+export function callerOf(
+  call: ServerUnaryCall<ControlRequest, object> | ServerWritableStream<ControlRequest, object>,
+): Caller {
+  const method = call.getPath().split('/').at(-1) ?? '';
+  return { method, identity: connectionOf(call).identity, peer: call.getPeer() };
 }
 
 /**

@@ -2,7 +2,8 @@ import type { ServerWritableStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { isOpen } from '../../domain/roll.ts';
 import type { Roll } from '../../domain/state.ts';
-import { writerOf } from './control-answers.ts';
+import type { Changes } from './changes.ts';
+import { callerOf, writerOf } from './control-answers.ts';
 import { findPool, Refusal, refusalStatus, text, writablePool } from './refusals.ts';
 import type { ControlRequest, ControlSource } from './source.ts';
 import { rollView } from './view.ts';
@@ -31,47 +32,51 @@ function viewRoll(source: ControlSource, pool: string): object | undefined {
   return roll == null ? undefined : rollView(pool, roll, source.state().workers.values(), source.toUnixMs);
 }
 
-/** Begins a roll, and reports its progress until it ends. */
-export function rollPool(source: ControlSource, call: ServerWritableStream<ControlRequest, object>): void {
-  followRoll(source, call, () => {
-    const { name } = writablePool(source, call.request);
-    const maxFailures = Number(call.request['max_failures'] ?? 0) || rollFailuresMax;
+/** Begins a roll, and reports its progress until it ends. A repeated call follows the roll that the first one began. */
+export function rollPool(source: ControlSource, changes: Changes, call: RollCall): void {
+  const { request } = call;
+  const begin = (): ChosenRoll => {
+    const { name } = writablePool(source, request);
+    const maxFailures = Number(request['max_failures'] ?? 0) || rollFailuresMax;
     source.command({ type: 'roll', pool: name, maxFailures });
     return { name, rollId: source.state().pools.get(name)?.roll?.id };
-  });
+  };
+  followRoll(source, call, () => changes.run(request, callerOf(call), begin));
 }
 
 /** Reports the progress of a roll that was begun before, maybe by an earlier agent. */
-export function watchRoll(source: ControlSource, call: ServerWritableStream<ControlRequest, object>): void {
-  followRoll(source, call, () => {
+export function watchRoll(source: ControlSource, call: RollCall): void {
+  followRoll(source, call, async () => {
     const { name, roll } = findPool(source, text(call.request, 'pool'));
     const wanted = text(call.request, 'roll_id');
-    if (roll !== null && (wanted === '' || wanted === roll.id)) return { name, rollId: roll.id };
+    if (roll !== null && (wanted === '' || wanted === roll.id)) {
+      await source.ordersKept();
+      return { name, rollId: roll.id };
+    }
     const last = roll === null ? 'the pool has had none' : `the last one is ${roll.id} (${roll.phase})`;
     throw new Refusal(status.NOT_FOUND, `roll_id: expected the last roll of pool ${name} (${last}), got "${wanted}"`);
   });
 }
 
+type RollCall = ServerWritableStream<ControlRequest, object>;
+
+interface ChosenRoll {
+  readonly name: string;
+  readonly rollId: string | undefined;
+}
+
 /** Reports the progress of the chosen roll, until it ends or another roll replaces it. */
-function followRoll(
-  source: ControlSource,
-  call: ServerWritableStream<ControlRequest, object>,
-  choose: () => { readonly name: string; readonly rollId: string | undefined },
-): void {
-  let chosen: ReturnType<typeof choose>;
-  try {
-    chosen = choose();
-  } catch (error) {
-    call.emit('error', refusalStatus(error));
-    return;
-  }
-  const { name, rollId } = chosen;
+function followRoll(source: ControlSource, call: RollCall, choose: () => Promise<ChosenRoll>): void {
   let reported = '';
-  let isKept = false;
   let isOver = false;
+  let unsubscribe = (): void => undefined;
   const write = writerOf(call);
-  const report = (): void => {
-    if (!isKept || isOver) return;
+  const end = (): void => {
+    isOver = true;
+    unsubscribe();
+  };
+  const report = ({ name, rollId }: ChosenRoll): void => {
+    if (isOver) return;
     const roll = source.state().pools.get(name)?.roll;
     const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
     if (view === undefined || roll == null) {
@@ -89,16 +94,13 @@ function followRoll(
     end();
     call.end();
   };
-  const unsubscribe = source.subscribe((changes) => {
-    if (changes.pools.includes(name) || changes.poolsGone.includes(name)) report();
-  });
-  const end = (): void => {
-    isOver = true;
-    unsubscribe();
+  const follow = (chosen: ChosenRoll): void => {
+    if (isOver) return;
+    unsubscribe = source.subscribe(({ pools, poolsGone }) => {
+      if (pools.includes(chosen.name) || poolsGone.includes(chosen.name)) report(chosen);
+    });
+    report(chosen);
   };
   endWhenLeaving(source, call, end);
-  void source.ordersKept().then(() => {
-    isKept = true;
-    report();
-  });
+  choose().then(follow, (error) => call.emit('error', refusalStatus(error)));
 }

@@ -1,6 +1,7 @@
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { createBeats } from './beats.ts';
+import { createChanges, refuseWhenMoved } from './changes.ts';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import type { Answer } from './control-answers.ts';
 import { changing, reading } from './control-answers.ts';
@@ -25,13 +26,9 @@ import { nodeView } from './view.ts';
 import { watch } from './watch.ts';
 
 export function controlService(source: ControlSource): UntypedServiceImplementation {
-  /** Answers once the order outlives this agent, so an answer stays true even if the agent dies at once. */
+  const changes = createChanges(source);
   const change = (answer: Answer) =>
-    changing(async (request, caller) => {
-      const view = await answer(request, caller);
-      await source.ordersKept();
-      return view;
-    }, refusalStatus);
+    changing((request, caller) => changes.run(request, caller, () => answer(request, caller)), refusalStatus);
   const beats = createBeats(source, () => makeBeat(source));
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
@@ -71,7 +68,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
       source.command({ type: 'resume-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
-    RollPool: (call: ServerWritableStream<ControlRequest, object>) => rollPool(source, call),
+    RollPool: (call: ServerWritableStream<ControlRequest, object>) => rollPool(source, changes, call),
     WatchRoll: (call: ServerWritableStream<ControlRequest, object>) => watchRoll(source, call),
     PauseRoll: change((request) => onRoll(source, request, 'pause-roll', ['running'])),
     ResumeRoll: change((request) => onRoll(source, request, 'resume-roll', ['paused'])),
@@ -104,6 +101,7 @@ async function handover(source: ControlSource, request: ControlRequest): Promise
     );
   }
   refuseWhenStopping(source);
+  refuseWhenMoved(source, request);
   const node = nodeView(source.state(), source.node());
   const listed = listedWorkers(source, '');
   const { views } = takeFitting(sorted(listed), listed.view);
