@@ -42,7 +42,10 @@ function command(nameAndArgs: string, description: string, kind: 'safe' | 'chang
 /** A command that talks to a running agent. */
 function talking(nameAndArgs: string, description: string, kind: 'safe' | 'changes'): Command {
   return command(nameAndArgs, description, kind)
-    .option('--socket <path>', "the agent's socket (default: PITWARDEN_SOCKET, or agent.sock in the runtime directory)")
+    .option(
+      '--socket <path>',
+      "the agent's socket or its folder (default: PITWARDEN_SOCKET, or agent.sock in the runtime directory)",
+    )
     .option('--json', 'print JSON, errors too');
 }
 

@@ -5,6 +5,8 @@ import type { Log } from '../telemetry/log.ts';
 /** How the process's descriptors are distributed: workers come first, connections share the rest. */
 export interface DescriptorPlan {
   readonly apiConnections: number;
+  /** At `control.sock`. Callers who use all of `apiConnections` leave them free. */
+  readonly controlConnections: number;
   readonly httpConnections: number;
   readonly linkConnections: number;
   /** How many descriptors all workers would need; 0 if there are enough. */
@@ -19,15 +21,18 @@ const ownDescriptors = 96;
 const redials = 16;
 const apiConnectionsMin = 16;
 const apiConnectionsMax = 4_096;
+const controlConnectionsMin = 4;
+const controlConnectionsMax = 64;
 const httpConnectionsMin = 4;
 const httpConnectionsMax = 64;
 
 export function planDescriptors(limit: number, workers: number): DescriptorPlan {
   const reserved = ownDescriptors + redials + descriptorsPerWorker * workers;
   const room = limit - reserved;
-  const least = apiConnectionsMin + httpConnectionsMin;
+  const least = apiConnectionsMin + controlConnectionsMin + httpConnectionsMin;
   return {
-    apiConnections: between(apiConnectionsMin, Math.floor(room * 0.8), apiConnectionsMax),
+    apiConnections: between(apiConnectionsMin, Math.floor(room * 0.7), apiConnectionsMax),
+    controlConnections: between(controlConnectionsMin, Math.floor(room * 0.1), controlConnectionsMax),
     httpConnections: between(httpConnectionsMin, Math.floor(room * 0.1), httpConnectionsMax),
     linkConnections: workers + redials,
     needed: room < least ? reserved + least : 0,

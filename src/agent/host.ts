@@ -45,8 +45,9 @@ const ignoredGroup =
 
 /** Prepares and locks the directories, reads the ledger, and finds out which workers of an earlier agent are alive. */
 export async function openHost(config: Config, passedSocket: PassedSocket | null, log: Log): Promise<Host> {
-  const paths = prepareRuntimeDirectory(config.runtimeDir, { passedSocket, group: config.socketGroup, warn: log.warn });
-  if (passedSocket !== null && config.socketGroup !== null) log.warn(ignoredGroup);
+  const { socketGroup: group, controlGroup } = config;
+  const paths = prepareRuntimeDirectory(config.runtimeDir, { passedSocket, group, controlGroup, warn: log.warn });
+  if (passedSocket !== null && group !== null) log.warn(ignoredGroup);
   prepareStateDirectory(config.stateDir);
   const locks = lockAll(config, log);
   const ledger = openLedger(config.stateDir);

@@ -22,8 +22,11 @@ export interface RuntimeWatchOptions {
   readonly passedSocket: { readonly path: string } | null;
   /** The group that may use the API's socket; null: none. */
   readonly group: number | null;
+  /** The group that may use control.sock; null: none. */
+  readonly controlGroup: number | null;
   readonly log: Pick<Log, 'warn' | 'error'>;
   bindApi(): Promise<void>;
+  bindControl(): Promise<void>;
   bindLink(): Promise<void>;
 }
 
@@ -37,10 +40,10 @@ interface OwnSocket {
 
 /** Call this once the sockets exist. */
 export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
-  const { directory, paths, passedSocket, group, log } = options;
+  const { directory, paths, passedSocket, group, controlGroup, log } = options;
   const socketOf = (path: string, bind: () => Promise<void>): OwnSocket => ({ path, inode: inodeOf(path), bind });
-  const link = socketOf(paths.linkSocket, options.bindLink);
-  const sockets = passedSocket === null ? [socketOf(paths.apiSocket, options.bindApi), link] : [link];
+  const own = [socketOf(paths.controlSocket, options.bindControl), socketOf(paths.linkSocket, options.bindLink)];
+  const sockets = passedSocket === null ? [socketOf(paths.apiSocket, options.bindApi), ...own] : own;
   let problem = '';
   let looking = false;
   let closed = false;
@@ -56,7 +59,7 @@ export function watchRuntime(options: RuntimeWatchOptions): RuntimeWatch {
   };
 
   const restore = async (lost: readonly OwnSocket[], lockIsOurs: boolean): Promise<void> => {
-    prepareRuntimeDirectory(directory, { passedSocket, group, warn: log.warn });
+    prepareRuntimeDirectory(directory, { passedSocket, group, controlGroup, warn: log.warn });
     // Throws if another agent has locked the directory meanwhile.
     if (!lockIsOurs) lockDirectory(directory);
     for (const socket of lost) {

@@ -1,4 +1,5 @@
 import type { Config } from '../config/load.ts';
+import { socketAccess } from '../grpc/access/socket-access.ts';
 import type { TcpAccess } from '../grpc/access/tcp-access.ts';
 import type { ApiServer } from '../grpc/server.ts';
 import { createServer } from '../grpc/server.ts';
@@ -21,6 +22,8 @@ export interface Servers {
   readonly link: ApiServer;
   /** Listens at the API's socket in the runtime directory. */
   bindApi(): Promise<void>;
+  /** Listens at `control.sock`. */
+  bindControl(): Promise<void>;
   bindLink(): Promise<void>;
   /** Returns the actual address. */
   bindTcp(address: { readonly host: string; readonly port: number }): Promise<string>;
@@ -56,6 +59,8 @@ export function createServers({ config, paths, budgets, log, overTcp, descriptor
       max: () => descriptorPlan().apiConnections,
       onRefused: (message) => log.warn(`gRPC: ${message}`),
       overTcp,
+      atSockets: socketAccess(paths.controlSocket),
+      controlMax: () => descriptorPlan().controlConnections,
     },
   });
   return {
@@ -64,6 +69,10 @@ export function createServers({ config, paths, budgets, log, overTcp, descriptor
     bindApi: async () => {
       await api.bind(`unix:${paths.apiSocket}`);
       restrictSocket(paths.apiSocket, config.socketGroup);
+    },
+    bindControl: async () => {
+      await api.bind(`unix:${paths.controlSocket}`, 'control');
+      restrictSocket(paths.controlSocket, config.controlGroup, 'control_group');
     },
     bindLink: async () => void (await link.bind(`unix:${paths.linkSocket}`)),
     bindTcp: async (address) => {

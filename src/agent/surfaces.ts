@@ -50,6 +50,8 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
     // A worker that was not ready has never had a request.
     if (survivor.entry.state === 'ready') core.dispatch.expectWorker(survivor.pool.name, survivor.entry.worker_id);
   }
+  // Before callers are refused at agent.sock and told to come here.
+  await servers.bindControl();
   if (passedSocket === null) await servers.bindApi();
   else await servers.api.bindDescriptor(passedSocket.fd);
   if (config.listen !== null) addresses.listenAddress = await servers.bindTcp(config.listen);
@@ -60,9 +62,9 @@ export async function openSurfaces(parts: SurfaceParts): Promise<void> {
   }
   // From now on workers dial in.
   await servers.bindLink();
-  const { runtimeDir: directory, socketGroup: group } = config;
-  const { bindApi, bindLink } = servers;
-  opened.runtimeWatch = watchRuntime({ directory, paths: host.paths, passedSocket, group, log, bindApi, bindLink });
+  const { runtimeDir: directory, socketGroup: group, controlGroup } = config;
+  const watched = { directory, paths: host.paths, passedSocket, group, controlGroup, log };
+  opened.runtimeWatch = watchRuntime({ ...watched, ...servers });
 }
 
 function addServices({ config, core, servers, control, started }: SurfaceParts): void {
@@ -97,6 +99,7 @@ function addGauges({ core, host, servers, opened }: SurfaceParts): void {
     eventsDropped: host.history.dropped,
     connections: () => ({
       grpc: servers.api.connections(),
+      control_socket: servers.api.controlConnections(),
       worker_link: servers.link.connections(),
       http: opened.http?.connections() ?? null,
     }),

@@ -9,12 +9,13 @@ import { isLoopback, parseHttp, remoteHttpProblem, remoteListenProblem } from '.
 import { type SchemaNode, unwrap } from './all-keys.ts';
 import type { SourceDocument } from './document.ts';
 import { readDocument } from './document.ts';
-import { groupIdOf } from './group.ts';
 import { type NextStart, nextStartOf } from './next-start.ts';
 import type { Problem } from './problem.ts';
 import { readTextFile } from './read-file.ts';
 import type { Document, PoolDocument } from './schema.ts';
 import { schema } from './schema.ts';
+import type { SocketGroups } from './socket-groups.ts';
+import { socketGroupsOf } from './socket-groups.ts';
 import { nearest } from './suggest.ts';
 import type { Parsed } from './units.ts';
 import { shorten, show } from './units.ts';
@@ -27,6 +28,8 @@ export interface Config {
   readonly stateDir: string;
   /** The group that may use the API's socket in addition to the agent's user; null: none. */
   readonly socketGroup: number | null;
+  /** The group that may use `control.sock`; null: none. */
+  readonly controlGroup: number | null;
   /** Null: off. */
   readonly http: Address | null;
   readonly listen: Address | null;
@@ -112,9 +115,9 @@ async function parseConfig(text: string, { file, path, env, overrides }: Source)
   const flags = readFlags(overrides, env);
   problems.push(...flags.problems);
   if (!parsed.success) return refused(problems);
-  const group = await groupIdOf(parsed.data.socket_group);
-  if (!group.ok) problems.push(problemAt(file, source, ['socket_group'], 'value', group.message));
-  const config = toConfig(parsed.data, path, env, flags, group.ok ? group.value : null);
+  const groups = await socketGroupsOf(parsed.data);
+  problems.push(...groups.problems.map(({ key, message }) => problemAt(file, source, [key], 'value', message)));
+  const config = toConfig(parsed.data, path, env, flags, groups);
   problems.push(...runtimeDirProblems(config, flags, { file, source }));
   problems.push(...httpProblems(parsed.data, config, flags, { file, source }));
   problems.push(...listenProblems(parsed.data, config, flags, { file, source }));
@@ -283,7 +286,7 @@ function toConfig(
   path: string,
   env: LoadEnvironment,
   flags: Flags,
-  socketGroup: number | null,
+  { socketGroup, controlGroup }: SocketGroups,
 ): Config {
   const folder = dirname(path);
   const folderOf = (configured: string | undefined, fallback: string): string =>
@@ -299,6 +302,7 @@ function toConfig(
     runtimeDir: flags.runtimeDir ?? folderOf(document.runtime_dir, defaultRuntimeDir(env)),
     stateDir: flags.stateDir ?? folderOf(document.state_dir, defaultStateDir(env)),
     socketGroup,
+    controlGroup,
     http: flags.http === undefined ? document.http : flags.http,
     listen: flags.listen === undefined ? document.listen : flags.listen,
     listenInsecureControl: document.listen_insecure_control,

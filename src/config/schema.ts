@@ -374,7 +374,7 @@ export const schema = sectionBody({
   ).meta({ description: 'The identity of this agent.' }),
   ...takingEffect(nextStart, {
     runtime_dir: nonEmptyText().optional().meta({
-      description: 'Folder of the sockets, including `agent.sock`.',
+      description: 'Folder of the sockets, including `agent.sock` and `control.sock`.',
       unit: 'path',
       fallback:
         '`/run/pitwarden` as root, else `$XDG_RUNTIME_DIR/pitwarden`, else `pitwarden-UID` in the temporary folder',
@@ -383,9 +383,17 @@ export const schema = sectionBody({
       .optional()
       .meta({
         description:
-          "Group whose members may call the agent. It may use `agent.sock` (mode 0660) and enter the runtime directory. The agent's user must be a member. A socket that systemd made keeps the group of its unit (`SocketGroup=`).",
+          "Group whose members may call the agent: run commands, and read. It may use `agent.sock` (mode 0660) and enter the runtime directory. The agent's user must be a member. A socket that systemd made keeps the group of its unit (`SocketGroup=`).",
         unit: 'name or number',
         fallback: "none: only the agent's own user and root may call (mode 0600)",
+      }),
+    control_group: quantity(parseGroup, { anyOf: [{ type: 'string' }, { type: 'integer', minimum: 0 }] })
+      .optional()
+      .meta({
+        description:
+          "Group whose members may command the agent: stop, scale, drain, hand over. It may use `control.sock` (mode 0660). The agent's user must be a member. If `socket_group` or systemd names another group for `agent.sock`, the members must be in that one too, because it owns the folder.",
+        unit: 'name or number',
+        fallback: "none: only the agent's own user and root may command (mode 0600)",
       }),
     state_dir: nonEmptyText().optional().meta({
       description: 'Folder of the data that must survive a restart of the agent.',

@@ -4,8 +4,8 @@
  */
 export const socketPathMaxBytes = 107;
 
-/** The API's socket and the workers', relative to the runtime directory. */
-export const socketNames = { api: 'agent.sock', link: 'link/link.sock' } as const;
+/** The agent's sockets, relative to the runtime directory: for callers, for workers, and for operators. */
+export const socketNames = { api: 'agent.sock', link: 'link/link.sock', control: 'control.sock' } as const;
 
 /**
  * Whether the sockets' paths are too long, as a message; undefined if not. `bytesOf` returns the UTF-8 length of a

@@ -5,6 +5,7 @@ import { createServer, isIP } from 'node:net';
 import type { Server } from '@grpc/grpc-js';
 import { experimental, ServerCredentials } from '@grpc/grpc-js';
 import { authorize } from './access/authorize.ts';
+import type { SocketAccess } from './access/socket-access.ts';
 import type { TcpAccess } from './access/tcp-access.ts';
 import { insecureAccess } from './access/tcp-access.ts';
 import { createTlsConnections } from './access/tls-connections.ts';
@@ -12,6 +13,8 @@ import { limitResets } from './cancels.ts';
 import { connectionOfSession } from './connection.ts';
 import type { ConnectionLimit, ConnectionLimitOptions, ConnectionNumbers, Evictable } from './connection-limit.ts';
 import { limitConnections } from './connection-limit.ts';
+import type { Entrance } from './connection-shares.ts';
+import { limitShares } from './connection-shares.ts';
 import { closeDeadSessions } from './dead-sessions.ts';
 import { createFairReading } from './fair-reading.ts';
 import { shortenTimeout } from './long-timeouts.ts';
@@ -21,8 +24,11 @@ import { shortenTimeout } from './long-timeouts.ts';
  * their number, nor how long a connection may stay silent, nor how long a client may take to hang up.
  */
 export interface Acceptor {
-  /** Listens at the path of a unix socket. Called again if the socket file was removed; open connections go on. */
-  listenAtPath(path: string): Promise<void>;
+  /**
+   * Listens at the path of a unix socket. Called again if the socket file was removed; open connections go on. `entrance`:
+   * `control` for `control.sock`.
+   */
+  listenAtPath(path: string, entrance?: UnixEntrance): Promise<void>;
   /** Listens at all addresses of a name. Resolves to the port. */
   listenAtHost(host: string, port: number): Promise<number>;
   /** Uses a listening socket that another process owns. Its file is not unlinked at the end. */
@@ -36,12 +42,20 @@ export interface Acceptor {
   renewTcp(): void;
   /** Cuts connections over TCP whose certificates are revoked now. */
   endRevokedTcp(): void;
+  /** Those at `control.sock` are counted apart. */
   connections(): ConnectionNumbers;
+  controlConnections(): ConnectionNumbers;
 }
+
+export type UnixEntrance = Exclude<Entrance, 'tcp'>;
 
 export interface AcceptorOptions extends Omit<ConnectionLimitOptions, 'evictable'> {
   /** Default: callers over TCP may call everything, as callers at a unix socket. With it they may take only part of the connections. */
   readonly overTcp?: TcpAccess;
+  /** Who calls at the unix sockets. Default: callers there may call everything. */
+  readonly atSockets?: SocketAccess;
+  /** How many connections `control.sock` may have beside those of `max`. Default: none. */
+  controlMax?(): number;
 }
 
 /** The client's first bytes on an HTTP/2 connection. */
@@ -50,25 +64,44 @@ const prefaceTimeoutMs = 10_000;
 /** How long a client may take to hang up after we have. */
 const hangUpTimeoutMs = 5_000;
 const sweepEveryMs = 2_500;
-/** The part of all connections that may be over TCP, where strangers can connect. The rest is left for the unix socket. */
-const tcpShare = 0.75;
 
 export function createAcceptor(server: Server, options: AcceptorOptions): Acceptor {
-  const atSocket = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const { credentials, identityOf, isRevoked, connectionMaxAgeMs } = options.overTcp ?? insecureAccess(true);
-  const authorizing = options.overTcp === undefined ? [] : [authorize(identityOf)];
-  const atSocketOnly = new Set(http2ServersOf(server));
-  const overTcp = server.createConnectionInjector(
-    experimental.createServerCredentialsWithInterceptors(credentials, authorizing),
-  );
+  const { max, onRefused, overTcp = insecureAccess(true), atSockets, controlMax = () => 0 } = options;
+  const entrances = new WeakMap<Http2Session, Entrance>();
+  const openEntrance = (
+    entrance: Entrance,
+    credentials: ServerCredentials,
+    identityOf: TcpAccess['identityOf'] | undefined,
+  ): { readonly inject: (socket: Socket) => void; readonly http2Servers: Http2Server[] } => {
+    const others = new Set(http2ServersOf(server));
+    const authorizing = identityOf === undefined ? [] : [authorize(identityOf)];
+    const injector = server.createConnectionInjector(
+      experimental.createServerCredentialsWithInterceptors(credentials, authorizing),
+    );
+    const http2Servers = [...http2ServersOf(server)].filter((each) => !others.has(each));
+    for (const each of http2Servers) each.on('session', (session) => entrances.set(session, entrance));
+    return { inject: (socket) => injector.injectConnection(socket), http2Servers };
+  };
+  const openUnix = (entrance: UnixEntrance) => {
+    const identity = atSockets?.[entrance];
+    return openEntrance(entrance, ServerCredentials.createInsecure(), identity && (() => identity));
+  };
+  const opened = {
+    socket: openUnix('socket'),
+    control: openUnix('control'),
+    tcp: openEntrance('tcp', overTcp.credentials, options.overTcp?.identityOf),
+  };
   watchSessions(server);
-  const { max, onRefused } = options;
-  const all = limitConnections({ max, onRefused, evictable: () => longestIdle(server, () => true) });
-  const limits = options.overTcp === undefined ? { unix: all, tcp: all } : limitApart();
+  const idle = (isCandidate: (session: Http2Session) => boolean) => longestIdle(server, isCandidate);
+  const all = limitConnections({ max, onRefused, evictable: () => idle(() => true) });
+  const entranceOf = (session: Http2Session) => entrances.get(session);
+  const limits: Readonly<Record<Entrance, ConnectionLimit>> =
+    options.overTcp === undefined
+      ? { socket: all, control: all, tcp: all }
+      : limitShares({ max, controlMax, onRefused, longestIdle: idle, entranceOf });
   const silent = createSilenceWatch();
-  const tcpConnections = createTlsConnections(connectionMaxAgeMs, isRevoked);
-  for (const http2Server of http2ServersOf(server)) {
-    if (atSocketOnly.has(http2Server)) continue;
+  const tcpConnections = createTlsConnections(overTcp.connectionMaxAgeMs, overTcp.isRevoked);
+  for (const http2Server of opened.tcp.http2Servers) {
     http2Server.on('session', tcpConnections.add);
     // The socket below it does not show that we have hung up.
     http2Server.on('secureConnection', silent.add);
@@ -77,29 +110,11 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   const listeners = new Set<Listener>();
   const atPath = new Map<string, Listener>();
 
-  /** Each makes room among its own connections only, so that strangers over TCP close none at the unix socket. */
-  function limitApart(): Readonly<Record<'unix' | 'tcp', ConnectionLimit>> {
-    const isTcp = (session: Http2Session): boolean => tcpConnections.open.has(session);
-    const unix: ConnectionLimit = limitConnections({
-      max: () => max() - tcp.open.size,
-      evictable: () => longestIdle(server, (session) => !isTcp(session)),
-      onRefused,
-    });
-    const tcp: ConnectionLimit = limitConnections({
-      max: () => Math.min(Math.floor(max() * tcpShare), max() - unix.open.size),
-      evictable: () => longestIdle(server, isTcp),
-      onRefused,
-    });
-    return { unix, tcp };
-  }
-
-  const listenAt = async (where: ListenOptions, named: string): Promise<Listener> => {
-    const isTcp = 'host' in where;
-    const injector = isTcp ? overTcp : atSocket;
+  const listenAt = async (where: ListenOptions, named: string, entrance: Entrance): Promise<Listener> => {
     const accept = (socket: Socket): void => {
-      if (!limits[isTcp ? 'tcp' : 'unix'].admit(socket)) return;
+      if (!limits[entrance].admit(socket)) return;
       silent.add(socket);
-      injector.injectConnection(socket);
+      opened[entrance].inject(socket);
     };
     const listener = await listen(where, named, accept, options.onRefused);
     listeners.add(listener);
@@ -107,15 +122,15 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
   };
 
   return {
-    listenAtPath: async (path) => {
+    listenAtPath: async (path, entrance = 'socket') => {
       // Closing a listener unlinks its path, so the old one is closed before the new socket exists.
       atPath.get(path)?.close();
-      atPath.set(path, await listenAt({ path }, path));
+      atPath.set(path, await listenAt({ path }, path, entrance));
     },
     listenAtDescriptor: async (fd) => {
-      const listener = await listenAt({ fd } as ListenOptions, `file descriptor ${fd}`);
+      const listener = await listenAt({ fd } as ListenOptions, `file descriptor ${fd}`, 'socket');
       const address = listener.address();
-      // Whoever can open a unix socket may call everything. Over TCP anyone could.
+      // The file of a unix socket says who may connect. Over TCP anyone could.
       if (typeof address === 'object' && address !== null) {
         listener.close();
         const wanted = 'expected a unix socket from the service manager (ListenStream=PATH)';
@@ -129,7 +144,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       let got = port;
       for (const [index, address] of addresses.entries()) {
         try {
-          const listener = await listenAt({ host: address, port: got }, `${host}:${got}`);
+          const listener = await listenAt({ host: address, port: got }, `${host}:${got}`, 'tcp');
           got = (listener.address() as AddressInfo).port;
         } catch (error) {
           // A host may lack IPv6 although its name has an IPv6 address.
@@ -142,7 +157,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
       for (const listener of listeners) listener.close();
       listeners.clear();
     },
-    none: async () => void (await Promise.all([limits.unix.none(), limits.tcp.none()])),
+    none: async () => void (await Promise.all(Object.values(limits).map((limit) => limit.none()))),
     destroyAll: () => {
       silent.stop();
       endSearch();
@@ -151,7 +166,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
     renewTcp: tcpConnections.renewAll,
     endRevokedTcp: tcpConnections.endRevoked,
     connections: () => {
-      const numbers = [...new Set(Object.values(limits))].map((limit) => limit.numbers());
+      const numbers = [...new Set([limits.socket, limits.tcp])].map((limit) => limit.numbers());
       const sum = (of: (each: ConnectionNumbers) => number) => numbers.reduce((total, each) => total + of(each), 0);
       return {
         open: sum(({ open }) => open),
@@ -160,6 +175,7 @@ export function createAcceptor(server: Server, options: AcceptorOptions): Accept
         evicted: sum(({ evicted }) => evicted),
       };
     },
+    controlConnections: () => limits.control.numbers(),
   };
 }
 

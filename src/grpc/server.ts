@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerOptions } from '@grpc/grpc-js';
 import { Server } from '@grpc/grpc-js';
-import type { AcceptorOptions } from './acceptor.ts';
+import type { AcceptorOptions, UnixEntrance } from './acceptor.ts';
 import { createAcceptor } from './acceptor.ts';
 import { cancelOptions } from './cancels.ts';
 import type { ConnectionNumbers } from './connection-limit.ts';
@@ -11,8 +11,11 @@ import type { MemoryBudget } from './memory-budget.ts';
 /** A gRPC server on sockets of ours. */
 export interface ApiServer {
   readonly server: Server;
-  /** Listens at a target such as `unix:/path` or `127.0.0.1:0`. Resolves to the port; 0 for a unix socket. */
-  bind(target: string): Promise<number>;
+  /**
+   * Listens at a target such as `unix:/path` or `127.0.0.1:0`. Resolves to the port; 0 for a unix socket. `entrance`: `control` for
+   * `control.sock`.
+   */
+  bind(target: string, entrance?: UnixEntrance): Promise<number>;
   /** Accepts connections from a listening socket that another process owns. Its file is not unlinked at the end. */
   bindDescriptor(fd: number): Promise<void>;
   /**
@@ -26,7 +29,9 @@ export interface ApiServer {
   renewTcp(): void;
   /** Cuts connections over TCP whose certificates are revoked now. */
   endRevokedTcp(): void;
+  /** Those at `control.sock` are counted apart. */
   connections(): ConnectionNumbers;
+  controlConnections(): ConnectionNumbers;
 }
 
 /** The headers of one call. */
@@ -87,10 +92,10 @@ export function createServer(options: ApiServerOptions): ApiServer {
   };
   return {
     server,
-    bind: async (target) => {
+    bind: async (target, entrance) => {
       const path = /^unix:(.*)$/s.exec(target)?.[1];
       if (path !== undefined) {
-        await acceptor.listenAtPath(path);
+        await acceptor.listenAtPath(path, entrance);
         return 0;
       }
       const { host, port } = hostAndPort(target);
@@ -112,6 +117,7 @@ export function createServer(options: ApiServerOptions): ApiServer {
     renewTcp: acceptor.renewTcp,
     endRevokedTcp: acceptor.endRevokedTcp,
     connections: acceptor.connections,
+    controlConnections: acceptor.controlConnections,
   };
 }
 

@@ -25,7 +25,7 @@ export interface GaugesSource {
   eventsDropped(): number;
   readonly budgets: Readonly<Record<BudgetSide, BudgetNumbers>>;
   /** `http` is null while the HTTP server is not listening. */
-  connections(): Readonly<Record<'grpc' | 'worker_link' | 'http', ConnectionNumbers | null>>;
+  connections(): Readonly<Record<'grpc' | 'control_socket' | 'worker_link' | 'http', ConnectionNumbers | null>>;
   /** Null: `tls` is not configured. */
   tls(): TlsNumbers | null;
 }

@@ -88,10 +88,10 @@ export async function startChaosAgent(pools: string): Promise<ChaosAgent> {
     [join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags],
     { ready: /ready to serve/, readyWithinMs: 120_000 },
   );
-  const target = `unix:${join(folder, 'run/agent.sock')}`;
+  const targetOf = (socket: string): string => `unix:${join(folder, 'run', socket)}`;
   const channel = { 'grpc.max_receive_message_length': -1, 'grpc-node.flow_control_window': 16 * 1024 * 1024 };
-  const execution = new (service('Execution'))(target, credentials.createInsecure(), channel);
-  const control = new (service('Control'))(target, credentials.createInsecure(), channel);
+  const execution = new (service('Execution'))(targetOf('agent.sock'), credentials.createInsecure(), channel);
+  const control = new (service('Control'))(targetOf('control.sock'), credentials.createInsecure(), channel);
   const ask = <T>(method: string, message: object): Promise<T> =>
     new Promise((resolve, reject) => {
       const call = control[method] as unknown as (...args: unknown[]) => void;

@@ -85,7 +85,7 @@ function prepare(): Host {
   );
   const flags = ['--runtime-dir', join(folder, 'run'), '--state-dir', join(folder, 'state'), '--http', 'off'];
   const args = [join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags];
-  const control = new (service('Control'))(`unix:${join(folder, 'run/agent.sock')}`, credentials.createInsecure(), {
+  const control = new (service('Control'))(`unix:${join(folder, 'run/control.sock')}`, credentials.createInsecure(), {
     'grpc.initial_reconnect_backoff_ms': 20,
     'grpc.max_reconnect_backoff_ms': 100,
   });

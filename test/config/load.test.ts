@@ -248,12 +248,19 @@ test('a missing file, a folder and a file that is not UTF-8 are refused', async 
 test('a group is given by name or number, and is optional', async () => {
   const groupOf = async (line: string) => {
     const loaded = await load(`${line}\npools: {}`);
-    return loaded.ok ? loaded.config.socketGroup : formatProblems(loaded.problems);
+    if (!loaded.ok) return formatProblems(loaded.problems);
+    const { socketGroup, controlGroup } = loaded.config;
+    return controlGroup === null ? socketGroup : { socketGroup, controlGroup };
   };
   expect(await groupOf('')).toBe(null);
   expect(await groupOf('socket_group: root')).toBe(0);
   expect(await groupOf('socket_group: 4242')).toBe(4242);
   expect(await groupOf("socket_group: '4242'")).toBe(4242);
+  expect(await groupOf('control_group: root')).toEqual({ socketGroup: null, controlGroup: 0 });
+  expect(await groupOf('socket_group: root\ncontrol_group: 4242')).toEqual({ socketGroup: 0, controlGroup: 4242 });
+  expect(await groupOf('control_group: no-such-group')).toMatch(
+    /^\S+:1:16: control_group: expected a group of this host/,
+  );
 });
 
 test("missing keys have their defaults, and paths are relative to the file's folder", async () => {

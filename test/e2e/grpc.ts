@@ -82,7 +82,7 @@ export interface PoolReportView {
 
 type Callback = (error: ServiceError | null, response: Response) => void;
 
-/** Plain grpc-js calls to an agent's socket or HOST:PORT. */
+/** Plain grpc-js calls to an agent's socket or HOST:PORT. Control is called at the `control.sock` beside an `agent.sock`. */
 export function connect(
   target: string,
   options: ChannelOptions = {},
@@ -90,7 +90,7 @@ export function connect(
 ) {
   const address = target.startsWith('/') ? `unix:${target}` : target;
   const execution = new clients.Execution(address, secured, options);
-  const control = new clients.Control(address, secured, options);
+  const control = new clients.Control(address.replace(/\/agent\.sock$/, '/control.sock'), secured, options);
   const controls = control as unknown as Record<string, (...args: unknown[]) => unknown>;
   const methods = execution as unknown as Record<string, (...args: unknown[]) => never>;
   const message = (pool: string, command: string, args: unknown, more: object) => ({

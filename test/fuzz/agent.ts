@@ -68,15 +68,15 @@ export function prepareTarget(): FuzzTarget {
   const flags = ['--runtime-dir', path('run'), '--state-dir', path('state'), '--http', '127.0.0.1:0'];
   const args = ['--expose-gc', '--import', collect, join(root, 'bin/pitwarden'), 'agent', '--config', config, ...flags];
   const clients: Client[] = [];
-  const client = (name: string): Client => {
-    const made = new (service(name))(`unix:${socket}`, credentials.createInsecure(), {
+  const client = (name: string, at: string): Client => {
+    const made = new (service(name))(`unix:${at}`, credentials.createInsecure(), {
       'grpc.initial_reconnect_backoff_ms': 20,
       'grpc.max_reconnect_backoff_ms': 100,
     });
     clients.push(made);
     return made;
   };
-  const [control, execution] = [client('Control'), client('Execution')];
+  const [control, execution] = [client('Control', path('run/control.sock')), client('Execution', socket)];
   let agent: Subject | undefined;
   let httpPort = 0;
   const pid = (): number => agent?.pid ?? 0;

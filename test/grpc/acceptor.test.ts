@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { ServerUnaryCall, ServiceError, sendUnaryData } from '@grpc/grpc-js';
 import { Client, credentials } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
+import { socketAccess } from '../../src/grpc/access/socket-access.ts';
 import { insecureAccess } from '../../src/grpc/access/tcp-access.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { ApiServer } from '../../src/grpc/server.ts';
@@ -168,4 +169,26 @@ test('strangers over TCP leave room for the unix socket', async () => {
 test('a server at localhost listens at each of its addresses, at one port', async () => {
   const port = await api.bind('localhost:0');
   await stranger({ host: '127.0.0.1', port });
+});
+
+test('callers who fill agent.sock leave control.sock its own connections, and the other way round', async () => {
+  const connections = {
+    ...{ max: () => max, controlMax: () => 2, onRefused: () => undefined, overTcp: insecureAccess(false) },
+    atSockets: socketAccess('/control.sock'),
+  };
+  const other = createServer({ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20), connections });
+  onTestFinished(() => other.stop(0));
+  const [apiPath, controlPath] = [join(dir, 'agent.sock'), join(dir, 'control.sock')];
+  await other.bind(`unix:${apiPath}`);
+  await other.bind(`unix:${controlPath}`, 'control');
+  const held = await stranger(controlPath);
+  for (let i = 0; i < max * 2; i += 1) await stranger(apiPath);
+  await vi.waitFor(() => expect(other.connections()).toMatchObject({ open: max }));
+  expect(held.destroyed).toBe(false);
+  expect(other.controlConnections()).toMatchObject({ open: 1, max: 2, refused: 0, evicted: 0 });
+  for (let i = 0; i < 4; i += 1) await stranger(controlPath);
+  await vi.waitFor(() => expect(other.controlConnections()).toMatchObject({ open: 2, max: 2 }));
+  const { refused: turnedAway, evicted } = other.controlConnections();
+  expect(turnedAway + evicted).toBe(3);
+  expect(other.connections()).toMatchObject({ open: max });
 });

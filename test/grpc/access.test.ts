@@ -1,10 +1,14 @@
+import { mkdtempSync, rmSync } from 'node:fs';
 import { connect as connectHttp2 } from 'node:http2';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { credentials, Metadata, Server, status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { Identity } from '../../src/grpc/access/identity.ts';
 import type { Role } from '../../src/grpc/access/roles.ts';
 import { roles, rolesByMethod } from '../../src/grpc/access/roles.ts';
+import { socketAccess } from '../../src/grpc/access/socket-access.ts';
 import type { TcpAccess } from '../../src/grpc/access/tcp-access.ts';
 import { insecureAccess } from '../../src/grpc/access/tcp-access.ts';
 import { addApi } from '../../src/grpc/api.ts';
@@ -164,4 +168,38 @@ test('a refused call with a large message is answered at once, and nothing of th
   expect(error).toMatchObject({ code: status.PERMISSION_DENIED });
   expect(budget.usedBytes).toBe(0);
   client['close']?.();
+});
+
+test('agent.sock serves calls and what only reads, and names control.sock for the rest; control.sock serves every method', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pw-'));
+  onTestFinished(() => rmSync(dir, { recursive: true }));
+  const [apiSocket, controlSocket] = [join(dir, 'agent.sock'), join(dir, 'control.sock')];
+  api = createServer({
+    ...{ messageMaxBytes: 1024, budget: createMemoryBudget(2 ** 20) },
+    connections: {
+      ...{ max: () => 100, controlMax: () => 100, onRefused: () => undefined, overTcp: somebody([]) },
+      atSockets: socketAccess(controlSocket),
+    },
+  });
+  addApi(api.server, answering(services.Execution), answering(services.Control));
+  await api.bind(`unix:${apiSocket}`);
+  await api.bind(`unix:${controlSocket}`, 'control');
+  const ours = [...rolesByMethod].filter(([path]) => path.startsWith('/pitwarden.'));
+  const served = ours.filter(([, allowed]) => allowed.some((role) => role === 'caller' || role === 'viewer'));
+  const errors = await callAll(`unix:${apiSocket}`);
+  expect([...errors.keys()].sort()).toEqual(
+    ours
+      .filter((row) => !served.includes(row))
+      .map(([path]) => path)
+      .sort(),
+  );
+  expect(errors.get('/pitwarden.v1.Control/DrainNode')).toMatchObject({
+    code: status.PERMISSION_DENIED,
+    details: expect.stringMatching(
+      `got a caller at agent.sock \\(roles: caller, viewer\\); use control.sock beside it \\(${controlSocket}\\)$`,
+    ),
+  });
+  expect([...new Set(handled)].sort()).toEqual(served.map(([path]) => path).sort());
+  expect(await callAll(`unix:${controlSocket}`)).toEqual(new Map());
+  expect([...new Set(handled)].sort()).toEqual(ours.map(([path]) => path).sort());
 });

@@ -249,6 +249,7 @@ test('the runtime directory is closed to other users, and one that they could ha
   const runtime = join(dir, 'run');
   expect(prepareRuntimeDirectory(runtime)).toEqual({
     apiSocket: join(runtime, 'agent.sock'),
+    controlSocket: join(runtime, 'control.sock'),
     linkSocket: join(runtime, 'link/link.sock'),
     hasPassedSocket: false,
     output: join(runtime, 'output'),

@@ -55,6 +55,24 @@ describe('the unit under a real systemd', needs(...whatLabNeeds()), () => {
     await untilProperty('StatusText', '2 of 2 workers ready');
     expect(await lab.ask('ps', '-o', 'user=', '-p', await lab.property('MainPID'))).toBe('pitwarden');
     expect(await lab.ask('stat', '-c', '%U:%G %a', '/run/pitwarden/agent.sock')).toBe('pitwarden:pitwarden 660');
+    expect(await lab.ask('stat', '-c', '%U:%G %a', '/run/pitwarden/control.sock')).toBe('pitwarden:pitwarden 600');
+  });
+
+  test('control.sock: root commands, and a member of the group calls and reads, and commands nothing', async () => {
+    await lab.systemctl('start', service);
+    await ready(2);
+    const asMember = (...args: string[]) => {
+      const user = ['--reuid', '4242', '--regid', '4242', '--groups', 'pitwarden'];
+      const cli = ['/opt/node/bin/node', '/opt/pitwarden/bin/pitwarden', ...args];
+      return lab.run('setpriv', ...user, ...cli, '--socket', '/run/pitwarden/agent.sock');
+    };
+    expect(await asMember('call', 'faults', 'sleep', '--args', '[0.001]')).toMatchObject({ code: 0 });
+    expect(await asMember('drain', 'faults')).toMatchObject({
+      code: 3,
+      stderr: expect.stringMatching(/control\.sock: this user may not connect to it .* mode 0600; .*control_group/),
+    });
+    expect(await lab.cli('drain', 'faults')).toMatchObject({ code: 0 });
+    expect(await lab.cli('resume', 'faults')).toMatchObject({ code: 0 });
   });
 
   test('what systemd gives to the agent is not passed on to its workers', async () => {

@@ -16,7 +16,12 @@ function scene(state = initialState()) {
     poolNumbers: () => ({ queued: 3, queuedBytes: 30, inFlight: 2, capacity: 4 }),
     oldestRequest: () => ({ queuedMs: 1_500, runningMs: 250 }),
     eventsDropped: () => 0,
-    connections: () => ({ grpc: { open: 3, max: 4096, refused: 2, evicted: 1 }, worker_link: null, http: null }),
+    connections: () => ({
+      grpc: { open: 3, max: 4096, refused: 2, evicted: 1 },
+      control_socket: null,
+      worker_link: null,
+      http: null,
+    }),
     tls: () => ({
       validity: new Map([
         ['cert', { fromMs: 0, untilMs: 2_000 }],

@@ -35,8 +35,9 @@ const deaf = {
   onCancel: () => undefined,
 };
 
-function refusal(path: string, needed: readonly Role[], { name, roles }: Identity): string {
+function refusal(path: string, needed: readonly Role[], { name, roles, remedy }: Identity): string {
   const method = path.slice(1);
   if (needed.length === 0) return `${method}: expected a method that some role may call, got one that none may`;
-  return `${method}: expected the role ${needed.join(' or ')}, got ${name} (roles: ${[...roles].join(', ') || 'none'})`;
+  const got = `${name} (roles: ${[...roles].join(', ') || 'none'})`;
+  return `${method}: expected the role ${needed.join(' or ')}, got ${got}${remedy === undefined ? '' : `; ${remedy}`}`;
 }

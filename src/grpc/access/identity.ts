@@ -10,6 +10,8 @@ export interface Identity {
   readonly roles: ReadonlySet<Role>;
   /** The pools whose commands it may call, if it has the role `caller`; null: all pools. */
   readonly pools: ReadonlySet<string> | null;
+  /** How the caller may get other roles, for error messages; undefined: it depends. */
+  readonly remedy?: string;
 }
 
 /** Whether the identity may run commands of this pool. */

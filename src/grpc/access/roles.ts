@@ -8,7 +8,8 @@ const calls: readonly Role[] = ['caller'];
 
 /**
  * Which roles may call a method of the agent's API: one of them is enough. A method that is not in this table is refused for
- * everybody. Callers at the unix socket have all roles, because its file permissions decide who they are.
+ * everybody. Callers at a unix socket have the roles of that socket (socket-access.ts), because its file permissions decide who they
+ * are.
  */
 export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
   ...rows('pitwarden.v1.Execution', calls, ['Execute', 'ExecuteStream', 'Submit']),
@@ -37,6 +38,11 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
   ...rows('grpc.reflection.v1.ServerReflection', roles, ['ServerReflectionInfo']),
   ...rows('grpc.reflection.v1alpha.ServerReflection', roles, ['ServerReflectionInfo']),
 ]);
+
+/** Whether callers with one of these roles may call the method. */
+export function allows(path: string, granted: ReadonlySet<Role>): boolean {
+  return rolesByMethod.get(path)?.some((role) => granted.has(role)) ?? false;
+}
 
 function rows(service: string, allowed: readonly Role[], methods: readonly string[]): [string, readonly Role[]][] {
   return methods.map((method) => [`/${service}/${method}`, allowed]);

@@ -3,6 +3,7 @@ import { dirname, join, parse } from 'node:path';
 import { socketNames, socketPathProblem } from '../../domain/socket-path.ts';
 import { workerIdPattern } from './ledger.ts';
 import { removeOurs } from './remove-file.ts';
+import type { GroupKey } from './socket-files.ts';
 import { giveToGroup, removeSockets } from './socket-files.ts';
 
 export interface RuntimeDirectory {
@@ -10,6 +11,8 @@ export interface RuntimeDirectory {
   readonly apiSocket: string;
   /** The API's socket belongs to the service manager and is not removed. */
   readonly hasPassedSocket: boolean;
+  /** The socket for all of Control, beside `agent.sock` if that is the agent's own. */
+  readonly controlSocket: string;
   /** The workers' socket, in a directory that only this user may enter. */
   readonly linkSocket: string;
   /** The directory of worker output, which only this user may enter. */
@@ -24,6 +27,8 @@ export interface RuntimeDirectoryOptions {
   readonly passedSocket?: { readonly path: string } | null;
   /** The group that may use the API's socket; null: none. */
   readonly group?: number | null;
+  /** The group that may use control.sock; null: none. */
+  readonly controlGroup?: number | null;
   /** Called for each folder that was accessible to other users and has been closed to them. */
   readonly warn?: (message: string) => void;
 }
@@ -31,7 +36,7 @@ export interface RuntimeDirectoryOptions {
 /** Creates the directory with mode 0750, and refuses one that another user could have prepared. */
 export function prepareRuntimeDirectory(
   directory: string,
-  { passedSocket = null, group = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
+  { passedSocket = null, group = null, controlGroup = null, warn = () => undefined }: RuntimeDirectoryOptions = {},
 ): RuntimeDirectory {
   const tooLong = socketPathProblem(directory, Buffer.byteLength);
   if (tooLong !== undefined) throw new Error(`${directory}: ${tooLong}; ${runtimeRemedy}`);
@@ -47,14 +52,22 @@ export function prepareRuntimeDirectory(
       `${path} was open to other users (mode ${modeText(mode)}); it holds workers' files, so it is now closed to them`,
     );
   }
-  if (passedSocket === null && group !== null) letGroupEnter(directory, group, warn);
+  // The folder has one group. With socket_group, members of control_group must be members of that too. A service manager that made
+  // the API's socket has given the folder to the socket's group.
+  if (passedSocket === null && group !== null) letGroupEnter(directory, group, 'socket_group', warn);
+  else if (passedSocket === null && controlGroup !== null)
+    letGroupEnter(directory, controlGroup, 'control_group', warn);
   const apiSocket = passedSocket?.path ?? join(directory, socketNames.api);
-  for (const path of passedSocket === null ? [apiSocket, linkSocket] : [linkSocket]) {
+  const controlSocket = join(directory, socketNames.control);
+  if (apiSocket === controlSocket) {
+    throw new Error(`${apiSocket}: expected the service manager's socket at another path, where the agent makes none`);
+  }
+  for (const path of passedSocket === null ? [apiSocket, controlSocket, linkSocket] : [controlSocket, linkSocket]) {
     if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
       throw new Error(`${path}: expected a socket or nothing, got something else; ${runtimeRemedy}`);
     }
   }
-  return { apiSocket, linkSocket, hasPassedSocket: passedSocket !== null, output };
+  return { apiSocket, controlSocket, linkSocket, hasPassedSocket: passedSocket !== null, output };
 }
 
 export function prepareStateDirectory(directory: string): void {
@@ -70,8 +83,8 @@ export function clearRuntimeDirectory(
   paths: RuntimeDirectory,
   keep: ReadonlySet<string> = new Set(),
 ): readonly string[] {
-  const { apiSocket, linkSocket, hasPassedSocket, output } = paths;
-  const left = removeSockets(hasPassedSocket ? [linkSocket] : [apiSocket, linkSocket]);
+  const { apiSocket, controlSocket, linkSocket, hasPassedSocket, output } = paths;
+  const left = removeSockets([...(hasPassedSocket ? [] : [apiSocket]), controlSocket, linkSocket]);
   for (const directory of [dirname(linkSocket), output]) {
     for (const path of namesIn(directory).map((name) => join(directory, name))) {
       if (path === linkSocket) continue;
@@ -98,15 +111,13 @@ function namesIn(directory: string): readonly string[] {
   }
 }
 
-function letGroupEnter(directory: string, group: number, warn: (message: string) => void): void {
+function letGroupEnter(directory: string, group: number, key: GroupKey, warn: (message: string) => void): void {
   const { gid, mode } = lstatSync(directory);
-  if (gid !== group) giveToGroup(directory, group);
+  if (gid !== group) giveToGroup(directory, group, key);
   if ((mode & 0o050) !== 0o050) chmodSync(directory, (mode & 0o777) | 0o050);
   const closed = foldersAbove(directory).find((folder) => !mayEnter(folder, group));
   if (closed === undefined) return;
-  warn(
-    `members of group ${group} (socket_group) cannot reach the socket: ${closed} is closed to them; ${runtimeRemedy}`,
-  );
+  warn(`members of group ${group} (${key}) cannot reach the socket: ${closed} is closed to them; ${runtimeRemedy}`);
 }
 
 function foldersAbove(directory: string): string[] {

@@ -7,11 +7,14 @@ import { removeOurs } from './remove-file.ts';
  * server that closes.
  */
 
+/** The key of the configuration that names a group. */
+export type GroupKey = 'socket_group' | 'control_group';
+
 /**
  * Opens a socket to its users: to this user, and to the group if there is one. Until now only this user could connect.
  */
-export function restrictSocket(path: string, group: number | null): void {
-  if (group !== null) giveToGroup(path, group);
+export function restrictSocket(path: string, group: number | null, key: GroupKey = 'socket_group'): void {
+  if (group !== null) giveToGroup(path, group, key);
   chmodSync(path, group === null ? 0o600 : 0o660);
 }
 
@@ -21,12 +24,12 @@ export function removeSockets(paths: readonly string[]): string[] {
 }
 
 /** `path` is a socket, or the folder that it is in. */
-export function giveToGroup(path: string, group: number): void {
+export function giveToGroup(path: string, group: number, key: GroupKey): void {
   try {
     chownSync(path, -1, group);
   } catch (error) {
     const uid = process.geteuid?.();
-    const wanted = `expected that user ${uid} may give it to group ${group} (socket_group)`;
+    const wanted = `expected that user ${uid} may give it to group ${group} (${key})`;
     const remedy = 'make that user a member of the group (usermod -aG GROUP USER), or name a group that it is in';
     throw new Error(`${path}: ${wanted}, got ${(error as NodeJS.ErrnoException).code}; ${remedy}`);
   }
