@@ -19,7 +19,15 @@ from fake_agent import PATIENCE_S, FakeAgent, FakeLink
 import pitwarden
 from pitwarden import _measurements, telemetry
 from pitwarden._measurements import COUNTER, GAUGE, HISTOGRAM, Measurements
-from pitwarden._pb.link_pb2 import AgentFrame, Limits, Telemetry, TelemetrySeries
+from pitwarden._pb.link_pb2 import (
+    AgentFrame,
+    Limits,
+    Telemetry,
+    TelemetrySeries,
+    TelemetrySpan,
+    TelemetrySpans,
+    WorkerFrame,
+)
 
 BYTES_PER_S = 64 * 1024
 WHOLE_BYTES = 1024 * 1024
@@ -217,6 +225,33 @@ def test_a_span_object_measures_one_block(measured: Measurements) -> None:
     assert [series.count for series in taken(measured).series] == [1]
 
 
+def test_a_report_tells_of_the_first_spans_one_by_one(measured: Measurements) -> None:
+    for number in range(40):
+        with pitwarden.span("step", number=number):
+            pass
+    with pytest.raises(KeyError), pitwarden.span("late"):
+        raise KeyError("x")
+    before_s = time.time()
+    report = taken(measured)
+    spans = TelemetrySpans.FromString(report.spans)
+    assert [span.labels[0].value for span in spans.spans] == [str(number) for number in range(32)]
+    assert spans.left_out == 9
+    assert len(report.series) == 41
+    assert abs(spans.spans[0].began_at_ms / 1000 - before_s) < 60
+    assert not taken(measured).spans
+
+
+def test_the_bytes_of_spans_are_bounded(measured: Measurements) -> None:
+    for _ in range(32):
+        with pitwarden.span("step", **{f"label_{n}": "é" * 60 for n in range(3)}):
+            pass
+    report = measured.take(BYTES_PER_S)
+    spans = TelemetrySpans.FromString(Telemetry.FromString(report).spans)
+    assert 0 < len(spans.spans) < 32
+    assert len(spans.spans) + spans.left_out == 32
+    assert spans.ByteSize() <= _measurements.SPANS_MAX_BYTES
+
+
 def test_no_measurement_of_many_threads_is_lost(measured: Measurements) -> None:
     reports: list[Telemetry] = []
     done = threading.Event()
@@ -262,6 +297,10 @@ def test_outside_a_worker_nothing_is_held() -> None:
     measurements.forked()
     measurements.add("rows", 1, GAUGE, {})
     assert measurements.empty
+
+
+def spans_of(frame: WorkerFrame) -> list[TelemetrySpan]:
+    return list(TelemetrySpans.FromString(Telemetry.FromString(frame.telemetry).spans).spans)
 
 
 def sums(link: FakeLink) -> dict[str, float]:
@@ -312,6 +351,8 @@ def test_a_cancelled_command_ends_its_span(agent: FakeAgent) -> None:
     link.cancel(id)
     link.result(id)
     reported(link, {"imported": 1, "wait_seconds cancelled": 1})
+    spans = [span for frame in link.frames for span in spans_of(frame)]
+    assert [(span.request_id, span.error_type) for span in spans] == [(f"r-{id}", "CancelledError")]
 
 
 def test_a_wrong_call_fails_its_request_alone(agent: FakeAgent) -> None:

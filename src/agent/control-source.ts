@@ -31,7 +31,7 @@ export interface ControlParts {
 export function controlSource(parts: ControlParts): ControlSource {
   const { agentId, startedAtMs, config, core, ledger, history, addresses, warnings, leaving, handOver, checkConfig } =
     parts;
-  const { loop, dispatch, workers, exits, exitCounts, subscribers } = core;
+  const { loop, dispatch, workers, exits, exitCounts, subscribers, apps } = core;
   return {
     state: loop.state,
     node: () => ({
@@ -56,6 +56,7 @@ export function controlSource(parts: ControlParts): ControlSource {
     command: loop.applyNow,
     ordersKept: ledger.ordersKept,
     subscribe: subscribers.subscribe,
+    followTelemetry: apps.follow,
     report: {
       bootId: hostBootId(),
       loopLateMs: loop.lateMs,

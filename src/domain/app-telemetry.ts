@@ -17,6 +17,36 @@ export interface Measured {
   readonly buckets: readonly number[];
 }
 
+/** One span that ended. */
+export interface EndedSpan {
+  readonly name: string;
+  readonly labels: Measured['labels'];
+  /** The request that ran; empty: none. */
+  readonly requestId: string;
+  /** Unix time by the worker's clock. */
+  readonly beganAtMs: number;
+  readonly durationUs: number;
+  /** The type of the exception that ended it; empty: none. */
+  readonly errorType: string;
+}
+
+/** Which worker measured something. */
+export interface MeasuringWorker {
+  readonly workerId: string;
+  readonly pool: string;
+  readonly slot: number;
+}
+
+/** What one report of a worker added to the metrics. */
+export interface AppReport {
+  readonly worker: MeasuringWorker;
+  readonly measured: readonly Measured[];
+  /** Some of the spans. */
+  readonly spans: readonly EndedSpan[];
+  /** How many others there were. */
+  readonly spansLeftOut: number;
+}
+
 const secondsBounds: readonly number[] = [
   0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 ];

@@ -21,6 +21,7 @@ export class UnreadableMessage {
 /** How often repeated fields may occur in one message. */
 const repeated: FieldBounds['repeated'] = {
   'ListEventsRequest.kinds': 200,
+  'StreamTelemetryRequest.names': 200,
   'SubmitRequest.items': 10_000,
   'SubmitRequest.cancel_request_ids': 10_000,
   'WorkerFrame.returned': 100_000,
@@ -35,6 +36,8 @@ const repeated: FieldBounds['repeated'] = {
   'Telemetry.drops': 20,
   'TelemetrySeries.labels': 16_000,
   'TelemetrySeries.buckets': 60_000,
+  'TelemetrySpans.spans': 32,
+  'TelemetrySpan.labels': 256,
 };
 
 /** Fields of all kinds in one message: enough for its repeated fields, and for fields of later versions. */
@@ -43,6 +46,7 @@ const fieldsMost: Readonly<Record<string, number>> = {
   SubmitRequest: 200_000,
   WorkerFrame: 2_000_000,
   Telemetry: 100_000,
+  TelemetrySpans: 2_000,
 };
 
 /** The same for each message of Control and of health. Their messages have at most 64 KiB. */
@@ -55,6 +59,9 @@ const fieldsOfControl = 10_000;
 export const packageDefinition = load(['execution', 'control', 'link'].map((name) => `pitwarden/v1/${name}.proto`));
 
 export const healthDefinition = load(['grpc/health/v1/health.proto']);
+
+/** The messages of Execution and WorkerLink as protobufjs has them. */
+const types = typeRoot(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto']);
 
 const loaded = loadPackageDefinition(packageDefinition);
 
@@ -73,10 +80,9 @@ export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink' | 
 /** Encodes and decodes messages that are sent outside of calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
 
-/** Reads WorkerFrame.telemetry. */
-export const decodeTelemetry = boundedDecoder(
-  typeRoot(['pitwarden/v1/link.proto']).lookupType('pitwarden.v1.Telemetry'),
-);
+/** Read WorkerFrame.telemetry and Telemetry.spans. */
+export const decodeTelemetry = boundedDecoder(types.lookupType('pitwarden.v1.Telemetry'));
+export const decodeSpans = boundedDecoder(types.lookupType('pitwarden.v1.TelemetrySpans'));
 
 function load(files: string[]) {
   return loadSync(files, {
@@ -95,15 +101,9 @@ function load(files: string[]) {
  * come as objects; only counts of these services are so wide.
  */
 function lean(service: ServiceDefinition): ServiceDefinition {
-  const root = typeRoot(['pitwarden/v1/execution.proto', 'pitwarden/v1/link.proto']);
-  for (const type of typesOf(root)) {
-    // By default an absent field of bytes is an empty array.
-    const defaults = type.ctor.prototype as Record<string, unknown>;
-    for (const field of type.fieldsArray) if (field.type === 'bytes') defaults[field.name] = Buffer.alloc(0);
-  }
   return Object.fromEntries(
     Object.entries(service).map(([name, method]) => {
-      const { requestType, responseType } = typesOfMethod(root, method.path);
+      const { requestType, responseType } = typesOfMethod(types, method.path);
       const codecs = {
         requestSerialize: encoder(requestType),
         requestDeserialize: boundedDecoder(requestType),
@@ -120,6 +120,11 @@ function typeRoot(files: string[]): protobuf.Root {
   root.resolvePath = (_, target) => join(protoDir, target);
   root.loadSync(files, { keepCase: true });
   root.resolveAll();
+  for (const type of typesOf(root)) {
+    // By default an absent field of bytes is an empty array.
+    const defaults = type.ctor.prototype as Record<string, unknown>;
+    for (const field of type.fieldsArray) if (field.type === 'bytes') defaults[field.name] = Buffer.alloc(0);
+  }
   return root;
 }
 

@@ -1,8 +1,7 @@
-import type { DropReason, Measured } from '../domain/app-telemetry.ts';
+import type { AppReport, DropReason, Measured, MeasuringWorker } from '../domain/app-telemetry.ts';
 import { dropReasons } from '../domain/app-telemetry.ts';
-import { readTelemetry, telemetryBytesPerS } from '../grpc/worker-link/telemetry.ts';
+import { readSpans, readTelemetry, telemetryBytesPerS } from '../grpc/worker-link/telemetry.ts';
 import { renderApps } from './app-exposition.ts';
-import type { MeasuringWorker } from './app-series.ts';
 import { PoolSeries } from './app-series.ts';
 
 /** What applications measure with `emit` and `span`, added up over the workers of each pool. A new agent begins with nothing. */
@@ -13,6 +12,8 @@ export interface AppMetrics {
   workerGone(workerId: string): void;
   /** A worker's serialized Telemetry. It is not read if the worker has sent too many bytes lately. */
   receive(worker: MeasuringWorker, bytes: Buffer): void;
+  /** Calls `listener` with what each report added, until the returned function is called. */
+  follow(listener: (report: AppReport) => void): () => void;
   numbers(): ReadonlyMap<string, AppNumbers>;
   /** In the text format of Prometheus. */
   render(): string;
@@ -56,6 +57,7 @@ const explained: Readonly<Record<DropReason, string>> = {
 
 export function createAppMetrics({ nowMs, warn }: AppMetricsParts): AppMetrics {
   const pools = new Map<string, AppPool>();
+  const listeners = new Set<(report: AppReport) => void>();
   /** How many bytes each worker may send at a time. */
   const allowances = new Map<string, { bytes: number; atMs: number }>();
 
@@ -69,10 +71,17 @@ export function createAppMetrics({ nowMs, warn }: AppMetricsParts): AppMetrics {
     silent.untilMs = nowMs() + warnEveryMs;
     silent.unsaid = 0;
   };
-  const add = (pool: AppPool, worker: MeasuringWorker, measured: Measured): void => {
+  /** False: it was dropped. */
+  const add = (pool: AppPool, worker: MeasuringWorker, measured: Measured): boolean => {
     const reason = pool.series.add(worker, measured);
     if (reason === undefined) pool.measurements += measured.count;
     else drop(pool, worker, reason, measured.count);
+    return reason === undefined;
+  };
+  const publish = (worker: MeasuringWorker, measured: readonly Measured[], spanBytes: Uint8Array): void => {
+    if (listeners.size === 0) return;
+    const { spans, leftOut: spansLeftOut } = readSpans(spanBytes);
+    for (const listener of listeners) listener({ worker, measured, spans, spansLeftOut });
   };
   /** Whether the worker may send so many bytes now. */
   const allows = (workerId: string, bytes: number): boolean => {
@@ -105,9 +114,14 @@ export function createAppMetrics({ nowMs, warn }: AppMetricsParts): AppMetrics {
       // The pool was removed, or its telemetry is off and the worker does not know yet.
       if (pool === undefined || pool.series.maxLines === 0) return;
       if (!allows(worker.workerId, bytes.length)) return drop(pool, worker, 'bytes', 1);
-      const { measured, drops } = readTelemetry(bytes);
-      for (const each of measured) add(pool, worker, each);
+      const { measured, drops, spans } = readTelemetry(bytes);
+      const added = measured.filter((each) => add(pool, worker, each));
       for (const [reason, count] of drops) drop(pool, worker, reason, count);
+      publish(worker, added, spans);
+    },
+    follow: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
     },
     numbers: () => new Map([...pools].map(([name, pool]) => [name, numbersOf(pool)])),
     render: () => renderApps([...pools.values()].map(({ series }) => series)),

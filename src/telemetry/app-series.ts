@@ -1,12 +1,5 @@
-import type { DropReason, Measured, MeasurementKind } from '../domain/app-telemetry.ts';
+import type { DropReason, Measured, MeasurementKind, MeasuringWorker } from '../domain/app-telemetry.ts';
 import { boundsOf } from '../domain/app-telemetry.ts';
-
-/** Which worker measured something. */
-export interface MeasuringWorker {
-  readonly workerId: string;
-  readonly pool: string;
-  readonly slot: number;
-}
 
 export interface AppSeries {
   /** The inside of the braces in the text format, such as `pool="text",model="small"`. */

@@ -53,6 +53,35 @@ export interface ReportView {
   readonly pools: readonly PoolReportView[];
 }
 
+/** StreamTelemetryResponse of control.proto. 64-bit integers are numbers. */
+export interface TelemetryView {
+  readonly agent_id: string;
+  readonly sequence: number;
+  readonly at_ms: number;
+  readonly measurements: readonly {
+    readonly pool: string;
+    readonly worker_id: string;
+    readonly name: string;
+    readonly kind: string;
+    readonly labels: readonly { readonly name: string; readonly value: string }[];
+    readonly count: number;
+    readonly value: number;
+    readonly buckets: readonly number[];
+  }[];
+  readonly spans: readonly {
+    readonly pool: string;
+    readonly worker_id: string;
+    readonly name: string;
+    readonly labels: readonly { readonly name: string; readonly value: string }[];
+    readonly request_id: string;
+    readonly began_at_ms: number;
+    readonly duration_us: number;
+    readonly error_type: string;
+  }[];
+  readonly measurements_dropped: number;
+  readonly spans_left_out: number;
+}
+
 export interface PoolReportView {
   readonly pool: string;
   readonly open: boolean;
@@ -122,6 +151,8 @@ export function connect(
     watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
     report: (request: object = {}): ClientReadableStream<ReportView> =>
       controls['Report']?.call(control, request) as never,
+    telemetry: (request: object = {}): ClientReadableStream<TelemetryView> =>
+      controls['StreamTelemetry']?.call(control, request) as never,
     submit: (): ClientDuplexStream<object, object> => methods['Submit']?.() as never,
     /** A call of Control, by default without arguments. */
     control: <T>(method: string, request: object = {}): Promise<T> =>

@@ -159,6 +159,11 @@ assert sorted(reported) == ["faults", "text"] and not beats[-1].more, beats[-1]
 assert reported["text"].workers_well == 2 and reported["text"].open and reported["text"].requests_completed >= 203
 assert reported["text"].HasField("last_evidence_age_ms") and reported["text"].memory_bytes > 0, reported["text"]
 
+telemetry = call(node, "StreamTelemetry", control_pb2.StreamTelemetryRequest(pool="text"), timeout=120)
+opened = next(telemetry)
+telemetry.cancel()
+assert opened.sequence == 1 and opened.agent_id == this.agent_id and not opened.measurements, opened
+
 # Control: changing
 code, error = refusal(lambda: call(node, "ScalePool", control_pb2.ScalePoolRequest(pool="text")))
 assert code == grpc.StatusCode.INVALID_ARGUMENT and error == "size: expected 0 to 1000, got none", error

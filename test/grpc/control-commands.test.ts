@@ -37,6 +37,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     ordersKept: () => orders.kept,
     subscribe: () => () => undefined,
     report: noReport,
+    followTelemetry: () => () => undefined,
     commandLine: [],
     leaving: new AbortController().signal,
     handOver: () => 0,

@@ -81,6 +81,7 @@ function sourceOf(): ControlSource {
       return () => listeners.delete(listener);
     },
     report: noReport,
+    followTelemetry: () => () => undefined,
     commandLine: [],
     leaving: new AbortController().signal,
     handOver: () => 1,

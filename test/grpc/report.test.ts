@@ -73,6 +73,7 @@ function sourceOf(): ControlSource {
       return () => listeners.delete(listener);
     },
     report: noReport,
+    followTelemetry: () => () => undefined,
     commandLine: [],
     leaving: leaving.signal,
     handOver: () => 1,

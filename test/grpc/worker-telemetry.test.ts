@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { boundsOf } from '../../src/domain/app-telemetry.ts';
-import { readTelemetry } from '../../src/grpc/worker-link/telemetry.ts';
+import { readSpans, readTelemetry } from '../../src/grpc/worker-link/telemetry.ts';
 import type { Words } from '../telemetry/app-telemetry.ts';
-import { counter, gauge, histogram, report } from '../telemetry/app-telemetry.ts';
+import { counter, gauge, histogram, report, spansOf } from '../telemetry/app-telemetry.ts';
 
 const label = (name: string, value = 'x') => ({ name, value });
 
@@ -79,10 +79,30 @@ test('reasons of drops that no worker gives, and bytes that are no Telemetry, co
   expect(readTelemetry(report(many)).drops).toEqual([['malformed', 1]]);
 });
 
+test('spans keep their rules; what breaks them is left out, and texts are bounded', () => {
+  const span = { name: 'load_seconds', labels: [label('outcome', 'ok')], began_at_ms: 5, duration_us: 7 };
+  const long = { ...span, request_id: 'é'.repeat(500), error_type: `E${'\n'.repeat(500)}`, began_at_ms: -1 };
+  const read = readSpans(spansOf([span, { ...span, name: 'a b' }, { ...span, labels: [label('pool')] }, long], 9));
+  expect(read.leftOut).toBe(9);
+  const [first, second] = read.spans;
+  expect(first).toEqual({
+    ...{ name: 'load_seconds', labels: [['outcome', 'ok']], requestId: '' },
+    ...{ beganAtMs: 5, durationUs: 7, errorType: '' },
+  });
+  expect(second?.beganAtMs).toBe(0);
+  expect(Buffer.byteLength(second?.requestId ?? '')).toBeLessThanOrEqual(128);
+  expect(second?.errorType).toMatch(/^E(\\n)+.?…$/);
+  expect(Buffer.byteLength(second?.errorType ?? '')).toBeLessThanOrEqual(128);
+  expect(read.spans).toHaveLength(2);
+  const many = spansOf(Array.from({ length: 33 }, () => span));
+  expect(readSpans(many).spans).toEqual([]);
+});
+
 test('no bytes make it throw, or pass a value that is not finite', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 300 }), (bytes) => {
       const { measured } = readTelemetry(Buffer.from(bytes));
+      readSpans(Buffer.from(bytes));
       for (const { value, count } of measured) expect(Number.isFinite(value) && count > 0).toBe(true);
     }),
   );

@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
+import type { AppReport } from '../../src/domain/app-telemetry.ts';
 import { boundsOf } from '../../src/domain/app-telemetry.ts';
 import { telemetryBytesPerS } from '../../src/grpc/worker-link/telemetry.ts';
 import { needs } from '../needs.ts';
-import { appScene, counter, gauge, histogram } from './app-telemetry.ts';
+import { appScene, counter, gauge, histogram, report, spansOf } from './app-telemetry.ts';
 
 test('measurements of all workers of a pool are added up, those of different pools and labels are not', () => {
   const { from, lines, apps } = appScene();
@@ -162,6 +163,33 @@ test('what was dropped is logged, once a minute for each pool and reason', () =>
   from('text', 0, 'text-1')(counter('rows', 1, { id: '6' }));
   expect(warnings[1]).toBe(`pool text: measurements dropped: 4, the last of text-1: ${why}`);
   expect(warnings).toHaveLength(2);
+});
+
+test('followers get what a report added, and no more once they left; spans are read for them alone', () => {
+  const { apps, from } = appScene({ maxSeries: 1, size: 1 });
+  const followed: AppReport[] = [];
+  const spans = spansOf([{ name: 'load_seconds', labels: [], duration_us: 5, began_at_ms: 7, request_id: 'r' }], 3);
+  const send = () =>
+    apps.receive(
+      { workerId: 'w', pool: 'text', slot: 0 },
+      report([counter('rows', 2), counter('beyond', 1)], [], spans),
+    );
+  send();
+  const leave = apps.follow((each) => followed.push(each));
+  send();
+  from('other', 0)(counter('beyond', 1));
+  leave();
+  send();
+  expect(followed).toMatchObject([
+    {
+      worker: { workerId: 'w', pool: 'text' },
+      measured: [{ name: 'rows', count: 1, value: 2 }],
+      spans: [{ name: 'load_seconds', labels: [], requestId: 'r', beganAtMs: 7, durationUs: 5, errorType: '' }],
+      spansLeftOut: 3,
+    },
+    { worker: { workerId: 'other-0', pool: 'other' }, measured: [{ name: 'beyond' }], spans: [], spansLeftOut: 0 },
+  ]);
+  expect(followed).toHaveLength(2);
 });
 
 const promtool = spawnSync('promtool', ['--version']).status === 0;

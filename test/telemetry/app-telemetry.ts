@@ -5,12 +5,23 @@ import { createAppMetrics } from '../../src/telemetry/app-metrics.ts';
 const root = new protobuf.Root();
 root.loadSync(join(import.meta.dirname, '../../proto/pitwarden/v1/link.proto'), { keepCase: true });
 const telemetry = root.lookupType('pitwarden.v1.Telemetry');
+const spansType = root.lookupType('pitwarden.v1.TelemetrySpans');
 
 export type Words = Readonly<Record<string, unknown>>;
 
 /** A serialized Telemetry, as a worker sends it. */
-export function report(series: readonly Words[], drops: readonly Words[] = []): Buffer {
-  return Buffer.from(telemetry.encode({ series, drops }).finish());
+export function report(
+  series: readonly Words[],
+  drops: readonly Words[] = [],
+  spans: Uint8Array = Buffer.alloc(0),
+): Buffer {
+  // Absent as workers leave it.
+  return Buffer.from(telemetry.encode({ series, drops, ...(spans.length > 0 ? { spans } : {}) }).finish());
+}
+
+/** A serialized TelemetrySpans. */
+export function spansOf(spans: readonly Words[], left_out = 0): Buffer {
+  return Buffer.from(spansType.encode({ spans, left_out }).finish());
 }
 
 export function counter(name: string, value: number, labels: Readonly<Record<string, string>> = {}): Words {

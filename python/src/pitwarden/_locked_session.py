@@ -208,7 +208,7 @@ class LockedSession:
         """Sends what is left to send, and ends the stream."""
         with self._lock:
             self._closed = True
-            self._session.flush_telemetry()
+            self._session.telemetry.flush()
             outgoing = self._next_outgoing()
         self._send(outgoing)
 

@@ -12,9 +12,9 @@ import re
 import threading
 from bisect import bisect_left
 from functools import lru_cache
-from typing import Optional
+from typing import NamedTuple, Optional
 
-from ._pb.link_pb2 import Telemetry
+from ._pb.link_pb2 import Telemetry, TelemetrySpans
 from .errors import bounded
 
 # link.proto has the rules for names and labels, and the bounds of the buckets.
@@ -38,6 +38,10 @@ OTHER_BOUNDS = (
 SERIES_MAX = 1000
 COUNT_MAX = 2**32 - 1
 
+# Of how many spans a report tells one by one, and with how many bytes together.
+SPANS_MAX = 32
+SPANS_MAX_BYTES = 8 * 1024
+
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 _KINDS = (COUNTER, GAUGE, HISTOGRAM)
 
@@ -45,6 +49,15 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _RESERVED_ENDING = re.compile(r"_(total|bucket|sum|count|created|info)$")
 
 Labels = tuple[tuple[str, str], ...]
+
+
+class EndedSpan(NamedTuple):
+    name: str
+    labels: dict[str, object]
+    request_id: str
+    began_at_s: float
+    duration_s: float
+    error_type: str
 
 
 class Series:
@@ -80,6 +93,9 @@ class Measurements:
         self._series: dict[tuple[str, str, Labels], Series] = {}
         self._by_call: dict[tuple[object, ...], Series] = {}
         self._drops: dict[str, int] = {}
+        # The first spans that ended since the last report, and how many others there were.
+        self._spans: list[EndedSpan] = []
+        self._spans_left_out = 0
 
     def start(self) -> None:
         self._started = True
@@ -123,11 +139,23 @@ class Measurements:
                 self._by_call[call] = series
             self._measure(series, value)
 
+    def add_span(self, span: EndedSpan) -> None:
+        """Adds a span to its histogram, and keeps it by itself if there is room."""
+        self.add(span.name, span.duration_s, HISTOGRAM, span.labels)
+        with self._lock:
+            if not self._started:
+                return
+            if len(self._spans) < SPANS_MAX:
+                self._spans.append(span)
+            else:
+                self._spans_left_out += 1
+
     def take(self, max_bytes: int) -> bytes:
         """Takes what fits into so many bytes, as a serialized Telemetry. What does not fit waits for the next frame."""
         message = Telemetry()
         with self._lock:
-            room = max_bytes
+            # Drops have at most 64 bytes.
+            room = max_bytes - 64 - (SPANS_MAX_BYTES if self._spans else 0)
             taken: list[Series] = []
             for series in self._series.values():
                 room -= series.bytes_at_most
@@ -138,10 +166,14 @@ class Measurements:
                 del self._series[(series.name, series.kind, series.labels)]
             self._by_call.clear()
             drops, self._drops = self._drops, {}
+            spans, self._spans = self._spans, []
+            left_out, self._spans_left_out = self._spans_left_out, 0
         for reason, count in drops.items():
             message.drops.add(reason=reason, count=min(count, COUNT_MAX))
         for series in taken:
             _write(message, series)
+        if spans:
+            message.spans = _spans_message(spans, left_out).SerializeToString()
         return message.SerializeToString()
 
     def _find(self, identity: tuple[str, str, Labels]) -> Optional[Series]:
@@ -166,6 +198,7 @@ class Measurements:
 
     def _clear(self) -> None:
         self._series, self._by_call, self._drops = {}, {}, {}
+        self._spans, self._spans_left_out = [], 0
 
     def forked(self) -> None:
         """Call it in the child of a fork: it has no link of its own, and must not use that of its parent."""
@@ -239,6 +272,28 @@ def _write(message: Telemetry, series: Series) -> None:
     )
     for name, value in series.labels:
         written.labels.add(name=name, value=value)
+
+
+def _spans_message(spans: list[EndedSpan], left_out: int) -> TelemetrySpans:
+    message = TelemetrySpans()
+    size = 0
+    for span in spans:
+        written = message.spans.add(
+            name=span.name,
+            request_id=span.request_id,
+            began_at_ms=int(span.began_at_s * 1000),
+            duration_us=max(0, int(span.duration_s * 1_000_000)),
+            error_type=span.error_type,
+        )
+        for name, value in checked(span.name, HISTOGRAM, span.labels)[2]:
+            written.labels.add(name=name, value=value)
+        size += written.ByteSize() + 4
+        if size > SPANS_MAX_BYTES - 8:
+            left_out += len(spans) - len(message.spans) + 1
+            del message.spans[-1]
+            break
+    message.left_out = min(left_out, COUNT_MAX)
+    return message
 
 
 measurements = Measurements()

@@ -23,6 +23,7 @@ from ._measurements import Measurements, measurements
 from ._pb.link_pb2 import AgentFrame, Hello, Limits, LinkError, Pong, Progress, Resumed, Welcome, WorkerFrame
 from ._result_store import Answer, ResultStore, held_request
 from ._send_queue import SendQueue
+from ._telemetry_reports import TelemetryReports
 from .errors import Code, Error, bounded
 
 PROTOCOL = 1
@@ -34,9 +35,6 @@ HALF_OF_IDS = 0x80000000
 # Bounds of texts that the application gives: the message of a progress report, and the reason to be replaced.
 PROGRESS_MAX_BYTES = 1024
 REASON_MAX_BYTES = 1024
-
-# Measurements go along with a frame if none of the last second had any: with results, or with the answer to a ping.
-TELEMETRY_INTERVAL_S = 1.0
 
 # A warm-up has the id IDS_MASK, and a request_id that begins like this.
 WARM_UP_PREFIX = "warm-up-"
@@ -95,12 +93,7 @@ class Session:
         self._hello_template = hello
         self._mark_begun = mark_begun
         self._next_token = next_token
-        self._measured = measured
-        # Most bytes of telemetry a second; 0: the agent takes none. It goes along with other frames, from then on.
-        self._telemetry_bytes_per_s = 0
-        self._telemetry_due_s = 0.0
-        # True: telemetry is sent also without anything else.
-        self._flushes_telemetry = False
+        self.telemetry = TelemetryReports(measured)
         self._begun_through = 0
         self._last_id = 0
         # The state of the link. A new session counts as attached, with a hello without a token.
@@ -150,7 +143,7 @@ class Session:
             or self._unsent_leaving
             or self._replaying
             or self._unsent_replayed
-            or self._flushes_telemetry
+            or self.telemetry.urgent
         )
 
     @property
@@ -178,7 +171,7 @@ class Session:
             raise ProtocolError("the agent sent a second welcome, expected one")
         if frame.HasField("limits"):
             self._result_store.set_limits(frame.limits, now_s)
-            self._limit_telemetry(frame.limits.telemetry_bytes_per_s)
+            self.telemetry.limit(frame.limits.telemetry_bytes_per_s)
             received.limits = frame.limits
             received.has_room = True
         if frame.HasField("ping"):
@@ -320,27 +313,10 @@ class Session:
         if self._unsent_progress:
             frame.progress.extend(self._unsent_progress.values())
             self._unsent_progress.clear()
-        if self._telemetry_bytes_per_s and (now_s >= self._telemetry_due_s or self._flushes_telemetry):
-            self._take_telemetry(frame, now_s)
+        if self.telemetry.due(now_s):
+            frame.telemetry = self.telemetry.take(now_s)
         self._send_queue.move_into(frame)
         return frame
-
-    def flush_telemetry(self) -> None:
-        """The worker is about to end: the next frame takes what was measured until now."""
-        self._flushes_telemetry = self._telemetry_bytes_per_s > 0 and not self._measured.empty
-
-    def _take_telemetry(self, frame: WorkerFrame, now_s: float) -> None:
-        self._flushes_telemetry = False
-        if not self._measured.empty:
-            frame.telemetry = self._measured.take(self._telemetry_bytes_per_s)
-            self._telemetry_due_s = now_s + TELEMETRY_INTERVAL_S
-
-    def _limit_telemetry(self, bytes_per_s: int) -> None:
-        self._telemetry_bytes_per_s = bytes_per_s
-        if bytes_per_s:
-            self._measured.start()
-        else:
-            self._measured.stop()
 
     def _receive_welcome(self, frame: AgentFrame, received: Received, now_s: float) -> None:
         if not frame.HasField("welcome"):
@@ -353,7 +329,7 @@ class Session:
             )
         self._welcomed = True
         self._result_store.set_limits(welcome, now_s)
-        self._limit_telemetry(welcome.telemetry_bytes_per_s)
+        self.telemetry.limit(welcome.telemetry_bytes_per_s)
         self.payload_max_bytes = welcome.payload_max_bytes
         received.welcome = welcome
         received.has_room = True

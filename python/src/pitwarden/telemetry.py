@@ -11,8 +11,12 @@ import time
 from concurrent.futures import CancelledError
 from typing import Literal, Optional
 
-from ._measurements import HISTOGRAM, checked, measurements
-from .errors import Cancelled
+from ._measurements import HISTOGRAM, EndedSpan, checked, measurements
+from .context import current_request_id
+from .errors import Cancelled, bounded
+
+# Less than link.proto allows, because a cut text ends in an ellipsis.
+ERROR_TYPE_MAX_BYTES = 125
 
 _CANCELLATIONS = (asyncio.CancelledError, CancelledError, Cancelled, GeneratorExit)
 
@@ -63,7 +67,17 @@ class Span:
         if self._began_s is None:
             raise RuntimeError("the span has not begun: use it in a `with` statement")
         outcome = "ok" if error is None else "cancelled" if isinstance(error, _CANCELLATIONS) else "error"
-        measurements.add(self._name, ended_s - self._began_s, HISTOGRAM, {**self._labels, "outcome": outcome})
+        duration_s = ended_s - self._began_s
+        measurements.add_span(
+            EndedSpan(
+                self._name,
+                {**self._labels, "outcome": outcome},
+                current_request_id(),
+                time.time() - duration_s,
+                duration_s,
+                "" if error is None else bounded(type(error).__name__, ERROR_TYPE_MAX_BYTES),
+            )
+        )
 
 
 def span(name: str, /, **labels: object) -> Span:

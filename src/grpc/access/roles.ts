@@ -25,6 +25,7 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
       'Explain',
       'Watch',
       'Report',
+      'StreamTelemetry',
       'WatchRoll',
     ],
   ]),

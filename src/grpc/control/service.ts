@@ -22,6 +22,7 @@ import { report } from './report.ts';
 import { makeBeat } from './report-view.ts';
 import { onRoll, rollPool, watchRoll } from './rolls.ts';
 import type { ControlRequest, ControlSource } from './source.ts';
+import { telemetryStreams } from './stream-telemetry.ts';
 import { nodeView } from './view.ts';
 import { watch } from './watch.ts';
 
@@ -77,6 +78,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     ResumeNode: change(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
     Report: (call: ServerWritableStream<ControlRequest, object>) => report(source, beats, call),
+    StreamTelemetry: telemetryStreams(source),
     Handover: change((request) => handover(source, request)),
   };
 }

@@ -1,4 +1,5 @@
 import type { Changes, NodeRecord } from '../../domain/action.ts';
+import type { AppReport } from '../../domain/app-telemetry.ts';
 import type { Command, Counters } from '../../domain/event.ts';
 import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evidence.ts';
 import type { State } from '../../domain/state.ts';
@@ -33,6 +34,8 @@ export interface ControlSource {
   subscribe(listener: Listener): () => void;
   /** What only Report shows. */
   readonly report: ReportSource;
+  /** Calls `listener` with what each report of a worker's application added to the metrics, until the returned function is called. */
+  followTelemetry(listener: (report: AppReport) => void): () => void;
   /** The program and arguments with which this agent was started. */
   readonly commandLine: readonly string[];
   /** Aborted when the agent shuts down, so that long calls end. */

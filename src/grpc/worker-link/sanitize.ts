@@ -101,6 +101,6 @@ function isWithin(text: string, maxBytes: number): boolean {
 }
 
 /** Counts are 64 bits wide. protobufjs gives them as objects, and JavaScript is exact up to 2^53 - 1. */
-function whole(value: number | { toNumber(): number }): number {
+export function whole(value: number | { toNumber(): number }): number {
   return Math.min(typeof value === 'number' ? value : value.toNumber(), Number.MAX_SAFE_INTEGER);
 }

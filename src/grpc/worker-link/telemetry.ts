@@ -1,8 +1,10 @@
-import type { DropReason, Measured } from '../../domain/app-telemetry.ts';
+import type { DropReason, EndedSpan, Measured } from '../../domain/app-telemetry.ts';
 import { boundsOf, measurementKinds } from '../../domain/app-telemetry.ts';
 import { printableLine } from '../../domain/printable.ts';
+import { requestIdMaxBytes } from '../../domain/text-bounds.ts';
 import { cutBytes } from '../cut-text.ts';
-import { decodeTelemetry, UnreadableMessage } from '../proto.ts';
+import { decodeSpans, decodeTelemetry, UnreadableMessage } from '../proto.ts';
+import { whole } from './sanitize.ts';
 
 /** Most bytes of telemetry that a worker may send in a second; `telemetry_bytes_per_s` of link.proto. */
 export const telemetryBytesPerS = 64 * 1024;
@@ -23,6 +25,20 @@ const reservedLabels: readonly string[] = ['pool', 'worker', 'slot', 'le', 'quan
 interface Telemetry {
   readonly series: readonly Series[];
   readonly drops: readonly { readonly reason: string; readonly count: number }[];
+  readonly spans: Uint8Array;
+}
+
+/** TelemetrySpans of link.proto. */
+interface Spans {
+  readonly spans: readonly {
+    readonly name: string;
+    readonly labels: Series['labels'];
+    readonly request_id: string;
+    readonly began_at_ms: number | { toNumber(): number };
+    readonly duration_us: number | { toNumber(): number };
+    readonly error_type: string;
+  }[];
+  readonly left_out: number;
 }
 
 interface Series {
@@ -38,12 +54,14 @@ interface Series {
 export interface TelemetryReport {
   readonly measured: readonly Measured[];
   readonly drops: readonly (readonly [reason: DropReason, count: number])[];
+  /** A serialized TelemetrySpans, for `readSpans`. */
+  readonly spans: Uint8Array;
 }
 
 /** Reads a worker's telemetry. Workers are not trusted: what does not keep to link.proto is left out and counted as dropped. */
 export function readTelemetry(bytes: Buffer): TelemetryReport {
   const decoded = decodeTelemetry(bytes) as Telemetry | UnreadableMessage;
-  if (decoded instanceof UnreadableMessage) return { measured: [], drops: [['malformed', 1]] };
+  if (decoded instanceof UnreadableMessage) return { measured: [], drops: [['malformed', 1]], spans: Buffer.alloc(0) };
   const measured: Measured[] = [];
   const drops: [DropReason, number][] = [];
   for (const series of decoded.series) {
@@ -54,7 +72,23 @@ export function readTelemetry(bytes: Buffer): TelemetryReport {
   for (const { reason, count } of decoded.drops) {
     drops.push([reason === 'worker_series' || reason === 'value' ? reason : 'malformed', count]);
   }
-  return { measured, drops };
+  return { measured, drops, spans: decoded.spans };
+}
+
+/** Reads the spans of a report. Those that do not keep to link.proto are left out. */
+export function readSpans(bytes: Uint8Array): { readonly spans: readonly EndedSpan[]; readonly leftOut: number } {
+  const decoded = decodeSpans(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)) as Spans | UnreadableMessage;
+  if (decoded instanceof UnreadableMessage) return { spans: [], leftOut: 0 };
+  const valid = decoded.spans.filter(({ name, labels }) => isMeasuredName(name) && areLabels(labels));
+  const spans = valid.map((span) => ({
+    name: span.name,
+    labels: shownLabels(span.labels),
+    requestId: shown(span.request_id, requestIdMaxBytes),
+    beganAtMs: Math.max(0, whole(span.began_at_ms)),
+    durationUs: whole(span.duration_us),
+    errorType: shown(span.error_type, labelValueMaxBytes),
+  }));
+  return { spans, leftOut: decoded.left_out };
 }
 
 function checkSeries({ name, kind: word, labels, count, value, buckets }: Series): Measured | DropReason {
@@ -62,8 +96,7 @@ function checkSeries({ name, kind: word, labels, count, value, buckets }: Series
   if (kind === undefined || count < 1 || !isMeasuredName(name) || !areLabels(labels)) return 'malformed';
   if (!Number.isFinite(value) || (kind === 'counter' && value < 0)) return 'value';
   if (kind === 'histogram' ? !areBuckets(name, buckets, count) : buckets.length > 0) return 'malformed';
-  const shown = labels.map((label) => [label.name, shownValue(label.value)] as const);
-  return { name, kind, labels: shown, count, value, buckets };
+  return { name, kind, labels: shownLabels(labels), count, value, buckets };
 }
 
 function isMeasuredName(name: string): boolean {
@@ -91,7 +124,11 @@ function areBuckets(name: string, buckets: Series['buckets'], count: number): bo
   return buckets.reduce((sum, each) => sum + each, 0) === count;
 }
 
-/** Escapes make a text longer. */
-function shownValue(value: string): string {
-  return cutBytes(printableLine(value), labelValueMaxBytes);
+function shownLabels(labels: Series['labels']): Measured['labels'] {
+  return labels.map(({ name, value }) => [name, shown(value, labelValueMaxBytes)] as const);
+}
+
+/** Cuts before, as a text may be long, and after: escapes are longer. */
+function shown(text: string, maxBytes: number): string {
+  return cutBytes(printableLine(cutBytes(text, maxBytes)), maxBytes);
 }

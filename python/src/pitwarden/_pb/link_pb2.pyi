@@ -269,12 +269,38 @@ class Progress(_message.Message):
     def __init__(self, id: _Optional[int] = ..., fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("series", "drops")
+    __slots__ = ("series", "drops", "spans")
     SERIES_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     series: _containers.RepeatedCompositeFieldContainer[TelemetrySeries]
     drops: _containers.RepeatedCompositeFieldContainer[TelemetryDrop]
-    def __init__(self, series: _Optional[_Iterable[_Union[TelemetrySeries, _Mapping]]] = ..., drops: _Optional[_Iterable[_Union[TelemetryDrop, _Mapping]]] = ...) -> None: ...
+    spans: bytes
+    def __init__(self, series: _Optional[_Iterable[_Union[TelemetrySeries, _Mapping]]] = ..., drops: _Optional[_Iterable[_Union[TelemetryDrop, _Mapping]]] = ..., spans: _Optional[bytes] = ...) -> None: ...
+
+class TelemetrySpans(_message.Message):
+    __slots__ = ("spans", "left_out")
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    spans: _containers.RepeatedCompositeFieldContainer[TelemetrySpan]
+    left_out: int
+    def __init__(self, spans: _Optional[_Iterable[_Union[TelemetrySpan, _Mapping]]] = ..., left_out: _Optional[int] = ...) -> None: ...
+
+class TelemetrySpan(_message.Message):
+    __slots__ = ("name", "labels", "request_id", "began_at_ms", "duration_us", "error_type")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    labels: _containers.RepeatedCompositeFieldContainer[TelemetryLabel]
+    request_id: str
+    began_at_ms: int
+    duration_us: int
+    error_type: str
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[TelemetryLabel, _Mapping]]] = ..., request_id: _Optional[str] = ..., began_at_ms: _Optional[int] = ..., duration_us: _Optional[int] = ..., error_type: _Optional[str] = ...) -> None: ...
 
 class TelemetrySeries(_message.Message):
     __slots__ = ("name", "kind", "labels", "count", "value", "buckets")
