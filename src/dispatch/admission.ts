@@ -90,11 +90,17 @@ export function countRefused(core: Core, pool: string, refusedWith: number): voi
 
 function unknownPool(core: Core, spec: RequestSpec): RequestError {
   const names = [...core.pools.keys()].sort().join(', ') || 'none';
-  return requestError(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`);
+  return requestError(code.notFound, `pool: expected one of this node's pools (${names}), got "${spec.pool}"`, {
+    reason: 'POOL_NOT_FOUND',
+  });
 }
 
 function refuseAtTheDoor(core: Core, pool: DispatchPool, spec: RequestSpec, nowMs: number): RequestError | undefined {
-  if (!pool.open) return requestError(code.unavailable, pool.closedBecause, { retryAfterMs: closedRetryAfterMs });
+  if (!pool.open)
+    return requestError(code.unavailable, pool.closedBecause, {
+      reason: 'POOL_CLOSED',
+      retryAfterMs: closedRetryAfterMs,
+    });
   if (pool.workers.size > 0 && !pool.commands.has(spec.command)) return unknownCommand(pool, spec.command);
   if (spec.deadlineMs <= nowMs)
     return requestError(code.deadlineExceeded, 'the deadline passed before the request arrived');
@@ -127,12 +133,15 @@ function refuseTooLate(pool: DispatchPool, spec: RequestSpec, nowMs: number): Re
   if (waitMs <= leftMs) return undefined;
   const ahead = `${pool.queue.length} requests wait in the queue of pool ${pool.name}`;
   const message = `${ahead}: expected a deadline of at least ${Math.ceil(waitMs)} ms, got ${Math.floor(leftMs)} ms`;
-  return requestError(code.resourceExhausted, message, { retryAfterMs: advise(waitMs - leftMs) });
+  return requestError(code.resourceExhausted, message, {
+    reason: 'DEADLINE_TOO_SHORT',
+    retryAfterMs: advise(waitMs - leftMs),
+  });
 }
 
 export function poisonous(command: string, crashes: number): RequestError {
   const message = `this request to ${command} was running in ${crashes} workers when they crashed; it is refused for now (poison.for)`;
-  return requestError(code.failedPrecondition, message);
+  return requestError(code.failedPrecondition, message, { reason: 'REQUEST_POISONED' });
 }
 
 function advise(waitMs: number): number {
@@ -143,6 +152,7 @@ function queueFull(pool: DispatchPool, message: string): RequestError {
   const waitMs = (pool.averageRunMs * (pool.load.requests + 1)) / Math.max(1, pool.capacity);
   const advised = pool.averageRunMs === 0 ? retryAfterMs.unknown : waitMs;
   return requestError(code.resourceExhausted, `the queue of pool ${pool.name} is full: ${message}`, {
+    reason: 'QUEUE_FULL',
     retryAfterMs: advise(advised),
   });
 }
@@ -150,7 +160,11 @@ function queueFull(pool: DispatchPool, message: string): RequestError {
 function refuseQueued(core: Core, pool: DispatchPool, why: string): void {
   for (const queue of queuesOf(pool)) {
     for (let request = queue.first(); request !== null; request = queue.first()) {
-      fail(core, request, requestError(code.unavailable, why, { retryAfterMs: closedRetryAfterMs }));
+      fail(
+        core,
+        request,
+        requestError(code.unavailable, why, { reason: 'POOL_CLOSED', retryAfterMs: closedRetryAfterMs }),
+      );
     }
   }
 }

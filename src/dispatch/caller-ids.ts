@@ -41,7 +41,7 @@ export function repeat(
   // A sink that has received the end gets no second one.
   if (before !== null && !wasAnswered) {
     const message = 'another call sent the request again with its request_id, and gets the answer';
-    before.error(requestError(code.aborted, message, { mayHaveBegun: mayHaveBegun(request) }));
+    before.error(requestError(code.aborted, message, { reason: 'REPEATED', mayHaveBegun: mayHaveBegun(request) }));
   }
   request.streams = spec.streams;
   request.idempotent = spec.idempotent;

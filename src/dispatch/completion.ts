@@ -101,7 +101,13 @@ export function endByWorker(core: Core, request: Request, result: WorkerResult, 
   end(
     core,
     request,
-    requestError(error.code, error.message, { type, traceback, workerId, mayHaveBegun }),
+    requestError(error.code, error.message, {
+      reason: error.code === code.dataLoss ? 'ANSWER_LOST' : 'COMMAND_FAILED',
+      type,
+      traceback,
+      workerId,
+      mayHaveBegun,
+    }),
     result,
     isReplay,
   );

@@ -84,5 +84,8 @@ function answeredMeanwhile(worker: DispatchWorker, request: Request): void {
 }
 
 function linkBroke({ workerId }: DispatchWorker): RequestError {
-  return requestError(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, { workerId });
+  return requestError(code.unavailable, `the link to worker ${workerId} broke while it sent the answer`, {
+    reason: 'LINK_BROKEN',
+    workerId,
+  });
 }

@@ -1,3 +1,5 @@
+import type { ErrorReason } from '../domain/error-reason.ts';
+import { reasonOfCode } from '../domain/error-reason.ts';
 import type { ReportedProgress } from '../domain/evidence.ts';
 import { delivery } from './delivery.ts';
 import type { Queue } from './queue.ts';
@@ -25,6 +27,7 @@ export const code = {
 export interface RequestError {
   /** A gRPC status code. */
   readonly code: number;
+  readonly reason: ErrorReason;
   /** The Python exception's qualified name; empty when it was not one. */
   readonly type: string;
   readonly message: string;
@@ -37,9 +40,10 @@ export interface RequestError {
   readonly mayHaveBegun: boolean;
 }
 
-/** `code` is a gRPC status code. Everything else is empty by default. */
+/** `code` is a gRPC status code. By default it gives the reason, and everything else is empty. */
 export function requestError(errorCode: number, message: string, more: Partial<RequestError> = {}): RequestError {
   return {
+    reason: reasonOfCode(errorCode),
     ...{ code: errorCode, type: '', message, traceback: '', workerId: '', exitReason: '', retryAfterMs: 0 },
     mayHaveBegun: false,
     ...more,

@@ -30,7 +30,8 @@ export function runAgain(core: Core, pool: DispatchPool, requests: Request[]): v
     moveDelivery(request, deliveryEvents.requeued);
     request.workerId = '';
     request.sentAtMs = 0;
-    if (pool.refusesQueued) fail(core, request, requestError(code.unavailable, pool.closedBecause));
+    if (pool.refusesQueued)
+      fail(core, request, requestError(code.unavailable, pool.closedBecause, { reason: 'POOL_CLOSED' }));
     else pool.queue.unshift(request);
   }
 }

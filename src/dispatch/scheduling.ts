@@ -20,6 +20,7 @@ export function unknownCommand(pool: DispatchPool, command: string): RequestErro
   return requestError(
     code.notFound,
     `command: expected one that pool ${pool.name} offers (${names.slice(0, 500)}), got "${command}"`,
+    { reason: 'COMMAND_NOT_FOUND' },
   );
 }
 

@@ -152,6 +152,7 @@ function workerEnded(workerId: string, ending: WorkerEnd): RequestError {
     code.unavailable,
     `worker ${workerId} ended (${ending.reason}) while it had the request: ${how}`,
     {
+      reason: 'WORKER_ENDED',
       workerId,
       exitReason: ending.reason,
       mayHaveBegun: true,

@@ -1,5 +1,6 @@
 import type { Server, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status as code } from '@grpc/grpc-js';
+import { failedStatus } from './error-details.ts';
 import type { Health, ServingStatus } from './health.ts';
 import { createHealth } from './health.ts';
 import { services, UnreadableMessage } from './proto.ts';
@@ -61,7 +62,7 @@ function refuseUnreadable(service: UntypedServiceImplementation): UntypedService
     (handle: OneMessageHandle): OneMessageHandle =>
     (call, callback) => {
       if (!(call.request instanceof UnreadableMessage)) return handle(call, callback);
-      const refused = { code: code.INVALID_ARGUMENT, details: call.request.problem };
+      const refused = failedStatus(code.INVALID_ARGUMENT, call.request.problem, 'INVALID_REQUEST');
       // A method that answers with a stream has no callback.
       if (callback === undefined) call.emit('error', refused);
       else callback(refused);

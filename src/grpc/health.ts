@@ -1,9 +1,10 @@
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
+import { reasonOfCode } from '../domain/error-reason.ts';
 import { reading } from './control/control-answers.ts';
 import { Refusal, refusalStatus, text } from './control/refusals.ts';
 import type { ControlRequest } from './control/source.ts';
-import { cutDetails } from './status.ts';
+import { failedStatus } from './error-details.ts';
 
 export type ServingStatus = 'SERVING' | 'NOT_SERVING';
 
@@ -86,7 +87,7 @@ export function createHealth(): Health {
     const found = statuses.get(name);
     if (found !== undefined) return { status: found };
     const names = [...statuses.keys()].map((known) => `"${known}"`).join(', ');
-    throw new Refusal(status.NOT_FOUND, `service: expected one of ${names}, got "${name}"`);
+    throw new Refusal(status.NOT_FOUND, `service: expected one of ${names}, got "${name}"`, 'SERVICE_NOT_FOUND');
   };
 
   const list = (): object => ({
@@ -137,5 +138,5 @@ export function createHealth(): Health {
 const leavingDetails = 'the agent is shutting down; retry with its successor';
 
 function refuse(call: ServerWritableStream<ControlRequest, object>, code: status, details: string): void {
-  call.emit('error', { code, details: cutDetails(details) });
+  call.emit('error', failedStatus(code, details, code === status.UNAVAILABLE ? 'AGENT_STOPPING' : reasonOfCode(code)));
 }

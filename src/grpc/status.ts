@@ -1,7 +1,8 @@
 import type { StatusObject } from '@grpc/grpc-js';
 import { Metadata } from '@grpc/grpc-js';
 import type { RequestError } from '../dispatch/request.ts';
-import { cutBytes, cutEncoded } from './cut-text.ts';
+import { cutBytes } from './cut-text.ts';
+import { cutDetails, detailsTrailer, encodeDetails } from './error-details.ts';
 import { errorMessage } from './proto.ts';
 
 /** Translates errors of requests into gRPC statuses and back. No other file does. */
@@ -11,11 +12,10 @@ const pushbackTrailer = 'grpc-retry-pushback-ms';
 
 /**
  * Trailers must be small. gRPC's C core, which Python and other languages use, refuses more than 8 KiB
- * (grpc.max_metadata_size), and a binary trailer is a third longer on the wire.
+ * (grpc.max_metadata_size), and a binary trailer is a third longer on the wire. A traceback gets what the others leave.
  */
 const trailerMaxBytes = { type: 256, message: 1_000, traceback: 3_000 } as const;
-/** Bytes of grpc-message on the wire: percent-encoding makes three bytes of each byte that is not plain ASCII. */
-const detailsMaxBytes = 1_500;
+const trailersMaxBytes = 7_500;
 
 /** The fields of execution.proto's Error. */
 export interface ErrorView {
@@ -27,6 +27,7 @@ export interface ErrorView {
   readonly exit_reason: string;
   readonly retry_after_ms: number;
   readonly may_have_begun: boolean;
+  readonly reason: string;
 }
 
 export function errorView(error: RequestError): ErrorView {
@@ -39,6 +40,7 @@ export function errorView(error: RequestError): ErrorView {
     exit_reason: error.exitReason,
     retry_after_ms: error.retryAfterMs,
     may_have_begun: error.mayHaveBegun,
+    reason: error.reason,
   };
 }
 
@@ -46,18 +48,28 @@ export function toStatus(error: RequestError): StatusObject {
   const view = errorView(error);
   const type = cutBytes(view.type, trailerMaxBytes.type);
   const message = cutBytes(view.message, trailerMaxBytes.message);
-  const traceback = cutBytes(view.traceback, trailerMaxBytes.traceback, 'end');
+  const details = cutDetails(type === '' ? message : `${type}: ${message}`);
+  const encodedDetails = encodeDetails({
+    ...{ code: error.code, message: details, reason: error.reason },
+    // A program that obeys it repeats the request by itself.
+    retryAfterMs: error.mayHaveBegun ? 0 : error.retryAfterMs,
+    metadata: { worker_id: error.workerId, exit_reason: error.exitReason },
+  });
+  const traceback =
+    view.traceback === '' ? '' : cutBytes(view.traceback, tracebackRoom(encodedDetails, details, type, message), 'end');
   const metadata = new Metadata();
   metadata.set(errorTrailer, errorMessage.encode({ ...view, type, message, traceback }));
+  metadata.set(detailsTrailer, encodedDetails);
   const pushback = pushbackOf(error);
   if (pushback !== '') metadata.set(pushbackTrailer, pushback);
-  const details = type === '' ? message : `${type}: ${message}`;
-  return { code: error.code, details: cutDetails(details), metadata };
+  return { code: error.code, details, metadata };
 }
 
-/** Cuts a text for grpc-message. A longer one breaks the connection. */
-export function cutDetails(details: string): string {
-  return cutEncoded(details.toWellFormed(), detailsMaxBytes);
+/** How many bytes a traceback may have: base64 makes four bytes of three. */
+function tracebackRoom(encodedDetails: Buffer, details: string, type: string, message: string): number {
+  const binary = encodedDetails.length + Buffer.byteLength(type) + Buffer.byteLength(message);
+  const left = trailersMaxBytes - encodeURI(details).length - (binary * 4) / 3;
+  return Math.max(0, Math.min(trailerMaxBytes.traceback, Math.floor((left * 3) / 4)));
 }
 
 /**

@@ -43,6 +43,9 @@ tls: { cert: ${server.cert}, key: ${server.key}, client_ca: ${authority.cert}, d
     'scaled: POOL_STATE_RUNNING of 2',
     'drained: POOL_STATE_DRAINING of 2',
     'resumed: POOL_STATE_RUNNING of 2',
+    'refused: InvalidArgument INVALID_REQUEST of pitwarden',
+    'wrong: size: expected 0 to 1000, got none',
+    'refused: NotFound POOL_NOT_FOUND of pitwarden',
   ]);
   expect(await reader).toEqual([
     expect.stringMatching(/^pool text of [12], [12] ready$/),

@@ -68,4 +68,14 @@ test('each line with grpcurl in docs/control-plane.md works as it is', {
     expect([line, isCut ? '' : ended.stderr]).toEqual([line, '']);
     expect(ended.stdout).not.toBe('');
   }
+  const refused =
+    '"$GRPCURL" -cacert ca/ca.crt -cert alice.crt -key alice.key -d \'{"pool": "none"}\' "$NODE" pitwarden.v1.Control/DrainPool';
+  const { stderr } = await run('sh', ['-c', refused], {
+    cwd: folder,
+    env: { ...process.env, GRPCURL: (await building).stdout.trim(), NODE: node.listen_address },
+  }).catch((error: { stderr: string }) => error);
+  expect(stderr).toContain('"@type": "type.googleapis.com/google.rpc.ErrorInfo"');
+  // It knows no google.rpc.ErrorInfo, and shows the bytes.
+  const [, value = ''] = /"@value": "([^"]+)"/.exec(stderr) ?? [];
+  expect(Buffer.from(value, 'base64').toString()).toContain('POOL_NOT_FOUND');
 });

@@ -82,7 +82,7 @@ const [invalidArgument, notFound, failedPrecondition] = [3, 5, 9];
 
 test('ScalePool sets the requested size, and refuses a request without a size', async () => {
   const { simulation, ask } = scene({ size: 2 });
-  await expect(ask('ScalePool', { pool: 'p' })).rejects.toEqual({
+  await expect(ask('ScalePool', { pool: 'p' })).rejects.toMatchObject({
     code: invalidArgument,
     details: 'size: expected 0 to 1000, got none',
   });

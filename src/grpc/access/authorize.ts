@@ -3,6 +3,7 @@ import { constants } from 'node:http2';
 import type { ServerInterceptor } from '@grpc/grpc-js';
 import { ServerInterceptingCall, status } from '@grpc/grpc-js';
 import { connectionOfStream } from '../connection.ts';
+import { failedStatus } from '../error-details.ts';
 import type { Identity } from './identity.ts';
 import type { Role } from './roles.ts';
 import { rolesByMethod } from './roles.ts';
@@ -21,7 +22,7 @@ export function authorize(identityOf: (session: Http2Session | undefined) => Ide
         next(deaf);
         // A client that goes on sending would keep the stream, and grpc-js would read and drop all of it.
         stream?.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR));
-        call.sendStatus({ code: status.PERMISSION_DENIED, details: refusal(path, needed, identity) });
+        call.sendStatus(failedStatus(status.PERMISSION_DENIED, refusal(path, needed, identity), 'NOT_ALLOWED'));
       },
     });
   };

@@ -44,6 +44,7 @@ export function refuseWhenMoved(source: ControlSource, request: ControlRequest):
   throw new Refusal(
     status.ABORTED,
     `if_revision: expected the present revision, which is ${revision}, got ${expected}: read the node again, then decide again`,
+    'REVISION_CHANGED',
   );
 }
 

@@ -112,5 +112,7 @@ export function writerOf(
 function unreadOverShare(): Partial<StatusObject> {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected its unread answers to use ${share}; read them, then call again`;
-  return toStatus(requestError(code.resourceExhausted, message, { retryAfterMs: roomRetryAfterMs }));
+  return toStatus(
+    requestError(code.resourceExhausted, message, { reason: 'READS_TOO_SLOWLY', retryAfterMs: roomRetryAfterMs }),
+  );
 }

@@ -1,5 +1,6 @@
 import { status } from '@grpc/grpc-js';
-import { Refusal, refusalStatus } from './refusals.ts';
+import type { RefusalView } from './refusals.ts';
+import { Refusal, refusalOf } from './refusals.ts';
 
 /**
  * The first answer to each `request_id`, for callers that repeat a call because they do not know whether the first one arrived.
@@ -45,7 +46,7 @@ interface Kept {
   outcome: string | undefined;
 }
 
-type Outcome = { readonly answer: object } | { readonly refusal: { readonly code: status; readonly details: string } };
+type Outcome = { readonly answer: object } | { readonly refusal: RefusalView };
 
 export function createKeptAnswers(nowMs: () => number, bounds: KeptAnswerBounds = keptAnswerBounds): KeptAnswers {
   /** By owner and id. Those that have ended are in the order of their ends. */
@@ -97,7 +98,7 @@ export function createKeptAnswers(nowMs: () => number, bounds: KeptAnswerBounds 
       end(key, entry, { answer });
       return answer;
     } catch (error) {
-      end(key, entry, { refusal: refusalStatus(error) });
+      end(key, entry, { refusal: refusalOf(error) });
       throw error;
     }
   };
@@ -128,11 +129,12 @@ async function answerOf(earlier: Kept, { requestId, method, digest }: Identified
     throw new Refusal(
       status.ALREADY_EXISTS,
       `request_id: "${requestId}" was answered before; the answer was dropped to make room for others, so read the present state`,
+      'ANSWER_LOST',
     );
   }
   const outcome = JSON.parse(earlier.outcome) as Outcome;
   if ('answer' in outcome) return outcome.answer;
-  throw new Refusal(outcome.refusal.code, outcome.refusal.details);
+  throw new Refusal(outcome.refusal.code, outcome.refusal.details, outcome.refusal.reason);
 }
 
 function noRoom(own: number, all: number, { ids, keptMs }: KeptAnswerBounds): Refusal {

@@ -60,7 +60,7 @@ export function explainWorker(source: ControlSource, request: ControlRequest): o
   const exit = one(ended, (each) => each.workerId);
   if (exit !== undefined) return { because: `it has ended: ${exit.reason}`, exit: exitView(exit, source.toUnixMs) };
   const expected = 'expected a live worker (ListWorkers) or one that ended lately (ListExits)';
-  throw new Refusal(status.NOT_FOUND, `worker_id: ${expected}, got "${id}"`);
+  throw new Refusal(status.NOT_FOUND, `worker_id: ${expected}, got "${id}"`, 'WORKER_NOT_FOUND');
 }
 
 export function viewWorker(source: ControlSource, worker: Worker): object {

@@ -1,7 +1,9 @@
 import { status } from '@grpc/grpc-js';
+import type { ErrorReason } from '../../domain/error-reason.ts';
+import { reasonOfCode } from '../../domain/error-reason.ts';
 import type { Pool, Worker } from '../../domain/state.ts';
 import { isStopping } from '../../domain/state.ts';
-import { cutDetails } from '../status.ts';
+import { cutDetails, failedStatus } from '../error-details.ts';
 import type { ControlRequest, ControlSource } from './source.ts';
 
 /** A refusal with its gRPC status. */
@@ -9,16 +11,31 @@ export class Refusal extends Error {
   override readonly name = 'Refusal';
   readonly code: status;
   readonly details: string;
-  constructor(code: status, details: string) {
+  readonly reason: ErrorReason;
+  constructor(code: status, details: string, reason: ErrorReason = reasonOfCode(code)) {
     super(details);
     this.code = code;
     this.details = details;
+    this.reason = reason;
   }
 }
 
-export function refusalStatus(error: unknown): { code: status; details: string } {
-  if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details) };
-  return { code: status.INTERNAL, details: cutDetails(error instanceof Error ? error.message : String(error)) };
+/** What a caller is told of an error. Its fields can be kept as JSON. */
+export interface RefusalView {
+  readonly code: status;
+  readonly details: string;
+  readonly reason: ErrorReason;
+}
+
+export function refusalOf(error: unknown): RefusalView {
+  if (error instanceof Refusal) return { code: error.code, details: cutDetails(error.details), reason: error.reason };
+  const details = cutDetails(error instanceof Error ? error.message : String(error));
+  return { code: status.INTERNAL, details, reason: 'INTERNAL' };
+}
+
+export function refusalStatus(error: unknown): ReturnType<typeof failedStatus> {
+  const { code, details, reason } = refusalOf(error);
+  return failedStatus(code, details, reason);
 }
 
 export function text(request: ControlRequest, key: string): string {
@@ -30,19 +47,24 @@ export function findPool(source: ControlSource, name: string): Pool {
   const pool = source.state().pools.get(name);
   if (pool !== undefined) return pool;
   const names = [...source.state().pools.keys()].sort().join(', ') || 'none';
-  throw new Refusal(status.NOT_FOUND, `pool: expected one of this node's pools (${names}), got "${name}"`);
+  throw new Refusal(
+    status.NOT_FOUND,
+    `pool: expected one of this node's pools (${names}), got "${name}"`,
+    'POOL_NOT_FOUND',
+  );
 }
 
 export function writablePool(source: ControlSource, request: ControlRequest): Pool {
   const pool = findPool(source, text(request, 'pool'));
   refuseWhenStopping(source);
   if (pool.phase === 'removed')
-    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name} was taken out of the config`);
+    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name} was taken out of the config`, 'POOL_REMOVED');
   return pool;
 }
 
 export function refuseWhenStopping(source: ControlSource): void {
-  if (isStopping(source.state().node)) throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping');
+  if (isStopping(source.state().node))
+    throw new Refusal(status.FAILED_PRECONDITION, 'the agent is stopping', 'AGENT_STOPPING');
 }
 
 /** A new worker should serve, but a drained pool or node must not be opened as a side effect. */
@@ -52,12 +74,14 @@ export function refuseWhenDrained(source: ControlSource, pool: Pool): void {
     throw new Refusal(
       status.FAILED_PRECONDITION,
       `pool ${pool.name}: expected one that takes requests, got one that is draining: ResumePool (pitwarden resume ${pool.name}) ends that; ${resizes}`,
+      'POOL_DRAINING',
     );
   }
   if (source.state().node.phase === 'draining') {
     throw new Refusal(
       status.FAILED_PRECONDITION,
       `pool ${pool.name}: expected one that takes requests, got one of a node that is draining: ResumeNode (pitwarden resume) ends that; ${resizes}`,
+      'NODE_DRAINING',
     );
   }
 }
@@ -66,5 +90,9 @@ export function findWorker(source: ControlSource, request: ControlRequest): Work
   const id = text(request, 'worker_id');
   const worker = source.state().workers.get(id);
   if (worker !== undefined) return worker;
-  throw new Refusal(status.NOT_FOUND, `worker_id: expected a live worker (ListWorkers names them), got "${id}"`);
+  throw new Refusal(
+    status.NOT_FOUND,
+    `worker_id: expected a live worker (ListWorkers names them), got "${id}"`,
+    'WORKER_NOT_FOUND',
+  );
 }

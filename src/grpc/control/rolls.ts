@@ -2,6 +2,7 @@ import type { ServerWritableStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { isOpen } from '../../domain/roll.ts';
 import type { Roll } from '../../domain/state.ts';
+import { failedStatus } from '../error-details.ts';
 import type { Changes } from './changes.ts';
 import { callerOf, writerOf } from './control-answers.ts';
 import { findPool, Refusal, refusalStatus, text, writablePool } from './refusals.ts';
@@ -21,7 +22,7 @@ export function onRoll(
   const phase = pool.roll?.phase ?? 'none';
   if (!(phases as readonly string[]).includes(phase)) {
     const expected = `expected a roll that is ${phases.join(' or ')}`;
-    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name}: ${expected}, got ${phase}`);
+    throw new Refusal(status.FAILED_PRECONDITION, `pool ${pool.name}: ${expected}, got ${phase}`, 'ROLL_STATE');
   }
   source.command({ type, pool: pool.name });
   return viewRoll(source, pool.name) ?? {};
@@ -54,7 +55,11 @@ export function watchRoll(source: ControlSource, call: RollCall): void {
       return { name, rollId: roll.id };
     }
     const last = roll === null ? 'the pool has had none' : `the last one is ${roll.id} (${roll.phase})`;
-    throw new Refusal(status.NOT_FOUND, `roll_id: expected the last roll of pool ${name} (${last}), got "${wanted}"`);
+    throw new Refusal(
+      status.NOT_FOUND,
+      `roll_id: expected the last roll of pool ${name} (${last}), got "${wanted}"`,
+      'ROLL_NOT_FOUND',
+    );
   });
 }
 
@@ -81,10 +86,14 @@ function followRoll(source: ControlSource, call: RollCall, choose: () => Promise
     const view = roll?.id === rollId ? viewRoll(source, name) : undefined;
     if (view === undefined || roll == null) {
       end();
-      call.emit('error', {
-        code: status.ABORTED,
-        details: `pool ${name}: the roll ended, because the pool was removed or another roll replaced it`,
-      });
+      call.emit(
+        'error',
+        failedStatus(
+          status.ABORTED,
+          `pool ${name}: the roll ended, because the pool was removed or another roll replaced it`,
+          'ABORTED',
+        ),
+      );
       return;
     }
     const text = JSON.stringify(view);

@@ -92,6 +92,7 @@ async function handover(source: ControlSource, request: ControlRequest): Promise
     throw new Refusal(
       status.FAILED_PRECONDITION,
       `agent_id: expected that of this agent (${agentId}), got "${wanted}"`,
+      'WRONG_AGENT',
     );
   }
   // If the successor could not start, the workers would be left without an agent.
@@ -100,6 +101,7 @@ async function handover(source: ControlSource, request: ControlRequest): Promise
     throw new Refusal(
       status.FAILED_PRECONDITION,
       `nothing was done, because the next agent would not start:\n${problems}`,
+      'CONFIG_INVALID',
     );
   }
   refuseWhenStopping(source);

@@ -1,6 +1,7 @@
 import type { ServerWritableStream } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import type { Changes, NodeRecord } from '../../domain/action.ts';
+import { failedStatus } from '../error-details.ts';
 import { writerOf } from './control-answers.ts';
 import { listedWorkers, viewPool, viewWorker } from './lists.ts';
 import { sorted, takeFitting } from './paging.ts';
@@ -33,10 +34,14 @@ export function watch(source: ControlSource, call: ServerWritableStream<ControlR
     unread += 1;
     if (unread <= maxUnreadMessages) return;
     end();
-    call.emit('error', {
-      code: status.RESOURCE_EXHAUSTED,
-      details: `expected fewer than ${maxUnreadMessages} unread messages: watch again`,
-    });
+    call.emit(
+      'error',
+      failedStatus(
+        status.RESOURCE_EXHAUSTED,
+        `expected fewer than ${maxUnreadMessages} unread messages: watch again`,
+        'READS_TOO_SLOWLY',
+      ),
+    );
   };
   const unsubscribe = source.subscribe((changes, records) => sendChanges(source, only, changes, records, send));
   call.on('drain', () => {
@@ -88,7 +93,10 @@ export function endWhenLeaving(
   end: () => void,
 ): void {
   const leave = (): void => {
-    call.emit('error', { code: status.UNAVAILABLE, details: 'the agent is shutting down; retry with its successor' });
+    call.emit(
+      'error',
+      failedStatus(status.UNAVAILABLE, 'the agent is shutting down; retry with its successor', 'AGENT_STOPPING'),
+    );
   };
   const over = (): void => {
     leaving.removeEventListener('abort', leave);

@@ -53,7 +53,7 @@ export function refuseAnswer(
 ): RequestError | undefined {
   if (payload.length > source.payloadMaxBytes) {
     const message = `result: expected at most ${source.payloadMaxBytes} bytes (message.max_bytes), got ${payload.length}`;
-    return requestError(code.resourceExhausted, message, { workerId, mayHaveBegun: true });
+    return requestError(code.resourceExhausted, message, { reason: 'ANSWER_TOO_LARGE', workerId, mayHaveBegun: true });
   }
   const would = unreadBytes + payload.length;
   if (memory !== undefined && !memory.fits(payload.length)) return overMemoryShare(memory, payload.length, workerId);
@@ -64,11 +64,19 @@ export function refuseAnswer(
 export function overMemoryShare({ usedBytes }: MemoryAccount, bytes: number, workerId = ''): RequestError {
   const share = "no more than its share of the agent's memory (message.budget)";
   const message = `connection: expected it to use ${share}, got ${bytes} bytes in addition to the ${usedBytes} that it uses`;
-  return requestError(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
+  return requestError(code.resourceExhausted, message, {
+    reason: 'MEMORY_FULL',
+    workerId,
+    mayHaveBegun: workerId !== '',
+  });
 }
 
 function readsTooSlowly(source: ExecutionSource, unreadBytes: number, workerId: string): RequestError {
   const most = `at most ${source.unreadMaxBytes} bytes (message.max_unread_bytes)`;
   const message = `connection: expected ${most} of unread answers, got ${unreadBytes}`;
-  return requestError(code.resourceExhausted, message, { workerId, mayHaveBegun: workerId !== '' });
+  return requestError(code.resourceExhausted, message, {
+    reason: 'READS_TOO_SLOWLY',
+    workerId,
+    mayHaveBegun: workerId !== '',
+  });
 }

@@ -147,7 +147,10 @@ function refuseWhenLeaving({ leaving }: ExecutionSource): RequestError | undefin
 }
 
 function shuttingDown(): RequestError {
-  return requestError(code.unavailable, 'the agent is shutting down; retry with its successor', { retryAfterMs: 100 });
+  return requestError(code.unavailable, 'the agent is shutting down; retry with its successor', {
+    reason: 'AGENT_STOPPING',
+    retryAfterMs: 100,
+  });
 }
 
 function refuseItem(message: ExecuteMessage | null, open: ReadonlyMap<string, SubmitItem>): RequestError | undefined {

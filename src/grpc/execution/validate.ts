@@ -66,7 +66,9 @@ export function requestSpecOf(
   if (message.command === '') return requestError(code.invalidArgument, 'command: expected a name, got nothing');
   if (message.payload.length > source.payloadMaxBytes) {
     const most = `at most ${source.payloadMaxBytes} bytes (message.max_bytes)`;
-    return requestError(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`);
+    return requestError(code.resourceExhausted, `payload: expected ${most}, got ${message.payload.length}`, {
+      reason: 'REQUEST_TOO_LARGE',
+    });
   }
   if (!contentTypes.includes(message.content_type)) {
     const wanted = contentTypes.filter((type) => type !== '').join(' or ');

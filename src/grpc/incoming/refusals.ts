@@ -1,6 +1,7 @@
 import type { Metadata } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { code, requestError } from '../../dispatch/request.ts';
+import { failedStatus } from '../error-details.ts';
 import type { MemoryBudget } from '../memory-budget.ts';
 import { roomRetryAfterMs } from '../memory-budget.ts';
 import { toStatus } from '../status.ts';
@@ -15,7 +16,7 @@ export interface Status {
 /** Uses the text of grpc-js, because clients know it. */
 export function tooLarge(bytes: number, maxBytes: number): Status {
   const details = `Received message larger than max (${bytes} vs ${maxBytes})`;
-  return { code: status.RESOURCE_EXHAUSTED, details, metadata: null };
+  return failedStatus(status.RESOURCE_EXHAUSTED, details, 'REQUEST_TOO_LARGE');
 }
 
 export function noRoom({ maxBytes, usedBytes, name }: MemoryBudget, what: string, bytes: number): Status {
@@ -28,11 +29,11 @@ export function noRoom({ maxBytes, usedBytes, name }: MemoryBudget, what: string
 /** The call may be repeated, because nothing of it has begun. */
 export function exhausted(details: string): Status {
   const { metadata = null } = toStatus(
-    requestError(code.resourceExhausted, details, { retryAfterMs: roomRetryAfterMs }),
+    requestError(code.resourceExhausted, details, { reason: 'MEMORY_FULL', retryAfterMs: roomRetryAfterMs }),
   );
   return { code: status.RESOURCE_EXHAUSTED, details, metadata };
 }
 
 export function internalError(details: string): Status {
-  return { code: status.INTERNAL, details, metadata: null };
+  return failedStatus(status.INTERNAL, details, 'INTERNAL');
 }

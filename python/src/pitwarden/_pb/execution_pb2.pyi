@@ -85,7 +85,7 @@ class SubmitResult(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., response: _Optional[_Union[ExecuteResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., progress: _Optional[_Union[ProgressReport, _Mapping]] = ..., more: bool = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "type", "message", "traceback", "worker_id", "exit_reason", "retry_after_ms", "may_have_begun")
+    __slots__ = ("code", "type", "message", "traceback", "worker_id", "exit_reason", "retry_after_ms", "may_have_begun", "reason")
     CODE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Error(_message.Message):
     EXIT_REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     MAY_HAVE_BEGUN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     code: int
     type: str
     message: str
@@ -102,4 +103,5 @@ class Error(_message.Message):
     exit_reason: str
     retry_after_ms: int
     may_have_begun: bool
-    def __init__(self, code: _Optional[int] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., worker_id: _Optional[str] = ..., exit_reason: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., may_have_begun: bool = ...) -> None: ...
+    reason: str
+    def __init__(self, code: _Optional[int] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., worker_id: _Optional[str] = ..., exit_reason: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., may_have_begun: bool = ..., reason: _Optional[str] = ...) -> None: ...
