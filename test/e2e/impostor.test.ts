@@ -45,6 +45,13 @@ test("a worker finds nothing in /proc or the agent's files that lets it attach a
   expect(environ).not.toMatch(/TOKEN|[0-9a-f]{64}/);
 });
 
+test.runIf(process.platform === 'linux')('no thread of a worker can gain rights by a program with setuid', () => {
+  const tasks = `/proc/${victim.pid}/task`;
+  const statuses = readdirSync(tasks).map((task) => readFileSync(join(tasks, task, 'status'), 'latin1'));
+  expect(statuses.length).toBeGreaterThan(1);
+  for (const status of statuses) expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+});
+
 test('a second hello with a valid token is refused and logged while the link is open, and the worker continues', async () => {
   const token = await call('b', 'give_token_away');
   expect(await attach(token)).toBe('ALREADY_EXISTS');

@@ -37,6 +37,7 @@ from ._application import Application
 from ._begun_mark import open_begun_mark
 from ._exit_delay import report_exit_delay
 from ._measurements import measurements
+from ._no_new_privileges import forbid_new_privileges
 from ._notices import flush_output, notify_with_timeout
 from ._output import survive_full_disk
 from ._pb.link_pb2 import Command, Hello
@@ -101,9 +102,9 @@ def _serve_agent(load_application: Callable[[], Application]) -> int:
         return EXIT_USAGE
     if settings is None:
         return _usage()
-    limit_problem = _prepare_process(settings)
-    if limit_problem is not None:
-        print(f"pitwarden: {limit_problem}", file=sys.stderr)
+    problem = forbid_new_privileges() or _prepare_process(settings)
+    if problem is not None:
+        print(f"pitwarden: {problem}", file=sys.stderr)
         return EXIT_APP
     try:
         application, session = _start(settings, load_application)
