@@ -119,6 +119,12 @@ talking('roll <pool>', 'replace all workers of a pool, and show the progress', '
   .option('--resume', 'go on')
   .option('--abort', 'end the roll; replaced workers stay replaced')
   .action(lazy(async () => (await import('./cli/roll.ts')).roll));
+talking('plan', 'what a reload of the configuration would change, and why', 'safe').action(
+  lazy(async () => (await import('./cli/reload.ts')).plan),
+);
+talking('reload', 'read the configuration again and apply it, or report all its problems', 'changes')
+  .option('--plan', 'only show what it would change, as `plan` does')
+  .action(lazy(async () => (await import('./cli/reload.ts')).reload));
 talking('handover', 'replace the agent with a new one, which takes over its workers', 'changes')
   .option('--timeout <duration>', 'how long to wait for the new agent, such as 60s', '60s')
   .action(lazy(async () => (await import('./cli/handover.ts')).handover));

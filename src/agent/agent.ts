@@ -1,15 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import type { Config } from '../config/load.ts';
-import type { NodeConfig } from '../domain/config.ts';
+import type { Config, Loaded } from '../config/load.ts';
 import type { State } from '../domain/state.ts';
-import type { ControlSource, Listener } from '../grpc/control/source.ts';
+import type { Listener } from '../grpc/control/source.ts';
 import { unixAddress } from '../grpc/unix-address.ts';
 import { descriptorLimit } from '../os/descriptors.ts';
 import { holdSpares } from '../os/spare-descriptors.ts';
 import type { PassedSocket } from '../os/systemd.ts';
 import type { Log } from '../telemetry/log.ts';
 import { adoptedOf, leftoversOf, reapLeftovers, reportAdoption } from '../workers/restore.ts';
+import { configReload } from './config-reload.ts';
 import { controlSource } from './control-source.ts';
 import type { AgentCore } from './core.ts';
 import { createCore } from './core.ts';
@@ -35,9 +35,8 @@ export interface Agent {
   readonly apiSocket: string;
   /** Resolves once all pools of the first config have all their workers ready. */
   readonly ready: Promise<void>;
-  /** `restartNeeded`: keys that changed as well, but take effect only at the next start. */
-  reload(node: NodeConfig, restartNeeded: readonly string[]): void;
-  refuseReload(message: string): void;
+  /** Reads the configuration again, and applies it or refuses it. Never rejects. */
+  reload(): Promise<void>;
   state(): State;
   /** Calls `listener` after every step that changed something, until the returned function is called. */
   subscribe(listener: Listener): () => void;
@@ -61,7 +60,7 @@ export async function startAgent(
   config: Config,
   log: Log,
   passedSocket: PassedSocket | null,
-  checkConfig: ControlSource['checkConfig'],
+  loadConfig: () => Promise<Loaded>,
 ): Promise<Agent> {
   const startedAtMs = Date.now();
   const agentId = randomUUID();
@@ -102,8 +101,9 @@ export async function startAgent(
   const { listenInsecureControl } = config;
   const exposed = () => exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
   const warnings = () => [...exposed(), ...tls.warnings()];
+  const { reload, checkConfig } = configReload(config, core, loadConfig);
   const about = { agentId, startedAtMs, config, core, ledger, history, addresses, warnings };
-  const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig });
+  const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig, reload });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
     const surfaces = {
@@ -132,11 +132,9 @@ export async function startAgent(
     addresses: addressesOf(host.paths.apiSocket, addresses),
     apiSocket: host.paths.apiSocket,
     ready: ready.promise,
-    reload: (config, restartNeeded) => {
-      metrics.configApplied(Date.now());
-      loop.enqueue({ type: 'config', config, restartNeeded });
+    reload: async () => {
+      await reload.apply();
     },
-    refuseReload: (message) => loop.enqueue({ type: 'config-refused', message }),
     state: loop.state,
     subscribe: subscribers.subscribe,
     lateMs: loop.lateMs,

@@ -25,12 +25,13 @@ export interface ControlParts {
   readonly leaving: AbortSignal;
   readonly handOver: ControlSource['handOver'];
   readonly checkConfig: ControlSource['checkConfig'];
+  readonly reload: ControlSource['reload'];
 }
 
 /** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
-  const { agentId, startedAtMs, config, core, ledger, history, addresses, warnings, leaving, handOver, checkConfig } =
-    parts;
+  const { agentId, startedAtMs, config, core, ledger, history, addresses, warnings } = parts;
+  const { leaving, handOver, checkConfig, reload } = parts;
   const { loop, dispatch, workers, exits, exitCounts, subscribers, apps } = core;
   return {
     state: loop.state,
@@ -71,6 +72,7 @@ export function controlSource(parts: ControlParts): ControlSource {
     leaving,
     handOver,
     checkConfig,
+    reload,
   };
 }
 

@@ -38,8 +38,8 @@ export function holdSignals(): HeldSignals {
   return { release };
 }
 
-/** SIGTERM and SIGINT stop the agent; SIGHUP calls `reload` (cli/reload.ts). */
-export function obeySignals(running: Agent, service: Service, reload: () => Promise<void>, log: Log): void {
+/** SIGTERM and SIGINT stop the agent; SIGHUP reloads its configuration. */
+export function obeySignals(running: Agent, service: Service, log: Log): void {
   let askedAtMs: number | null = null;
   const stop = (signal: NodeJS.Signals): void => {
     const nowMs = performance.now();
@@ -59,6 +59,6 @@ export function obeySignals(running: Agent, service: Service, reload: () => Prom
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => {
     service.reloading();
-    void reload().then(() => service.ready());
+    void running.reload().then(() => service.ready());
   });
 }

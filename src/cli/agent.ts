@@ -5,7 +5,6 @@ import { serveManager } from '../agent/systemd.ts';
 import type { Config, Overrides } from '../config/load.ts';
 import { loadConfig } from '../config/load.ts';
 import { loadApart } from '../config/load-apart.ts';
-import { changedSince } from '../config/next-start.ts';
 import { formatProblems } from '../config/problem.ts';
 import { isJournal } from '../os/output/journal.ts';
 import { exitProcess } from '../os/process/exit.ts';
@@ -18,7 +17,6 @@ import { holdSignals, obeySignals } from './agent-signals.ts';
 import { defaultSocketPath, environment } from './environment.ts';
 import { CliError, exitCode } from './exit.ts';
 import { ownName, shellWord, shortest } from './own-name.ts';
-import { createReload } from './reload.ts';
 
 export interface AgentCommandOptions extends Overrides {
   readonly config: string;
@@ -40,7 +38,9 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   const held = holdSignals();
   let running: Agent;
   try {
-    running = await startAgent(config, log, apiSocketOf(manager.sockets), () => problemsOf(options));
+    running = await startAgent(config, log, apiSocketOf(manager.sockets), () =>
+      loadApart(options.config, environment(), options),
+    );
   } catch (error) {
     // The log may go to a program; stderr is for the user who started the agent.
     const isStuck = await log.end();
@@ -51,13 +51,7 @@ export async function agent(options: AgentCommandOptions): Promise<void> {
   if (process.pid === 1) log.warn(firstProcess);
   void running.ready.then(() => log.info(`ready to serve; try: ${exampleCall(config, running.apiSocket)}`));
   const service = serveManager(manager, running, log);
-  const reload = createReload({
-    load: () => loadApart(options.config, environment(), options),
-    apply: (next) => running.reload(next.node, changedSince(config.nextStart, next.nextStart)),
-    refuse: (message) => running.refuseReload(message),
-    timeoutMs: reloadTimeoutMs,
-  });
-  obeySignals(running, service, reload, log);
+  obeySignals(running, service, log);
   // Released after the new listeners exist: otherwise a signal between the two would be lost.
   const early = held.release();
   service.ready();
@@ -116,18 +110,7 @@ async function load(options: AgentCommandOptions): Promise<Config> {
   return loaded.config;
 }
 
-/** How many problems of a configuration are reported to a caller of Handover. */
-const problemsShown = 10;
-
-async function problemsOf(options: AgentCommandOptions): Promise<string> {
-  const loaded = await loadApart(options.config, environment(), options);
-  return loaded.ok ? '' : formatProblems(loaded.problems.slice(0, problemsShown));
-}
-
 function logFormat(config: Config): 'pretty' | 'json' {
   if (config.log.format !== 'auto') return config.log.format;
   return process.stdout.isTTY ? 'pretty' : 'json';
 }
-
-/** A slower read may never end. */
-const reloadTimeoutMs = 10_000;

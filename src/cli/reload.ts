@@ -1,70 +1,37 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import type { Config, Loaded } from '../config/load.ts';
-import { formatProblems } from '../config/problem.ts';
+import type { ChangeOptions } from './change.ts';
+import { withAgent } from './connect.ts';
+import { CliError, exitCode } from './exit.ts';
+import { planText } from './plan-text.ts';
+import { print, printJson } from './print.ts';
+import type { ConfigProblemView, ReloadView } from './views.ts';
 
-export interface ReloadOptions {
-  load(): Promise<Loaded>;
-  apply(config: Config): void;
-  refuse(message: string): void;
-  readonly timeoutMs: number;
+/** The agent gives up reading the file after 10 s, and says so. */
+const reloadTimeoutMs = 20_000;
+
+/** Makes the agent read its configuration again; `plan`: only shows what that would do. */
+export async function reload(options: ChangeOptions & { readonly plan?: boolean }): Promise<void> {
+  const dry_run = options.plan === true;
+  const view = await withAgent(options.socket, (agent) =>
+    agent.call<ReloadView>('Control', 'ReloadConfig', { dry_run }, { deadline: Date.now() + reloadTimeoutMs }),
+  );
+  if (options.json === true) printJson(view);
+  if (view.problems.length > 0) throw new CliError(exitCode.failed, problemsText(view.problems));
+  if (options.json === true) return;
+  const needed =
+    view.restart_needed.length === 0
+      ? []
+      : [`in effect with the agent's next start: ${view.restart_needed.join(', ')}`];
+  const done = dry_run ? [] : [`${view.config_path}: applied`];
+  print([...done, planText(view.plan), ...needed].join('\n'));
 }
 
-/**
- * Creates the function that reloads the configuration. It never rejects, and resolves when the config was applied or
- * refused. A call during a reload causes one more reload afterwards, so that the last version of the file counts. A
- * file that takes too long is given up. Until its read ends no other is started, since each occupies one of Node's few
- * threads.
- */
-export function createReload(options: ReloadOptions): () => Promise<void> {
-  let running: Promise<void> | null = null;
-  let isWanted = false;
-  const read = createRead(options);
-  const run = async (): Promise<void> => {
-    while (isWanted) {
-      isWanted = false;
-      await reloadOnce(options, read);
-    }
-    running = null;
-  };
-  return () => {
-    isWanted = true;
-    running ??= run();
-    return running;
-  };
-}
+export const plan = (options: ChangeOptions): Promise<void> => reload({ ...options, plan: true });
 
-async function reloadOnce({ apply, refuse }: ReloadOptions, read: () => Promise<Loaded | string>): Promise<void> {
-  try {
-    const loaded = await read();
-    if (typeof loaded === 'string') refuse(loaded);
-    else if (loaded.ok) apply(loaded.config);
-    else refuse(formatProblems(loaded.problems));
-  } catch (error) {
-    refuse(`the reload failed: ${error instanceof Error ? error.message : String(error)}`);
-  }
-}
-
-/** Reads the file; returns a message if it takes too long. */
-function createRead({ load, timeoutMs }: ReloadOptions): () => Promise<Loaded | string> {
-  let isHanging = false;
-  return async () => {
-    if (isHanging) return 'the file could not be read: the previous read is still waiting for the disk';
-    const over = new AbortController();
-    isHanging = true;
-    const loading = load().finally(() => {
-      isHanging = false;
-    });
-    // After the timeout its result does not matter.
-    loading.catch(() => undefined);
-    const late = delay(timeoutMs, `the file could not be read within ${timeoutMs} ms`, {
-      signal: over.signal,
-      ref: false,
-    });
-    try {
-      return await Promise.race([loading, late]);
-    } finally {
-      over.abort();
-      late.catch(() => undefined);
-    }
-  };
+/** As `check` prints them. */
+function problemsText(problems: readonly ConfigProblemView[]): string {
+  const lines = problems.map(({ file, line, column, path, message }) => {
+    const place = line === 0 ? file : `${file}:${line}:${column}`;
+    return path === '' ? `${place}: ${message}` : `${place}: ${path}: ${message}`;
+  });
+  return ['nothing was changed, because the configuration has problems:', ...lines].join('\n');
 }

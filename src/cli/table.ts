@@ -15,7 +15,7 @@ export function table(headings: readonly string[], rows: readonly (readonly (str
 /** `WORKER_STATE_READY` as `ready`. */
 export function enumLabel(enumName: string): string {
   return enumName
-    .replace(/^(NODE|POOL|ROLL|WORKER)_(STATE|HEALTH)_/, '')
+    .replace(/^(NODE|POOL|ROLL|WORKER|PLAN_STEP)_(STATE|HEALTH|KIND)_/, '')
     .toLowerCase()
     .replace('unspecified', '-');
 }

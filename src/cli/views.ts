@@ -129,3 +129,38 @@ export interface ExplanationView {
   readonly requests: readonly RequestNoteView[];
   readonly exit: ExitView | null;
 }
+
+export interface ReloadView {
+  readonly config_path: string;
+  readonly problems: readonly ConfigProblemView[];
+  readonly plan: PlanView | null;
+  readonly restart_needed: readonly string[];
+  readonly applied: boolean;
+}
+
+export interface ConfigProblemView {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+  readonly path: string;
+  readonly message: string;
+}
+
+export interface PlanView {
+  readonly pools: readonly PoolPlanView[];
+  readonly node: readonly PlanStepView[];
+  readonly pools_left_out: number;
+}
+
+export interface PoolPlanView {
+  readonly pool: string;
+  readonly size_now: number;
+  readonly size_planned: number;
+  readonly steps: readonly PlanStepView[];
+}
+
+export interface PlanStepView {
+  readonly kind: string;
+  readonly workers: number;
+  readonly why: string;
+}

@@ -62,7 +62,7 @@ Write durations with a unit: \`500ms\`, \`30s\`, \`5m\`, \`2h\`, \`1d\`. Write s
 (powers of two), or \`KB\`, \`MB\`, \`GB\` (powers of ten). Relative paths start at the folder of the file. The flags of
 \`pitwarden agent\` (\`--runtime-dir\`, \`--state-dir\`, \`--http\`, \`--listen\`) override the file.
 
-On \`SIGHUP\` the agent reads the file again. It adds, resizes and changes pools, and removes pools (they drain first). The column
+On \`SIGHUP\`, or by \`pitwarden reload\`, the agent reads the file again. It adds, resizes and changes pools, and removes pools (they drain first). The column
 *takes effect* says when a changed key holds:
 
 - *at once*: immediately, for running workers too
@@ -71,6 +71,7 @@ On \`SIGHUP\` the agent reads the file again. It adds, resizes and changes pools
 - *with the agent's next start*: the log and \`pitwarden status\` name the changed keys
 
 A reload changes nothing if the file has a problem or cannot be read within 10 s. \`pitwarden status\` shows the problem.
+\`pitwarden plan\` shows beforehand what a reload would change.
 
 A worker's environment has the pool's \`env\`, the \`PITWARDEN_…\` variables that the agent sets, and these variables of the agent's
 own environment: \`PATH\`, \`HOME\`, \`USER\`, \`LOGNAME\`, \`SHELL\`, \`LANG\`, \`LANGUAGE\`, \`LC_*\`, \`TZ\`, \`TMPDIR\`, \`LD_LIBRARY_PATH\`,

@@ -93,3 +93,47 @@ test('running workers apply the orphan_timeout and the drain timeout of a reload
   );
   rmSync(other.dir, { recursive: true, force: true });
 });
+
+test('plan shows what a reload would change, and reload applies it', async () => {
+  const before = (await agent.workers('text')).length;
+  agent.config(text(`size: ${before + 1}, env: { A: '1' }, queue: { max_requests: 9 }`));
+  const planned = await agent.cli('plan');
+  expect(planned.code).toBe(0);
+  expect(planned.stdout.split('\n')).toEqual([
+    `pool text (${before} → ${before + 1} workers):`,
+    `  scale: from ${before} to ${before + 1} workers: the configuration changes`,
+    '  start 1 worker: the pool grows',
+    `  replace ${before} workers: env: as recycle.max_surge allows`,
+    expect.stringMatching(/^ {2}configure: .*queue.max_requests/),
+    '',
+  ]);
+  expect((await agent.cli('reload', '--plan')).stdout).toBe(planned.stdout);
+  expect((await agent.workers('text')).length).toBe(before);
+  const applied = await agent.json<{ applied: boolean; plan: { pools: object[] } }>('reload');
+  expect(applied).toMatchObject({ applied: true, plan: { pools: [{ pool: 'text', size_planned: before + 1 }] } });
+  await untilReady(agent, 'text', before + 1);
+  expect((await agent.cli('plan')).stdout).toBe('nothing changes\n');
+});
+
+test('reload prints all problems of the file with line and column, and changes nothing', async () => {
+  const file = join(agent.dir, 'pitwarden.yaml');
+  const before = await agent.workers('text');
+  writeFileSync(file, `pools:\n  text: { app: text:app, size: many }\n  Other: { app: a:b }\nlisten: nowhere\n`);
+  const problems = [`${file}:2:32: pools.text.size: `, `${file}:3:3: pools.Other`, `${file}:4:9: listen: `];
+  for (const command of ['plan', 'reload']) {
+    const { code, stderr } = await agent.cli(command);
+    expect(code).toBe(1);
+    for (const problem of problems) expect(stderr).toContain(problem);
+  }
+  const refused = await agent.cli('reload', '--json');
+  expect(refused.code).toBe(1);
+  expect(JSON.parse(refused.stdout)).toMatchObject({
+    applied: false,
+    plan: null,
+    problems: expect.arrayContaining([
+      { file, line: 2, column: 32, path: 'pools.text.size', message: expect.stringContaining('many') },
+    ]),
+  });
+  expect((await agent.workers('text')).map(({ pid }) => pid)).toEqual(before.map(({ pid }) => pid));
+  expect(await configError()).toContain('pools.text.size');
+});

@@ -19,6 +19,7 @@ import { createServer } from '../../src/grpc/server.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import type { PoolReportView, ReportView, TestClient } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
+import { noReload } from './no-reload.ts';
 import { noReport } from './no-report.ts';
 
 let dir: string;
@@ -78,6 +79,7 @@ function sourceOf(): ControlSource {
     leaving: leaving.signal,
     handOver: () => 1,
     checkConfig: () => Promise.resolve(''),
+    reload: noReload,
   };
 }
 

@@ -31,7 +31,7 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
   ]),
   ...rows('pitwarden.v1.Control', changes, [
     ...['ScalePool', 'StartWorker', 'StopWorker', 'DrainWorker', 'RecycleWorker', 'DrainPool', 'ResumePool'],
-    ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode'],
+    ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode', 'ReloadConfig'],
   ]),
   // It ends the agent so that another version of the program takes over, which is no business of a controller.
   ...rows('pitwarden.v1.Control', ['operator'], ['Handover']),

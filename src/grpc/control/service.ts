@@ -18,6 +18,7 @@ import {
 } from './lists.ts';
 import { sorted, takeFitting } from './paging.ts';
 import { findPool, findWorker, Refusal, refusalStatus, refuseWhenStopping, text, writablePool } from './refusals.ts';
+import { reloadConfig } from './reload.ts';
 import { report } from './report.ts';
 import { makeBeat } from './report-view.ts';
 import { onRoll, rollPool, watchRoll } from './rolls.ts';
@@ -79,6 +80,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
     Report: (call: ServerWritableStream<ControlRequest, object>) => report(source, beats, call),
     StreamTelemetry: telemetryStreams(source),
+    ReloadConfig: change((request) => reloadConfig(source, request)),
     Handover: change((request) => handover(source, request)),
   };
 }

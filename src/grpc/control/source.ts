@@ -2,6 +2,7 @@ import type { Changes, NodeRecord } from '../../domain/action.ts';
 import type { AppReport } from '../../domain/app-telemetry.ts';
 import type { Command, Counters } from '../../domain/event.ts';
 import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evidence.ts';
+import type { Plan } from '../../domain/plan.ts';
 import type { State } from '../../domain/state.ts';
 import type { HistoryPart, HistoryRequest, StoredEvent } from '../../domain/stored-event.ts';
 import type { ReportSource } from './report-view.ts';
@@ -44,6 +45,33 @@ export interface ControlSource {
   handOver(): number;
   /** Reads the configuration as the next agent will. Resolves to its problems; '': there are none. Never rejects. */
   checkConfig(): Promise<string>;
+  readonly reload: ConfigReload;
+}
+
+/** Reads the configuration again. Neither method rejects. */
+export interface ConfigReload {
+  /** Applies it. The plan is that of the moment before. */
+  apply(): Promise<ReloadOutcome>;
+  /** Changes nothing. */
+  plan(): Promise<ReloadOutcome>;
+}
+
+export type ReloadOutcome =
+  | { readonly ok: false; readonly problems: readonly ConfigProblem[] }
+  | {
+      readonly ok: true;
+      readonly plan: Plan;
+      /** Keys that differ from those that the agent started with, and take effect with its next start. */
+      readonly restartNeeded: readonly string[];
+    };
+
+/** Line and column count from 1, and are 0 if there is no location. */
+export interface ConfigProblem {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+  readonly path: string;
+  readonly message: string;
 }
 
 export type Listener = (changes: Changes, records: readonly NodeRecord[]) => void;

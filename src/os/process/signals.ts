@@ -4,7 +4,7 @@ import { constants } from 'node:os';
 export type SignalEffect =
   /** Drains and exits; a second signal kills: cli/agent-signals.ts. */
   | 'stop'
-  /** Reloads the configuration: cli/agent-signals.ts, cli/reload.ts, domain/apply-config.ts. */
+  /** Reloads the configuration: cli/agent-signals.ts, agent/reload.ts, domain/apply-config.ts. */
   | 'reload'
   /** Ignored on purpose: the default action would end the agent or open Node's debugger. */
   | 'ignored'
