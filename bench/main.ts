@@ -5,6 +5,7 @@ import { floor } from './suites/floor.ts';
 import type { SuiteOptions } from './suites/options.ts';
 import { peers } from './suites/peers.ts';
 import { report } from './suites/report.ts';
+import { telemetry } from './suites/telemetry.ts';
 import { tls } from './suites/tls.ts';
 import { memory, weight } from './suites/weight.ts';
 
@@ -14,11 +15,12 @@ const suites: Readonly<Record<string, (options: SuiteOptions) => Promise<Report>
   memory,
   tls,
   report,
+  telemetry,
   peers,
 };
 const usage = `npm run bench -- [${Object.keys(suites).join('|')}]… [--rounds 5] [--seconds 2] [--only TEXT] [--docs]
 
-Without a name: all of floor, weight, memory, tls, report. peers: what else there is, installed by pip into .pitwarden/peers.
+Without a name: all of floor, weight, memory, tls, report, telemetry. peers: what else there is, installed by pip into .pitwarden/peers.
 --only "128 B, 32": only the settings whose title holds that.
 --docs: the tables go into docs/benchmarks.md.
 `;
@@ -40,7 +42,7 @@ if (values.help || unknown.length > 0) {
   process.stdout.write(usage);
   process.exit(unknown.length > 0 ? 2 : 0);
 }
-const names = positionals.length > 0 ? positionals : ['floor', 'weight', 'memory', 'tls', 'report'];
+const names = positionals.length > 0 ? positionals : ['floor', 'weight', 'memory', 'tls', 'report', 'telemetry'];
 for (const name of names) {
   const suite = suites[name];
   if (suite === undefined) continue;

@@ -27,8 +27,9 @@ def summarize(text: str, sentences: int = 3) -> str:
     """The sentences that say most, in their order: each weighs what its words weigh in the whole text."""
     if sentences < 1:
         raise pitwarden.InvalidArgument(f"sentences: expected at least 1, got {sentences}")
-    found = _sentences(text)
-    weights = _weights(found)
+    with pitwarden.span("weigh"):
+        found = _sentences(text)
+        weights = _weights(found)
     scored = sorted(range(len(found)), key=lambda index: _score(found[index], weights), reverse=True)
     return " ".join(found[index] for index in sorted(scored[:sentences]))
 
@@ -44,7 +45,9 @@ def keywords(text: str, top: int = 10) -> list[dict[str, object]]:
 @app.command
 def count_words(text: str) -> dict[str, int]:
     """How often each word occurs, most frequent first."""
-    return dict(Counter(word.lower() for word in WORD.findall(text)).most_common())
+    words = [word.lower() for word in WORD.findall(text)]
+    pitwarden.emit("words", len(words), kind="counter")
+    return dict(Counter(words).most_common())
 
 
 @app.command

@@ -33,3 +33,21 @@ def stream(count: int, size: int) -> Iterator[bytes]:
     chunk = b"x" * size
     for _ in range(count):
         yield chunk
+
+
+@app.command
+def echo_counter(data: bytes) -> bytes:
+    pitwarden.emit("echoes", 1, kind="counter")
+    return data
+
+
+@app.command
+def echo_histogram(data: bytes) -> bytes:
+    pitwarden.emit("echo_bytes", len(data), size="small")
+    return data
+
+
+@app.command
+def echo_span(data: bytes) -> bytes:
+    with pitwarden.span("echo"):
+        return data

@@ -89,7 +89,8 @@ faults: { app: faults:app, python: ${python}, cwd: ${examples} }
 
   test('docs/metrics.md lists every series that exists', async () => {
     const body = await scrape(agent.http);
-    const names = [...body.matchAll(/^# TYPE (pitwarden_\w+)/gm)].map(([, name = '']) => name);
+    // What the examples measure is in nobody's table.
+    const names = [...body.matchAll(/^# TYPE (pitwarden_(?!app_)\w+)/gm)].map(([, name = '']) => name);
     expect(names.length).toBeGreaterThan(30);
     for (const name of names.filter((each) => !each.startsWith('pitwarden_agent_')))
       expect(page).toMatch(new RegExp(`\`${name}[\`{]`));

@@ -37,6 +37,7 @@ OTHER_BOUNDS = (
 # How many series wait for the next frame at most. A series has at most some 2 KiB.
 SERIES_MAX = 1000
 COUNT_MAX = 2**32 - 1
+MAX_EXACT = 2**53
 
 # Of how many spans a report tells one by one, and with how many bytes together.
 SPANS_MAX = 32
@@ -139,16 +140,19 @@ class Measurements:
                 self._by_call[call] = series
             self._measure(series, value)
 
-    def add_span(self, span: EndedSpan) -> None:
-        """Adds a span to its histogram, and keeps it by itself if there is room."""
-        self.add(span.name, span.duration_s, HISTOGRAM, span.labels)
+    def wants_span(self) -> bool:
+        """True: ``add_span`` should get the span that has ended. False: it is counted as left out."""
+        if len(self._spans) < SPANS_MAX:
+            return self._started
         with self._lock:
-            if not self._started:
-                return
-            if len(self._spans) < SPANS_MAX:
+            self._spans_left_out += 1
+        return False
+
+    def add_span(self, span: EndedSpan) -> None:
+        """Keeps a span that ``add`` was told of to report it by itself."""
+        with self._lock:
+            if self._started and len(self._spans) < SPANS_MAX:
                 self._spans.append(span)
-            else:
-                self._spans_left_out += 1
 
     def take(self, max_bytes: int) -> bytes:
         """Takes what fits into so many bytes, as a serialized Telemetry. What does not fit waits for the next frame."""
@@ -257,6 +261,8 @@ def _label_value(label: str, value: object) -> str:
 
 
 def _number(value: object) -> float:
+    if type(value) is int and -MAX_EXACT < value < MAX_EXACT:
+        return float(value)
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__float__"):
         raise TypeError(f"value: expected a number, got {type(value).__name__}")
     try:

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import CancelledError
 from typing import Literal, Optional
 
-from ._measurements import HISTOGRAM, EndedSpan, checked, measurements
+from ._measurements import HISTOGRAM, EndedSpan, check_name, checked, measurements
 from .context import current_request_id
 from .errors import Cancelled, bounded
 
@@ -68,16 +68,14 @@ class Span:
             raise RuntimeError("the span has not begun: use it in a `with` statement")
         outcome = "ok" if error is None else "cancelled" if isinstance(error, _CANCELLATIONS) else "error"
         duration_s = ended_s - self._began_s
-        measurements.add_span(
-            EndedSpan(
-                self._name,
-                {**self._labels, "outcome": outcome},
-                current_request_id(),
-                time.time() - duration_s,
-                duration_s,
-                "" if error is None else bounded(type(error).__name__, ERROR_TYPE_MAX_BYTES),
+        labels = {**self._labels, "outcome": outcome}
+        measurements.add(self._name, duration_s, HISTOGRAM, labels)
+        if measurements.wants_span():
+            error_type = "" if error is None else bounded(type(error).__name__, ERROR_TYPE_MAX_BYTES)
+            began_at_s = time.time() - duration_s
+            measurements.add_span(
+                EndedSpan(self._name, labels, current_request_id(), began_at_s, duration_s, error_type)
             )
-        )
 
 
 def span(name: str, /, **labels: object) -> Span:
@@ -95,5 +93,8 @@ def span(name: str, /, **labels: object) -> Span:
         raise TypeError(f"name: expected a str, got {type(name).__name__}")
     measured = name if name.endswith("_seconds") else f"{name}_seconds"
     # Before the block, and not after it has run.
-    checked(measured, HISTOGRAM, {**labels, "outcome": "cancelled"})
+    if labels:
+        checked(measured, HISTOGRAM, {**labels, "outcome": "cancelled"})
+    else:
+        check_name(measured)
     return Span(measured, labels)
