@@ -18,6 +18,7 @@ export function needs(what: Need, isThere: boolean, why = ''): Pick<TestOptions,
 export type Need =
   | '/proc'
   | 'buf'
+  | 'cc'
   | 'cgroup mounts'
   | 'cgroups'
   | 'chosen pids'

@@ -116,26 +116,36 @@ class WatchedTls implements Tls {
     // While a file is wrong it is read again: it may be half written, or become valid at its time.
     if (now === this.#signature && this.#problem === '') return;
     this.#signature = now;
-    const next = await readTlsFiles(this.#config);
-    const problem = next.ok ? worseThan(this.#files, next.files, this.#config, Date.now()) : next.problem;
-    if (!next.ok || problem !== undefined) {
-      if (problem !== this.#problem) {
-        const message = `${problem}; the agent goes on with the files that it has read before`;
-        followers.report({ kind: 'tls_refused', message });
-      }
-      this.#problem = problem ?? '';
-      return;
-    }
-    this.#problem = '';
     const before = this.#files;
-    if (next.files.digest === before.digest) return;
-    this.#files = next.files;
-    this.#credentials.replace(next.files);
-    const until = new Date(next.files.validity.get('cert')?.untilMs ?? 0).toISOString();
+    const { files, problem } = await this.#readUsable(before);
+    if (problem !== '' && problem !== this.#problem) {
+      const message = `${problem}; the agent goes on with the files that it has read before`;
+      followers.report({ kind: 'tls_refused', message });
+    }
+    this.#problem = problem;
+    if (files === undefined || files.digest === before.digest) return;
+    this.#files = files;
+    this.#credentials.replace(files);
+    const until = new Date(files.validity.get('cert')?.untilMs ?? 0).toISOString();
     const message = `tls: the files have changed, and hold for new connections; the certificate expires at ${until}`;
     followers.report({ kind: 'tls_reloaded', message });
-    if (trustsFewer(before, next.files)) followers.renew();
-    if (revokesOthers(before, next.files)) followers.endRevoked();
+    if (trustsFewer(before, files)) followers.renew();
+    if (revokesOthers(before, files)) followers.endRevoked();
+  }
+
+  /**
+   * The files on disk, as far as they can be used. A certificate and key that cannot must not hold up a revocation, nor may a bad list
+   * hold up a new certificate. `problem`: why some of them cannot be used; empty: all can.
+   */
+  async #readUsable({ cert, key, clientCa, crl }: TlsFiles): Promise<{ files: TlsFiles | undefined; problem: string }> {
+    const problems: string[] = [];
+    for (const kept of [{}, { cert, key }, { clientCa, crl }]) {
+      const read = await readTlsFiles(this.#config, kept);
+      const problem = read.ok ? worseThan(this.#files, read.files, this.#config, Date.now()) : read.problem;
+      if (read.ok && problem === undefined) return { files: read.files, problem: problems[0] ?? '' };
+      problems.push(problem ?? '');
+    }
+    return { files: undefined, problem: problems[0] ?? '' };
   }
 }
 

@@ -222,6 +222,12 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
     expect((await word(dial(good))).value).toEqual({ a: 1 });
     await expect(word(dial(revoked))).rejects.toMatchObject({ code: status.UNAVAILABLE });
     expect((await agent.json<{ node: { warnings: string[] } }>('status')).node.warnings).toEqual([problem]);
+    use(ours.issue('node4', { names: ['IP:127.0.0.1'], until: inDays(0.5) }));
+    await until(
+      async () => (await metric('pitwarden_tls_expiry_timestamp_seconds{file="cert"}')) < inDays(0.6).getTime() / 1000,
+      'the new certificate in spite of the list',
+    );
+    use(ours.issue('node5', { names: ['IP:127.0.0.1'] }));
     ours.writeCrl({ days: -1 });
     await untilLogged(
       agent,
@@ -303,8 +309,23 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
     expect((await word(dial(caller))).value).toEqual({ a: 1 });
     const { node } = await agent.json<{ node: { warnings: string[] } }>('status');
     expect(node.warnings).toEqual([expect.stringContaining('tls.key: expected the key of the certificate')]);
+    const revoked = issued('meanwhile', 'URI:spiffe://test.example/role/caller');
+    const client = dial(revoked);
+    await word(client);
+    ours.revoke(revoked);
+    await until(
+      () =>
+        word(client).then(
+          () => false,
+          () => true,
+        ),
+      'the revocation in spite of the key',
+    );
     writeFileSync(join(dir, 'cert.pem'), 'half a certif');
     await untilLogged(agent, 'tls.cert: expected a certificate in PEM');
+    expect((await word(dial(caller))).value).toEqual({ a: 1 });
+    rmSync(join(dir, 'key.pem'));
+    await untilLogged(agent, `tls.key: expected a readable file, got ENOENT for ${dir}/key.pem`);
     expect((await word(dial(caller))).value).toEqual({ a: 1 });
     use(next);
     await until(async () => {

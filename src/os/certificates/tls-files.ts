@@ -27,6 +27,8 @@ export interface TlsFiles {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly clientCa: Buffer;
+  /** The whole file; null: none is configured. */
+  readonly crl: Buffer | null;
   /** The lists in the file of `crl`; empty: none is configured. */
   readonly crls: readonly Buffer[];
   /** Fingerprints of the CAs in `clientCa`. */
@@ -47,14 +49,17 @@ export type TlsFilesRead =
 /** A chain or a list of revoked certificates of this size is no mistake, and a larger one would take long to parse. */
 const fileMaxBytes = 4 * 1024 * 1024;
 
-/** Reads the files and checks that they belong together. Never rejects. */
-export async function readTlsFiles(paths: TlsPaths): Promise<TlsFilesRead> {
+/** Files that are not read, because those on disk cannot be used: the agent's own, or those that say whom it trusts. */
+export type KeptFiles = Partial<Pick<TlsFiles, 'cert' | 'key' | 'clientCa' | 'crl'>>;
+
+/** Reads the files and checks that they belong together. `kept` stands for files on disk. Never rejects. */
+export async function readTlsFiles(paths: TlsPaths, kept: KeptFiles = {}): Promise<TlsFilesRead> {
   try {
     const [cert, key, clientCa, crl] = await Promise.all([
-      read('cert', paths.cert),
-      read('key', paths.key),
-      read('client_ca', paths.clientCa),
-      paths.crl === null ? null : read('crl', paths.crl),
+      kept.cert ?? read('cert', paths.cert),
+      kept.key ?? read('key', paths.key),
+      kept.clientCa ?? read('client_ca', paths.clientCa),
+      kept.crl ?? (paths.crl === null ? null : read('crl', paths.crl)),
     ]);
     checkPair(paths, cert, key);
     const chain = certificatesOf('cert', paths.cert, cert);
@@ -66,7 +71,7 @@ export async function readTlsFiles(paths: TlsPaths): Promise<TlsFilesRead> {
     ]);
     if (crl !== null) validity.set('crl', common(lists.map(validityOfList)));
     const files: TlsFiles = {
-      ...{ cert, key, clientCa, crls, validity },
+      ...{ cert, key, clientCa, crl, crls, validity },
       caFingerprints: new Set(cas.map(({ fingerprint }) => fingerprint)),
       casWithoutList:
         crl === null ? [] : cas.filter((ca) => !lists.some((list) => list.ca === ca)).map(({ shown }) => shown),
