@@ -76,6 +76,47 @@ channel.close()
   expect(code).toBe(0);
 });
 
+test('a Python client reads the reason and the field of a refused call from its google.rpc details', async () => {
+  const script = `
+import sys, grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from pitwarden._pb import execution_pb2
+# As google/rpc/status.proto and error_details.proto have it.
+file = descriptor_pb2.FileDescriptorProto(name="rpc.proto", package="google.rpc", syntax="proto3", dependency=["google/protobuf/any.proto"])
+def message(name, *fields):
+    made = file.message_type.add(name=name)
+    for number, (field, kind, label, type_name) in enumerate(fields, 1):
+        made.field.add(name=field, number=number, type=kind, label=label, type_name=type_name or None)
+one, many, text, nested = 1, 3, 9, 11
+message("Status", ("code", 5, one, ""), ("message", text, one, ""), ("details", nested, many, ".google.protobuf.Any"))
+message("ErrorInfo", ("reason", text, one, ""), ("domain", text, one, ""))
+message("FieldViolation", ("field", text, one, ""), ("description", text, one, ""))
+message("BadRequest", ("field_violations", nested, many, ".google.rpc.FieldViolation"))
+from google.protobuf import any_pb2
+pool = descriptor_pool.Default()
+pool.Add(file)
+made = lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName("google.rpc." + name))()
+channel = grpc.insecure_channel("unix:" + sys.argv[1])
+call = channel.unary_unary("/pitwarden.v1.Execution/Execute", request_serializer=lambda m: m.SerializeToString())
+try:
+    call(execution_pb2.ExecuteRequest(pool="text"), timeout=10)
+except grpc.RpcError as error:
+    trailers = dict(error.trailing_metadata())
+    told = made("Status")
+    told.ParseFromString(trailers["grpc-status-details-bin"])
+    assert (told.code, told.message) == (error.code().value[0], error.details()), told
+    info, wrong = made("ErrorInfo"), made("BadRequest")
+    assert told.details[0].Unpack(info) and told.details[1].Unpack(wrong), told
+    assert (info.reason, info.domain) == ("INVALID_REQUEST", "pitwarden"), info
+    assert [each.field for each in wrong.field_violations] == ["command"], wrong
+    own = execution_pb2.Error.FromString(trailers["pitwarden-error-bin"])
+    assert own.reason == info.reason, own
+    print("refused")
+`;
+  const { code, stdout, stderr } = await runToEnd(python, ['-c', script, agent.socket]);
+  expect([code, stdout, stderr]).toEqual([0, 'refused\n', '']);
+});
+
 test('/metrics is valid for Prometheus and has every series that docs/metrics.md lists', async () => {
   await agent.cli('call', 'text', 'count_words', '--args', '["a"]');
   await until(async () => (await metrics()).includes('pitwarden_ping_round_trip_seconds_count{pool="text"}'), 'a pong');
