@@ -254,6 +254,13 @@ told = call(node, "Explain", control_pb2.ExplainRequest(worker_id=ready("text")[
 assert told.health == control_pb2.WORKER_HEALTH_WELL and told.because and len(told.observations) >= 8, told
 assert call(node, "Explain", control_pb2.ExplainRequest(worker_id=old.worker_id)).exit.reason == "operator"
 
+history = call(node, "ListEvents", control_pb2.ListEventsRequest(pool="text", kinds=["worker_exited"]))
+assert history.resume_token and old.worker_id in {event.worker_id for event in history.events}, history
+
+reloaded = call(node, "ReloadConfig", control_pb2.ReloadConfigRequest(dry_run=True))
+assert not reloaded.applied and not reloaded.problems and reloaded.HasField("plan"), reloaded
+assert reloaded.config_path == this.config_path, reloaded
+
 other = control_pb2.HandoverRequest(agent_id="another")
 code, error = refusal(lambda: call(node, "Handover", other))
 assert code == grpc.StatusCode.FAILED_PRECONDITION and this.agent_id in error, error
