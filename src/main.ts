@@ -96,19 +96,23 @@ talking('call <pool> <command>', 'call a command of a pool', 'safe')
     'id of the request: a request that is repeated with its id does not run again (default: a new id)',
   )
   .action(lazy(async () => (await import('./cli/call.ts')).call));
-talking('scale <pool> <size>', "set a pool's size", 'changes').action(
-  lazy(async () => (await import('./cli/change.ts')).scale),
-);
-talking('start <pool>', 'one more worker', 'changes').action(lazy(async () => (await import('./cli/change.ts')).start));
+talking('scale <pool> <size>', "set a pool's size", 'changes')
+  .option('--force', 'also on a node that a control plane manages; shows as drift there')
+  .action(lazy(async () => (await import('./cli/change.ts')).scale));
+talking('start <pool>', 'one more worker', 'changes')
+  .option('--force', 'also on a node that a control plane manages; shows as drift there')
+  .action(lazy(async () => (await import('./cli/change.ts')).start));
 talking('stop <worker>', 'stop a worker at once; the size of its pool goes down by one', 'changes')
+  .option('--force', 'also on a node that a control plane manages; shows as drift there')
   .option('--replace', 'fill its slot again')
   .action(lazy(async () => (await import('./cli/change.ts')).stop));
 talking('drain [target]', 'a worker: finish and stop; a pool or the node: no new requests', 'changes')
+  .option('--force', 'also on a node that a control plane manages; shows as drift there')
   .option('--node', 'all pools of the node')
   .action(lazy(async () => (await import('./cli/change.ts')).drain));
-talking('resume [pool]', 'take requests again after a drain: the pool, or without one the node', 'changes').action(
-  lazy(async () => (await import('./cli/change.ts')).resume),
-);
+talking('resume [pool]', 'take requests again after a drain: the pool, or without one the node', 'changes')
+  .option('--force', 'also on a node that a control plane manages; shows as drift there')
+  .action(lazy(async () => (await import('./cli/change.ts')).resume));
 talking('recycle <target>', 'replace a worker, or all of a pool, with its replacement ready first', 'changes').action(
   lazy(async () => (await import('./cli/change.ts')).recycle),
 );
@@ -119,6 +123,9 @@ talking('roll <pool>', 'replace all workers of a pool, and show the progress', '
   .option('--resume', 'go on')
   .option('--abort', 'end the roll; replaced workers stay replaced')
   .action(lazy(async () => (await import('./cli/roll.ts')).roll));
+talking('release', 'end the management of this node by a control plane', 'changes')
+  .option('--force', 'whoever manages it')
+  .action(lazy(async () => (await import('./cli/change.ts')).release));
 talking('plan', 'what a reload of the configuration would change, and why', 'safe').action(
   lazy(async () => (await import('./cli/reload.ts')).plan),
 );

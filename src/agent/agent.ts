@@ -4,6 +4,7 @@ import type { Config, Loaded } from '../config/load.ts';
 import type { State } from '../domain/state.ts';
 import type { Listener } from '../grpc/control/source.ts';
 import { unixAddress } from '../grpc/unix-address.ts';
+import { systemClock } from '../os/clock.ts';
 import { descriptorLimit } from '../os/descriptors.ts';
 import { holdSpares } from '../os/spare-descriptors.ts';
 import type { PassedSocket } from '../os/systemd.ts';
@@ -15,6 +16,7 @@ import type { AgentCore } from './core.ts';
 import { createCore } from './core.ts';
 import { createDeferred } from './deferred.ts';
 import { createDescriptorCheck, planDescriptors, workersConfigured, workersExpected } from './descriptor-plan.ts';
+import { createDesired } from './desired.ts';
 import type { TcpAddresses } from './exposure.ts';
 import { exposureWarnings } from './exposure.ts';
 import { handOver } from './handover.ts';
@@ -101,9 +103,17 @@ export async function startAgent(
   const { listenInsecureControl } = config;
   const exposed = () => exposureWarnings({ ...addresses, hasTls: config.tls !== null, listenInsecureControl });
   const warnings = () => [...exposed(), ...tls.warnings()];
+  const desired = createDesired({ loop, file: host.intentFile, nowMs: systemClock.nowMs });
   const { reload, checkConfig } = configReload(config, core, loadConfig);
   const about = { agentId, startedAtMs, config, core, ledger, history, addresses, warnings };
-  const control = controlSource({ ...about, leaving: leaving.signal, handOver: startHandover, checkConfig, reload });
+  const control = controlSource({
+    ...about,
+    leaving: leaving.signal,
+    handOver: startHandover,
+    checkConfig,
+    reload,
+    desired,
+  });
   const shutdownParts = { config, host, loop, dispatch, handles: workers.handles, servers, opened, leaving, log };
   try {
     const surfaces = {
@@ -162,10 +172,17 @@ function enqueueInitialEvents(config: Config, host: Host, { loop, metrics }: Age
   reportAdoption(adoption, log, metrics);
   loop.enqueue({ type: 'config', config: config.node });
   if (ledgerSnapshot.orders !== null) loop.enqueue({ type: 'recall-orders', orders: ledgerSnapshot.orders });
+  const { intent, problem } = host.intentSnapshot;
+  if (intent !== null) loop.enqueue({ type: 'recall-intent', intent, orders: ledgerSnapshot.orders });
+  if (problem !== '') loop.enqueue({ type: 'intent-lost', message: intentLost(problem) });
   loop.enqueue({ type: 'adopt', workers: adoption.survivors.map(adoptedOf), leftovers: leftoversOf(adoption) });
   return reapLeftovers(adoption, ledger, cgroups, log, (workerId) =>
     loop.enqueue({ type: 'leftover-swept', workerId }),
   );
+}
+
+function intentLost(problem: string): string {
+  return `the control plane's intent was set aside, and this node is not managed until it gets another: ${problem}`;
 }
 
 function addressesOf(socket: string, { listenAddress, httpAddress }: TcpAddresses): string[] {

@@ -26,12 +26,13 @@ export interface ControlParts {
   readonly handOver: ControlSource['handOver'];
   readonly checkConfig: ControlSource['checkConfig'];
   readonly reload: ControlSource['reload'];
+  readonly desired: ControlSource['desired'];
 }
 
 /** Connects Control to the parts that provide its data and carry out its commands. */
 export function controlSource(parts: ControlParts): ControlSource {
   const { agentId, startedAtMs, config, core, ledger, history, addresses, warnings } = parts;
-  const { leaving, handOver, checkConfig, reload } = parts;
+  const { leaving, handOver, checkConfig, reload, desired } = parts;
   const { loop, dispatch, workers, exits, exitCounts, subscribers, apps } = core;
   return {
     state: loop.state,
@@ -73,6 +74,7 @@ export function controlSource(parts: ControlParts): ControlSource {
     handOver,
     checkConfig,
     reload,
+    desired,
   };
 }
 

@@ -9,6 +9,8 @@ import { startGuardian } from '../os/process/guardian.ts';
 import { lockDirectory } from '../os/storage/agent-lock.ts';
 import type { RuntimeDirectory } from '../os/storage/directories.ts';
 import { clearRuntimeDirectory, prepareRuntimeDirectory, prepareStateDirectory } from '../os/storage/directories.ts';
+import type { IntentFile, IntentSnapshot } from '../os/storage/intent-file.ts';
+import { openIntentFile } from '../os/storage/intent-file.ts';
 import type { Ledger, LedgerSnapshot } from '../os/storage/ledger.ts';
 import { openLedger } from '../os/storage/ledger.ts';
 import type { FileLock } from '../os/storage/lock-file.ts';
@@ -28,6 +30,8 @@ export interface Host {
   readonly ledger: Ledger;
   /** What happened on this node, over restarts of the agent. */
   readonly history: EventHistory;
+  readonly intentFile: IntentFile;
+  readonly intentSnapshot: IntentSnapshot;
   /** The content of the ledger at the start. */
   readonly ledgerSnapshot: LedgerSnapshot;
   readonly adoption: Adoption;
@@ -53,6 +57,8 @@ export async function openHost(config: Config, passedSocket: PassedSocket | null
   const ledger = openLedger(config.stateDir);
   const history = openEventHistory(config.stateDir, { toUnixMs: systemClock.toUnixMs, onProblem: log.warn });
   const ledgerSnapshot = ledger.read();
+  const intentFile = openIntentFile(config.stateDir);
+  const intentSnapshot = intentFile.read();
   const adoption = await classifySurvivors(ledgerSnapshot, config.node);
   const notAdopted = new Set(adoption.survivors.map(({ entry }) => entry.worker_id));
   const foreign = clearRuntimeDirectory(paths, notAdopted);
@@ -61,7 +67,20 @@ export async function openHost(config: Config, passedSocket: PassedSocket | null
   log.info(cgroups.report);
   const guardian = startGuardian({ directory: config.runtimeDir, log });
   const outputDirectory = openOutputDirectory(paths.output, { onProblem: log.warn });
-  return { paths, locks, ledger, history, ledgerSnapshot, adoption, notAdopted, cgroups, guardian, outputDirectory };
+  return {
+    paths,
+    locks,
+    ledger,
+    history,
+    ledgerSnapshot,
+    adoption,
+    notAdopted,
+    cgroups,
+    guardian,
+    outputDirectory,
+    intentFile,
+    intentSnapshot,
+  };
 }
 
 /**

@@ -12,6 +12,8 @@ import type { NodeView, PoolView, WorkerView } from './views.ts';
 export interface ChangeOptions {
   readonly socket?: string;
   readonly json?: boolean;
+  /** Also on a node that a control plane manages. */
+  readonly force?: boolean;
 }
 
 export async function scale(pool: string, size: string, options: ChangeOptions): Promise<void> {
@@ -19,7 +21,7 @@ export async function scale(pool: string, size: string, options: ChangeOptions):
   if (!/^\d{1,9}$/.test(size))
     throw new CliError(exitCode.usage, `SIZE: expected a whole number of at most 9 digits, got "${size}"`);
   await change(options, async (agent) => {
-    const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size) });
+    const scaled = await agent.call<PoolView>('Control', 'ScalePool', { pool, size: Number(size), ...forced(options) });
     const still = enumLabel(scaled.state) === 'draining' ? `, still drained (${resumeHint(options, pool)})` : '';
     return { view: scaled, text: `pool ${pool}: size ${scaled.size}${still}` };
   });
@@ -29,6 +31,7 @@ export async function start(pool: string, options: ChangeOptions): Promise<void>
   await change(options, async (agent) => {
     const started = await agent.call<{ pool: PoolView; slot: number; worker_id: string }>('Control', 'StartWorker', {
       pool,
+      ...forced(options),
     });
     const worker = started.worker_id === '' ? `slot ${started.slot}, when its turn comes` : started.worker_id;
     return { view: started, text: `pool ${pool}: size ${started.pool.size}, starting ${worker}` };
@@ -37,7 +40,11 @@ export async function start(pool: string, options: ChangeOptions): Promise<void>
 
 export async function stop(workerId: string, options: ChangeOptions & { readonly replace?: boolean }): Promise<void> {
   await change(options, async (agent) => {
-    const request = { worker_id: await workerIdOf(agent, workerId), replace: options.replace === true };
+    const request = {
+      worker_id: await workerIdOf(agent, workerId),
+      replace: options.replace === true,
+      ...forced(options),
+    };
     return describeWorker(await agent.call<WorkerView>('Control', 'StopWorker', request));
   });
 }
@@ -50,11 +57,13 @@ export async function drain(
     throw new CliError(exitCode.usage, 'expected a pool, a worker id, or --node');
   }
   await change(options, async (agent) => {
-    if (target === undefined) return describeNode(await agent.call<NodeView>('Control', 'DrainNode', {}));
+    if (target === undefined) return describeNode(await agent.call<NodeView>('Control', 'DrainNode', forced(options)));
     const { pool, workers } = await find(agent, target);
     if (pool === undefined)
-      return describeWorker(await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0] }));
-    const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool });
+      return describeWorker(
+        await agent.call<WorkerView>('Control', 'DrainWorker', { worker_id: workers[0], ...forced(options) }),
+      );
+    const drained = await agent.call<PoolView>('Control', 'DrainPool', { pool, ...forced(options) });
     return { view: drained, text: `pool ${pool}: ${enumLabel(drained.state)}` };
   });
 }
@@ -67,7 +76,7 @@ export async function resume(pool: string | undefined, options: ChangeOptions): 
 }
 
 async function resumeNode(agent: AgentConnection, options: ChangeOptions): Promise<Changed> {
-  const view = await agent.call<NodeView>('Control', 'ResumeNode', {});
+  const view = await agent.call<NodeView>('Control', 'ResumeNode', forced(options));
   const pools = await listPools(agent);
   const drained = pools.filter(({ state }) => enumLabel(state) === 'draining').map(({ pool }) => pool);
   const still = drained.map((pool) => `\npool ${pool}: still drained (${resumeHint(options, pool)})`).join('');
@@ -75,7 +84,7 @@ async function resumeNode(agent: AgentConnection, options: ChangeOptions): Promi
 }
 
 async function resumePool(agent: AgentConnection, pool: string, options: ChangeOptions): Promise<Changed> {
-  const view = await agent.call<PoolView>('Control', 'ResumePool', { pool });
+  const view = await agent.call<PoolView>('Control', 'ResumePool', { pool, ...forced(options) });
   const node = await agent.call<NodeView>('Control', 'GetNode', {});
   const still = enumLabel(node.state) === 'draining' ? `, but its node is drained (${resumeHint(options)})` : '';
   return { view, text: `pool ${pool}: ${enumLabel(view.state)}${still}` };
@@ -90,6 +99,16 @@ function resumeHint({ socket }: ChangeOptions, pool?: string): string {
   ];
   return `${ownName()} ${words.map(shellWord).join(' ')}`;
 }
+
+/** Ends the management of the node by a control plane. */
+export async function release(options: ChangeOptions): Promise<void> {
+  await change(options, async (agent) => {
+    const view = await agent.call<NodeView>('Control', 'ReleaseNode', forced(options));
+    return { view, text: `node ${view.node_id}: not managed by a control plane` };
+  });
+}
+
+const forced = ({ force }: ChangeOptions) => ({ force: force === true });
 
 export async function recycle(target: string, options: ChangeOptions): Promise<void> {
   await change(options, async (agent) => {

@@ -14,6 +14,12 @@ export async function status(options: { readonly socket?: string; readonly json?
   if (options.json === true) return printJson({ node, pools });
   const up = age(node.started_at_ms, Date.now());
   print(`node ${node.node_id}  ${enumLabel(node.state)}  pitwarden ${node.version}  pid ${node.pid}  up ${up}`);
+  if (node.managed_by !== '') {
+    const { managed_by, cluster_uid, epoch, generation } = node;
+    print(`managed by ${managed_by} (cluster ${cluster_uid}, epoch ${epoch}, generation ${generation})`);
+  }
+  if (node.drift !== '') print(`drift from the intent: ${node.drift}`);
+  for (const { pool, drift } of pools) if (drift !== '') print(`drift from the intent: pool ${pool}: ${drift}`);
   for (const warning of node.warnings) print(`warning: ${warning}`);
   if (node.ledger_error !== '') print(excerpt(`no worker can be started: ${node.ledger_error}`));
   if (node.restart_needed.length > 0)

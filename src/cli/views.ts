@@ -16,6 +16,11 @@ export interface NodeView {
   readonly ledger_error: string;
   readonly restart_needed: readonly string[];
   readonly warnings: readonly string[];
+  readonly managed_by: string;
+  readonly cluster_uid: string;
+  readonly epoch: number;
+  readonly generation: number;
+  readonly drift: string;
 }
 
 export interface PoolView {
@@ -35,6 +40,7 @@ export interface PoolView {
   readonly last_failure: string;
   readonly quarantine: string;
   readonly waiting_slots: string;
+  readonly drift: string;
 }
 
 export interface RollView {

@@ -1,6 +1,7 @@
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record, workersOf } from './draft.ts';
 import type { Adopted, Orders } from './event.ts';
+import { managingIntent, stampOf } from './intent.ts';
 import { becomeDue, noteGoodStart, resize } from './lifecycle.ts';
 import { hasSuccessor } from './roll.ts';
 import type { Leftover, Pool, State, Worker } from './state.ts';
@@ -113,11 +114,13 @@ export function recallOrders(draft: Draft, orders: Orders): void {
 
 /** The orders that the next agent should restore. */
 export function ordersOf({ node, pools }: Pick<State, 'node' | 'pools'>): Orders {
+  const intent = managingIntent(node);
   const ordered = [...pools.values()].filter(
     ({ phase, size, config, roll }) =>
-      phase !== 'removed' && (phase === 'draining' || size !== config.size || roll !== null),
+      phase !== 'removed' && (intent !== null || phase === 'draining' || size !== config.size || roll !== null),
   );
   return {
+    ...(intent === null ? {} : { intent: stampOf(intent) }),
     nodeDraining: node.phase === 'draining',
     pools: ordered.map(({ name, phase, size, config, roll }) => ({
       pool: name,

@@ -3,6 +3,7 @@ import type { NodeConfig, PoolConfig } from './config.ts';
 import { launchFingerprint, workerFingerprint } from './config.ts';
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
+import { managingIntent, wantedOf } from './intent.ts';
 import { resize } from './lifecycle.ts';
 import { setHost } from './memory-floor.ts';
 import { endRoll } from './roll.ts';
@@ -34,6 +35,7 @@ function noteRestartNeeded(draft: Draft, keys: readonly string[]): void {
 }
 
 function add(draft: Draft, config: PoolConfig): void {
+  const wanted = wantedOf(managingIntent(draft.node), { name: config.name, configSize: config.size });
   const fingerprint = workerFingerprint(config);
   const pool: Pool = {
     name: config.name,
@@ -44,7 +46,7 @@ function add(draft: Draft, config: PoolConfig): void {
     startFailures: 0,
     quarantine: '',
     roll: null,
-    phase: 'running',
+    phase: wanted.drained ? 'draining' : 'running',
     size: 0,
     slots: new Map(),
     generations: generationsOf(draft, { name: config.name, generations: new Map() }),
@@ -55,9 +57,9 @@ function add(draft: Draft, config: PoolConfig): void {
     lastFailure: null,
   };
   draft.actions.push({ type: 'set-pool', pool: config });
-  resize(draft, pool, config.size);
+  resize(draft, pool, wanted.size);
   draft.changed.pools.add(config.name);
-  record(draft, { kind: 'pool_added', pool: config.name, message: `${config.size} workers of ${config.app}` });
+  record(draft, { kind: 'pool_added', pool: config.name, message: `${wanted.size} workers of ${config.app}` });
 }
 
 function remove(draft: Draft, pool: Pool): void {
@@ -70,9 +72,10 @@ function remove(draft: Draft, pool: Pool): void {
 function change(draft: Draft, pool: Pool, config: PoolConfig): void {
   const returns = pool.phase === 'removed';
   if (!returns && JSON.stringify(config) === JSON.stringify(pool.config)) return;
-  // An operator's size stays until the config asks for another size than before.
-  const size = returns || config.size !== pool.config.size ? config.size : pool.size;
-  const phase = returns ? 'running' : pool.phase;
+  const wanted = wantedOf(managingIntent(draft.node), { name: config.name, configSize: config.size });
+  // An operator's size stays until the config asks for another size than before, and a control plane's until its next intent.
+  const size = returns || (config.size !== pool.config.size && !wanted.isNamed) ? wanted.size : pool.size;
+  const phase = returns ? (wanted.drained ? 'draining' : 'running') : pool.phase;
   const fingerprint = workerFingerprint(config);
   // A different launch config has not failed yet.
   const launch = launchFingerprint(config);

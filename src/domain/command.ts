@@ -1,6 +1,7 @@
 import type { Draft } from './draft.ts';
 import { putNode, putPool, record } from './draft.ts';
 import type { Command } from './event.ts';
+import { applyIntent, noteForced, releaseIntent } from './intent.ts';
 import { becomeDue, beginDrain, beginStop, kill, resize } from './lifecycle.ts';
 import { endRoll, pauseRoll, resumeRoll, startRoll } from './roll.ts';
 import type { Pool, Worker } from './state.ts';
@@ -51,6 +52,12 @@ export function applyCommand(draft: Draft, command: Command): void {
       if (draft.node.phase !== 'draining') return;
       putNode(draft, { phase: 'running' });
       return record(draft, { kind: 'node_resumed', message: 'takes requests again' });
+    case 'set-intent':
+      return applyIntent(draft, command.intent);
+    case 'release-intent':
+      return releaseIntent(draft, command.by);
+    case 'note-forced':
+      return noteForced(draft, command.pool, command.message);
     case 'shutdown':
       return shutdown(draft, command.how);
   }

@@ -1,5 +1,5 @@
 import type { NodeConfig } from './config.ts';
-import type { Exit, Hello, Leftover, PongReport, Roll, WorkerSpec } from './state.ts';
+import type { Exit, Hello, Intent, Leftover, PongReport, Roll, WorkerSpec } from './state.ts';
 
 /** Every fact and every command that the loop can receive. Facts may arrive in any order, late, or twice. */
 export type Event =
@@ -12,6 +12,10 @@ export type Event =
   | { readonly type: 'leftover-swept'; readonly workerId: string }
   /** Orders given to an earlier agent that the config does not contain. */
   | { readonly type: 'recall-orders'; readonly orders: Orders }
+  /** The intent that an earlier agent has stored, and its orders, which may be newer. After `recall-orders`. */
+  | { readonly type: 'recall-intent'; readonly intent: Intent; readonly orders: Orders | null }
+  /** The stored intent could not be read. */
+  | { readonly type: 'intent-lost'; readonly message: string }
   /** The worker was not started, because it could not be entered in the ledger or the host lacks a resource. */
   | { readonly type: 'start-blocked'; readonly workerId: string; readonly message: string }
   | { readonly type: 'spawned'; readonly workerId: string; readonly pid: number }
@@ -75,6 +79,8 @@ export interface Adopted extends WorkerSpec {
 /** Orders of operators and the control plane, which outlive the agent. */
 export interface Orders {
   readonly nodeDraining: boolean;
+  /** The stamp of the intent that was in force, whose pools are then all listed; absent: none. */
+  readonly intent?: string | undefined;
   readonly pools: readonly PoolOrders[];
 }
 
@@ -108,6 +114,11 @@ export type Command =
   | { readonly type: 'resume-pool'; readonly pool: string }
   | { readonly type: 'drain-node' }
   | { readonly type: 'resume-node' }
+  /** The intent has been judged and stored. */
+  | { readonly type: 'set-intent'; readonly intent: Intent }
+  | { readonly type: 'release-intent'; readonly by: string }
+  /** A managed node was changed by force. Empty `pool`: the node itself. */
+  | { readonly type: 'note-forced'; readonly pool: string; readonly message: string }
   | { readonly type: 'shutdown'; readonly how: 'drain' | 'now' };
 
 export interface Sample {

@@ -3,8 +3,9 @@ import { changedKeys, replacingKeys } from './changed-keys.ts';
 import type { NodeConfig } from './config.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, workersOf } from './draft.ts';
+import { applyIntent } from './intent.ts';
 import { isActive } from './roll.ts';
-import type { Pool, State, Worker } from './state.ts';
+import type { Intent, Pool, State, Worker } from './state.ts';
 
 /** What a change would do, if it were made now. */
 export interface Plan {
@@ -49,6 +50,12 @@ export interface PlanStep {
 /** What this configuration would change. */
 export function planConfig(state: State, config: NodeConfig, nowMs: number): Plan {
   return planChange(state, nowMs, 'the configuration changes', (draft) => applyConfig(draft, config, []));
+}
+
+/** What this intent would change. */
+export function planIntent(state: State, intent: Intent, nowMs: number): Plan {
+  const because = `epoch ${intent.epoch}, generation ${intent.generation} of ${intent.clusterUid}`;
+  return planChange(state, nowMs, because, (draft) => applyIntent(draft, intent));
 }
 
 /**

@@ -23,6 +23,31 @@ export interface NodeStatus {
   readonly blockedStarts: BlockedStarts;
   /** Process trees of an earlier agent's workers that are still being ended, by worker id. */
   readonly leftovers: ReadonlyMap<string, Leftover>;
+  /** The last intent of a control plane; null: there was none. */
+  readonly intent: Intent | null;
+}
+
+/** All that a control plane wants of this node. A pool that it does not name is as the config says. */
+export interface Intent {
+  /** Identifies the control plane's store. */
+  readonly clusterUid: string;
+  /** Grows with each leader, and the generation with each intent of one leader. */
+  readonly epoch: number;
+  readonly generation: number;
+  /** Who set it, as messages name it. */
+  readonly controller: string;
+  /** Management has ended. What was refused by its epoch and generation stays refused. */
+  readonly released: boolean;
+  /** The node takes no new requests. */
+  readonly drained: boolean;
+  /** Sorted by name. */
+  readonly pools: readonly PoolIntent[];
+}
+
+export interface PoolIntent {
+  readonly pool: string;
+  readonly size: number;
+  readonly drained: boolean;
 }
 
 /** A shutdown is in progress or finished. */
@@ -313,6 +338,7 @@ export function initialState(): State {
       },
       blockedStarts: { because: '', nextTryAtMs: 0 },
       leftovers: new Map(),
+      intent: null,
     },
     pools: new Map(),
     workers: new Map(),

@@ -7,6 +7,7 @@ import type { MemoryLimits } from './config.ts';
 import type { Draft } from './draft.ts';
 import { draftOf, putNode, putWorker, record } from './draft.ts';
 import type { Event, Facts, Sample } from './event.ts';
+import { nodeDrift, recallIntent } from './intent.ts';
 import { exited, kill, leaveByItself, noteGoodStart } from './lifecycle.ts';
 import { guardHost, hostSampled } from './memory-floor.ts';
 import { heldMemory, memoryBytes, rememberMemory } from './policies/memory.ts';
@@ -74,6 +75,10 @@ function apply(draft: Draft, event: Event): void {
       return leftoverSwept(draft, event.workerId);
     case 'recall-orders':
       return recallOrders(draft, event.orders);
+    case 'recall-intent':
+      return recallIntent(draft, event.intent, event.orders);
+    case 'intent-lost':
+      return record(draft, { kind: 'intent_lost', message: event.message, unplanned: true });
     case 'start-blocked':
       return withWorker(draft, event.workerId, (worker) => startBlocked(draft, worker, event.message));
     case 'spawned':
@@ -313,7 +318,12 @@ function forgetRemovedPools(draft: Draft): void {
 
 /** Orders depend on pools and the node alone, which most steps do not change. */
 function noteOrders(draft: Draft, before: State): void {
-  if (draft.changed.pools.size === 0 && draft.node.phase === before.node.phase) return;
+  if (
+    draft.changed.pools.size === 0 &&
+    draft.node.phase === before.node.phase &&
+    draft.node.intent === before.node.intent
+  )
+    return;
   const orders = ordersOf(draft);
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
   if (JSON.stringify(orders) === JSON.stringify(ordersOf(before))) return;
@@ -331,6 +341,7 @@ function hasNodeChanged(draft: Draft, before: State): boolean {
   const { node, changed } = draft;
   if (
     node.phase !== before.node.phase ||
+    node.intent !== before.node.intent ||
     node.configError !== before.node.configError ||
     node.restartNeeded !== before.node.restartNeeded ||
     node.blockedStarts.because !== before.node.blockedStarts.because ||
@@ -339,6 +350,7 @@ function hasNodeChanged(draft: Draft, before: State): boolean {
   ) {
     return true;
   }
+  if (changed.pools.size > 0 && nodeDrift(draft) !== nodeDrift(before)) return true;
   if (changed.workers.size + changed.workersGone.size === 0) return false;
   return draft.workers.size !== before.workers.size || countReady(draft) !== countReady(before);
 }

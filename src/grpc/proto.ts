@@ -22,6 +22,7 @@ export class UnreadableMessage {
 const repeated: FieldBounds['repeated'] = {
   'ListEventsRequest.kinds': 200,
   'StreamTelemetryRequest.names': 200,
+  'SetDesiredRequest.pools': 2_000,
   'SubmitRequest.items': 10_000,
   'SubmitRequest.cancel_request_ids': 10_000,
   'WorkerFrame.returned': 100_000,

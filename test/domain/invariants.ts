@@ -1,6 +1,7 @@
 import type { Action } from '../../src/domain/action.ts';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Orders } from '../../src/domain/event.ts';
+import { managingIntent } from '../../src/domain/intent.ts';
 import { dueReasons } from '../../src/domain/reason.ts';
 import { isOpen, rollProgress } from '../../src/domain/roll.ts';
 import type { Roll, State, Worker, WorkerSpec } from '../../src/domain/state.ts';
@@ -82,13 +83,15 @@ export function checkInherited(state: State, { pools, orders, workers }: Inherit
     hold((worker?.readyAtMs ?? 0) > 0 === wasReady, `${id}: expected the next agent to see whether it was ready`);
   }
   if (orders === null) return;
+  const managed = managingIntent(state.node);
   hold(!orders.nodeDraining || state.node.phase === 'draining', 'the node was draining, and the next agent forgot');
   for (const { pool: name, draining, size, configSize } of orders.pools) {
     const pool = state.pools.get(name);
     if (pool === undefined) continue;
     hold(!draining || pool.phase === 'draining', `pool ${name} was draining, and the next agent forgot`);
     const configured = pools.get(name)?.size;
-    const expected = configured === configSize ? size : configured;
+    const wanted = managed?.pools.find((each) => each.pool === name)?.size ?? configured;
+    const expected = configured === configSize ? size : wanted;
     hold(pool.size === expected, `pool ${name}: expected ${expected} workers as ordered, got ${pool.size}`);
   }
 }

@@ -2,7 +2,8 @@ import { expect } from 'vitest';
 import type { Action } from '../../src/domain/action.ts';
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Adopted, Counters, Event, Orders, Sample } from '../../src/domain/event.ts';
-import type { Leftover, State, Worker } from '../../src/domain/state.ts';
+import { stampOf } from '../../src/domain/intent.ts';
+import type { Intent, Leftover, State, Worker } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
 import type { Follower } from './follower.ts';
@@ -125,6 +126,8 @@ export class Simulation {
   /** What the next agent will find: workers, orders, and the config. */
   readonly #ledger = new Map<string, Omit<Adopted, 'pid'>>();
   #orders: Orders | null = null;
+  /** Stored before it is acted on. */
+  #intent: Intent | null = null;
   #diskHangs = false;
   #unwritten: (() => void)[] = [];
   #areOrdersWritten = true;
@@ -147,6 +150,8 @@ export class Simulation {
     const before = this.state;
     for (const event of events) {
       if (event.type === 'config') this.#config = event;
+      if (event.type === 'set-intent') this.#intent = event.intent;
+      if (event.type === 'release-intent' && this.#intent !== null) this.#intent = { ...this.#intent, released: true };
       if (event.type === 'adopt') this.#invariants.nextAgent(event.workers, event.leftovers, this.#areOrdersWritten);
     }
     const next = step(before, events, {
@@ -219,8 +224,11 @@ export class Simulation {
     // Copied, as if read from the disk.
     const orders = JSON.parse(JSON.stringify(this.#orders)) as Orders | null;
     const recalled: Event[] = orders === null ? [] : [{ type: 'recall-orders', orders }];
+    if (this.#intent !== null) recalled.push({ type: 'recall-intent', intent: this.#intent, orders });
     this.apply(this.#config, ...recalled, { type: 'adopt', workers, leftovers });
-    checkInherited(this.state, { pools, orders, workers });
+    // Orders that are older than the intent give way to it.
+    const holds = this.#intent === null || this.#intent.released || orders?.intent === stampOf(this.#intent);
+    checkInherited(this.state, { pools, orders: holds ? orders : null, workers });
   }
 
   /** Until it is mended no start can be entered, and the next agent would find neither what is ordered nor who is ready. */

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import type { PoolConfig } from '../../src/domain/config.ts';
 import type { Event } from '../../src/domain/event.ts';
 import { isOpen } from '../../src/domain/roll.ts';
+import type { Intent, PoolIntent } from '../../src/domain/state.ts';
 import { timeLimit } from '../time-limit.ts';
 import { healthy, nodeConfig, poolConfig, Simulation } from './simulation.ts';
 
@@ -114,13 +115,20 @@ const fact = fc.tuple(index, fc.constantFrom(...Object.keys(facts))).map(([at, n
   }),
 );
 
+/** As the agent accepts it: newer than the one before. */
+function nextIntent({ state }: Simulation, pool: PoolIntent, drained: boolean): Intent {
+  const generation = (state.node.intent?.generation ?? 0) + 1;
+  const about = { clusterUid: 'c', epoch: 1, generation, controller: 'r', released: false };
+  return { ...about, drained, pools: state.pools.has(pool.pool) ? [pool] : [] };
+}
+
 const command = fc
   .record({
     at: index,
     size: fc.nat({ max: 5 }),
     pool: fc.constantFrom('p', 'q', 'nowhere'),
     replace: fc.boolean(),
-    which: fc.nat({ max: 12 }),
+    which: fc.nat({ max: 16 }),
   })
   .map(({ at, size, pool: name, replace, which }) =>
     move(`command ${which} of ${at} or ${name} (${size}, ${replace})`, (simulation) => {
@@ -139,6 +147,10 @@ const command = fc
         { type: 'pause-roll', pool: name },
         { type: 'resume-roll', pool: name },
         { type: 'abort-roll', pool: name },
+        { type: 'set-intent', intent: nextIntent(simulation, { pool: name, size, drained: replace }, at % 3 === 0) },
+        { type: 'set-intent', intent: nextIntent(simulation, { pool: 'p', size, drained: false }, false) },
+        { type: 'release-intent', by: 'an operator' },
+        { type: 'note-forced', pool: name, message: 'ScalePool' },
       ];
       const chosen = commands[which];
       if (chosen !== undefined) simulation.apply(chosen);

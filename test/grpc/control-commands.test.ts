@@ -6,7 +6,7 @@ import { rolesByMethod } from '../../src/grpc/access/roles.ts';
 import { controlService } from '../../src/grpc/control/service.ts';
 import type { ControlSource } from '../../src/grpc/control/source.ts';
 import { nodeConfig, poolConfig, Simulation } from '../domain/simulation.ts';
-import { noReload } from './no-reload.ts';
+import { noDesired, noReload } from './no-reload.ts';
 import { noReport } from './no-report.ts';
 
 const controlTypes = new protobuf.Root();
@@ -44,6 +44,7 @@ function scene(...pools: Parameters<typeof poolConfig>[0][]) {
     handOver: () => 0,
     checkConfig: async () => '',
     reload: noReload,
+    desired: noDesired,
   };
   const service = controlService(source) as unknown as Record<string, (call: object, done?: unknown) => void>;
   return {

@@ -23,7 +23,7 @@ import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import type { TestClient } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
 import { grpcStatusOf } from './call-end.ts';
-import { noReload } from './no-reload.ts';
+import { noDesired, noReload } from './no-reload.ts';
 import { noReport } from './no-report.ts';
 
 const kib = 1024;
@@ -88,6 +88,7 @@ function sourceOf(): ControlSource {
     handOver: () => 1,
     checkConfig: () => Promise.resolve(''),
     reload: noReload,
+    desired: noDesired,
   };
 }
 

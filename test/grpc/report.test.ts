@@ -19,7 +19,7 @@ import { createServer } from '../../src/grpc/server.ts';
 import { nodeConfig, poolConfig } from '../domain/simulation.ts';
 import type { PoolReportView, ReportView, TestClient } from '../e2e/grpc.ts';
 import { connect } from '../e2e/grpc.ts';
-import { noReload } from './no-reload.ts';
+import { noDesired, noReload } from './no-reload.ts';
 import { noReport } from './no-report.ts';
 
 let dir: string;
@@ -80,6 +80,7 @@ function sourceOf(): ControlSource {
     handOver: () => 1,
     checkConfig: () => Promise.resolve(''),
     reload: noReload,
+    desired: noDesired,
   };
 }
 

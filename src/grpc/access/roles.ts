@@ -31,8 +31,10 @@ export const rolesByMethod: ReadonlyMap<string, readonly Role[]> = new Map([
   ]),
   ...rows('pitwarden.v1.Control', changes, [
     ...['ScalePool', 'StartWorker', 'StopWorker', 'DrainWorker', 'RecycleWorker', 'DrainPool', 'ResumePool'],
-    ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode', 'ReloadConfig'],
+    ...['RollPool', 'PauseRoll', 'ResumeRoll', 'AbortRoll', 'DrainNode', 'ResumeNode', 'ReloadConfig', 'ReleaseNode'],
   ]),
+  // Its epoch decides which leader of a control plane is obeyed.
+  ...rows('pitwarden.v1.Control', ['controller'], ['SetDesired']),
   // It ends the agent so that another version of the program takes over, which is no business of a controller.
   ...rows('pitwarden.v1.Control', ['operator'], ['Handover']),
   ...rows('grpc.health.v1.Health', roles, ['Check', 'List', 'Watch']),

@@ -1,3 +1,4 @@
+import { managingIntent } from '../../domain/intent.ts';
 import { memoryBytes } from '../../domain/policies/memory.ts';
 import { slotsBackingOff } from '../../domain/policies/restart.ts';
 import type { Reason } from '../../domain/reason.ts';
@@ -44,6 +45,7 @@ export function makeBeat(source: ControlSource): ReportBeat {
     at_ms: Math.round(source.toUnixMs(nowMs)),
     state: nodeStates[node.phase],
     memory_available_bytes: node.host.availableBytes,
+    ...appliedIntent(source),
   };
   const sums = sumsByPool(source);
   const sorted = [...pools.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -54,6 +56,12 @@ export function makeBeat(source: ControlSource): ReportBeat {
     rest = taken.rest;
   }
   return { head, parts };
+}
+
+function appliedIntent(source: ControlSource): object {
+  const intent = managingIntent(source.state().node);
+  if (intent === null) return {};
+  return { cluster_uid: intent.clusterUid, applied_epoch: intent.epoch, applied_generation: intent.generation };
 }
 
 /** Sums over the workers of one pool. */

@@ -5,6 +5,7 @@ import { createChanges, refuseWhenMoved } from './changes.ts';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import type { Answer } from './control-answers.ts';
 import { changing, reading } from './control-answers.ts';
+import { releaseNode, setDesired } from './desired.ts';
 import { listEvents } from './events.ts';
 import {
   explainWorker,
@@ -16,6 +17,7 @@ import {
   viewPool,
   viewWorker,
 } from './lists.ts';
+import { unlessManaged } from './managed.ts';
 import { sorted, takeFitting } from './paging.ts';
 import { findPool, findWorker, Refusal, refusalStatus, refuseWhenStopping, text, writablePool } from './refusals.ts';
 import { reloadConfig } from './reload.ts';
@@ -31,6 +33,8 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
   const changes = createChanges(source);
   const change = (answer: Answer) =>
     changing((request, caller) => changes.run(request, caller, () => answer(request, caller)), refusalStatus);
+  const changeHere = (answer: Answer) =>
+    change((request, caller) => unlessManaged(source, request, caller, () => answer(request, caller)));
   const beats = createBeats(source, () => makeBeat(source));
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
@@ -52,20 +56,20 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     ListEvents: read((request) => listEvents(source, request)),
     GetRegistry: read((request) => registry(source, request)),
     Explain: read((request) => explainWorker(source, request)),
-    ScalePool: change((request) => scalePool(source, request)),
-    StartWorker: change((request) => startWorker(source, request)),
-    StopWorker: change((request) => {
+    ScalePool: changeHere((request) => scalePool(source, request)),
+    StartWorker: changeHere((request) => startWorker(source, request)),
+    StopWorker: changeHere((request) => {
       const replace = request['replace'] === true;
       return onWorker(source, request, (workerId) => ({ type: 'stop-worker', workerId, replace }));
     }),
-    DrainWorker: change((request) => onWorker(source, request, (workerId) => ({ type: 'drain-worker', workerId }))),
+    DrainWorker: changeHere((request) => onWorker(source, request, (workerId) => ({ type: 'drain-worker', workerId }))),
     RecycleWorker: change((request) => onWorker(source, request, (workerId) => ({ type: 'recycle-worker', workerId }))),
-    DrainPool: change((request) => {
+    DrainPool: changeHere((request) => {
       const pool = writablePool(source, request);
       source.command({ type: 'drain-pool', pool: pool.name });
       return viewPool(source, pool.name);
     }),
-    ResumePool: change((request) => {
+    ResumePool: changeHere((request) => {
       const pool = writablePool(source, request);
       source.command({ type: 'resume-pool', pool: pool.name });
       return viewPool(source, pool.name);
@@ -75,11 +79,13 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     PauseRoll: change((request) => onRoll(source, request, 'pause-roll', ['running'])),
     ResumeRoll: change((request) => onRoll(source, request, 'resume-roll', ['paused'])),
     AbortRoll: change((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
-    DrainNode: change(() => onNode(source, { type: 'drain-node' })),
-    ResumeNode: change(() => onNode(source, { type: 'resume-node' })),
+    DrainNode: changeHere(() => onNode(source, { type: 'drain-node' })),
+    ResumeNode: changeHere(() => onNode(source, { type: 'resume-node' })),
     Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
     Report: (call: ServerWritableStream<ControlRequest, object>) => report(source, beats, call),
     StreamTelemetry: telemetryStreams(source),
+    SetDesired: changing((request, caller) => setDesired(source, request, caller), refusalStatus),
+    ReleaseNode: change((request, caller) => releaseNode(source, request, caller)),
     ReloadConfig: change((request) => reloadConfig(source, request)),
     Handover: change((request) => handover(source, request)),
   };

@@ -5,6 +5,7 @@ import type { KeptExit, ReportedProgress, RequestNote } from '../../domain/evide
 import type { Plan } from '../../domain/plan.ts';
 import type { State } from '../../domain/state.ts';
 import type { HistoryPart, HistoryRequest, StoredEvent } from '../../domain/stored-event.ts';
+import type { DesiredSource } from './desired.ts';
 import type { ReportSource } from './report-view.ts';
 import type { NodeFacts, PoolNumbers, Recorded } from './view.ts';
 
@@ -46,6 +47,7 @@ export interface ControlSource {
   /** Reads the configuration as the next agent will. Resolves to its problems; '': there are none. Never rejects. */
   checkConfig(): Promise<string>;
   readonly reload: ConfigReload;
+  readonly desired: DesiredSource;
 }
 
 /** Reads the configuration again. Neither method rejects. */

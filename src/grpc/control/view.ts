@@ -3,6 +3,7 @@ import type { MemoryLimits, PoolConfig } from '../../domain/config.ts';
 import { workersOf } from '../../domain/draft.ts';
 import type { Counters } from '../../domain/event.ts';
 import type { Evidence, KeptExit, ReportedProgress, RequestNote } from '../../domain/evidence.ts';
+import { managingIntent, nodeDrift, poolDrift } from '../../domain/intent.ts';
 import type { HealthVerdict } from '../../domain/policies/health.ts';
 import { limitInMs, memoryBytes, memorySource, slopeOf } from '../../domain/policies/memory.ts';
 import { slotsBackingOff } from '../../domain/policies/restart.ts';
@@ -138,6 +139,7 @@ export function poolView(pool: Pool, state: State, numbers: PoolNumbers, toUnixM
   return {
     pool: pool.name,
     state: poolStates[pool.phase],
+    drift: poolDrift(state, pool),
     size: pool.size,
     workers_starting: count.starting,
     workers_ready: count.ready,
@@ -213,6 +215,7 @@ export function registryEntryView(worker: Worker, recorded: Recorded, toUnixMs: 
 }
 
 export function nodeView(state: State, facts: NodeFacts): object {
+  const intent = managingIntent(state.node);
   let ready = 0;
   for (const worker of state.workers.values()) if (worker.phase === 'ready') ready += 1;
   return {
@@ -235,6 +238,11 @@ export function nodeView(state: State, facts: NodeFacts): object {
     memory_available_bytes: state.node.host.availableBytes,
     memory_floor_bytes: state.node.host.floorBytes,
     ledger_error: state.node.blockedStarts.because,
+    managed_by: intent?.controller ?? '',
+    cluster_uid: intent?.clusterUid ?? '',
+    epoch: intent?.epoch ?? 0,
+    generation: intent?.generation ?? 0,
+    drift: nodeDrift(state),
   };
 }
 

@@ -1,5 +1,5 @@
 import { hash as digest } from 'node:crypto';
-import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -9,8 +9,8 @@ import { systemClock } from '../clock.ts';
 import { limitConcurrency } from '../limit-concurrency.ts';
 import { hasProc } from '../process/identity.ts';
 import { isGoneError } from '../process/proc-error.ts';
-import { isShortage } from '../shortage.ts';
-import { unseal, writeSealed } from './sealed-file.ts';
+import { explainIssue, moveAside, readSealed } from './read-sealed.ts';
+import { writeSealed } from './sealed-file.ts';
 
 /**
  * The durable record of this node's workers: one file each, `STATE_DIR/ledger/WORKER_ID.json`, and one file of operator
@@ -109,6 +109,8 @@ const rollSchema = z
 
 const ordersSchema = z.object({
   node_draining: z.boolean(),
+  /** The intent that was in force; absent: none. */
+  intent: z.string().max(512).optional(),
   pools: z.array(
     z.object({
       pool: z.string(),
@@ -161,11 +163,6 @@ const writesAtOnce = 2;
 const writeTimeoutMs = 5_000;
 const waitingMax = 10_000;
 
-/** How many of the files that were set aside are kept for inspection: the newest. */
-const asideMax = 50;
-/** TIME-NAME, as `moveAside` names them. */
-const asidePattern = /^\d{13}-.*\.json$/;
-
 export function openLedger(stateDirectory: string): Ledger {
   const folder = join(stateDirectory, 'ledger');
   const aside = join(stateDirectory, 'ledger-set-aside');
@@ -190,7 +187,11 @@ export function openLedger(stateDirectory: string): Ledger {
     // An earlier turn has written them already.
     if (orders === null) return;
     const pools = orders.pools.map(poolOrdersToFile);
-    await writeSealed(ordersPath, ordersKind, ordersVersion, { node_draining: orders.nodeDraining, pools });
+    await writeSealed(ordersPath, ordersKind, ordersVersion, {
+      node_draining: orders.nodeDraining,
+      intent: orders.intent,
+      pools,
+    });
     if (unkept === orders) unkept = null;
   };
   const keepOrders = (orders: Orders): Promise<void> => {
@@ -293,11 +294,8 @@ function removeLeftover(path: string): void {
   }
 }
 
-/** An entry has a few kilobytes: a much larger file is not one. */
-const entryMaxBytes = 4 * 1024 * 1024;
-
 function readEntry(path: string, name: string): LedgerEntry | string {
-  const value = readValue(path, kind, versions);
+  const value = readSealed(path, kind, versions);
   if (typeof value === 'string') return value;
   const parsed = entrySchema.safeParse(fromVersion1(value));
   if (!parsed.success) return explainIssue(parsed.error);
@@ -316,12 +314,13 @@ function fromVersion1(value: object): object {
 
 function readOrders(path: string): Orders | null | string {
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return null;
-  const value = readValue(path, ordersKind, ordersVersions);
+  const value = readSealed(path, ordersKind, ordersVersions);
   if (typeof value === 'string') return value;
   const parsed = ordersSchema.safeParse(value);
   if (!parsed.success) return explainIssue(parsed.error);
   return {
     nodeDraining: parsed.data.node_draining,
+    ...(parsed.data.intent === undefined ? {} : { intent: parsed.data.intent }),
     pools: parsed.data.pools.map(poolOrdersFromFile),
   };
 }
@@ -362,42 +361,4 @@ function rollFromFile({ started_at_ms, ended_at_ms, max_failures, ...roll }: z.o
     endedAtMs: ended_at_ms === 0 ? 0 : toMonotonicMs(ended_at_ms),
     maxFailures: max_failures,
   };
-}
-
-/** Returns the object in the file, or a message if it cannot be read. */
-function readValue(path: string, expected: string, versions: readonly number[]): object | string {
-  let text: string;
-  try {
-    const stat = lstatSync(path);
-    if (!stat.isFile()) return 'expected a file, got something else';
-    const uid = process.getuid?.() ?? stat.uid;
-    // If a group may write to the state directory, its members can put files there.
-    if (stat.uid !== uid) return `expected it to belong to user ${uid}, got user ${stat.uid}`;
-    if (stat.size > entryMaxBytes) return `expected at most ${entryMaxBytes} bytes, got ${stat.size}`;
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    if (isShortage(error)) throw error;
-    return `could not be read: ${(error as NodeJS.ErrnoException).code}`;
-  }
-  const found = unseal(text, expected, versions);
-  if (!found.ok) return found.why;
-  return typeof found.value === 'object' && found.value !== null ? found.value : 'expected an object';
-}
-
-function explainIssue(error: z.ZodError): string {
-  const [issue] = error.issues;
-  return `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not valid'}`;
-}
-
-function moveAside(path: string, aside: string, name: string): void {
-  try {
-    mkdirSync(aside, { recursive: true, mode: 0o700 });
-    renameSync(path, join(aside, `${Date.now()}-${name}`));
-    const kept = readdirSync(aside)
-      .filter((each) => asidePattern.test(each))
-      .sort();
-    for (const oldest of kept.slice(0, -asideMax)) rmSync(join(aside, oldest), { force: true, recursive: true });
-  } catch {
-    // On a full or read-only disk the file stays where it is, and the next start tries again.
-  }
 }
