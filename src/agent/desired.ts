@@ -1,6 +1,7 @@
 import { judgeIntent } from '../domain/intent.ts';
 import { planIntent } from '../domain/plan.ts';
 import type { Intent } from '../domain/state.ts';
+import { isStopping } from '../domain/state.ts';
 import type { DesiredSource, ReleaseOutcome, SetOutcome } from '../grpc/control/desired.ts';
 import type { IntentFile } from '../os/storage/intent-file.ts';
 import type { Loop } from './loop.ts';
@@ -48,6 +49,7 @@ export function createDesired({ loop, file, nowMs }: DesiredParts): DesiredSourc
         if (isTrial) return { kind: 'changed', plan: plan(intent) };
         const unstored = await store(intent);
         if (unstored !== undefined) return unstored;
+        if (isStopping(loop.state().node)) return { kind: 'unstored', message: 'the agent is stopping' };
         const planned = plan(intent);
         loop.applyNow({ type: 'set-intent', intent });
         return { kind: 'changed', plan: planned };

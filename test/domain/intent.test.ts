@@ -136,6 +136,14 @@ test('the next agent goes on with the intent, whatever of the orders was written
   expect(poolOf(simulation)).toMatchObject({ size: 4, phase: 'running' });
 });
 
+test('an agent that was stopped in between leaves no orders, and the next one acts on the intent alone', () => {
+  const simulation = scene();
+  const intent = intentOf({ pools: [p(4, true)], drained: true });
+  simulation.apply({ type: 'recall-intent', intent, orders: null });
+  expect(poolOf(simulation)).toMatchObject({ size: 4, phase: 'draining' });
+  expect(simulation.state.node).toMatchObject({ phase: 'draining', intent });
+});
+
 test('a release ends the drift of pools, and watchers learn it', () => {
   const simulation = scene();
   set(simulation, intentOf());

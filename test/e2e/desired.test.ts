@@ -1,4 +1,4 @@
-import { watch } from 'node:fs';
+import { readdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -143,6 +143,31 @@ test('a kill -9 in the middle of SetDesired leaves the earlier intent or the new
   }
   // The last one was answered.
   expect(taken).toBeGreaterThan(0);
+});
+
+test('an intent holds after the agent was stopped and started again; a torn file is set aside, and the event says so', async () => {
+  const generation = await generationInForce();
+  const stopped = async () => {
+    agent.signal('SIGTERM');
+    await agent.exited;
+  };
+  const startNext = async () => {
+    agent = await spawnAgent(pools, '', agent.dir);
+    client.close();
+    client = connect(agent.socket);
+  };
+  await stopped();
+  await startNext();
+  expect(await generationInForce()).toBe(generation);
+  await stopped();
+  const file = join(agent.dir, 'state/intent.json');
+  writeFileSync(file, readFileSync(file).subarray(0, 100));
+  await startNext();
+  expect(await client.control<Node>('GetNode')).toMatchObject({ managed_by: '', epoch: 0, generation: 0 });
+  const events = async () => (await agent.cli('events', '--since', '1h', '--kind', 'intent_lost')).stdout;
+  await until(async () => /intent\.json: expected a complete file/.test(await events()), 'the event', events);
+  expect(readdirSync(join(agent.dir, 'state/ledger-set-aside'))).toEqual([expect.stringMatching(/-intent\.json$/)]);
+  expect(await set(intent(generation))).toMatchObject({ changed: true });
 });
 
 test('on a managed node the command line is refused, or shows drift by force, until the node is released', async () => {

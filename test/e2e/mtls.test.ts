@@ -157,6 +157,27 @@ describe('gRPC over TLS with certificates of clients', needs('openssl', hasOpens
     await mapped.control('ScalePool', { pool: 'text', size: 1 });
   });
 
+  test('a controller manages the node over its connection; an operator is refused with its name, and may release by force', async () => {
+    const controller = dial(issued('controller', 'URI:spiffe://test.example/controller/r1'));
+    const operator = dial(issued('operator', 'URI:spiffe://test.example/role/operator'));
+    const pools = [{ pool: 'text', size: 1, admission: 'POOL_ADMISSION_OPEN' }];
+    const intent = { cluster_uid: 'c', epoch: 1, generation: 1, pools };
+    await expect(operator.control('SetDesired', intent)).rejects.toMatchObject({ code: status.PERMISSION_DENIED });
+    await controller.control('SetDesired', intent);
+    await expect(operator.control('ScalePool', { pool: 'text', size: 2 })).rejects.toMatchObject(
+      refusedWith(
+        status.FAILED_PRECONDITION,
+        /managed by spiffe:\/\/test\.example\/controller\/r1 \(cluster c, epoch 1/,
+      ),
+    );
+    await controller.control('ScalePool', { pool: 'text', size: 1 });
+    await expect(operator.control('ReleaseNode', { cluster_uid: 'c', epoch: 1 })).rejects.toMatchObject(
+      refusedWith(status.FAILED_PRECONDITION, /pitwarden release --force/),
+    );
+    await operator.control('ReleaseNode', { force: true });
+    await operator.control('ScalePool', { pool: 'text', size: 1 });
+  });
+
   test('a caller of one pool may call no other, by no method', async () => {
     const client = dial(issued('of-text', 'URI:spiffe://test.example/role/caller/pool/text'));
     expect((await word(client)).value).toEqual({ a: 1 });

@@ -111,6 +111,15 @@ test('the node changes only after the intent is stored, and not if that fails', 
   expect(size()).toBe(3);
 });
 
+test('an agent that begins to stop while an intent is stored does not answer that it acts on it', async () => {
+  const { set, simulation, stored } = scene();
+  const call = set();
+  simulation.apply({ type: 'shutdown', how: 'drain' });
+  await expect(call).rejects.toMatchObject({ code: status.UNAVAILABLE, details: expect.stringContaining('stopping') });
+  expect(stored()?.generation).toBe(3);
+  await expect(set()).rejects.toMatchObject({ code: status.FAILED_PRECONDITION });
+});
+
 test('of calls that come together each is compared with the one before, and their number is bounded', async () => {
   const { set, size, stored } = scene();
   const calls = [5, 4, 6].map((generation) => set({ generation, pools: [pool('p', generation)] }));

@@ -73,8 +73,9 @@ export async function releaseNode(source: ControlSource, request: ControlRequest
 function refusalFrom({ kind, message }: { readonly kind: keyof typeof refusals; readonly message: string }): Refusal {
   const [code, reason] = refusals[kind];
   if (kind !== 'unstored') return new Refusal(code, message, reason);
-  const repeat = 'the next agent acts on it if it was stored all the same; repeat the call';
-  return new Refusal(code, `the intent could not be stored, and nothing was changed: ${message}; ${repeat}`, reason);
+  // A write that has started may still succeed.
+  const outcome = 'the intent is not in force, and may be stored for the next agent';
+  return new Refusal(code, `${outcome}: ${message}; repeat the call`, reason);
 }
 
 function releaseRefusal(intent: Intent | null, request: ControlRequest, caller: Caller): ReleaseRefusal | undefined {
