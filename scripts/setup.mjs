@@ -2,7 +2,7 @@
 // Needs nothing but Node and its own modules, for it runs before anything is installed.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -32,6 +32,8 @@ export function runStep(what, file, args, options = {}) {
 export async function buildAndRun(project, mainFile) {
   runStep('tsc', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', project]);
   const file = join(root, '.pitwarden', mainFile);
+  // src/grpc/proto.ts reads them beside the folder of its code.
+  cpSync(join(root, 'proto'), join(root, '.pitwarden', mainFile.split('/')[0], 'proto'), { recursive: true });
   process.argv = [process.argv[0], file, ...process.argv.slice(2)];
   await import(pathToFileURL(file).href);
 }

@@ -42,7 +42,7 @@ export function step(state: State, events: readonly Event[], facts: Facts): Step
   wakeAtMs = Math.min(wakeAtMs, guardHost(draft));
   forgetRemovedPools(draft);
   finishWhenEmpty(draft);
-  noteOrders(draft, state);
+  noteOrders(draft, state, events);
   return { state: finishStep(draft, state, wakeAtMs), actions: draft.actions, wakeAtMs };
 }
 
@@ -317,16 +317,18 @@ function forgetRemovedPools(draft: Draft): void {
 }
 
 /** Orders depend on pools and the node alone, which most steps do not change. */
-function noteOrders(draft: Draft, before: State): void {
+function noteOrders(draft: Draft, before: State, events: readonly Event[]): void {
   if (
     draft.changed.pools.size === 0 &&
     draft.node.phase === before.node.phase &&
     draft.node.intent === before.node.intent
   )
     return;
+  // Orders of an earlier agent that no longer hold must not come back later.
+  const recalled = events.find((event) => event.type === 'recall-orders');
   const orders = ordersOf(draft);
   if (draft.node.phase === 'stopping' || draft.node.phase === 'stopped') return;
-  if (JSON.stringify(orders) === JSON.stringify(ordersOf(before))) return;
+  if (JSON.stringify(orders) === JSON.stringify(recalled?.orders ?? ordersOf(before))) return;
   draft.actions.push({ type: 'note-orders', orders });
 }
 

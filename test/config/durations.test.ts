@@ -49,7 +49,7 @@ async function live(pool: PoolConfig | undefined): Promise<void> {
   expect(Math.max(...Object.values(linkLimitsOf(pool, 0)))).toBeLessThan(2 ** 32);
   const random = createRandom(1);
   const { keep, killAfterMs } = pool.request;
-  const traits = { keepMs: keep.forMs, killAfterMs, isExtreme: true };
+  const traits = { keepMs: keep.forMs, killAfterMs, isExtreme: true, isManaged: false };
   const config = { nodeId: 'n', memoryFloorBytes: 0, pools: new Map([['p', pool]]) };
   const host = new SimulatedHost(random, createTrace(), traits, config, () => ({
     ...calmBehaviour(random),

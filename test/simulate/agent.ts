@@ -1,4 +1,5 @@
 import { crc32 } from 'node:zlib';
+import { createDesired } from '../../src/agent/desired.ts';
 import { carryOut } from '../../src/agent/effects.ts';
 import { receive } from '../../src/agent/worker-frames.ts';
 import type { Dispatch } from '../../src/dispatch/dispatch.ts';
@@ -8,9 +9,10 @@ import type { Request, RequestSpec, ResponseSink } from '../../src/dispatch/requ
 import type { Action } from '../../src/domain/action.ts';
 import type { NodeConfig } from '../../src/domain/config.ts';
 import type { Event, Orders } from '../../src/domain/event.ts';
-import type { Exit, Leftover, State } from '../../src/domain/state.ts';
+import type { Exit, Intent, Leftover, State } from '../../src/domain/state.ts';
 import { initialState } from '../../src/domain/state.ts';
 import { step } from '../../src/domain/step.ts';
+import type { DesiredSource } from '../../src/grpc/control/desired.ts';
 import { createMemoryBudget } from '../../src/grpc/memory-budget.ts';
 import type { WorkerFrame, WorkerHello } from '../../src/grpc/worker-link/source.ts';
 import type { AppMetrics } from '../../src/telemetry/app-metrics.ts';
@@ -22,7 +24,7 @@ import { hold } from '../domain/invariants.ts';
 import type { AgentHost } from './agent-host.ts';
 import { createSimulatedWorkers, partsOf } from './agent-workers.ts';
 import type { SimulatedLedger } from './ledger.ts';
-import { createLedger } from './ledger.ts';
+import { createIntentFile, createLedger } from './ledger.ts';
 import type { SimulatedLink } from './link.ts';
 import type { RunningAgent, Serving } from './running-agent.ts';
 import type { Greeting, SimulatedWorker } from './worker.ts';
@@ -37,6 +39,7 @@ const never = Number.POSITIVE_INFINITY;
 export interface FoundAtStart {
   readonly config: NodeConfig;
   readonly orders: Orders | null;
+  readonly intent: Intent | null;
   readonly survivors: readonly Survivor[];
   readonly leftovers: readonly Leftover[];
 }
@@ -52,6 +55,7 @@ export class SimulatedAgent implements RunningAgent {
   readonly dispatch: Dispatch;
   readonly workers: Workers;
   readonly ledger: SimulatedLedger;
+  readonly desired: DesiredSource;
   readonly serving = new Map<string, Serving>();
   readonly unclaimed = createMemoryBudget(512 * 1024 * 1024).account();
   isDead = false;
@@ -70,6 +74,12 @@ export class SimulatedAgent implements RunningAgent {
     this.number = number;
     this.startedAtMs = host.nowMs();
     this.ledger = createLedger(host.disk, (ms, work) => this.later(ms, work), host.settling);
+    const applyNow = (event: Event): void => {
+      this.enqueue(event);
+      this.#turn();
+    };
+    const file = createIntentFile(host.disk, host.random, (ms, work) => this.later(ms, work), host.settling);
+    this.desired = createDesired({ loop: { state: () => this.state, applyNow }, file, nowMs: host.nowMs });
     this.dispatch = this.#newDispatch();
     this.#apps = createAppMetrics({ nowMs: host.nowMs, warn: nothing });
     const parts = partsOf(this, host);
@@ -88,7 +98,7 @@ export class SimulatedAgent implements RunningAgent {
   }
 
   /** Like src/agent/surfaces.ts and `enqueueInitialEvents` of src/agent/agent.ts. Nobody can reach the agent before this. */
-  open({ config, orders, survivors, leftovers }: FoundAtStart): void {
+  open({ config, orders, intent, survivors, leftovers }: FoundAtStart): void {
     for (const pool of config.pools.values()) this.dispatch.setPool(pool.name, limitsOf(pool));
     for (const survivor of survivors) {
       this.workers.adopt(survivor);
@@ -96,6 +106,7 @@ export class SimulatedAgent implements RunningAgent {
     }
     this.enqueue({ type: 'config', config });
     if (orders !== null) this.enqueue({ type: 'recall-orders', orders });
+    if (intent !== null) this.enqueue({ type: 'recall-intent', intent, orders });
     this.enqueue({ type: 'adopt', workers: survivors.map(adoptedOf), leftovers });
     this.#turn();
   }

@@ -10,6 +10,8 @@ export class Disk {
   readonly entries = new Map<string, LedgerEntry>();
   /** Standing orders, as JSON; empty: none. */
   orders = '';
+  /** The control plane's intent, as JSON; empty: none. */
+  intent = '';
   #mood: DiskMood = 'quick';
   #hanging: (() => void)[] = [];
   readonly #random: Random;

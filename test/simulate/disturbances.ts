@@ -101,6 +101,10 @@ export const disturbances: readonly Disturbance[] = [
     if (random.chance(0.3)) host.reload(drawConfig(random, traits));
     if (random.chance(0.1)) host.tell({ type: 'config-refused', message: 'a problem' });
   },
+  /** The control plane manages the node. */
+  (host, random, traits) => {
+    if (traits.isManaged && random.chance(0.5)) host.intend();
+  },
   /** Others on the host take its memory, or give it back. */
   (host, random) => {
     host.availableBytes = random.pick([4_000, 5_500, 1e9, 1e9]);

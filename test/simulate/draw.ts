@@ -13,6 +13,8 @@ export interface Traits {
   readonly killAfterMs: number;
   /** Its durations are as short or as long as can be. */
   readonly isExtreme: boolean;
+  /** A control plane sets intents. */
+  readonly isManaged: boolean;
 }
 
 /** Node's longest timer is shorter by a millisecond. */
@@ -25,6 +27,7 @@ export function drawTraits(random: Random): Traits {
     keepMs: isExtreme ? random.pick([100, longMs - 1]) : random.pick([1_000, 5_000, 60_000]),
     killAfterMs: isExtreme ? random.pick([0, 100, longMs]) : random.pick([0, 3_000, 3_000]),
     isExtreme,
+    isManaged: random.chance(0.4),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { NodeConfig, PoolConfig } from '../../src/domain/config.ts';
 import type { Event, Orders } from '../../src/domain/event.ts';
-import type { Leftover } from '../../src/domain/state.ts';
+import { stampOf } from '../../src/domain/intent.ts';
+import type { Intent, Leftover } from '../../src/domain/state.ts';
 import type { LedgerEntry } from '../../src/os/storage/ledger.ts';
 import type { Survivor } from '../../src/workers/adopt.ts';
 import { adoptedOf } from '../../src/workers/restore.ts';
@@ -12,6 +13,7 @@ import type { Asked } from './asked.ts';
 import { begin } from './asked.ts';
 import { Callers } from './callers.ts';
 import { Checks } from './checks.ts';
+import { ControlPlane } from './control-plane.ts';
 import { Disk } from './disk.ts';
 import type { Traits } from './draw.ts';
 import type { Random } from './random.ts';
@@ -48,6 +50,7 @@ export class SimulatedHost {
   #agents = 0;
   #steps = 0;
   #laggedAtMs = 0;
+  readonly controlPlane = new ControlPlane();
   #nextPid = 100;
   #maxAttempts = 1;
   #leastDrainMs = never;
@@ -119,6 +122,15 @@ export class SimulatedHost {
     this.#timeline.at(this.nowMs + Math.max(0, ms), work);
   }
 
+  /** The control plane sends an intent, if there is an agent. */
+  intend(): void {
+    if (this.agent === undefined) return;
+    this.controlPlane.send(this.agent, this.random).catch((error: unknown) => {
+      this.#failure ??= error;
+    });
+    this.#isSettling = true;
+  }
+
   /** To the agent, if there is one. */
   tell(event: Event): void {
     this.agent?.enqueue(event);
@@ -170,7 +182,11 @@ export class SimulatedHost {
     this.agent.open(found);
     const { agent } = this;
     const { config, orders } = found;
-    checkInherited(agent.state, { pools: config.pools, orders, workers: found.survivors.map(adoptedOf) });
+    // Orders that are older than the intent give way to it.
+    const holds = found.intent === null || orders?.intent === stampOf(found.intent);
+    const inherited = { pools: config.pools, orders: holds ? orders : null, workers: found.survivors.map(adoptedOf) };
+    checkInherited(agent.state, inherited);
+    this.controlPlane.nextAgent(agent);
     for (const { workerId } of found.leftovers) {
       const ms = left.find((each) => each.workerId === workerId)?.sweptAfterMs ?? this.random.pick([0, 50, 5_000]);
       agent.later(ms, () => {
@@ -193,7 +209,8 @@ export class SimulatedHost {
       } else leftovers.push(leftoverOf(entry));
     }
     const orders = this.disk.orders === '' ? null : (JSON.parse(this.disk.orders) as Orders);
-    return { config: this.#config, orders, survivors, leftovers };
+    const intent = this.disk.intent === '' ? null : (JSON.parse(this.disk.intent) as Intent);
+    return { config: this.#config, orders, intent, survivors, leftovers };
   }
 
   #startProcess(workerId: string, pool: PoolConfig): SimulatedWorker | 'start-blocked' | 'spawn-failed' {

@@ -1,5 +1,7 @@
+import type { IntentFile } from '../../src/os/storage/intent-file.ts';
 import type { Ledger } from '../../src/os/storage/ledger.ts';
 import type { Disk } from './disk.ts';
+import type { Random } from './random.ts';
 
 /** As in src/os/storage/ledger.ts. */
 const writesAtOnce = 2;
@@ -91,5 +93,36 @@ export function createLedger(
     ordersKept: () => Promise.resolve(),
     forgetOrders: () => undefined,
     settled: () => Promise.resolve(),
+  };
+}
+
+/** One agent's intent file. The agent may die between the write and what it does next. */
+export function createIntentFile(
+  disk: Disk,
+  random: Random,
+  later: (ms: number, work: () => void) => void,
+  settling: () => void,
+): IntentFile {
+  let isWriting = false;
+  return {
+    read: () => ({ intent: null, problem: '' }),
+    store: (intent) =>
+      new Promise((resolve, reject) => {
+        const done = (error: Error | null): void => {
+          settling();
+          if (error === null) resolve();
+          else reject(error);
+        };
+        if (isWriting) return done(new Error('an earlier write still waits for the disk'));
+        isWriting = true;
+        later(writeTimeoutMs, () => done(new Error('expected the disk to take it within 5 s')));
+        disk.write((error) =>
+          later(0, () => {
+            isWriting = false;
+            if (error === null) disk.intent = JSON.stringify(intent);
+            later(random.pick([0, 0, 5, 200]), () => done(error));
+          }),
+        );
+      }),
   };
 }
