@@ -73,13 +73,14 @@ export const clients = {
 
 export const services: Readonly<Record<'Execution' | 'Control' | 'WorkerLink' | 'Health', ServiceDefinition>> = {
   Execution: lean(client('Execution').service),
-  Control: checked(client('Control').service, 'pitwarden/v1/control.proto'),
+  Control: withEncoded(checked(client('Control').service, 'pitwarden/v1/control.proto'), 'Watch'),
   WorkerLink: lean(client('WorkerLink').service),
   Health: checked(healthDefinition['grpc.health.v1.Health'] as ServiceDefinition, 'grpc/health/v1/health.proto'),
 };
 
-/** Encodes and decodes messages that are sent outside of calls. */
+/** Encodes and decodes messages that are sent outside of calls, or to several calls. */
 export const errorMessage = messageCodec('pitwarden.v1.Error');
+export const watchResponse = messageCodec('pitwarden.v1.WatchResponse');
 
 /** Read WorkerFrame.telemetry and Telemetry.spans. */
 export const decodeTelemetry = boundedDecoder(types.lookupType('pitwarden.v1.Telemetry'));
@@ -134,6 +135,15 @@ function typesOfMethod(root: protobuf.Root, path: string): { requestType: protob
   const { resolvedRequestType, resolvedResponseType } = root.lookupService(service).methods[method] ?? {};
   if (!resolvedRequestType || !resolvedResponseType) throw new Error(`proto: expected types of ${path}`);
   return { requestType: resolvedRequestType, responseType: resolvedResponseType };
+}
+
+/** A service one of whose methods can also answer with messages that are encoded already. */
+function withEncoded(service: ServiceDefinition, name: string): ServiceDefinition {
+  const method = service[name];
+  if (method === undefined) throw new Error(`proto: expected a method ${name}, got none`);
+  const responseSerialize = (message: object): Buffer =>
+    Buffer.isBuffer(message) ? message : method.responseSerialize(message);
+  return { ...service, [name]: { ...method, responseSerialize } };
 }
 
 function encoder(type: protobuf.Type): (message: object) => Buffer {

@@ -31,12 +31,23 @@ interface Response {
   readonly worker_id: string;
 }
 
-/** WatchResponse of control.proto, as far as the tests use it. */
-interface Change {
-  readonly snapshot: { pools: { pool: string }[]; workers: { worker_id: string }[] } | null;
-  readonly pool: { pool: string } | null;
-  readonly worker: { worker_id: string } | null;
-  readonly event: { message: string } | null;
+/** WatchResponse of control.proto. One of the changes is set. */
+export interface WatchView {
+  readonly revision: number;
+  readonly agent_id: string;
+  readonly more: boolean;
+  readonly snapshot?: {
+    node: Record<string, unknown>;
+    pools: { pool: string }[];
+    workers: { worker_id: string }[];
+  };
+  readonly pool?: { pool: string };
+  readonly worker?: { worker_id: string };
+  readonly worker_gone?: string;
+  readonly pool_gone?: string;
+  readonly node?: Record<string, unknown>;
+  readonly event?: { kind: string; message: string };
+  readonly bookmark?: object;
 }
 
 /** ReportResponse of control.proto, as far as the tests use it. 64-bit integers are numbers. */
@@ -148,11 +159,13 @@ export function connect(
       }),
     stream: (pool: string, command: string, args: unknown = [], more: object = {}): ClientReadableStream<Response> =>
       methods['ExecuteStream']?.(message(pool, command, args, more)) as never,
-    watch: (request: object = {}): ClientReadableStream<Change> => controls['Watch']?.call(control, request) as never,
+    watch: (request: object = {}): ClientReadableStream<WatchView> =>
+      controls['Watch']?.call(control, request) as never,
     report: (request: object = {}): ClientReadableStream<ReportView> =>
       controls['Report']?.call(control, request) as never,
     telemetry: (request: object = {}): ClientReadableStream<TelemetryView> =>
       controls['StreamTelemetry']?.call(control, request) as never,
+    roll: (request: object): ClientReadableStream<object> => controls['RollPool']?.call(control, request) as never,
     submit: (): ClientDuplexStream<object, object> => methods['Submit']?.() as never,
     /** A call of Control, by default without arguments. */
     control: <T>(method: string, request: object = {}): Promise<T> =>

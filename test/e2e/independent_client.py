@@ -150,6 +150,15 @@ watch = call(node, "Watch", control_pb2.WatchRequest(pool="text"), timeout=120)
 snapshot = next(watch)
 assert snapshot.WhichOneof("change") == "snapshot" and len(snapshot.snapshot.workers) == 2
 
+since = control_pb2.WatchRequest(from_revision=snapshot.revision, agent_id=this.agent_id, bookmark_interval_ms=100)
+resumed = call(node, "Watch", since, timeout=120)
+while (missed := next(resumed)).WhichOneof("change") != "bookmark":
+    assert missed.revision > snapshot.revision and missed.WhichOneof("change") != "snapshot", missed
+resumed.cancel()
+since.agent_id = "another"
+code, error = refusal(lambda: next(call(node, "Watch", since)))
+assert code == grpc.StatusCode.OUT_OF_RANGE and this.agent_id in error, error
+
 report = call(node, "Report", control_pb2.ReportRequest(interval_ms=100), timeout=120)
 beats = [next(report) for _ in range(3)]
 report.cancel()

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { NodeRecord } from '../../src/domain/action.ts';
+import { initialState } from '../../src/domain/state.ts';
 import { controlService } from '../../src/grpc/control/service.ts';
 import type { ControlSource } from '../../src/grpc/control/source.ts';
 import { services } from '../../src/grpc/proto.ts';
@@ -41,7 +42,8 @@ interface Page {
 
 /** Calls ListEvents of an agent that has this history. */
 function list(request: object): Promise<Page> {
-  const source = { history: history.read } as Partial<ControlSource> as ControlSource;
+  const unused = { state: initialState, subscribe: () => () => undefined };
+  const source = { ...unused, history: history.read } as Partial<ControlSource> as ControlSource;
   const { ListEvents: call } = controlService(source) as unknown as Record<string, (...args: unknown[]) => void>;
   return new Promise((resolve, reject) => {
     call?.(

@@ -94,8 +94,9 @@ export function writerOf(
   });
   return (message, onTaken) => {
     if (over) return false;
-    const view = boundTexts(message);
-    const bytes = bytesAtMost(view);
+    // A message of the change log is encoded, and its texts are bounded.
+    const view = Buffer.isBuffer(message) ? message : boundTexts(message);
+    const bytes = Buffer.isBuffer(view) ? view.length : bytesAtMost(view);
     if (!unread.tryAdd(bytes)) {
       over = true;
       call.emit('error', unreadOverShare());

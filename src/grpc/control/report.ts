@@ -1,15 +1,14 @@
 import type { ServerWritableStream } from '@grpc/grpc-js';
-import { status } from '@grpc/grpc-js';
 import type { Beats } from './beats.ts';
 import { beatGapMs } from './beats.ts';
 import { writerOf } from './control-answers.ts';
-import { Refusal, refusalStatus } from './refusals.ts';
+import { intervalOf } from './interval.ts';
+import { refusalStatus } from './refusals.ts';
 import type { ReportBeat } from './report-view.ts';
 import type { ControlRequest, ControlSource } from './source.ts';
 import { endWhenLeaving } from './watch.ts';
 
-const defaultIntervalMs = 1_000;
-const longestIntervalMs = 60_000;
+const intervals = { defaultMs: 1_000, leastMs: beatGapMs, mostMs: 60_000 };
 
 /**
  * Sends beats until the caller leaves. While a beat is unread the next ones are left out, and once it is read the newest follows: a
@@ -22,7 +21,7 @@ export function report(
 ): void {
   let intervalMs: number;
   try {
-    intervalMs = intervalOf(call.request);
+    intervalMs = intervalOf(call.request, 'interval_ms', intervals);
   } catch (error) {
     call.emit('error', refusalStatus(error));
     return;
@@ -49,11 +48,4 @@ export function report(
     return true;
   });
   endWhenLeaving(source, call, follower.leave);
-}
-
-function intervalOf(request: ControlRequest): number {
-  const intervalMs = Number(request['interval_ms'] ?? 0) || defaultIntervalMs;
-  if (intervalMs >= beatGapMs && intervalMs <= longestIntervalMs) return intervalMs;
-  const expected = `expected ${beatGapMs} to ${longestIntervalMs}, or 0 for ${defaultIntervalMs}`;
-  throw new Refusal(status.INVALID_ARGUMENT, `interval_ms: ${expected}, got ${intervalMs}`);
 }

@@ -1,6 +1,7 @@
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import { status } from '@grpc/grpc-js';
 import { createBeats } from './beats.ts';
+import { createChangeLog } from './change-log.ts';
 import { createChanges, refuseWhenMoved } from './changes.ts';
 import { onNode, onWorker, scalePool, startWorker } from './commands.ts';
 import type { Answer } from './control-answers.ts';
@@ -35,6 +36,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     changing((request, caller) => changes.run(request, caller, () => answer(request, caller)), refusalStatus);
   const changeHere = (answer: Answer) =>
     change((request, caller) => unlessManaged(source, request, caller, () => answer(request, caller)));
+  const changeLog = createChangeLog(source);
   const beats = createBeats(source, () => makeBeat(source));
   return {
     GetNode: read(() => nodeView(source.state(), source.node())),
@@ -81,7 +83,7 @@ export function controlService(source: ControlSource): UntypedServiceImplementat
     AbortRoll: change((request) => onRoll(source, request, 'abort-roll', ['running', 'paused'])),
     DrainNode: changeHere(() => onNode(source, { type: 'drain-node' })),
     ResumeNode: changeHere(() => onNode(source, { type: 'resume-node' })),
-    Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, call),
+    Watch: (call: ServerWritableStream<ControlRequest, object>) => watch(source, changeLog, call),
     Report: (call: ServerWritableStream<ControlRequest, object>) => report(source, beats, call),
     StreamTelemetry: telemetryStreams(source),
     SetDesired: changing((request, caller) => setDesired(source, request, caller), refusalStatus),
