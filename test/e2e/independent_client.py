@@ -270,6 +270,12 @@ reloaded = call(node, "ReloadConfig", control_pb2.ReloadConfigRequest(dry_run=Tr
 assert not reloaded.applied and not reloaded.problems and reloaded.HasField("plan"), reloaded
 assert reloaded.config_path == this.config_path, reloaded
 
+intent = control_pb2.SetDesiredRequest(cluster_uid="independent", epoch=1, generation=1)
+intent.pools.add(pool="text", size=1, admission=control_pb2.POOL_ADMISSION_OPEN)
+applied = call(node, "SetDesired", intent)
+assert applied.epoch == 1 and applied.generation == 1, applied
+assert call(node, "ReleaseNode", control_pb2.ReleaseNodeRequest(force=True)).node_id
+
 other = control_pb2.HandoverRequest(agent_id="another")
 code, error = refusal(lambda: call(node, "Handover", other))
 assert code == grpc.StatusCode.FAILED_PRECONDITION and this.agent_id in error, error
